@@ -1,0 +1,37 @@
+GO ?= go
+PREFIX ?= /usr/local
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+# Integration tests wait for real programs; a hang is found by them, not by this.
+TIMEOUT = 45m
+
+.PHONY: help build install test lint bench clean
+
+help: ## list what there is
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+build: ## build the static binary bin/mitogend
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/mitogend ./cmd/mitogend
+
+install: build ## install it in $(PREFIX)/bin
+	install -D -m 755 bin/mitogend $(DESTDIR)$(PREFIX)/bin/mitogend
+
+lint: ## go vet, gofmt and staticcheck
+	@unformatted=$$(git ls-files -c -o --exclude-standard '*.go' | xargs gofmt -l); \
+	if [ -n "$$unformatted" ]; then echo "not as gofmt writes it:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(STATICCHECK) ./...
+	cd integration/bench && $(GO) vet ./... && $(STATICCHECK) ./...
+
+test: ## install what tests need (as root), then lint and all tests; see CONTRIBUTING.md
+	.ci/install
+	$(MAKE) --no-print-directory lint
+	cd integration/bench && $(GO) test ./...
+	$(GO) test -race -timeout $(TIMEOUT) ./...
+
+bench: ## measure beside Mitogen and execnet; docs/performance.md says what and how
+	.ci/install
+	cd integration/bench && $(GO) run .
+
+clean: ## remove what was built
+	rm -rf bin

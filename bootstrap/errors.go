@@ -1,0 +1,196 @@
+package bootstrap
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Step names the part of a connection that failed, in the order in which they happen.
+type Step string
+
+const (
+	StepOptions Step = "options"     // the target or its arguments are wrong
+	StepProgram Step = "program"     // ssh, sudo, docker ... could not be started
+	StepConnect Step = "connect"     // it was started, and gave no MITO000: network, authentication, shell
+	StepPython  Step = "interpreter" // no usable Python on the target
+	StepStage   Step = "first stage" // after MITO000 and before MITO001
+	StepRuntime Step = "runtime"     // after MITO001 and before MITO002
+)
+
+// Error is a connection that failed. Callers branch on Step (doctor), Retry and TimedOut.
+type Error struct {
+	Label    string // the hop, as Plan.Label
+	Step     Step
+	Reason   string
+	Hint     string   // what to try; may be empty
+	Output   []string // the last lines that the program printed, secrets masked
+	Status   string   // how the program ended: "exit status 255", "signal: killed"; empty while unknown
+	Retry    bool     // the other side was busy: the same attempt may succeed later
+	TimedOut bool
+	Err      error // the cause, where there is one
+}
+
+// outputShown is how many of the last lines Error() quotes; Output has them all.
+const outputShown = 3
+
+// Error gives one line.
+func (e *Error) Error() string {
+	var b strings.Builder
+	b.WriteString("bootstrap: ")
+	if e.Label != "" {
+		b.WriteString(e.Label + ": ")
+	}
+	b.WriteString(e.Reason)
+	if e.Status != "" {
+		b.WriteString(" (" + e.Status + ")")
+	}
+	if out := e.Output; len(out) > 0 {
+		if len(out) > outputShown {
+			out = out[len(out)-outputShown:]
+		}
+		b.WriteString("; it printed: ")
+		for i, line := range out {
+			if i > 0 {
+				b.WriteString(" | ")
+			}
+			fmt.Fprintf(&b, "%q", line)
+		}
+	}
+	if e.Hint != "" {
+		b.WriteString("; try: " + e.Hint)
+	}
+	return b.String()
+}
+
+// Unwrap gives the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Explain finds the reason for a program that ended (or was silent until the timeout) before the child was up, in what it had
+// printed; the answers of the plan's prompts are masked in the error. Step is how far the handshake had come, status how the
+// program ended, and answered says whether a password was sent: a program that ends after that, in whatever language, has most
+// likely refused it. A question that has no answer, or came a second time, is recognised when it is the last line.
+func (p *Plan) Explain(step Step, output []string, status string, answered bool) *Error {
+	secrets := p.secrets(answered)
+	e := &Error{Label: p.Label, Step: step, Output: maskAll(output, secrets), Status: status}
+	if step == StepPython {
+		for _, line := range output {
+			if text, ok := strings.CutPrefix(line, refused); ok {
+				e.Reason = "no usable Python: " + explainPython(text)
+			}
+		}
+		e.Hint = hintPython
+		return e
+	}
+	if f, i := p.failure(output); f != nil {
+		e.Reason, e.Hint, e.Retry = f.Reason, f.Hint, f.Retry
+		if e.Reason == "" {
+			e.Reason = e.Output[i]
+		}
+		return e
+	}
+	e.Hint = p.Hint
+	last := ""
+	if len(output) > 0 {
+		last = output[len(output)-1]
+	}
+	if status == StatusTimedOut {
+		e.Status, e.TimedOut = "", true
+	}
+	switch step {
+	case StepConnect:
+		if q := p.open(last, answered); q != nil {
+			e.Reason, e.Hint = q.problem()
+			return e
+		}
+		e.Reason = "the program ended before an interpreter answered"
+		if answered {
+			e.Reason, e.Hint = "the program ended after it was given the password, which was probably refused", hintRefused
+		}
+	case StepStage:
+		e.Reason = "the interpreter ended while it was receiving the runtime"
+	case StepRuntime:
+		e.Reason = "the runtime ended before it was ready"
+		e.Hint = ""
+	}
+	if e.TimedOut {
+		e.Reason = fmt.Sprintf("no child after %s; it waited %s", p.timeout(), waitedFor[step])
+	}
+	return e
+}
+
+// StatusTimedOut in place of how the program ended says that it was still running when the time was up.
+const StatusTimedOut = "timed out"
+
+// waitedFor is what a connection was waiting for.
+var waitedFor = map[Step]string{
+	StepConnect: "for an interpreter to start",
+	StepStage:   "for the interpreter to take the runtime",
+	StepRuntime: "for the runtime to start",
+}
+
+// open finds the prompt that a line is, if it could not be answered.
+func (p *Plan) open(line string, answered bool) *Prompt {
+	for i, q := range p.Prompts {
+		if matches(q.Pattern, line) {
+			if q.Known && (q.Repeat || !answered) {
+				return nil
+			}
+			return &p.Prompts[i]
+		}
+	}
+	return nil
+}
+
+// problem says why the connection fails at a question.
+func (q *Prompt) problem() (reason, hint string) {
+	if q.Known {
+		return q.Refused, q.Hint
+	}
+	return q.Missing, q.Hint
+}
+
+// failure finds the first Failure that a line of the output matches, and that line. Newest lines first: an earlier attempt of the
+// program may have complained about something that it then got over.
+func (p *Plan) failure(output []string) (*Failure, int) {
+	for i := range p.Failures {
+		for j := len(output) - 1; j >= 0; j-- {
+			if matches(p.Failures[i].Pattern, output[j]) {
+				return &p.Failures[i], j
+			}
+		}
+	}
+	return nil, 0
+}
+
+// secrets gives what to mask when passwords were sent.
+func (p *Plan) secrets(answered bool) []string {
+	var out []string
+	for _, q := range p.Prompts {
+		if answered && q.Name == namePassword && q.Answer != "" {
+			out = append(out, normalise(string(q.Answer)))
+		}
+	}
+	return out
+}
+
+// explainPython turns the text of a MITOERR line into words: the target's sh reports `python3=127`.
+func explainPython(text string) string {
+	words := strings.Fields(text)
+	for i, w := range words {
+		j := strings.LastIndexByte(w, '=')
+		if j <= 0 {
+			continue
+		}
+		switch w[j+1:] {
+		case "127":
+			words[i] = w[:j] + " (not found),"
+		case "126":
+			words[i] = w[:j] + " (cannot be executed),"
+		case tooOldStatus:
+			words[i] = w[:j] + " (older than 2.7, or 3.0 to 3.5),"
+		default:
+			words[i] = w[:j] + " (does not start, exit status " + w[j+1:] + "),"
+		}
+	}
+	return strings.TrimSuffix(strings.Join(words, " "), ",")
+}

@@ -1,0 +1,120 @@
+package bootstrap
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// maxBanner bounds what a program may print before MITO002, over both streams.
+const maxBanner = 1 << 20
+
+// refused begins the line by which the target says that it cannot go on; the reason follows.
+const refused = "MITOERR "
+
+// phase is how far the handshake has come.
+type phase int
+
+const (
+	waitHello    phase = iota // for MITO000: an interpreter runs the first stage
+	waitReceived              // for MITO001: it has read the preamble
+	waitReady                 // for MITO002: the runtime speaks frames from the next byte on
+	ready
+)
+
+func (p phase) step() Step {
+	switch p {
+	case waitHello:
+		return StepConnect
+	case waitReceived:
+		return StepStage
+	}
+	return StepRuntime
+}
+
+// event is what one line of the data stream means.
+type event int
+
+const (
+	evNone     event = iota // no complete line yet
+	evText                  // a banner or a complaint
+	evHello                 // MITO000
+	evReceived              // MITO001
+	evReady                 // MITO002
+	evRefused               // MITOERR: the target itself says what is wrong
+)
+
+// marks is the handshake as a state machine over lines. It does no I/O: bytes go in, events come out.
+type marks struct {
+	phase      phase
+	line       lineBuffer
+	hexVersion uint32 // of MITO000; 0 when the first stage does not tell, as Mitogen's own does not
+	text       string // of the last evText or evRefused, normalised
+	banner     int    // bytes so far that were no marker
+}
+
+// next consumes b up to and including the first newline. After evReady nothing more may be given to it: the rest of b
+// is frames.
+func (m *marks) next(b []byte) (int, event) {
+	n, line, full := m.line.take(b)
+	if !full {
+		m.banner += n
+		return n, evNone
+	}
+	s := string(line)
+	ev := m.meaning(s)
+	if ev == evText {
+		m.text = normalise(s)
+		m.banner += n
+	}
+	return n, ev
+}
+
+// meaning compares a whole line with the marker that comes next; any other marker, or one with something around it, is text
+// like any other. Only MITO000 with a version may stand at the end of a line, since a banner or a prompt without
+// newline can come before it.
+func (m *marks) meaning(s string) event {
+	if strings.HasPrefix(s, refused) {
+		m.text = normalise(s)
+		return evRefused
+	}
+	switch m.phase {
+	case waitHello:
+		if s == "MITO000" {
+			m.phase = waitReceived
+			return evHello
+		}
+		i := strings.LastIndex(s, "MITO000 ")
+		if i < 0 {
+			return evText
+		}
+		v, err := strconv.ParseUint(s[i+len("MITO000 "):], 16, 32)
+		if err != nil || v < 0x01000000 {
+			return evText
+		}
+		m.hexVersion, m.phase = uint32(v), waitReceived
+		return evHello
+	case waitReceived:
+		if s == "MITO001" {
+			m.phase = waitReady
+			return evReceived
+		}
+	case waitReady:
+		if s == "MITO002" {
+			m.phase = ready
+			return evReady
+		}
+	}
+	return evText
+}
+
+// supported reports whether a runtime can start on that interpreter. 0 is unknown and passes.
+func supported(hexVersion uint32) bool {
+	v := hexVersion >> 16
+	return hexVersion == 0 || v >= 0x0207 && v < 0x0300 || v >= 0x0306
+}
+
+// FormatVersion writes sys.hexversion as people do: "3.11.7".
+func FormatVersion(hexVersion uint32) string {
+	return fmt.Sprintf("%d.%d.%d", hexVersion>>24, hexVersion>>16&0xff, hexVersion>>8&0xff)
+}

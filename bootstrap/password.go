@@ -1,0 +1,119 @@
+package bootstrap
+
+import "strings"
+
+// passwordWords are the words for "password" in the prompts of sudo, su, doas, PAM and OpenSSH in the languages that they are
+// translated to, in lower case.
+var passwordWords = []string{
+	"password", "passwd", "passphrase", "passcode",
+	"passwort", "kennwort", // German
+	"mot de passe", "phrase de passe", // French
+	"contraseña", "clave", // Spanish
+	"contrasenya", "clau de pas", // Catalan
+	"contrasinal",           // Galician
+	"palavra-passe",         // Portuguese
+	"senha",                 // Brazilian Portuguese
+	"parola", "password di", // Italian, Turkish
+	"parolă", "parolei", // Romanian
+	"wachtwoord",             // Dutch
+	"lösenord",               // Swedish
+	"adgangskode", "kodeord", // Danish
+	"passord",                // Norwegian
+	"salasana",               // Finnish
+	"lykilorð", "aðgangsorð", // Icelandic
+	"parool", "salasõna", // Estonian
+	"parole",             // Latvian
+	"slaptažodis",        // Lithuanian
+	"hasło",              // Polish
+	"heslo",              // Czech, Slovak
+	"geslo",              // Slovenian
+	"lozinka", "zaporka", // Croatian, Serbian in Latin letters
+	"лозинка",             // Serbian
+	"пароль",              // Russian, Ukrainian, Belarusian
+	"парола",              // Bulgarian
+	"құпия сөз", "пароли", // Kazakh
+	"jelszó",                   // Hungarian
+	"şifre",                    // Turkish
+	"fjalëkalimi",              // Albanian
+	"pasahitza",                // Basque
+	"pasvorto",                 // Esperanto
+	"pasfhocal", "focal faire", // Irish
+	"facal-faire",            // Scottish Gaelic
+	"cyfrinair",              // Welsh
+	"ger-tremen",             // Breton
+	"κωδικός", "συνθηματικό", // Greek
+	"გასაღები", "პაროლი", // Georgian
+	"գաղտնաբառ",     // Armenian
+	"סיסמה", "ססמה", // Hebrew
+	"كلمة المرور", "كلمة السر", "كلمة سر", // Arabic
+	"گذرواژه", "رمز عبور", // Persian
+	"پاس ورڈ",                                        // Urdu
+	"पासवर्ड", "गोपनीय शब्द", "कूटशब्द", "गुप्तशब्द", // Hindi, Marathi, Nepali
+	"পাসওয়ার্ড",               // Bengali
+	"ਪਾਸਵਰਡ",                   // Punjabi
+	"પાસવર્ડ",                  // Gujarati
+	"ପାସୱାର୍ଡ", "ପ୍ରବେଶ ସଂକେତ", // Odia
+	"கடவுச்சொல்",                   // Tamil
+	"సంకేతపదము", "పాస్\u200cవర్డ్", // Telugu
+	"ಗುಪ್ತಪದ", "ಪ್ರವೇಶಪದ", // Kannada
+	"അടയാളവാക്ക്", "രഹസ്യവാക്ക്", // Malayalam
+	"මුරපදය",              // Sinhala
+	"รหัสผ่าน",            // Thai
+	"mật khẩu",            // Vietnamese
+	"kata sandi", "sandi", // Indonesian
+	"kata laluan",           // Malay
+	"密码", "口令", "密碼", "通行碼", // Chinese
+	"パスワード",              // Japanese
+	"암호", "비밀번호", "패스워드", // Korean
+}
+
+// passwordPattern finds an unfinished line that asks for a password in any of those languages: the word, whatever follows it
+// ("for root"), and a colon, which may be the full-width one of East Asian text.
+var passwordPattern = `(?i)(` + strings.Join(passwordWords, "|") + `)[^:：\n]{0,100}[:：] *$`
+
+// namePassword is the Name of the prompts whose answer is the password.
+const namePassword = "password"
+
+// changePattern finds the questions of a password change, which PAM asks when a password has expired. None of them may be
+// answered with the password in use: the next question would then ask for the new one.
+const changePattern = `(?i)^ *(\([^()]*@[^()]*\) )?\(?(current|old|new|enter new|retype|retype new|re-enter new|repeat new)\)?( unix)? password[^:：]{0,60}[:：] *$`
+
+// codePattern finds questions for a second factor.
+const codePattern = `(?i)(verification code|one[- ]time|\botp\b|passcode or option|security code|authenticator|enter pin for)[^:：\n]{0,100}[:：?] *$`
+
+const (
+	hintPassword = "password_env=NAME, password_file=PATH, the inventory, or --ask-pass and --ask-become-pass"
+	hintRefused  = "check the password by hand; it was sent once and will not be tried again"
+)
+
+// passwordPrompts are the questions that any method with a password may meet. exact, if not empty, is a pattern that only the
+// real question matches; it needs no time to settle.
+func passwordPrompts(who string, password Secret, known bool, exact string) []Prompt {
+	missing := who + " asks for a password and none was given"
+	refused := who + " has refused the password"
+	prompts := []Prompt{
+		{Name: "password change", Pattern: changePattern, Missing: "the password has expired and must be changed", Hint: "log in by hand once and change it"},
+		{Name: "second factor", Pattern: codePattern, Missing: who + " asks for a second factor", Hint: "an agent, a key or a ControlMaster connection opened by hand"},
+	}
+	if exact != "" {
+		prompts = append(prompts, Prompt{Name: namePassword, Pattern: exact, Answer: password, Known: known, Missing: missing, Refused: refused, Hint: hint(known)})
+	}
+	return append(prompts, Prompt{Name: namePassword, Pattern: passwordPattern, Answer: password, Known: known, Settle: true, Missing: missing, Refused: refused, Hint: hint(known)})
+}
+
+func hint(known bool) string {
+	if known {
+		return hintRefused
+	}
+	return hintPassword
+}
+
+// accountFailures are PAM's complaints about an account, the same behind every program.
+var accountFailures = []Failure{
+	{Pattern: `(?i)(password|authentication token)( has)? expired|required to change your password|password change required|new authentication token required`,
+		Reason: "the password has expired and must be changed", Hint: "log in by hand once and change it"},
+	{Pattern: `(?i)account (has |is )?(been )?(locked|expired)|account (validation failure|temporarily locked)|user account has expired`,
+		Reason: "the account is locked or has expired", Hint: "ask the target's administrator (passwd -S, chage -l)"},
+	{Pattern: `(?i)account is currently not available|/(nologin|false): `, Reason: "the account has no login shell", Hint: "give it one (chsh), or take another user"},
+	{Pattern: `(?i)^System is (booting up|going down)`, Reason: "the target refuses logins just now", Hint: "wait until it is up"},
+}

@@ -1,0 +1,259 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// How long Close waits for a program to leave by itself, and after SIGTERM; and how long after SIGKILL before it gives up on
+// a process that the kernel holds, as on a dead network file system.
+const (
+	leaveTime = 3 * time.Second
+	termTime  = 1 * time.Second
+	killTime  = 2 * time.Second
+)
+
+// Process is a started program with a child behind it that is ready for frames. It leads a process group and session of its
+// own. An idle one costs two descriptors (data and stderr) and one goroutine, which reads stderr; a local child of the embedded
+// runtime closes its stderr, and then it is one descriptor and none.
+type Process struct {
+	// Constant after Start.
+	PID        int
+	HexVersion uint32 // sys.hexversion of the child; 0 when its first stage does not tell
+	Label      string
+	r, w       *os.File
+	errFile    *os.File // nil when everything is on the terminal
+	tty        bool     // errFile is a terminal's master side
+	buffered   []byte
+	output     transcript
+	done       chan struct{} // closed once the program has been reaped
+	errDone    chan struct{} // closed once the stderr reader has ended; nil without one
+	lineMu     sync.Mutex    // held across onLine, so that calls do not overlap; taken before mu
+	onLine     func(line string, ready bool)
+	onExit     func() // called by the reaper, only during the handshake; must not block
+
+	// mu protects the following. Never held across I/O.
+	mu       sync.Mutex
+	exited   bool
+	lost     bool // somebody else has collected the exit status
+	status   syscall.WaitStatus
+	detached bool
+	killed   bool // by us, so that its status says nothing about it
+	ready    bool
+}
+
+// Reader is the file that frames come from, after the bytes of [Process.Buffered]. It is in Go's poller: deadlines work. It may be
+// the same file as Writer. Reads end as IsEOF says.
+func (p *Process) Reader() *os.File { return p.r }
+
+// Writer is the file that frames go to.
+func (p *Process) Writer() *os.File { return p.w }
+
+// Buffered gives the bytes that were read together with MITO002: the beginning of the first frames.
+func (p *Process) Buffered() []byte { return p.buffered }
+
+// Done is closed when the program has ended. The stream may live on for a moment, or longer when a grandchild has inherited it.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// LastLines gives the last lines that the program printed on stderr, or before the first frame; secrets are masked.
+func (p *Process) LastLines() []string { return p.output.shown() }
+
+// ExitStatus says how the program ended ("exit status 1", "signal: killed"), or "" while it runs or when it was this package
+// that killed it.
+func (p *Process) ExitStatus() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case !p.exited || p.killed || p.lost:
+		return ""
+	case p.status.Signaled():
+		return "signal: " + p.status.Signal().String()
+	}
+	return fmt.Sprintf("exit status %d", p.status.ExitStatus())
+}
+
+// Detach lets the program and its group live on when Close is called.
+func (p *Process) Detach() {
+	p.mu.Lock()
+	p.detached = true
+	p.mu.Unlock()
+}
+
+// Kill sends SIGKILL to the process group at once. Close has to be called all the same.
+func (p *Process) Kill() { p.signal(syscall.SIGKILL) }
+
+// signal sends to the program's group, which the program leads.
+func (p *Process) signal(sig syscall.Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.detached {
+		return
+	}
+	if !p.exited {
+		p.killed = true
+	}
+	// The group's number stays taken as long as one process is in it, also after the leader was reaped.
+	_ = syscall.Kill(-p.PID, sig)
+}
+
+// Close ends the connection: it closes the data stream, by which the child knows that it has to leave; sends SIGTERM to the
+// process group when it has not left within 3 seconds or when ctx ends, and SIGKILL a second later. It returns when the
+// program is reaped and nothing is left in its group, or says that this could not be reached. It may be called more than
+// once.
+func (p *Process) Close(ctx context.Context) error {
+	p.closeData()
+	p.mu.Lock()
+	detached := p.detached
+	p.mu.Unlock()
+	var err error
+	if !detached {
+		err = p.leave(ctx)
+	}
+	p.closeErr()
+	return err
+}
+
+func (p *Process) closeData() {
+	_ = p.r.Close()
+	if p.w != p.r {
+		_ = p.w.Close()
+	}
+}
+
+// closeErr ends the stderr reader. A grandchild, or ssh's ControlPersist process, may keep the other end for ever.
+func (p *Process) closeErr() {
+	if p.errFile != nil {
+		_ = p.errFile.Close()
+		<-p.errDone
+	}
+}
+
+func (p *Process) leave(ctx context.Context) error {
+	if !p.await(ctx, leaveTime) {
+		if p.tty {
+			// What sudo has started belongs to root and takes no signal of ours, but everything hears the terminal hang up.
+			_ = p.errFile.Close()
+		}
+		p.signal(syscall.SIGTERM)
+		if !p.await(context.Background(), termTime) {
+			p.signal(syscall.SIGKILL)
+			if !p.await(context.Background(), killTime) {
+				return fmt.Errorf("bootstrap: %s: process %d does not end after SIGKILL", p.Label, p.PID)
+			}
+		}
+	}
+	// The reaper has sent SIGTERM to what the leader left behind.
+	return p.emptyGroup()
+}
+
+func (p *Process) await(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-p.done:
+		return true
+	case <-ctx.Done():
+	case <-t.C:
+	}
+	return false
+}
+
+// groupPoll is how often emptyGroup looks: the kernel tells nobody that a process group has become empty.
+const groupPoll = 10 * time.Millisecond
+
+func (p *Process) emptyGroup() error {
+	killed := false
+	for waited := time.Duration(0); ; waited += groupPoll {
+		if err := syscall.Kill(-p.PID, 0); err != nil {
+			// ESRCH: empty. EPERM: it belongs to another user (sudo), whom the closed stream has to tell.
+			return nil
+		}
+		switch {
+		case waited >= termTime && !killed:
+			killed = true
+			p.signal(syscall.SIGKILL)
+		case waited >= termTime+killTime:
+			return fmt.Errorf("bootstrap: %s: processes of group %d do not end after SIGKILL", p.Label, p.PID)
+		}
+		time.Sleep(groupPoll)
+	}
+}
+
+// reap collects the exit status if the program has ended. Called by the reaper.
+func (p *Process) reap() bool {
+	var ws syscall.WaitStatus
+	pid, err := syscall.Wait4(p.PID, &ws, syscall.WNOHANG, nil)
+	if pid == 0 || errors.Is(err, syscall.EINTR) {
+		return false
+	}
+	p.mu.Lock()
+	p.exited, p.status, p.lost = true, ws, err != nil
+	onExit := p.onExit
+	detached := p.detached
+	p.mu.Unlock()
+	if !detached {
+		_ = syscall.Kill(-p.PID, syscall.SIGTERM)
+	}
+	close(p.done)
+	if onExit != nil {
+		onExit()
+	}
+	return true
+}
+
+// line takes a finished line of output.
+func (p *Process) line(text string) {
+	shown := p.output.add(text)
+	if p.onLine == nil {
+		return
+	}
+	p.lineMu.Lock()
+	defer p.lineMu.Unlock()
+	p.mu.Lock()
+	ready := p.ready
+	p.mu.Unlock()
+	p.onLine(shown, ready)
+}
+
+// errBuffer is how much of stderr is read at once; it stays allocated as long as stderr is open.
+const errBuffer = 2 << 10
+
+// readErr reads stderr or the terminal to its end. During the handshake h is asked about unfinished lines.
+func (p *Process) readErr(h *handshake) {
+	defer close(p.errDone)
+	buf := make([]byte, errBuffer)
+	var lines lineBuffer
+	for {
+		n, err := p.errFile.Read(buf)
+		for b := buf[:n]; len(b) > 0; {
+			k, line, full := lines.take(b)
+			b = b[k:]
+			if full {
+				p.line(normalise(string(line)))
+			}
+		}
+		if h != nil && !h.errChunk(&lines, n, errors.Is(err, os.ErrDeadlineExceeded)) {
+			h = nil // let the handshake's memory go
+			_ = p.errFile.SetReadDeadline(time.Time{})
+		}
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+	}
+	if len(lines.buf) > 0 {
+		p.line(normalise(string(lines.buf)))
+	}
+	if !p.tty {
+		_ = p.errFile.Close()
+	} // A terminal's end may only mean that the child has let go of stderr: closing our side would hang up on its session.
+}

@@ -1,0 +1,50 @@
+package bootstrap
+
+import "strings"
+
+// asker decides what to do about unfinished lines of the stream on which a program asks.
+// It belongs to the goroutine that reads that stream.
+type asker struct {
+	prompts []Prompt
+	given   map[string]bool // names of what was answered: ssh asks twice in different words
+}
+
+func newAsker(prompts []Prompt) *asker {
+	return &asker{prompts: prompts, given: map[string]bool{}}
+}
+
+// verdict is what an unfinished line asks for.
+type verdict int
+
+const (
+	keepReading verdict = iota
+	settle              // a question, if nothing follows for SettleTime
+	answer
+	giveUp // no answer is known, or it was refused
+)
+
+// look judges the unfinished line. settled is true when nothing followed for SettleTime.
+func (a *asker) look(partial []byte, settled bool) (verdict, *Prompt) {
+	if a == nil || len(a.prompts) == 0 || len(partial) == 0 {
+		return keepReading, nil
+	}
+	text := normalise(string(partial))
+	if strings.TrimSpace(text) == "" {
+		return keepReading, nil
+	}
+	for i := range a.prompts {
+		p := &a.prompts[i]
+		if !matches(p.Pattern, text) {
+			continue
+		}
+		if p.Settle && !settled {
+			return settle, p
+		}
+		if !p.Known || a.given[p.Name] && !p.Repeat {
+			return giveUp, p
+		}
+		a.given[p.Name] = true
+		return answer, p
+	}
+	return keepReading, nil
+}

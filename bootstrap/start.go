@@ -1,0 +1,485 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// StartOptions are what Start needs besides the plan.
+type StartOptions struct {
+	// Preamble gives what the first stage reads after MITO000, for a child of that sys.hexversion (0 if it did not tell).
+	Preamble func(hexVersion uint32) ([]byte, error)
+	// Output, if not nil, is called with each line that the program prints that is no part of the protocol; ready is false
+	// before the child is up (banners, warnings). Calls do not overlap; it must not block.
+	Output func(line string, ready bool)
+	// Dir and Env (NAME=VALUE) are the program's working directory and environment, and where it is looked up; empty means
+	// those of this process.
+	Dir string
+	Env []string
+}
+
+// Attempts at a target that is busy (Error.Retry), and the pause between them, which doubles up to its limit.
+const (
+	maxAttempts = 8
+	firstPause  = 250 * time.Millisecond
+	maxPause    = 2 * time.Second
+)
+
+// Start runs a plan on this machine and brings the child up to MITO002. On an error nothing is left: no process, descriptor or
+// goroutine. The error is an *Error, or wraps ctx.Err() in one.
+func Start(ctx context.Context, p *Plan, opt StartOptions) (*Process, error) {
+	if err := p.check(); err != nil {
+		return nil, &Error{Label: p.Label, Step: StepOptions, Reason: err.Error(), Err: err}
+	}
+	deadline := time.Now().Add(p.timeout())
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
+	pause := firstPause
+	for attempt := 1; ; attempt++ {
+		proc, err := startPythons(ctx, p, opt, deadline)
+		var e *Error
+		if err == nil || attempt == maxAttempts || !errors.As(err, &e) || !e.Retry {
+			return proc, err
+		}
+		// Between half the pause and one and a half, so that those who were refused together do not come back together.
+		d := pause/2 + rand.N(pause)
+		if time.Until(deadline) < d {
+			return nil, err
+		}
+		t := time.NewTimer(d)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil, err
+		}
+		pause = min(2*pause, maxPause)
+	}
+}
+
+// startPythons tries the plan's interpreters in order, or just runs the plan when it names one.
+func startPythons(ctx context.Context, p *Plan, opt StartOptions, deadline time.Time) (*Process, error) {
+	if len(p.Pythons) == 0 {
+		return startOne(ctx, p, p.Argv, opt, deadline)
+	}
+	var tried []string
+	for _, python := range p.Pythons {
+		argv := append([]string{python}, p.Argv[1:]...)
+		proc, err := startOne(ctx, p, argv, opt, deadline)
+		var e *Error
+		if err == nil || !errors.As(err, &e) {
+			return proc, err
+		}
+		switch {
+		case e.TimedOut || ctx.Err() != nil:
+			return nil, err
+		case e.Step == StepProgram && errors.Is(err, exec.ErrNotFound):
+			tried = append(tried, python+" (not found)")
+		case e.Step == StepPython || e.Step == StepProgram:
+			tried = append(tried, python+" ("+e.Reason+")")
+		case e.Step == StepConnect:
+			why := e.Status
+			if len(e.Output) > 0 {
+				why = fmt.Sprintf("%q", e.Output[len(e.Output)-1])
+			}
+			tried = append(tried, python+" (does not start: "+why+")")
+		default:
+			return nil, err
+		}
+	}
+	return nil, &Error{
+		Label: p.Label, Step: StepPython,
+		Reason: "no usable Python: tried " + strings.Join(tried, ", "),
+		Hint:   hintPython,
+	}
+}
+
+const hintPython = "install Python 2.7 or 3.6 and later there, or name one with python=PATH"
+
+// handshake is one attempt while it goes on.
+type handshake struct {
+	// Constant after startOne.
+	plan *Plan
+	opt  StartOptions
+	p    *Process
+
+	// Owned by run.
+	marks marks
+
+	// asker is owned by the stderr reader, or by run when everything is on the terminal.
+	asker  *asker
+	asking atomic.Bool // an interpreter has not answered yet: questions may come
+	told   atomic.Bool // a password was sent
+
+	// mu protects the following. Never held across I/O.
+	mu       sync.Mutex
+	deadline time.Time
+	err      error // first cause; set once
+	over     bool  // the child is up: interrupts come too late
+}
+
+func startOne(ctx context.Context, plan *Plan, argv []string, opt StartOptions, deadline time.Time) (*Process, error) {
+	fail := func(step Step, err error, hint string) (*Process, error) {
+		return nil, &Error{Label: plan.Label, Step: step, Reason: err.Error(), Hint: hint, Err: err}
+	}
+	if err := ctx.Err(); err != nil {
+		return fail(StepProgram, err, "")
+	}
+	path, err := lookPath(argv[0], opt)
+	if err != nil {
+		return fail(StepProgram, programError(argv[0], err), "install it on this machine, or give its path")
+	}
+	d, err := plan.Stdio.open()
+	if err != nil {
+		return fail(StepProgram, err, "")
+	}
+	p := &Process{Label: plan.Label, r: d.r, w: d.w, errFile: d.err, tty: d.tty >= 0, done: make(chan struct{}), onLine: opt.Output}
+	h := &handshake{plan: plan, opt: opt, p: p, deadline: deadline}
+	h.asking.Store(true)
+	p.onExit = h.exited
+	err = startReaped(p, func() (int, error) { return fork(path, argv, plan.Env, opt, d) })
+	d.closeChild()
+	if err != nil {
+		d.closeOurs()
+		return fail(StepProgram, programError(argv[0], err), "")
+	}
+	h.asker = newAsker(plan.Prompts)
+	if p.errFile != nil {
+		p.errDone = make(chan struct{})
+		go p.readErr(h)
+	}
+	stop := context.AfterFunc(ctx, func() { h.interrupt(ctx.Err()) })
+	h.arm(time.Time{})
+	if _, err = p.w.WriteString(plan.Input); err == nil || IsEOF(err) {
+		err = h.run()
+	}
+	stop()
+	if err != nil {
+		return nil, h.failed(err)
+	}
+	h.finish()
+	return p, nil
+}
+
+// lookPath is exec.LookPath with the directory and the PATH that the program is going to have.
+func lookPath(program string, opt StartOptions) (string, error) {
+	if strings.ContainsRune(program, '/') {
+		if opt.Dir == "" || filepath.IsAbs(program) {
+			return exec.LookPath(program)
+		}
+		return exec.LookPath(filepath.Join(opt.Dir, program))
+	}
+	for _, entry := range opt.Env {
+		list, ok := strings.CutPrefix(entry, "PATH=")
+		if !ok {
+			continue
+		}
+		for _, dir := range filepath.SplitList(list) {
+			if !filepath.IsAbs(dir) {
+				continue // as exec.LookPath: a program of the current directory is asked for by its path
+			}
+			if path, err := exec.LookPath(filepath.Join(dir, program)); err == nil {
+				return path, nil
+			}
+		}
+		return "", &exec.Error{Name: program, Err: exec.ErrNotFound}
+	}
+	return exec.LookPath(program)
+}
+
+// fork starts the program as leader of a session of its own, so that ^C on our terminal is ours alone and its group can be
+// killed as a whole.
+func fork(path string, argv []string, env map[string]string, opt StartOptions, d *stdio) (int, error) {
+	attr := &syscall.ProcAttr{
+		Dir:   opt.Dir,
+		Env:   slices.Clone(opt.Env),
+		Files: []uintptr{uintptr(d.child[0]), uintptr(d.child[1]), uintptr(d.child[2])},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	}
+	if len(opt.Env) == 0 {
+		attr.Env = os.Environ()
+	}
+	for k, v := range env {
+		attr.Env = append(attr.Env, k+"="+v)
+	}
+	if d.tty >= 0 {
+		attr.Sys.Setctty, attr.Sys.Ctty = true, d.tty
+	}
+	return syscall.ForkExec(path, argv, attr)
+}
+
+func programError(program string, err error) error {
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		return fmt.Errorf("%s: %w", program, exec.ErrNotFound)
+	case errors.Is(err, syscall.ENOEXEC):
+		return fmt.Errorf("%s: %w; a script needs a #! line", program, err)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%s: %w", program, exec.ErrNotFound)
+	}
+	return fmt.Errorf("%s: cannot be started: %w", program, err)
+}
+
+// run reads the data stream until MITO002.
+func (h *handshake) run() error {
+	onTTY := h.p.errFile == nil
+	buf := make([]byte, 4<<10)
+	var quietUntil time.Time // when an unfinished question has settled; zero: none is pending
+	for {
+		h.arm(quietUntil)
+		n, err := h.p.r.Read(buf)
+		rest, ferr := h.feed(buf[:n])
+		if ferr != nil {
+			return ferr
+		}
+		if h.marks.phase == ready {
+			h.p.buffered = append([]byte(nil), rest...)
+			return nil
+		}
+		timedOut := errors.Is(err, os.ErrDeadlineExceeded)
+		if timedOut {
+			if cause := h.cause(); cause != nil {
+				return cause
+			}
+		}
+		if onTTY && h.marks.phase == waitHello && (n > 0 || timedOut) {
+			wait, aerr := h.ask(&h.marks.line, timedOut && n == 0)
+			if aerr != nil {
+				return aerr
+			}
+			quietUntil = wait
+		}
+		if err != nil && !timedOut {
+			return h.ended(err)
+		}
+	}
+}
+
+// feed takes bytes of the data stream; rest is what follows MITO002.
+func (h *handshake) feed(b []byte) (rest []byte, err error) {
+	for len(b) > 0 {
+		n, ev := h.marks.next(b)
+		b = b[n:]
+		switch ev {
+		case evText:
+			h.p.line(h.marks.text)
+		case evHello:
+			h.asking.Store(false)
+			if err := h.sendPreamble(); err != nil {
+				return nil, err
+			}
+		case evRefused:
+			h.p.line(h.marks.text)
+			return nil, h.explain(StepPython, "", "")
+		case evReady:
+			return b, nil
+		}
+		if h.marks.banner > maxBanner {
+			return nil, h.explain(h.marks.phase.step(), "it printed more than a mebibyte that is no handshake", h.plan.Hint)
+		}
+	}
+	return nil, nil
+}
+
+func (h *handshake) sendPreamble() error {
+	h.p.HexVersion = h.marks.hexVersion
+	if !supported(h.marks.hexVersion) {
+		return &Error{Label: h.plan.Label, Step: StepPython,
+			Reason: "the interpreter is Python " + FormatVersion(h.marks.hexVersion) + "; 2.7, or 3.6 and later, is needed", Hint: hintPython}
+	}
+	pre, err := h.opt.Preamble(h.marks.hexVersion)
+	if err != nil {
+		return &Error{Label: h.plan.Label, Step: StepStage, Reason: err.Error(), Err: err}
+	}
+	if _, err := h.p.w.Write(pre); err != nil && !IsEOF(err) {
+		if cause := h.cause(); cause != nil {
+			return cause
+		}
+		return &Error{Label: h.plan.Label, Step: StepStage, Reason: "sending the runtime: " + err.Error(), Err: err}
+	}
+	return nil // at EPIPE the reader learns more about the end
+}
+
+// ask judges the unfinished line of the stream on which questions come. wait is when to look again if nothing follows.
+func (h *handshake) ask(l *lineBuffer, quiet bool) (wait time.Time, err error) {
+	switch v, q := h.asker.look(l.buf, quiet); v {
+	case settle:
+		return time.Now().Add(SettleTime), nil
+	case answer:
+		if q.Name == namePassword {
+			h.told.Store(true)
+			h.p.output.hide(q.Answer)
+		}
+		h.p.line(normalise(string(l.buf)))
+		l.buf = l.buf[:0]
+		tty := h.p.errFile
+		if tty == nil {
+			tty = h.p.w
+		}
+		if _, err := tty.Write([]byte(string(q.Answer) + "\n")); err != nil && !IsEOF(err) {
+			return time.Time{}, fmt.Errorf("answering the %s prompt: %w", q.Name, err)
+		}
+	case giveUp:
+		h.p.line(normalise(string(l.buf)))
+		l.buf = l.buf[:0]
+		reason, hint := q.problem()
+		return time.Time{}, h.explain(StepConnect, reason, hint)
+	}
+	return time.Time{}, nil
+}
+
+// errChunk is called by the stderr reader after each read, with how much came and whether it stopped waiting. It tells whether
+// the handshake still cares.
+func (h *handshake) errChunk(l *lineBuffer, n int, timedOut bool) bool {
+	if !h.asking.Load() {
+		return false
+	}
+	if n == 0 && !timedOut {
+		return true
+	}
+	wait, err := h.ask(l, timedOut && n == 0)
+	if err != nil {
+		h.interrupt(err)
+		return false
+	}
+	_ = h.p.errFile.SetReadDeadline(wait)
+	return true
+}
+
+// arm sets the read deadline, unless somebody has interrupted.
+func (h *handshake) arm(quietUntil time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.err != nil {
+		return
+	}
+	t := h.deadline
+	if !quietUntil.IsZero() && quietUntil.Before(t) {
+		t = quietUntil
+	}
+	_ = h.p.r.SetReadDeadline(t)
+	if h.p.w != h.p.r || h.marks.phase == waitHello {
+		_ = h.p.w.SetWriteDeadline(h.deadline)
+	}
+}
+
+// interrupt ends run with err, from any goroutine. The first cause counts.
+func (h *handshake) interrupt(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.over {
+		return
+	}
+	if h.err == nil {
+		h.err = err
+	}
+	now := time.Now()
+	_ = h.p.r.SetReadDeadline(now)
+	_ = h.p.w.SetWriteDeadline(now)
+}
+
+// cause tells why the data stream was interrupted, or that the time is up; nil when neither holds.
+func (h *handshake) cause() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.err == nil && !time.Now().Before(h.deadline) {
+		h.err = context.DeadlineExceeded
+	}
+	return h.err
+}
+
+// errExited is the cause when the program has ended but something that it started holds the stream open.
+var errExited = errors.New("the program ended")
+
+// lingerTime is how long after the program's end its stream is still read: what it wrote last is still on the way.
+const lingerTime = 300 * time.Millisecond
+
+// exited is called by the reaper.
+func (h *handshake) exited() { time.AfterFunc(lingerTime, func() { h.interrupt(errExited) }) }
+
+// ended explains the end of the data stream.
+func (h *handshake) ended(err error) error {
+	if !IsEOF(err) {
+		return &Error{Label: h.plan.Label, Step: h.marks.phase.step(), Reason: "reading: " + err.Error(), Err: err}
+	}
+	return errExited
+}
+
+// explain makes an error of what the program printed; reason, if not empty, is used when no Failure of the plan matches.
+func (h *handshake) explain(step Step, reason, hint string) *Error {
+	output := h.p.output.raw()
+	e := h.plan.Explain(step, output, h.p.ExitStatus(), h.told.Load())
+	if f, _ := h.plan.failure(output); f == nil && reason != "" {
+		e.Reason, e.Hint = reason, hint
+	}
+	return e
+}
+
+// failed ends the attempt: it collects what the program still prints, kills it, and words the error.
+func (h *handshake) failed(err error) error {
+	p := h.p
+	if errors.Is(err, errExited) {
+		// Let it end by itself, so that its status is its own.
+		p.await(context.Background(), lingerTime)
+		p.drainErr(lingerTime)
+	}
+	h.asking.Store(false)
+	if rest := h.marks.line.buf; len(rest) > 0 {
+		p.line(normalise(string(rest)))
+	}
+	var e *Error
+	switch {
+	case errors.As(err, &e):
+	case errors.Is(err, errExited):
+		e = h.explain(h.marks.phase.step(), "", "")
+	case errors.Is(err, context.DeadlineExceeded):
+		e = h.plan.Explain(h.marks.phase.step(), p.output.raw(), StatusTimedOut, h.told.Load())
+		e.Err = err
+	default:
+		e = &Error{Label: h.plan.Label, Step: h.marks.phase.step(), Reason: err.Error(), Err: err}
+	}
+	p.closeData()
+	now, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = p.leave(now)
+	p.closeErr()
+	return e
+}
+
+// finish makes the process a running one.
+func (h *handshake) finish() {
+	h.p.mu.Lock()
+	h.p.ready, h.p.onExit = true, nil
+	h.p.mu.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.over = true
+	_ = h.p.r.SetReadDeadline(time.Time{})
+	_ = h.p.w.SetWriteDeadline(time.Time{})
+}
+
+// drainErr waits until the stderr reader has seen the end, at most d.
+func (p *Process) drainErr(d time.Duration) {
+	if p.errDone == nil {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-p.errDone:
+	case <-t.C:
+	}
+}

@@ -1,0 +1,71 @@
+package bootstrap
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
+
+var suMethod = &Method{
+	Name: "su",
+	Spec: "[USER]",
+	Doc:  "another user by su",
+	Args: []Arg{
+		{"username", Text, "the user to become (default root)"},
+		{"password", Password, "that user's password"},
+		{"su_path", Text, "the program (default su)"},
+		{"password_prompt", Text, "its question, where it is none that is known"},
+		{"incorrect_prompts", Names, "further texts that mean a wrong password"},
+	},
+	spec: userSpec,
+	plan: planSu,
+}
+
+func planSu(o *options, b Boot) (*Plan, error) {
+	user := o.word("username")
+	if user == "" {
+		user = "root"
+	}
+	password, known := o.secret("password")
+	in := o.interpreter()
+	program := o.textOr("su_path", "su")
+	return &Plan{
+		Label: "su " + user,
+		// su reads the password from stdin, and some only if that is a terminal: the frames have to share it.
+		Stdio:    PTY,
+		Argv:     []string{program, user, "-c", in.line(b)},
+		Prompts:  passwordPrompts("su", password, known, o.promptPattern()),
+		Failures: append(o.incorrect("su"), slices.Concat(accountFailures, suFailures, in.failures())...),
+		Hint:     "run it by hand: " + program + " " + user + " -c true",
+	}, nil
+}
+
+// promptPattern makes a pattern of password_prompt. Case does not count, and spaces match any.
+func (o *options) promptPattern() string {
+	s := strings.TrimSpace(normalise(o.text("password_prompt")))
+	if s == "" {
+		return ""
+	}
+	return `(?i)` + regexp.QuoteMeta(s) + ` *$`
+}
+
+// incorrect makes failures of incorrect_prompts.
+func (o *options) incorrect(who string) []Failure {
+	var out []Failure
+	for _, s := range o.names("incorrect_prompts") {
+		if s = strings.TrimSpace(normalise(s)); s != "" {
+			out = append(out, Failure{Pattern: `(?i)` + regexp.QuoteMeta(s), Reason: who + " has refused the password", Hint: hintRefused})
+		}
+	}
+	return out
+}
+
+var suFailures = []Failure{
+	{Pattern: `(?i)authentication failure|incorrect password|su: sorry|^sorry$|authentication (service cannot|information cannot|token manipulation)|wrong password`,
+		Reason: "su has refused the password", Hint: hintRefused},
+	{Pattern: `(?i)user .* does not exist|unknown (login|id|user)|no passwd entry|invalid user`, Reason: "there is no such user", Hint: "getent passwd on the target lists them"},
+	{Pattern: `(?i)permission denied|not in (the )?(group )?wheel|not a member`, Reason: "su does not let this user become another", Hint: "PAM may demand a group: look at /etc/pam.d/su"},
+	{Pattern: `(?i)must be run from a terminal|not a tty|no tty`, Reason: "su does not accept its terminal", Hint: "is devpts mounted there?"},
+	{Pattern: `(?i)must be suid|setuid|cannot set (user|group) id|cannot set groups`, Reason: "su cannot become root here", Hint: "a file system mounted nosuid, or a container without privileges"},
+	{Pattern: `(?i)unrecognized option|invalid option|usage: su`, Reason: "this su does not know an option", Hint: "check su_path"},
+}

@@ -1,0 +1,306 @@
+package bootstrap
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"regexp"
+	"strings"
+	"unicode/utf8"
+)
+
+// MaxTarget bounds a target's length in bytes.
+const MaxTarget = 64 << 10
+
+// Hop is one step of a target: METHOD:SPEC?KEY=VALUE&... It never holds a secret, only where one is (password_env,
+// password_file).
+type Hop struct {
+	// Method is empty for a bare name, which the inventory resolves and which otherwise means ssh:NAME. Only a target's
+	// first hop can be one.
+	Method string
+	Spec   string
+	Args   map[string]string // nil when there are none
+}
+
+// secretSources are the keys that say where a password is.
+const (
+	keyPasswordEnv  = "password_env"
+	keyPasswordFile = "password_file"
+)
+
+// ParseTarget reads the TARGET grammar:
+//
+//	TARGET = HOP ("+" HOP)*
+//	HOP    = METHOD ":" [SPEC] ["?" KEY "=" VALUE ("&" KEY "=" VALUE)*]     or, as first hop, a bare NAME with the same "?"
+//
+// SPEC and VALUE are percent-decoded: + is %2B, ? is %3F, & is %26, % is %25. Methods, keys and the form of each SPEC are
+// checked here; values are checked when the plan is built.
+func ParseTarget(s string) ([]Hop, error) {
+	bad := func(format string, args ...any) ([]Hop, error) {
+		return nil, &Error{Step: StepOptions, Reason: fmt.Sprintf("target %s: %s", shorten(s), fmt.Sprintf(format, args...))}
+	}
+	switch {
+	case s == "":
+		return bad("it is empty")
+	case len(s) > MaxTarget:
+		return bad("it is longer than %d bytes", MaxTarget)
+	case strings.ContainsAny(s, "\x00\n\r"):
+		return bad("it contains a newline or a NUL byte")
+	}
+	var hops []Hop
+	for i, part := range strings.Split(s, "+") {
+		hop, err := parseHop(part, i == 0)
+		if err != nil {
+			return bad("hop %d (%s): %v", i+1, shorten(part), err)
+		}
+		hops = append(hops, hop)
+	}
+	return hops, nil
+}
+
+// passwordValue finds what somebody wrote into a target in spite of all.
+var passwordValue = regexp.MustCompile(`(?i)(pass[^=&+]*=)[^&+]*`)
+
+// shorten quotes s for an error, without anything that may be a secret.
+func shorten(s string) string {
+	s = passwordValue.ReplaceAllString(s, "${1}******")
+	if len(s) > 60 {
+		s = s[:57] + "..."
+	}
+	return fmt.Sprintf("%q", s)
+}
+
+func parseHop(s string, first bool) (Hop, error) {
+	head, query, hasQuery := strings.Cut(s, "?")
+	method, spec, hasColon := strings.Cut(head, ":")
+	var h Hop
+	m := methods["ssh"]
+	switch {
+	case s == "":
+		return h, errors.New("it is empty; a plus sign inside a value is written %2B")
+	case !hasColon && methods[head] != nil && !first:
+		return h, fmt.Errorf("%q lacks the colon that ends a method", head)
+	case !hasColon && !first:
+		return h, fmt.Errorf("%q names no method; a plus sign inside a value is written %%2B", head)
+	case !hasColon && head == "":
+		return h, errors.New("there is no method before the question mark")
+	case !hasColon:
+		spec = head // a bare name
+	case methods[method] == nil:
+		return h, fmt.Errorf("unknown method %q (a host with a port is written ssh:HOST:PORT); one of %s", method, methodNames())
+	default:
+		h.Method, m = method, methods[method]
+	}
+	var err error
+	if h.Spec, err = decode(spec); err != nil {
+		return h, err
+	}
+	if hasQuery {
+		if h.Args, err = parseArgs(query, m); err != nil {
+			return h, err
+		}
+	}
+	_, err = h.specOptions()
+	return h, err
+}
+
+func parseArgs(query string, m *Method) (map[string]string, error) {
+	args := map[string]string{}
+	for _, pair := range strings.Split(query, "&") {
+		key, value, ok := strings.Cut(pair, "=")
+		if !ok || key == "" {
+			return nil, fmt.Errorf("%s is not KEY=VALUE", shorten(pair))
+		}
+		if err := checkKey(key, m); err != nil {
+			return nil, err
+		}
+		if _, twice := args[key]; twice {
+			return nil, fmt.Errorf("%s is given twice", key)
+		}
+		v, err := decode(value)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", key, err)
+		}
+		args[key] = v
+	}
+	return args, nil
+}
+
+// checkKey refuses keys that the method does not have, and secrets, whose value must not be repeated in the error.
+func checkKey(key string, m *Method) error {
+	password := false
+	if m != nil {
+		a, ok := m.arg("password")
+		password = ok && a.Kind == Password
+	}
+	switch {
+	case key == keyPasswordEnv || key == keyPasswordFile:
+		if !password {
+			return fmt.Errorf("%s: this method takes no password", key)
+		}
+		return nil
+	case strings.Contains(strings.ToLower(key), "pass") && key != "password_prompt":
+		return fmt.Errorf("%s: a secret never stands in a target; use password_env=NAME, password_file=PATH, the inventory or --ask-pass", key)
+	case m == nil:
+		return nil
+	}
+	if _, ok := m.arg(key); !ok {
+		return fmt.Errorf("unknown key %q; %s takes %s", key, m.Name, argNames(m))
+	}
+	return nil
+}
+
+// decode undoes percent-encoding. A plus sign stays one: it cannot get here, and would not mean a space.
+func decode(s string) (string, error) {
+	v, err := url.PathUnescape(s)
+	if err != nil {
+		return "", fmt.Errorf("%w: a percent sign is written %%25", err)
+	}
+	if strings.ContainsAny(v, "\x00\n\r") {
+		return "", errors.New("it contains a newline or a NUL byte")
+	}
+	if !utf8.ValidString(v) {
+		return "", errors.New("it is not valid UTF-8")
+	}
+	return v, nil
+}
+
+// String writes the hop so that ParseTarget reads the same hop again. Keys are sorted.
+func (h Hop) String() string {
+	var b strings.Builder
+	if h.Method != "" {
+		b.WriteString(h.Method + ":")
+		b.WriteString(encode(h.Spec, ""))
+	} else {
+		b.WriteString(encode(h.Spec, ":"))
+	}
+	sep := "?"
+	for _, k := range sortedKeys(h.Args) {
+		b.WriteString(sep + k + "=" + encode(h.Args[k], "&"))
+		sep = "&"
+	}
+	return b.String()
+}
+
+// FormatTarget writes hops as a target.
+func FormatTarget(hops []Hop) string {
+	parts := make([]string, len(hops))
+	for i, h := range hops {
+		parts[i] = h.String()
+	}
+	return strings.Join(parts, "+")
+}
+
+// encode percent-encodes what has a meaning in a target; more names further bytes that have one at this place.
+func encode(s, more string) string {
+	const hex = "0123456789ABCDEF"
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if c < 0x20 || c == 0x7f || strings.IndexByte("+?% "+more, c) >= 0 {
+			b.WriteByte('%')
+			b.WriteByte(hex[c>>4])
+			b.WriteByte(hex[c&15])
+			continue
+		}
+		b.WriteByte(c)
+	}
+	return b.String()
+}
+
+// Resolved gives a bare name as the ssh hop that it means when the inventory does not know it.
+func (h Hop) Resolved() Hop {
+	if h.Method == "" {
+		h.Method = "ssh"
+	}
+	return h
+}
+
+// specOptions gives what SPEC says as arguments.
+func (h Hop) specOptions() (map[string]any, error) {
+	opts := map[string]any{}
+	name := h.Resolved().Method
+	m := methods[name]
+	switch {
+	case m == nil:
+		return nil, fmt.Errorf("unknown method %q; one of %s", name, methodNames())
+	case m.spec == nil && h.Spec != "":
+		return nil, fmt.Errorf("%s: takes nothing after the colon, got %q", name, h.Spec)
+	case m.spec == nil:
+		return opts, nil
+	}
+	if err := m.spec(h.Spec, opts); err != nil {
+		return nil, fmt.Errorf("%w; write %s:%s", err, name, m.Spec)
+	}
+	return opts, nil
+}
+
+// Options gives the arguments for [Build]: those of SPEC, those after the question mark, and the password, read from the
+// environment or the file that the hop names. An argument that SPEC gives too is an error.
+func (h Hop) Options() (map[string]any, error) {
+	opts, err := h.specOptions()
+	if err != nil {
+		return nil, &Error{Label: h.String(), Step: StepOptions, Reason: err.Error(), Err: err}
+	}
+	for _, k := range sortedKeys(h.Args) {
+		v := h.Args[k]
+		switch k {
+		case keyPasswordEnv, keyPasswordFile:
+			secret, err := readSecret(k, v)
+			if err != nil {
+				return nil, &Error{Label: h.String(), Step: StepOptions, Reason: err.Error(), Err: err}
+			}
+			if opts["password"] != nil {
+				return nil, &Error{Label: h.String(), Step: StepOptions, Reason: "password_env and password_file are both given"}
+			}
+			opts["password"] = secret
+		default:
+			if _, twice := opts[k]; twice {
+				return nil, &Error{Label: h.String(), Step: StepOptions, Reason: k + " is given twice, after the colon and after the question mark"}
+			}
+			opts[k] = v
+		}
+	}
+	return opts, nil
+}
+
+// maxSecret bounds a password file, so that a wrong path (/dev/zero) is an error and not a full memory.
+const maxSecret = 64 << 10
+
+// readSecret reads a password. A file's one trailing newline is not part of it.
+func readSecret(key, where string) (Secret, error) {
+	if key == keyPasswordEnv {
+		v, ok := os.LookupEnv(where)
+		if !ok {
+			return "", fmt.Errorf("password_env: the environment variable %s is not set", where)
+		}
+		return Secret(v), nil
+	}
+	path := where
+	if rest, ok := strings.CutPrefix(path, "~/"); ok {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", fmt.Errorf("password_file: %w", err)
+		}
+		path = home + "/" + rest
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("password_file: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
+	if err != nil {
+		return "", fmt.Errorf("password_file: %w", err)
+	}
+	if len(b) > maxSecret {
+		return "", fmt.Errorf("password_file: %s is larger than %d bytes", where, maxSecret)
+	}
+	text := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
+	if text == "" {
+		return "", fmt.Errorf("password_file: %s is empty", where)
+	}
+	return Secret(text), nil
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	yaml "go.yaml.in/yaml/v3"
+
+	"mitogend/daemon/control"
+)
+
+func newConfig(*app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "config",
+		Short: "Check or show the configuration of serve",
+		Args:  noArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	var check, show settingFlags
+	checkCmd := &cobra.Command{
+		Use:   "check [FILE]",
+		Short: "Tell whether serve would take the configuration",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				check.file = args[0]
+			}
+			return checkConfig(cmd.OutOrStdout(), &check)
+		},
+	}
+	check.register(checkCmd.Flags())
+	showCmd := &cobra.Command{
+		Use:   "show",
+		Short: "Show every setting, its value, and where that comes from",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := show.load()
+			if err != nil {
+				return err
+			}
+			return showConfig(cmd.OutOrStdout(), s)
+		},
+	}
+	show.register(showCmd.Flags())
+	cmd.AddCommand(checkCmd, showCmd)
+	return cmd
+}
+
+// checkConfig says what is wrong, and what only looks so.
+func checkConfig(w io.Writer, f *settingFlags) error {
+	s, err := f.load()
+	if err != nil {
+		return err
+	}
+	dir, err := s.socketDir()
+	if err != nil {
+		return err
+	}
+	if err := control.CheckPath(dir); err != nil {
+		return usageError{err}
+	}
+	for _, p := range append(s.path[:len(s.path):len(s.path)], s.venv) {
+		if p != "" && !exists(p) {
+			fmt.Fprintf(w, "warning: %s does not exist; nothing is served from it until it does\n", p)
+		}
+	}
+	file, _ := f.path()
+	if !exists(file) {
+		file = "no file"
+	}
+	fmt.Fprintf(w, "ok: %s; the socket is %s\n", file, filepath.Join(dir, control.SocketName))
+	return nil
+}
+
+// socketDir is where the sockets are.
+func (s *settings) socketDir() (string, error) {
+	if s.listen != "" {
+		return s.listen, nil
+	}
+	return control.DefaultDir()
+}
+
+// showConfig writes a file that says what is in force.
+func showConfig(w io.Writer, s *settings) error {
+	for _, d := range settingList {
+		line, err := yaml.Marshal(map[string]any{d.key: shown(d, s)})
+		if err != nil {
+			return err
+		}
+		from := s.from[d.key]
+		if from == "" {
+			from = "default"
+		}
+		fmt.Fprintf(w, "# %s\n%s", from, line)
+	}
+	return nil
+}
+
+// noArgs refuses arguments in words of ours.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("%s takes no arguments, got %q", cmd.CommandPath(), args[0])
+	}
+	return nil
+}

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"mitogend/bootstrap"
+	"mitogend/daemon/inventory"
+)
+
+type hostsCommand struct {
+	inventoryFlags
+	groups bool
+	json   bool
+}
+
+func newHosts(a *app) *cobra.Command {
+	c := &hostsCommand{}
+	cmd := &cobra.Command{
+		Use:   "hosts [flags] [PATTERN]...",
+		Short: "List hosts of the inventory, and the hops that each means",
+		Long: `hosts shows which hosts of the inventory the patterns give together, and the target that each stands for. A pattern
+is terms joined by colons or commas: names of hosts or groups, globs (web*), ranges (web[01:20]), ~REGEXP, or some of a
+group by number (web[0:2]); &TERM keeps only hosts that fit it as well, and !TERM leaves hosts out. Passwords are never shown.`,
+		Example: `  mitogend hosts
+  mitogend hosts 'web:&prod:!web07'
+  mitogend hosts -i ./hosts.ini --groups`,
+		RunE: func(_ *cobra.Command, args []string) error { return c.run(a, args) },
+	}
+	c.register(cmd)
+	cmd.Flags().BoolVar(&c.groups, "groups", false, "list groups and their hosts instead")
+	cmd.Flags().BoolVar(&c.json, "json", false, "one line of JSON for each host, or group")
+	return cmd
+}
+
+func (c *hostsCommand) run(a *app, args []string) error {
+	inv, err := c.inventory()
+	if err != nil {
+		return err
+	}
+	if inv == nil {
+		return usagef("there is no inventory: name one with -i or $%s, or write ./mitogend-hosts.yaml", inventory.Environment)
+	}
+	if c.groups {
+		return c.listGroups(a, inv, args)
+	}
+	pattern := "all"
+	if len(args) > 0 {
+		pattern = strings.Join(args, ",")
+	}
+	hosts, err := inv.Match(pattern)
+	if err != nil {
+		return usageError{inventoryError(err)}
+	}
+	w := tabwriter.NewWriter(a.console.out, 0, 0, 2, ' ', 0)
+	failed := false
+	for _, host := range hosts {
+		t, err := inv.Target(host)
+		switch {
+		case err != nil && c.json:
+			writeJSON(a.console.out, hostRow{Host: host, Groups: inv.GroupsOf(host), Error: inventoryError(err).Error()})
+		case err != nil:
+			a.console.complain("%v", inventoryError(err))
+		case c.json:
+			writeJSON(a.console.out, newHostRow(inv, t))
+		default:
+			fmt.Fprintf(w, "%s\t%s\n", host, bootstrap.FormatTarget(t.Hops))
+		}
+		failed = failed || err != nil
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if failed {
+		return statusError(statusUsage)
+	}
+	return nil
+}
+
+func (c *hostsCommand) listGroups(a *app, inv *inventory.Inventory, args []string) error {
+	groups := args
+	if len(groups) == 0 {
+		groups = inv.Groups()
+	}
+	for _, name := range groups {
+		hosts, err := inv.Match(name)
+		if err != nil {
+			return usageError{inventoryError(err)}
+		}
+		if c.json {
+			writeJSON(a.console.out, groupRow{name, hosts})
+			continue
+		}
+		fmt.Fprintf(a.console.out, "%s: %s\n", name, strings.Join(hosts, " "))
+	}
+	return nil
+}
+
+// hostRow is a host as --json shows it.
+type hostRow struct {
+	Host   string   `json:"host"`
+	Target string   `json:"target,omitempty"`
+	Groups []string `json:"groups"`
+	Hops   []hopRow `json:"hops,omitempty"`
+	Error  string   `json:"error,omitempty"`
+}
+
+type hopRow struct {
+	Method   string            `json:"method"`
+	Spec     string            `json:"spec"`
+	Args     map[string]string `json:"args,omitempty"`
+	Password bool              `json:"password"` // whether the inventory has one, or says where it is
+}
+
+type groupRow struct {
+	Group string   `json:"group"`
+	Hosts []string `json:"hosts"`
+}
+
+func newHostRow(inv *inventory.Inventory, t *inventory.Target) hostRow {
+	row := hostRow{Host: t.Host, Target: bootstrap.FormatTarget(t.Hops), Groups: inv.GroupsOf(t.Host)}
+	for i, h := range t.Hops {
+		known := t.Secrets[i] != "" || h.Args["password_env"] != "" || h.Args["password_file"] != ""
+		row.Hops = append(row.Hops, hopRow{h.Method, h.Spec, h.Args, known})
+	}
+	return row
+}

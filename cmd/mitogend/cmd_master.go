@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mitogend/daemon"
+	"mitogend/daemon/unixclient"
+	"mitogend/importer"
+)
+
+func newMaster(a *app) *cobra.Command {
+	p := &pathFlags{}
+	cmd := &cobra.Command{
+		Use:   "master [flags] -- COMMAND [ARG]...",
+		Short: "Run a program that was written for Mitogen, with the daemon as its master",
+		Long: `master starts a Python program that uses Mitogen, unchanged: its first router is a client of a daemon that lives as long
+as the program. Its children run the same Mitogen as the program does. The exit status is the program's own.`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usagef("no program was given: mitogend master -- python3 program.py")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error { return runMaster(cmd.Context(), a, p, args) },
+	}
+	cmd.Flags().SetInterspersed(false)
+	cmd.Flags().StringArrayVarP(&p.path, "path", "I", nil, "`DIR`ectory, zip, egg or wheel file whose modules win over the program's own; repeatable")
+	cmd.Flags().StringSliceVar(&p.allow, "allow", nil, "serve only these `MODULES` and what lies in them from --path")
+	cmd.Flags().StringSliceVar(&p.deny, "deny", nil, "never serve these `MODULES`, nor what lies in them")
+	return cmd
+}
+
+func runMaster(ctx context.Context, a *app, p *pathFlags, args []string) error {
+	for _, dir := range p.path {
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			return usagef("--path %s: %w", dir, cause(err))
+		}
+	}
+	d, err := daemon.New(daemon.Options{Path: p.path, Policy: importer.Policy{Allow: p.allow, Deny: p.deny}, Logger: a.logger()})
+	if err != nil {
+		return usageError{err}
+	}
+	dir, err := os.MkdirTemp("", "mitogend-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if err := daemon.WriteShim(filepath.Join(dir, "py")); err != nil {
+		return err
+	}
+	socket := filepath.Join(dir, unixclient.SocketName)
+	clients := unixclient.New(d, unixclient.Options{Logger: a.logger()})
+	ln, err := unixclient.Listen(socket)
+	if err != nil {
+		return err
+	}
+	serving, stop := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- clients.Serve(serving, ln) }()
+	status, err := runClient(ctx, args, dir, socket)
+	stop()
+	<-served
+	closing, cancel := a.closing(endTime)
+	defer cancel()
+	_ = d.Shutdown(closing)
+	if err == nil && status != 0 {
+		err = statusError(status)
+	}
+	return err
+}
+
+// programTime is what the program gets to end after the command was interrupted.
+const programTime = 10 * time.Second
+
+// runClient runs the program on this terminal, and gives its exit status.
+func runClient(ctx context.Context, args []string, dir, socket string) (int, error) {
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	path := filepath.Join(dir, "py")
+	if old := os.Getenv("PYTHONPATH"); old != "" {
+		path += string(filepath.ListSeparator) + old
+	}
+	cmd.Env = append(os.Environ(), "PYTHONPATH="+path, "MITOGEND_SOCKET="+socket)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = programTime
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+			return 128 + int(ws.Signal()), nil
+		}
+		return exit.ExitCode(), nil
+	case err != nil && ctx.Err() != nil:
+		return 0, context.Cause(ctx)
+	case err != nil:
+		return 0, usagef("%s: %w", args[0], cause(errors.Unwrap(err)))
+	}
+	return 0, nil
+}
+
+// serveClients opens mitogen.sock beside the control socket.
+func (sv *service) serveClients(ctx context.Context, failed chan<- error) (stop func(), err error) {
+	dir, err := sv.settings.socketDir()
+	if err != nil {
+		return nil, usageError{err}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("mitogen.sock: %w", err)
+	}
+	ln, err := unixclient.Listen(filepath.Join(dir, unixclient.SocketName))
+	if err != nil {
+		return nil, usageError{err}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := sv.clients.Serve(ctx, ln); err != nil {
+			failed <- err
+		}
+	}()
+	return func() { cancel(); <-done }, nil
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"mitogend/daemon"
+	"mitogend/importer"
+)
+
+type modulesCommand struct {
+	pathFlags
+	json    bool
+	version string
+}
+
+func newModules(a *app) *cobra.Command {
+	c := &modulesCommand{}
+	cmd := &cobra.Command{
+		Use:   "modules [flags] NAME...",
+		Short: "Show what would be served for a module name, and why not",
+		Example: `  mitogend modules -I ./lib mypackage.models
+  mitogend modules --venv ~/venv --python-version 2.7 six`,
+		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd, a, args) },
+	}
+	c.register(cmd, ".")
+	f := cmd.Flags()
+	f.BoolVar(&c.json, "json", false, "one line of JSON for each name")
+	f.StringVar(&c.version, "python-version", "", "as a child of Python `X.Y` is served (default: of a version that is not known)")
+	return cmd
+}
+
+func (c *modulesCommand) run(cmd *cobra.Command, a *app, names []string) error {
+	if len(names) == 0 {
+		return usagef("which modules? Write mitogend modules NAME...")
+	}
+	var v importer.Version
+	if c.version != "" {
+		if n, err := fmt.Sscanf(c.version+"\n", "%d.%d\n", &v.Major, &v.Minor); n != 2 || err != nil {
+			return usagef("--python-version %s: not a version such as 3.11", c.version)
+		}
+	}
+	opt, err := c.options(".")
+	if err != nil {
+		return err
+	}
+	d, err := daemon.New(daemon.Options{Logger: a.logger()})
+	if err != nil {
+		return err
+	}
+	im, err := d.NewImporter(opt)
+	if err != nil {
+		return usageError{err}
+	}
+	missing := false
+	for _, name := range names {
+		desc, err := im.Describe(cmd.Context(), name, v)
+		if err != nil {
+			return err
+		}
+		missing = missing || !desc.Served
+		if c.json {
+			writeJSON(cmd.OutOrStdout(), desc)
+			continue
+		}
+		describe(cmd.OutOrStdout(), desc)
+	}
+	if missing {
+		return statusError(statusRaised)
+	}
+	return nil
+}
+
+// describe prints a description for people.
+func describe(w io.Writer, d *importer.Description) {
+	var b strings.Builder
+	row := func(key, format string, args ...any) {
+		fmt.Fprintf(&b, "  %-9s %s\n", key, fmt.Sprintf(format, args...))
+	}
+	fmt.Fprintf(&b, "%s\n", d.Name)
+	if !d.Served {
+		row("served", "no: %s", d.Reason)
+		_, _ = io.WriteString(w, b.String())
+		return
+	}
+	row("file", "%s", d.Path)
+	row("kind", "%s", d.Kind)
+	row("size", "%d bytes, %d compressed", d.Size, d.Compressed)
+	if len(d.Modules) > 0 {
+		row("modules", "%s", strings.Join(d.Modules, " "))
+	}
+	row("related", "%s", orNone(d.Related))
+	row("closure", "%s, %d bytes", several(len(d.Closure), "module"), d.ClosureBytes)
+	for _, imp := range d.Imports {
+		text := imp.Text
+		if imp.When != "" {
+			text += "  (" + imp.When + ")"
+		}
+		if len(imp.Loads) > 0 {
+			text += "  -> " + strings.Join(imp.Loads, " ")
+		}
+		row(fmt.Sprintf("line %d", imp.Line), "%s", text)
+	}
+	_, _ = io.WriteString(w, b.String())
+}
+
+func orNone(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, " ")
+}

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mitogend/daemon/wire"
+)
+
+func newPs(a *app) *cobra.Command {
+	f := &daemonFlags{}
+	asJSON := false
+	cmd := &cobra.Command{
+		Use:   "ps",
+		Short: "Show the interpreters of the running daemon as a tree",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := f.must(cmd.Context())
+			if err != nil {
+				return err
+			}
+			list, err := c.List(cmd.Context())
+			if err != nil {
+				return daemonError(err)
+			}
+			if asJSON {
+				for _, ctx := range list {
+					writeJSON(a.console.out, ctx)
+				}
+				return nil
+			}
+			return printTree(a.console.out, list)
+		},
+	}
+	f.register(cmd.Flags())
+	cmd.Flags().BoolVar(&asJSON, "json", false, "one line of JSON for each interpreter")
+	return cmd
+}
+
+// printTree shows contexts, each below the one that it is behind.
+func printTree(w io.Writer, list []wire.Context) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "ID\tTARGET\tSTATE\tPYTHON\tPID\tAGE\tIDLE\tUSERS\tCALLS\tFAILED\tIN\tOUT")
+	below := map[uint32][]wire.Context{}
+	known := map[uint32]bool{}
+	for _, c := range list {
+		known[c.ID] = true
+	}
+	for _, c := range list {
+		if !known[c.Parent] {
+			c.Parent = 0
+		}
+		below[c.Parent] = append(below[c.Parent], c)
+	}
+	var show func(parent uint32, depth int)
+	show = func(parent uint32, depth int) {
+		for _, c := range below[parent] {
+			printContext(t, c, depth)
+			if c.ID != 0 {
+				show(c.ID, depth+1)
+			}
+		}
+	}
+	show(0, 0)
+	return t.Flush()
+}
+
+func printContext(w io.Writer, c wire.Context, depth int) {
+	id, pid, name := "-", "-", c.Name
+	if c.ID != 0 {
+		id = fmt.Sprint(c.ID)
+	}
+	if c.PID != 0 {
+		pid = fmt.Sprint(c.PID)
+	}
+	if name == "" {
+		name = "-"
+	}
+	age, idle := "-", "-"
+	if c.Age > 0 {
+		age = shortTime(c.Age)
+	}
+	if c.State == "idle" {
+		idle = shortTime(c.Idle)
+	}
+	fmt.Fprintf(w, "%s\t%s%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\n", id, strings.Repeat("  ", depth), name, c.State, dash(c.Python), pid,
+		age, idle, c.Leases, c.Calls, c.Failures, shortBytes(c.In), shortBytes(c.Out))
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// shortTime is a number of seconds in its two largest units.
+func shortTime(seconds float64) string {
+	d := time.Duration(seconds * float64(time.Second))
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", d/time.Second)
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%02ds", d/time.Minute, d%time.Minute/time.Second)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh%02dm", d/time.Hour, d%time.Hour/time.Minute)
+	}
+	return fmt.Sprintf("%dd%02dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
+}
+
+func shortBytes(n int64) string {
+	switch {
+	case n < 10_000:
+		return fmt.Sprint(n)
+	case n < 10_000_000:
+		return fmt.Sprintf("%dk", n/1000)
+	case n < 10_000_000_000:
+		return fmt.Sprintf("%dM", n/1_000_000)
+	}
+	return fmt.Sprintf("%dG", n/1_000_000_000)
+}
+
+func newClose(a *app) *cobra.Command {
+	f := &daemonFlags{}
+	var idle, all bool
+	cmd := &cobra.Command{
+		Use:   "close [flags] [TARGET|ID]...",
+		Short: "End connections of the running daemon",
+		Long: `close ends the connections with the TARGETs, or of the interpreters with the IDs that ps shows, whoever uses them; with
+--idle those that nobody uses, with --all all. Clients that use one get an error; the next use of the target connects it again.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var what []wire.Close
+			switch {
+			case idle && all || (idle || all) == (len(args) > 0):
+				return usagef("close what? Give targets or ids, or one of --idle and --all")
+			case idle || all:
+				what = []wire.Close{{Idle: idle, All: all}}
+			}
+			for _, arg := range args {
+				var id uint32
+				if n, _ := fmt.Sscanf(arg+"\n", "%d\n", &id); n == 1 && id > 0 {
+					what = append(what, wire.Close{Kill: id})
+				} else {
+					what = append(what, wire.Close{Target: arg})
+				}
+			}
+			c, err := f.must(cmd.Context())
+			if err != nil {
+				return err
+			}
+			missing := false
+			for i, w := range what {
+				n, err := c.End(cmd.Context(), w)
+				if err != nil {
+					return daemonError(err)
+				}
+				if n == 0 && len(args) > 0 {
+					a.console.complain("%s: there is no such connection; mitogend ps lists them", args[i])
+					missing = true
+				}
+				if !a.quiet && (n > 0 || len(args) == 0) {
+					fmt.Fprintln(a.console.err, "closed "+several(n, "connection"))
+				}
+			}
+			if missing {
+				return statusError(statusRaised)
+			}
+			return nil
+		},
+	}
+	f.register(cmd.Flags())
+	cmd.Flags().BoolVar(&idle, "idle", false, "those that nobody uses")
+	cmd.Flags().BoolVar(&all, "all", false, "all")
+	return cmd
+}
+
+func newStop(a *app) *cobra.Command {
+	f := &daemonFlags{}
+	var grace time.Duration
+	cmd := &cobra.Command{
+		Use:   "stop",
+		Short: "Stop the running daemon and wait until it is gone",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := f.must(cmd.Context())
+			if err != nil {
+				return err
+			}
+			pid, err := c.Stop(cmd.Context(), grace)
+			if err != nil {
+				return daemonError(err)
+			}
+			if err := waitGone(cmd.Context(), pid); err != nil {
+				return err
+			}
+			if !a.quiet {
+				fmt.Fprintf(a.console.err, "the daemon (process %d) has ended\n", pid)
+			}
+			return nil
+		},
+	}
+	f.register(cmd.Flags())
+	cmd.Flags().DurationVar(&grace, "grace", 0, "how long running work may take (default what the daemon is configured with)")
+	return cmd
+}

@@ -1,0 +1,344 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"mitogend/daemon/client"
+	"mitogend/daemon/wire"
+)
+
+// daemonError is an error of the running daemon, or of the connection with it.
+func daemonError(err error) error {
+	var e *wire.Error
+	if errors.As(err, &e) && e.Kind == wire.KindUsage {
+		return usageError{e}
+	}
+	if errors.Is(err, client.ErrDisconnected) {
+		return commandError{errors.New("the connection with the daemon is gone"), statusLost}
+	}
+	return commandError{err, statusLost}
+}
+
+// commandError is what has gone wrong with the command as a whole.
+type commandError struct {
+	error
+	status int
+}
+
+// waitGone waits for the end of a process that is not a child of this one.
+func waitGone(ctx context.Context, pid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil // it has ended already
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	defer f.Close()
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(poll, 100) // a pidfd is readable once the process has ended
+		if n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func newStats(a *app) *cobra.Command {
+	f := &daemonFlags{}
+	asJSON := false
+	cmd := &cobra.Command{
+		Use:   "stats",
+		Short: "Show the counters of the running daemon",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := f.must(cmd.Context())
+			if err != nil {
+				return err
+			}
+			st, err := c.Stats(cmd.Context())
+			if err != nil {
+				return daemonError(err)
+			}
+			if asJSON {
+				writeJSON(a.console.out, st)
+				return nil
+			}
+			return printStats(a.console.out, st)
+		},
+	}
+	f.register(cmd.Flags())
+	cmd.Flags().BoolVar(&asJSON, "json", false, "one line of JSON")
+	return cmd
+}
+
+// printStats shows every counter by the name that it has in JSON.
+func printStats(w io.Writer, st *wire.Stats) error {
+	data, err := json.Marshal(st)
+	if err != nil {
+		return err
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	_, _ = dec.Token() // the brace
+	for dec.More() {
+		key, _ := dec.Token()
+		value, err := dec.Token()
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(t, "%s\t%v\n", key, value)
+	}
+	return t.Flush()
+}
+
+func newLogs(a *app) *cobra.Command {
+	f := &daemonFlags{}
+	var follow, asJSON bool
+	var lines int
+	var target, level string
+	var kinds, levels []string
+	cmd := &cobra.Command{
+		Use:   "logs",
+		Short: "Show what the running daemon and its interpreters log",
+		Example: `  mitogend logs -f
+  mitogend logs -f --kind call,import
+  mitogend logs --set pool=debug`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := f.must(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if len(levels) > 0 {
+				return setLevels(cmd.Context(), a, c, levels)
+			}
+			least, ok := map[string]int{"debug": 10, "info": 20, "warn": 30, "error": 40}[level]
+			if !ok {
+				return usagef("--level %s: debug, info, warn or error", level)
+			}
+			ev, err := c.Subscribe(cmd.Context(), wire.Subscribe{Kinds: kinds, Target: target, Backlog: lines, Until: !follow})
+			if err != nil {
+				return daemonError(err)
+			}
+			return showEvents(cmd.Context(), a, ev, least, asJSON)
+		},
+	}
+	f.register(cmd.Flags())
+	fs := cmd.Flags()
+	fs.BoolVarP(&follow, "follow", "f", false, "go on with what is logged from now on")
+	fs.IntVarP(&lines, "lines", "n", 50, "how many of the last records to show")
+	fs.StringVar(&target, "target", "", "only of this `TARGET`")
+	fs.StringVar(&level, "level", "debug", "only records of this level and above")
+	fs.StringSliceVar(&kinds, "kind", []string{wire.EventLog}, "kinds of events: log, connected, lost, closed, import, call, output; comma-separated")
+	fs.StringSliceVar(&levels, "set", nil, "set the log level of a `COMPONENT=LEVEL` of the daemon, or of all components by LEVEL")
+	fs.BoolVar(&asJSON, "json", false, "one line of JSON for each")
+	return cmd
+}
+
+func setLevels(ctx context.Context, a *app, c *client.Client, levels []string) error {
+	var now map[string]string
+	for _, l := range levels {
+		component, level, ok := strings.Cut(l, "=")
+		if !ok {
+			component, level = "", l
+		}
+		var err error
+		if now, err = c.Levels(ctx, component, level); err != nil {
+			return daemonError(err)
+		}
+	}
+	for _, name := range sortedKeys(now) {
+		fmt.Fprintf(a.console.out, "%s=%s\n", name, now[name])
+	}
+	return nil
+}
+
+func sortedKeys(m map[string]string) []string {
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func showEvents(ctx context.Context, a *app, ev *client.Events, least int, asJSON bool) error {
+	for {
+		e, dropped, err := ev.Next(ctx)
+		if dropped > 0 {
+			a.console.complain("%d events were dropped: this reader is too slow", dropped)
+		}
+		switch {
+		case err == io.EOF:
+			return nil
+		case ctx.Err() != nil:
+			return nil // start says why
+		case err != nil:
+			return daemonError(err)
+		case e.Kind == wire.EventLog && e.Level < least:
+		case asJSON:
+			writeJSON(a.console.out, e)
+		default:
+			_, _ = io.WriteString(a.console.out, eventText(e))
+		}
+	}
+}
+
+// eventText is one line, or several where a text has several.
+func eventText(e *wire.Event) string {
+	at := time.UnixMicro(int64(e.Time * 1e6)).Format("15:04:05.000")
+	where := e.Target
+	if where == "" {
+		where = "-"
+	}
+	text := e.Text
+	what := e.Kind
+	switch e.Kind {
+	case wire.EventLog:
+		what, text = levelName(e.Level), e.Logger+": "+e.Text
+	case wire.EventImport:
+		text = fmt.Sprintf("%s %s, %d bytes, %.1f ms", e.Module, e.What, e.Bytes, 1000*e.Seconds)
+		if e.Text != "" {
+			text = fmt.Sprintf("%s %s: %s", e.Module, e.What, e.Text)
+		}
+	case wire.EventCall:
+		text = fmt.Sprintf("%s ok, %.1f ms", e.Function, 1000*e.Seconds)
+		if !e.OK {
+			text = fmt.Sprintf("%s failed after %.1f ms: %s", e.Function, 1000*e.Seconds, e.Text)
+		}
+	}
+	return fmt.Sprintf("%s %-9s %s %s\n", at, what, where, strings.TrimRight(text, "\n"))
+}
+
+func newTop(a *app) *cobra.Command {
+	f := &daemonFlags{}
+	var every time.Duration
+	var count int
+	cmd := &cobra.Command{
+		Use:   "top",
+		Short: "Show the running daemon's interpreters and counters, again and again",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if every < 100*time.Millisecond {
+				return usagef("--every %v: at least 100ms", every)
+			}
+			c, err := f.must(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return top(cmd.Context(), a, c, every, count)
+		},
+	}
+	f.register(cmd.Flags())
+	cmd.Flags().DurationVar(&every, "every", 2*time.Second, "time between two screens")
+	cmd.Flags().IntVar(&count, "count", 0, "end after this many screens (default never)")
+	return cmd
+}
+
+func top(ctx context.Context, a *app, c *client.Client, every time.Duration, count int) error {
+	tty := term.IsTerminal(int(os.Stdout.Fd()))
+	if tty {
+		// The other screen, without a cursor; and back at the end.
+		fmt.Fprint(a.console.out, "\x1b[?1049h\x1b[?25l")
+		defer fmt.Fprint(a.console.out, "\x1b[?25h\x1b[?1049l")
+	}
+	var before *wire.Stats
+	for n := 1; ; n++ {
+		st, err := c.Stats(ctx)
+		var list []wire.Context
+		if err == nil {
+			list, err = c.List(ctx)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return daemonError(err)
+		}
+		text, err := screen(st, before, list, tty)
+		if err != nil {
+			return err
+		}
+		_, _ = io.WriteString(a.console.out, text)
+		before = st
+		if n == count {
+			return nil
+		}
+		t := time.NewTimer(every)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil
+		}
+	}
+}
+
+// screen is what top shows; on a terminal, as much as fits.
+func screen(st, before *wire.Stats, list []wire.Context, tty bool) (string, error) {
+	var b strings.Builder
+	rate := func(now, then int64) float64 {
+		if before == nil || st.Uptime <= before.Uptime {
+			return 0
+		}
+		return float64(now-then) / (st.Uptime - before.Uptime)
+	}
+	old := st
+	if before != nil {
+		old = before
+	}
+	cpu := 0.0
+	if st.Uptime > old.Uptime {
+		cpu = 100 * (st.CPUSeconds - old.CPUSeconds) / (st.Uptime - old.Uptime)
+	}
+	fmt.Fprintf(&b, "mitogend %s, process %d, up %s, %s, %s of work\n", st.Version, st.PID, shortTime(st.Uptime), several(st.Clients, "client"),
+		several(int(st.Active), "piece"))
+	fmt.Fprintf(&b, "%.1f requests/s, %.1f calls/s, %.1f failed/s, %.1f modules/s; CPU %.0f%%, memory %s, %s of %d descriptors\n\n",
+		rate(st.Requests, old.Requests), rate(st.Calls, old.Calls), rate(st.CallsFailed, old.CallsFailed), rate(st.Modules, old.Modules),
+		cpu, shortBytes(st.RSSBytes), shortBytes(int64(st.Descriptors)), st.MaxFiles)
+	// The busiest first.
+	slices.SortStableFunc(list, func(x, y wire.Context) int { return stateRank(x) - stateRank(y) })
+	if err := printTree(&b, list); err != nil {
+		return "", err
+	}
+	if !tty {
+		return b.String() + "\n", nil
+	}
+	lines := strings.Split(strings.TrimRight(b.String(), "\n"), "\n")
+	width, height, err := term.GetSize(int(os.Stdout.Fd()))
+	if err == nil && height > 1 && len(lines) > height {
+		lines = append(lines[:height-1], fmt.Sprintf("... and %d more", len(lines)-height+1))
+	}
+	out := "\x1b[H"
+	for i, line := range lines {
+		if r := []rune(line); width > 0 && len(r) > width {
+			line = string(r[:width])
+		}
+		if i > 0 {
+			out += "\r\n"
+		}
+		out += line + "\x1b[K"
+	}
+	return out + "\x1b[J", nil
+}
+
+func stateRank(c wire.Context) int {
+	return slices.Index([]string{"busy", "connecting", "used", "idle", "hop", "other"}, c.State)
+}

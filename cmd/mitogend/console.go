@@ -1,0 +1,169 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+)
+
+// console is stdout and stderr as all targets share them. A Write to either of its streams is never torn apart by another,
+// and the progress line is out of the way of both.
+type console struct {
+	out, err *stream
+
+	// mu protects the following, and makes writes one at a time.
+	mu       sync.Mutex
+	drawn    bool // the progress line is on the screen
+	failed   bool // stdout takes no more
+	onFailed func(error)
+}
+
+// stream is one of the two.
+type stream struct {
+	c   *console
+	f   *os.File
+	tty bool
+}
+
+func newConsole(out, err *os.File, onFailed func(error)) *console {
+	c := &console{onFailed: onFailed}
+	c.out = &stream{c, out, term.IsTerminal(int(out.Fd()))}
+	c.err = &stream{c, err, term.IsTerminal(int(err.Fd()))}
+	return c
+}
+
+// Write implements io.Writer. After stdout has failed once, what goes there is dropped: everything is being ended then.
+func (s *stream) Write(p []byte) (int, error) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	if s.tty {
+		s.c.erase()
+	}
+	if s == s.c.out && s.c.failed {
+		return len(p), nil
+	}
+	n, err := s.f.Write(p)
+	if err != nil && s == s.c.out {
+		s.c.failed = true
+		s.c.onFailed(err)
+		return len(p), nil
+	}
+	return n, err
+}
+
+// erase takes the progress line off the screen. The caller holds mu.
+func (c *console) erase() {
+	if c.drawn {
+		_, _ = c.err.f.WriteString("\r\x1b[K")
+		c.drawn = false
+	}
+}
+
+// complain prints a message of the command's own.
+func (c *console) complain(format string, args ...any) {
+	fmt.Fprintf(c.err, "mitogend: "+format+"\n", args...)
+}
+
+// Progress appears only when something takes long.
+const (
+	progressAfter = 700 * time.Millisecond
+	progressEvery = 200 * time.Millisecond
+)
+
+// progress shows a line on stderr until the returned function is called, if stderr is a terminal.
+func (c *console) progress(line func() string) (stop func()) {
+	if !c.err.tty {
+		return func() {}
+	}
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		wait := progressAfter
+		for {
+			select {
+			case <-quit:
+				c.mu.Lock()
+				c.erase()
+				c.mu.Unlock()
+				return
+			case <-time.After(wait):
+			}
+			wait = progressEvery
+			c.draw(line())
+		}
+	}()
+	return func() {
+		close(quit)
+		<-done
+	}
+}
+
+func (c *console) draw(line string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// A line that wraps could not be erased.
+	if width, _, err := term.GetSize(int(c.err.f.Fd())); err == nil && width > 0 && len(line) >= width {
+		line = line[:width-1]
+	}
+	_, _ = c.err.f.WriteString("\r\x1b[K" + line)
+	c.drawn = true
+}
+
+// maxLine is the longest line that is kept in memory, in bytes. A longer one is broken.
+const maxLine = 4 << 20
+
+// lines passes on whole lines, each with a prefix. It is safe for concurrent use.
+type lines struct {
+	w      io.Writer
+	prefix []byte
+
+	mu   sync.Mutex
+	rest []byte // of a line that has no end yet
+}
+
+func newLines(w io.Writer, prefix string) *lines { return &lines{w: w, prefix: []byte(prefix)} }
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := bytes.LastIndexByte(p, '\n') + 1
+	if i == 0 {
+		l.rest = append(l.rest, p...)
+		if len(l.rest) >= maxLine {
+			return len(p), l.flush()
+		}
+		return len(p), nil
+	}
+	out := make([]byte, 0, len(l.rest)+i+8*len(l.prefix))
+	for b := p[:i]; len(b) > 0; {
+		n := bytes.IndexByte(b, '\n') + 1
+		out = append(append(append(out, l.prefix...), l.rest...), b[:n]...)
+		l.rest = l.rest[:0]
+		b = b[n:]
+	}
+	l.rest = append(l.rest, p[i:]...)
+	_, err := l.w.Write(out)
+	return len(p), err
+}
+
+// Close passes on a last line that has no end. It gets one.
+func (l *lines) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.flush()
+}
+
+func (l *lines) flush() error {
+	if len(l.rest) == 0 {
+		return nil
+	}
+	out := append(append(append([]byte{}, l.prefix...), l.rest...), '\n')
+	l.rest = nil
+	_, err := l.w.Write(out)
+	return err
+}

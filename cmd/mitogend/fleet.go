@@ -1,0 +1,403 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"mitogend/daemon"
+	"mitogend/importer"
+)
+
+// fleetFlags are those of the commands that do something on targets.
+type fleetFlags struct {
+	targetFlags
+	pathFlags
+	daemonFlags
+	runtimeFlag
+	json         bool
+	prefer       string
+	traceImports bool
+	trace        string
+}
+
+func (f *fleetFlags) register(cmd *cobra.Command, firstPath string) {
+	f.targetFlags.register(cmd)
+	f.pathFlags.register(cmd, firstPath)
+	fs := cmd.Flags()
+	f.daemonFlags.register(fs)
+	f.registerFresh(fs)
+	f.runtimeFlag.register(fs)
+	fs.SetInterspersed(false) // what follows is the program's, or the function's: -1 is a number
+	fs.BoolVar(&f.json, "json", false, "one line of JSON for each target on stdout")
+	fs.StringVar(&f.prefer, "prefer", "target", "whose copy of a module wins when both have it: here or target")
+	fs.StringVar(&f.trace, "trace", "", "write every frame that goes over the wire to `FILE`, decoded, secrets masked")
+	fs.BoolVar(&f.traceImports, "trace-imports", false, "tell afterwards which modules each target was served, when and how")
+}
+
+// fleet does one thing on several targets at once.
+type fleet struct {
+	app      *app
+	flags    *fleetFlags
+	targets  []target
+	secrets  secrets
+	importer *importer.Importer
+	daemon   daemon.Master
+	local    bool    // it is this process's own
+	tracer   *tracer // nil without --trace
+
+	running, done, failed atomic.Int32
+	status                atomic.Int32 // the highest so far
+}
+
+// job is the work on one target.
+type job struct {
+	target target
+	child  daemon.Remote
+	python int // its generation
+	// What is printed goes here: byte by byte for one target, by lines with a prefix for several.
+	stdout, stderr io.WriteCloser
+}
+
+// outcome is what a job gave.
+type outcome struct {
+	Target  string          `json:"target"`
+	OK      bool            `json:"ok"`
+	Result  json.RawMessage `json:"result,omitempty"`
+	Error   *failure        `json:"error,omitempty"`
+	Seconds float64         `json:"seconds"`
+	Imports []importRow     `json:"imports,omitempty"`
+
+	status int
+	silent bool // the error is the program's own business: it has an exit status
+}
+
+// newFleet checks the flags; nothing is started yet. firstPath heads the default module path, script is what importing
+// __main__ gives.
+func newFleet(ctx context.Context, a *app, f *fleetFlags, firstPath string, main *importer.Main, stdin io.Reader) (*fleet, error) {
+	if f.prefer != "here" && f.prefer != "target" {
+		return nil, usagef("--prefer %s: here or target", f.prefer)
+	}
+	targets, err := f.list(stdin)
+	if err == nil {
+		err = f.runtimeFlag.apply(targets)
+	}
+	if err != nil {
+		return nil, err
+	}
+	opt, err := f.options(firstPath)
+	if err != nil {
+		return nil, err
+	}
+	opt.Main = main
+	fl := &fleet{app: a, flags: f, targets: targets}
+	if fl.daemon, err = fl.master(ctx, opt); err != nil {
+		return nil, err
+	}
+	if d, ok := fl.daemon.(*daemon.Daemon); ok {
+		fl.importer, err = d.NewImporter(opt)
+	} else {
+		// To show where modules are, and to find mistakes in the flags.
+		fl.importer, err = importer.New(opt)
+	}
+	if err != nil {
+		return nil, usageError{err}
+	}
+	if fl.secrets, err = f.ask(ctx, targets); err != nil {
+		return nil, err
+	}
+	return fl, nil
+}
+
+// each runs do for every target and shows its outcome. The error is for start.
+func (fl *fleet) each(ctx context.Context, do func(context.Context, *job) *outcome) error {
+	stop := func() {}
+	if len(fl.targets) > 1 && !fl.app.quiet {
+		stop = fl.app.console.progress(fl.progress)
+	}
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, fl.flags.parallel)
+	for _, t := range fl.targets {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		wg.Go(func() {
+			fl.work(ctx, t, do)
+			<-slots
+		})
+	}
+	finished := make(chan struct{})
+	go func() {
+		wg.Wait()
+		fl.shutdown()
+		close(finished)
+	}()
+	fl.await(ctx, finished)
+	stop()
+	if fl.tracer != nil {
+		if err := fl.tracer.close(); err != nil {
+			fl.app.console.complain("--trace %s: %v", fl.flags.trace, cause(err))
+		}
+	}
+	if s := fl.status.Load(); s != statusOK {
+		return statusError(s)
+	}
+	return nil
+}
+
+// How long what is being ended may take: a blocked terminal, say, must not hold the process for ever. It is more than the
+// daemon takes to kill what does not leave.
+const (
+	endTime   = 15 * time.Second
+	hurryTime = 3 * time.Second
+)
+
+// await waits for the end, without limit as long as nothing has been interrupted.
+func (fl *fleet) await(ctx context.Context, finished chan struct{}) {
+	select {
+	case <-finished:
+		return
+	case <-ctx.Done():
+	}
+	limit := time.NewTimer(endTime)
+	defer limit.Stop()
+	select {
+	case <-finished:
+		return
+	case <-limit.C:
+	case <-fl.app.hurry:
+		select {
+		case <-finished:
+		case <-time.After(hurryTime):
+		}
+	}
+}
+
+// shutdown ends what is left; a second signal kills it.
+func (fl *fleet) shutdown() {
+	ctx, cancel := fl.app.closing(endTime)
+	defer cancel()
+	_ = fl.daemon.Shutdown(ctx)
+}
+
+// closing gives the time that a child has to leave: at most d, and none after a second signal.
+func (a *app) closing(d time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	go func() {
+		select {
+		case <-a.hurry:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
+// stuckTime is what a child gets to leave that was interrupted.
+const stuckTime = 1500 * time.Millisecond
+
+// work does the job on one target, from connecting to the last line of output.
+func (fl *fleet) work(ctx context.Context, t target, do func(context.Context, *job) *outcome) {
+	fl.running.Add(1)
+	defer fl.running.Add(-1)
+	started := time.Now()
+	if d := fl.flags.timeout; d > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, d, timeoutError{d})
+		defer cancel()
+	}
+	j := fl.newJob(t)
+	imports := &importTrace{start: started}
+	out := fl.connect(ctx, j, imports)
+	if out == nil {
+		out = do(ctx, j)
+		limit := endTime
+		if ctx.Err() != nil {
+			limit = stuckTime
+		}
+		closing, cancel := fl.app.closing(limit)
+		_ = j.child.Close(closing)
+		cancel()
+	}
+	_ = j.stdout.Close()
+	_ = j.stderr.Close()
+	if stopped(ctx) {
+		return // there is nothing to say about this target
+	}
+	out.Target, out.Seconds = t.name, time.Since(started).Seconds()
+	if fl.flags.traceImports {
+		out.Imports = imports.rows(fl.importer, j.child)
+	}
+	fl.show(j, out)
+}
+
+// stopped tells whether the whole command was interrupted, and not just this target's time is up.
+func stopped(ctx context.Context) bool {
+	var timeout timeoutError
+	return ctx.Err() != nil && !errors.As(context.Cause(ctx), &timeout)
+}
+
+func (fl *fleet) newJob(t target) *job {
+	j := &job{target: t, stdout: keepOpen{fl.app.console.out}, stderr: keepOpen{fl.app.console.err}}
+	if len(fl.targets) > 1 {
+		j.stdout = newLines(fl.app.console.out, t.name+"| ")
+		j.stderr = newLines(fl.app.console.err, t.name+"| ")
+	}
+	return j
+}
+
+// keepOpen is the console's own stream, which no job closes.
+type keepOpen struct{ io.Writer }
+
+func (keepOpen) Close() error { return nil }
+
+// connect gives nil when the child is there.
+func (fl *fleet) connect(ctx context.Context, j *job, imports *importTrace) *outcome {
+	var err error
+	opt := daemon.ConnectOptions{
+		Python: fl.flags.python, Timeout: fl.flags.connectTimeout, Secrets: j.target.passwords(fl.secrets), PreferHere: fl.flags.prefer == "here",
+		OnOutput: func(data []byte) { _, _ = j.stderr.Write(data) },
+		OnLog:    func(l daemon.Log) { fl.app.childLog(j.stderr, l) },
+	}
+	if fl.local {
+		opt.Importer = fl.importer
+		// A daemon's children are shared: nobody's -v changes what they log.
+		opt.LogLevel = fl.app.leastLevel()
+	}
+	if fl.flags.traceImports {
+		opt.OnImport = imports.add
+	}
+	j.child, err = fl.daemon.Open(ctx, j.target.name, j.target.hops, opt)
+	if err != nil {
+		return failed(ctx, err)
+	}
+	j.python = j.child.Version().Major
+	return nil
+}
+
+// failed is the outcome of an error.
+func failed(ctx context.Context, err error) *outcome {
+	f := explain(ctx, err)
+	return &outcome{Error: f, status: f.status()}
+}
+
+// show counts an outcome and prints it.
+func (fl *fleet) show(j *job, out *outcome) {
+	fl.done.Add(1)
+	if !out.OK {
+		fl.failed.Add(1)
+	}
+	for {
+		s := fl.status.Load()
+		if int(s) >= out.status || fl.status.CompareAndSwap(s, int32(out.status)) {
+			break
+		}
+	}
+	c := fl.app.console
+	if fl.flags.json {
+		writeJSON(c.out, out)
+		return
+	}
+	if out.Error != nil && !out.silent {
+		prefix := ""
+		if len(fl.targets) > 1 || len(fl.flags.hosts) > 0 {
+			prefix = strings.TrimSuffix(out.Target, ":") + ": "
+		}
+		c.complain("%s%v", prefix, out.Error)
+		if stack := out.Error.stack(); stack != "" {
+			_, _ = io.WriteString(j.stderr, stack)
+		}
+	}
+	if fl.flags.traceImports {
+		_, _ = io.WriteString(j.stderr, importTable(out.Imports))
+	}
+}
+
+// progress is the line that is shown meanwhile.
+func (fl *fleet) progress() string {
+	return fmt.Sprintf("%d of %s done, %d failed, %d running", fl.done.Load(), several(len(fl.targets), "target"),
+		fl.failed.Load(), fl.running.Load())
+}
+
+// Python's log levels.
+const (
+	levelInfo    = 20
+	levelWarning = 30
+	levelError   = 40
+)
+
+// leastLevel is the level from which on the log records of children are shown.
+func (a *app) leastLevel() int {
+	switch {
+	case a.quiet:
+		return levelError
+	case a.verbose == 0:
+		return levelWarning
+	case a.verbose == 1:
+		return levelInfo
+	}
+	return 1
+}
+
+// childLog prints a record that code in a child has logged.
+func (a *app) childLog(w io.Writer, l daemon.Log) {
+	if l.Level >= a.leastLevel() {
+		fmt.Fprintf(w, "%s %s: %s\n", levelName(l.Level), l.Logger, l.Text)
+	}
+}
+
+func levelName(level int) string {
+	switch {
+	case level < levelInfo:
+		return "DEBUG"
+	case level < levelWarning:
+		return "INFO"
+	case level < levelError:
+		return "WARNING"
+	}
+	return "ERROR"
+}
+
+// logger is the daemon's own log.
+func (a *app) logger() *zap.Logger {
+	level := zap.WarnLevel
+	switch {
+	case a.quiet:
+		level = zap.ErrorLevel
+	case a.verbose == 1:
+		level = zap.InfoLevel
+	case a.verbose > 1:
+		level = zap.DebugLevel
+	}
+	enc := zapcore.NewConsoleEncoder(zapcore.EncoderConfig{
+		LevelKey: "l", MessageKey: "m", ConsoleSeparator: " ",
+		EncodeLevel: func(l zapcore.Level, e zapcore.PrimitiveArrayEncoder) {
+			e.AppendString("mitogend: " + l.String() + ":")
+		},
+	})
+	return zap.New(zapcore.NewCore(enc, zapcore.AddSync(a.console.err), level))
+}
+
+// stdinForOne gives what the program of a single target reads; nil is /dev/null. Several can not share it, and a background
+// job that reads the terminal would be stopped.
+func stdinForOne(n int) io.Reader {
+	if n != 1 || background(os.Stdin) {
+		return nil
+	}
+	return os.Stdin
+}

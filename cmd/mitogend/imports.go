@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"mitogend/daemon"
+	"mitogend/importer"
+)
+
+// importTrace collects what the importer served to one target.
+type importTrace struct {
+	start time.Time
+
+	mu     sync.Mutex
+	events []importRow
+}
+
+// importRow is one module of the waterfall.
+type importRow struct {
+	Module string `json:"module"`
+	// How: answered or refused (the child asked, and waited for a round trip), preloaded or foretold (sent, or told that there
+	// is none, before it asked), duplicate (asked for while it was on its way), forwarded (passed on by the hop before it).
+	How    importer.What `json:"how"`
+	Path   string        `json:"path,omitempty"`
+	Reason string        `json:"reason,omitempty"`
+	Bytes  int           `json:"bytes"`
+	// AtMS is when it was sent, counted from the start of the connection; TookMS how long finding and building took here.
+	AtMS   float64 `json:"at_ms"`
+	TookMS float64 `json:"took_ms"`
+}
+
+func (t *importTrace) add(e importer.Event) {
+	row := importRow{
+		Module: e.Name, How: e.What, Reason: e.Reason, Bytes: e.Bytes,
+		AtMS: milliseconds(time.Since(t.start)), TookMS: milliseconds(e.Took),
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.events = append(t.events, row)
+}
+
+// rows gives the events in their order, with the files that were served.
+func (t *importTrace) rows(im *importer.Importer, c daemon.Remote) []importRow {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range t.events {
+		row := &t.events[i]
+		if row.Reason != "" || c == nil {
+			continue
+		}
+		if m, err := im.Module(context.Background(), row.Module, c.Version()); err == nil {
+			row.Path = m.Path
+		}
+	}
+	return t.events
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// importTable shows the rows as text: a summary, and a line for each.
+func importTable(rows []importRow) string {
+	var b strings.Builder
+	bytes, asked := 0, 0
+	for _, r := range rows {
+		bytes += r.Bytes
+		switch r.How {
+		case importer.Answered, importer.Refused, importer.Duplicate:
+			asked++
+		}
+	}
+	fmt.Fprintf(&b, "imports: %s, %s, %d bytes\n", several(len(rows), "message"), several(asked, "round trip"), bytes)
+	fmt.Fprintf(&b, "%9s  %-9s  %7s  %8s  %s\n", "at ms", "how", "bytes", "took ms", "module")
+	for _, r := range rows {
+		from := r.Path
+		if r.Reason != "" {
+			from = r.Reason
+		}
+		fmt.Fprintf(&b, "%9.1f  %-9s  %7d  %8.1f  %s  %s\n", r.AtMS, r.How, r.Bytes, r.TookMS, r.Module, from)
+	}
+	return b.String()
+}

@@ -1,0 +1,315 @@
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/big"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"mitogend/pyproto"
+)
+
+// The JSON of values, both ways. What JSON lacks is an object with one key that starts with a dollar sign:
+//
+//	{"$bytes": "base64"}    bytes
+//	{"$dict": [[k, v]...]}  a dict with keys that are not text, or that start with a dollar sign
+//	{"$float": "nan"}       nan, inf, -inf
+//	{"$context": id}        a reference to an interpreter; {"$sender": [id, handle]} to a receiver there
+const (
+	keyBytes   = "$bytes"
+	keyDict    = "$dict"
+	keyFloat   = "$float"
+	keyContext = "$context"
+	keySender  = "$sender"
+)
+
+// jsonWriter writes a decoded Python value.
+type jsonWriter struct {
+	buf bytes.Buffer
+	// plain2 writes bytes that are UTF-8 as text: Python 2's plain strings arrive as bytes.
+	plain2 bool
+}
+
+// toJSON gives the value on one line. python2 says that it comes from a Python 2.
+func toJSON(v any, python2 bool) json.RawMessage {
+	w := jsonWriter{plain2: python2}
+	w.value(v)
+	return w.buf.Bytes()
+}
+
+func (w *jsonWriter) value(v any) {
+	switch v := v.(type) {
+	case nil:
+		w.buf.WriteString("null")
+	case bool:
+		w.buf.WriteString(strconv.FormatBool(v))
+	case int64:
+		w.buf.WriteString(strconv.FormatInt(v, 10))
+	case *big.Int:
+		w.buf.WriteString(v.String())
+	case float64:
+		w.float(v)
+	case string:
+		w.text(v)
+	case []byte:
+		if w.plain2 && utf8.Valid(v) {
+			w.text(string(v))
+			return
+		}
+		w.bytes(v)
+	case pyproto.Blob:
+		w.bytes(v)
+	case []any:
+		w.list(v)
+	case pyproto.Tuple:
+		w.list(v)
+	case *pyproto.Dict:
+		w.dict(v)
+	case pyproto.Kwargs:
+		d := pyproto.NewDict(len(v))
+		for _, arg := range v {
+			_ = d.Set(arg.Name, arg.Value) // text can be a key
+		}
+		w.dict(d)
+	case pyproto.Context:
+		fmt.Fprintf(&w.buf, `{"%s":%d}`, keyContext, v.ID)
+	case pyproto.Sender:
+		fmt.Fprintf(&w.buf, `{"%s":[%d,%d]}`, keySender, v.Context, v.Handle)
+	default:
+		// Secret among them, which masks itself.
+		w.text(fmt.Sprint(v))
+	}
+}
+
+func (w *jsonWriter) text(s string) {
+	enc := json.NewEncoder(&w.buf)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(s) // a string and a Buffer: cannot fail
+	w.buf.Truncate(w.buf.Len() - 1)
+}
+
+func (w *jsonWriter) bytes(b []byte) {
+	fmt.Fprintf(&w.buf, `{"%s":"%s"}`, keyBytes, base64.StdEncoding.EncodeToString(b))
+}
+
+func (w *jsonWriter) float(f float64) {
+	if math.IsNaN(f) || math.IsInf(f, 0) {
+		name := strings.ToLower(strings.TrimPrefix(strconv.FormatFloat(f, 'g', -1, 64), "+"))
+		fmt.Fprintf(&w.buf, `{"%s":"%s"}`, keyFloat, name)
+		return
+	}
+	// As Python writes it.
+	format := byte('f')
+	if abs := math.Abs(f); abs != 0 && (abs < 1e-4 || abs >= 1e16) {
+		format = 'e'
+	}
+	s := strconv.FormatFloat(f, format, -1, 64)
+	if !strings.ContainsAny(s, ".e") {
+		s += ".0"
+	}
+	w.buf.WriteString(s)
+}
+
+func (w *jsonWriter) list(items []any) {
+	w.buf.WriteByte('[')
+	for i, v := range items {
+		if i > 0 {
+			w.buf.WriteByte(',')
+		}
+		w.value(v)
+	}
+	w.buf.WriteByte(']')
+}
+
+// key gives a dict key as text, if it can be one.
+func (w *jsonWriter) key(k any) (string, bool) {
+	s, ok := k.(string)
+	if b, isBytes := k.([]byte); isBytes && w.plain2 && utf8.Valid(b) {
+		s, ok = string(b), true
+	}
+	return s, ok && !strings.HasPrefix(s, "$")
+}
+
+func (w *jsonWriter) dict(d *pyproto.Dict) {
+	seen := make(map[string]bool, d.Len())
+	for k := range d.All() {
+		s, ok := w.key(k)
+		if !ok || seen[s] { // u'é' and its UTF-8 are two keys of one dict in Python 2
+			w.pairs(d)
+			return
+		}
+		seen[s] = true
+	}
+	w.buf.WriteByte('{')
+	first := true
+	for k, v := range d.All() {
+		if !first {
+			w.buf.WriteByte(',')
+		}
+		first = false
+		s, _ := w.key(k)
+		w.text(s)
+		w.buf.WriteByte(':')
+		w.value(v)
+	}
+	w.buf.WriteByte('}')
+}
+
+func (w *jsonWriter) pairs(d *pyproto.Dict) {
+	fmt.Fprintf(&w.buf, `{"%s":[`, keyDict)
+	first := true
+	for k, v := range d.All() {
+		if !first {
+			w.buf.WriteByte(',')
+		}
+		first = false
+		w.list([]any{k, v})
+	}
+	w.buf.WriteString("]}")
+}
+
+// writeJSON writes one line.
+func writeJSON(w io.Writer, v any) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		panic(fmt.Sprintf("mitogend: %T does not fit into JSON: %v", v, err)) // our own types and checked numbers do
+	}
+	_, _ = w.Write(b.Bytes()) // the console notes a failure
+}
+
+// fromJSON reads one JSON value as the Python value that it stands for.
+func fromJSON(text string) (any, error) {
+	if !utf8.ValidString(text) {
+		return nil, errors.New("not valid UTF-8")
+	}
+	if !json.Valid([]byte(text)) {
+		return nil, errors.New("not valid JSON")
+	}
+	dec := json.NewDecoder(strings.NewReader(text))
+	dec.UseNumber()
+	v, err := readJSON(dec)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return nil, errors.New("more than one value")
+	}
+	return v, nil
+}
+
+func readJSON(dec *json.Decoder) (any, error) {
+	tok, err := dec.Token()
+	if err != nil {
+		return nil, err
+	}
+	switch tok := tok.(type) {
+	case json.Number:
+		return number(tok.String())
+	case json.Delim:
+		if tok == '[' {
+			return readList(dec)
+		}
+		return readObject(dec)
+	}
+	return tok, nil
+}
+
+func readList(dec *json.Decoder) (any, error) {
+	list := []any{}
+	for dec.More() {
+		v, err := readJSON(dec)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, v)
+	}
+	_, err := dec.Token()
+	return list, err
+}
+
+func readObject(dec *json.Decoder) (any, error) {
+	d := pyproto.NewDict(0)
+	for dec.More() {
+		k, err := dec.Token()
+		if err != nil {
+			return nil, err
+		}
+		v, err := readJSON(dec)
+		if err != nil {
+			return nil, err
+		}
+		if err := d.Set(k, v); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := dec.Token(); err != nil {
+		return nil, err
+	}
+	if d.Len() == 1 {
+		if k, v := d.At(0); strings.HasPrefix(k.(string), "$") {
+			return special(k.(string), v)
+		}
+	}
+	return d, nil
+}
+
+// number keeps integers of any size exact.
+func number(s string) (any, error) {
+	if strings.ContainsAny(s, ".eE") {
+		return strconv.ParseFloat(s, 64)
+	}
+	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
+		return n, nil
+	}
+	n, ok := new(big.Int).SetString(s, 10)
+	if !ok {
+		return nil, fmt.Errorf("bad number %s", s)
+	}
+	return n, nil
+}
+
+// special reads the objects that stand for what JSON lacks.
+func special(key string, v any) (any, error) {
+	text, isText := v.(string)
+	list, isList := v.([]any)
+	switch {
+	case key == keyBytes && isText:
+		b, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", keyBytes, err)
+		}
+		return b, nil
+	case key == keyFloat && isText:
+		f, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %q is no float", keyFloat, text)
+		}
+		return f, nil
+	case key == keyDict && isList:
+		d := pyproto.NewDict(len(list))
+		for _, item := range list {
+			pair, ok := item.([]any)
+			if !ok || len(pair) != 2 {
+				return nil, fmt.Errorf("%s: an item is no pair of key and value", keyDict)
+			}
+			if l, isList := pair[0].([]any); isList {
+				pair[0] = pyproto.Tuple(l) // a list cannot be a key
+			}
+			if err := d.Set(pair[0], pair[1]); err != nil {
+				return nil, fmt.Errorf("%s: %w", keyDict, err)
+			}
+		}
+		return d, nil
+	}
+	// Somebody's own key.
+	return pyproto.DictOf(key, v), nil
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/term"
+)
+
+// secrets are the passwords that were asked for on the terminal.
+type secrets struct{ ssh, become string }
+
+var becomeMethods = []string{"sudo", "su", "doas"}
+
+// For gives the password of a hop; it is daemon.ConnectOptions.Secrets.
+func (s secrets) For(_ int, method string) (string, bool) {
+	switch {
+	case method == "ssh":
+		return s.ssh, s.ssh != ""
+	case slices.Contains(becomeMethods, method):
+		return s.become, s.become != ""
+	}
+	return "", false
+}
+
+// ask asks for what the flags say, as far as a target needs it.
+func (t *targetFlags) ask(ctx context.Context, targets []target) (s secrets, err error) {
+	if t.askPass && needs(targets, "ssh") {
+		if s.ssh, err = askPassword(ctx, "--ask-pass", "SSH password: "); err != nil {
+			return s, err
+		}
+	}
+	if t.askBecome && needs(targets, becomeMethods...) {
+		s.become, err = askPassword(ctx, "--ask-become-pass", "Become password: ")
+	}
+	return s, err
+}
+
+// askPassword asks on the controlling terminal, whatever stdin is, and gives the terminal back as it was when ctx ends.
+func askPassword(ctx context.Context, flag, prompt string) (string, error) {
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return "", usagef("%s: there is no terminal to ask on; give password_env=NAME or password_file=PATH in the target instead", flag)
+	}
+	fd := int(tty.Fd())
+	before, err := term.GetState(fd)
+	if err != nil {
+		return "", usagef("%s: %w", flag, err)
+	}
+	fmt.Fprint(tty, prompt)
+	type answer struct {
+		text []byte
+		err  error
+	}
+	read := make(chan answer, 1)
+	go func() {
+		text, err := term.ReadPassword(fd)
+		read <- answer{text, err}
+	}()
+	select {
+	case <-ctx.Done():
+		// The read can not be ended; the process is about to.
+		_ = term.Restore(fd, before)
+		fmt.Fprintln(tty)
+		return "", context.Cause(ctx)
+	case a := <-read:
+		fmt.Fprintln(tty)
+		_ = tty.Close()
+		if a.err == nil && len(a.text) == 0 {
+			a.err = errors.New("no password was typed")
+		}
+		if a.err != nil {
+			return "", usagef("%s: %w", flag, a.err)
+		}
+		return string(a.text), nil
+	}
+}

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mitogend/bootstrap"
+)
+
+// target is one place to run something on.
+type target struct {
+	name    string // as the user wrote it, or the inventory's name of the host
+	hops    []bootstrap.Hop
+	secrets map[int]bootstrap.Secret // passwords of the inventory, by hop
+}
+
+// targetFlags say where to run something.
+type targetFlags struct {
+	inventoryFlags
+	hosts          []string
+	python         []string
+	parallel       int
+	connectTimeout time.Duration
+	timeout        time.Duration
+	askPass        bool
+	askBecome      bool
+}
+
+func (t *targetFlags) register(cmd *cobra.Command) {
+	f := cmd.Flags()
+	t.inventoryFlags.register(cmd)
+	f.StringArrayVarP(&t.hosts, "host", "H", nil, "`TARGET` such as local:, ssh:web1, ssh:web1+sudo:root, or a name or pattern of the inventory; repeatable, also comma-separated; @FILE reads one a line (default local:)")
+	f.StringSliceVar(&t.python, "python", nil, "interpreters to try, in order, on every target (default python3,python,python2)")
+	f.IntVarP(&t.parallel, "parallel", "p", 32, "targets at once")
+	f.DurationVar(&t.connectTimeout, "connect-timeout", bootstrap.DefaultTimeout, "for each hop of a target to come up")
+	f.DurationVar(&t.timeout, "timeout", 0, "for all that is done on a target, connecting included (default none)")
+	f.BoolVar(&t.askPass, "ask-pass", false, "ask once for the password of all ssh hops that name none")
+	f.BoolVar(&t.askBecome, "ask-become-pass", false, "ask once for the password of all sudo, su and doas hops that name none")
+}
+
+// check finds what no target could do with.
+func (t *targetFlags) check() error {
+	switch {
+	case t.parallel < 1:
+		return usagef("--parallel %d: at least 1", t.parallel)
+	case t.connectTimeout <= 0:
+		return usagef("--connect-timeout %v: must be greater than 0", t.connectTimeout)
+	case t.timeout < 0:
+		return usagef("--timeout %v: must not be negative", t.timeout)
+	}
+	for _, p := range t.python {
+		if p == "" || strings.HasPrefix(p, "-") || strings.ContainsAny(p, "\x00\n\r") {
+			return usagef("--python: %q is no interpreter", p)
+		}
+	}
+	return nil
+}
+
+// list reads the -H flags and checks the targets. stdin is read for @-.
+func (t *targetFlags) list(stdin io.Reader) ([]target, error) {
+	targets, err := t.read(stdin)
+	for i := 0; err == nil && i < len(targets); i++ {
+		err = targets[i].check()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return targets, nil
+}
+
+// read is list without the check of each target.
+func (t *targetFlags) read(stdin io.Reader) ([]target, error) {
+	if err := t.check(); err != nil {
+		return nil, err
+	}
+	hosts := t.hosts
+	if len(hosts) == 0 {
+		hosts = []string{"local:"}
+	}
+	var out []target
+	for _, value := range hosts {
+		names := splitTargets(value)
+		if file, ok := strings.CutPrefix(value, "@"); ok {
+			var err error
+			if names, err = readTargets(file, stdin); err != nil {
+				return nil, err
+			}
+		}
+		list, err := t.resolve(names)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, list...)
+	}
+	return out, nil
+}
+
+// startsTarget matches what can only be the beginning of another target, not a part of a value.
+var startsTarget = regexp.MustCompile(`^[a-z]+:`)
+
+// splitTargets splits at commas. After a question mark a comma belongs to the value (python=python3.9,python3) unless METHOD:
+// follows.
+func splitTargets(s string) []string {
+	var out []string
+	for _, part := range strings.Split(s, ",") {
+		last := len(out) - 1
+		if last >= 0 && strings.Contains(out[last], "?") && !startsTarget.MatchString(part) {
+			out[last] += "," + part
+			continue
+		}
+		out = append(out, strings.TrimSpace(part))
+	}
+	return out
+}
+
+// readTargets reads a file with one target a line; # begins a comment line.
+func readTargets(file string, stdin io.Reader) ([]string, error) {
+	r := stdin
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, usagef("-H @%s: %w", file, cause(err))
+		}
+		defer f.Close()
+		r = f
+	}
+	var out []string
+	s := bufio.NewScanner(r)
+	s.Buffer(nil, bootstrap.MaxTarget+2)
+	for s.Scan() {
+		if line := strings.TrimSpace(s.Text()); line != "" && line[0] != '#' {
+			out = append(out, line)
+		}
+	}
+	if err := s.Err(); err != nil {
+		return nil, usagef("-H @%s: %w", file, cause(err))
+	}
+	if len(out) == 0 {
+		return nil, usagef("-H @%s: there is no target in it", file)
+	}
+	return out, nil
+}
+
+// readTarget reads a target that is written out.
+func readTarget(name string) (target, error) {
+	hops, err := bootstrap.ParseTarget(name)
+	if err != nil {
+		return target{}, usageError{plain(err)}
+	}
+	return target{name: name, hops: hops}, nil
+}
+
+// check finds what is wrong with a target as far as that is possible without connecting.
+func (t target) check() error {
+	for _, hop := range t.hops {
+		hop = hop.Resolved()
+		args, err := hop.Options()
+		if err == nil {
+			_, err = bootstrap.Build(hop.Method, args, bootstrap.Boot{Stub: "pass"})
+		}
+		if err != nil {
+			return usagef("target %s: %w", t.name, plain(err))
+		}
+	}
+	return nil
+}
+
+// needs tells whether one of the targets has a hop of these methods that names no password.
+func needs(targets []target, methods ...string) bool {
+	for _, t := range targets {
+		for i, hop := range t.hops {
+			hop = hop.Resolved()
+			if t.secrets[i] != "" {
+				continue
+			}
+			for _, m := range methods {
+				if hop.Method == m && hop.Args["password_env"] == "" && hop.Args["password_file"] == "" {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// several names n things.
+func several(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
+}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"mitogend/daemon"
+	"mitogend/pyproto"
+)
+
+// tracer writes each frame as a line: when, in which direction, whose stream, header, and the payload as JSON.
+type tracer struct {
+	start time.Time
+
+	mu sync.Mutex
+	f  *os.File
+	w  *bufio.Writer
+}
+
+// newTracer makes the file of --trace. What goes over the wire is nobody else's business.
+func newTracer(path string) (*tracer, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, usagef("--trace %s: %w", path, cause(err))
+	}
+	return &tracer{start: time.Now(), f: f, w: bufio.NewWriter(f)}, nil
+}
+
+// frame is daemon.Options.Trace.
+func (t *tracer) frame(f daemon.Frame) {
+	text := frameText(f)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	fmt.Fprintf(t.w, "%9.3f ms %s", milliseconds(time.Since(t.start)), text)
+}
+
+func (t *tracer) close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	err := t.w.Flush()
+	if e := t.f.Close(); err == nil {
+		err = e
+	}
+	return err
+}
+
+func frameText(f daemon.Frame) string {
+	arrow := "<-"
+	if f.Out {
+		arrow = "->"
+	}
+	h := f.Header
+	reply := h.ReplyTo.String()
+	if h.ReplyTo == 0 {
+		reply = "none"
+	}
+	return fmt.Sprintf("%s %s %v dst=%d src=%d auth=%d reply=%s enc=%v %d bytes  %s\n", arrow, f.Peer, h.Handle, h.Dst, h.Src, h.Auth,
+		reply, h.Enc, len(f.Payload), clip(payloadText(h, f.Payload)))
+}
+
+// maxShown is how much of a payload a trace shows, in bytes.
+const maxShown = 500
+
+func clip(text string) string {
+	if len(text) > maxShown {
+		return strings.ToValidUTF8(text[:maxShown], "") + "..."
+	}
+	return text
+}
+
+// payloadText decodes a payload.
+func payloadText(h pyproto.Header, payload []byte) string {
+	switch {
+	case len(payload) == 0:
+		return ""
+	case h.ReplyTo == pyproto.IsDead || h.Enc == pyproto.EncBIN || h.Enc == pyproto.EncMGC && h.Handle.Raw():
+		return quoted(payload)
+	}
+	v, err := pyproto.Unmarshal(payload)
+	if err != nil {
+		if payload[0] != 0x80 { // no pickle at all
+			return quoted(payload)
+		}
+		return strings.Join(strings.Fields(pyproto.Disassemble(payload)), " ") + " (" + err.Error() + ")"
+	}
+	if e, ok := v.(*pyproto.CallError); ok {
+		return "CallError " + quoted([]byte(e.Text))
+	}
+	return string(toJSON(masked(v), false))
+}
+
+func quoted(b []byte) string { return fmt.Sprintf("%q", b[:min(len(b), maxShown)]) }
+
+// secretKey matches the names of what may be a secret. The launcher of a hop gets its answers to prompts under "answer".
+var secretKey = regexp.MustCompile(`(?i)pass|secret|token|^answer$`)
+
+const mask = "******"
+
+// masked gives the value with a mask in the place of what stands under a secret's name, and of long bytes.
+func masked(v any) any {
+	switch v := v.(type) {
+	case []any:
+		return maskedList(v)
+	case pyproto.Tuple:
+		return maskedList(v)
+	case []byte:
+		return blobText(v)
+	case pyproto.Blob:
+		return blobText(v)
+	case pyproto.Kwargs:
+		d := pyproto.NewDict(len(v))
+		for _, arg := range v {
+			_ = d.Set(arg.Name, maskedItem(arg.Name, arg.Value)) // text can be a key
+		}
+		return d
+	case *pyproto.Dict:
+		d := pyproto.NewDict(v.Len())
+		for key, value := range v.All() {
+			_ = d.Set(key, maskedItem(key, value)) // it was a key before
+		}
+		return d
+	}
+	return v
+}
+
+func maskedList(items []any) []any {
+	out := make([]any, len(items))
+	for i, v := range items {
+		out[i] = masked(v)
+	}
+	return out
+}
+
+func maskedItem(key, value any) any {
+	name, _ := key.(string)
+	if b, ok := key.([]byte); ok {
+		name = string(b)
+	}
+	switch value.(type) {
+	case string, []byte, pyproto.Blob:
+		if secretKey.MatchString(name) {
+			return mask
+		}
+	}
+	return masked(value)
+}
+
+// blobText keeps a trace readable: sources are compressed, and long.
+func blobText(b []byte) any {
+	if len(b) <= 64 {
+		return b
+	}
+	return fmt.Sprintf("(%d bytes)", len(b))
+}

@@ -1,0 +1,142 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"mitogend/bootstrap"
+	"mitogend/pyproto"
+	"mitogend/python"
+)
+
+// connectHandle is ours alone: code in a child asks for a child of its own (python/connect.py).
+const connectHandle pyproto.Handle = 991
+
+// behindRequest is what connectHandle takes. Beside the connection methods there are "fork", for a process that the child
+// forks off itself, and "unfork" when that has failed.
+type behindRequest struct {
+	Method   string         `py:"method"`
+	Name     *string        `py:"name"`
+	Via      uint32         `py:"via"`      // who starts it: the child itself or one behind it; with unfork what was to be forked
+	Launcher uint32         `py:"launcher"` // a handle of the child that asks
+	Args     map[string]any `py:"args"`
+}
+
+type behindReply struct {
+	ID     uint32  `py:"id"`
+	Name   *string `py:"name"`
+	Config string  `py:"config"` // of a process that is forked off
+	Error  *string `py:"error"`
+}
+
+// onConnect handles connectHandle. It runs on a readLoop.
+func (d *Daemon) onConnect(h pyproto.Header, payload []byte) {
+	c := d.child(h.Src)
+	if c == nil {
+		d.refuse(h, fmt.Sprintf("context %d was not connected by this daemon", h.Src))
+		return
+	}
+	var r behindRequest
+	if err := pyproto.Decode(payload, &r); err != nil {
+		d.refuse(h, err.Error())
+		return
+	}
+	if d.enter() != nil {
+		return
+	}
+	go func() {
+		defer d.wg.Done()
+		up, err := c.connectBehind(d.alive, &r)
+		if err != nil {
+			text := err.Error()
+			up.Error = &text
+		}
+		if reply, err := pyproto.Marshal(up.dict()); err == nil {
+			_ = d.post(h.Src, h.ReplyTo, 0, reply)
+		}
+	}()
+}
+
+func (up *behindReply) dict() map[string]any {
+	m := map[string]any{"id": int64(up.ID), "config": up.Config, "name": nil, "error": nil}
+	if up.Name != nil {
+		m["name"] = *up.Name
+	}
+	if up.Error != nil {
+		m["error"] = *up.Error
+	}
+	return m
+}
+
+// connectBehind makes a child that c's code has asked for.
+func (c *Child) connectBehind(ctx context.Context, r *behindRequest) (up behindReply, err error) {
+	via := c.d.child(pyproto.ContextID(r.Via))
+	if via == nil || !via.isBehind(c) {
+		return up, fmt.Errorf("context %d is not a child of %s", r.Via, c.name)
+	}
+	if r.Method == "unfork" {
+		if via.method == "fork" && via.via == c && c.d.children.CompareAndDelete(via.id, via) {
+			via.end("it could not be forked")
+		}
+		return up, nil
+	}
+	if r.Launcher != 0 {
+		c.launcher.CompareAndSwap(0, r.Launcher)
+	}
+	next := c.d.newChild(ConnectOptions{Importer: c.opt.Importer, Policy: c.opt.Policy, OnLog: c.opt.OnLog, OnOutput: c.opt.OnOutput}, r.Method)
+	next.via, next.stream, next.responder = via, via.stream, via.responder
+	next.name = fmt.Sprintf("%s+%s:", via.name, r.Method)
+	if r.Name != nil {
+		next.name = *r.Name
+	}
+	next.opt.Name = next.name
+	next.unidirectional = via.unidirectional || isTrue(r.Args["unidirectional"])
+	if r.Method == "fork" {
+		next.setVersion(via.hexVersion.Load())
+		if up.Config, err = python.Literal(next.config()); err != nil {
+			return up, err
+		}
+		c.d.children.Store(next.id, next)
+	} else {
+		plan, err := bootstrap.Build(r.Method, r.Args, bootstrap.Boot{
+			Stub: python.Stub(), Args: []string{"mitogend:" + psName(next.name)}, Elsewhere: true,
+		})
+		if err != nil {
+			return up, plain(err)
+		}
+		if via.runtime != nil {
+			return up, fmt.Errorf("%s runs %s: %w", via.name, via.runtime, ErrRuntime)
+		}
+		if err := via.launch(ctx, next, plan); err != nil {
+			return up, plain(err)
+		}
+	}
+	c.d.event(Connected, next, "")
+	up.ID, up.Name = uint32(next.id), r.Name
+	return up, nil
+}
+
+// plain is an error without our package's name, for a traceback in a child.
+func plain(err error) error { return errors.New(strings.TrimPrefix(err.Error(), "bootstrap: ")) }
+
+// isBehind tells whether c is x, or reached through it.
+func (c *Child) isBehind(x *Child) bool {
+	for ; c != nil; c = c.via {
+		if c == x {
+			return true
+		}
+	}
+	return false
+}
+
+// endUnrouted ends the children behind a lost stream that have not told of their routes.
+func (d *Daemon) endUnrouted(s *stream, reason string) {
+	d.children.Range(func(id, v any) bool {
+		if c := v.(*Child); c.stream == s && d.children.CompareAndDelete(id, c) {
+			c.end(reason)
+		}
+		return true
+	})
+}

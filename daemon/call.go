@@ -1,0 +1,236 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"mitogend/importer"
+	"mitogend/pyproto"
+)
+
+// Result is the outcome of a call. Its methods give the same answer each time.
+type Result struct {
+	value any
+	err   error
+}
+
+// Err is nil, *pyproto.CallError when Python raised, *DeadError when the child is gone or has no such handle, or the
+// context's error.
+func (r *Result) Err() error { return r.err }
+
+// Value gives what the function returned; package pyproto has the table of types.
+func (r *Result) Value() (any, error) { return r.value, r.err }
+
+// Decode stores what the function returned in *dst, by the rules of pyproto.Assign.
+func (r *Result) Decode(dst any) error {
+	if r.err != nil {
+		return r.err
+	}
+	return pyproto.Assign(dst, r.value)
+}
+
+// Pending is a call that was sent.
+type Pending struct {
+	c      *Child
+	handle pyproto.Handle
+	w      *waiter
+	err    error // it was not sent
+}
+
+// waiter is where the reply to one call arrives.
+type waiter struct{ reply chan reply }
+
+type reply struct {
+	h       pyproto.Header
+	payload []byte
+}
+
+var waiters = sync.Pool{New: func() any { return &waiter{reply: make(chan reply, 1)} }}
+
+func (w *waiter) deliver(h pyproto.Header, payload []byte, shared bool) {
+	if shared {
+		payload = append(make([]byte, 0, len(payload)), payload...)
+	}
+	w.reply <- reply{h, payload}
+}
+
+// Call runs a function in the child and waits for what it returns. fn is MODULE:FUNCTION or MODULE:CLASS.METHOD, the
+// latter for class methods and static methods. args are positional; a last one of type pyproto.Kwargs gives keyword
+// arguments. Calls to one child run one at a time, in the order in which they were sent.
+//
+// When ctx ends, Call returns at once and the function goes on in the child; its result is dropped.
+func (c *Child) Call(ctx context.Context, fn string, args ...any) *Result {
+	return c.Start(ctx, fn, args...).Result(ctx)
+}
+
+// Start is the first half of Call: it sends. ctx limits the wait for room in the child's queue.
+func (c *Child) Start(ctx context.Context, fn string, args ...any) *Pending {
+	p := &Pending{c: c}
+	payload, err := c.encode(ctx, "", fn, args)
+	if err != nil {
+		p.err = err
+		return p
+	}
+	p.w = waiters.Get().(*waiter)
+	p.handle = c.d.handles.add(handler{fn: p.w.deliver, respondent: c.id, once: true})
+	if err := c.sendCall(ctx, p.handle, payload); err != nil {
+		c.d.handles.remove(p.handle)
+		p.err = err
+	}
+	return p
+}
+
+// Notify runs a function in the child and does not ask for its result; a failure is logged.
+func (c *Child) Notify(ctx context.Context, fn string, args ...any) error {
+	payload, err := c.encode(ctx, "", fn, args)
+	if err != nil {
+		return err
+	}
+	return c.sendCall(ctx, 0, payload)
+}
+
+// Result waits for the reply. It must be called exactly once.
+func (p *Pending) Result(ctx context.Context) *Result {
+	if p.err != nil {
+		return &Result{err: p.err}
+	}
+	select {
+	case r := <-p.w.reply:
+		waiters.Put(p.w)
+		return p.c.result(r)
+	default:
+	}
+	select {
+	case r := <-p.w.reply:
+		waiters.Put(p.w)
+		return p.c.result(r)
+	case <-ctx.Done():
+		if p.c.d.handles.remove(p.handle) {
+			// Nobody will use the waiter any more.
+			waiters.Put(p.w)
+		}
+		return &Result{err: context.Cause(ctx)}
+	}
+}
+
+func (c *Child) result(r reply) *Result {
+	if r.h.ReplyTo == pyproto.IsDead {
+		if err := c.gone(); err != nil {
+			return &Result{err: err}
+		}
+		return &Result{err: &DeadError{Target: c.name, Reason: string(r.payload)}}
+	}
+	if r.h.Enc == pyproto.EncBIN {
+		return &Result{value: r.payload}
+	}
+	v, err := pyproto.DecodeOptions{Alias: true}.Unmarshal(r.payload)
+	if err != nil {
+		return &Result{err: fmt.Errorf("daemon: %s: the result can not be read: %w", c.name, err)}
+	}
+	if e, ok := v.(*pyproto.CallError); ok {
+		return &Result{err: e}
+	}
+	return &Result{value: v}
+}
+
+// encode makes the payload of CALL_FUNCTION, after it has sent the modules that the function's module imports.
+func (c *Child) encode(ctx context.Context, chain, fn string, args []any) ([]byte, error) {
+	module, name, ok := strings.Cut(fn, ":")
+	if !ok || module == "" || name == "" {
+		return nil, fmt.Errorf("daemon: %q is not MODULE:FUNCTION", fn)
+	}
+	class, method, isMethod := strings.Cut(name, ".")
+	if !isMethod {
+		class, method = "", name
+	}
+	call := pyproto.Call{ChainID: chain, Module: module, Class: class, Function: method, Args: args, Py3: c.Version().Major == 3}
+	if n := len(args); n > 0 {
+		if kwargs, ok := args[n-1].(pyproto.Kwargs); ok {
+			call.Args, call.Kwargs = args[:n-1], kwargs
+		}
+	}
+	if _, done := c.pushed.Load(module); !done {
+		if err := c.Push(ctx, module); err != nil {
+			return nil, err
+		}
+	}
+	payload, err := call.AppendPickle(make([]byte, 0, 128))
+	if err != nil {
+		return nil, fmt.Errorf("daemon: %s: an argument can not be sent: %w", fn, err)
+	}
+	if err := c.guard(ctx, module); err != nil {
+		return nil, err
+	}
+	return payload, nil
+}
+
+// guard has the child watched before the first function of a user's is called there: when the connection is lost, its own code may
+// be kept from noticing by a function that never gives up the interpreter's lock. Children behind it are watched by it.
+func (c *Child) guard(ctx context.Context, module string) error {
+	if c.via != nil || c.runtime != nil || c.stream.proc == nil || strings.HasPrefix(module, "mitogen.") || c.guarded.Swap(true) {
+		return nil
+	}
+	if err := c.Push(ctx, "mitogen.guard"); err != nil {
+		return err
+	}
+	call := pyproto.Call{Module: "mitogen.guard", Function: "start", Py3: c.Version().Major == 3}
+	payload, err := call.AppendPickle(nil)
+	if err != nil {
+		return fmt.Errorf("daemon: mitogen.guard: %w", err)
+	}
+	return c.sendCall(ctx, 0, payload)
+}
+
+// Push sends modules, with all that importing them will load from here, before the child asks for them.
+func (c *Child) Push(ctx context.Context, modules ...string) error {
+	var err error
+	if c.via == nil {
+		err = c.responder.Push(ctx, modules...)
+	} else {
+		err = c.responder.Forward(ctx, uint32(c.id), c.Version(), modules...)
+	}
+	if err != nil {
+		if errors.Is(err, importer.ErrClosed) {
+			// The connection is being torn down, which takes a moment to learn why.
+			select {
+			case <-c.closed:
+			case <-ctx.Done():
+			}
+		}
+		if gone := c.gone(); gone != nil {
+			return gone
+		}
+		return fmt.Errorf("daemon: %s: %w", c.name, err)
+	}
+	for _, m := range modules {
+		c.pushed.Store(m, nil)
+	}
+	return nil
+}
+
+func (c *Child) sendCall(ctx context.Context, replyTo pyproto.Handle, payload []byte) error {
+	if len(payload) > c.d.opt.MaxMessage {
+		return fmt.Errorf("daemon: %s: the arguments are %d bytes; at most %d are sent", c.name, len(payload), c.d.opt.MaxMessage)
+	}
+	if err := c.gone(); err != nil {
+		return err
+	}
+	h := pyproto.Header{Enc: pyproto.EncMGC, Dst: c.id, Handle: pyproto.CallFunction, ReplyTo: replyTo}
+	if err := c.send(ctx, newFrame(h, payload)); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if gone := c.gone(); gone != nil {
+			return gone
+		}
+		return &DeadError{Target: c.name, Reason: err.Error(), Lost: c.stream.failure() != nil}
+	}
+	// The child may have gone between the check and now, and then nobody would end the wait.
+	if err := c.gone(); err != nil && replyTo != 0 && c.d.handles.remove(replyTo) {
+		return err
+	}
+	return nil
+}

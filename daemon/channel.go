@@ -1,0 +1,240 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"sync"
+
+	"mitogend/pyproto"
+)
+
+// channelWindow is how many bytes of messages are on the way in each direction at most, or one message that is larger. The
+// child counts the same (channel.py).
+const channelWindow = 1 << 20
+
+// Channel is a function that runs in a child, with messages to it and from it. Both directions have flow control: a sender waits
+// until the other side has taken what was sent before. Its methods may be called from several goroutines, Recv from one at
+// a time.
+type Channel struct {
+	c      *Child
+	handle pyproto.Handle
+	call   *Tracked
+
+	changed chan struct{} // one token: for Recv, look again
+	room    chan struct{} // one token: for Send, look again
+
+	// mu protects the following. Nothing is locked under it.
+	mu       sync.Mutex
+	peer     pyproto.Handle // 0 until the child has told
+	queue    [][]byte
+	waiting  int   // bytes in queue
+	unread   int   // bytes sent that the child has not taken
+	closed   bool  // by us
+	finished bool  // the function has ended
+	err      error // what follows the queue; set once
+	sendErr  error
+}
+
+// Open calls a function in the child with a channel as its first argument, before args. It occupies the child until the function
+// returns, as any call does. o.Chain is not looked at.
+func (c *Child) Open(ctx context.Context, o CallOptions, fn string, args ...any) (*Channel, error) {
+	if c.runtime != nil {
+		return nil, fmt.Errorf("daemon: %s runs %s, which has no channels with flow control: %w; use a Receiver", c.name, c.runtime, ErrRuntime)
+	}
+	module, name, ok := strings.Cut(fn, ":")
+	if !ok || module == "" || name == "" {
+		return nil, fmt.Errorf("daemon: %q is not MODULE:FUNCTION", fn)
+	}
+	class, function, isMethod := strings.Cut(name, ".")
+	var klass any = class
+	if !isMethod {
+		klass, function = nil, name
+	}
+	var kwargs pyproto.Kwargs
+	if n := len(args); n > 0 {
+		if kw, ok := args[n-1].(pyproto.Kwargs); ok {
+			args, kwargs = args[:n-1], kw
+		}
+	}
+	if err := c.Push(ctx, module); err != nil {
+		return nil, err
+	}
+	ch := &Channel{c: c, changed: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+	ch.handle = c.d.handles.add(handler{fn: ch.deliver, respondent: c.id})
+	o.Chain = ""
+	if args == nil {
+		args = []any{}
+	}
+	ch.call = c.startTracked(ctx, o, func() { ch.end(io.EOF) }, "mitogen.channel:serve",
+		[]any{int64(ch.handle), module, klass, function, kwargs, args})
+	return ch, nil
+}
+
+// deliver takes a message of the child; see channel.py.
+func (ch *Channel) deliver(h pyproto.Header, payload []byte, _ bool) {
+	if h.ReplyTo == pyproto.IsDead {
+		ch.end(io.EOF)
+		return
+	}
+	if len(payload) == 0 {
+		return
+	}
+	body := payload[1:]
+	ch.mu.Lock()
+	switch payload[0] {
+	case 'h':
+		n, _ := strconv.ParseUint(string(body), 10, 32)
+		ch.peer = pyproto.Handle(n)
+		if ch.closed {
+			defer ch.dismiss(ch.peer)
+		}
+	case 'm':
+		if ch.waiting > 0 && ch.waiting+len(body) > channelWindow && ch.err == nil {
+			ch.err = ErrOverflow
+		}
+		if ch.err == nil && !ch.closed {
+			ch.queue = append(ch.queue, bytes.Clone(body))
+			ch.waiting += len(body)
+		}
+	case 'a':
+		n, _ := strconv.Atoi(string(body))
+		ch.unread -= n
+	case 'e':
+		if ch.err == nil {
+			ch.err = io.EOF
+		}
+	}
+	ch.mu.Unlock()
+	ch.wake()
+}
+
+func (ch *Channel) wake() {
+	for _, c := range []chan struct{}{ch.changed, ch.room} {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// end is called when the function has ended.
+func (ch *Channel) end(err error) {
+	ch.c.d.handles.remove(ch.handle)
+	ch.mu.Lock()
+	ch.finished = true
+	if ch.err == nil {
+		ch.err = err
+	}
+	ch.mu.Unlock()
+	ch.wake()
+}
+
+// Send sends a value to the function. io.ErrClosedPipe says that the function has ended, or that CloseSend was called.
+func (ch *Channel) Send(ctx context.Context, v any) error {
+	payload, err := pyproto.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("daemon: %s: a message can not be sent: %w", ch.c.name, err)
+	}
+	return ch.write(ctx, 'm', payload)
+}
+
+// CloseSend tells the function that nothing more comes.
+func (ch *Channel) CloseSend(ctx context.Context) error {
+	err := ch.write(ctx, 'e', nil)
+	ch.mu.Lock()
+	defer ch.mu.Unlock()
+	ch.sendErr = io.ErrClosedPipe
+	return err
+}
+
+func (ch *Channel) write(ctx context.Context, tag byte, payload []byte) error {
+	for {
+		ch.mu.Lock()
+		switch {
+		case ch.finished || ch.sendErr != nil:
+			ch.mu.Unlock()
+			ch.wake()
+			return io.ErrClosedPipe
+		case ch.peer != 0 && (ch.unread == 0 || ch.unread+len(payload) <= channelWindow):
+			ch.unread += len(payload)
+			peer := ch.peer
+			ch.mu.Unlock()
+			ch.wake() // another sender may fit as well
+			// The tag is copied with the payload: they have to be one message.
+			return ch.c.sendTo(ctx, pyproto.Sender{Context: ch.c.id, Handle: peer}, 0, append([]byte{tag}, payload...))
+		}
+		ch.mu.Unlock()
+		select {
+		case <-ch.room:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// Recv gives the next value that the function has sent. io.EOF says that nothing more comes.
+func (ch *Channel) Recv(ctx context.Context) (any, error) {
+	for {
+		ch.mu.Lock()
+		if len(ch.queue) > 0 {
+			data := ch.queue[0]
+			ch.queue = ch.queue[1:]
+			ch.waiting -= len(data)
+			peer, finished := ch.peer, ch.finished
+			ch.mu.Unlock()
+			if !finished {
+				_ = ch.c.d.post(ch.c.id, peer, 0, fmt.Appendf(nil, "a%d", len(data)))
+			}
+			v, err := pyproto.Unmarshal(data)
+			if err != nil {
+				err = fmt.Errorf("daemon: %s: a message can not be read: %w", ch.c.name, err)
+			}
+			return v, err
+		}
+		err := ch.err
+		ch.mu.Unlock()
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case <-ch.changed:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// Result waits for the end of the function.
+func (ch *Channel) Result(ctx context.Context) *Result { return ch.call.Result(ctx) }
+
+// Done is closed when the function has ended.
+func (ch *Channel) Done() <-chan struct{} { return ch.call.Done() }
+
+// Close gives the channel up: the function's next use of it raises ChannelError there. What it does without it goes on.
+func (ch *Channel) Close() {
+	ch.mu.Lock()
+	peer, finished := ch.peer, ch.finished
+	ch.closed = true
+	ch.queue, ch.waiting = nil, 0
+	if ch.err == nil {
+		ch.err = io.ErrClosedPipe
+	}
+	ch.sendErr = io.ErrClosedPipe
+	ch.mu.Unlock()
+	ch.wake()
+	if !finished && peer != 0 {
+		ch.dismiss(peer)
+	}
+}
+
+// dismiss tells the function's side that this one is gone.
+func (ch *Channel) dismiss(peer pyproto.Handle) {
+	if s := ch.c.d.streamOf(ch.c.id); s != nil {
+		h := pyproto.Header{Enc: pyproto.EncMGC, Dst: ch.c.id, Handle: peer, ReplyTo: pyproto.IsDead}
+		_ = s.offer(newFrame(h, []byte("Channel closed by remote end.")))
+	}
+}

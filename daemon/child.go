@@ -1,0 +1,177 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"mitogend/importer"
+	"mitogend/pyproto"
+)
+
+// Child is a Python interpreter that this daemon connected. It is safe for concurrent use.
+type Child struct {
+	// Constant after Connect.
+	d              *Daemon
+	id             pyproto.ContextID
+	name           string
+	method         string
+	opt            ConnectOptions
+	runtime        *Runtime            // nil when it runs ours
+	debug          bool                // of a stock child
+	profiling      bool                // of a stock child
+	via            *Child              // nil when the connection is our own
+	stream         *stream             // its own, or the one that it is behind
+	responder      *importer.Responder // of the stream; shared by all who are behind it
+	hexVersion     atomic.Uint32
+	unidirectional bool
+	guarded        atomic.Bool // a process of its own watches over the child
+
+	launcher atomic.Uint32 // the handle that starts children behind this one; 0 until it is asked for
+	hop      *hop          // what of via is in use by this child; nil if it does not keep it
+
+	closing   atomic.Bool   // by us
+	closed    chan struct{} // when the child is out of the tree
+	pushed    sync.Map      // modules whose closure was sent: string to nil
+	tracked   *tracked
+	observers observers     // of the modules that go over the connection, where it is our own
+	left      sync.Once     // hop is given back
+	leaving   chan struct{} // closed when that is done
+
+	// mu protects the following. Nothing is locked under it.
+	mu     sync.Mutex
+	reason string // why it is out of the tree
+}
+
+// errClosed ends a stream that was closed from here.
+var errClosed = errors.New("closed")
+
+// ID is the child's context id.
+func (c *Child) ID() pyproto.ContextID { return c.id }
+
+// Name is the child's name in logs: ConnectOptions.Name, or its target.
+func (c *Child) Name() string { return c.name }
+
+// Via is the child that this one is behind, or nil.
+func (c *Child) Via() *Child { return c.via }
+
+// Version is the child's Python.
+func (c *Child) Version() importer.Version {
+	hex := c.hexVersion.Load()
+	return importer.Version{Major: int(hex >> 24), Minor: int(hex >> 16 & 0xff)}
+}
+
+func (c *Child) setVersion(hex uint32) { c.hexVersion.Store(hex) }
+
+// Done is closed when the child is gone.
+func (c *Child) Done() <-chan struct{} { return c.closed }
+
+// end marks the child as gone. Called once, by who took it out of the tree.
+func (c *Child) end(reason string) {
+	c.mu.Lock()
+	c.reason = reason
+	c.mu.Unlock()
+	if c.via == nil && c.responder != nil {
+		c.responder.Close()
+	}
+	close(c.closed)
+	c.leaveHop()
+}
+
+func (c *Child) gone() error {
+	select {
+	case <-c.closed:
+	default:
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return &DeadError{Target: c.name, Reason: c.reason, Lost: !c.closing.Load()}
+}
+
+// Close ends the child and everything behind it, and waits until its process is reaped: by us or, behind a hop, by the child
+// that started it. The hops on the way to it end with the last child that was connected through them. When ctx ends before,
+// the process is killed, at once or, behind a hop, by that hop within a few seconds.
+func (c *Child) Close(ctx context.Context) error {
+	c.closing.Store(true)
+	if c.via == nil {
+		c.stream.shut()
+		select {
+		case <-c.stream.ended:
+			return nil
+		case <-ctx.Done():
+			c.stream.proc.Kill()
+			<-c.stream.ended
+			return ctx.Err()
+		}
+	}
+	if err := c.via.endLaunched(ctx, c.id); err != nil {
+		return err
+	}
+	for _, done := range []<-chan struct{}{c.closed, c.leaveHop()} {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// shut ends a stream from here.
+func (s *stream) shut() { s.fail(errClosed) }
+
+// newResponder starts the goroutine that answers the stream's module requests.
+func (c *Child) newResponder() error {
+	im := c.opt.Importer
+	if im == nil {
+		im = c.d.importer
+	}
+	opt := importer.ResponderOptions{
+		Version: c.Version(), Policy: c.opt.Policy, Reasons: true, MarkPackages: true,
+		With: []string{"mitogen.resources"}, Observe: c.observers.tell,
+	}
+	if c.runtime != nil {
+		var err error
+		if im, err = c.d.runtimes.importer(im, c.runtime); err != nil {
+			return err
+		}
+		// Mitogen's own children take what they have of it, and ask for the rest.
+		opt.Reasons, opt.MarkPackages, opt.With, opt.Local = false, false, nil, []string{"mitogen"}
+		if c.opt.Miss != nil {
+			opt.Miss = func(name string) bool { return c.opt.Miss(c, name) }
+		}
+	}
+	r, err := importer.NewResponder(im, sink{c.stream}, opt)
+	if err != nil {
+		return err
+	}
+	if err := c.d.enter(); err != nil {
+		return err
+	}
+	c.responder = r
+	go func() {
+		defer c.d.wg.Done()
+		if err := r.Serve(c.d.ctx); err != nil {
+			c.stream.fail(err)
+		}
+	}()
+	return nil
+}
+
+// sink is the responder's way to its stream.
+type sink struct{ s *stream }
+
+func (k sink) LoadModule(payload []byte, _ string) error {
+	return k.send(pyproto.LoadModuleHandle, payload)
+}
+
+func (k sink) ForwardModule(payload []byte, _ uint32, _ string) error {
+	return k.send(pyproto.ForwardModule, payload)
+}
+
+func (k sink) send(handle pyproto.Handle, payload []byte) error {
+	h := pyproto.Header{Enc: pyproto.EncMGC, Dst: k.s.id, Handle: handle}
+	return k.s.send(k.s.d.ctx, newFrame(h, payload))
+}

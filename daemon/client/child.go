@@ -1,0 +1,374 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"mitogend/bootstrap"
+	"mitogend/daemon"
+	"mitogend/daemon/wire"
+	"mitogend/importer"
+	"mitogend/pyproto"
+)
+
+// Child is an interpreter that the daemon has connected. It is safe for concurrent use.
+type Child struct {
+	c      *Client
+	id     pyproto.ContextID
+	name   string
+	python importer.Version
+	shared bool
+	opt    daemon.ConnectOptions
+}
+
+var _ daemon.Remote = (*Child)(nil)
+
+// Connect gives the child that a target names, connected by the daemon now or for somebody else before.
+func (c *Client) Connect(ctx context.Context, target string, options ...daemon.ConnectOptions) (*Child, error) {
+	var opt daemon.ConnectOptions
+	if len(options) > 0 {
+		opt = options[0]
+	}
+	hops, err := bootstrap.ParseTarget(target)
+	if err != nil {
+		return nil, err
+	}
+	return c.connect(ctx, target, hops, opt)
+}
+
+// Open implements daemon.Master.
+func (c *Client) Open(ctx context.Context, name string, hops []bootstrap.Hop, opt daemon.ConnectOptions) (daemon.Remote, error) {
+	child, err := c.connect(ctx, name, hops, opt)
+	if err != nil {
+		return nil, err
+	}
+	return child, nil
+}
+
+func (c *Client) connect(ctx context.Context, name string, hops []bootstrap.Hop, opt daemon.ConnectOptions) (*Child, error) {
+	if opt.Importer != nil {
+		return nil, errors.New("client: an importer can not be used over a socket; say what is served in Options.Source")
+	}
+	p := &wire.Connect{}
+	p.Name, p.Python, p.PreferHere, p.Fresh = opt.Name, opt.Python, opt.PreferHere, c.opt.Fresh
+	p.ConnectTimeout = wire.Seconds(opt.Timeout.Seconds())
+	p.Dir, p.Env = c.opt.Dir, c.opt.Env
+	if opt.Dir != "" {
+		p.Dir = opt.Dir
+	}
+	if len(opt.Env) > 0 {
+		p.Env = opt.Env
+	}
+	var err error
+	if p.Target.Target, p.Passwords, err = c.resolve(hops, opt, p.Dir); err != nil {
+		return nil, &daemon.HopError{Target: name, Hops: len(hops), Err: err}
+	}
+	p.Source = c.source(opt.Policy)
+	var out wire.Connected
+	if err := c.Do(ctx, "connect", p, &out); err != nil {
+		err = toGo(err)
+		var hop *daemon.HopError
+		if errors.As(err, &hop) {
+			hop.Target = name
+		}
+		return nil, err
+	}
+	return &Child{
+		c: c, id: pyproto.ContextID(out.Child), name: out.Name, opt: opt, shared: out.Shared,
+		python: importer.Version{Major: out.Python[0], Minor: out.Python[1]},
+	}, nil
+}
+
+// source is what a child is served; nil is the daemon's own.
+func (c *Client) source(more importer.Policy) *wire.Source {
+	o := c.opt.Source
+	if o == nil {
+		return nil
+	}
+	s := &wire.Source{Allow: append(o.Policy.Allow, more.Allow...), Deny: append(o.Policy.Deny, more.Deny...)}
+	for _, dir := range o.Path {
+		s.Path = append(s.Path, absolute(c.opt.Dir, dir))
+	}
+	if o.Venv != "" {
+		s.Venv = absolute(c.opt.Dir, o.Venv)
+	}
+	if o.Main != nil {
+		s.Main = &wire.Main{Path: o.Main.Path, Source: o.Main.Source, Run: o.Main.Run}
+	}
+	return s
+}
+
+func absolute(dir, path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(dir, path)
+}
+
+// resolve gives the target, and what this process knows and the daemon does not: passwords, and where relative paths begin.
+func (c *Client) resolve(hops []bootstrap.Hop, opt daemon.ConnectOptions, dir string) (target string, passwords map[int]string, err error) {
+	passwords = map[int]string{}
+	out := make([]bootstrap.Hop, len(hops))
+	for i, hop := range hops {
+		hop = hop.Resolved()
+		args := map[string]string{}
+		for k, v := range hop.Args {
+			if i == 0 && k == "identity_file" && v != "" && v[0] != '~' {
+				v = absolute(dir, v)
+			}
+			if mitogen, ok := strings.CutPrefix(v, "mitogen:"); ok && k == "runtime" && mitogen != "" && mitogen[0] != '~' {
+				v = "mitogen:" + absolute(dir, mitogen)
+			}
+			args[k] = v
+		}
+		if args["password_env"] != "" || args["password_file"] != "" {
+			all, err := hop.Options()
+			if err != nil {
+				return "", nil, err
+			}
+			if secret, ok := all["password"].(bootstrap.Secret); ok {
+				passwords[i] = string(secret)
+			}
+			delete(args, "password_env")
+			delete(args, "password_file")
+		} else if opt.Secrets != nil {
+			if password, ok := opt.Secrets(i, hop.Method); ok {
+				passwords[i] = password
+			}
+		}
+		out[i] = bootstrap.Hop{Method: hop.Method, Spec: hop.Spec, Args: args}
+	}
+	return bootstrap.FormatTarget(out), passwords, nil
+}
+
+// ID is the child's context id.
+func (c *Child) ID() pyproto.ContextID { return c.id }
+
+// Name is what the daemon calls the child in its logs.
+func (c *Child) Name() string { return c.name }
+
+// Version is the child's Python.
+func (c *Child) Version() importer.Version { return c.python }
+
+// Shared tells whether the child was there already.
+func (c *Child) Shared() bool { return c.shared }
+
+// Close gives the child back.
+func (c *Child) Close(ctx context.Context) error {
+	err := c.c.Do(ctx, "close", &wire.Close{Child: uint32(c.id)}, nil)
+	if errors.Is(err, ErrDisconnected) {
+		return nil
+	}
+	return err
+}
+
+// params are those of a call.
+func (c *Child) params(fn string, args []any) *wire.Call {
+	p := &wire.Call{Function: fn, Exact: true}
+	p.Child = uint32(c.id)
+	if n := len(args); n > 0 {
+		if kwargs, ok := args[n-1].(pyproto.Kwargs); ok {
+			p.Kwargs.V, args = kwargs, args[:n-1]
+		}
+	}
+	p.Args.V = args
+	return p
+}
+
+// Call implements daemon.Remote.
+func (c *Child) Call(ctx context.Context, fn string, args ...any) *daemon.Result {
+	return c.ChainCall(ctx, "", fn, args...)
+}
+
+// ChainCall is Call as part of a call chain; see daemon.CallOptions.
+func (c *Child) ChainCall(ctx context.Context, chain, fn string, args ...any) *daemon.Result {
+	p := c.params(fn, args)
+	p.Chain = chain
+	if c.opt.OnOutput == nil && c.opt.OnLog == nil && c.opt.OnImport == nil {
+		var v wire.Value
+		err := c.c.Do(ctx, "call", p, &v)
+		return daemon.NewResult(v.V, toGo(err))
+	}
+	p.Output, p.Log, p.Import, p.Read = c.opt.OnOutput != nil, c.opt.OnLog != nil, c.opt.OnImport != nil, true
+	s := &stream{c: c.c, ctx: ctx}
+	var value any
+	err := s.open("call_async", p, func(item *wire.Item) error {
+		switch item.Kind {
+		case wire.ItemOutput:
+			c.output(item.Data)
+		case wire.ItemDropped:
+			c.output(fmt.Appendf(nil, "\n[mitogend: %d bytes of output were dropped]\n", item.Count))
+		case wire.ItemEvent:
+			c.event(item.Event)
+		case wire.ItemResult:
+			if item.Value != nil {
+				value = item.Value.V
+			}
+		}
+		return nil
+	})
+	return daemon.NewResult(value, err)
+}
+
+func (c *Child) output(data []byte) {
+	if c.opt.OnOutput != nil {
+		c.opt.OnOutput(data)
+	}
+}
+
+// event gives a log record or an import to whom ConnectOptions names.
+func (c *Child) event(e *wire.Event) {
+	switch {
+	case e.Kind == wire.EventLog && c.opt.OnLog != nil:
+		c.opt.OnLog(daemon.Log{Target: c.name, Context: pyproto.ContextID(e.Child), Logger: e.Logger, Level: e.Level, Text: e.Text})
+	case e.Kind == wire.EventImport && c.opt.OnImport != nil:
+		c.opt.OnImport(importer.Event{
+			Name: e.Module, What: importer.What(e.What), Bytes: e.Bytes, Reason: e.Text, Took: time.Duration(e.Seconds * float64(time.Second)),
+		})
+	}
+}
+
+// ResetChain ends a call chain: its next call runs whatever the earlier ones did.
+func (c *Child) ResetChain(ctx context.Context, chain string) error {
+	return toGo(c.c.Do(ctx, "reset_chain", &wire.ResetChain{Child: uint32(c.id), Chain: chain}, nil))
+}
+
+// Notify implements daemon.Remote.
+func (c *Child) Notify(_ context.Context, fn string, args ...any) error {
+	msg, err := wire.NewNotification("call", c.params(fn, args))
+	if err != nil {
+		return err
+	}
+	return c.c.write(msg)
+}
+
+// Run implements daemon.Remote.
+func (c *Child) Run(ctx context.Context, o daemon.RunOptions) (daemon.ExitStatus, error) {
+	p := &wire.Run{
+		Path: o.Path, Script: o.Source, Argv: o.Args, Stdin: o.Stdin != nil, Log: c.opt.OnLog != nil, Import: c.opt.OnImport != nil,
+	}
+	p.Child = uint32(c.id)
+	s := &stream{c: c.c, ctx: ctx}
+	if o.Stdin != nil {
+		s.onOpen = func() { go s.feed(o.Stdin) }
+	}
+	var status daemon.ExitStatus
+	err := s.open("run", p, func(item *wire.Item) error {
+		var w io.Writer
+		switch item.Kind {
+		case wire.ItemStdout:
+			w = o.Stdout
+		case wire.ItemStderr:
+			w = o.Stderr
+		case wire.ItemExit:
+			status = daemon.ExitStatus{Code: item.Code, Signal: item.Signal}
+		case wire.ItemEvent:
+			c.event(item.Event)
+		}
+		if w == nil {
+			return nil
+		}
+		_, err := w.Write(item.Data)
+		return err
+	})
+	return status, err
+}
+
+// stream is what the daemon has for this client by and by.
+type stream struct {
+	c      *Client
+	ctx    context.Context
+	id     uint32
+	onOpen func()
+}
+
+// open makes a stream by a request and takes all its items, up to its end. An item of kind error is the error.
+func (s *stream) open(method string, params any, take func(*wire.Item) error) error {
+	var got wire.Items
+	err := s.c.do(s.ctx, method, params, &got, func(m *wire.Message) {
+		// Nobody reads this stream any more.
+		if decode(m, &got) == nil && !got.End {
+			s.id = got.Stream
+			s.close()
+		}
+	})
+	if err != nil {
+		return toGo(err)
+	}
+	s.id = got.Stream
+	if s.onOpen != nil {
+		s.onOpen()
+	}
+	for {
+		var next chan answer
+		if !got.End {
+			// The next items come while these are taken.
+			next = make(chan answer, 1)
+			go s.read(next)
+		}
+		for i := range got.Items {
+			item := &got.Items[i]
+			if item.Kind == wire.ItemError {
+				return item.Error.Go()
+			}
+			if err := take(item); err != nil {
+				s.close()
+				return err
+			}
+		}
+		if got.End {
+			return nil
+		}
+		a := <-next
+		if a.err != nil {
+			s.close()
+			return toGo(a.err)
+		}
+		got = a.items
+	}
+}
+
+// answer is that of a read.
+type answer struct {
+	items wire.Items
+	err   error
+}
+
+// readBytes is how much one read takes of a stream.
+const readBytes = 1 << 20
+
+func (s *stream) read(to chan<- answer) {
+	var a answer
+	a.err = s.c.Do(s.ctx, "read", &wire.Read{Stream: s.id, Max: readBytes}, &a.items)
+	to <- a
+}
+
+// killTime is how long a program that is given up is waited for.
+const killTime = 5 * time.Second
+
+// close gives the stream up.
+func (s *stream) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), killTime)
+	defer cancel()
+	_ = s.c.Do(ctx, "close", &wire.Close{Stream: s.id}, nil)
+}
+
+// feedChunk is how much standard input is sent at once.
+const feedChunk = 256 << 10
+
+// feed sends standard input. It ends with the input, or when a read returns after the program has ended.
+func (s *stream) feed(r io.Reader) {
+	buf := make([]byte, feedChunk)
+	for {
+		n, err := r.Read(buf)
+		w := &wire.Write{Stream: s.id, Data: buf[:n], End: err != nil}
+		if s.c.Do(s.ctx, "write", w, nil) != nil || err != nil {
+			return
+		}
+	}
+}

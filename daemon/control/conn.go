@@ -1,0 +1,386 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"mitogend/daemon/pool"
+	"mitogend/daemon/wire"
+)
+
+// Bounds for one client.
+const (
+	maxRequests     = 1024      // under way at once
+	maxRequestBytes = 256 << 20 // of those
+	maxReplyBytes   = 64 << 20  // replies that wait to be read; one may be larger
+	pauseBytes      = 8 << 20   // of those, before its requests are left unread
+	maxStreams      = 4096
+)
+
+// conn is one client.
+type conn struct {
+	// Constant after newConn.
+	s      *Server
+	nc     net.Conn
+	pid    int
+	log    *zap.Logger
+	ctx    context.Context // ends with the connection
+	cancel context.CancelCauseFunc
+
+	wg sync.WaitGroup // requests and streams
+
+	// mu protects the following. Nothing is locked under it.
+	mu       sync.Mutex
+	requests map[uint32]context.CancelCauseFunc
+	count    int // requests under way, notifications included
+	bytes    int // of those
+	streams  map[uint32]*stream
+	last     uint32 // stream
+	leases   map[uint32]*held
+	turns    map[string]*turn // the last of each order
+	out      [][]byte
+	outBytes int
+	writing  bool
+	drained  chan struct{} // closed when less waits; nil when nobody waits for that
+}
+
+// held is a child that the client has connected, once or more.
+type held struct {
+	lease *pool.Lease
+	count int
+}
+
+func newConn(s *Server, nc net.Conn, pid int) *conn {
+	c := &conn{
+		s: s, nc: nc, pid: pid, log: s.log.With(zap.Int("client", pid)), requests: map[uint32]context.CancelCauseFunc{},
+		streams: map[uint32]*stream{}, leases: map[uint32]*held{}, turns: map[string]*turn{},
+	}
+	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	return c
+}
+
+// errClientGone ends what a client had asked for.
+var errClientGone = errors.New("control: the client is gone")
+
+// serve reads requests until the client is gone.
+func (c *conn) serve() {
+	defer c.s.wg.Done()
+	c.log.Debug("a client has come")
+	err := c.readAll()
+	c.stop(errClientGone)
+	if errors.Is(err, wire.ErrBadMessage) {
+		c.s.counts.bad.Add(1)
+		c.log.Warn("disconnecting a client", zap.Error(err))
+	} else {
+		c.log.Debug("a client has gone", zap.Error(err))
+	}
+	c.wg.Wait()
+	c.mu.Lock()
+	leases := c.leases
+	c.leases = nil
+	c.s.counts.streams.Add(-int64(len(c.streams)))
+	c.streams = nil
+	c.mu.Unlock()
+	for _, h := range leases {
+		h.lease.Release()
+	}
+	_ = c.nc.Close()
+	c.s.mu.Lock()
+	delete(c.s.conns, c)
+	c.s.mu.Unlock()
+}
+
+// stop ends the connection, from any goroutine. What still waits to be written to the client gets a moment.
+func (c *conn) stop(why error) {
+	c.cancel(why)
+	_ = c.nc.SetReadDeadline(time.Unix(1, 0))
+	_ = c.nc.SetWriteDeadline(time.Now().Add(lastWrite))
+}
+
+// lastWrite is what the last replies get to be written.
+const lastWrite = time.Second
+
+// sendAway tells a client why it is not served.
+func (c *conn) sendAway(why string) {
+	defer c.nc.Close()
+	defer c.cancel(errClientGone)
+	if msg, err := wire.NewNotification("refused", map[string]any{"message": why}); err == nil {
+		_ = c.nc.SetWriteDeadline(time.Now().Add(lastWrite))
+		_, _ = c.nc.Write(msg)
+	}
+}
+
+func (c *conn) readAll() error {
+	r := wire.NewReader(c.nc, c.s.maxMessage())
+	for {
+		data, err := r.Next()
+		if err == nil {
+			var m *wire.Message
+			if m, err = wire.Parse(data); err == nil {
+				err = c.handle(m, len(data))
+			}
+		}
+		if err == nil {
+			err = c.breathe()
+		}
+		if errors.Is(err, wire.ErrBadMessage) {
+			if data == nil {
+				data = r.Partial()
+			}
+			if id, ok := wire.PartialID(data); ok {
+				c.reply(id, wire.Errorf(wire.KindUsage, "%v", err), nil)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// maxMessage bounds a message: the largest value, and what is around it.
+func (s *Server) maxMessage() int {
+	if s.opt.MaxMessage > 0 {
+		return s.opt.MaxMessage + 64<<10
+	}
+	return wire.DefaultMaxMessage
+}
+
+// breathe waits while many replies are unread: a client that does not read is not read either.
+func (c *conn) breathe() error {
+	for {
+		c.mu.Lock()
+		if c.outBytes <= pauseBytes {
+			c.mu.Unlock()
+			return nil
+		}
+		if c.drained == nil {
+			c.drained = make(chan struct{})
+		}
+		drained := c.drained
+		c.mu.Unlock()
+		select {
+		case <-drained:
+		case <-c.ctx.Done():
+			return context.Cause(c.ctx)
+		}
+	}
+}
+
+// reply queues a response, and writes it unless somebody is writing.
+func (c *conn) reply(id uint32, e *wire.Error, result any) {
+	msg, err := wire.NewResponse(id, e, result)
+	if err != nil {
+		msg, _ = wire.NewResponse(id, wire.Errorf(wire.KindInternal, "the result can not be sent: %v", err), nil)
+	}
+	c.mu.Lock()
+	if c.outBytes > 0 && c.outBytes+len(msg) > maxReplyBytes {
+		e := wire.Errorf(wire.KindOverflow, "%d bytes of replies wait to be read, and this one of %d bytes was dropped", c.outBytes, len(msg))
+		msg, _ = wire.NewResponse(id, e, nil)
+	}
+	c.out = append(c.out, msg)
+	c.outBytes += len(msg)
+	if c.writing {
+		c.mu.Unlock()
+		return
+	}
+	c.writing = true
+	c.mu.Unlock()
+	c.writeAll()
+}
+
+// writeAll writes until nothing is left. The caller has set writing.
+func (c *conn) writeAll() {
+	for {
+		c.mu.Lock()
+		if len(c.out) == 0 {
+			c.writing = false
+			c.mu.Unlock()
+			return
+		}
+		bufs := net.Buffers(c.out)
+		c.out = nil
+		c.mu.Unlock()
+		for len(bufs) > 0 {
+			n, err := c.writeSome(bufs[0])
+			c.wrote(n)
+			if err != nil {
+				c.stop(err)
+				return // writing stays set: nothing can be written any more
+			}
+			bufs = bufs[1:]
+		}
+	}
+}
+
+// writeStep is what a client has to take within Options.StallTimeout.
+const writeStep = 1 << 20
+
+func (c *conn) writeSome(b []byte) (n int, err error) {
+	for n < len(b) && err == nil {
+		if c.ctx.Err() == nil {
+			_ = c.nc.SetWriteDeadline(time.Now().Add(c.s.opt.StallTimeout))
+			if c.ctx.Err() != nil {
+				_ = c.nc.SetWriteDeadline(time.Now().Add(lastWrite)) // stop was faster
+			}
+		}
+		var k int
+		k, err = c.nc.Write(b[n:min(len(b), n+writeStep)])
+		n += k
+	}
+	return n, err
+}
+
+func (c *conn) wrote(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.outBytes -= n
+	if c.drained != nil && c.outBytes <= pauseBytes/2 {
+		close(c.drained)
+		c.drained = nil
+	}
+}
+
+// turn is a request's place among those that have to begin in order.
+type turn struct {
+	before <-chan struct{}
+	begun  chan struct{}
+	once   sync.Once
+}
+
+// queue gives the next place of an order. Only the reading goroutine calls it.
+func (c *conn) queue(order string) *turn {
+	t := &turn{begun: make(chan struct{})}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if last := c.turns[order]; last != nil {
+		t.before = last.begun
+	}
+	c.turns[order] = t
+	return t
+}
+
+// leave gives the place on, and forgets the order when nobody follows.
+func (c *conn) leave(order string, t *turn) {
+	t.done()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.turns[order] == t {
+		delete(c.turns, order)
+	}
+}
+
+func (t *turn) wait(ctx context.Context) error {
+	if t.before == nil {
+		return nil
+	}
+	select {
+	case <-t.before:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// done lets the next one begin.
+func (t *turn) done() { t.once.Do(func() { close(t.begun) }) }
+
+// lease gives the child that a request is for. done has to be called afterwards.
+func (c *conn) lease(ctx context.Context, t *wire.Target, w *pool.Watcher) (l *pool.Lease, done func(), err error) {
+	if t.Child == 0 {
+		r, err := request(t)
+		if err != nil {
+			return nil, nil, err
+		}
+		r.Watch = w
+		l, err := c.s.pool.Get(ctx, *r)
+		if err != nil {
+			return nil, nil, err
+		}
+		return l, l.Release, nil
+	}
+	if t.Target != "" {
+		return nil, nil, wire.Errorf(wire.KindUsage, "child and target exclude each other")
+	}
+	c.mu.Lock()
+	h := c.leases[t.Child]
+	c.mu.Unlock()
+	if h == nil {
+		return nil, nil, wire.Errorf(wire.KindUnknown, "this client has not connected a child %d, or has closed it", t.Child)
+	}
+	if w == nil {
+		return h.lease, func() {}, nil
+	}
+	return h.lease, h.lease.Watch(w), nil
+}
+
+// keep makes the lease the client's, until it closes the child or is gone.
+func (c *conn) keep(l *pool.Lease) error {
+	id := uint32(l.Child().ID())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.leases == nil {
+		return errClientGone
+	}
+	if h := c.leases[id]; h != nil {
+		h.count++
+		l.Release()
+		return nil
+	}
+	c.leases[id] = &held{lease: l, count: 1}
+	return nil
+}
+
+// newStream makes a stream. Its work has to be counted in wg by the caller.
+func (c *conn) newStream(timeout time.Duration, work bool) (*stream, error) {
+	s := &stream{
+		c: c, work: work, max: streamBytes, changed: make(chan struct{}, 1), room: make(chan struct{}, 1), over: make(chan struct{}),
+		done: make(chan struct{}), gone: make(chan struct{}),
+	}
+	s.ctx, s.cancel = context.WithCancelCause(c.ctx)
+	if timeout > 0 {
+		ctx, stop := context.WithTimeoutCause(s.ctx, timeout, &wire.TimeoutError{After: timeout})
+		cancel := s.cancel
+		s.ctx, s.cancel = ctx, func(err error) { cancel(err); stop() }
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.streams) >= maxStreams {
+		s.cancel(nil)
+		return nil, wire.Errorf(wire.KindOverflow, "%d streams are open", len(c.streams))
+	}
+	c.last++
+	s.id = c.last
+	c.streams[s.id] = s
+	c.s.counts.streams.Add(1)
+	return s, nil
+}
+
+func (c *conn) stream(id uint32) (*stream, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := c.streams[id]; s != nil {
+		return s, nil
+	}
+	return nil, wire.Errorf(wire.KindUnknown, "this client has no stream %d, or has read its end", id)
+}
+
+// forget takes a stream out of the table. Its work, if it still runs, is told to end.
+func (c *conn) forget(s *stream) {
+	c.mu.Lock()
+	_, ok := c.streams[s.id]
+	delete(c.streams, s.id)
+	c.mu.Unlock()
+	if ok {
+		c.s.counts.streams.Add(-1)
+		close(s.gone)
+	}
+	s.cancel(errStreamClosed)
+}
+
+// errStreamClosed ends the work of a stream that its client has closed.
+var errStreamClosed = errors.New("control: the stream was closed")

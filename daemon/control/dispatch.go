@@ -1,0 +1,172 @@
+package control
+
+import (
+	"context"
+	"time"
+
+	"github.com/ugorji/go/codec"
+	"go.uber.org/zap"
+
+	"mitogend/daemon/wire"
+)
+
+// method is one of what clients can ask for.
+type method struct {
+	// decode reads the parameters, and gives what runs the method and what it has to be in order with ("" for nothing).
+	decode func(raw codec.Raw) (run func(*call) (any, error), order string, timeout time.Duration, err error)
+	// work: it counts as running work, and is refused when the daemon is stopping.
+	work bool
+}
+
+// call is one request while it runs.
+type call struct {
+	*conn
+	ctx   context.Context
+	turn  *turn  // nil without an order
+	order string // that it has its turn in
+	later bool   // the turn is given on by the work that the request begins
+}
+
+// begun lets the next request of the same order begin. Without it, that begins when this one ends. It may be called twice.
+func (c *call) begun() {
+	if c.turn != nil {
+		c.leave(c.order, c.turn)
+	}
+}
+
+// timed is implemented by all parameters.
+type timed interface{ RequestTimeout() time.Duration }
+
+// on makes a method of a function with parameters of type P.
+func on[P any, T interface {
+	*P
+	timed
+}](work bool, order func(*P) string, run func(*call, *P) (any, error)) method {
+	return method{work: work, decode: func(raw codec.Raw) (func(*call) (any, error), string, time.Duration, error) {
+		p := new(P)
+		if raw != nil {
+			if err := wire.Unmarshal(raw, p); err != nil {
+				return nil, "", 0, wire.Errorf(wire.KindUsage, "bad parameters: %v", err)
+			}
+		}
+		key := ""
+		if order != nil {
+			key = order(p)
+		}
+		return func(c *call) (any, error) { return run(c, p) }, key, T(p).RequestTimeout(), nil
+	}}
+}
+
+// handle begins a request or notification of size bytes. An error ends the connection.
+func (c *conn) handle(m *wire.Message, size int) error {
+	if m.Type == wire.Response {
+		return nil // nothing was asked
+	}
+	c.s.counts.requests.Add(1)
+	refuse := func(err error) {
+		if m.Type == wire.Request {
+			c.reply(m.ID, wire.FromError(err), nil)
+		} else {
+			c.log.Info("a notification failed", zap.String("method", m.Method), zap.Error(err))
+		}
+	}
+	def, ok := methods[m.Method]
+	if !ok {
+		refuse(wire.Errorf(wire.KindUsage, "there is no method %q", shorten(m.Method)))
+		return nil
+	}
+	run, order, timeout, err := def.decode(m.Params)
+	if err == nil && def.work {
+		err = c.s.begin()
+	}
+	if err != nil {
+		refuse(err)
+		return nil
+	}
+	ctx, cancel := context.WithCancelCause(c.ctx)
+	if err := c.enter(m, size, cancel); err != nil {
+		cancel(nil)
+		if def.work {
+			c.s.end()
+		}
+		refuse(err)
+		return nil
+	}
+	r := &call{conn: c, ctx: ctx, order: order}
+	if order != "" {
+		r.turn = c.queue(order)
+	}
+	go func() {
+		defer c.wg.Done()
+		result, err := r.do(run, timeout)
+		cancel(nil)
+		if !r.later {
+			r.begun()
+		}
+		c.exit(m, size)
+		switch {
+		case err != nil:
+			refuse(err)
+		case m.Type == wire.Request:
+			c.reply(m.ID, nil, result)
+		}
+		if def.work {
+			c.s.end()
+		}
+	}()
+	return nil
+}
+
+func (c *call) do(run func(*call) (any, error), timeout time.Duration) (any, error) {
+	if timeout > 0 {
+		var cancel context.CancelFunc
+		c.ctx, cancel = context.WithTimeoutCause(c.ctx, timeout, &wire.TimeoutError{After: timeout})
+		defer cancel()
+	}
+	if c.turn != nil {
+		if err := c.turn.wait(c.ctx); err != nil {
+			return nil, err
+		}
+	}
+	return run(c)
+}
+
+// enter counts a request, unless there are too many under way.
+func (c *conn) enter(m *wire.Message, size int, cancel context.CancelCauseFunc) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.count >= maxRequests:
+		return wire.Errorf(wire.KindOverflow, "%d requests of this client are under way", c.count)
+	case c.count > 0 && c.bytes+size > maxRequestBytes:
+		return wire.Errorf(wire.KindOverflow, "requests of %d bytes of this client are under way", c.bytes)
+	}
+	if m.Type == wire.Request {
+		if c.requests[m.ID] != nil {
+			return wire.Errorf(wire.KindUsage, "another request with msgid %d is under way", m.ID)
+		}
+		c.requests[m.ID] = cancel
+	}
+	c.count++
+	c.bytes += size
+	c.wg.Add(1)
+	return nil
+}
+
+func (c *conn) exit(m *wire.Message, size int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if m.Type == wire.Request {
+		delete(c.requests, m.ID)
+	}
+	c.count--
+	c.bytes -= size
+}
+
+// shorten makes a name of a client's fit for a message.
+func shorten(s string) string {
+	if len(s) > 60 {
+		return s[:57] + "..."
+	}
+	return s
+}

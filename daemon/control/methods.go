@@ -1,0 +1,355 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"mitogend/bootstrap"
+	"mitogend/daemon"
+	"mitogend/daemon/pool"
+	"mitogend/daemon/wire"
+	"mitogend/importer"
+	"mitogend/pyproto"
+)
+
+// methods are what clients can ask for. docs/control.md describes them.
+var methods map[string]method
+
+func init() {
+	methods = map[string]method{
+		"connect":     on(true, func(p *wire.Connect) string { return place(&p.Target) }, (*call).connect),
+		"call":        on(true, func(p *wire.Call) string { return place(&p.Target) }, (*call).call),
+		"call_async":  on(true, func(p *wire.Call) string { return place(&p.Target) }, (*call).callAsync),
+		"open":        on(true, func(p *wire.Call) string { return place(&p.Target) }, (*call).open),
+		"run":         on(true, func(p *wire.Run) string { return place(&p.Target) }, (*call).run),
+		"reset_chain": on(true, func(p *wire.ResetChain) string { return place(&wire.Target{Child: p.Child}) }, (*call).resetChain),
+		"receiver":    on(true, nil, (*call).receiver),
+		"send":        on(true, func(p *wire.Send) string { return fmt.Sprint("send ", p.To.V) }, (*call).send),
+		"read":        on(false, func(p *wire.Read) string { return fmt.Sprint("read ", p.Stream) }, (*call).read),
+		"write":       on(false, func(p *wire.Write) string { return fmt.Sprint("write ", p.Stream) }, (*call).write),
+		"close":       on(false, nil, (*call).close),
+		"cancel":      on(false, nil, (*call).cancelRequest),
+		"subscribe":   on(false, nil, (*call).subscribe),
+		"list":        on(false, nil, func(c *call, _ *wire.Common) (any, error) { return c.s.List(), nil }),
+		"stats":       on(false, nil, func(c *call, _ *wire.Common) (any, error) { return c.s.Stats(), nil }),
+		"modules":     on(true, nil, (*call).modules),
+		"log_level":   on(false, nil, (*call).logLevel),
+		"ping":        on(false, nil, func(*call, *wire.Common) (any, error) { return true, nil }),
+		"shutdown":    on(false, nil, (*call).shutdown),
+	}
+}
+
+// place is what requests for a child have to be in order with.
+func place(t *wire.Target) string {
+	switch {
+	case t.Child != 0:
+		return fmt.Sprint("child ", t.Child)
+	case t.Fresh:
+		return ""
+	}
+	return "target " + t.Target
+}
+
+// request reads a target and its options.
+func request(t *wire.Target) (*pool.Request, error) {
+	hops, err := bootstrap.ParseTarget(t.Target)
+	if err != nil {
+		return nil, wire.Errorf(wire.KindUsage, "%v", err)
+	}
+	r := &pool.Request{
+		Target: t.Target, Hops: hops, Name: t.Name, Python: t.Python, PreferHere: t.PreferHere, Timeout: t.ConnectTimeout.Duration(),
+		Passwords: t.Passwords, Dir: t.Dir, Env: t.Env, Fresh: t.Fresh,
+	}
+	if t.Dir != "" && !filepath.IsAbs(t.Dir) {
+		return nil, wire.Errorf(wire.KindUsage, "dir %s is not absolute", shorten(t.Dir))
+	}
+	r.Source, err = sourceOptions(t.Source)
+	return r, err
+}
+
+// clientCache bounds what the daemon keeps of modules for one source of clients, in bytes.
+const clientCache = 64 << 20
+
+func sourceOptions(s *wire.Source) (*importer.Options, error) {
+	if s == nil {
+		return nil, nil
+	}
+	for _, dir := range append(s.Path[:len(s.Path):len(s.Path)], s.Venv) {
+		if dir != "" && !filepath.IsAbs(dir) {
+			return nil, wire.Errorf(wire.KindUsage, "path entry %s is not absolute", shorten(dir))
+		}
+	}
+	o := &importer.Options{
+		Path: s.Path, Venv: s.Venv, Policy: importer.Policy{Allow: s.Allow, Deny: s.Deny}, MaxCache: clientCache,
+	}
+	if s.Main != nil {
+		o.Main = &importer.Main{Path: s.Main.Path, Source: s.Main.Source, Run: s.Main.Run}
+	}
+	return o, nil
+}
+
+func connected(l *pool.Lease) *wire.Connected {
+	c := l.Child()
+	v := c.Version()
+	return &wire.Connected{Child: uint32(c.ID()), Name: c.Name(), Python: [2]int{v.Major, v.Minor}, Shared: l.Shared()}
+}
+
+func (c *call) connect(p *wire.Connect) (any, error) {
+	if p.Child != 0 {
+		return nil, wire.Errorf(wire.KindUsage, "connect takes a target, not a child")
+	}
+	l, done, err := c.conn.lease(c.ctx, &p.Target, nil)
+	if err != nil {
+		return nil, err
+	}
+	out := connected(l)
+	if err := c.keep(l); err != nil {
+		done()
+		return nil, err
+	}
+	return out, nil
+}
+
+// arguments gives what a call passes: args, and kwargs as the last one.
+func arguments(p *wire.Call) ([]any, error) {
+	var args []any
+	switch a := p.Args.V.(type) {
+	case nil:
+	case []any:
+		args = a
+	case pyproto.Tuple:
+		args = a
+	default:
+		return nil, wire.Errorf(wire.KindUsage, "args is no array")
+	}
+	switch kw := p.Kwargs.V.(type) {
+	case nil:
+	case *pyproto.Dict:
+		var kwargs pyproto.Kwargs
+		for k, v := range kw.All() {
+			name, ok := k.(string)
+			if !ok {
+				return nil, wire.Errorf(wire.KindUsage, "kwargs has a name that is no text")
+			}
+			kwargs = append(kwargs, pyproto.Arg{Name: name, Value: v})
+		}
+		args = append(args, kwargs)
+	default:
+		return nil, wire.Errorf(wire.KindUsage, "kwargs is no map")
+	}
+	return args, nil
+}
+
+func (c *call) call(p *wire.Call) (any, error) {
+	args, err := arguments(p)
+	if err != nil {
+		return nil, err
+	}
+	l, done, err := c.conn.lease(c.ctx, &p.Target, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	started := time.Now()
+	k := l.Start(c.ctx, daemon.CallOptions{Chain: p.Chain}, p.Function, args...)
+	c.begun()
+	v, err := k.Wait(c.ctx).Value()
+	c.s.called(l, p.Function, p.Traceparent, started, err)
+	if err != nil {
+		return nil, err
+	}
+	return &wire.Value{V: v, Plain: !p.Exact}, nil
+}
+
+// called counts a call and tells of it.
+func (s *Server) called(l *pool.Lease, fn, trace string, started time.Time, err error) {
+	s.counts.calls.Add(1)
+	e := wire.Event{Kind: wire.EventCall, Function: fn, OK: err == nil, Trace: trace}
+	if err != nil {
+		s.counts.failed.Add(1)
+	}
+	if !s.hub.wants(e.Kind) {
+		return
+	}
+	e.Seconds = time.Since(started).Seconds()
+	if l != nil {
+		e.Child, e.Target = uint32(l.Child().ID()), l.Target()
+	}
+	if err != nil {
+		e.Text = err.Error()
+	}
+	s.hub.publish(e)
+}
+
+func (c *call) resetChain(p *wire.ResetChain) (any, error) {
+	l, done, err := c.conn.lease(c.ctx, &wire.Target{Child: p.Child}, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return nil, l.Child().ResetChain(c.ctx, p.Chain)
+}
+
+// address reads a sender's address: as extension type, or as [context id, handle].
+func address(v any) (to pyproto.Sender, err error) {
+	if to, ok := v.(pyproto.Sender); ok {
+		return to, nil
+	}
+	if list, ok := v.([]any); ok && len(list) == 2 {
+		id, ok1 := list[0].(int64)
+		h, ok2 := list[1].(int64)
+		if ok1 && ok2 && id > 0 && id < 1<<32 && h > 0 && h < 1<<32 {
+			return pyproto.Sender{Context: pyproto.ContextID(id), Handle: pyproto.Handle(h)}, nil
+		}
+	}
+	return to, wire.Errorf(wire.KindUsage, "to is no sender: an extension of type %d, or [context id, handle]", wire.ExtSender)
+}
+
+func (c *call) send(p *wire.Send) (any, error) {
+	to, err := address(p.To.V)
+	if err != nil {
+		return nil, err
+	}
+	// The context may be one of the client's children, or lie behind one.
+	var via *daemon.Child
+	c.mu.Lock()
+	for _, h := range c.leases {
+		if h.lease.Child().Reaches(to.Context) {
+			via = h.lease.Child()
+			break
+		}
+	}
+	c.mu.Unlock()
+	switch {
+	case via == nil:
+		return nil, wire.Errorf(wire.KindUnknown, "context %d is no child of this client, nor behind one", to.Context)
+	case p.Close:
+		return nil, via.CloseSender(c.ctx, to)
+	case p.Value == nil:
+		return nil, wire.Errorf(wire.KindUsage, "there is neither value nor close")
+	}
+	return nil, via.Send(c.ctx, to, p.Value.V)
+}
+
+func (c *call) read(p *wire.Read) (any, error) {
+	s, err := c.stream(p.Stream)
+	if err != nil {
+		return nil, err
+	}
+	return s.read(c.ctx, p.Max)
+}
+
+func (c *call) write(p *wire.Write) (any, error) {
+	s, err := c.stream(p.Stream)
+	if err != nil {
+		return nil, err
+	}
+	if s.write == nil {
+		return nil, wire.Errorf(wire.KindUsage, "stream %d can not be written to", p.Stream)
+	}
+	return nil, s.write(c.ctx, p)
+}
+
+func (c *call) close(p *wire.Close) (any, error) {
+	switch {
+	case p.Stream != 0:
+		s, err := c.stream(p.Stream)
+		if err != nil {
+			return nil, err
+		}
+		c.forget(s)
+		select {
+		case <-s.done: // a program was killed, say
+		case <-c.ctx.Done():
+		}
+		return &wire.Closed{Closed: 1}, nil
+	case p.Child != 0:
+		return &wire.Closed{Closed: 1}, c.letGo(p.Child)
+	case p.Kill == 0 && p.Target == "" && !p.Idle && !p.All:
+		return nil, wire.Errorf(wire.KindUsage, "close what? Give stream, child, kill, target, idle or all")
+	}
+	n, err := c.s.pool.Close(c.ctx, pool.Match{ID: p.Kill, Target: p.Target, Idle: p.Idle, All: p.All})
+	return &wire.Closed{Closed: n}, err
+}
+
+// letGo gives back a child that the client has connected.
+func (c *conn) letGo(id uint32) error {
+	c.mu.Lock()
+	h := c.leases[id]
+	if h == nil {
+		c.mu.Unlock()
+		return wire.Errorf(wire.KindUnknown, "this client has not connected a child %d, or has closed it", id)
+	}
+	if h.count--; h.count == 0 {
+		delete(c.leases, id)
+	} else {
+		h = nil
+	}
+	c.mu.Unlock()
+	if h != nil {
+		h.lease.Release()
+	}
+	return nil
+}
+
+func (c *call) cancelRequest(p *wire.Cancel) (any, error) {
+	c.mu.Lock()
+	cancel := c.requests[p.Request]
+	c.mu.Unlock()
+	if cancel != nil {
+		cancel(context.Canceled)
+	}
+	return cancel != nil, nil
+}
+
+func (c *call) modules(p *wire.Modules) (any, error) {
+	opt, err := sourceOptions(p.Source)
+	if err != nil {
+		return nil, err
+	}
+	if opt == nil {
+		o := c.s.pool.Source()
+		opt = &o
+	}
+	im, err := c.s.d.NewImporter(*opt)
+	if err != nil {
+		return nil, wire.Errorf(wire.KindUsage, "%v", err)
+	}
+	out := &wire.Described{Modules: []any{}}
+	for _, name := range p.Names {
+		d, err := im.Describe(c.ctx, name, importer.Version{Major: p.Python[0], Minor: p.Python[1]})
+		if err != nil {
+			return nil, err
+		}
+		out.Modules = append(out.Modules, d)
+	}
+	return out, nil
+}
+
+func (c *call) logLevel(p *wire.LogLevel) (any, error) {
+	if p.Level != "" {
+		if err := c.s.levels.Set(p.Component, p.Level); err != nil {
+			return nil, wire.Errorf(wire.KindUsage, "%v", err)
+		}
+	}
+	return &wire.Levels{Levels: c.s.levels.Map()}, nil
+}
+
+func (c *call) shutdown(p *wire.Shutdown) (any, error) {
+	if c.s.opt.OnShutdown == nil {
+		return nil, wire.Errorf(wire.KindUsage, "this daemon is part of another program, and is not stopped by clients")
+	}
+	grace := p.Grace.Duration()
+	if grace <= 0 {
+		grace = c.s.Grace()
+	}
+	c.s.opt.OnShutdown(grace)
+	return os.Getpid(), nil
+}
+
+// ended tells whether an error is only that the client has closed a stream or is gone.
+func ended(err error) bool { return errors.Is(err, errStreamClosed) || errors.Is(err, errClientGone) }

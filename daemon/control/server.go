@@ -1,0 +1,366 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"mitogend/daemon"
+	"mitogend/daemon/pool"
+	"mitogend/daemon/wire"
+	"mitogend/importer"
+)
+
+// Options configure a server.
+type Options struct {
+	// Pool says what is served to children by default, and how connections are kept. Its Logger and Watch are the server's.
+	Pool pool.Options
+	// MaxMessage, MaxPending and StallTimeout are those of daemon.Options. A client that takes nothing for StallTimeout while
+	// replies wait for it is disconnected.
+	MaxMessage, MaxPending int
+	StallTimeout           time.Duration
+	// MaxClients is how many there may be at once; 0 means DefaultMaxClients.
+	MaxClients int
+	// Grace is how long running work may take after Shutdown has begun; 0 means DefaultGrace.
+	Grace time.Duration
+	// Trace is that of daemon.Options.
+	Trace func(daemon.Frame)
+	// Core takes log records of all levels; nil discards them.
+	Core zapcore.Core
+	// Levels are those of the components; nil means info.
+	Levels *Levels
+	// Endpoint is where spans of calls and imports are sent, by OTLP over HTTP, as http://127.0.0.1:4318; empty for none.
+	Endpoint string
+	// LogErrors counts records that could not be written; may be nil.
+	LogErrors func() int64
+	// Version is told by stats.
+	Version string
+	// OnShutdown is called when a client asks for it, with the time that running work may take. It must not block. Nil refuses.
+	OnShutdown func(grace time.Duration)
+}
+
+// Defaults of Options.
+const (
+	DefaultMaxClients = 4096
+	DefaultGrace      = 10 * time.Second
+)
+
+// Server is a daemon with a control socket. It is safe for concurrent use.
+type Server struct {
+	// Constant after New.
+	opt    Options
+	d      *daemon.Daemon
+	pool   *pool.Pool
+	hub    *hub
+	log    *zap.Logger // of component control
+	start  time.Time
+	levels *Levels
+	// nil without an endpoint
+	exporter *exporter
+
+	counts struct {
+		seen, refused, bad, requests, active, streams, connected, lost, closed, calls, failed, programs, modules, moduleBytes atomic.Int64
+	}
+
+	// mu protects the following.
+	mu        sync.Mutex
+	grace     time.Duration
+	conns     map[*conn]bool
+	listeners map[net.Listener]bool
+	stopping  bool
+	down      bool
+	idle      chan struct{} // closed when no work is left, once stopping
+	closers   []func()      // of what is served besides, at the end
+	hurry     chan struct{} // closed by Hurry
+	hurried   bool
+
+	wg sync.WaitGroup // Serve and conns; add only with mu held and down false
+}
+
+// New makes a server, with a daemon of its own. Nothing is listened on yet.
+func New(opt Options) (*Server, error) {
+	if opt.MaxClients <= 0 {
+		opt.MaxClients = DefaultMaxClients
+	}
+	if opt.Grace <= 0 {
+		opt.Grace = DefaultGrace
+	}
+	if opt.StallTimeout <= 0 {
+		opt.StallTimeout = time.Minute
+	}
+	if opt.Core == nil {
+		opt.Core = zapcore.NewNopCore()
+	}
+	if opt.Levels == nil {
+		opt.Levels = NewLevels(zap.InfoLevel)
+	}
+	s := &Server{
+		opt: opt, hub: newHub(), start: time.Now(), levels: opt.Levels, grace: opt.Grace, conns: map[*conn]bool{},
+		listeners: map[net.Listener]bool{}, idle: make(chan struct{}), hurry: make(chan struct{}),
+	}
+	s.opt.Core = zapcore.NewTee(opt.Core, logCore{h: s.hub})
+	s.log = s.Logger("control")
+	var err error
+	s.d, err = daemon.New(daemon.Options{
+		Logger: s.Logger("daemon"), MaxMessage: opt.MaxMessage, MaxPending: opt.MaxPending, StallTimeout: opt.StallTimeout, OnEvent: s.onEvent,
+		Trace: opt.Trace,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if opt.Endpoint != "" {
+		if err := CheckEndpoint(opt.Endpoint); err != nil {
+			return nil, fmt.Errorf("control: %w", err)
+		}
+		s.exporter = newExporter(opt.Endpoint, opt.Version, s.Logger("http"), func(n int64) { s.hub.dropped.Add(n) })
+		s.hub.tap = s.exporter.add
+	}
+	opt.Pool.Logger = s.Logger("pool")
+	children := s.Logger("children")
+	opt.Pool.Watch = &pool.Watcher{
+		OnOutput: s.onOutput(children), OnLog: s.onLog(children), OnImport: s.onImport,
+	}
+	if s.pool, err = pool.New(s.d, opt.Pool); err != nil {
+		return nil, err
+	}
+	s.opt.Pool = opt.Pool
+	return s, nil
+}
+
+// Logger gives the logger of a component, whose records subscribers see as well.
+func (s *Server) Logger(component string) *zap.Logger { return s.levels.Logger(s.opt.Core, component) }
+
+// Daemon is the server's daemon.
+func (s *Server) Daemon() *daemon.Daemon { return s.d }
+
+// Configure takes new options of the pool and a new grace time, for what begins after that.
+func (s *Server) Configure(p pool.Options, grace time.Duration) error {
+	p.Logger = s.opt.Pool.Logger
+	if err := s.pool.Configure(p); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if grace > 0 {
+		s.grace = grace
+	}
+	return nil
+}
+
+// onEvent is daemon.Options.OnEvent.
+func (s *Server) onEvent(e daemon.Event) {
+	switch e.Kind {
+	case daemon.Connected:
+		s.counts.connected.Add(1)
+	case daemon.Lost:
+		s.counts.lost.Add(1)
+	case daemon.Closed:
+		s.counts.closed.Add(1)
+	}
+	s.pool.Event(e)
+	s.hub.publish(wire.Event{Kind: string(e.Kind), Time: stamp(e.Time), Child: uint32(e.ID), Target: e.Target, Text: e.Reason})
+}
+
+// onOutput takes what belongs to no call.
+func (s *Server) onOutput(log *zap.Logger) func(*pool.Conn, []byte) {
+	return func(c *pool.Conn, data []byte) {
+		s.hub.publish(wire.Event{Kind: wire.EventOutput, Target: c.Target(), Text: string(data)})
+		log.Debug("printed", zap.String("target", c.Target()), zap.ByteString("output", data))
+	}
+}
+
+func (s *Server) onLog(log *zap.Logger) func(*pool.Conn, daemon.Log) {
+	return func(c *pool.Conn, l daemon.Log) {
+		level := zapcore.Level(min(max(l.Level/10-2, -1), 2))
+		if entry := log.Check(level, l.Text); entry != nil {
+			entry.Write(zap.String("target", c.Target()), zap.Uint32("context", uint32(l.Context)), zap.String("logger", l.Logger))
+		}
+	}
+}
+
+func (s *Server) onImport(c *pool.Conn, e importer.Event) {
+	if e.Bytes > 0 {
+		s.counts.modules.Add(1)
+		s.counts.moduleBytes.Add(int64(e.Bytes))
+	}
+	if s.hub.wants(wire.EventImport) {
+		s.hub.publish(importEvent(c, e))
+	}
+}
+
+func importEvent(c *pool.Conn, e importer.Event) wire.Event {
+	return wire.Event{
+		Kind: wire.EventImport, Time: stamp(time.Now()), Target: c.Target(), Module: e.Name, What: string(e.What), Bytes: e.Bytes,
+		Seconds: e.Took.Seconds(), Text: e.Reason,
+	}
+}
+
+// Serve takes clients until the listener is closed or Shutdown begins. Only clients of this process's user are taken.
+func (s *Server) Serve(ln net.Listener) error {
+	s.mu.Lock()
+	if s.stopping {
+		s.mu.Unlock()
+		_ = ln.Close()
+		return nil
+	}
+	s.listeners[ln] = true
+	s.wg.Add(1)
+	s.mu.Unlock()
+	defer s.wg.Done()
+	pause := 5 * time.Millisecond
+	for {
+		nc, err := ln.Accept()
+		switch {
+		case err == nil:
+			pause = 5 * time.Millisecond
+			s.accept(nc)
+		case s.isStopping() || errors.Is(err, net.ErrClosed):
+			return nil
+		case isShortage(err):
+			s.log.Error("cannot take a client; raise the limit of open files (ulimit -n, or LimitNOFILE= of the unit)", zap.Error(err))
+			time.Sleep(pause) // nothing tells when there are descriptors again
+			pause = min(2*pause, time.Second)
+		default:
+			return fmt.Errorf("control: %w", err)
+		}
+	}
+}
+
+func isShortage(err error) bool {
+	for _, e := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.ECONNABORTED} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Server) isStopping() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopping
+}
+
+// accept begins to serve a client, or sends it away.
+func (s *Server) accept(nc net.Conn) {
+	peer, err := peerOf(nc)
+	why := ""
+	switch {
+	case err != nil:
+		why = "the kernel does not tell who you are: " + err.Error()
+	case !peer.allowed():
+		why = fmt.Sprintf("this daemon belongs to user %d, and you are user %d", syscall.Geteuid(), peer.uid)
+	}
+	c := newConn(s, nc, peer.pid)
+	s.mu.Lock()
+	switch {
+	case why != "":
+	case s.down || s.stopping:
+		why = "the daemon is stopping"
+	case len(s.conns) >= s.opt.MaxClients:
+		why = fmt.Sprintf("there are %d clients already", len(s.conns))
+	default:
+		s.conns[c] = true
+		s.wg.Add(1)
+	}
+	s.mu.Unlock()
+	s.counts.seen.Add(1)
+	if why != "" {
+		s.counts.refused.Add(1)
+		s.log.Warn("refused a client", zap.Int("pid", peer.pid), zap.Int("uid", peer.uid), zap.String("why", why))
+		c.sendAway(why)
+		return
+	}
+	go c.serve()
+}
+
+// begin counts work, unless the server is stopping.
+func (s *Server) begin() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
+		return daemon.ErrShutdown
+	}
+	s.counts.active.Add(1)
+	return nil
+}
+
+func (s *Server) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.counts.active.Add(-1) == 0 && s.stopping {
+		close(s.idle)
+	}
+}
+
+// Grace is how long running work may take when the server stops.
+func (s *Server) Grace() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.grace
+}
+
+// Shutdown stops: no new clients and no new work from now on; what runs may go on until ctx ends; then it is cancelled,
+// clients are disconnected, and all children are ended and reaped. It returns when nothing is left, and may be called once.
+func (s *Server) Shutdown(ctx context.Context) {
+	s.mu.Lock()
+	s.stopping = true
+	for ln := range s.listeners {
+		_ = ln.Close()
+	}
+	if s.counts.active.Load() == 0 {
+		close(s.idle)
+	}
+	s.mu.Unlock()
+	s.log.Info("stopping", zap.Int64("work", s.counts.active.Load()))
+	select {
+	case <-s.idle:
+	case <-s.hurry:
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	s.down = true
+	for c := range s.conns {
+		c.stop(daemon.ErrShutdown)
+	}
+	for _, end := range s.closers {
+		end()
+	}
+	s.mu.Unlock()
+	s.pool.Shutdown()
+	last, cancel := context.WithTimeout(context.Background(), closeTime)
+	go func() {
+		select {
+		case <-s.hurry:
+			cancel()
+		case <-last.Done():
+		}
+	}()
+	_ = s.d.Shutdown(last) // says only that some had to be killed
+	cancel()
+	s.wg.Wait()
+	if s.exporter != nil {
+		s.exporter.close()
+	}
+}
+
+// Hurry makes a Shutdown that is under way, or comes later, wait for nothing: work is cancelled and children are killed.
+func (s *Server) Hurry() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.hurried {
+		s.hurried = true
+		close(s.hurry)
+	}
+}
+
+// closeTime is what children have to leave by themselves at the end.
+const closeTime = 4 * time.Second

@@ -1,0 +1,240 @@
+package control
+
+import (
+	"context"
+	"io"
+	"sync"
+
+	"mitogend/daemon/wire"
+)
+
+const (
+	// What waits in a stream for its client, in bytes. One item may be larger. What a function prints can not be held back, so
+	// that it gets more room before it is dropped.
+	streamBytes = 1 << 20
+	printBytes  = 32 << 20
+	// What one read gives unless it asks for another size.
+	defaultRead = 256 << 10
+	// The largest piece of a program's output.
+	outputChunk = 64 << 10
+)
+
+// stream is what comes to a client by and by: the output and the end of a call or program, messages, events.
+type stream struct {
+	id     uint32
+	c      *conn
+	ctx    context.Context // ends when the client closes the stream or is gone, or its timeout passes
+	cancel context.CancelCauseFunc
+	work   bool // it stands for work that a shutdown waits for
+	max    int  // bytes of items
+
+	// write takes what the client writes; nil when it can not. It may be called before the work has begun.
+	write func(ctx context.Context, w *wire.Write) error
+
+	changed chan struct{} // one token: for read, look again
+	room    chan struct{} // one token: for put, look again
+	over    chan struct{} // closed when nothing more comes
+	done    chan struct{} // closed when its work has ended
+	gone    chan struct{} // closed when the client has closed it or read its end
+
+	// mu protects the following. Nothing is locked under it.
+	mu      sync.Mutex
+	items   []wire.Item
+	bytes   int
+	dropped int64
+	ended   bool
+	child   *wire.Connected
+}
+
+func token(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// put adds an item when there is room for it. The error is that the stream was given up.
+func (s *stream) put(item wire.Item) error {
+	for {
+		s.mu.Lock()
+		if len(s.items) == 0 || s.bytes+item.Size() <= s.max {
+			s.add(item)
+			s.mu.Unlock()
+			return nil
+		}
+		s.mu.Unlock()
+		select {
+		case <-s.room:
+		case <-s.ctx.Done():
+			return context.Cause(s.ctx)
+		}
+	}
+}
+
+// offer adds an item if there is room, and counts it otherwise. It never blocks.
+func (s *stream) offer(item wire.Item) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return
+	}
+	if len(s.items) > 0 && s.bytes+item.Size() > s.max || s.dropped > 0 && s.bytes > s.max/2 {
+		n := int64(max(len(item.Data), 1))
+		s.dropped += n
+		s.c.s.hub.dropped.Add(n)
+		return
+	}
+	s.add(item)
+}
+
+// add is called with mu held.
+func (s *stream) add(item wire.Item) {
+	if s.dropped > 0 {
+		s.items = append(s.items, wire.Item{Kind: wire.ItemDropped, Count: s.dropped})
+		s.dropped = 0
+	}
+	s.items = append(s.items, item)
+	s.bytes += item.Size()
+	token(s.changed)
+}
+
+// finish adds the last items, for which there is always room.
+func (s *stream) finish(last ...wire.Item) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return
+	}
+	for _, item := range last {
+		s.add(item)
+	}
+	s.ended = true
+	close(s.over)
+	token(s.changed)
+}
+
+// fail ends the stream with an error.
+func (s *stream) fail(err error) {
+	s.finish(wire.Item{Kind: wire.ItemError, Error: wire.FromError(err)})
+}
+
+// read takes what is there, up to about max bytes, after waiting for something to be there.
+func (s *stream) read(ctx context.Context, max int) (*wire.Items, error) {
+	if max <= 0 {
+		max = defaultRead
+	}
+	for {
+		if out := s.take(max); out != nil {
+			if out.End {
+				s.c.forget(s)
+			}
+			return out, nil
+		}
+		select {
+		case <-s.changed:
+		case <-s.gone:
+			return nil, wire.Errorf(wire.KindUnknown, "stream %d was closed", s.id)
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+func (s *stream) take(max int) *wire.Items {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.items) == 0 && !s.ended && s.dropped == 0 {
+		return nil
+	}
+	out := &wire.Items{Stream: s.id, Items: []wire.Item{}, Child: s.child}
+	n := 0
+	for len(s.items) > 0 && (len(out.Items) == 0 || n+s.items[0].Size() <= max) {
+		item := s.items[0]
+		s.items[0] = wire.Item{}
+		s.items = s.items[1:]
+		n += item.Size()
+		out.Items = append(out.Items, item)
+	}
+	s.bytes -= n
+	if len(s.items) == 0 && s.dropped > 0 {
+		out.Items = append(out.Items, wire.Item{Kind: wire.ItemDropped, Count: s.dropped})
+		s.dropped = 0
+	}
+	out.End = s.ended && len(s.items) == 0
+	token(s.room)
+	return out
+}
+
+// writer is a program's stdout or stderr.
+type writer struct {
+	s    *stream
+	kind string
+}
+
+// Write waits for room; by that the program waits.
+func (w writer) Write(p []byte) (int, error) {
+	for n := 0; n < len(p); {
+		k := min(len(p)-n, outputChunk)
+		if err := w.s.put(wire.Item{Kind: w.kind, Data: append([]byte(nil), p[n:n+k]...)}); err != nil {
+			return n, err
+		}
+		n += k
+	}
+	return len(p), nil
+}
+
+// input is a program's standard input, which the client writes.
+type input struct {
+	s     *stream
+	data  chan []byte
+	ended chan struct{}
+	once  sync.Once
+	rest  []byte
+}
+
+func newInput(s *stream) *input {
+	return &input{s: s, data: make(chan []byte), ended: make(chan struct{})}
+}
+
+// write gives data to the reader; it returns when they are taken.
+func (i *input) write(ctx context.Context, w *wire.Write) error {
+	if len(w.Data) > 0 {
+		select {
+		case i.data <- w.Data:
+		case <-i.ended:
+			return wire.Errorf(wire.KindUsage, "standard input was ended before")
+		case <-i.s.over:
+			return wire.Errorf(wire.KindLost, "the program has ended")
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	if w.End {
+		i.once.Do(func() { close(i.ended) })
+	}
+	return nil
+}
+
+// Read ends with the input, and with the stream.
+func (i *input) Read(p []byte) (int, error) {
+	if len(i.rest) == 0 {
+		select {
+		case i.rest = <-i.data:
+		case <-i.ended:
+			return 0, io.EOF
+		case <-i.s.over:
+			return 0, io.EOF
+		case <-i.s.ctx.Done():
+			return 0, io.EOF
+		}
+	}
+	n := copy(p, i.rest)
+	i.rest = i.rest[n:]
+	return n, nil
+}
+
+func (s *stream) setMax(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.max = n
+}

@@ -1,0 +1,398 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode"
+
+	"mitogend/bootstrap"
+	"mitogend/importer"
+	"mitogend/pyproto"
+	"mitogend/python"
+)
+
+// Daemon is a master: context 0 of a tree of Python interpreters. It is safe for concurrent use. Several daemons in one
+// process are independent.
+type Daemon struct {
+	// Constant after New, but for fixed, which is constant after the first Connect.
+	opt      Options
+	importer *importer.Importer
+	handles  *handles
+	fixed    map[pyproto.Handle]func(*Incoming)
+
+	lastID   atomic.Uint32
+	routes   sync.Map // pyproto.ContextID to *stream
+	streams  sync.Map // *stream to nil
+	children sync.Map // pyproto.ContextID to *Child
+	gates    sync.Map // pyproto.ContextID to *gate, of those who want no messages
+
+	hops     hops
+	runtimes runtimes
+	lastPeer atomic.Uint32 // of the ids of clients, which are apart from those of children
+
+	ctx    context.Context // ends with Shutdown
+	cancel context.CancelCauseFunc
+	// alive ends with the beginning of Shutdown, by which no connect goes on.
+	alive context.Context
+	die   context.CancelFunc
+
+	// mu protects the following. Nothing is locked under it.
+	mu   sync.Mutex
+	down bool
+
+	// wg counts every goroutine of the daemon. Add only with mu held and down false, or from a goroutine that it counts.
+	wg sync.WaitGroup
+}
+
+// New makes a daemon. It reads nothing of the path yet, and starts nothing.
+func New(opt Options) (*Daemon, error) {
+	opt.setDefaults()
+	d := &Daemon{opt: opt, handles: newHandles(), fixed: map[pyproto.Handle]func(*Incoming){}}
+	var err error
+	if d.importer, err = d.NewImporter(importer.Options{Path: opt.Path, Venv: opt.Venv, Policy: opt.Policy}); err != nil {
+		return nil, err
+	}
+	d.ctx, d.cancel = context.WithCancelCause(context.Background())
+	d.alive, d.die = context.WithCancel(d.ctx)
+	d.hops.m = map[hopKey]*hop{}
+	return d, nil
+}
+
+// NewImporter makes an importer for ConnectOptions.Importer: it serves what opt says, and the parts of the child runtime
+// that a child fetches when it needs them.
+func (d *Daemon) NewImporter(opt importer.Options) (*importer.Importer, error) {
+	opt.Logger = d.opt.Logger
+	opt.Virtual = map[string]importer.Virtual{}
+	for name, source := range python.Modules() {
+		opt.Virtual[name] = importer.Virtual{Path: source.Path, Source: []byte(source.Text)}
+	}
+	opt.Reserved = map[string]string{
+		"mitogen": "not part of the embedded child runtime; --runtime mitogen gives the child all of the Mitogen installed here",
+	}
+	im, err := importer.New(opt)
+	if err != nil {
+		return nil, fmt.Errorf("daemon: %w", err)
+	}
+	return im, nil
+}
+
+// allocate reserves n context ids and gives the first.
+func (d *Daemon) allocate(n uint32) pyproto.ContextID {
+	return pyproto.ContextID(d.lastID.Add(n) - n + 1)
+}
+
+func (d *Daemon) child(id pyproto.ContextID) *Child {
+	if v, ok := d.children.Load(id); ok {
+		return v.(*Child)
+	}
+	return nil
+}
+
+// enter counts one more goroutine, unless the daemon is down.
+func (d *Daemon) enter() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.down {
+		return ErrShutdown
+	}
+	d.wg.Add(1)
+	return nil
+}
+
+// Connect starts the children that target names, hop by hop, and gives the last one. See docs/targets.md for targets. An
+// error is a *HopError around a *bootstrap.Error; nothing is left of what was started.
+func (d *Daemon) Connect(ctx context.Context, target string, options ...ConnectOptions) (*Child, error) {
+	var opt ConnectOptions
+	if len(options) > 0 {
+		opt = options[0]
+	}
+	hops, err := bootstrap.ParseTarget(target)
+	if err != nil {
+		return nil, err
+	}
+	return d.ConnectHops(ctx, target, hops, opt)
+}
+
+// ConnectHops is Connect for a target that was read already; name is what errors call it.
+func (d *Daemon) ConnectHops(ctx context.Context, name string, hops []bootstrap.Hop, opt ConnectOptions) (*Child, error) {
+	if err := d.enter(); err != nil {
+		return nil, err
+	}
+	defer d.wg.Done()
+	if opt.Name == "" {
+		opt.Name = name
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(d.alive, cancel)()
+	var c *Child
+	steps, err := resolve(hops, opt)
+	if err == nil {
+		c, err = d.connectSteps(ctx, steps, opt)
+	}
+	var at *HopError
+	switch {
+	case err == nil:
+		return c, nil
+	case errors.Is(err, context.Canceled) && d.alive.Err() != nil:
+		return nil, &HopError{Target: name, Hops: len(hops), Err: ErrShutdown}
+	case errors.As(err, &at):
+		return nil, &HopError{Target: name, Hop: at.Hop, Hops: len(hops), Err: at.Err}
+	}
+	return nil, err
+}
+
+// closeTime is what a connection gets to end that nobody wants any more.
+const closeTime = 5 * time.Second
+
+// resolve collects the arguments of all hops, with their passwords.
+func resolve(hops []bootstrap.Hop, opt ConnectOptions) ([]step, error) {
+	steps := make([]step, len(hops))
+	for i, hop := range hops {
+		hop = hop.Resolved()
+		args, err := hop.Options()
+		if err != nil {
+			return nil, hopError(err, i)
+		}
+		if args["python"] == nil && args["python_path"] == nil && len(opt.Python) > 0 {
+			args["python"] = opt.Python
+		}
+		if args["connect_timeout"] == nil && opt.Timeout > 0 {
+			args["connect_timeout"] = opt.Timeout
+		}
+		if args["password"] == nil && opt.Secrets != nil {
+			if password, ok := opt.Secrets(i, hop.Method); ok {
+				args["password"] = bootstrap.Secret(password)
+			}
+		}
+		steps[i] = step{hop, args}
+	}
+	return steps, nil
+}
+
+// connectHop starts a child on this machine, or behind a hop, which it gives back when that fails.
+func (d *Daemon) connectHop(ctx context.Context, via *hop, s step, opt ConnectOptions) (*Child, error) {
+	c := d.newChild(opt, s.hop.Method)
+	if via != nil {
+		c.via, c.hop = via.child, via
+	}
+	if err := d.connectChild(ctx, c, s, opt); err != nil {
+		<-c.leaveHop()
+		return nil, err
+	}
+	if opt.PreferHere && c.runtime == nil {
+		if err := c.Notify(ctx, "mitogen.resources:prefer_here"); err != nil {
+			_ = c.Close(ctx)
+			return nil, err
+		}
+	}
+	d.event(Connected, c, "")
+	return c, nil
+}
+
+func (d *Daemon) connectChild(ctx context.Context, c *Child, s step, opt ConnectOptions) error {
+	plan, err := bootstrap.Build(s.hop.Method, s.args, bootstrap.Boot{
+		Stub: python.Stub(), Args: []string{"mitogend:" + psName(opt.Name)}, Elsewhere: c.via != nil,
+	})
+	if err != nil {
+		return err
+	}
+	if c.runtime, err = d.runtimeOf(ctx, s, &opt); err != nil {
+		return err
+	}
+	c.unidirectional = isTrue(s.args["unidirectional"])
+	c.debug, c.profiling = isTrue(s.args["debug"]), isTrue(s.args["profiling"])
+	switch {
+	case c.via == nil:
+		return d.start(ctx, c, plan)
+	case c.via.runtime != nil || c.runtime != nil:
+		return c.via.proxyConnect(ctx, c, s)
+	}
+	return c.via.launch(ctx, c, plan)
+}
+
+func (d *Daemon) newChild(opt ConnectOptions, method string) *Child {
+	c := &Child{
+		d: d, id: d.allocate(1), name: opt.Name, opt: opt, method: method, closed: make(chan struct{}),
+		leaving: make(chan struct{}), tracked: newTracked(),
+	}
+	if opt.OnImport != nil {
+		c.observers.add(c, opt.OnImport)
+	}
+	return c
+}
+
+// isTrue reads a flag that bootstrap.Build has accepted.
+func isTrue(v any) bool {
+	switch v := v.(type) {
+	case bool:
+		return v
+	case string:
+		return slices.Contains([]string{"true", "yes", "on", "1"}, strings.ToLower(v))
+	case []byte:
+		return isTrue(string(v))
+	case int64:
+		return v != 0
+	}
+	return false
+}
+
+// psName is a target as it is shown in the argv of an interpreter, with nothing in it that a shell treats specially.
+func psName(target string) string {
+	return strings.Map(func(r rune) rune {
+		if r < 128 && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("@.:_+-", r)) {
+			return r
+		}
+		return '_'
+	}, target[:min(len(target), 64)])
+}
+
+// config is what the child runtime gets as its configuration.
+func (c *Child) config() map[string]any {
+	parents := []int{}
+	for p := c.via; p != nil; p = p.via {
+		parents = append(parents, int(p.id))
+	}
+	config := map[string]any{
+		"context_id": int(c.id), "parent_ids": append(parents, 0), "max_message_size": c.d.opt.MaxMessage,
+		"name":           c.name,
+		"unidirectional": c.unidirectional,
+	}
+	if c.opt.LogLevel > 0 {
+		config["log_level"] = c.opt.LogLevel
+	}
+	return config
+}
+
+// start runs a plan on this machine and takes the child into the tree.
+func (d *Daemon) start(ctx context.Context, c *Child, plan *bootstrap.Plan) error {
+	proc, err := bootstrap.Start(ctx, plan, bootstrap.StartOptions{
+		Preamble: c.preamble,
+		Output: func(line string, ready bool) {
+			if ready {
+				d.onLog(c.id, []byte("stdio\x0020\x00"+line+"\n"))
+			}
+		},
+		Dir: c.opt.Dir,
+		Env: c.opt.Env,
+	})
+	if err != nil {
+		return err
+	}
+	c.setVersion(proc.HexVersion)
+	s, err := d.newStream(c.id, c.name, proc.Reader(), proc.Writer())
+	if err == nil {
+		s.proc = proc
+		s.old = c.runtime != nil && c.runtime.Old()
+		s.unidirectional = c.unidirectional
+		c.stream = s
+		if err = c.newResponder(); err == nil {
+			err = d.enter()
+		}
+	}
+	if err != nil {
+		if c.responder != nil {
+			c.responder.Close()
+		}
+		_ = proc.Close(ctx)
+		return err
+	}
+	d.children.Store(c.id, c)
+	d.streams.Store(s, nil)
+	d.routes.Store(c.id, s)
+	go s.readLoop(proc.Buffered())
+	if d.alive.Err() != nil {
+		s.shut()
+	}
+	return nil
+}
+
+// exitWait is how long a lost connection waits for the program's exit status, to say more than that it is lost.
+const exitWait = 300 * time.Millisecond
+
+// teardown takes a stream out of the tree: waiters learn why, then the process is ended and reaped. Called by its readLoop.
+func (d *Daemon) teardown(s *stream) {
+	reason := "the connection was lost: " + s.failure().Error()
+	if s.proc != nil && !errors.Is(s.failure(), errClosed) {
+		t := time.NewTimer(exitWait)
+		select {
+		case <-s.proc.Done():
+			if status := s.proc.ExitStatus(); status != "" && status != "exit status 0" {
+				reason = "the connection was lost: Python ended with " + status
+			}
+		case <-t.C:
+		}
+		t.Stop()
+	}
+	d.streams.Delete(s)
+	d.lost(s, d.behind(s), reason)
+	d.endUnrouted(s, reason)
+	if s.proc != nil {
+		_ = s.proc.Close(d.closing())
+	} else {
+		_ = s.r.Close()
+		if s.w != s.r {
+			_ = s.w.Close()
+		}
+	}
+}
+
+// lost takes contexts out of the tree that were reached through s.
+func (d *Daemon) lost(s *stream, ids []pyproto.ContextID, reason string) {
+	for _, id := range ids {
+		if c := d.child(id); c != nil {
+			d.children.Delete(id)
+			c.end(reason)
+			kind := Lost
+			if c.closing.Load() {
+				kind = Closed
+			}
+			d.event(kind, c, reason)
+		}
+	}
+	d.dropRoutes(s, ids, reason)
+}
+
+// closing gives the time that a process may take to leave: less once Shutdown has run out of time.
+func (d *Daemon) closing() context.Context { return d.ctx }
+
+// Children lists the children that were connected and not closed or lost since.
+func (d *Daemon) Children() (list []*Child) {
+	d.children.Range(func(_, c any) bool {
+		list = append(list, c.(*Child))
+		return true
+	})
+	return list
+}
+
+// Shutdown ends all children and waits until their processes are reaped. What waits for a reply fails. When ctx ends
+// before, processes are killed. It may be called more than once; the error is ctx's.
+func (d *Daemon) Shutdown(ctx context.Context) error {
+	d.mu.Lock()
+	d.down = true
+	d.mu.Unlock()
+	d.die()
+	d.streams.Range(func(s, _ any) bool {
+		s.(*stream).shut()
+		return true
+	})
+	done := make(chan struct{})
+	go func() {
+		d.wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		d.cancel(ErrShutdown)
+		<-done
+	}
+	d.cancel(ErrShutdown)
+	return ctx.Err()
+}

@@ -1,0 +1,59 @@
+// Package daemon is the master of a tree of Python interpreters: it starts them, serves their imports, calls functions in
+// them and routes messages between them. It speaks Mitogen's protocol (docs/protocol.md) as context 0.
+//
+//	d, err := daemon.New(daemon.Options{Path: []string{"./lib"}})
+//	defer d.Shutdown(ctx)
+//	web, err := d.Connect(ctx, "ssh:web1+sudo:root")
+//	var version string
+//	err = web.Call(ctx, "platform:python_version").Decode(&version)
+//
+// # Guarantees
+//
+// Messages from one context to another arrive in the order in which they were sent. Calls to one child run one at a time, in
+// the order of Start. Each call ends exactly once: with a value, with *pyproto.CallError (Python raised), with *DeadError
+// (nobody will answer; Lost says that the function may have run), or with the error of the caller's context (the function
+// goes on in the child). Nothing is retried: what was sent may have run.
+//
+// # Two straight lines
+//
+// A GET_MODULE comes in: stream.readLoop, Daemon.route, Daemon.deliver, importer.Responder.Request, which queues the name; the
+// responder's goroutine finds, builds and sends (sink, stream.send). No file is looked at on a readLoop.
+//
+// A call goes out: Child.Start registers a handle, encodes, stream.send. Its reply: stream.readLoop, Daemon.route,
+// Daemon.deliver, handles.deliverShared; the caller's goroutine decodes. A lost stream is torn down once, by its readLoop:
+// routes go, waiters get a dead message, peers who have talked to what is gone get DEL_ROUTE, the process is reaped.
+//
+// # Goroutines
+//
+//	name              started in           ends when                                waited for by
+//	stream.readLoop   Daemon.start         the stream fails or is shut              Daemon.wg, Child.Close
+//	stream.writeLoop  stream.write, when   the queue is empty or the stream fails   Daemon.wg
+//	                  the pipe is full
+//	responder         Child.newResponder   the child is gone                        Daemon.wg
+//	program.feed      Child.Run            standard input ends; the first read      nobody: it may hang in the user's
+//	                                       after the program has ended              reader, and holds nothing else
+//
+// Only a stream's readLoop reads it. Whoever finds a stream's writing flag clear sets it and is its only writer until the
+// queue is empty: a sender writes by itself what the pipe takes at once, and leaves the rest to a writeLoop. So a call costs
+// no hop to another goroutine, and an idle child costs one goroutine for reading and one for imports.
+//
+// # Locks
+//
+// Daemon.mu, stream.mu, Child.mu and each shard of handles are taken alone. None is held across I/O. Routes, streams and
+// children are sync.Maps, so that forwarding takes no lock that another stream holds but the queue's own.
+//
+// # Full queues
+//
+// What waits for one peer is bounded by Options.MaxPending bytes (and one frame). A sender waits for room: a Call until its
+// context ends, a responder until the stream is lost, a readLoop that forwards until room comes. The last holds up the
+// stream that the message came from, and so its sender, and nobody else. A peer that took no byte for
+// Options.StallTimeout while its queue is full is not waited for: its messages are refused with a dead message until it
+// reads again. What the daemon itself must say (dead messages, DEL_ROUTE) is queued beyond the bound: it is small, and there
+// is one of it for each message or context that it is about.
+//
+// # Bad peers
+//
+// An unknown magic number ends the stream. A frame over Options.MaxMessage is read over and refused. A payload is allocated as
+// it arrives, never by its header alone. A message whose source or authority is not behind the stream that it came in on is
+// dropped and logged.
+package daemon

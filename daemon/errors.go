@@ -1,0 +1,39 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrShutdown is the error of everything that is asked of a daemon that was shut down.
+var ErrShutdown = errors.New("daemon: shut down")
+
+// DeadError is a message that could not be delivered, or a reply that will not come; Reason is the wire's.
+type DeadError struct {
+	Target string
+	Reason string
+	// Lost: the connection broke, so the function may have run.
+	Lost bool
+}
+
+func (e *DeadError) Error() string {
+	return fmt.Sprintf("daemon: %s: %s", e.Target, e.Reason)
+}
+
+// HopError is a connect that failed at one hop of a target.
+type HopError struct {
+	Target string
+	Hop    int // from 0
+	Hops   int
+	Err    error
+}
+
+func (e *HopError) Error() string {
+	if e.Hops == 1 {
+		return fmt.Sprintf("%s: %v", e.Target, e.Err)
+	}
+	return fmt.Sprintf("%s: hop %d of %d: %v", e.Target, e.Hop+1, e.Hops, e.Err)
+}
+
+// Unwrap gives the cause.
+func (e *HopError) Unwrap() error { return e.Err }

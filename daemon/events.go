@@ -1,0 +1,98 @@
+package daemon
+
+import (
+	"bytes"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"mitogend/pyproto"
+)
+
+// EventKind says what happened.
+type EventKind string
+
+// The kinds of events.
+const (
+	Connected EventKind = "connected"
+	Lost      EventKind = "lost"   // the connection broke
+	Closed    EventKind = "closed" // it was ended from here
+)
+
+// Event is something that happened to a child.
+type Event struct {
+	Time   time.Time
+	Kind   EventKind
+	ID     pyproto.ContextID
+	Target string
+	Reason string
+}
+
+// Log is a record that code in a child logged.
+type Log struct {
+	Target  string
+	Context pyproto.ContextID
+	Logger  string
+	Level   int // Python's: 10 debug, 20 info, 30 warning, 40 error, 50 critical
+	Text    string
+}
+
+func (d *Daemon) event(kind EventKind, c *Child, reason string) {
+	d.opt.Logger.Debug(string(kind), zap.String("target", c.name), zap.Uint32("context", uint32(c.id)), zap.String("reason", reason))
+	if d.opt.OnEvent != nil {
+		d.opt.OnEvent(Event{Time: time.Now(), Kind: kind, ID: c.id, Target: c.name, Reason: reason})
+	}
+}
+
+// onLog handles FORWARD_LOG: logger, level and text between NULs, or what the child printed under the logger "stdio".
+func (d *Daemon) onLog(src pyproto.ContextID, payload []byte) {
+	parts := bytes.SplitN(payload, []byte{0}, 3)
+	if len(parts) != 3 {
+		return
+	}
+	name := strconv.FormatUint(uint64(src), 10)
+	c := d.child(src)
+	if c != nil {
+		name = c.name
+	}
+	if c != nil && c.runtime != nil && (string(parts[0]) == "stdout" || string(parts[0]) == "stderr") && c.opt.OnOutput != nil {
+		// A stock child logs what is printed there, line by line.
+		c.opt.OnOutput(append(parts[2], '\n'))
+		return
+	}
+	if string(parts[0]) == "stdio" {
+		if c != nil && c.tracked.print(parts[2]) {
+			return
+		}
+		if c != nil && c.opt.OnOutput != nil {
+			c.opt.OnOutput(parts[2])
+			return
+		}
+		parts[2] = bytes.TrimRight(parts[2], "\n")
+	}
+	level, err := strconv.Atoi(string(parts[1]))
+	if err != nil {
+		level = 20
+	}
+	if c != nil && c.opt.OnLog != nil {
+		c.opt.OnLog(Log{Target: name, Context: src, Logger: string(parts[0]), Level: level, Text: string(parts[2])})
+		return
+	}
+	if entry := d.opt.Logger.Check(zapLevel(level), string(parts[2])); entry != nil {
+		entry.Write(zap.String("target", name), zap.ByteString("logger", parts[0]))
+	}
+}
+
+func zapLevel(python int) zapcore.Level {
+	switch {
+	case python < 20:
+		return zap.DebugLevel
+	case python < 30:
+		return zap.InfoLevel
+	case python < 40:
+		return zap.WarnLevel
+	}
+	return zap.ErrorLevel
+}

@@ -1,0 +1,110 @@
+package daemon
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"mitogend/pyproto"
+)
+
+// handler gets the messages of one of our handles. fn runs on a readLoop, or where a route is lost: it must not block, and
+// must not keep the payload when shared is true. A dead message (ReplyTo is IsDead) is the last one.
+type handler struct {
+	fn         func(h pyproto.Header, payload []byte, shared bool)
+	respondent pyproto.ContextID
+	once       bool
+}
+
+// handles are the dynamic handles of context 0. They are split so that streams do not meet on one lock; a shard's mutex
+// guards its map only and nothing is locked under it.
+type handles struct {
+	last   atomic.Uint32
+	shards [16]struct {
+		mu sync.Mutex
+		m  map[pyproto.Handle]handler
+	}
+}
+
+func newHandles() *handles {
+	t := &handles{}
+	t.last.Store(uint32(pyproto.FirstDynamic) - 1)
+	for i := range t.shards {
+		t.shards[i].m = map[pyproto.Handle]handler{}
+	}
+	return t
+}
+
+// add gives a fresh handle, never 0 nor a fixed one.
+func (t *handles) add(e handler) pyproto.Handle {
+	for {
+		h := pyproto.Handle(t.last.Add(1))
+		if h < pyproto.FirstDynamic {
+			// Wrapped around.
+			continue
+		}
+		s := &t.shards[h%16]
+		s.mu.Lock()
+		_, taken := s.m[h]
+		if !taken {
+			s.m[h] = e
+		}
+		s.mu.Unlock()
+		if !taken {
+			return h
+		}
+	}
+}
+
+// remove tells whether the handle was there.
+func (t *handles) remove(h pyproto.Handle) bool {
+	s := &t.shards[h%16]
+	s.mu.Lock()
+	_, ok := s.m[h]
+	delete(s.m, h)
+	s.mu.Unlock()
+	return ok
+}
+
+// deliver hands a message to its handle; an empty reason means that it was taken. from is nil for a message of our own.
+func (t *handles) deliver(from *stream, h pyproto.Header, payload []byte) (reason string) {
+	return t.deliverShared(from, h, payload, false)
+}
+
+func (t *handles) deliverShared(from *stream, h pyproto.Header, payload []byte, shared bool) string {
+	s := &t.shards[h.Handle%16]
+	s.mu.Lock()
+	e, ok := s.m[h.Handle]
+	if ok && from != nil && e.respondent != h.Src && h.ReplyTo != pyproto.IsDead {
+		s.mu.Unlock()
+		return "reply from unexpected context"
+	}
+	// A dead message comes from the respondent, from the parent that noticed, or is our own.
+	if ok && (e.once || h.ReplyTo == pyproto.IsDead) {
+		delete(s.m, h.Handle)
+	}
+	s.mu.Unlock()
+	if !ok {
+		return "invalid handle"
+	}
+	e.fn(h, payload, shared)
+	return ""
+}
+
+// drop ends every handle that waits for one of these contexts.
+func (t *handles) drop(gone map[pyproto.ContextID]bool, reason string) {
+	for i := range t.shards {
+		s := &t.shards[i]
+		var ended []handler
+		s.mu.Lock()
+		for h, e := range s.m {
+			if gone[e.respondent] {
+				delete(s.m, h)
+				ended = append(ended, e)
+			}
+		}
+		s.mu.Unlock()
+		for _, e := range ended {
+			e.fn(pyproto.Header{Enc: pyproto.EncMGC, Src: e.respondent, ReplyTo: pyproto.IsDead, Handle: 0}, []byte(reason), false)
+		}
+	}
+}

@@ -1,0 +1,274 @@
+package daemon
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+
+	"mitogend/bootstrap"
+	"mitogend/importer"
+)
+
+// step is one hop of a target with all its arguments, the password among them.
+type step struct {
+	hop  bootstrap.Hop
+	args map[string]any
+}
+
+// hop is a child on the way to others. Connects that have the same steps to it, and the same options, share it: one of them
+// connects it while the others wait, and it is closed when the last child behind it has ended.
+type hop struct {
+	d   *Daemon
+	key hopKey
+	// cancel ends the connect.
+	cancel context.CancelFunc
+	// ready is closed when the connect has ended; child and err are set then.
+	ready chan struct{}
+	child *Child
+	err   error
+
+	users int // guarded by hops.mu
+}
+
+type hopKey [sha256.Size]byte
+
+// hops are those in use, by what they are.
+type hops struct {
+	// mu protects the following and hop.users. Daemon.mu may be taken under it.
+	mu sync.Mutex
+	m  map[hopKey]*hop
+}
+
+// keyOf gives what two connects must have in common to share a hop. Passwords are part of it, so it is a hash.
+func keyOf(steps []step, opt *ConnectOptions) hopKey {
+	var b strings.Builder
+	for _, s := range steps {
+		fmt.Fprintf(&b, "%q:%q", s.hop.Method, s.hop.Spec)
+		names := make([]string, 0, len(s.args))
+		for name := range s.args {
+			names = append(names, name)
+		}
+		sort.Strings(names)
+		for _, name := range names {
+			v := s.args[name]
+			if secret, ok := v.(bootstrap.Secret); ok {
+				v = string(secret)
+			}
+			fmt.Fprintf(&b, "&%q=%T%q", name, v, fmt.Sprint(v))
+		}
+	}
+	fmt.Fprintf(&b, "|%p|%q|%q|%t|%q|%q|%p|%d|%p", opt.Importer, opt.Policy.Allow, opt.Policy.Deny, opt.PreferHere, opt.Dir, opt.Env,
+		opt.Runtime, opt.StockLevel, opt.Miss)
+	return sha256.Sum256([]byte(b.String()))
+}
+
+// takeHop gives the hop at the end of these steps, connected. Whoever gets it gives it back by release.
+func (d *Daemon) takeHop(ctx context.Context, steps []step, opt ConnectOptions) (*hop, error) {
+	key := keyOf(steps, &opt)
+	for {
+		h, err := d.joinHop(key, steps, opt)
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case <-h.ready:
+		case <-ctx.Done():
+			h.release(d.closing())
+			return nil, context.Cause(ctx)
+		}
+		if h.err != nil {
+			h.release(d.closing())
+			return nil, h.err
+		}
+		if h.child.gone() == nil {
+			return h, nil
+		}
+		// It was lost since: connect another one.
+		h.release(d.closing())
+	}
+}
+
+// joinHop adds a user to the hop of that key, and begins to connect it if there is none.
+func (d *Daemon) joinHop(key hopKey, steps []step, opt ConnectOptions) (*hop, error) {
+	d.hops.mu.Lock()
+	defer d.hops.mu.Unlock()
+	if h := d.hops.m[key]; h != nil && (h.child == nil || h.child.gone() == nil) {
+		h.users++
+		return h, nil
+	}
+	if err := d.enter(); err != nil {
+		return nil, err
+	}
+	h := &hop{d: d, key: key, ready: make(chan struct{}), users: 1}
+	d.hops.m[key] = h
+	// Whose connect it was does not matter: it goes on while anybody wants it.
+	ctx, cancel := context.WithCancel(d.alive)
+	h.cancel = cancel
+	go h.connect(ctx, steps, hopOptions(steps, opt))
+	return h, nil
+}
+
+// hopOptions are the options of a child on the way: what is the last child's own is left out.
+func hopOptions(steps []step, opt ConnectOptions) ConnectOptions {
+	list := make([]bootstrap.Hop, len(steps))
+	for i, s := range steps {
+		list[i] = s.hop
+	}
+	return ConnectOptions{
+		Name: bootstrap.FormatTarget(list), Timeout: opt.Timeout, Importer: opt.Importer, Policy: opt.Policy,
+		PreferHere: opt.PreferHere, Dir: opt.Dir, Env: opt.Env, Runtime: opt.Runtime, StockLevel: opt.StockLevel, Miss: opt.Miss,
+	}
+}
+
+func (h *hop) connect(ctx context.Context, steps []step, opt ConnectOptions) {
+	defer h.d.wg.Done()
+	defer h.cancel()
+	child, err := h.d.connectSteps(ctx, steps, opt)
+	h.d.hops.mu.Lock()
+	if err != nil {
+		h.forget()
+	}
+	h.child, h.err = child, err
+	wanted := h.users > 0
+	h.d.hops.mu.Unlock()
+	close(h.ready)
+	if child != nil && !wanted {
+		h.close(context.Background())
+	}
+}
+
+// forget takes the hop out of the table, whose lock is held.
+func (h *hop) forget() {
+	if h.d.hops.m[h.key] == h {
+		delete(h.d.hops.m, h.key)
+	}
+}
+
+// release gives the hop back. With its last user it is closed, and release waits for that.
+func (h *hop) release(ctx context.Context) {
+	h.d.hops.mu.Lock()
+	h.users--
+	last := h.users == 0
+	if last {
+		h.forget()
+	}
+	child := h.child
+	h.d.hops.mu.Unlock()
+	if !last {
+		return
+	}
+	h.cancel()
+	if child != nil {
+		h.close(ctx)
+	}
+}
+
+func (h *hop) close(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, closeTime)
+	defer cancel()
+	_ = h.child.Close(ctx)
+}
+
+// leaveHop gives back, once, the hop that c is behind. The channel is closed when that is done.
+func (c *Child) leaveHop() <-chan struct{} {
+	if c.hop == nil {
+		return closed
+	}
+	c.left.Do(func() {
+		if c.d.enter() != nil {
+			// Shutdown closes every connection by itself.
+			close(c.leaving)
+			return
+		}
+		go func() {
+			defer c.d.wg.Done()
+			defer close(c.leaving)
+			if c.opt.OnImport != nil {
+				c.root().observers.remove(c)
+			}
+			c.hop.release(context.Background())
+		}()
+	})
+	return c.leaving
+}
+
+var closed = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+// root is the child whose connection is our own.
+func (c *Child) root() *Child {
+	for c.via != nil {
+		c = c.via
+	}
+	return c
+}
+
+// connectSteps connects the last of the steps, behind hops that it shares with others. The error is a *HopError.
+func (d *Daemon) connectSteps(ctx context.Context, steps []step, opt ConnectOptions) (*Child, error) {
+	last := len(steps) - 1
+	var via *hop
+	if last > 0 {
+		var err error
+		if via, err = d.takeHop(ctx, steps[:last], opt); err != nil {
+			return nil, hopError(err, last-1)
+		}
+	}
+	c, err := d.connectHop(ctx, via, steps[last], opt)
+	if err != nil {
+		return nil, hopError(err, last)
+	}
+	if via != nil && opt.OnImport != nil {
+		c.root().observers.add(c, opt.OnImport)
+	}
+	return c, nil
+}
+
+// hopError says at which hop it was, unless err says so already.
+func hopError(err error, i int) error {
+	var he *HopError
+	if errors.As(err, &he) {
+		return err
+	}
+	return &HopError{Hop: i, Err: err}
+}
+
+// observers are those who are told of the modules that go over a connection that others share.
+type observers struct {
+	// mu protects list, which is replaced and not changed. Nothing is locked under it.
+	mu   sync.Mutex
+	list []observer
+}
+
+type observer struct {
+	who *Child
+	fn  func(importer.Event)
+}
+
+func (o *observers) add(c *Child, fn func(importer.Event)) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.list = append(slices.Clip(o.list), observer{c, fn})
+}
+
+func (o *observers) remove(c *Child) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.list = slices.DeleteFunc(slices.Clone(o.list), func(x observer) bool { return x.who == c })
+}
+
+func (o *observers) tell(e importer.Event) {
+	o.mu.Lock()
+	list := o.list
+	o.mu.Unlock()
+	for _, x := range list {
+		x.fn(e)
+	}
+}

@@ -1,0 +1,531 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"mitogend/bootstrap"
+	"mitogend/integration/pythons"
+	"mitogend/pyproto"
+)
+
+// within is what anything here may take: it finds what hangs, not what is slow.
+const within = 60 * time.Second
+
+func testContext(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// eventually polls until the condition holds.
+func eventually(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(within); !condition(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("still not so after %v: %s", within, what)
+		}
+	}
+}
+
+var marks atomic.Int32
+
+// mark gives an environment by which the processes of a test are known, and checks at its end that none is left.
+func mark(t testing.TB) []string {
+	env := fmt.Sprintf("MITOGEND_HOPS_TEST=%d.%d", os.Getpid(), marks.Add(1))
+	t.Cleanup(func() {
+		eventually(t, "no process is left", func() bool { return len(marked(env)) == 0 })
+	})
+	return []string{env}
+}
+
+// marked lists the processes that have env in their environment, apart from those that have ended and are not reaped.
+func marked(env string) (pids []int) {
+	files, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil || !slices.Contains(strings.Split(string(data), "\x00"), env) {
+			continue
+		}
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		pids = append(pids, pid)
+	}
+	return pids
+}
+
+// chain is a target of so many local hops, each with the next of the interpreters.
+func chain(n int, list []pythons.Python) string {
+	hops := make([]string, n)
+	for i := range hops {
+		hops[i] = target(list[i%len(list)])
+	}
+	return strings.Join(hops, "+")
+}
+
+// ends are the oldest and the newest interpreters: generations in turn.
+func ends(t testing.TB) []pythons.Python {
+	list := pythons.All(t)
+	return []pythons.Python{list[0], list[len(list)-1]}
+}
+
+const treeModule = `
+import os, signal, sys, threading, time
+import mitogen.core
+
+def pid():
+    return os.getpid()
+
+def parents():
+    return mitogen.core.router.parent_ids
+
+def length(data):
+    return len(data)
+
+def block(path):
+    os.mkdir(path)
+    while True:
+        time.sleep(1)
+
+def ignore(path):
+    for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(s, signal.SIG_IGN)
+    os.mkdir(path)
+    while True:
+        try:
+            time.sleep(1)
+        except BaseException:
+            pass
+
+def in_c(path):
+    os.mkdir(path)
+    # Holds the interpreter's lock, so that no thread of it can do anything.
+    return max(range(10 ** 12)) if sys.version_info[0] > 2 else max(xrange(10 ** 15))
+
+def say(text):
+    print(text)
+
+@mitogen.core.takes_router
+def make(how, router, **kwargs):
+    child = getattr(router, how)(**kwargs)
+    made.append(child)
+    return child, child.call(pid), child.call(parents)
+
+made = []
+
+def last(fn, *args):
+    return made[-1].call(globals()[fn], *args)
+
+def end():
+    made[-1].shutdown()
+    made[-1].call(pid)
+
+@mitogen.core.takes_router
+def deep(python_path, levels, router):
+    if levels == 0:
+        return mitogen.core.router.parent_ids
+    return router.local(python_path=python_path).call(deep, python_path, levels - 1)
+
+@mitogen.core.takes_router
+def unknown(router):
+    try:
+        router.local(nonsense=1)
+    except mitogen.core.StreamError as e:
+        return e.args[0]
+`
+
+func treeDaemon(t testing.TB, opt Options) *Daemon {
+	opt.Path = []string{writeFiles(t, map[string]string{"tree.py": treeModule})}
+	return newDaemon(t, opt)
+}
+
+func TestHopStdio(t *testing.T) {
+	data := bytes.Repeat([]byte("0123456789\n\x04\x03\x11\x13\x00\xff\r"), 60000)
+	pythons.Each(t, func(t *testing.T, py pythons.Python) {
+		for _, stdio := range []string{"socketpair", "pipes", "pty", "hybrid", "hybrid-pipes"} {
+			t.Run(stdio, func(t *testing.T) {
+				env := mark(t)
+				d := treeDaemon(t, Options{})
+				c := connect(t, d, target(py)+"+"+target(py)+"&stdio="+stdio, ConnectOptions{Env: env})
+				ctx := testContext(t)
+				if got := c.Version().String(); got != py.Version {
+					t.Errorf("Version is %s", got)
+				}
+				var back []byte
+				if err := c.Call(ctx, "builtins:bytes", data).Err(); err != nil && py.Version != "2.7" {
+					t.Error(err)
+				}
+				if err := c.Call(ctx, "copy:copy", data).Decode(&back); err != nil || !bytes.Equal(back, data) {
+					t.Errorf("%d bytes came back as %d, %v", len(data), len(back), err)
+				}
+				var ids []uint32
+				if err := c.Call(ctx, "tree:parents").Decode(&ids); err != nil || !slices.Equal(ids, []uint32{uint32(c.Via().ID()), 0}) {
+					t.Errorf("parents are %v, %v", ids, err)
+				}
+				if err := c.Close(ctx); err != nil {
+					t.Error(err)
+				}
+				if pids := marked(env[0]); len(pids) > 0 {
+					t.Errorf("after Close %v are left", pids)
+				}
+			})
+		}
+	})
+}
+
+func TestHopOutput(t *testing.T) {
+	list := ends(t)
+	var mu sync.Mutex
+	var printed bytes.Buffer
+	env := mark(t)
+	d := treeDaemon(t, Options{})
+	c := connect(t, d, chain(3, list), ConnectOptions{Env: env, OnOutput: func(b []byte) {
+		mu.Lock()
+		defer mu.Unlock()
+		printed.Write(b)
+	}})
+	if err := c.Call(testContext(t), "tree:say", "from the third").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if got := printed.String(); got != "from the third\n" {
+		t.Errorf("printed %q", got)
+	}
+}
+
+func TestDeep(t *testing.T) {
+	list := ends(t)
+	env := mark(t)
+	d := treeDaemon(t, Options{})
+	start := time.Now()
+	c := connect(t, d, chain(10, list), ConnectOptions{Env: env})
+	t.Logf("ten hops connected in %v", time.Since(start))
+	ctx := testContext(t)
+	depth := 0
+	for x := c; x != nil; x = x.Via() {
+		if want := list[(9-depth)%2].Version; x.Version().String() != want {
+			t.Errorf("hop %d is a %v, not %s", 10-depth, x.Version(), want)
+		}
+		depth++
+	}
+	var ids []uint32
+	if err := c.Call(ctx, "tree:parents").Decode(&ids); err != nil || len(ids) != 10 {
+		t.Errorf("parents are %v, %v", ids, err)
+	}
+	start = time.Now()
+	if err := c.Close(ctx); err != nil {
+		t.Error(err)
+	}
+	t.Logf("and closed in %v", time.Since(start))
+	if pids := marked(env[0]); len(pids) > 0 {
+		t.Errorf("after Close %v are left", pids)
+	}
+}
+
+func TestConnectsShareAHop(t *testing.T) {
+	py := pythons.Any(t)
+	env := mark(t)
+	var connected, ended atomic.Int32
+	d := treeDaemon(t, Options{OnEvent: func(e Event) {
+		if e.Kind == Connected {
+			connected.Add(1)
+		} else {
+			ended.Add(1)
+		}
+	}})
+	const n = 12
+	children := make([]*Child, n)
+	var wg sync.WaitGroup
+	for i := range children {
+		wg.Go(func() {
+			var err error
+			if children[i], err = d.Connect(context.Background(), chain(3, []pythons.Python{py}), ConnectOptions{Env: env}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if t.Failed() {
+		return
+	}
+	if got := connected.Load(); got != n+2 {
+		t.Errorf("%d children were connected, not %d and their two hops", got, n)
+	}
+	other := connect(t, d, chain(2, []pythons.Python{py}), ConnectOptions{Env: env, PreferHere: true})
+	if other.Via() == children[0].Via().Via() {
+		t.Error("a child with other options shares the hop")
+	}
+	ctx := testContext(t)
+	hop := children[0].Via()
+	for i, c := range children {
+		if c.Via() != hop {
+			t.Fatal("they do not share a hop")
+		}
+		if err := hop.gone(); err != nil {
+			t.Fatalf("the hop is gone with %d users: %v", n-i, err)
+		}
+		if i%2 == 0 {
+			// Whether a child is closed or ends by itself.
+			if err := c.Call(ctx, "os:_exit", 0).Err(); err == nil {
+				t.Error("os._exit returned")
+			}
+			continue
+		}
+		if err := c.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	}
+	eventually(t, "the hops end with their last user", func() bool { return ended.Load() == n+2 })
+	if len(d.hops.m) != 1 {
+		t.Errorf("%d hops are in the table", len(d.hops.m))
+	}
+	if err := other.Close(ctx); err != nil {
+		t.Error(err)
+	}
+	if len(d.hops.m) != 0 {
+		t.Errorf("%d hops are in the table", len(d.hops.m))
+	}
+}
+
+func TestHopErrors(t *testing.T) {
+	py := target(pythons.Any(t))
+	stub := filepath.Join(t.TempDir(), "sudo")
+	// Asks for a password on the terminal, as sudo does.
+	script := `#!/bin/sh
+exec 3<>/dev/tty
+printf '[sudo: mitogen-sudo-prompt:] ' >&3
+read answer <&3
+if [ "$answer" = "s3cret pass" ]; then
+  while [ "${1#-}" != "$1" ]; do case $1 in -u|-p|--) [ "$1" = -- ] && { shift; break; }; shift;; esac; shift; done
+  exec "$@"
+fi
+echo "Sorry, $answer, try again." >&3
+exit 1
+`
+	if err := os.WriteFile(stub, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	secrets := func(p string) func(int, string) (string, bool) {
+		return func(_ int, method string) (string, bool) { return p, method == "sudo" }
+	}
+	for name, c := range map[string]struct {
+		target string
+		opt    ConnectOptions
+		hop    int
+		step   bootstrap.Step
+		want   string
+	}{
+		"no program":       {py + "+sudo:root?sudo_path=/no/such/sudo", ConnectOptions{}, 1, bootstrap.StepProgram, "/no/such/sudo"},
+		"no interpreter":   {py + "+" + py + "+local:?python=nopython,neither", ConnectOptions{}, 2, bootstrap.StepPython, "nopython (not found)"},
+		"ends at once":     {py + "+local:?python_path=/bin/false+" + py, ConnectOptions{}, 1, bootstrap.StepConnect, "exit status 1"},
+		"first hop":        {"local:?python_path=/bin/false+" + py, ConnectOptions{}, 0, bootstrap.StepConnect, "exit status 1"},
+		"password missing": {py + "+sudo:root?sudo_path=" + stub, ConnectOptions{}, 1, bootstrap.StepConnect, "none was given"},
+		"password refused": {py + "+sudo:root?sudo_path=" + stub, ConnectOptions{Secrets: secrets("wr0ng")}, 1, bootstrap.StepConnect, "Sorry, ******, try again"},
+		"silent":           {py + "+local:?python_path=/bin/cat%20/dev/tty", ConnectOptions{}, 1, bootstrap.StepConnect, ""},
+		"time":             {py + "+exec:sh%20-c%20'sleep%2099'?connect_timeout=0.5", ConnectOptions{}, 1, bootstrap.StepConnect, "no child after"},
+		"unknown argument": {py + "+local:?nonsense=1", ConnectOptions{}, 1, bootstrap.StepOptions, "nonsense"},
+		"signal":           {py + "+exec:sh%20-c%20'kill%20-9%20$$'", ConnectOptions{}, 1, bootstrap.StepConnect, "signal: killed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.opt.Env = mark(t)
+			d := newDaemon(t, Options{})
+			_, err := d.Connect(testContext(t), c.target, c.opt)
+			t.Log(err)
+			var he *HopError
+			var be *bootstrap.Error
+			if !errors.As(err, &he) && c.step != bootstrap.StepOptions || !errors.As(err, &be) {
+				t.Fatalf("the error is %v", err)
+			}
+			if he != nil && he.Hop != c.hop || be.Step != c.step || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("at hop %d, step %s: %v; want hop %d, step %s, %q", he.Hop, be.Step, err, c.hop, c.step, c.want)
+			}
+			if strings.Contains(err.Error(), "wr0ng") {
+				t.Error("the error shows the password")
+			}
+		})
+	}
+	env := mark(t)
+	d := newDaemon(t, Options{})
+	c := connect(t, d, py+"+sudo:root?sudo_path="+stub+"&python="+pythons.Any(t).Path, ConnectOptions{Secrets: secrets("s3cret pass"), Env: env})
+	if err := c.Call(testContext(t), "os:getpid").Err(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCancelBehindAHop(t *testing.T) {
+	py := target(pythons.Any(t))
+	env := mark(t)
+	d := newDaemon(t, Options{})
+	ctx, cancel := context.WithCancel(testContext(t))
+	failed := make(chan error)
+	go func() {
+		_, err := d.Connect(ctx, py+"+exec:sh%20-c%20'sleep%2098'", ConnectOptions{Env: env})
+		failed <- err
+	}()
+	eventually(t, "sleep runs", func() bool { return len(marked(env[0])) >= 2 })
+	cancel()
+	if err := <-failed; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	eventually(t, "nothing is left", func() bool { return len(marked(env[0])) == 0 })
+}
+
+func TestShutdownDuringConnects(t *testing.T) {
+	py := pythons.Any(t)
+	env := mark(t)
+	d := newDaemon(t, Options{})
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() {
+			if _, err := d.Connect(context.Background(), chain(3, []pythons.Python{py}), ConnectOptions{Env: env}); err != nil && !errors.Is(err, ErrShutdown) {
+				t.Log(err)
+			}
+		})
+	}
+	eventually(t, "something runs", func() bool { return len(marked(env[0])) >= 3 })
+	if err := d.Shutdown(testContext(t)); err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
+	if _, err := d.Connect(context.Background(), target(py)); !errors.Is(err, ErrShutdown) {
+		t.Error(err)
+	}
+}
+
+// leaveTime is what issue and users are promised: nothing is left so long after a connection is lost.
+const leaveTime = 5 * time.Second
+
+func TestNothingIsLeft(t *testing.T) {
+	list := ends(t)
+	for _, how := range []string{"tree:block", "tree:ignore", "tree:in_c"} {
+		// Which of the tree is killed; -1 shuts the daemon down.
+		for _, victim := range []int{-1, 0, 1} {
+			t.Run(fmt.Sprintf("%s/%d", how[5:], victim), func(t *testing.T) {
+				env := mark(t)
+				d := treeDaemon(t, Options{})
+				c := connect(t, d, chain(4, list), ConnectOptions{Env: env})
+				ctx := testContext(t)
+				tree := []*Child{c.Via().Via().Via(), c.Via().Via(), c.Via(), c}
+				pids := make([]int, len(tree))
+				for i, x := range tree {
+					if err := x.Call(ctx, "tree:pid").Decode(&pids[i]); err != nil {
+						t.Fatal(err)
+					}
+				}
+				running := filepath.Join(t.TempDir(), "running")
+				pending := c.Start(ctx, how, running)
+				eventually(t, "the call runs", func() bool {
+					_, err := os.Stat(running)
+					return err == nil
+				})
+				start := time.Now()
+				if victim < 0 {
+					if err := d.Shutdown(ctx); err != nil {
+						t.Error(err)
+					}
+				} else if err := syscall.Kill(pids[victim], syscall.SIGKILL); err != nil {
+					t.Fatal(err)
+				}
+				var dead *DeadError
+				if err := pending.Result(ctx).Err(); !errors.As(err, &dead) || !dead.Lost {
+					t.Errorf("the call ended with %v", err)
+				}
+				eventually(t, "all behind it are gone", func() bool {
+					for _, pid := range pids[max(victim, 0):] {
+						if slices.Contains(marked(env[0]), pid) {
+							return false
+						}
+					}
+					return true
+				})
+				took := time.Since(start)
+				t.Logf("gone after %v", took)
+				if took > leaveTime {
+					t.Errorf("it took %v", took)
+				}
+			})
+		}
+	}
+}
+
+func TestLargeThroughHops(t *testing.T) {
+	list := ends(t)
+	env := mark(t)
+	d := treeDaemon(t, Options{})
+	c := connect(t, d, chain(4, list), ConnectOptions{Env: env})
+	ctx := testContext(t)
+	data := make([]byte, 64<<20)
+	for i := range data {
+		data[i] = byte(i * 7 >> 3)
+	}
+	start := time.Now()
+	var back []byte
+	if err := c.Call(ctx, "copy:copy", data).Decode(&back); err != nil || !bytes.Equal(back, data) {
+		t.Fatalf("%d bytes came back, %v", len(back), err)
+	}
+	t.Logf("64 MB there and back through 3 hops in %v", time.Since(start))
+	if err := c.Call(ctx, "tree:length", make([]byte, pyproto.DefaultMaxMessage+1)).Err(); err == nil {
+		t.Error("a message beyond the limit was sent")
+	}
+}
+
+func TestChildrenOfAChild(t *testing.T) {
+	pythons.Each(t, func(t *testing.T, py pythons.Python) {
+		env := mark(t)
+		var names sync.Map
+		d := treeDaemon(t, Options{OnEvent: func(e Event) { names.Store(e.Target, e.Kind) }})
+		c := connect(t, d, target(py), ConnectOptions{Env: env})
+		ctx := testContext(t)
+		other := ends(t)[0]
+		if py.Version == "2.7" {
+			other = pythons.Any(t)
+		}
+		for how, kwargs := range map[string]pyproto.Kwargs{
+			"local": {{Name: "how", Value: "local"}, {Name: "name", Value: "theirs"}, {Name: "python_path", Value: other.Path}},
+			"fork":  {{Name: "how", Value: "fork"}, {Name: "name", Value: "forked"}},
+		} {
+			var made pyproto.Tuple
+			if err := c.Call(ctx, "tree:make", kwargs).Decode(&made); err != nil {
+				t.Fatalf("%s: %v", how, err)
+			}
+			child := made[0].(pyproto.Context)
+			if parents := made[2].([]any); !reflect.DeepEqual(parents, []any{int64(c.ID()), int64(0)}) {
+				t.Errorf("%s: its parents are %v", how, parents)
+			}
+			if d.child(child.ID) == nil || d.child(child.ID).Via() != c || d.child(child.ID).Name() != child.Name {
+				t.Errorf("%s: %v is not known here", how, child)
+			}
+			if err := c.Call(ctx, "tree:last", "length", make([]byte, 3<<20)).Err(); err != nil {
+				t.Errorf("%s: %v", how, err)
+			}
+			var dead *DeadError
+			var ce *pyproto.CallError
+			if err := c.Call(ctx, "tree:end").Err(); !errors.As(err, &ce) || !strings.HasSuffix(ce.Type(), "ChannelError") {
+				t.Errorf("%s: a call to a child that has left gave %v %v", how, err, dead)
+			}
+			eventually(t, "it has ended", func() bool {
+				kind, _ := names.Load(child.Name)
+				return kind == Lost
+			})
+		}
+		var parents []uint32
+		if err := c.Call(ctx, "tree:deep", py.Path, 4).Decode(&parents); err != nil || len(parents) != 5 {
+			t.Errorf("%v, %v", parents, err)
+		}
+		var text string
+		if err := c.Call(ctx, "tree:unknown").Decode(&text); err != nil || !strings.Contains(text, "local takes no argument \"nonsense\"") {
+			t.Errorf("%q, %v", text, err)
+		}
+	})
+}

@@ -1,0 +1,350 @@
+package inventory
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// The groups that always are.
+const (
+	groupAll       = "all"
+	groupUngrouped = "ungrouped"
+)
+
+// maxFile bounds a source, in bytes, and maxHosts what all of them may name: a wrong path or range is an error and not a full
+// memory.
+const (
+	maxFile  = 64 << 20
+	maxHosts = 1 << 20
+)
+
+// Inventory is what all sources say. It is not safe for concurrent use: programs are asked for a host's variables, and
+// host_vars are read, when they are first needed.
+type Inventory struct {
+	groups map[string]*group
+	hosts  map[string]*host
+	order  []string // hosts, as they were first named
+	dirs   []string // where group_vars and host_vars are looked up
+}
+
+type group struct {
+	name     string
+	hosts    []string // in order; a host is there once
+	has      map[string]bool
+	children []string
+	vars     vars
+	files    vars // of group_vars
+	read     bool // files was filled
+	depth    int  // longest way from all; set by finish
+}
+
+type host struct {
+	name  string
+	vars  vars
+	ask   func(name string) (vars, error) // of a program that has no _meta; nil once it was asked
+	files vars
+	read  bool
+}
+
+// position is where something is said; line 0 stands for the whole source.
+type position struct {
+	file string
+	line int
+}
+
+func (p position) String() string {
+	if p.line == 0 {
+		return p.file
+	}
+	return p.file + ":" + strconv.Itoa(p.line)
+}
+
+func (p position) errorf(format string, args ...any) error {
+	return fmt.Errorf("inventory: %s: %w", p, fmt.Errorf(format, args...))
+}
+
+// value is a variable as it was written. Only text and lists of text are kept: no variable that is understood here is more.
+type value struct {
+	text  string
+	list  []string // of a sequence; nil for text
+	other string   // what it is in place of text ("a mapping", "encrypted by ansible-vault"); an error if it is used
+	at    position
+}
+
+type vars map[string]value
+
+func (v vars) add(from vars) {
+	for k, x := range from {
+		v[k] = x
+	}
+}
+
+func newInventory() *Inventory {
+	inv := &Inventory{groups: map[string]*group{}, hosts: map[string]*host{}}
+	inv.group(groupAll)
+	inv.group(groupUngrouped)
+	return inv
+}
+
+func (inv *Inventory) group(name string) *group {
+	g := inv.groups[name]
+	if g == nil {
+		g = &group{name: name, has: map[string]bool{}, vars: vars{}, files: vars{}}
+		inv.groups[name] = g
+	}
+	return g
+}
+
+// host adds a host to a group.
+func (inv *Inventory) host(g *group, name string) *host {
+	h := inv.hosts[name]
+	if h == nil {
+		h = &host{name: name, vars: vars{}, files: vars{}}
+		inv.hosts[name] = h
+		inv.order = append(inv.order, name)
+	}
+	if !g.has[name] {
+		g.has[name] = true
+		g.hosts = append(g.hosts, name)
+	}
+	return h
+}
+
+// child makes a group part of another.
+func (g *group) child(name string) {
+	if !slices.Contains(g.children, name) {
+		g.children = append(g.children, name)
+	}
+}
+
+// Load reads sources in order. What a later one says of a host or group is added to what the earlier ones say.
+func Load(sources ...string) (*Inventory, error) {
+	inv := newInventory()
+	for _, source := range sources {
+		if err := inv.load(source); err != nil {
+			return nil, err
+		}
+	}
+	return inv, inv.finish()
+}
+
+// finish checks the tree of groups, and measures it.
+func (inv *Inventory) finish() error {
+	all := inv.group(groupAll)
+	child := map[string]bool{}
+	for _, g := range inv.groups {
+		for _, c := range g.children {
+			child[c] = true
+		}
+	}
+	for _, name := range sortedNames(inv.groups) {
+		if name != groupAll && !child[name] {
+			all.child(name)
+		}
+	}
+	var path []string
+	var walk func(g *group, depth int) error
+	walk = func(g *group, depth int) error {
+		if slices.Contains(path, g.name) {
+			return fmt.Errorf("inventory: group %s is among its own children: %s", g.name, strings.Join(append(path, g.name), " > "))
+		}
+		path = append(path, g.name)
+		defer func() { path = path[:len(path)-1] }()
+		if depth <= g.depth && g.depth > 0 {
+			return nil
+		}
+		g.depth = depth
+		for _, c := range g.children {
+			if err := walk(inv.group(c), depth+1); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	// Each group once, so that a cycle that nothing leads to is found as well.
+	for _, name := range sortedNames(inv.groups) {
+		if err := walk(inv.groups[name], 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func sortedNames[V any](m map[string]V) []string {
+	names := make([]string, 0, len(m))
+	for name := range m {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Hosts gives all hosts, in the order in which the sources name them.
+func (inv *Inventory) Hosts() []string { return slices.Clone(inv.order) }
+
+// Groups gives the names of all groups, sorted.
+func (inv *Inventory) Groups() []string { return sortedNames(inv.groups) }
+
+// Has reports whether there is a host or a group of that name.
+func (inv *Inventory) Has(name string) bool { return inv.hosts[name] != nil || inv.groups[name] != nil }
+
+// GroupsOf gives the groups that a host is in, all and indirect ones among them: those whose variables count less first.
+func (inv *Inventory) GroupsOf(name string) []string {
+	var names []string
+	for _, g := range inv.groupsOf(name) {
+		names = append(names, g.name)
+	}
+	return names
+}
+
+func (inv *Inventory) groupsOf(name string) []*group {
+	in := map[*group]bool{inv.groups[groupAll]: true}
+	for _, g := range inv.groups {
+		if g.has[name] {
+			in[g] = true
+		}
+	}
+	for grown := true; grown; {
+		grown = false
+		for _, g := range inv.groups {
+			if !in[g] && slices.ContainsFunc(g.children, func(c string) bool { return in[inv.groups[c]] }) {
+				in[g], grown = true, true
+			}
+		}
+	}
+	list := make([]*group, 0, len(in))
+	for g := range in {
+		list = append(list, g)
+	}
+	slices.SortFunc(list, func(a, b *group) int {
+		return cmp.Or(cmp.Compare(a.depth, b.depth), cmp.Compare(a.priority(), b.priority()), cmp.Compare(a.name, b.name))
+	})
+	return list
+}
+
+func (g *group) priority() int {
+	n, err := strconv.Atoi(g.vars["ansible_group_priority"].text)
+	if err != nil {
+		return 1
+	}
+	return n
+}
+
+// members gives the hosts of a group and of those below it, as the inventory orders them.
+func (inv *Inventory) members(g *group) []string {
+	if g.name == groupAll {
+		return inv.order
+	}
+	in := map[string]bool{}
+	seen := map[*group]bool{}
+	var walk func(*group)
+	walk = func(g *group) {
+		if seen[g] {
+			return
+		}
+		seen[g] = true
+		for _, h := range g.hosts {
+			in[h] = true
+		}
+		for _, c := range g.children {
+			walk(inv.groups[c])
+		}
+	}
+	walk(g)
+	if g.name == groupUngrouped {
+		for _, name := range inv.order {
+			if !slices.ContainsFunc(sortedNames(inv.groups), func(other string) bool {
+				return other != groupAll && inv.groups[other].has[name]
+			}) {
+				in[name] = true
+			}
+		}
+	}
+	return inv.inOrder(in)
+}
+
+func (inv *Inventory) inOrder(in map[string]bool) []string {
+	list := make([]string, 0, len(in))
+	for _, name := range inv.order {
+		if in[name] {
+			list = append(list, name)
+		}
+	}
+	return list
+}
+
+// varsOf collects what counts for a host.
+func (inv *Inventory) varsOf(name string) (vars, error) {
+	h := inv.hosts[name]
+	out := vars{}
+	groups := inv.groupsOf(name)
+	for _, g := range groups {
+		out.add(g.vars)
+	}
+	for _, g := range groups {
+		if !g.read {
+			if err := inv.beside("group_vars", g.name, g.files); err != nil {
+				return nil, err
+			}
+			g.read = true
+		}
+		out.add(g.files)
+	}
+	if h.ask != nil {
+		told, err := h.ask(name)
+		if err != nil {
+			return nil, err
+		}
+		for k, v := range told {
+			if _, known := h.vars[k]; !known {
+				h.vars[k] = v
+			}
+		}
+		h.ask = nil
+	}
+	out.add(h.vars)
+	if !h.read {
+		if err := inv.beside("host_vars", name, h.files); err != nil {
+			return nil, err
+		}
+		h.read = true
+	}
+	out.add(h.files)
+	out["inventory_hostname"] = value{text: name}
+	short, _, _ := strings.Cut(name, ".")
+	out["inventory_hostname_short"] = value{text: short}
+	return out, nil
+}
+
+// beside reads the variables of a group or host that lie in files next to the sources.
+func (inv *Inventory) beside(kind, name string, to vars) error {
+	if name != filepath.Base(name) || name == ".." || name == "." {
+		return nil // no file can have this name
+	}
+	for _, dir := range inv.dirs {
+		base := filepath.Join(dir, kind, name)
+		for _, path := range []string{base, base + ".yml", base + ".yaml", base + ".json"} {
+			info, err := os.Stat(path)
+			if err != nil {
+				continue
+			}
+			files := []string{path}
+			if info.IsDir() {
+				if files, err = listDir(path); err != nil {
+					return err
+				}
+			}
+			for _, file := range files {
+				if err := readVars(file, to); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,167 @@
+package inventory
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Environment names the variable that lists sources, separated as in PATH.
+const Environment = "MITOGEND_INVENTORY"
+
+// defaultNames are looked for in the current directory. None of them is ever run: a directory that one happens to be in must
+// not decide what is executed.
+var defaultNames = []string{"mitogend-hosts.yaml", "mitogend-hosts.yml", "mitogend-hosts.ini", "mitogend-hosts"}
+
+// Find gives the sources where none was named: those in $MITOGEND_INVENTORY; else the first of mitogend-hosts.yaml, .yml, .ini and
+// mitogend-hosts in the current directory that is no program; else mitogend/hosts.yaml, .yml, .ini or hosts in the user's
+// configuration directory. nil when there is none.
+func Find() []string {
+	if list := os.Getenv(Environment); list != "" {
+		return filepath.SplitList(list)
+	}
+	for _, name := range defaultNames {
+		if info, err := os.Stat(name); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 == 0 {
+			return []string{name}
+		}
+	}
+	if dir, err := os.UserConfigDir(); err == nil {
+		for _, name := range defaultNames {
+			path := filepath.Join(dir, "mitogend", strings.TrimPrefix(name, "mitogend-"))
+			if _, err := os.Stat(path); err == nil {
+				return []string{path}
+			}
+		}
+	}
+	return nil
+}
+
+// load reads one source.
+func (inv *Inventory) load(source string) error {
+	if strings.Contains(source, ",") {
+		if _, err := os.Stat(source); err != nil {
+			return inv.readList(source)
+		}
+	}
+	info, err := os.Stat(source)
+	if err != nil {
+		return fileError(source, err)
+	}
+	if !info.IsDir() {
+		inv.addDir(filepath.Dir(source))
+		return inv.loadFile(source, info)
+	}
+	inv.addDir(source)
+	files, err := listDir(source)
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		if info, err = os.Stat(file); err != nil {
+			return fileError(file, err)
+		}
+		if err := inv.loadFile(file, info); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (inv *Inventory) addDir(dir string) {
+	if !slices.Contains(inv.dirs, dir) {
+		inv.dirs = append(inv.dirs, dir)
+	}
+}
+
+func (inv *Inventory) readList(source string) error {
+	for _, name := range strings.Split(source, ",") {
+		if name = strings.TrimSpace(name); name == "" {
+			continue
+		}
+		if err := inv.addHosts(inv.group(groupUngrouped), name, nil, position{file: source}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func fileError(path string, err error) error {
+	var e *fs.PathError
+	if errors.As(err, &e) {
+		err = e.Err
+	}
+	return fmt.Errorf("inventory: %s: %w", path, err)
+}
+
+// skipped are endings of files in a directory that are no sources.
+var skipped = []string{"~", ".bak", ".orig", ".swp", ".pyc", ".pyo", ".cfg", ".retry", ".rpm", ".md", ".txt"}
+
+// listDir gives the files of a directory that count, sorted.
+func listDir(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fileError(dir, err)
+	}
+	var files []string
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		info, err := os.Stat(path)
+		if err != nil || info.IsDir() || strings.HasPrefix(e.Name(), ".") ||
+			slices.ContainsFunc(skipped, func(end string) bool { return strings.HasSuffix(e.Name(), end) }) {
+			continue
+		}
+		files = append(files, path)
+	}
+	return files, nil
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fileError(path, err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, fileError(path, err)
+	}
+	if len(data) > maxFile {
+		return nil, fmt.Errorf("inventory: %s: it is larger than %d bytes", path, maxFile)
+	}
+	return data, nil
+}
+
+// loadFile tells a file's format.
+func (inv *Inventory) loadFile(path string, info fs.FileInfo) error {
+	ext := filepath.Ext(path)
+	known := ext == ".yaml" || ext == ".yml" || ext == ".json" || ext == ".ini"
+	if info.Mode()&0o111 != 0 && !known {
+		return inv.runScript(path)
+	}
+	data, err := readFile(path)
+	if err != nil {
+		return err
+	}
+	if known && ext != ".ini" || !known && looksLikeYAML(data) {
+		return inv.readYAML(path, data)
+	}
+	return inv.readINI(path, data)
+}
+
+// looksLikeYAML judges by the first line that says something.
+func looksLikeYAML(data []byte) bool {
+	for line := range bytes.Lines(data) {
+		text := strings.TrimSpace(string(line))
+		if text == "" || text[0] == '#' || text[0] == ';' {
+			continue
+		}
+		return text == "---" || text[0] == '{' || strings.HasPrefix(text, "%YAML") || strings.HasSuffix(text, ":")
+	}
+	return false
+}

@@ -1,0 +1,197 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"syscall"
+	"time"
+
+	"mitogend/bootstrap"
+	"mitogend/pyproto"
+	"mitogend/python"
+)
+
+// Attempts at a target that is busy (bootstrap.Error.Retry), as bootstrap.Start makes them, and the pause between them, which
+// doubles up to its limit.
+const (
+	launchAttempts = 8
+	launchPause    = 250 * time.Millisecond
+	launchMaxPause = 2 * time.Second
+)
+
+// launch starts a child behind c: the plan is run by c's launcher (python/launch.py).
+func (c *Child) launch(ctx context.Context, next *Child, plan *bootstrap.Plan) error {
+	next.stream, next.responder = c.stream, c.responder
+	// Before the route is there: what the child prints, and its end, are its own from then on.
+	c.d.children.Store(next.id, next)
+	err := c.launchBusy(ctx, next, plan)
+	if err == nil && c.d.streamOf(next.id) == nil {
+		if err = next.gone(); err == nil {
+			err = fmt.Errorf("daemon: %s: the hop before it has not told of its route", next.name)
+		}
+	}
+	if err != nil {
+		c.d.children.Delete(next.id)
+		return err
+	}
+	c.responder.AddVersion(next.Version())
+	return nil
+}
+
+// launchBusy launches, and tries again while the target says that it is busy.
+func (c *Child) launchBusy(ctx context.Context, next *Child, plan *bootstrap.Plan) error {
+	limit := plan.Timeout
+	if limit <= 0 {
+		limit = bootstrap.DefaultTimeout
+	}
+	deadline := time.Now().Add(limit)
+	pause := launchPause
+	for attempt := 1; ; attempt++ {
+		p := *plan
+		p.Timeout = time.Until(deadline)
+		err := c.launchOnce(ctx, next, &p)
+		var e *bootstrap.Error
+		if err == nil || attempt == launchAttempts || !errors.As(err, &e) || !e.Retry {
+			return err
+		}
+		// Between half the pause and one and a half, so that those who were refused together do not come back together.
+		d := pause/2 + rand.N(pause)
+		if time.Until(deadline) < d {
+			return err
+		}
+		t := time.NewTimer(d)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return err
+		}
+		pause = min(2*pause, launchMaxPause)
+	}
+}
+
+// launched is what the launcher reports.
+type launched struct {
+	OK         bool     `py:"ok"`
+	HexVersion uint32   `py:"hexversion"`
+	Step       string   `py:"step"`
+	Reason     string   `py:"reason"` // if what was printed does not tell it
+	Output     []string `py:"output"`
+	Status     *int     `py:"status"` // a wait status
+	TimedOut   bool     `py:"timed_out"`
+	Answered   bool     `py:"answered"`
+	Cancelled  bool     `py:"cancelled"`
+}
+
+func (c *Child) launchOnce(ctx context.Context, next *Child, plan *bootstrap.Plan) error {
+	handle, err := c.launcherHandle(ctx)
+	if err != nil {
+		return err
+	}
+	config, err := python.Literal(next.config())
+	if err != nil {
+		return err
+	}
+	request, err := pyproto.Append(fmt.Append(nil, uint32(next.id), "\x00"), pyproto.Tuple{next.name, planValue(plan), config, next.unidirectional})
+	if err != nil {
+		return fmt.Errorf("daemon: %s: the plan can not be sent: %w", next.name, err)
+	}
+	var up launched
+	err = c.request(ctx, handle, request).Decode(&up)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		c.abandon(handle, next.id)
+		return context.Cause(ctx)
+	case err != nil:
+		return err
+	case up.OK:
+		next.setVersion(up.HexVersion)
+		return nil
+	}
+	return up.explain(plan)
+}
+
+// planValue is the plan for the wire. Answers go as secrets, which no trace, log or traceback shows.
+func planValue(plan *bootstrap.Plan) map[string]any {
+	m := plan.Map()
+	for _, prompt := range m["prompts"].([]any) {
+		p := prompt.(map[string]any)
+		p["answer"] = pyproto.Secret(p["answer"].(string))
+	}
+	return m
+}
+
+// explain puts a failed launch into words.
+func (up *launched) explain(plan *bootstrap.Plan) error {
+	status := ""
+	switch {
+	case up.TimedOut:
+		status = bootstrap.StatusTimedOut
+	case up.Status != nil && syscall.WaitStatus(*up.Status).Signaled():
+		status = "signal: " + syscall.WaitStatus(*up.Status).Signal().String()
+	case up.Status != nil:
+		status = fmt.Sprintf("exit status %d", syscall.WaitStatus(*up.Status).ExitStatus())
+	}
+	e := plan.Explain(bootstrap.Step(up.Step), up.Output, status, up.Answered)
+	if up.Reason != "" {
+		e.Reason, e.Hint, e.Retry = up.Reason, "", false
+	}
+	if e.Step == bootstrap.StepProgram {
+		e.Hint = "install it on the machine before this hop, or give its path"
+	}
+	return e
+}
+
+// launcherHandle gives the handle of c's launcher.
+func (c *Child) launcherHandle(ctx context.Context) (pyproto.Handle, error) {
+	if h := c.launcher.Load(); h != 0 {
+		return pyproto.Handle(h), nil
+	}
+	var h uint32
+	if err := c.Call(ctx, "mitogen.launch:serve").Decode(&h); err != nil {
+		return 0, fmt.Errorf("daemon: %s can start no children: %w", c.name, err)
+	}
+	c.launcher.Store(h)
+	return pyproto.Handle(h), nil
+}
+
+// request sends a message to one of c's handles and waits for the reply.
+func (c *Child) request(ctx context.Context, handle pyproto.Handle, payload []byte) *Result {
+	p := &Pending{c: c, w: waiters.Get().(*waiter)}
+	p.handle = c.d.handles.add(handler{fn: p.w.deliver, respondent: c.id, once: true})
+	h := pyproto.Header{Enc: pyproto.EncMGC, Dst: c.id, Handle: handle, ReplyTo: p.handle}
+	err := c.gone()
+	if err == nil {
+		err = c.send(ctx, newFrame(h, payload))
+	}
+	if err == nil {
+		// It may have gone between the check and now, and then nobody would end the wait.
+		err = c.gone()
+	}
+	if err != nil && c.d.handles.remove(p.handle) {
+		p.err = err
+	}
+	return p.Result(ctx)
+}
+
+// abandon has the launcher end a child, at whatever point of its launch it is. It does not wait.
+func (c *Child) abandon(handle pyproto.Handle, id pyproto.ContextID) {
+	_ = c.d.post(c.id, handle, 0, fmt.Append(nil, uint32(id)))
+}
+
+// endLaunched has a child that c has started be ended, and waits until nothing of it is left. That c is gone is no error: then
+// so are those behind it.
+func (c *Child) endLaunched(ctx context.Context, id pyproto.ContextID) error {
+	handle := pyproto.Handle(c.launcher.Load())
+	if handle == 0 {
+		// It was forked, or started by a runtime with a launcher of its own.
+		_ = c.d.post(id, pyproto.Shutdown, 0, nil)
+		return nil
+	}
+	if err := c.request(ctx, handle, fmt.Append(nil, uint32(id))).Err(); err != nil && c.gone() == nil {
+		return err
+	}
+	return nil
+}

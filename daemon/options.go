@@ -1,0 +1,89 @@
+package daemon
+
+import (
+	"time"
+
+	"go.uber.org/zap"
+
+	"mitogend/importer"
+	"mitogend/pyproto"
+)
+
+// Options configure a daemon. The zero value serves no modules and logs nothing.
+type Options struct {
+	// Path is where modules are looked up, in order: directories, zip, egg and wheel files.
+	Path []string
+	// Venv is a virtual environment whose site-packages follow Path.
+	Venv string
+	// Policy limits what is served to any child.
+	Policy importer.Policy
+	// Logger gets what the daemon and its children log; nil discards it.
+	Logger *zap.Logger
+	// MaxMessage is the largest payload, in bytes, sent or accepted; 0 means pyproto.DefaultMaxMessage.
+	MaxMessage int
+	// MaxPending bounds what waits, in bytes, for one child to read; 0 means 4 MiB. A sender waits for room; a child that
+	// reads nothing for StallTimeout while it is full gets no more messages until it does, and their senders a dead message.
+	MaxPending int
+	// StallTimeout is 60 seconds if 0.
+	StallTimeout time.Duration
+	// OnEvent is told what happens, from any goroutine; it must not block. May be nil.
+	OnEvent func(Event)
+	// Trace is told of each frame, from any goroutine, in the order in which each of them sends or reads. Whoever sends or
+	// reads waits for it. May be nil.
+	Trace func(Frame)
+}
+
+func (o *Options) setDefaults() {
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	if o.MaxMessage == 0 {
+		o.MaxMessage = pyproto.DefaultMaxMessage
+	}
+	if o.MaxPending == 0 {
+		o.MaxPending = 4 << 20
+	}
+	if o.StallTimeout == 0 {
+		o.StallTimeout = time.Minute
+	}
+}
+
+// ConnectOptions configure one child. The zero value is good.
+type ConnectOptions struct {
+	// Name is how the child is called in logs and events; empty means its target.
+	Name string
+	// Python lists interpreters to try, in order, where the target names none.
+	Python []string
+	// Timeout is how long each hop may take to come up; 0 means bootstrap.DefaultTimeout.
+	Timeout time.Duration
+	// Secrets gives the password of a hop that names none, by the hop's position in the target; nil asks for none.
+	Secrets func(hop int, method string) (password string, ok bool)
+	// Importer serves the child's modules; nil means the daemon's.
+	Importer *importer.Importer
+	// Policy limits further what is served to this child.
+	Policy importer.Policy
+	// PreferHere serves a module from here even if the target has one of that name.
+	PreferHere bool
+	// Runtime is the Mitogen that the child and those on the way to it run; nil means the embedded runtime. The key runtime of a
+	// target wins over it.
+	Runtime *Runtime
+	// StockLevel is the level of a stock child's loggers, as Python counts; 0 means 20, info.
+	StockLevel int
+	// LogTo is the context that gets the log records of the child and those behind it, as it would as their master; 0 for none.
+	LogTo pyproto.ContextID
+	// Miss is asked for a module that a stock child wants and that can not be served from here. True says that Miss will see
+	// to the answer, by [Child.SendModule]. It must not block.
+	Miss func(c *Child, name string) bool
+	// Dir and Env (NAME=VALUE) are the working directory and the environment in which the first hop's program is started, and
+	// looked up; empty means those of this process.
+	Dir string
+	Env []string
+	// OnOutput gets what the child's code prints, in order, as it comes. It must not block, nor keep the slice.
+	OnOutput func(data []byte)
+	// LogLevel is the level of the root logger in the child, Python's number; 0 leaves Python's own, 30 (WARNING).
+	LogLevel int
+	// OnLog gets the child's log records. It must not block.
+	OnLog func(Log)
+	// OnImport is told of each module served. It must not block.
+	OnImport func(importer.Event)
+}

@@ -1,0 +1,332 @@
+package pool
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"mitogend/daemon"
+	"mitogend/importer"
+)
+
+// Conn is one connection of a pool.
+type Conn struct {
+	// Constant after pick.
+	p         *Pool
+	key       string
+	sourceKey string
+	target    string
+	fresh     bool
+	im        *importer.Importer
+	ready     chan struct{} // closed when child or err is set
+	giveUp    context.CancelFunc
+
+	// Set before ready is closed, constant after that.
+	child     *daemon.Child
+	err       error
+	connected time.Time
+
+	calls, failures atomic.Int64
+	programs        atomic.Int64 // running
+
+	// Guarded by p.mu.
+	refs      int
+	joined    bool
+	closed    bool
+	lastUsed  time.Time
+	idle      *time.Timer
+	running   int       // calls
+	progress  time.Time // when the running call was begun, or the one before it ended
+	abandoned int       // calls that run and that nobody waits for
+
+	stale bool // a module has changed
+
+	// sentMu protects sent: what the connection was sent, or refused (nil), by name. Nothing is locked under it.
+	sentMu sync.Mutex
+	sent   map[string]*byte
+
+	// watchMu protects watchers. Nothing is locked under it.
+	watchMu  sync.RWMutex
+	watchers []*Watcher
+}
+
+// Target is what the first request called it.
+func (c *Conn) Target() string { return c.target }
+
+// usable tells whether the connection can have one more lease. p.mu is held.
+func (c *Conn) usable() bool {
+	return !c.closed && !c.stale && c.abandoned == 0 && (c.child == nil || !isDone(c.child))
+}
+
+// busy tells whether a call would have to wait for another. p.mu is held.
+func (c *Conn) busy() bool { return c.running > 0 && time.Since(c.progress) > busyAfter }
+
+func (c *Conn) watch(w *Watcher) {
+	c.watchMu.Lock()
+	defer c.watchMu.Unlock()
+	c.watchers = append(c.watchers, w)
+}
+
+func (c *Conn) unwatch(w *Watcher) {
+	if w == nil {
+		return
+	}
+	c.watchMu.Lock()
+	defer c.watchMu.Unlock()
+	if i := slices.Index(c.watchers, w); i >= 0 {
+		c.watchers = slices.Delete(c.watchers, i, i+1)
+	}
+}
+
+func (c *Conn) onOutput(data []byte) {
+	c.watchMu.RLock()
+	defer c.watchMu.RUnlock()
+	for _, w := range c.watchers {
+		if w.OnOutput != nil {
+			w.OnOutput(c, data)
+		}
+	}
+}
+
+func (c *Conn) onLog(l daemon.Log) {
+	c.watchMu.RLock()
+	defer c.watchMu.RUnlock()
+	for _, w := range c.watchers {
+		if w.OnLog != nil {
+			w.OnLog(c, l)
+		}
+	}
+}
+
+func (c *Conn) onImport(e importer.Event) {
+	c.remember(e.Name)
+	c.watchMu.RLock()
+	defer c.watchMu.RUnlock()
+	for _, w := range c.watchers {
+		if w.OnImport != nil {
+			w.OnImport(c, e)
+		}
+	}
+}
+
+// remember notes what a name is now. What is served is built once and kept, so that its place in memory tells whether it is the
+// same as before.
+func (c *Conn) remember(name string) {
+	mark := c.mark(name, c.version())
+	c.sentMu.Lock()
+	defer c.sentMu.Unlock()
+	if c.sent == nil {
+		c.sent = map[string]*byte{}
+	}
+	if _, ok := c.sent[name]; !ok {
+		c.sent[name] = mark
+	}
+}
+
+// mark is nil for a module that is not served.
+func (c *Conn) mark(name string, v importer.Version) *byte {
+	m, err := c.im.Module(context.Background(), name, v)
+	if err != nil || len(m.Compressed) == 0 {
+		return nil
+	}
+	return &m.Compressed[0]
+}
+
+// version is the child's, or unknown while it is being connected.
+func (c *Conn) version() importer.Version {
+	select {
+	case <-c.ready:
+		if c.child != nil {
+			return c.child.Version()
+		}
+	default:
+	}
+	return importer.Version{}
+}
+
+// outdated tells whether something that was sent is not any more what would be sent now. It reads directories and files' times.
+func (c *Conn) outdated() bool {
+	c.sentMu.Lock()
+	sent := maps.Clone(c.sent)
+	c.sentMu.Unlock()
+	v := c.version()
+	for name, mark := range sent {
+		if c.mark(name, v) != mark {
+			return true
+		}
+	}
+	return false
+}
+
+// Lease is the right to use a connection until Release.
+type Lease struct {
+	c        *Conn
+	watch    *Watcher
+	released atomic.Bool
+}
+
+// Child is the connection's child.
+func (l *Lease) Child() *daemon.Child { return l.c.child }
+
+// Shared tells whether the connection was made for somebody else.
+func (l *Lease) Shared() bool {
+	l.c.p.mu.Lock()
+	defer l.c.p.mu.Unlock()
+	return l.c.joined
+}
+
+// Release gives the lease back. It may be called more than once.
+func (l *Lease) Release() {
+	if l.released.CompareAndSwap(false, true) {
+		l.c.unwatch(l.watch)
+		l.c.p.release(l.c)
+	}
+}
+
+// Call is a call that was started. Wait has to be called once.
+type Call struct {
+	*daemon.Tracked
+	c *Conn
+}
+
+// Start starts a call; see daemon.Child.StartWith. Output that o does not take goes to the watchers.
+func (l *Lease) Start(ctx context.Context, o daemon.CallOptions, fn string, args ...any) *Call {
+	l.c.begin()
+	return &Call{l.c.child.StartWith(ctx, o, fn, args...), l.c}
+}
+
+// Wait waits for the end of the call. When ctx ends before, the call is given up: nobody waits for it any more, and until it has
+// ended its connection is given to no new lease.
+func (call *Call) Wait(ctx context.Context) *daemon.Result {
+	r := call.Result(ctx)
+	select {
+	case <-call.Done():
+		r = call.Result(context.Background())
+		call.c.finish(r.Err() == nil)
+	default:
+		call.c.abandon(call.Done())
+	}
+	return r
+}
+
+// Channel is an open channel; see daemon.Channel. Close has to be called.
+type Channel struct {
+	*daemon.Channel
+	c *Conn
+}
+
+// Open opens a channel; see daemon.Child.Open.
+func (l *Lease) Open(ctx context.Context, o daemon.CallOptions, fn string, args ...any) (*Channel, error) {
+	l.c.begin()
+	ch, err := l.c.child.Open(ctx, o, fn, args...)
+	if err != nil {
+		l.c.finish(false)
+		return nil, err
+	}
+	return &Channel{ch, l.c}, nil
+}
+
+// Close gives the channel up, and its function as Call.Wait does.
+func (ch *Channel) Close() {
+	ch.Channel.Close()
+	select {
+	case <-ch.Done():
+		ch.c.finish(ch.Result(context.Background()).Err() == nil)
+	default:
+		ch.c.abandon(ch.Done())
+	}
+}
+
+// Run runs a program; see daemon.Child.Run.
+func (l *Lease) Run(ctx context.Context, o daemon.RunOptions) (daemon.ExitStatus, error) {
+	l.c.programs.Add(1)
+	defer l.c.programs.Add(-1)
+	l.c.calls.Add(1)
+	return l.c.child.Run(ctx, o)
+}
+
+// begin counts a call that is about to be sent.
+func (c *Conn) begin() {
+	c.calls.Add(1)
+	c.p.mu.Lock()
+	defer c.p.mu.Unlock()
+	if c.running++; c.running == 1 {
+		c.progress = time.Now()
+	}
+}
+
+// finish counts the end of a call.
+func (c *Conn) finish(ok bool) {
+	if !ok {
+		c.failures.Add(1)
+	}
+	c.p.mu.Lock()
+	defer c.p.mu.Unlock()
+	c.running--
+	c.progress = time.Now()
+}
+
+// abandon follows a call that nobody waits for.
+func (c *Conn) abandon(done <-chan struct{}) {
+	c.p.mu.Lock()
+	defer c.p.mu.Unlock()
+	c.abandoned++
+	go func() { // ends with the call, at the latest with the child
+		<-done
+		c.finish(false)
+		c.p.mu.Lock()
+		defer c.p.mu.Unlock()
+		c.abandoned--
+	}()
+}
+
+// Info describes a connection.
+type Info struct {
+	Child     *daemon.Child // nil while it is being connected
+	Target    string
+	Fresh     bool
+	Leases    int
+	Connected time.Time // the start of the connect until it is done
+	LastUsed  time.Time
+	Calls     int64 // programs and channels included
+	Failures  int64
+	Running   int
+	Programs  int64 // running
+}
+
+// List describes the connections.
+func (p *Pool) List() []Info {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]Info, 0, len(p.all))
+	for c := range p.all {
+		i := Info{
+			Child: c.child, Target: c.target, Fresh: c.fresh, Leases: c.refs, Connected: c.connected, LastUsed: c.lastUsed,
+			Calls: c.calls.Load(), Failures: c.failures.Load(), Running: c.running, Programs: c.programs.Load(),
+		}
+		if c.child == nil {
+			i.Connected = c.lastUsed
+		}
+		out = append(out, i)
+	}
+	return out
+}
+
+// Watch adds a watcher until the lease is released or stop is called.
+func (l *Lease) Watch(w *Watcher) (stop func()) {
+	l.c.watch(w)
+	return func() { l.c.unwatch(w) }
+}
+
+// Target is what the connection's first request called it.
+func (l *Lease) Target() string { return l.c.target }
+
+// Source is what is served to requests that do not say it.
+func (p *Pool) Source() importer.Options {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.opt.Source
+}

@@ -1,0 +1,18 @@
+// Package pool shares connections: clients that name the same target with the same options get the same child.
+//
+// A connection is counted while leases on it are held, kept for an idle time after that, and closed before its time, least
+// recently used first, when there are more than a limit. Connects that are under way are joined. A target that fails, or is
+// lost soon after it was connected, is tried again with a growing pause.
+//
+// A child runs one call at a time. So a connection whose running call takes long is not given to a new lease while the target
+// may have another one (Options.PerTarget); and one on which a call was given up is given to nobody until that call ends.
+// When the last lease is released while a call runs, the child is ended: nobody waits for what it does.
+//
+// Python imports a module once. So a connection to which a module was sent that has changed since, here, or that was told that
+// there is none and now there is, is not given to a new lease either.
+//
+// Nothing that may have run is done again: the pool connects anew only for a new lease.
+//
+// Locks: Pool.mu guards everything but the atomics, Conn.watchMu and Conn.sentMu; nothing that blocks is done under it. One goroutine for
+// each connect and each close; all are waited for by Close.
+package pool

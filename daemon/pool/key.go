@@ -1,0 +1,130 @@
+package pool
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"mitogend/bootstrap"
+	"mitogend/importer"
+)
+
+// Request says which child is wanted.
+type Request struct {
+	// Target is how errors and logs call it; Hops is what it means.
+	Target string
+	Hops   []bootstrap.Hop
+	// Name, Python, PreferHere, Policy: see daemon.ConnectOptions.
+	Name       string
+	Python     []string
+	PreferHere bool
+	// Timeout is for each hop; 0 means bootstrap.DefaultTimeout. It is no part of what makes two requests the same.
+	Timeout time.Duration
+	// Passwords by the number of the hop. They win over what a hop says of a password.
+	Passwords map[int]string
+	// Source says what modules are served; nil is what the pool's own options say.
+	Source *importer.Options
+	// Dir and Env are where the first hop's program is started, for a first hop that stays on this machine; programs that
+	// connect to another one get Env, and are shared whatever Dir is.
+	Dir string
+	Env []string
+	// Fresh is a connection that nobody shares.
+	Fresh bool
+	// Watch is told what happens on the connection, beginning with the connect. May be nil.
+	Watch *Watcher
+}
+
+// staysHere are the methods whose child sees the directory and the environment that they were started in.
+var staysHere = []string{"local", "sudo", "su", "doas", "exec", "setns"}
+
+// reaches are the variables that decide what the other methods reach. The agent's socket is not among them: once the
+// connection is there, it does not matter who has let it in.
+var reaches = []string{"HOME", "PATH", "USER", "LOGNAME", "KUBECONFIG", "KRB5CCNAME", "LXD_DIR", "INCUS_DIR", "XDG_CONFIG_HOME"}
+
+// noise changes from shell to shell and from command to command, and means nothing to a program.
+var noise = []string{"_", "OLDPWD", "PWD", "SHLVL", "WINDOWID", "XDG_SESSION_ID"}
+
+func (r *Request) local() bool {
+	return len(r.Hops) > 0 && slices.Contains(staysHere, r.Hops[0].Resolved().Method)
+}
+
+// environment is what of Env is part of the key.
+func (r *Request) environment() []string {
+	var out []string
+	for _, entry := range r.Env {
+		name, _, _ := strings.Cut(entry, "=")
+		keep := !slices.Contains(noise, name)
+		if !r.local() {
+			keep = slices.Contains(reaches, name) || strings.HasPrefix(name, "DOCKER_") || strings.HasPrefix(name, "CONTAINER")
+		}
+		if keep {
+			out = append(out, entry)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// salt keeps passwords from being guessed out of a key.
+var salt = func() []byte {
+	b := make([]byte, 32)
+	_, _ = rand.Read(b) // never fails
+	return b
+}()
+
+// key is equal for requests that can share a connection. source is the key of what they are served.
+func (r *Request) key(source string) string {
+	mac := hmac.New(sha256.New, salt)
+	for i := range r.Hops {
+		if p, ok := r.Passwords[i]; ok {
+			mac.Write([]byte(strconv.Itoa(i) + "\x00" + strconv.Itoa(len(p)) + "\x00" + p))
+		}
+	}
+	dir := ""
+	if r.local() {
+		dir = r.Dir
+	}
+	for _, entry := range r.environment() {
+		mac.Write([]byte("\x00" + entry))
+	}
+	b, _ := json.Marshal([]any{ // of text, lists and bool: cannot fail
+		bootstrap.FormatTarget(r.hops()), r.Python, r.PreferHere, source, dir, mac.Sum(nil),
+	})
+	return string(b)
+}
+
+// hops gives the hops without what the passwords replace.
+func (r *Request) hops() []bootstrap.Hop {
+	out := slices.Clone(r.Hops)
+	for i := range out {
+		if _, ok := r.Passwords[i]; !ok {
+			continue
+		}
+		args := map[string]string{}
+		for k, v := range out[i].Args {
+			if k != "password_env" && k != "password_file" {
+				args[k] = v
+			}
+		}
+		out[i].Args = args
+	}
+	return out
+}
+
+// sourceKey is equal for options that serve the same.
+func sourceKey(o *importer.Options) string {
+	if o == nil {
+		return ""
+	}
+	var main []any
+	if o.Main != nil {
+		main = []any{o.Main.Path, sha256.Sum256(o.Main.Source), o.Main.Run}
+	}
+	b, _ := json.Marshal([]any{o.Path, o.Venv, o.Policy, main})
+	return string(b)
+}

@@ -1,0 +1,203 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+
+	"mitogend/bootstrap"
+	"mitogend/importer"
+	"mitogend/pyproto"
+	"mitogend/python"
+)
+
+// runtimes are those that targets have named, and the importers that serve them.
+type runtimes struct {
+	found     sync.Map // the key runtime and the path to *foundRuntime
+	importers sync.Map // importerKey to *importer.Importer
+}
+
+type foundRuntime struct {
+	once sync.Once
+	r    *Runtime
+	err  error
+}
+
+type importerKey struct {
+	im *importer.Importer
+	r  *Runtime
+}
+
+// find is FindRuntime, done once for each key. A failure is not kept.
+func (t *runtimes) find(ctx context.Context, spec string, path []string) (*Runtime, error) {
+	key := spec + "\x00" + strings.Join(path, "\x00")
+	v, _ := t.found.LoadOrStore(key, &foundRuntime{})
+	f := v.(*foundRuntime)
+	f.once.Do(func() { f.r, f.err = FindRuntime(ctx, spec, path, nil) })
+	if f.err != nil {
+		t.found.CompareAndDelete(key, v)
+	}
+	return f.r, f.err
+}
+
+// importer serves what im does, and the runtime's own modules in place of ours.
+func (t *runtimes) importer(im *importer.Importer, r *Runtime) (*importer.Importer, error) {
+	key := importerKey{im, r}
+	if v, ok := t.importers.Load(key); ok {
+		return v.(*importer.Importer), nil
+	}
+	other, err := im.WithVirtual(r.modules)
+	if err != nil {
+		return nil, fmt.Errorf("daemon: %s: %w", r, err)
+	}
+	v, _ := t.importers.LoadOrStore(key, other)
+	return v.(*importer.Importer), nil
+}
+
+// preamble is what the child's first stage reads.
+func (c *Child) preamble(hexVersion uint32) ([]byte, error) {
+	if c.runtime == nil {
+		return python.Preamble(c.config(), hexVersion)
+	}
+	if err := c.runtime.refuses(hexVersion); err != nil {
+		return nil, err
+	}
+	return python.StockPreamble(c.runtime.core, c.stockConfig())
+}
+
+// ErrRuntime is the cause of what a child can not do because of the runtime that it has.
+var ErrRuntime = errors.New("not with this runtime")
+
+// proxied is what a stock child reports of a connect.
+type proxied struct {
+	ID      *uint32 `py:"id"`
+	Name    string  `py:"name"`
+	Message *string `py:"msg"`
+}
+
+// proxyConnect has a stock child start another behind it, by Mitogen's own means: the methods, prompts and errors are Mitogen's.
+func (c *Child) proxyConnect(ctx context.Context, next *Child, s step) error {
+	switch {
+	case c.runtime == nil:
+		return fmt.Errorf("daemon: %s runs the embedded runtime, which starts no stock Mitogen: %w; name the runtime at the first hop", c.name, ErrRuntime)
+	case next.runtime != c.runtime && s.args["runtime"] != nil:
+		return fmt.Errorf("daemon: %s runs %s and starts its children with the same: %w", c.name, c.runtime, ErrRuntime)
+	}
+	next.runtime = c.runtime
+	kwargs, err := stockArgs(s)
+	if err != nil {
+		return err
+	}
+	var up proxied
+	err = c.Call(ctx, "mitogen.parent:_proxy_connect", pyproto.Kwargs{
+		{Name: "name", Value: s.args["name"]}, {Name: "method_name", Value: s.hop.Method}, {Name: "kwargs", Value: kwargs},
+	}).Decode(&up)
+	switch {
+	case err != nil:
+		return err
+	case up.Message != nil:
+		return &bootstrap.Error{Label: s.hop.String(), Step: bootstrap.StepConnect, Reason: *up.Message}
+	case up.ID == nil:
+		return fmt.Errorf("daemon: %s told of no context", c.name)
+	}
+	next.id = pyproto.ContextID(*up.ID)
+	next.stream, next.responder = c.stream, c.responder
+	if c.d.streamOf(next.id) != c.stream {
+		return fmt.Errorf("daemon: %s: the hop before it has not told of its route", next.name)
+	}
+	c.d.children.Store(next.id, next)
+	if err = next.askVersion(ctx); err != nil {
+		c.d.children.Delete(next.id)
+		_ = c.d.post(next.id, pyproto.Shutdown, 0, nil)
+		return err
+	}
+	c.responder.AddVersion(next.Version())
+	return nil
+}
+
+// stockArgs gives a hop's arguments as Mitogen's connection classes take them.
+func stockArgs(s step) (pyproto.Kwargs, error) {
+	var kwargs pyproto.Kwargs
+	for name, v := range s.args {
+		switch x := v.(type) {
+		case nil:
+			continue
+		case bootstrap.Secret:
+			v = pyproto.Secret(x)
+		case fmt.Stringer: // a duration; Mitogen counts in seconds
+			d, err := strconv.ParseFloat(strings.TrimSuffix(x.String(), "s"), 64)
+			if err != nil {
+				continue
+			}
+			v = d
+		case []string:
+			list := make([]any, len(x))
+			for i := range x {
+				list[i] = x[i]
+			}
+			v = list
+		}
+		switch name {
+		case "name", "runtime":
+			continue
+		case "python":
+			// Mitogen takes one command and no list to choose from.
+			if s.args["python_path"] != nil {
+				continue
+			}
+			list, ok := v.([]any)
+			if !ok {
+				text, _ := v.(string)
+				for _, p := range strings.Split(text, ",") {
+					list = append(list, strings.TrimSpace(p))
+				}
+			}
+			if len(list) != 1 {
+				return nil, &bootstrap.Error{Label: s.hop.String(), Step: bootstrap.StepOptions,
+					Reason: "behind a stock child python names exactly one interpreter"}
+			}
+			name, v = "python_path", list[0]
+		case "unidirectional", "debug", "profiling":
+			v = isTrue(v)
+		}
+		kwargs = append(kwargs, pyproto.Arg{Name: name, Value: v})
+	}
+	return kwargs, nil
+}
+
+// askVersion asks a child that was started by another which Python it is.
+func (c *Child) askVersion(ctx context.Context) error {
+	call := pyproto.Call{Module: "sysconfig", Function: "get_python_version"}
+	payload, err := call.AppendPickle(nil)
+	if err != nil {
+		return err
+	}
+	var text string
+	if err := c.request(ctx, pyproto.CallFunction, payload).Decode(&text); err != nil {
+		return fmt.Errorf("daemon: %s does not tell its version: %w", c.name, err)
+	}
+	major, minor, _ := strings.Cut(text, ".")
+	x, err1 := strconv.ParseUint(major, 10, 8)
+	y, err2 := strconv.ParseUint(minor, 10, 8)
+	if err1 != nil || err2 != nil {
+		return fmt.Errorf("daemon: %s says that it is Python %q", c.name, text)
+	}
+	c.setVersion(uint32(x<<24 | y<<16))
+	return nil
+}
+
+// oldForm writes a payload as Mitogen before 0.3.39 reads it: always a pickle.
+func oldForm(enc pyproto.Enc, payload []byte, buf *buffer) (pyproto.Enc, []byte, *buffer) {
+	if enc != pyproto.EncBIN {
+		return pyproto.EncMGC, payload, buf
+	}
+	// Bytes up to the largest message that is accepted do have a pickle.
+	pickled, err := pyproto.Marshal(pyproto.Blob(payload))
+	if err != nil {
+		return pyproto.EncMGC, payload, buf
+	}
+	return pyproto.EncMGC, pickled, nil
+}

@@ -1,0 +1,180 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"mitogend/importer"
+	"mitogend/pyproto"
+)
+
+// maxQuestions bounds what waits in a resourceQueue.
+const maxQuestions = 1000
+
+// resourceQueue answers the questions about files that come over one stream, in order, in a goroutine that lives while there
+// are any: files are never looked at on a readLoop.
+type resourceQueue struct {
+	// mu protects the following. Nothing is locked under it.
+	mu      sync.Mutex
+	queue   []pyproto.Message
+	running bool
+}
+
+// ask queues a GET_RESOURCE of the embedded runtime. Its payload is a question, see [Daemon.resource]; unlike stock
+// children, which are answered by LOAD_RESOURCE, these give a handle for the answer, so that contexts in between pass both
+// on like a call.
+func (q *resourceQueue) ask(s *stream, m pyproto.Message) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.queue) >= maxQuestions {
+		s.d.refuse(m.Header, fmt.Sprintf("%d requests for resources wait already", maxQuestions))
+		return
+	}
+	q.queue = append(q.queue, m)
+	if q.running {
+		return
+	}
+	if err := s.d.enter(); err != nil {
+		q.queue = nil
+		return
+	}
+	q.running = true
+	go func() {
+		defer s.d.wg.Done()
+		for m, ok := q.next(); ok; m, ok = q.next() {
+			s.answerResource(m)
+		}
+	}()
+}
+
+func (q *resourceQueue) next() (m pyproto.Message, ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.queue) == 0 {
+		q.queue, q.running = nil, false
+		return m, false
+	}
+	m = q.queue[0]
+	q.queue = q.queue[1:]
+	return m, true
+}
+
+func (s *stream) answerResource(m pyproto.Message) {
+	if c := s.d.child(s.id); m.ReplyTo == 0 && c != nil && c.runtime != nil {
+		c.loadResource(m.Payload)
+		return
+	}
+	c := s.d.child(m.Src)
+	if c == nil {
+		// A process that a child has made.
+		c = s.d.child(s.id)
+	}
+	if c == nil {
+		s.d.refuse(m.Header, "no resources are served to it")
+		return
+	}
+	h := pyproto.Header{Enc: pyproto.EncMGC, Dst: m.Src, Handle: m.ReplyTo}
+	v, err := s.d.resource(c, m.Payload)
+	payload, isData := v.([]byte)
+	switch {
+	case isData:
+		h.Enc = pyproto.EncBIN
+	case err == nil:
+		payload, err = pyproto.Marshal(v)
+	}
+	if err == nil && len(payload) > s.d.opt.MaxMessage {
+		err = fmt.Errorf("%d bytes; at most %d are sent", len(payload), s.d.opt.MaxMessage)
+	}
+	if err != nil {
+		var none *importer.NotFoundError
+		reason := err.Error()
+		if errors.As(err, &none) {
+			reason = none.Reason
+		}
+		s.d.refuse(m.Header, reason)
+		return
+	}
+	// A stream that is lost needs no answer.
+	_ = s.send(s.d.ctx, newFrame(h, payload))
+}
+
+// resource answers a question of the embedded runtime's resources.py:
+//
+//	("read", package, file)       the file's bytes
+//	("list", package, directory)  pairs of a name and whether it is a directory; "" is the package's own directory
+//	("installed",)                the projects: (name, version, path, [(file, bytes)], whole); only entry points, not whole
+//	("metadata", project)         the same of one, whole
+func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
+	v, err := pyproto.Unmarshal(payload)
+	if err != nil {
+		return nil, err
+	}
+	var q []string
+	if err := pyproto.Assign(&q, v); err != nil || len(q) == 0 {
+		return nil, fmt.Errorf("a request for a resource that can not be read")
+	}
+	im := c.opt.Importer
+	if im == nil {
+		im = d.importer
+	}
+	switch kind, args := q[0], q[1:]; {
+	case (kind == "read" || kind == "list") && len(args) == 2:
+		if why := c.opt.Policy.Refuses(args[0]); why != "" {
+			return nil, errors.New(why)
+		}
+		if kind == "read" {
+			return im.Resource(d.ctx, args[0], args[1])
+		}
+		return entries(im, args[0], args[1])
+	case kind == "installed" && len(args) == 0:
+		return installed(d.ctx, im)
+	case kind == "metadata" && len(args) == 1:
+		m, err := im.Metadata(d.ctx, args[0])
+		if err != nil {
+			return nil, err
+		}
+		return project(m, nil), nil
+	}
+	return nil, fmt.Errorf("no such request for a resource: %q", q[0])
+}
+
+func entries(im *importer.Importer, pkg, dir string) (any, error) {
+	list, err := im.Resources(pkg, dir)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]any, len(list))
+	for i, e := range list {
+		out[i] = pyproto.Tuple{e.Name, e.Dir}
+	}
+	return out, nil
+}
+
+// installed reads what is asked of every project by those who look for plugins.
+func installed(ctx context.Context, im *importer.Importer) (any, error) {
+	out := []any{}
+	for _, dist := range im.Distributions() {
+		m, err := im.Metadata(ctx, dist.Name)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err == nil {
+			out = append(out, project(m, []string{"entry_points.txt"}))
+		}
+	}
+	return out, nil
+}
+
+// project has the files named, or all of them.
+func project(m *importer.Metadata, only []string) pyproto.Tuple {
+	files := []any{}
+	for name, data := range m.Files {
+		if only == nil || slices.Contains(only, name) {
+			files = append(files, pyproto.Tuple{name, data})
+		}
+	}
+	return pyproto.Tuple{m.Name, m.Version, m.Path, files, only == nil}
+}

@@ -1,0 +1,150 @@
+package daemon
+
+import (
+	"fmt"
+
+	"go.uber.org/zap"
+
+	"mitogend/pyproto"
+)
+
+// route takes a frame that came in on s to where it goes. payload lies in buf, or is nobody else's when buf is nil. Only
+// s's readLoop calls it.
+func (d *Daemon) route(s *stream, h pyproto.Header, payload []byte, buf *buffer) {
+	if d.opt.Trace != nil {
+		d.opt.Trace(Frame{s.name, false, h, payload})
+	}
+	if !d.verify(s, h.Src) || !d.verify(s, h.Auth) {
+		d.opt.Logger.Warn("dropped a message with a false source", zap.String("stream", s.name),
+			zap.Uint32("src", uint32(h.Src)), zap.Uint32("auth", uint32(h.Auth)))
+		return
+	}
+	if s.stamp {
+		h.Auth = 0
+		if h.Handle >= pyproto.FirstDynamic && h.Src == s.id && s.passed.take(replyKey{h.Dst, h.Handle}) {
+			h.Src = 0
+		}
+	}
+	if h.Dst == 0 {
+		d.deliver(s, h, payload, buf)
+		return
+	}
+	out := d.streamOf(h.Dst)
+	if out == nil {
+		d.refuse(h, fmt.Sprintf("no route to context %d", h.Dst))
+		return
+	}
+	if out == s {
+		d.refuse(h, fmt.Sprintf("context %d is behind the stream that asks for it", h.Dst))
+		return
+	}
+	if (s.unidirectional || out.unidirectional) && !s.stamp && !out.stamp {
+		d.refuse(h, fmt.Sprintf("context %d may not send to context %d: one of them talks to its parents only", h.Src, h.Dst))
+		return
+	}
+	s.sent.LoadOrStore(h.Dst, nil)
+	if out.old && h.Enc != pyproto.EncMGC {
+		h.Enc, payload, buf = oldForm(h.Enc, payload, buf)
+	}
+	f := frame{body: payload, buf: buf}
+	if buf != nil && len(payload) > copyBelow {
+		buf.refs.Add(1)
+		f.head = h.Append(make([]byte, 0, pyproto.HeaderLen))
+	} else {
+		f = newFrame(h, payload)
+		if buf != nil && len(f.body) > 0 {
+			panic("daemon: a queued frame shares a read buffer that it does not own")
+		}
+	}
+	if err := d.forward(s, out, h, f); err != nil {
+		d.refuse(h, fmt.Sprintf("context %d: %v", h.Dst, err))
+	}
+}
+
+// verify tells whether messages of that context may come in on s.
+func (d *Daemon) verify(s *stream, id pyproto.ContextID) bool {
+	return id == s.id || d.streamOf(id) == s
+}
+
+func (d *Daemon) streamOf(id pyproto.ContextID) *stream {
+	if v, ok := d.routes.Load(id); ok {
+		return v.(*stream)
+	}
+	return nil
+}
+
+// refuse sends a dead message to whoever waits for an answer to h. It never blocks.
+func (d *Daemon) refuse(h pyproto.Header, reason string) {
+	if h.ReplyTo == 0 || h.ReplyTo == pyproto.IsDead {
+		return
+	}
+	dead := pyproto.Header{Enc: pyproto.EncMGC, Dst: h.Src, Handle: h.ReplyTo, ReplyTo: pyproto.IsDead}
+	if h.Src == 0 {
+		d.handles.deliver(nil, dead, []byte(reason))
+		return
+	}
+	if s := d.streamOf(h.Src); s != nil {
+		_ = s.offer(newFrame(dead, []byte(reason)))
+	}
+}
+
+// post sends a message of the daemon's own. It never blocks.
+func (d *Daemon) post(dst pyproto.ContextID, handle, replyTo pyproto.Handle, payload []byte) error {
+	s := d.streamOf(dst)
+	if s == nil {
+		return fmt.Errorf("no route to context %d", dst)
+	}
+	return s.offer(newFrame(pyproto.Header{Enc: pyproto.EncMGC, Dst: dst, Handle: handle, ReplyTo: replyTo}, payload))
+}
+
+// addRoute makes id reachable through s.
+func (d *Daemon) addRoute(s *stream, id pyproto.ContextID) error {
+	if id == 0 {
+		return fmt.Errorf("context 0 is here")
+	}
+	if old, loaded := d.routes.LoadOrStore(id, s); loaded && old != s {
+		return fmt.Errorf("context %d has a route over another stream", id)
+	}
+	return nil
+}
+
+// dropRoutes forgets contexts and tells those who may wait for them: our own calls and every stream that has sent to them.
+func (d *Daemon) dropRoutes(s *stream, ids []pyproto.ContextID, reason string) {
+	gone := make(map[pyproto.ContextID]bool, len(ids))
+	for _, id := range ids {
+		if d.routes.CompareAndDelete(id, s) {
+			gone[id] = true
+		}
+	}
+	if len(gone) == 0 {
+		return
+	}
+	for id := range gone {
+		d.openGate(id)
+	}
+	d.handles.drop(gone, reason)
+	d.streams.Range(func(key, _ any) bool {
+		other := key.(*stream)
+		if other == s {
+			return true
+		}
+		for id := range gone {
+			if _, ok := other.sent.LoadAndDelete(id); ok {
+				h := pyproto.Header{Enc: pyproto.EncMGC, Dst: other.id, Handle: pyproto.DelRoute}
+				_ = other.offer(newFrame(h, fmt.Append(nil, id)))
+			}
+		}
+		return true
+	})
+}
+
+// behind lists the contexts that are reached through s.
+func (d *Daemon) behind(s *stream) (ids []pyproto.ContextID) {
+	d.routes.Range(func(id, via any) bool {
+		if via == s {
+			ids = append(ids, id.(pyproto.ContextID))
+		}
+		return true
+	})
+	return ids
+}

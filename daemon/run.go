@@ -1,0 +1,206 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"mitogend/pyproto"
+)
+
+// RunOptions describe a program to run in a child.
+type RunOptions struct {
+	// Path is the script's name in tracebacks and sys.argv[0].
+	Path   string
+	Source []byte
+	// Args are sys.argv[1:].
+	Args []string
+	// Stdin, Stdout and Stderr are the program's; nil is /dev/null. Stdin is read ahead of what the program reads, and a read
+	// of it that is under way when the program ends goes on.
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+}
+
+// ExitStatus is how a program ended: by a status or, if Signal is not 0, by a signal.
+type ExitStatus struct {
+	Code, Signal int
+}
+
+// stopTime is what a program has to end after ctx: the child sends SIGTERM, and SIGKILL two seconds later.
+const stopTime = 4 * time.Second
+
+// Run runs a Python program as __main__ in a process forked off the child, which is left as it was. The error is that the
+// child was lost or ctx ended; the program and its process group are killed then, as they are when the program ends.
+func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
+	if c.runtime != nil {
+		return ExitStatus{}, fmt.Errorf("daemon: %s runs %s, which calls functions and can run no program: %w", c.name, c.runtime, ErrRuntime)
+	}
+	if err := c.pushScript(ctx, o); err != nil {
+		return ExitStatus{}, err
+	}
+	p := &program{c: c, id: c.d.allocate(1), changed: make(chan struct{}, 1)}
+	handle := c.d.handles.add(handler{fn: p.deliver, respondent: c.id})
+	defer c.d.handles.remove(handle)
+	args := make([]any, len(o.Args))
+	for i, a := range o.Args {
+		args[i] = a
+	}
+	err := c.Call(ctx, "mitogen.program:run", int64(p.id), filepath.Base(o.Path), int64(handle), o.Path,
+		pyproto.Blob(o.Source), args, o.Stdin != nil).Decode(&p.input)
+	if err != nil {
+		return ExitStatus{}, err
+	}
+	if o.Stdin != nil {
+		go p.feed(o.Stdin)
+	}
+	status, err := p.copy(ctx, o)
+	if err != nil && c.gone() == nil {
+		p.stop()
+	}
+	return status, err
+}
+
+// pushScript sends what running a script takes and what the script imports, so that the process that is forked off has it.
+func (c *Child) pushScript(ctx context.Context, o RunOptions) error {
+	im := c.opt.Importer
+	if im == nil {
+		im = c.d.importer
+	}
+	runtime := []string{"mitogen.process", "mitogen.parent", "mitogen.program"}
+	return c.Push(ctx, append(runtime, im.ScriptClosure(c.Version(), o.Source)...)...)
+}
+
+// program is a script that runs in a process forked off a child. What it prints comes as messages, at most a mebibyte of
+// them ahead of what was written here.
+type program struct {
+	// Constant after the call.
+	c     *Child
+	id    pyproto.ContextID
+	input pyproto.Handle
+
+	changed chan struct{} // one token: look at queue again
+
+	// mu protects the following. Never held across I/O.
+	mu    sync.Mutex
+	queue []chunk
+	acks  chan struct{}
+}
+
+// chunk is what one message says: o and e with output, x with a wait status, a when standard input was taken, d when the
+// child is gone.
+type chunk struct {
+	tag  byte
+	data []byte
+}
+
+func (p *program) deliver(h pyproto.Header, payload []byte, _ bool) {
+	k := chunk{tag: 'd', data: bytes.Clone(payload)}
+	if h.ReplyTo != pyproto.IsDead {
+		if len(payload) == 0 {
+			return
+		}
+		k.tag, k.data = k.data[0], k.data[1:]
+	}
+	p.mu.Lock()
+	if k.tag == 'a' {
+		if p.acks != nil {
+			select {
+			case p.acks <- struct{}{}:
+			default:
+			}
+		}
+	} else {
+		p.queue = append(p.queue, k)
+	}
+	p.mu.Unlock()
+	select {
+	case p.changed <- struct{}{}:
+	default:
+	}
+}
+
+// copy writes what the program prints until it has ended. A writer that fails ends the program.
+func (p *program) copy(ctx context.Context, o RunOptions) (ExitStatus, error) {
+	for {
+		p.mu.Lock()
+		queue := p.queue
+		p.queue = nil
+		p.mu.Unlock()
+		for _, k := range queue {
+			w := o.Stdout
+			switch k.tag {
+			case 'x':
+				n, err := strconv.Atoi(string(k.data))
+				ws := syscall.WaitStatus(n)
+				if err == nil && ws.Signaled() {
+					return ExitStatus{Signal: int(ws.Signal())}, nil
+				}
+				return ExitStatus{Code: ws.ExitStatus()}, err
+			case 'd':
+				if err := p.c.gone(); err != nil {
+					return ExitStatus{}, err
+				}
+				return ExitStatus{}, &DeadError{Target: p.c.name, Reason: string(k.data), Lost: true}
+			case 'e':
+				w = o.Stderr
+			}
+			if w != nil {
+				if _, err := w.Write(k.data); err != nil {
+					return ExitStatus{}, err
+				}
+			}
+			_ = p.c.d.post(p.c.id, p.input, 0, fmt.Appendf(nil, "a%d", len(k.data)))
+		}
+		select {
+		case <-p.changed:
+		case <-ctx.Done():
+			return ExitStatus{}, context.Cause(ctx)
+		}
+	}
+}
+
+// inputChunk is how much of standard input is on the way at once.
+const inputChunk = 64 << 10
+
+// feed sends standard input, a chunk for each that was taken. It ends with the input, or when a read returns after the
+// program has ended.
+func (p *program) feed(r io.Reader) {
+	acks := make(chan struct{}, 1)
+	p.mu.Lock()
+	p.acks = acks
+	p.mu.Unlock()
+	buf := make([]byte, 1+inputChunk)
+	for {
+		n, err := r.Read(buf[1:])
+		if n > 0 {
+			buf[0] = 'i'
+			if p.c.d.post(p.c.id, p.input, 0, bytes.Clone(buf[:1+n])) != nil {
+				return
+			}
+			select {
+			case <-acks:
+			case <-p.c.closed:
+				return
+			}
+		}
+		if err != nil {
+			_ = p.c.d.post(p.c.id, p.input, 0, []byte{'i'})
+			return
+		}
+	}
+}
+
+// stop kills the program and waits until it is gone.
+func (p *program) stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	if p.c.Call(ctx, "mitogen.program:stop", int64(p.id)).Err() == nil {
+		_, _ = p.copy(ctx, RunOptions{})
+	}
+}

@@ -1,0 +1,316 @@
+// Package service answers CALL_SERVICE at context 0 as Mitogen's own FileService and PushFileService do, for the children of one
+// client: mitogen.service.FileService.get(context 0, path, out) in a child fetches a file of this machine that the client has
+// registered.
+//
+// Chunks are pickled Blobs, which every release reads. A transfer has at most a mebibyte that the child has not
+// acknowledged, and those of one connection go one after the other. Files are read in a goroutine of the connection's, which
+// lives while there is something to send.
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"mitogend/daemon"
+	"mitogend/pyproto"
+)
+
+// Names of the services.
+const (
+	fileService = "mitogen.service.FileService"
+	pushService = "mitogen.service.PushFileService"
+)
+
+// maxPushed bounds the files of PushFileService, which are kept in the children's memory.
+const maxPushed = 64 << 20
+
+// Files are the services of one client. It is safe for concurrent use.
+type Files struct {
+	ctx context.Context
+	d   *daemon.Daemon
+
+	// mu protects the following. Nothing is locked under it.
+	mu       sync.Mutex
+	paths    map[string]bool
+	prefixes map[string]bool
+	queues   map[pyproto.ContextID]*queue // by connection
+	pushed   map[pushedFile]bool
+
+	wg sync.WaitGroup
+}
+
+// pushedFile is one that was sent over a connection.
+type pushedFile struct {
+	head pyproto.ContextID
+	path string
+}
+
+// New makes services whose work ends with ctx.
+func New(ctx context.Context, d *daemon.Daemon) *Files {
+	return &Files{
+		ctx: ctx, d: d, paths: map[string]bool{}, prefixes: map[string]bool{}, queues: map[pyproto.ContextID]*queue{},
+		pushed: map[pushedFile]bool{},
+	}
+}
+
+// Wait waits until nothing is sent any more, which is soon after the context of New has ended.
+func (f *Files) Wait() { f.wg.Wait() }
+
+// call is a CALL_SERVICE.
+type call struct {
+	in      *daemon.Incoming
+	service string
+	method  string
+	args    pyproto.Kwargs
+}
+
+// Call answers a message. It does not block: files are read elsewhere.
+func (f *Files) Call(in *daemon.Incoming) {
+	c, err := parse(in)
+	if err != nil {
+		_ = in.Reply(callError(err))
+		return
+	}
+	if f.ctx.Err() != nil {
+		in.Refuse("the client is gone")
+		return
+	}
+	f.wg.Go(func() { f.answer(c) })
+}
+
+func parse(in *daemon.Incoming) (*call, error) {
+	v, err := in.Value()
+	if err != nil {
+		return nil, err
+	}
+	t, ok := v.(pyproto.Tuple)
+	if !ok || len(t) != 3 {
+		return nil, raised("Invalid message format.")
+	}
+	c := &call{in: in}
+	var ok1, ok2 bool
+	c.service, ok1 = text(t[0])
+	c.method, ok2 = text(t[1])
+	if d, empty := t[2].(*pyproto.Dict); empty && d.Len() == 0 {
+		ok = true
+	} else {
+		c.args, ok = t[2].(pyproto.Kwargs)
+	}
+	if !ok || !ok1 || !ok2 {
+		return nil, raised("Invalid message format.")
+	}
+	return c, nil
+}
+
+// callError is an exception of Mitogen's, which is raised in the caller.
+func callError(err error) *pyproto.CallError {
+	return &pyproto.CallError{Text: "mitogen.core.CallError: " + err.Error() + "\n"}
+}
+
+// raised is the text of an exception as Mitogen words it, for programs that compare.
+type raised string
+
+func (r raised) Error() string { return string(r) }
+
+func raise(format string, args ...any) error { return raised(fmt.Sprintf(format, args...)) }
+
+func text(v any) (string, bool) {
+	switch x := v.(type) {
+	case string:
+		return x, true
+	case []byte:
+		return string(x), true
+	}
+	return "", false
+}
+
+func (c *call) text(name string) (string, error) {
+	v, ok := c.args.Get(name)
+	if !ok {
+		return "", raise("Required argument '%s' missing.", name)
+	}
+	s, ok := text(v)
+	if !ok {
+		return "", raise("Argument '%s' type incorrect", name)
+	}
+	return s, nil
+}
+
+// answer runs one method. Those that Mitogen marks as giving no reply give one only when they fail.
+func (f *Files) answer(c *call) {
+	method, parents := f.find(c)
+	var err error
+	switch {
+	case method == nil && c.service != fileService && c.service != pushService:
+		err = fmt.Errorf("there is no service %s here", c.service)
+	case method == nil:
+		err = raise("No such method: '%s'", c.method)
+	case parents && c.in.Auth != 0:
+		err = raise("Caller is not authorized to invoke '%s' of service '%s'", c.method, c.service)
+	default:
+		err = method(c)
+	}
+	if err != nil {
+		_ = c.in.Reply(callError(err))
+	}
+}
+
+// find gives the method, and whether only the client may call it.
+func (f *Files) find(c *call) (method func(*call) error, parents bool) {
+	switch c.service + " " + c.method {
+	case fileService + " register":
+		return func(c *call) error { return f.register(c, f.paths) }, true
+	case fileService + " register_prefix":
+		return func(c *call) error { return f.register(c, f.prefixes) }, true
+	case fileService + " fetch":
+		return f.fetch, false
+	case fileService + " acknowledge":
+		return f.acknowledge, false
+	case pushService + " propagate_to":
+		return f.propagate, true
+	case pushService + " propagate_paths_and_modules":
+		return f.propagateAll, true
+	}
+	return nil, false
+}
+
+func (f *Files) register(c *call, set map[string]bool) error {
+	path, err := c.text("path")
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	set[path] = true
+	f.mu.Unlock()
+	return c.in.Reply(nil)
+}
+
+// registered tells whether a child may have a file.
+func (f *Files) registered(path string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.paths[path] {
+		return true
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return false
+	}
+	for dir := abs; ; dir = filepath.Dir(dir) {
+		if f.prefixes[dir] {
+			return true
+		}
+		if dir == "/" || dir == "." {
+			return false
+		}
+	}
+}
+
+// propagate sends a small file to the head of a context's connection, which keeps it and passes it on.
+func (f *Files) propagate(c *call) error {
+	path, err := c.text("path")
+	if err != nil {
+		return err
+	}
+	v, _ := c.args.Get("context")
+	to, ok := v.(pyproto.Context)
+	if !ok {
+		return raised("Argument 'context' type incorrect")
+	}
+	if err := f.push(c, to, path, "overridden_source"); err != nil {
+		return err
+	}
+	return c.in.Reply(nil)
+}
+
+func (f *Files) propagateAll(c *call) error {
+	v, _ := c.args.Get("context")
+	to, ok := v.(pyproto.Context)
+	list, _ := c.args.Get("paths")
+	paths, isList := list.([]any)
+	if !ok || !isList {
+		return raised("Argument 'context' or 'paths' type incorrect")
+	}
+	for _, p := range paths {
+		path, ok := text(p)
+		if !ok {
+			return raised("Argument 'paths' type incorrect")
+		}
+		if err := f.push(c, to, path, ""); err != nil {
+			return err
+		}
+	}
+	return c.in.Reply(nil)
+}
+
+func (f *Files) push(c *call, to pyproto.Context, path, override string) error {
+	head := f.d.Stream(to.ID)
+	if head == 0 {
+		return fmt.Errorf("no route to context %d", to.ID)
+	}
+	args := pyproto.Kwargs{{Name: "path", Value: path}, {Name: "context", Value: to}}
+	method := "store_and_forward"
+	key := pushedFile{head, path}
+	f.mu.Lock()
+	sent := f.pushed[key]
+	f.mu.Unlock()
+	if sent && head == to.ID {
+		return nil
+	}
+	if sent {
+		method = "forward"
+	} else {
+		data, err := f.small(c, path, override)
+		if err != nil {
+			return err
+		}
+		args = append(args, pyproto.Arg{Name: "data", Value: pyproto.Blob(data)})
+	}
+	payload, err := pyproto.Marshal(pyproto.Tuple{pushService, method, args})
+	if err == nil {
+		err = f.d.Send(f.ctx, head, pyproto.CallService, 0, payload)
+	}
+	if err == nil {
+		f.mu.Lock()
+		f.pushed[key] = true
+		f.mu.Unlock()
+	}
+	return err
+}
+
+// small reads a file for PushFileService, or takes what the caller gives in its place.
+func (f *Files) small(c *call, path, override string) ([]byte, error) {
+	if v, ok := c.args.Get(override); ok && v != nil && override != "" {
+		if s, ok := text(v); ok {
+			return []byte(s), nil
+		}
+		if b, ok := v.(pyproto.Blob); ok {
+			return b, nil
+		}
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, ioError(err, path)
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxPushed {
+		return nil, raise("'%s' is no regular file of at most %d bytes", path, maxPushed)
+	}
+	return os.ReadFile(path)
+}
+
+// ioError words an error as Python does.
+func ioError(err error, path string) error {
+	var e *os.PathError
+	if errors.As(err, &e) && errors.Is(err, os.ErrNotExist) {
+		return raise("[Errno 2] No such file or directory: '%s'", path)
+	}
+	if errors.Is(err, os.ErrPermission) {
+		return raise("[Errno 13] Permission denied: '%s'", path)
+	}
+	return errors.New(strings.TrimPrefix(err.Error(), "open "))
+}

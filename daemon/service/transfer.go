@@ -1,0 +1,179 @@
+package service
+
+import (
+	"io"
+	"os"
+	"os/user"
+	"strconv"
+	"sync"
+	"syscall"
+
+	"mitogend/pyproto"
+)
+
+const (
+	// window is what may be sent of a connection's files and not acknowledged, in bytes.
+	window = 1 << 20
+	// chunk with its pickle and header is what Mitogen's loop reads at once.
+	chunk = 128<<10 - 100
+)
+
+// queue are the transfers over one connection.
+type queue struct {
+	// mu protects the following. Never held across I/O.
+	mu      sync.Mutex
+	jobs    []*transfer
+	unacked int
+	running bool // somebody sends
+}
+
+type transfer struct {
+	to   pyproto.Sender
+	file *os.File
+}
+
+// fetch replies with what the file is, and then sends it to the receiver that the caller names.
+func (f *Files) fetch(c *call) error {
+	path, err := c.text("path")
+	if err != nil {
+		return err
+	}
+	v, _ := c.args.Get("sender")
+	to, ok := v.(pyproto.Sender)
+	switch {
+	case !ok:
+		return raised("Argument 'sender' type incorrect")
+	case c.in.Auth != 0 && !f.registered(path):
+		return raise("mitogen.service.Error: Path '%s' is not registered with FileService.", path)
+	case to.Context != c.in.Src:
+		return raised("mitogen.service.Error: sender= kwarg context must match requestee context")
+	}
+	// O_NONBLOCK: opening a pipe that nobody writes to would wait.
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return ioError(err, path)
+	}
+	stat, err := describe(file, path)
+	if err == nil {
+		err = c.in.Reply(stat)
+	}
+	if err != nil {
+		_ = file.Close()
+		return err
+	}
+	q := f.queue(f.d.Stream(c.in.Src))
+	q.mu.Lock()
+	q.jobs = append(q.jobs, &transfer{to, file})
+	q.mu.Unlock()
+	f.pump(q)
+	return nil
+}
+
+// describe is what fetch replies.
+func describe(file *os.File, path string) (map[string]any, error) {
+	info, err := file.Stat()
+	if err != nil {
+		return nil, ioError(err, path)
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !info.Mode().IsRegular() || !ok {
+		return nil, raise("'%s' is not a regular file.", path)
+	}
+	out := map[string]any{
+		"size": info.Size(), "mode": int64(st.Mode), "owner": nil, "group": nil,
+		"mtime": float64(info.ModTime().UnixNano()) / 1e9, "atime": float64(st.Atim.Nano()) / 1e9,
+	}
+	if u, err := user.LookupId(strconv.Itoa(int(st.Uid))); err == nil {
+		out["owner"] = u.Username
+	}
+	if g, err := user.LookupGroupId(strconv.Itoa(int(st.Gid))); err == nil {
+		out["group"] = g.Name
+	}
+	return out, nil
+}
+
+func (f *Files) queue(head pyproto.ContextID) *queue {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	q := f.queues[head]
+	if q == nil {
+		q = &queue{}
+		f.queues[head] = q
+	}
+	return q
+}
+
+// acknowledge is called by the receiver for each chunk. It gives no reply.
+func (f *Files) acknowledge(c *call) error {
+	v, _ := c.args.Get("size")
+	size, ok := v.(int64)
+	if !ok || size < 0 {
+		return raised("Argument 'size' type incorrect")
+	}
+	q := f.queue(f.d.Stream(c.in.Src))
+	q.mu.Lock()
+	q.unacked -= int(min(size, int64(q.unacked)))
+	q.mu.Unlock()
+	f.pump(q)
+	return nil
+}
+
+// pump sends until the window is full or nothing is left. One at a time does it for a queue.
+func (f *Files) pump(q *queue) {
+	q.mu.Lock()
+	if q.running {
+		q.mu.Unlock()
+		return
+	}
+	q.running = true
+	buf := make([]byte, chunk)
+	for len(q.jobs) > 0 && q.unacked < window && f.ctx.Err() == nil {
+		job := q.jobs[0]
+		q.mu.Unlock()
+		n, done := f.sendChunk(job, buf)
+		q.mu.Lock()
+		q.unacked += n
+		if done {
+			q.jobs = q.jobs[1:]
+			_ = job.file.Close()
+		}
+	}
+	q.running = false
+	if f.ctx.Err() != nil {
+		for _, job := range q.jobs {
+			_ = job.file.Close()
+		}
+		q.jobs = nil
+	}
+	q.mu.Unlock()
+}
+
+// sendChunk sends the next part of a file, or its end. A file that fails is cut short, and the receiver sees that the size is
+// another.
+func (f *Files) sendChunk(job *transfer, buf []byte) (n int, done bool) {
+	n, _ = io.ReadFull(job.file, buf) // after an error the next read gives nothing
+	if n == 0 {
+		_ = f.d.Send(f.ctx, job.to.Context, job.to.Handle, pyproto.IsDead, []byte("Sender was explicitly closed."))
+		return 0, true
+	}
+	payload, err := pyproto.Marshal(pyproto.Blob(buf[:n]))
+	if err == nil {
+		err = f.d.Send(f.ctx, job.to.Context, job.to.Handle, 0, payload)
+	}
+	if err != nil {
+		return 0, true
+	}
+	return n, false
+}
+
+// Close closes the files of transfers that were not finished. The context of New has ended.
+func (f *Files) Close() {
+	f.Wait()
+	f.mu.Lock()
+	list := f.queues
+	f.queues = map[pyproto.ContextID]*queue{}
+	f.mu.Unlock()
+	for _, q := range list {
+		f.pump(q)
+	}
+}

@@ -1,0 +1,303 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"mitogend/bootstrap"
+	"mitogend/importer"
+	"mitogend/pyproto"
+)
+
+// Runtime is an installed Mitogen that children run in place of our own runtime. It is read once and does not change.
+type Runtime struct {
+	// Dir is the directory that has the package mitogen.
+	Dir string
+	// Version is Mitogen's, as (0, 3, 3).
+	Version []int
+
+	core    string
+	modules map[string]importer.Virtual
+	digest  string
+	imp     bool // the core needs the module imp, which Python 3.12 has no more
+}
+
+// The first releases with another dialect; see docs/protocol.md.
+var (
+	versionOldest = []int{0, 2, 10}
+	versionPKL    = []int{0, 3, 39} // enc PKL and BIN
+)
+
+// maxRuntimeFile bounds one file of an installed Mitogen.
+const maxRuntimeFile = 4 << 20
+
+var (
+	versionLine = regexp.MustCompile(`(?m)^__version__\s*=\s*\(([0-9, ]+)`)
+	importsImp  = regexp.MustCompile(`(?m)^import imp\b`)
+	stageCall   = regexp.MustCompile(`(?m)^class ExternalContext\b`)
+)
+
+// LoadRuntime reads the Mitogen in dir, which has the package mitogen or is it.
+func LoadRuntime(dir string) (*Runtime, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("daemon: runtime mitogen: %w", err)
+	}
+	root := filepath.Join(dir, "mitogen")
+	if _, err := os.Stat(filepath.Join(root, "core.py")); errors.Is(err, fs.ErrNotExist) && filepath.Base(dir) == "mitogen" {
+		root, dir = dir, filepath.Dir(dir)
+	}
+	r := &Runtime{Dir: dir, modules: map[string]importer.Virtual{}}
+	if err := r.read(root, "mitogen"); err != nil {
+		return nil, fmt.Errorf("daemon: runtime mitogen: %w", err)
+	}
+	return r, r.check(root)
+}
+
+// read collects the package's modules.
+func (r *Runtime) read(dir, name string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		base, isPython := strings.CutSuffix(e.Name(), ".py")
+		switch {
+		case e.IsDir():
+			if _, err := os.Stat(filepath.Join(path, "__init__.py")); err == nil {
+				if err := r.read(path, name+"."+e.Name()); err != nil {
+					return err
+				}
+			}
+			continue
+		case !isPython:
+			continue
+		}
+		if info, err := os.Stat(path); err == nil && info.Size() > maxRuntimeFile {
+			return fmt.Errorf("%s has %d bytes; at most %d are read", path, info.Size(), maxRuntimeFile)
+		}
+		source, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		v := importer.Virtual{Path: path, Source: source}
+		module := name + "." + base
+		if base == "__init__" {
+			module, v.IsPkg = name, true
+		}
+		r.modules[module] = v
+	}
+	return nil
+}
+
+func (r *Runtime) check(root string) error {
+	core := r.modules["mitogen.core"].Source
+	if core == nil || !stageCall.Match(core) || r.modules["mitogen"].Source == nil {
+		return fmt.Errorf("daemon: runtime mitogen: %s is no Mitogen: its core.py or __init__.py is missing or not Mitogen's", root)
+	}
+	m := versionLine.FindSubmatch(r.modules["mitogen"].Source)
+	if m == nil {
+		return fmt.Errorf("daemon: runtime mitogen: %s does not tell its version", root)
+	}
+	for _, n := range strings.Split(string(m[1]), ",") {
+		if n = strings.TrimSpace(n); n == "" {
+			continue
+		}
+		v, err := strconv.Atoi(n)
+		if err != nil {
+			return fmt.Errorf("daemon: runtime mitogen: %s has the version %s, which can not be read", root, m[1])
+		}
+		r.Version = append(r.Version, v)
+	}
+	if r.before(versionOldest) {
+		return fmt.Errorf("daemon: runtime mitogen: %s is %s; 0.2.10 or later is needed", root, r)
+	}
+	r.core = string(core)
+	names := make([]string, 0, len(r.modules))
+	for name := range r.modules {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	sum := sha256.New()
+	for _, name := range names {
+		fmt.Fprintf(sum, "%s %d\n", name, len(r.modules[name].Source))
+		sum.Write(r.modules[name].Source)
+	}
+	r.digest = hex.EncodeToString(sum.Sum(nil))
+	r.imp = importsImp.Match(core)
+	return nil
+}
+
+// String gives the version: "Mitogen 0.3.3".
+func (r *Runtime) String() string {
+	parts := make([]string, len(r.Version))
+	for i, n := range r.Version {
+		parts[i] = strconv.Itoa(n)
+	}
+	return "Mitogen " + strings.Join(parts, ".")
+}
+
+func (r *Runtime) before(v []int) bool {
+	for i := range v {
+		have := 0
+		if i < len(r.Version) {
+			have = r.Version[i]
+		}
+		if have != v[i] {
+			return have < v[i]
+		}
+	}
+	return false
+}
+
+// Digest stands for all that was read.
+func (r *Runtime) Digest() string { return r.digest }
+
+// Old tells whether this Mitogen knows one form of payload only (before 0.3.39).
+func (r *Runtime) Old() bool { return r.before(versionPKL) }
+
+// Modules are Mitogen's own modules, for importer.Options.Virtual.
+func (r *Runtime) Modules() map[string]importer.Virtual { return r.modules }
+
+// findTime is what an interpreter gets to tell where its Mitogen is.
+const findTime = 20 * time.Second
+
+// FindRuntime reads the target key runtime, or the flag: "" and "embedded" give nil, "mitogen:DIR" the Mitogen in DIR, and
+// "mitogen" that on the path or, if there is none, the one that python (a command; nil for python3) imports.
+func FindRuntime(ctx context.Context, spec string, path []string, python []string) (*Runtime, error) {
+	kind, dir, hasDir := strings.Cut(spec, ":")
+	switch {
+	case spec == "" || spec == "embedded":
+		return nil, nil
+	case kind != "mitogen" || hasDir && dir == "":
+		return nil, &bootstrap.Error{Step: bootstrap.StepOptions, Reason: fmt.Sprintf("runtime %q: embedded, mitogen or mitogen:DIR", spec)}
+	case hasDir:
+		return LoadRuntime(dir)
+	}
+	for _, dir := range path {
+		if _, err := os.Stat(filepath.Join(dir, "mitogen", "core.py")); err == nil {
+			return LoadRuntime(dir)
+		}
+	}
+	if len(python) == 0 {
+		python = []string{"python3"}
+	}
+	return AskRuntime(ctx, exec.CommandContext(ctx, python[0], python[1:]...))
+}
+
+// AskRuntime reads the Mitogen that an interpreter imports. cmd is the interpreter without a program, with the directory and
+// environment that it shall have.
+func AskRuntime(ctx context.Context, cmd *exec.Cmd) (*Runtime, error) {
+	ctx, cancel := context.WithTimeout(ctx, findTime)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
+		if cmd.Process != nil {
+			_ = cmd.Process.Kill()
+		}
+	})
+	defer stop()
+	const program = `import os,sys
+import mitogen
+sys.stdout.write('\n' + os.path.dirname(os.path.dirname(os.path.abspath(mitogen.__file__))) + '\n')`
+	cmd.Args = append(cmd.Args, "-c", program)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	cmd.WaitDelay = time.Second
+	err := cmd.Run()
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	if err != nil || lines[len(lines)-1] == "" {
+		why := "nothing"
+		if last := strings.Split(strings.TrimSpace(errs.String()), "\n"); last[len(last)-1] != "" {
+			why = last[len(last)-1]
+		} else if err != nil {
+			why = err.Error()
+		}
+		return nil, fmt.Errorf("daemon: runtime mitogen: %s imports no Mitogen (%s); install it there, or name it by mitogen:DIR",
+			cmd.Args[0], why)
+	}
+	return LoadRuntime(lines[len(lines)-1])
+}
+
+// stockConfig is what every release from 0.2.10 on takes as the configuration of its ExternalContext.
+func (c *Child) stockConfig() map[string]any {
+	parents := []int{}
+	for p := c.via; p != nil; p = p.via {
+		parents = append(parents, int(p.id))
+	}
+	level := c.opt.StockLevel
+	if level == 0 {
+		level = 20
+	}
+	return map[string]any{
+		"parent_ids": append(parents, 0), "context_id": int(c.id), "debug": c.debug, "profiling": c.profiling,
+		"unidirectional": c.unidirectional, "max_message_size": c.d.opt.MaxMessage,
+		"version": c.runtime.Version, "log_level": level, "log_levels": []int{level, level, max(level, 30)},
+		"whitelist": []string{""}, "blacklist": []string{}, "import_overrides": []string{}, "import_blocks": []string{},
+	}
+}
+
+// refuses says why the runtime can not start on an interpreter, before it is sent there.
+func (r *Runtime) refuses(hexVersion uint32) error {
+	if r.imp && hexVersion>>16 >= 0x030c {
+		return fmt.Errorf("%s can not run on Python %s: it needs the module imp, which is gone since 3.12; install a later Mitogen or use another interpreter",
+			r, bootstrap.FormatVersion(hexVersion))
+	}
+	return nil
+}
+
+// runtimeOf gives the runtime of one hop: the target's own key wins over the options.
+func (d *Daemon) runtimeOf(ctx context.Context, s step, opt *ConnectOptions) (*Runtime, error) {
+	spec, ok := s.args["runtime"]
+	if !ok {
+		return opt.Runtime, nil
+	}
+	text, _ := spec.(string)
+	if b, isBytes := spec.([]byte); isBytes {
+		text = string(b)
+	}
+	if text == "mitogen" && opt.Runtime != nil {
+		return opt.Runtime, nil
+	}
+	path := d.opt.Path
+	if opt.Importer != nil {
+		path = opt.Importer.Path()
+	}
+	return d.runtimes.find(ctx, text, path)
+}
+
+// CallService calls a method of a mitogen.service in a stock child.
+func (c *Child) CallService(ctx context.Context, service, method string, args pyproto.Kwargs) *Result {
+	if args == nil {
+		args = pyproto.Kwargs{}
+	}
+	payload, err := pyproto.Marshal(pyproto.Tuple{service, method, args})
+	if err != nil {
+		return &Result{err: fmt.Errorf("daemon: %s.%s: an argument can not be sent: %w", service, method, err)}
+	}
+	if err := c.Push(ctx, serviceModule(service)); err != nil {
+		return &Result{err: err}
+	}
+	return c.request(ctx, pyproto.CallService, payload)
+}
+
+// serviceModule is the module of a service's name, which is the class's full name.
+func serviceModule(service string) string {
+	if i := strings.LastIndexByte(service, '.'); i > 0 {
+		return service[:i]
+	}
+	return service
+}

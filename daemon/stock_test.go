@@ -1,0 +1,350 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"mitogend/bootstrap"
+	"mitogend/integration/pythons"
+	"mitogend/pyproto"
+)
+
+// stockRuntime gives the Mitogen that is installed for tests: in $MITOGEND_STOCK, or where the system's python3 finds it.
+func stockRuntime(t testing.TB) *Runtime {
+	t.Helper()
+	spec, python := "mitogen", []string{"/usr/bin/python3"}
+	if dir := os.Getenv("MITOGEND_STOCK"); dir != "" {
+		spec = "mitogen:" + dir
+	}
+	r, err := FindRuntime(context.Background(), spec, nil, python)
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	return r
+}
+
+const stockModule = `
+import os
+import sys
+import third.helper
+
+import mitogen.core
+
+def add(a, b=1):
+    return a + b
+
+def echo(v):
+    return v
+
+def fail():
+    raise ValueError('no')
+
+def say():
+    print('printed')
+    return third.helper.VALUE
+
+def missing():
+    import no_such_module_anywhere
+
+@mitogen.core.takes_econtext
+def identity(econtext):
+    return econtext.router.myself()
+
+@mitogen.core.takes_router
+def send_to(sender, values, router):
+    for v in values:
+        sender.send(v)
+    sender.close()
+
+_receivers = []
+
+@mitogen.core.takes_router
+def make_receiver(router):
+    _receivers.append(mitogen.core.Receiver(router))
+    return _receivers[-1].to_sender()
+
+def collect():
+    return [m.unpickle() for m in _receivers.pop()]
+`
+
+const stockService = `
+import mitogen.service
+
+class Adder(mitogen.service.Service):
+    @mitogen.service.expose(policy=mitogen.service.AllowParents())
+    def add(self, a, b):
+        return a + b
+`
+
+// stockPath is a directory with what the tests import.
+func stockPath(t testing.TB) string {
+	return writeFiles(t, map[string]string{
+		"stockmod.py": stockModule, "stocksvc.py": stockService, "third/__init__.py": "", "third/helper.py": "VALUE = 7\n",
+	})
+}
+
+// eachStock runs a test with a child of each Python on which the runtime can start.
+func eachStock(t *testing.T, test func(*testing.T, *Daemon, *Child, pythons.Python)) {
+	r := stockRuntime(t)
+	dir := stockPath(t)
+	pythons.Each(t, func(t *testing.T, py pythons.Python) {
+		d := newDaemon(t, Options{Path: []string{dir}})
+		c, err := d.Connect(context.Background(), target(py), ConnectOptions{Runtime: r})
+		if py.Version == "3.12" || py.Version == "3.13" {
+			if r.imp {
+				wantRefused(t, d, err)
+				return
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		test(t, d, c, py)
+	})
+}
+
+// wantRefused is what an interpreter gives that is too new for the runtime.
+func wantRefused(t *testing.T, d *Daemon, err error) {
+	t.Helper()
+	var e *bootstrap.Error
+	if !errors.As(err, &e) || e.TimedOut || !strings.Contains(err.Error(), "imp") {
+		t.Fatalf("want an error that names the module imp, got %v", err)
+	}
+	if len(d.Children()) != 0 {
+		t.Error("a child is left")
+	}
+}
+
+func TestStockChild(t *testing.T) {
+	eachStock(t, func(t *testing.T, d *Daemon, c *Child, py pythons.Python) {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		var n int
+		if err := c.Call(ctx, "stockmod:add", 2, pyproto.Kwargs{{Name: "b", Value: 40}}).Decode(&n); err != nil || n != 42 {
+			t.Fatalf("got %d, %v", n, err)
+		}
+		big := bytes.Repeat([]byte{0, 200}, 200000)
+		var back []byte
+		if err := c.Call(ctx, "stockmod:echo", big).Decode(&back); err != nil || !bytes.Equal(back, big) {
+			t.Errorf("bytes came back otherwise: %d, %v", len(back), err)
+		}
+		var raised *pyproto.CallError
+		err := c.Call(ctx, "stockmod:fail").Err()
+		if !errors.As(err, &raised) || !strings.HasSuffix(raised.Type(), "ValueError") || raised.Message() != "no" {
+			t.Errorf("got %v", err)
+		}
+		if err := c.Call(ctx, "stockmod:missing").Err(); err == nil || !strings.Contains(err.Error(), "no_such_module_anywhere") {
+			t.Errorf("got %v", err)
+		}
+		var me pyproto.Context
+		if err := c.Call(ctx, "stockmod:identity").Decode(&me); err != nil || me.ID != c.ID() {
+			t.Errorf("got %v, %v", me, err)
+		}
+		if err := c.CallService(ctx, "stocksvc.Adder", "add", pyproto.Kwargs{{Name: "a", Value: 1}, {Name: "b", Value: 2}}).Decode(&n); err != nil || n != 3 {
+			t.Errorf("the service gave %d, %v", n, err)
+		}
+		if got := c.Version().String(); got != py.Version {
+			t.Errorf("Version is %s", got)
+		}
+	})
+}
+
+func TestStockOutput(t *testing.T) {
+	r := stockRuntime(t)
+	d := newDaemon(t, Options{Path: []string{stockPath(t)}})
+	var mu sync.Mutex
+	var out bytes.Buffer
+	c := connect(t, d, "local:?python=/usr/bin/python3", ConnectOptions{Runtime: r, OnOutput: func(b []byte) {
+		mu.Lock()
+		defer mu.Unlock()
+		out.Write(b)
+	}})
+	var n int
+	if err := c.Call(context.Background(), "stockmod:say").Decode(&n); err != nil || n != 7 {
+		t.Fatalf("got %d, %v", n, err)
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		mu.Lock()
+		got := out.String()
+		mu.Unlock()
+		if got == "printed\n" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the child's output is %q", got)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func TestStockTree(t *testing.T) {
+	eachStock(t, func(t *testing.T, d *Daemon, c *Child, py pythons.Python) {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		hop := strings.ReplaceAll(target(py), "+", "%2B")
+		below, err := d.Connect(ctx, hop+"+"+hop, ConnectOptions{Runtime: c.runtime})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var n int
+		if err := below.Call(ctx, "stockmod:add", 2, 40).Decode(&n); err != nil || n != 42 {
+			t.Fatalf("the grandchild gave %d, %v", n, err)
+		}
+		if got := below.Version().String(); got != py.Version {
+			t.Errorf("Version is %s", got)
+		}
+		// From the child to the grandchild of another, through the daemon.
+		var to pyproto.Sender
+		if err := below.Call(ctx, "stockmod:make_receiver").Decode(&to); err != nil || to.Context != below.ID() {
+			t.Fatalf("got %v, %v", to, err)
+		}
+		if err := c.Call(ctx, "stockmod:send_to", to, []any{1, "two", []byte{200}}).Err(); err != nil {
+			t.Fatal(err)
+		}
+		v, err := below.Call(ctx, "stockmod:collect").Value()
+		if list, ok := v.([]any); err != nil || !ok || len(list) != 3 || list[1] != "two" {
+			t.Errorf("got %v, %v", v, err)
+		}
+		// A fork of the child, by its own router.
+		var up proxied
+		if err := c.Call(ctx, "mitogen.parent:_proxy_connect", nil, "fork", map[string]any{}).Decode(&up); err != nil || up.ID == nil {
+			t.Fatalf("fork: %v, %v", up, err)
+		}
+		if d.streamOf(pyproto.ContextID(*up.ID)) != c.stream {
+			t.Error("the forked child has no route")
+		}
+		if err := below.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Our own runtime's children and stock ones, 2.7 and 3.x, talk to each other.
+func TestStockMixed(t *testing.T) {
+	r := stockRuntime(t)
+	dir := stockPath(t)
+	d := newDaemon(t, Options{Path: []string{dir}})
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var children []*Child
+	for _, py := range pythons.All(t) {
+		if py.Version == "2.7" || py.Version == "3.11" {
+			children = append(children, connect(t, d, target(py), ConnectOptions{Runtime: r}), connect(t, d, target(py)))
+		}
+	}
+	for _, from := range children {
+		for _, to := range children {
+			if from == to {
+				continue
+			}
+			var sender pyproto.Sender
+			if err := to.Call(ctx, "stockmod:make_receiver").Decode(&sender); err != nil {
+				t.Fatal(err)
+			}
+			if err := from.Call(ctx, "stockmod:send_to", sender, []any{"a", []byte("b"), 1 << 40}).Err(); err != nil {
+				t.Fatal(err)
+			}
+			v, err := to.Call(ctx, "stockmod:collect").Value()
+			if list, ok := v.([]any); err != nil || !ok || len(list) != 3 || list[0] != "a" || list[2] != int64(1<<40) {
+				t.Errorf("%s to %s: got %v, %v", from.Version(), to.Version(), v, err)
+			}
+		}
+	}
+}
+
+func TestLoadRuntime(t *testing.T) {
+	for _, test := range []struct {
+		name, want string
+		files      map[string]string
+	}{
+		{"nothing", "no such file", nil},
+		{"empty", "is no Mitogen", map[string]string{"mitogen/__init__.py": ""}},
+		{"not mitogen", "is no Mitogen", map[string]string{"mitogen/__init__.py": "", "mitogen/core.py": "x = 1\n"}},
+		{"no version", "does not tell its version", map[string]string{"mitogen/__init__.py": "", "mitogen/core.py": "class ExternalContext(object):\n"}},
+		{"too old", "is Mitogen 0.1.9; 0.2.10", map[string]string{"mitogen/__init__.py": "__version__ = (0, 1, 9)\n", "mitogen/core.py": "class ExternalContext(object):\n"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := LoadRuntime(writeFiles(t, test.files))
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
+// A Mitogen whose core fails on the target is one clear error.
+func TestStockBroken(t *testing.T) {
+	for _, test := range []struct{ name, core, want string }{
+		{"raises", "raise RuntimeError('half installed')\nclass ExternalContext(object):\n    pass\n", "half installed"},
+		{"syntax", "def broken(:\nclass ExternalContext(object):\n    pass\n", "SyntaxError"},
+		{"ends", "class ExternalContext(object):\n    def __init__(self, c):\n        pass\n    def main(self):\n        pass\n", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			core := strings.Replace(test.core, "class", "\nclass", 1)
+			r, err := LoadRuntime(writeFiles(t, map[string]string{
+				"mitogen/__init__.py": "__version__ = (0, 3, 3)\n", "mitogen/core.py": core,
+			}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := newDaemon(t, Options{})
+			_, err = d.Connect(context.Background(), "local:?python=/usr/bin/python3", ConnectOptions{Runtime: r})
+			var e *bootstrap.Error
+			if !errors.As(err, &e) || e.TimedOut || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
+// What the releases take as LOAD_RESOURCE, and which of them know one form of payload only.
+func TestStockDialect(t *testing.T) {
+	for _, test := range []struct {
+		version []int
+		old     bool
+		pickles int
+	}{
+		{[]int{0, 2, 10}, true, 1}, {[]int{0, 3, 3}, true, 1}, {[]int{0, 3, 38}, true, 1}, {[]int{0, 3, 39}, false, 1},
+		{[]int{0, 3, 40}, false, 1}, {[]int{0, 3, 41}, false, 2}, {[]int{1, 0}, false, 2},
+	} {
+		r := &Runtime{Version: test.version}
+		if r.Old() != test.old {
+			t.Errorf("%s: Old is %v", r, r.Old())
+		}
+		payload, err := r.resourceReply("pkg", []byte("name"), []byte("data"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for len(payload) > 0 {
+			if _, payload, err = pyproto.UnmarshalPrefix(payload); err != nil {
+				t.Fatal(err)
+			}
+			n++
+		}
+		if n != test.pickles {
+			t.Errorf("%s: LOAD_RESOURCE is %d pickles", r, n)
+		}
+	}
+}
+
+func TestOldForm(t *testing.T) {
+	enc, payload, _ := oldForm(pyproto.EncBIN, []byte("data"), nil)
+	v, err := pyproto.Unmarshal(payload)
+	if b, ok := v.(pyproto.Blob); err != nil || enc != pyproto.EncMGC || !ok || string(b) != "data" {
+		t.Errorf("got %v %v %v", enc, v, err)
+	}
+	if enc, payload, _ = oldForm(pyproto.EncPKL, []byte("N."), nil); enc != pyproto.EncMGC || string(payload) != "N." {
+		t.Errorf("got %v %q", enc, payload)
+	}
+}

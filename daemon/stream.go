@@ -1,0 +1,459 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mitogend/bootstrap"
+	"mitogend/pyproto"
+)
+
+// errNotWritten says that the pipe is full; it never leaves this file.
+var errNotWritten = errors.New("daemon: would block")
+
+// stream is a connection with one peer: a child that this daemon started, or a client of its socket.
+//
+// Reading: readLoop alone. Writing: whoever sets writing owns the descriptor until it clears it. That is the sender
+// itself, which writes what the pipe takes without waiting, so that a call costs no hop to another goroutine; what is left
+// it gives to a writeLoop, which lives until the queue is empty.
+type stream struct {
+	d    *Daemon
+	id   pyproto.ContextID // of the peer
+	name string
+	// stamp: messages act with the daemon's authority (a local client of the same user).
+	stamp bool
+	// old: the peer is a Mitogen that knows pyproto.EncMGC only, and those behind it may be.
+	old   bool
+	r, w  *os.File
+	rraw  syscall.RawConn
+	wraw  syscall.RawConn
+	proc  *bootstrap.Process // nil for a client
+	ended chan struct{}      // closed at the end of the teardown
+	ctx   context.Context    // ends when the stream is lost
+	lose  context.CancelFunc
+	// unidirectional: messages go between it and us only.
+	unidirectional bool
+
+	// Owned by readLoop.
+	in    *buffer
+	start int // of what is not handled yet
+	end   int
+
+	// sent holds the ids that this stream has sent a message to, for DEL_ROUTE.
+	sent sync.Map
+	// passed are the replies that a client gives in our place.
+	passed passed
+	// told holds the ids that the peer was asked to send nothing to.
+	told sync.Map
+
+	bytesIn, bytesOut atomic.Int64
+	resources         resourceQueue
+
+	// mu protects the following. Never held across I/O. Nothing is locked under it.
+	mu       sync.Mutex
+	queue    []frame
+	queued   int  // bytes, what the writer holds included
+	writing  bool // somebody owns the writing side
+	room     chan struct{}
+	progress time.Time // of the last byte written while the queue was not empty
+	err      error     // first cause; set once
+
+	// Owned by whoever set writing.
+	batch []frame // from next on is still to be written
+	next  int
+	iov   [][]byte
+	wrote int
+	werr  error
+	wfn   func(fd uintptr) bool
+	block bool
+}
+
+func (d *Daemon) newStream(id pyproto.ContextID, name string, r, w *os.File) (*stream, error) {
+	s := &stream{d: d, id: id, name: name, r: r, w: w, ended: make(chan struct{})}
+	s.ctx, s.lose = context.WithCancel(context.Background())
+	var err error
+	if s.rraw, err = r.SyscallConn(); err != nil {
+		return nil, fmt.Errorf("daemon: %s: %w", name, err)
+	}
+	if s.wraw, err = w.SyscallConn(); err != nil {
+		return nil, fmt.Errorf("daemon: %s: %w", name, err)
+	}
+	s.wfn = s.writeOnce
+	return s, nil
+}
+
+// offer queues a frame and writes what can be written at once. It never blocks, and fails only when the stream is lost.
+func (s *stream) offer(f frame) error {
+	if s.d.opt.Trace != nil {
+		s.traceOut(f)
+	}
+	s.mu.Lock()
+	if s.err != nil {
+		err := s.err
+		s.mu.Unlock()
+		f.done()
+		return err
+	}
+	if len(s.queue) == 0 && !s.writing {
+		s.progress = time.Now()
+	}
+	s.queue = append(s.queue, f)
+	s.queued += f.size()
+	if s.writing {
+		s.mu.Unlock()
+		return nil
+	}
+	s.writing = true
+	s.mu.Unlock()
+	s.write(false)
+	return nil
+}
+
+// send is offer that first waits for room.
+func (s *stream) send(ctx context.Context, f frame) error {
+	if err := s.waitRoom(ctx); err != nil {
+		f.done()
+		return err
+	}
+	return s.offer(f)
+}
+
+// load tells whether there is no room, far less than none, and whether nothing was read for StallTimeout meanwhile.
+func (s *stream) load() (full, over, stalled bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	full = s.queued >= s.d.opt.MaxPending
+	return full, s.queued >= overfull*s.d.opt.MaxPending, full && time.Since(s.progress) > s.d.opt.StallTimeout
+}
+
+// waitRoom waits until there is room, ctx ends, the stream is lost, or nothing was read for StallTimeout.
+func (s *stream) waitRoom(ctx context.Context) error {
+	for {
+		s.mu.Lock()
+		if s.err != nil || s.queued < s.d.opt.MaxPending {
+			s.mu.Unlock()
+			return nil
+		}
+		if s.room == nil {
+			s.room = make(chan struct{})
+		}
+		room := s.room
+		stalled := s.d.opt.StallTimeout - time.Since(s.progress)
+		s.mu.Unlock()
+		if stalled <= 0 {
+			return s.d.errStalled()
+		}
+		t := time.NewTimer(stalled)
+		select {
+		case <-room:
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return context.Cause(ctx)
+		}
+		t.Stop()
+	}
+}
+
+// write empties the queue. The caller has set writing; it is cleared here, or given to a writeLoop if the pipe is full.
+func (s *stream) write(block bool) {
+	for {
+		s.mu.Lock()
+		if s.next == len(s.batch) && len(s.queue) == 0 || s.err != nil {
+			s.writing = false
+			for ; s.next < len(s.batch); s.next++ {
+				s.batch[s.next].done()
+			}
+			s.mu.Unlock()
+			return
+		}
+		if s.next == len(s.batch) {
+			s.batch, s.queue, s.next = s.queue, s.batch[:0], 0
+		}
+		s.mu.Unlock()
+		n, err := s.writev(block)
+		s.account(n)
+		switch {
+		case err == errNotWritten:
+			if err := s.d.enter(); err != nil {
+				s.fail(err)
+				continue
+			}
+			go s.writeLoop()
+			return
+		case err != nil:
+			s.fail(fmt.Errorf("write: %w", err))
+		}
+	}
+}
+
+// writeLoop writes what a sender could not, until the queue is empty.
+func (s *stream) writeLoop() {
+	defer s.d.wg.Done()
+	s.write(true)
+}
+
+// account takes n written bytes off the batch and wakes who waits for room.
+func (s *stream) account(n int) {
+	s.bytesOut.Add(int64(n))
+	total := n
+	for n > 0 {
+		f := &s.batch[s.next]
+		k := min(n, len(f.head))
+		f.head, n = f.head[k:], n-k
+		k = min(n, len(f.body))
+		f.body, n = f.body[k:], n-k
+		if f.size() > 0 {
+			break
+		}
+		f.done()
+		s.next++
+	}
+	s.mu.Lock()
+	s.queued -= total
+	if total > 0 {
+		s.progress = time.Now()
+	}
+	if s.room != nil && s.queued < s.d.opt.MaxPending/2 {
+		close(s.room)
+		s.room = nil
+	}
+	s.mu.Unlock()
+}
+
+// Linux takes at most 1024 parts in one call.
+const maxParts = 512
+
+func (s *stream) writev(block bool) (int, error) {
+	s.iov = s.iov[:0]
+	for _, f := range s.batch[s.next:] {
+		if len(f.head) > 0 {
+			s.iov = append(s.iov, f.head)
+		}
+		if len(f.body) > 0 {
+			s.iov = append(s.iov, f.body)
+		}
+		if len(s.iov) >= maxParts {
+			break
+		}
+	}
+	s.wrote, s.werr, s.block = 0, nil, block
+	if err := s.wraw.Write(s.wfn); err != nil {
+		return s.wrote, err
+	}
+	return s.wrote, s.werr
+}
+
+func (s *stream) writeOnce(fd uintptr) bool {
+	for {
+		var n int
+		var err error
+		if len(s.iov) == 1 {
+			n, err = rawWrite(int(fd), s.iov[0])
+		} else {
+			n, err = unix.Writev(int(fd), s.iov)
+		}
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == unix.EAGAIN && s.block:
+			return false
+		case err == unix.EAGAIN:
+			s.werr = errNotWritten
+		case err != nil:
+			s.werr = err
+		default:
+			s.wrote = n
+		}
+		return true
+	}
+}
+
+// fail records why the stream ended and makes both of its loops end. The first cause counts.
+func (s *stream) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return
+	}
+	s.err = err
+	s.lose()
+	if s.room != nil {
+		close(s.room)
+		s.room = nil
+	}
+	for i := range s.queue {
+		s.queue[i].done()
+	}
+	s.queue = nil
+	// Wakes readLoop and a blocked writeLoop, but leaves the descriptor to the teardown.
+	_ = s.r.SetReadDeadline(time.Unix(1, 0))
+	_ = s.w.SetWriteDeadline(time.Unix(1, 0))
+}
+
+func (s *stream) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// readLoop reads frames until the stream ends, and then tears it down.
+func (s *stream) readLoop(first []byte) {
+	defer s.d.wg.Done()
+	if s.proc != nil {
+		s.d.wg.Add(1)
+		go s.watchExit()
+	}
+	if len(first) > 0 {
+		s.in = getBuffer()
+		s.end = copy(s.in.b, first)
+	}
+	var err error
+	for err == nil {
+		if err = s.handle(); err == nil {
+			err = s.fill()
+		}
+	}
+	if s.in != nil {
+		s.in.release()
+		s.in = nil
+	}
+	s.fail(err)
+	s.d.teardown(s)
+	close(s.ended)
+}
+
+// fill reads more into the buffer. While nothing comes, an empty buffer is given back.
+func (s *stream) fill() error {
+	if s.in != nil && s.start == s.end && s.in.refs.Load() == 1 {
+		s.start, s.end = 0, 0
+	}
+	var n int
+	var rerr error
+	err := s.rraw.Read(func(fd uintptr) bool {
+		if s.in == nil {
+			s.in, s.start, s.end = getBuffer(), 0, 0
+		} else if s.end == len(s.in.b) {
+			fresh := getBuffer()
+			s.end = copy(fresh.b, s.in.b[s.start:s.end])
+			s.start = 0
+			s.in.release()
+			s.in = fresh
+		}
+		for {
+			n, rerr = rawRead(int(fd), s.in.b[s.end:])
+			if rerr != unix.EINTR {
+				break
+			}
+		}
+		if rerr == unix.EAGAIN {
+			if s.start == s.end {
+				s.in.release()
+				s.in = nil
+			}
+			return false
+		}
+		return true
+	})
+	if err == nil {
+		err = rerr
+	}
+	if err == nil && n == 0 || err != nil && bootstrap.IsEOF(err) {
+		return errEOF
+	}
+	if err != nil {
+		return fmt.Errorf("read: %w", err)
+	}
+	s.end += n
+	s.bytesIn.Add(int64(n))
+	return nil
+}
+
+var errEOF = errors.New("the connection was closed by the other side")
+
+// handle routes the frames that are in the buffer.
+func (s *stream) handle() error {
+	for s.end-s.start >= pyproto.HeaderLen {
+		h, err := pyproto.ParseHeader(s.in.b[s.start:])
+		if err != nil {
+			return err
+		}
+		size := pyproto.HeaderLen + int(h.Length)
+		if int(h.Length) > s.d.opt.MaxMessage {
+			if err := s.skip(h, size); err != nil {
+				return err
+			}
+			continue
+		}
+		if s.end-s.start < size {
+			if size <= len(s.in.b)/2 {
+				// Comes whole with the next reads.
+				return nil
+			}
+			payload, err := s.large(int(h.Length))
+			if err != nil {
+				return err
+			}
+			s.d.route(s, h, payload, nil)
+			continue
+		}
+		payload := s.in.b[s.start+pyproto.HeaderLen : s.start+size : s.start+size]
+		s.start += size
+		s.d.route(s, h, payload, s.in)
+	}
+	return nil
+}
+
+// large reads a payload of its own memory.
+func (s *stream) large(length int) ([]byte, error) {
+	payload := make([]byte, min(length, growStep))
+	have := s.in.b[s.start+pyproto.HeaderLen : s.end]
+	n := copy(payload, have)
+	s.start, s.end = 0, 0
+	s.in.release()
+	s.in = nil
+	for n < length {
+		if n == len(payload) {
+			grown := make([]byte, min(length, 4*len(payload)))
+			copy(grown, payload)
+			payload = grown
+		}
+		k, err := s.r.Read(payload[n:])
+		if err != nil {
+			if bootstrap.IsEOF(err) {
+				err = errEOF
+			}
+			return nil, err
+		}
+		n += k
+		s.bytesIn.Add(int64(k))
+	}
+	return payload, nil
+}
+
+// skip reads over a message that is too large and answers that it is.
+func (s *stream) skip(h pyproto.Header, size int) error {
+	left := size - (s.end - s.start)
+	if left <= 0 {
+		s.start += size
+	} else {
+		s.start, s.end = 0, 0
+	}
+	for left > 0 {
+		n, err := s.r.Read(s.in.b[:min(left, len(s.in.b))])
+		if err != nil {
+			return err
+		}
+		left -= n
+	}
+	s.d.refuse(h, fmt.Sprintf("message is %d bytes; at most %d are sent", h.Length, s.d.opt.MaxMessage))
+	return nil
+}

@@ -1,0 +1,158 @@
+package daemon
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"mitogend/pyproto"
+)
+
+// CallOptions say more about a call than Start does.
+type CallOptions struct {
+	// Chain names a call chain: once a call of it has raised, the later ones of the same name are not run and raise the
+	// same, until ResetChain.
+	Chain string
+	// Output gets what the child prints while the function runs, from the stream's readLoop: it must not block, nor keep the
+	// slice. It is not called any more once the call's result is there. Where it is nil, ConnectOptions.OnOutput gets it.
+	Output func(data []byte)
+}
+
+// Tracked is a call that was sent by StartWith.
+type Tracked struct {
+	c      *Child
+	output func([]byte)
+	ended  func()        // called once, when done is closed; may be nil, must not block
+	done   chan struct{} // closed when reply or err is set
+	reply  reply
+	err    error
+
+	once   sync.Once
+	result *Result
+}
+
+// tracked are a child's calls that wait for a reply, in the order in which they were sent, which is the one in which the child
+// runs them. So what it prints belongs to the first.
+type tracked struct {
+	sending chan struct{} // one token: who holds it sends, so that the order here is the one on the wire
+
+	// mu protects calls. Nothing is locked under it.
+	mu    sync.Mutex
+	calls []*Tracked
+}
+
+func newTracked() *tracked {
+	t := &tracked{sending: make(chan struct{}, 1)}
+	t.sending <- struct{}{}
+	return t
+}
+
+// print gives what was printed to the call that runs.
+func (t *tracked) print(data []byte) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.calls) == 0 || t.calls[0].output == nil {
+		return false
+	}
+	t.calls[0].output(data)
+	return true
+}
+
+func (t *tracked) add(call *Tracked) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.calls = append(t.calls, call)
+}
+
+func (t *tracked) remove(call *Tracked) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if i := slices.Index(t.calls, call); i >= 0 {
+		t.calls = slices.Delete(t.calls, i, i+1)
+	}
+}
+
+// StartWith is Start with options. ctx limits the wait for room in the child's queue. The call is followed until it ends in the
+// child, also when nobody asks for its result.
+func (c *Child) StartWith(ctx context.Context, o CallOptions, fn string, args ...any) *Tracked {
+	return c.startTracked(ctx, o, nil, fn, args)
+}
+
+func (c *Child) startTracked(ctx context.Context, o CallOptions, ended func(), fn string, args []any) *Tracked {
+	t := &Tracked{c: c, output: o.Output, ended: ended, done: make(chan struct{})}
+	payload, err := c.encode(ctx, o.Chain, fn, args)
+	if err == nil {
+		select {
+		case <-c.tracked.sending:
+			err = t.send(ctx, payload)
+			c.tracked.sending <- struct{}{}
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+	}
+	if err != nil {
+		t.err = err
+		t.finish()
+	}
+	return t
+}
+
+func (t *Tracked) send(ctx context.Context, payload []byte) error {
+	c := t.c
+	c.tracked.add(t)
+	handle := c.d.handles.add(handler{fn: t.deliver, respondent: c.id, once: true})
+	err := c.sendCall(ctx, handle, payload)
+	if err != nil && !c.d.handles.remove(handle) {
+		return nil // it was delivered: the child is gone, and says so
+	}
+	if err != nil {
+		c.tracked.remove(t)
+	}
+	return err
+}
+
+func (t *Tracked) deliver(h pyproto.Header, payload []byte, shared bool) {
+	t.c.tracked.remove(t)
+	if shared {
+		payload = append(make([]byte, 0, len(payload)), payload...)
+	}
+	t.reply = reply{h, payload}
+	t.finish()
+}
+
+func (t *Tracked) finish() {
+	close(t.done)
+	if t.ended != nil {
+		t.ended()
+	}
+}
+
+// Done is closed when the call has ended.
+func (t *Tracked) Done() <-chan struct{} { return t.done }
+
+// Result waits for the end of the call. When ctx ends before, it gives ctx's error, and may be called again.
+func (t *Tracked) Result(ctx context.Context) *Result {
+	select {
+	case <-t.done:
+	default:
+		select {
+		case <-t.done:
+		case <-ctx.Done():
+			return &Result{err: context.Cause(ctx)}
+		}
+	}
+	t.once.Do(func() {
+		if t.err != nil {
+			t.result = &Result{err: t.err}
+		} else {
+			t.result = t.c.result(t.reply)
+		}
+		t.reply = reply{}
+	})
+	return t.result
+}
+
+// ResetChain ends a call chain: its next call runs whatever the earlier ones did.
+func (c *Child) ResetChain(ctx context.Context, chain string) error {
+	return c.StartWith(ctx, CallOptions{}, "mitogen.core:Dispatcher.forget_chain", chain).Result(ctx).Err()
+}

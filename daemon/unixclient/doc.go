@@ -1,0 +1,17 @@
+// Package unixclient serves programs that were written for Mitogen: what mitogen.unix.connect connects to.
+//
+// A client sends its process id and is told its context id; frames follow. From then on it is a peer in the daemon's tree that
+// acts with the daemon's authority. What it asks of context 0 is answered here: _proxy_connect, by which router.ssh(via=...)
+// starts a child, and the module requests of those children, which are passed to the client for what the daemon itself does
+// not have.
+//
+// # Ownership
+//
+// A child belongs to the client that asked for it. Its log records go there, its modules come from there, and it ends with
+// that client, unless another client has used it.
+//
+// # Locks
+//
+// Server.mu guards the table of clients, client.mu what one client has. Neither is held across I/O; Server.mu may be taken
+// under client.mu, and nothing under Server.mu. Handlers run on readLoops and do not block: a connect runs in a goroutine of its own, which Server.wg counts.
+package unixclient

@@ -1,0 +1,201 @@
+package unixclient
+
+import (
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"mitogend/daemon"
+	"mitogend/pyproto"
+)
+
+// Bounds on what is kept of one client.
+const (
+	maxModules     = 20000
+	maxModuleBytes = 256 << 20
+)
+
+// modules are those of one client, for its own children only. A client is asked once for each name, since Mitogen's responder
+// ignores a second request.
+type modules struct {
+	c *client
+
+	// mu protects the following. Nothing is locked under it but a stream's queue.
+	mu    sync.Mutex
+	m     map[string]*module
+	bytes int
+	asked int // requests that are not answered yet
+	sent  map[pyproto.ContextID]map[string]bool
+	ended bool
+}
+
+// module is one that was asked for, or that came along with one.
+type module struct {
+	payload []byte // nil while it is not there
+	related []string
+	waiting []*daemon.Child
+	asked   bool
+	timer   *time.Timer
+}
+
+func (t *modules) init(c *client) {
+	t.c, t.m, t.sent = c, map[string]*module{}, map[pyproto.ContextID]map[string]bool{}
+}
+
+// want is daemon.ConnectOptions.Miss.
+func (t *modules) want(child *daemon.Child, name string) bool {
+	if name == "mitogen" || strings.HasPrefix(name, "mitogen.") {
+		return false // the runtime's, and not there
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ended {
+		return false
+	}
+	m := t.m[name]
+	switch {
+	case m != nil && m.payload != nil:
+		t.deliver(child, name, m)
+		return true
+	case m != nil:
+		m.waiting = append(m.waiting, child)
+		return true
+	case len(t.m) >= maxModules:
+		return false
+	}
+	m = &module{asked: true, waiting: []*daemon.Child{child}}
+	if err := t.c.peer.Send(pyproto.GetModule, 0, []byte(name)); err != nil {
+		return false
+	}
+	t.m[name] = m
+	t.asked++
+	m.timer = time.AfterFunc(t.c.s.opt.ModuleTimeout, func() { t.expire(name, m) })
+	return true
+}
+
+// expire answers those who wait that there is no such module. What the client says later counts for those who ask later.
+func (t *modules) expire(name string, m *module) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if m.payload != nil || t.ended {
+		return
+	}
+	t.c.s.opt.Logger.Warn("a client has not answered a module request", zap.Int("pid", t.c.pid), zap.String("module", name))
+	t.deny(name, m)
+	t.asked--
+	// A late answer is taken, but nobody waits for it.
+	delete(t.m, name)
+}
+
+func (t *modules) deny(name string, m *module) {
+	payload, err := pyproto.Marshal(pyproto.Tuple{name, nil, nil, nil, pyproto.Tuple{}})
+	if err != nil {
+		return // a name that is no text has never been asked for
+	}
+	for _, child := range m.waiting {
+		_ = child.SendModule(payload)
+	}
+	m.waiting = nil
+}
+
+// loaded takes a LOAD_MODULE of the client: an answer, or what the answer needs, which comes before it.
+func (t *modules) loaded(payload []byte) {
+	lm, err := pyproto.ParseLoadModule(payload)
+	log := t.c.s.opt.Logger.With(zap.Int("pid", t.c.pid))
+	if err != nil {
+		log.Warn("a client's module can not be read", zap.Error(err))
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	m := t.m[lm.Name]
+	switch {
+	case t.ended:
+		return
+	case m != nil && m.payload != nil:
+		log.Debug("a client has sent a module twice", zap.String("module", lm.Name))
+		return
+	case m == nil && t.asked == 0:
+		log.Warn("a client has sent a module that nobody asked for", zap.String("module", lm.Name))
+		return
+	case m == nil && len(t.m) >= maxModules || t.bytes+len(payload) > maxModuleBytes:
+		log.Warn("a client has sent too many modules", zap.String("module", lm.Name))
+		if m == nil {
+			return
+		}
+		t.asked--
+		m.timer.Stop()
+		t.deny(lm.Name, m)
+		delete(t.m, lm.Name)
+		return
+	case m == nil:
+		m = &module{}
+		t.m[lm.Name] = m
+	}
+	m.payload, m.related = payload, lm.Related
+	t.bytes += len(payload)
+	if m.asked {
+		m.timer.Stop()
+		t.asked--
+	}
+	for _, child := range m.waiting {
+		t.deliver(child, lm.Name, m)
+	}
+	m.waiting = nil
+}
+
+// deliver sends a module behind the related ones that are here, as Mitogen's responder does: a submodule only behind its
+// package.
+func (t *modules) deliver(child *daemon.Child, name string, m *module) {
+	key := t.c.s.d.Stream(child.ID())
+	sent := t.sent[key]
+	if sent == nil {
+		sent = map[string]bool{}
+		t.sent[key] = sent
+	}
+	for _, rel := range m.related {
+		r := t.m[rel]
+		if r == nil || r.payload == nil || sent[rel] {
+			continue
+		}
+		if parent, _, isSub := strings.Cut(rel, "."); isSub && parent != name && !sent[parent] {
+			continue
+		}
+		sent[rel] = true
+		_ = child.SendModule(r.payload)
+	}
+	if !sent[name] {
+		sent[name] = true
+		_ = child.SendModule(m.payload)
+	}
+}
+
+// forget drops what is kept for a child's connection.
+func (t *modules) forget(id pyproto.ContextID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.sent, id)
+}
+
+// end answers everybody that nothing comes any more.
+func (t *modules) end() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ended = true
+	for name, m := range t.m {
+		if m.timer != nil {
+			m.timer.Stop()
+		}
+		t.deny(name, m)
+	}
+	t.m = nil
+}
+
+// onLoadModule is the daemon's handler.
+func (s *Server) onLoadModule(in *daemon.Incoming) {
+	if c := s.client(in.Src); c != nil && !in.IsDead() {
+		c.modules.loaded(in.Payload)
+	}
+}

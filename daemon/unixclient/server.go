@@ -1,0 +1,237 @@
+package unixclient
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"mitogend/daemon"
+	"mitogend/pyproto"
+)
+
+// Options of a Server. The zero value is good.
+type Options struct {
+	// Runtime is what the children of a client run whose own Mitogen can not be found; nil for none.
+	Runtime *daemon.Runtime
+	// Logger may be nil.
+	Logger *zap.Logger
+	// ModuleTimeout is how long a client may take to answer a module request; 0 means 10 seconds.
+	ModuleTimeout time.Duration
+	// MaxConnects bounds the connects of one client that are under way; 0 means 256.
+	MaxConnects int
+}
+
+// handshakeTime is what a client gets to send its process id.
+const handshakeTime = 10 * time.Second
+
+// Server answers stock clients. It is safe for concurrent use.
+type Server struct {
+	// Constant after New.
+	d   *daemon.Daemon
+	opt Options
+
+	// mu protects the following. Nothing is locked under it.
+	mu      sync.Mutex
+	clients map[pyproto.ContextID]*client
+	owners  map[pyproto.ContextID]*client // of children that were connected for them
+	closed  bool
+
+	runtimes runtimes
+	wg       sync.WaitGroup
+}
+
+// New makes a server and sets the daemon's handlers. Call it before the daemon's first Connect, and once for a daemon.
+func New(d *daemon.Daemon, opt Options) *Server {
+	if opt.Logger == nil {
+		opt.Logger = zap.NewNop()
+	}
+	if opt.ModuleTimeout <= 0 {
+		opt.ModuleTimeout = 10 * time.Second
+	}
+	if opt.MaxConnects <= 0 {
+		opt.MaxConnects = 256
+	}
+	s := &Server{d: d, opt: opt, clients: map[pyproto.ContextID]*client{}, owners: map[pyproto.ContextID]*client{}}
+	d.Handle(pyproto.CallFunction, s.onCall)
+	d.Handle(pyproto.LoadModuleHandle, s.onLoadModule)
+	d.Handle(pyproto.CallService, s.onService)
+	return s
+}
+
+// Serve is New and Server.Serve.
+func Serve(ctx context.Context, ln net.Listener, d *daemon.Daemon, opt Options) error {
+	return New(d, opt).Serve(ctx, ln)
+}
+
+// Serve accepts clients until ctx ends or the listener fails, and closes the listener. The clients are gone when it returns;
+// at the end of ctx the error is nil.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer s.wg.Wait()
+	defer s.closeAll()
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
+	defer stop()
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			_ = ln.Close()
+			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			return fmt.Errorf("unixclient: %w", err)
+		}
+		s.wg.Go(func() { s.accept(ctx, conn) })
+	}
+}
+
+func (s *Server) closeAll() {
+	s.mu.Lock()
+	s.closed = true
+	for _, c := range s.clients {
+		c.peer.Close()
+	}
+	s.mu.Unlock()
+}
+
+// accept serves one client until it is gone.
+func (s *Server) accept(ctx context.Context, conn net.Conn) {
+	defer conn.Close()
+	pid, err := peerPID(conn)
+	if err != nil {
+		s.opt.Logger.Warn("refused a client", zap.Error(err))
+		return
+	}
+	file, err := handshake(ctx, conn)
+	if err != nil {
+		s.opt.Logger.Warn("a client has not said who it is", zap.Int("pid", pid), zap.Error(err))
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c := newClient(ctx, s, pid)
+	peer, err := s.d.Attach(file, "unix_client."+strconv.Itoa(pid), func(id pyproto.ContextID) error {
+		return s.register(c, id, file)
+	})
+	if err != nil {
+		s.opt.Logger.Warn("a client was not taken", zap.Int("pid", pid), zap.Error(err))
+		s.forget(c)
+		return
+	}
+	c.attached(peer)
+	stop := context.AfterFunc(ctx, peer.Close)
+	<-peer.Done()
+	stop()
+	s.forget(c)
+	cancel()
+	c.end()
+}
+
+// register makes the client known, then tells it who it is: what it sends next must find it.
+func (s *Server) register(c *client, id pyproto.ContextID, file *os.File) error {
+	c.id = id
+	s.mu.Lock()
+	closed := s.closed
+	if !closed {
+		s.clients[id] = c
+	}
+	s.mu.Unlock()
+	if closed {
+		return daemon.ErrShutdown
+	}
+	hello := binary.BigEndian.AppendUint32(nil, uint32(id))
+	hello = binary.BigEndian.AppendUint32(hello, 0) // our context id
+	hello = binary.BigEndian.AppendUint32(hello, uint32(os.Getpid()))
+	_, err := file.Write(hello)
+	return err
+}
+
+func (s *Server) forget(c *client) {
+	s.mu.Lock()
+	delete(s.clients, c.id)
+	s.mu.Unlock()
+}
+
+// own records whose child it is; nil for nobody's any more.
+func (s *Server) own(id pyproto.ContextID, c *client) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c == nil {
+		delete(s.owners, id)
+	} else {
+		s.owners[id] = c
+	}
+}
+
+func (s *Server) client(id pyproto.ContextID) *client {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.clients[id]
+}
+
+// others are all clients but one.
+func (s *Server) others(c *client) (list []*client) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.clients {
+		if o != c {
+			list = append(list, o)
+		}
+	}
+	return list
+}
+
+// peerPID gives the process at the other end, which has to be this user's.
+func peerPID(conn net.Conn) (int, error) {
+	uc, ok := conn.(*net.UnixConn)
+	if !ok {
+		return 0, errors.New("unixclient: not a Unix socket")
+	}
+	raw, err := uc.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var cred *unix.Ucred
+	cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err = errors.Join(cerr, err); err != nil {
+		return 0, err
+	}
+	if int(cred.Uid) != os.Geteuid() {
+		return 0, fmt.Errorf("unixclient: process %d belongs to user %d", cred.Pid, cred.Uid)
+	}
+	return int(cred.Pid), nil
+}
+
+// handshake reads the client's process id, which the kernel has told us better, and gives the connection as a file.
+func handshake(ctx context.Context, conn net.Conn) (*os.File, error) {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	_ = conn.SetReadDeadline(time.Now().Add(handshakeTime))
+	var b [4]byte
+	for n := 0; n < len(b); {
+		k, err := conn.Read(b[n:])
+		if err != nil {
+			return nil, err
+		}
+		n += k
+	}
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	fd := -1
+	cerr := raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 3) })
+	if err = errors.Join(cerr, err); err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "unix client"), nil
+}

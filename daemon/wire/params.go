@@ -1,0 +1,422 @@
+package wire
+
+import (
+	"time"
+
+	"mitogend/pyproto"
+)
+
+// Seconds is a duration as it is sent; 0 means none, or the default.
+type Seconds float64
+
+// Duration converts it. Out of range is the longest duration.
+func (s Seconds) Duration() time.Duration {
+	if s >= Seconds(1<<62/time.Second) {
+		return 1 << 62
+	}
+	return time.Duration(float64(s) * float64(time.Second))
+}
+
+// Target says which child a request is for: one that the client has connected before, or a target, which the daemon connects
+// unless somebody has, and lets go of when the request is done.
+type Target struct {
+	Child  uint32 `codec:"child,omitempty"`
+	Target string `codec:"target,omitempty"`
+	Connection
+}
+
+// Connection are the options of a target. Clients that give the same target and the same options share a connection.
+type Connection struct {
+	// Name is how the child is called in logs; empty means the target.
+	Name   string   `codec:"name,omitempty"`
+	Python []string `codec:"python,omitempty"`
+	// ConnectTimeout is for each hop, in seconds.
+	ConnectTimeout Seconds `codec:"connect_timeout,omitempty"`
+	// Passwords by the number of the hop, from 0. They take the place of password_env and password_file.
+	Passwords map[int]string `codec:"passwords,omitempty"`
+	// PreferHere serves a module from here even if the target has one of that name.
+	PreferHere bool `codec:"prefer_here,omitempty"`
+	// Fresh makes a connection that nobody shares.
+	Fresh bool `codec:"fresh,omitempty"`
+	// Source says what modules are served; nil means what the daemon is configured with.
+	Source *Source `codec:"source,omitempty"`
+	// Dir and Env are the working directory and the environment, NAME=VALUE, in which the first hop's program is started;
+	// empty means the daemon's.
+	Dir string   `codec:"dir,omitempty"`
+	Env []string `codec:"env,omitempty"`
+}
+
+// Source says where modules come from.
+type Source struct {
+	Path  []string `codec:"path,omitempty"` // absolute
+	Venv  string   `codec:"venv,omitempty"`
+	Allow []string `codec:"allow,omitempty"`
+	Deny  []string `codec:"deny,omitempty"`
+	Main  *Main    `codec:"main,omitempty"`
+}
+
+// Main is the script that is served as __main__.
+type Main struct {
+	Path   string `codec:"path"`
+	Source []byte `codec:"source"`
+	Run    bool   `codec:"run,omitempty"`
+}
+
+// Common are parameters that every request may have.
+type Common struct {
+	// Timeout, in seconds, ends the request with an error of KindTimeout.
+	Timeout Seconds `codec:"timeout,omitempty"`
+	// Traceparent is a W3C trace context, of which the request becomes a part where traces are exported.
+	Traceparent string `codec:"traceparent,omitempty"`
+}
+
+// Connect are the parameters of connect.
+type Connect struct {
+	Common
+	Target
+}
+
+// Connected is its result.
+type Connected struct {
+	Child   uint32 `codec:"child"`
+	Name    string `codec:"name"`
+	Python  [2]int `codec:"python"` // major, minor
+	Shared  bool   `codec:"shared"` // it was there already
+	Version string `codec:"version,omitempty"`
+}
+
+// Call are the parameters of call, call_async and open.
+type Call struct {
+	Common
+	Target
+	// Function is MODULE:FUNCTION or MODULE:CLASS.METHOD.
+	Function string `codec:"function"`
+	Args     Value  `codec:"args"`
+	Kwargs   Value  `codec:"kwargs"`
+	// Chain names a call chain: once a call of it has raised, later ones raise the same until the chain is reset.
+	Chain string `codec:"chain,omitempty"`
+	// Exact asks for extension types in the result.
+	Exact bool `codec:"exact,omitempty"`
+	// Output, of call_async, asks for what the function prints. Otherwise it is logged.
+	Output bool `codec:"output,omitempty"`
+	// Import and Log ask for those items.
+	Import bool `codec:"import,omitempty"`
+	Log    bool `codec:"log,omitempty"`
+	// Read makes the answer the first read of the stream.
+	Read bool `codec:"read,omitempty"`
+}
+
+// ResetChain are the parameters of reset_chain.
+type ResetChain struct {
+	Common
+	Child uint32 `codec:"child"`
+	Chain string `codec:"chain"`
+}
+
+// Run are the parameters of run.
+type Run struct {
+	Common
+	Target
+	Path   string   `codec:"path"`
+	Script []byte   `codec:"script"`
+	Argv   []string `codec:"argv,omitempty"` // sys.argv[1:]
+	// Stdin says that standard input will be written to the stream; otherwise it is /dev/null.
+	Stdin  bool `codec:"stdin,omitempty"`
+	Import bool `codec:"import,omitempty"`
+	Log    bool `codec:"log,omitempty"`
+	Read   bool `codec:"read,omitempty"`
+}
+
+// Stream names one stream of the connection.
+type Stream struct {
+	Common
+	Stream uint32 `codec:"stream"`
+}
+
+// Read are the parameters of read.
+type Read struct {
+	Common
+	Stream uint32 `codec:"stream"`
+	// Max is how many bytes of items to give at most, at least one item; 0 means 256 KiB.
+	Max int `codec:"max,omitempty"`
+}
+
+// Items is the result of read, and of what opens a stream.
+type Items struct {
+	Stream uint32 `codec:"stream"`
+	Items  []Item `codec:"items"`
+	// End says that nothing more comes; the stream is gone.
+	End bool `codec:"end"`
+	// Child is set where the stream belongs to one.
+	Child *Connected `codec:"child,omitempty"`
+}
+
+// The kinds of items.
+const (
+	ItemOutput  = "output"  // Data: what a function printed
+	ItemStdout  = "stdout"  // Data
+	ItemStderr  = "stderr"  // Data
+	ItemExit    = "exit"    // Code, Signal
+	ItemResult  = "result"  // Value
+	ItemError   = "error"   // Error
+	ItemMessage = "message" // Value: sent by a child
+	ItemEvent   = "event"   // Event
+	ItemDropped = "dropped" // Count: bytes, or events, that did not fit into the queue
+)
+
+// Item is one thing that came on a stream.
+type Item struct {
+	Kind   string `codec:"kind"`
+	Data   []byte `codec:"data,omitempty"`
+	Value  *Value `codec:"value,omitempty"`
+	Error  *Error `codec:"error,omitempty"`
+	Code   int    `codec:"code,omitempty"`
+	Signal int    `codec:"signal,omitempty"`
+	Event  *Event `codec:"event,omitempty"`
+	Count  int64  `codec:"count,omitempty"`
+}
+
+// Size is about what the item takes, in bytes.
+func (i *Item) Size() int {
+	n := 64 + len(i.Data)
+	if i.Value != nil {
+		n += size(i.Value.V)
+	}
+	if i.Event != nil {
+		n += 128 + len(i.Event.Text) + len(i.Event.Target) + len(i.Event.Module)
+	}
+	return n
+}
+
+// size is about what a Python value takes, in bytes.
+func size(v any) int {
+	n := 16
+	switch v := v.(type) {
+	case string:
+		n += len(v)
+	case []byte:
+		n += len(v)
+	case pyproto.Blob:
+		n += len(v)
+	case []any:
+		for _, x := range v {
+			n += size(x)
+		}
+	case pyproto.Tuple:
+		for _, x := range v {
+			n += size(x)
+		}
+	case *pyproto.Dict:
+		for k, x := range v.All() {
+			n += size(k) + size(x)
+		}
+	}
+	return n
+}
+
+// Write are the parameters of write: standard input of a program, or a message of a channel.
+type Write struct {
+	Common
+	Stream uint32 `codec:"stream"`
+	Data   []byte `codec:"data,omitempty"`
+	Value  *Value `codec:"value,omitempty"`
+	// End says that nothing more will be written.
+	End bool `codec:"end,omitempty"`
+}
+
+// Send are the parameters of send: a message to a receiver in a child.
+type Send struct {
+	Common
+	To    Value  `codec:"to"` // a sender, as ExtSender or [context id, handle]
+	Value *Value `codec:"value"`
+	// Close tells the receiver that nothing more comes, in place of a value.
+	Close bool `codec:"close,omitempty"`
+}
+
+// Receiver are the parameters of receiver.
+type Receiver struct {
+	Common
+	// Child is the one whose messages are taken.
+	Child uint32 `codec:"child"`
+	Exact bool   `codec:"exact,omitempty"`
+}
+
+// NewReceiver is its result. Sender can be an argument of a call.
+type NewReceiver struct {
+	Stream uint32 `codec:"stream"`
+	Sender *Value `codec:"sender"`
+	// Context and Handle are the same for clients without extension types.
+	Context uint32 `codec:"context"`
+	Handle  uint32 `codec:"handle"`
+}
+
+// Close are the parameters of close. Just one of them is set.
+type Close struct {
+	Common
+	// Child is a child to let go of.
+	Child uint32 `codec:"child,omitempty"`
+	// Stream is a stream to end: its call is given up, its program killed.
+	Stream uint32 `codec:"stream,omitempty"`
+	// Kill ends the connection of this context id, whoever uses it.
+	Kill uint32 `codec:"kill,omitempty"`
+	// Target ends the connections with this target, Idle those that nobody uses, All all.
+	Target string `codec:"target,omitempty"`
+	Idle   bool   `codec:"idle,omitempty"`
+	All    bool   `codec:"all,omitempty"`
+}
+
+// Cancel are the parameters of cancel: a request of this connection by its msgid.
+type Cancel struct {
+	Common
+	Request uint32 `codec:"request"`
+}
+
+// Subscribe are the parameters of subscribe.
+type Subscribe struct {
+	Common
+	// Kinds are those of events; none means all but output.
+	Kinds []string `codec:"kinds,omitempty"`
+	// Target limits to one target's events.
+	Target string `codec:"target,omitempty"`
+	// Backlog gives up to that many log events from before.
+	Backlog int `codec:"backlog,omitempty"`
+	// Until makes it end after the backlog.
+	Until bool `codec:"until,omitempty"`
+}
+
+// The kinds of events.
+const (
+	EventConnected = "connected"
+	EventLost      = "lost"
+	EventClosed    = "closed"
+	EventImport    = "import"
+	EventLog       = "log"
+	EventCall      = "call"
+	EventOutput    = "output"
+)
+
+// Event is something that happened.
+type Event struct {
+	Kind   string  `codec:"kind" json:"kind"`
+	Time   float64 `codec:"time" json:"time"` // seconds since 1970
+	Child  uint32  `codec:"child,omitempty" json:"child,omitempty"`
+	Target string  `codec:"target,omitempty" json:"target,omitempty"`
+	// Text is the reason of a loss, a log record's text, what was printed, or why a call failed.
+	Text string `codec:"text,omitempty" json:"text,omitempty"`
+	// Logger and Level (Python's numbers) are of a log record.
+	Logger string `codec:"logger,omitempty" json:"logger,omitempty"`
+	Level  int    `codec:"level,omitempty" json:"level,omitempty"`
+	// Module, What (answered, preloaded, refused ...) and Bytes are of an import.
+	Module string `codec:"module,omitempty" json:"module,omitempty"`
+	What   string `codec:"what,omitempty" json:"what,omitempty"`
+	Bytes  int    `codec:"bytes,omitempty" json:"bytes,omitempty"`
+	// Function and OK are of a call, Seconds of a call or import.
+	Function string  `codec:"function,omitempty" json:"function,omitempty"`
+	OK       bool    `codec:"ok,omitempty" json:"ok,omitempty"`
+	Trace    string  `codec:"trace,omitempty" json:"trace,omitempty"`
+	Seconds  float64 `codec:"seconds,omitempty" json:"seconds,omitempty"`
+}
+
+// Modules are the parameters of modules: what would be served for these names.
+type Modules struct {
+	Common
+	Names  []string `codec:"names"`
+	Source *Source  `codec:"source,omitempty"`
+	Python [2]int   `codec:"python,omitempty"` // for this version, {0, 0} for any
+}
+
+// LogLevel are the parameters of log_level. Without Component they set all, without Level they only tell.
+type LogLevel struct {
+	Common
+	Component string `codec:"component,omitempty"`
+	Level     string `codec:"level,omitempty"`
+}
+
+// Shutdown are the parameters of shutdown.
+type Shutdown struct {
+	Common
+	// Grace is how long running calls may take, in seconds; 0 means the configured time.
+	Grace Seconds `codec:"grace,omitempty"`
+}
+
+// RequestTimeout gives the request's own timeout, 0 for none.
+func (c *Common) RequestTimeout() time.Duration { return c.Timeout.Duration() }
+
+// Context describes one context of the tree, as list gives it.
+type Context struct {
+	ID     uint32 `codec:"id" json:"id"`
+	Parent uint32 `codec:"parent" json:"parent"` // 0 is the daemon
+	Name   string `codec:"name" json:"name"`
+	Method string `codec:"method,omitempty" json:"method,omitempty"`
+	// State is connecting, idle, used (somebody holds it), busy (a call or program runs), or hop (only others behind it are
+	// used); other for a context that was made by a program.
+	State  string `codec:"state" json:"state"`
+	Python string `codec:"python,omitempty" json:"python,omitempty"`
+	PID    int    `codec:"pid,omitempty" json:"pid,omitempty"`
+	// Age and Idle in seconds: since the connect, and since it was used last.
+	Age      float64 `codec:"age" json:"age"`
+	Idle     float64 `codec:"idle" json:"idle"`
+	Leases   int     `codec:"leases" json:"leases"`
+	Calls    int64   `codec:"calls" json:"calls"`
+	Failures int64   `codec:"failures" json:"failures"`
+	Running  int     `codec:"running" json:"running"`
+	Programs int64   `codec:"programs" json:"programs"`
+	// Bytes over the connection, which contexts behind a hop share, and how many wait for the child to read.
+	In     int64 `codec:"in" json:"in"`
+	Out    int64 `codec:"out" json:"out"`
+	Queued int   `codec:"queued" json:"queued"`
+	Fresh  bool  `codec:"fresh,omitempty" json:"fresh,omitempty"`
+}
+
+// List is the result of list.
+type List struct {
+	Contexts []Context `codec:"contexts" json:"contexts"`
+}
+
+// Stats is the result of stats. Counts are since the start.
+type Stats struct {
+	Version     string  `codec:"version" json:"version"`
+	PID         int     `codec:"pid" json:"pid"`
+	Uptime      float64 `codec:"uptime" json:"uptime"` // seconds
+	Stopping    bool    `codec:"stopping" json:"stopping"`
+	Clients     int     `codec:"clients" json:"clients"`
+	ClientsSeen int64   `codec:"clients_seen" json:"clients_seen"`
+	Refused     int64   `codec:"refused" json:"refused"` // clients of others, or too many
+	BadMessages int64   `codec:"bad_messages" json:"bad_messages"`
+	Requests    int64   `codec:"requests" json:"requests"`
+	Active      int64   `codec:"active" json:"active"`
+	Streams     int64   `codec:"streams" json:"streams"`
+	Connections int     `codec:"connections" json:"connections"`
+	Contexts    int     `codec:"contexts" json:"contexts"`
+	Connected   int64   `codec:"connected" json:"connected"`
+	Lost        int64   `codec:"lost" json:"lost"`
+	Closed      int64   `codec:"closed" json:"closed"`
+	Calls       int64   `codec:"calls" json:"calls"`
+	CallsFailed int64   `codec:"calls_failed" json:"calls_failed"`
+	Programs    int64   `codec:"programs" json:"programs"`
+	Modules     int64   `codec:"modules" json:"modules"`           // sent
+	ModuleBytes int64   `codec:"module_bytes" json:"module_bytes"` // of those
+	Dropped     int64   `codec:"dropped" json:"dropped"`           // events and bytes of output, for want of room
+	LogErrors   int64   `codec:"log_errors" json:"log_errors"`     // log records that could not be written
+	Goroutines  int     `codec:"goroutines" json:"goroutines"`
+	HeapBytes   uint64  `codec:"heap_bytes" json:"heap_bytes"`
+	RSSBytes    int64   `codec:"rss_bytes" json:"rss_bytes"`
+	Descriptors int     `codec:"descriptors" json:"descriptors"`
+	MaxFiles    uint64  `codec:"max_files" json:"max_files"`
+	CPUSeconds  float64 `codec:"cpu_seconds" json:"cpu_seconds"`
+}
+
+// Described is the result of modules: an element of package importer's Description for each name.
+type Described struct {
+	Modules []any `codec:"modules"`
+}
+
+// Levels is the result of log_level: the level of each component.
+type Levels struct {
+	Levels map[string]string `codec:"levels" json:"levels"`
+}
+
+// Closed is the result of close.
+type Closed struct {
+	Closed int `codec:"closed"`
+}

@@ -1,0 +1,190 @@
+package wire
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/big"
+	"reflect"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"mitogend/pyproto"
+)
+
+// values are the types of package pyproto, which have to survive the way there and back.
+func values() []any {
+	big1, _ := new(big.Int).SetString("-123456789012345678901234567890", 10)
+	d := pyproto.NewDict(0)
+	for _, k := range []any{"z", "a", int64(1), []byte("b"), pyproto.Tuple{int64(1), "x"}, nil, true} {
+		if err := d.Set(k, []any{k}); err != nil {
+			panic(err)
+		}
+	}
+	return []any{
+		nil, true, false, int64(0), int64(-1), int64(1 << 40), int64(-1 << 63), int64(1<<63 - 1), 1.5, -0.25,
+		"", "text", strings.Repeat("ü", 40000), []byte{}, []byte("bytes"), bytes.Repeat([]byte{255}, 70000), big1,
+		[]any{}, []any{nil, []any{int64(1)}}, pyproto.Tuple{}, pyproto.Tuple{int64(1), pyproto.Tuple{"x", []byte("y")}},
+		pyproto.NewDict(0), d, pyproto.Blob("blob"), pyproto.Secret("hush"), pyproto.Context{ID: 7, Name: "web"},
+		pyproto.Sender{Context: 7, Handle: 1001},
+	}
+}
+
+func TestValuesSurvive(t *testing.T) {
+	for _, v := range values() {
+		data, err := Marshal(&Value{V: v})
+		if err != nil {
+			t.Errorf("%T: %v", v, err)
+			continue
+		}
+		var got Value
+		if err := Unmarshal(data, &got); err != nil {
+			t.Errorf("%T: % x: %v", v, data[:min(len(data), 40)], err)
+			continue
+		}
+		if !reflect.DeepEqual(got.V, v) {
+			t.Errorf("%T: sent %#v, got %#v", v, v, got.V)
+		}
+	}
+}
+
+func TestPlainValuesNeedNoExtensionTypes(t *testing.T) {
+	data, err := Marshal(&Value{V: pyproto.Tuple{pyproto.Blob("b"), pyproto.Tuple{}}, Plain: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []byte{0x92, 0xc4, 1, 'b', 0x90}; !bytes.Equal(data, want) {
+		t.Errorf("got % x, want % x", data, want)
+	}
+}
+
+func TestBadValuesAreRefused(t *testing.T) {
+	deep := bytes.Repeat([]byte{0x91}, 300)
+	for name, data := range map[string][]byte{
+		"an extension of another type": {0xd4, 77, 0},
+		"a timestamp":                  {0xd6, 0xff, 0, 0, 0, 0},
+		"a tuple that is no array":     {0xd4, ExtTuple, 0x01},
+		"a tuple of 4 billion":         {0xc7, 5, ExtTuple, 0xdd, 0xff, 0xff, 0xff, 0xff},
+		"a number that is none":        {0xd4, ExtInt, 'x'},
+		"a sender without a handle":    {0xd5, ExtSender, 0x91, 0x01},
+		"a sender with handle 0":       {0xc7, 3, ExtSender, 0x92, 0x01, 0x00},
+		"a dict key that is a dict":    {0x81, 0x80, 0x01},
+		"300 arrays in each other":     append(deep, 0xc0),
+	} {
+		var v Value
+		if err := Unmarshal(data, &v); err == nil {
+			t.Errorf("%s: read as %#v", name, v.V)
+		}
+	}
+}
+
+func TestMessagesSurvive(t *testing.T) {
+	req, err := NewRequest(1<<32-1, "call", &Call{Function: "os:getpid", Args: Value{V: []any{int64(1)}}, Common: Common{Timeout: 1.5}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	note, _ := NewNotification("shutdown", nil)
+	resp, _ := NewResponse(7, nil, map[string]any{"a": 1})
+	fail, _ := NewResponse(8, Errorf(KindUsage, "no"), nil)
+	r := NewReader(iotest.OneByteReader(bytes.NewReader(bytes.Join([][]byte{req, note, resp, fail}, nil))), 0)
+	var got []*Message
+	for {
+		data, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := Parse(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, m)
+	}
+	if len(got) != 4 || got[0].ID != 1<<32-1 || got[0].Method != "call" || got[1].Type != Notification || got[1].Params != nil ||
+		got[2].Error != nil || got[2].ID != 7 || got[3].Error == nil {
+		t.Fatalf("got %+v", got)
+	}
+	var c Call
+	if err := Unmarshal(got[0].Params, &c); err != nil {
+		t.Fatal(err)
+	}
+	if c.Function != "os:getpid" || !reflect.DeepEqual(c.Args.V, []any{int64(1)}) || c.Timeout != 1.5 || c.Kwargs.V != nil {
+		t.Errorf("got %+v", c)
+	}
+	var e Error
+	if err := Unmarshal(got[3].Error, &e); err != nil || e.Kind != KindUsage || e.Message != "no" {
+		t.Errorf("got %+v, %v", e, err)
+	}
+}
+
+func TestBadMessagesCostNothing(t *testing.T) {
+	var before, after runtime.MemStats
+	for name, data := range map[string][]byte{
+		"text":                        []byte("GET / HTTP/1.1\r\n\r\n"),
+		"a byte in no format":         {0x94, 0xc1},
+		"an array of 4 billion":       {0xdd, 0xff, 0xff, 0xff, 0xff},
+		"a text of 4 billion":         {0x94, 0x00, 0x01, 0xdb, 0xff, 0xff, 0xff, 0xff, 'x'},
+		"bytes of 4 billion":          {0x94, 0x00, 0x01, 0xc6, 0xff, 0xff, 0xff, 0xff, 'x'},
+		"an extension of 4 billion":   {0x94, 0x00, 0x01, 0xc9, 0xff, 0xff, 0xff, 0xff, 1, 'x'},
+		"a map of 4 billion":          {0x94, 0x00, 0x01, 0xa1, 'x', 0x91, 0xdf, 0xff, 0xff, 0xff, 0xff},
+		"a text of 128 MB, one there": {0x94, 0x00, 0x01, 0xdb, 0x08, 0x00, 0x00, 0x00, 'x'},
+		"half a message":              {0x94, 0x00, 0x01},
+		"deep nesting":                append([]byte{0x94, 0x00, 0x01, 0xa1, 'x'}, bytes.Repeat([]byte{0x91}, 1000)...),
+		"five elements":               {0x95, 0, 0, 0, 0, 0},
+		"two elements":                {0x92, 0, 0},
+	} {
+		runtime.ReadMemStats(&before)
+		_, err := NewReader(bytes.NewReader(data), 0).Next()
+		runtime.ReadMemStats(&after)
+		if !errors.Is(err, ErrBadMessage) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if grown := after.TotalAlloc - before.TotalAlloc; grown > 4<<20 {
+			t.Errorf("%s: %d bytes were allocated", name, grown)
+		}
+	}
+	for name, data := range map[string][]byte{
+		"type 3":                 {0x94, 0x03, 0x01, 0xa1, 'x', 0x90},
+		"a type that is a text":  {0x94, 0xa1, 'x', 0x01, 0xa1, 'x'},
+		"a negative msgid":       {0x94, 0x00, 0xff, 0xa1, 'x', 0x90},
+		"a method that is nil":   {0x94, 0x00, 0x01, 0xc0, 0x90},
+		"params that are no map": {0x94, 0x00, 0x01, 0xa1, 'x', 0x91, 0x01},
+		"two params":             {0x94, 0x00, 0x01, 0xa1, 'x', 0x92, 0x80, 0x80},
+		"a response of three":    {0x93, 0x01, 0x01, 0xc0},
+	} {
+		if m, err := Parse(data); !errors.Is(err, ErrBadMessage) {
+			t.Errorf("%s: %+v, %v", name, m, err)
+		}
+	}
+}
+
+func FuzzReader(f *testing.F) {
+	for _, v := range values() {
+		if data, err := NewRequest(1, "call", map[string]any{"args": &Value{V: v}}); err == nil && len(data) < 1000 {
+			f.Add(data)
+		}
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		b, err := NewReader(bytes.NewReader(data), 1<<20).Next()
+		if err != nil {
+			return
+		}
+		if !bytes.HasPrefix(data, b) {
+			t.Fatal("the message is not what was sent")
+		}
+		m, err := Parse(b)
+		if err != nil {
+			return
+		}
+		var v Value
+		if m.Params != nil && Unmarshal(m.Params, &v) == nil {
+			if _, err := Marshal(&v); err != nil {
+				t.Fatalf("%#v was read and can not be written: %v", v.V, err)
+			}
+		}
+	})
+}

@@ -1,0 +1,269 @@
+package importer
+
+import (
+	"bytes"
+	"container/list"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/klauspost/compress/zlib"
+)
+
+// unit is one source, scanned, and compressed when first sent. It does not change and does not know its name: what hangs on
+// the child's version or on other files is made from it.
+type unit struct {
+	src  *source
+	hash [sha256.Size]byte
+	size int
+
+	// The source as it is, until it has been compressed.
+	once  sync.Once
+	ready atomic.Bool
+	raw   []byte
+	zip   []byte
+
+	// mu guards the map only.
+	mu      sync.Mutex
+	records map[string][]byte
+}
+
+func newUnit(data []byte) *unit {
+	return &unit{src: scanSource(data), hash: sha256.Sum256(data), size: len(data), raw: data}
+}
+
+// zlibLevel: higher levels save a few percent and take twice the time.
+const zlibLevel = 5
+
+var writers = sync.Pool{New: func() any {
+	w, err := zlib.NewWriterLevel(io.Discard, zlibLevel)
+	if err != nil {
+		panic(err)
+	}
+	return w
+}}
+
+// compressed gives the source as zlib. It is made once; who comes meanwhile waits.
+func (u *unit) compressed() []byte {
+	u.once.Do(func() {
+		var buf bytes.Buffer
+		buf.Grow(u.size/3 + 64)
+		w := writers.Get().(*zlib.Writer)
+		w.Reset(&buf)
+		_, _ = w.Write(u.raw) // a bytes.Buffer does not fail
+		_ = w.Close()
+		w.Reset(io.Discard)
+		writers.Put(w)
+		u.zip, u.raw = bytes.Clone(buf.Bytes()), nil
+		u.ready.Store(true)
+	})
+	return u.zip
+}
+
+// compressAhead compresses units on the other processors while the caller works through them, in order. The caller must call
+// wait in the end.
+func compressAhead(units []*unit) (wait func()) {
+	todo := make([]*unit, 0, len(units))
+	for _, u := range units {
+		if !u.ready.Load() {
+			todo = append(todo, u)
+		}
+	}
+	var wg sync.WaitGroup
+	n := min(runtime.GOMAXPROCS(0), 1+len(todo)/4)
+	for k := 1; k < n; k++ {
+		// Each takes every nth, the caller what remains.
+		wg.Go(func() {
+			for i := k; i < len(todo); i += n {
+				todo[i].compressed()
+			}
+		})
+	}
+	return wg.Wait
+}
+
+// inflate gives back the source.
+func inflate(z []byte) ([]byte, error) {
+	r, err := zlib.NewReader(bytes.NewReader(z))
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(r)
+}
+
+// record gives the encoded record under that key, made by encode when there is none yet.
+func (u *unit) record(key string, encode func() ([]byte, error)) (rec []byte, made bool, err error) {
+	u.mu.Lock()
+	rec = u.records[key]
+	u.mu.Unlock()
+	if rec != nil {
+		return rec, false, nil
+	}
+	if rec, err = encode(); err != nil {
+		return nil, false, err
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if old := u.records[key]; old != nil {
+		return old, false, nil
+	}
+	if u.records == nil || len(u.records) >= maxRecords {
+		u.records = map[string][]byte{}
+	}
+	u.records[key] = rec
+	return rec, true, nil
+}
+
+// maxRecords is how many records a unit keeps: one per Python version, mostly fewer, times what changed around it.
+const maxRecords = 16
+
+// cache has the units of files, by path. Each is read and scanned once however many ask at the same time.
+type cache struct {
+	limit int64
+
+	// mu guards the following; never held across I/O, a scan or a compression.
+	mu    sync.Mutex
+	slots map[location]*slot
+	order *list.List // of *slot, most recently used first
+	bytes int64
+	// builds counts how often a file's content became a unit.
+	builds int64
+}
+
+// slot is one file in the cache, or on its way there.
+type slot struct {
+	// Constant after claim. began is when the file was about to be read.
+	loc   location
+	began time.Time
+
+	ready chan struct{} // closed when the following are set
+	key   fileKey
+	unit  *unit
+	err   error
+
+	// Guarded by cache.mu.
+	elem *list.Element
+	cost int64
+}
+
+func newCache(limit int64) *cache {
+	return &cache{limit: limit, slots: map[location]*slot{}, order: list.New()}
+}
+
+// get gives the unit of the file, whose state the caller has seen to be key.
+func (c *cache) get(ctx context.Context, loc location, key fileKey, read func() ([]byte, fileKey, error)) (*unit, error) {
+	asked := time.Now()
+	for {
+		s, mine := c.claim(loc, key)
+		if mine {
+			c.fill(s, read)
+		} else {
+			select {
+			case <-s.ready:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		if s.err != nil {
+			return nil, s.err
+		}
+		if s.key == key || !s.began.Before(asked) {
+			return s.unit, nil
+		}
+		// Somebody else's reading, begun before the change that the caller has seen. The next one is begun after.
+	}
+}
+
+// claim gives the slot for the file; mine means that the caller has to fill it.
+func (c *cache) claim(loc location, key fileKey) (s *slot, mine bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	old := c.slots[loc]
+	if old != nil {
+		select {
+		case <-old.ready:
+			if old.key == key && key.settled(old.began) {
+				c.order.MoveToFront(old.elem)
+				return old, false
+			}
+		default:
+			return old, false
+		}
+	}
+	s = &slot{loc: loc, began: time.Now(), ready: make(chan struct{})}
+	if old != nil {
+		s.unit = old.unit // for fill: the content may be the same
+		c.drop(old)
+	}
+	c.slots[loc] = s
+	return s, true
+}
+
+// fill reads the file and lets the waiters go, whatever happens.
+func (c *cache) fill(s *slot, read func() ([]byte, fileKey, error)) {
+	old := s.unit
+	s.unit = nil
+	built := false
+	defer func() {
+		if v := recover(); v != nil {
+			s.err = fmt.Errorf("importer: scanning %s: %v", s.loc, v)
+		}
+		c.mu.Lock()
+		if built {
+			c.builds++
+		}
+		if s.err != nil {
+			delete(c.slots, s.loc)
+		} else {
+			s.elem = c.order.PushFront(s)
+		}
+		c.mu.Unlock()
+		close(s.ready)
+		if s.err == nil {
+			c.charge(s.loc, s.unit, s.unit.cost())
+		}
+	}()
+	data, key, err := read()
+	switch {
+	case err != nil:
+		s.err = err
+	case old != nil && old.size == len(data) && old.hash == sha256.Sum256(data):
+		s.key, s.unit = key, old
+	default:
+		built = true
+		s.key, s.unit = key, newUnit(data)
+	}
+}
+
+// cost estimates the memory of a unit without its records: the source until it is compressed, then about a third.
+func (u *unit) cost() int64 { return int64(u.size) + 200*int64(len(u.src.imports)) + 500 }
+
+// charge adds to what a unit costs, and drops the units that were not used for longest when the limit is passed.
+func (c *cache) charge(loc location, u *unit, n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.slots[loc]
+	if s == nil || s.elem == nil || s.unit != u {
+		return // dropped meanwhile
+	}
+	s.cost += n
+	c.bytes += n
+	for c.bytes > c.limit && c.order.Len() > 1 {
+		c.drop(c.order.Back().Value.(*slot))
+	}
+}
+
+// drop is called with mu held.
+func (c *cache) drop(s *slot) {
+	c.bytes -= s.cost
+	s.cost = 0
+	c.order.Remove(s.elem)
+	if c.slots[s.loc] == s {
+		delete(c.slots, s.loc)
+	}
+}

@@ -1,0 +1,83 @@
+package importer
+
+import (
+	"context"
+	"testing"
+
+	"mitogend/pyproto"
+)
+
+// presentOf gives what the record of a package tells of its children.
+func presentOf(t *testing.T, s *search, name string) []string {
+	t.Helper()
+	rec, err := s.record(context.Background(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lm, err := pyproto.ParseLoadModule(rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lm.Pkg
+}
+
+func TestMarkPackages(t *testing.T) {
+	im := onPath(t, map[string]string{
+		"top/__init__.py": "", "top/mod.py": "", "top/sub/__init__.py": "", "top/ns/deep.py": "", "top/both.py": "", "top/both/__init__.py": "",
+	})
+	s := im.search(py3)
+	equal(t, "plain", presentOf(t, s, "top"), []string{"both", "mod", "ns", "sub"})
+	s.mark = true
+	equal(t, "marked", presentOf(t, s, "top"), []string{"both.", "mod", "ns.", "sub."})
+	s = im.search(py2)
+	s.mark = true
+	equal(t, "marked for 2.x", presentOf(t, s, "top"), []string{"both.", "mod", "sub."})
+	m, err := im.Module(context.Background(), "top", py3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "Packages", m.Packages, []string{"both", "ns", "sub"})
+}
+
+func TestReserved(t *testing.T) {
+	dir := tree(t, map[string]string{"own/__init__.py": "", "own/other.py": "", "own/part.py": "disk = 1", "owner.py": "", "use.py": "import own.other, owner"})
+	im := newImporter(t, Options{
+		Path:     []string{dir},
+		Virtual:  map[string]Virtual{"own.part": {Path: "own/part.py", Source: []byte("virtual = 1")}},
+		Reserved: map[string]string{"own": "kept for us"},
+	})
+	for _, name := range []string{"own", "own.other", "own.absent.deep"} {
+		if reason := reasonOf(t, im, name, py3); reason != "kept for us" {
+			t.Errorf("%s: %q", name, reason)
+		}
+	}
+	if src := sourceOf(t, im, "own.part", py3); src != "virtual = 1" {
+		t.Errorf("own.part: %q", src)
+	}
+	equal(t, "closure", im.Closure(py3, "use"), []string{"use", "owner"})
+}
+
+func TestWith(t *testing.T) {
+	im := onPath(t, map[string]string{"with.py": "", "a.py": "", "b.py": ""})
+	for _, push := range []bool{true, false} {
+		sink := &recorder{}
+		r := serve(t, im, sink, ResponderOptions{Version: py3, With: []string{"with"}})
+		for _, name := range []string{"absent", "a", "b"} {
+			var err error
+			if push {
+				err = r.Push(context.Background(), name)
+			} else {
+				err = r.Request(name)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := []string{"a", "with", "b"}
+		if !push {
+			want = append([]string{"-absent"}, want...)
+		}
+		eventually(t, "all are sent", func() bool { return len(sink.names()) >= len(want) })
+		equal(t, "sent", sink.names(), want)
+	}
+}

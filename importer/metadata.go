@@ -1,0 +1,154 @@
+package importer
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+)
+
+// Distribution is an installed project, as importlib.metadata knows it by its .dist-info or .egg-info.
+type Distribution struct {
+	Name    string
+	Version string // empty when only the files inside tell
+	Path    string // of the .dist-info or .egg-info
+
+	loc  location
+	file bool // an .egg-info that is one file, the PKG-INFO itself
+}
+
+// Metadata is the content of a distribution's .dist-info or .egg-info.
+type Metadata struct {
+	Distribution
+	// Files by name: METADATA or PKG-INFO, entry_points.txt, top_level.txt and the like. An .egg-info that is one file
+	// appears as its PKG-INFO.
+	Files map[string][]byte
+}
+
+// maxMetadata is the size of the largest metadata file that is served, in bytes.
+const maxMetadata = 4 << 20
+
+// Distributions lists what is installed on the path, sorted by name; of several with one name the first on the path. Policies
+// speak of modules, and hide no distribution.
+func (im *Importer) Distributions() []Distribution {
+	out := im.search(Version{}).distributions()
+	slices.SortFunc(out, func(a, b Distribution) int { return cmp.Compare(normalName(a.Name), normalName(b.Name)) })
+	return out
+}
+
+func (s *search) distributions() []Distribution {
+	seen := map[string]bool{}
+	var out []Distribution
+	add := func(d Distribution) {
+		if key := normalName(d.Name); !seen[key] {
+			seen[key] = true
+			out = append(out, d)
+		}
+	}
+	for _, root := range s.roots {
+		l := s.list(root)
+		if l == nil {
+			continue
+		}
+		names := make([]string, 0, len(l.types))
+		for name := range l.types {
+			names = append(names, name)
+		}
+		slices.Sort(names)
+		for _, name := range names {
+			if d, ok := s.distribution(root, l, name); ok {
+				add(d)
+			}
+		}
+	}
+	return out
+}
+
+// distribution recognises NAME-VERSION.dist-info, NAME-VERSION[-pyX.Y].egg-info, NAME.egg-info, and the EGG-INFO in an egg,
+// whose own file name tells the rest.
+func (s *search) distribution(root location, l *listing, name string) (Distribution, bool) {
+	loc := root.join(name)
+	base, ok := strings.CutSuffix(name, ".dist-info")
+	if !ok {
+		base, ok = strings.CutSuffix(name, ".egg-info")
+	}
+	if !ok && name == "EGG-INFO" {
+		egg := root.String()
+		base, ok = strings.CutSuffix(egg[strings.LastIndexByte(egg, '/')+1:], ".egg")
+	}
+	if !ok || base == "" {
+		return Distribution{}, false
+	}
+	mode, _ := s.typeOf(root, l, name)
+	if !mode.IsDir() && (!mode.IsRegular() || strings.HasSuffix(name, ".dist-info")) {
+		return Distribution{}, false
+	}
+	d := Distribution{Path: loc.String(), loc: loc, file: !mode.IsDir()}
+	d.Name, d.Version, _ = strings.Cut(base, "-")
+	d.Version, _, _ = strings.Cut(d.Version, "-")
+	return d, true
+}
+
+// normalName is how names of distributions are compared (PEP 503).
+func normalName(name string) string {
+	parts := strings.FieldsFunc(strings.ToLower(name), func(r rune) bool { return r == '-' || r == '_' || r == '.' })
+	return strings.Join(parts, "-")
+}
+
+// Metadata reads the metadata files of a distribution. The error is a *NotFoundError, or ctx's.
+func (im *Importer) Metadata(ctx context.Context, name string) (*Metadata, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	s := im.search(Version{})
+	for _, d := range s.distributions() {
+		if normalName(d.Name) != normalName(name) {
+			continue
+		}
+		m := &Metadata{Distribution: d, Files: map[string][]byte{}}
+		if d.file {
+			if data, err := s.read(d.loc); err == nil {
+				m.Files["PKG-INFO"] = data
+			}
+		} else if l := s.list(d.loc); l != nil {
+			for file := range l.types {
+				if mode, _ := s.typeOf(d.loc, l, file); !mode.IsRegular() {
+					continue
+				}
+				if data, err := s.read(d.loc.join(file)); err == nil {
+					m.Files[file] = data
+				}
+			}
+		}
+		m.header()
+		return m, nil
+	}
+	return nil, &NotFoundError{Name: name, Reason: "no such distribution on the path"}
+}
+
+func (s *search) read(loc location) ([]byte, error) {
+	if loc.arc != nil {
+		return loc.arc.read(loc.dir, maxMetadata)
+	}
+	data, _, err := readFile(loc.dir, maxMetadata)
+	return data, err
+}
+
+// header takes name and version from the files, which know them better than the directory's name.
+func (m *Metadata) header() {
+	data, ok := m.Files["METADATA"]
+	if !ok {
+		data = m.Files["PKG-INFO"]
+	}
+	lines := bufio.NewScanner(bytes.NewReader(data))
+	for lines.Scan() && strings.TrimSpace(lines.Text()) != "" {
+		switch key, text, _ := strings.Cut(lines.Text(), ":"); strings.ToLower(key) {
+		case "name":
+			m.Name = strings.TrimSpace(text)
+		case "version":
+			m.Version = strings.TrimSpace(text)
+		}
+	}
+}

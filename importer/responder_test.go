@@ -1,0 +1,432 @@
+package importer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"mitogend/pyproto"
+)
+
+// recorder is a Sink that keeps what was queued.
+type recorder struct {
+	mu   sync.Mutex
+	sent []string // names, "-name" for a refusal, "name>target" for a forward
+	recs map[string][]byte
+	fail error
+	// hold, when not nil, blocks every LoadModule until it is closed.
+	hold chan struct{}
+}
+
+func (r *recorder) LoadModule(payload []byte, name string) error {
+	if r.hold != nil {
+		<-r.hold
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fail != nil {
+		return r.fail
+	}
+	if r.recs == nil {
+		r.recs = map[string][]byte{}
+	}
+	r.recs[name] = payload
+	if missing(payload) {
+		name = "-" + name
+	}
+	r.sent = append(r.sent, name)
+	return nil
+}
+
+func (r *recorder) ForwardModule(payload []byte, target uint32, name string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if want := fmt.Sprintf("%d\x00%s", target, name); string(payload) != want {
+		return fmt.Errorf("payload %q, want %q", payload, want)
+	}
+	r.sent = append(r.sent, fmt.Sprintf("%s>%d", name, target))
+	return r.fail
+}
+
+// missing tells whether a LOAD_MODULE is a refusal.
+func missing(payload []byte) bool {
+	v, err := pyproto.Unmarshal(payload)
+	t, ok := v.(pyproto.Tuple)
+	return err == nil && ok && len(t) == 5 && t[3] == nil
+}
+
+func (r *recorder) names() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.sent)
+}
+
+// serve runs a responder for the test.
+func serve(t *testing.T, im *Importer, sink Sink, opt ResponderOptions) *Responder {
+	t.Helper()
+	r, err := NewResponder(im, sink, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- r.Serve(context.Background()) }()
+	t.Cleanup(func() {
+		r.Close()
+		<-done
+	})
+	return r
+}
+
+// ask requests names and waits until all are answered.
+func ask(t *testing.T, r *Responder, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		if err := r.Request(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	settle(t, r)
+}
+
+// settle waits until what was queued before is done.
+func settle(t *testing.T, r *Responder) {
+	t.Helper()
+	if err := r.Forget(context.Background(), 1); err != nil {
+		t.Fatal(err)
+	}
+}
+
+var appFiles = map[string]string{
+	"app/__init__.py": "from . import util\n", "app/util.py": "import lib\n", "app/web/__init__.py": "", "app/web/view.py": "from .. import model\nimport lib.x\n",
+	"app/model.py": "", "lib/__init__.py": "", "lib/x.py": "import app.web.view\n", "alone.py": "import os\n",
+}
+
+func TestResponderOrder(t *testing.T) {
+	im := onPath(t, appFiles)
+	sink := &recorder{}
+	r := serve(t, im, sink, ResponderOptions{Version: py3})
+	ask(t, r, "app")
+	equal(t, "app", sink.names(), []string{"app.util", "lib", "app"})
+	ask(t, r, "app.web.view")
+	equal(t, "app.web.view", sink.names()[3:], []string{"app.web", "app.model", "lib.x", "app.web.view"})
+	ask(t, r, "nothing", "os", "alone")
+	equal(t, "others", sink.names()[7:], []string{"-nothing", "-os", "alone"})
+
+	m, err := pyproto.ParseLoadModule(sink.recs["app.web.view"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	src, err := inflate(m.Source)
+	if err != nil || string(src) != appFiles["app/web/view.py"] || m.IsPkg || !strings.HasSuffix(m.Path, "/app/web/view.py") {
+		t.Errorf("record %+v, %v", m, err)
+	}
+	equal(t, "related", m.Related, []string{"app.model", "lib", "lib.x"})
+}
+
+func TestResponderPushAndForward(t *testing.T) {
+	ctx := context.Background()
+	im := onPath(t, appFiles)
+	sink := &recorder{}
+	var events []Event
+	r := serve(t, im, sink, ResponderOptions{Version: py3, Local: []string{"lib"}, Observe: func(e Event) { events = append(events, e) }})
+	if err := r.Push(ctx, "app.util"); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "pushed", sink.names(), []string{"app", "app.util"})
+	ask(t, r, "app", "lib.x")
+	equal(t, "asked", sink.names()[2:], []string{"app.web", "app.web.view", "app.model", "lib.x"})
+	if err := r.Push(ctx, "app.util", "lib.x", "absent"); err != nil || len(sink.names()) != 6 {
+		t.Errorf("nothing is left to push: %v, %q", err, sink.names())
+	}
+	if err := r.Forward(ctx, 7, py2, "app.util"); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "forwarded", sink.names()[6:], []string{"app>7", "app.util>7", "lib", "lib>7"})
+	if err := r.Forward(ctx, 7, py2, "app"); err != nil || len(sink.names()) != 10 {
+		t.Errorf("nothing is left to forward: %v, %q", err, sink.names())
+	}
+	if err := r.Forget(ctx, 7); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Forward(ctx, 7, py2, "lib"); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "forgotten", sink.names()[10:], []string{"lib>7"})
+	settle(t, r)
+	count := map[What]int{}
+	for _, e := range events {
+		count[e.What]++
+		if (e.What != Duplicate) != (e.Bytes > 0) {
+			t.Errorf("%+v", e)
+		}
+	}
+	if fmt.Sprint(count) != "map[answered:1 duplicate:1 forwarded:4 preloaded:6]" {
+		t.Errorf("events %v", count)
+	}
+	if err := r.Push(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// A request that crosses with a push needs no second record; a child that lost one gets it again; refusals are looked up anew.
+func TestResponderDuplicates(t *testing.T) {
+	im := onPath(t, appFiles)
+	sink := &recorder{}
+	r := serve(t, im, sink, ResponderOptions{Version: py3})
+	if err := r.Push(context.Background(), "lib"); err != nil {
+		t.Fatal(err)
+	}
+	ask(t, r, "lib")
+	equal(t, "crossed", sink.names(), []string{"lib"})
+	for range 1000 {
+		ask(t, r, "lib")
+	}
+	equal(t, "lost", sink.names(), []string{"lib", "lib", "lib", "lib"})
+	ask(t, r, "gone")
+	ask(t, r, "gone")
+	equal(t, "refused", sink.names()[4:], []string{"-gone", "-gone"})
+	write(t, im.finder.path[0]+"/gone.py", "here\n", false)
+	ask(t, r, "gone")
+	equal(t, "found", sink.names()[6:], []string{"gone"})
+}
+
+func TestResponderFlood(t *testing.T) {
+	im := onPath(t, appFiles)
+	sink := &recorder{hold: make(chan struct{})}
+	r := serve(t, im, sink, ResponderOptions{Version: py3, MaxPending: 50})
+	if err := r.Request("alone"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the first request is being answered", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return len(r.pending) == 0
+	})
+	for range 1000 {
+		if err := r.Request("absent"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 49 {
+		if err := r.Request(fmt.Sprintf("absent%d", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.Request("onemore"); !errors.Is(err, ErrFlood) {
+		t.Errorf("the 51st name: %v", err)
+	}
+	close(sink.hold)
+	settle(t, r)
+	if got := sink.names(); len(got) != 51 {
+		t.Errorf("%d answers", len(got))
+	}
+	if err := r.Request(strings.Repeat("x", maxPendingBytes+1)); !errors.Is(err, ErrFlood) {
+		t.Errorf("a name of 4 MB: %v", err)
+	}
+}
+
+func TestResponderBadNames(t *testing.T) {
+	im := onPath(t, appFiles)
+	sink := &recorder{}
+	r := serve(t, im, sink, ResponderOptions{Reasons: true})
+	names := []string{"", "../../etc/passwd", "a\x00b", "\xff\xfe", strings.Repeat("x", 100_000), "app..util", "app/util"}
+	ask(t, r, names...)
+	for i, name := range names {
+		v, err := pyproto.Unmarshal(sink.recs[name])
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := v.(pyproto.Tuple)
+		if b, ok := got[0].([]byte); ok {
+			got[0] = string(b)
+		}
+		if got[0] != name || got[1] != nil || got[3] != nil || got[2] == "" {
+			t.Errorf("%d: %.100q is answered with %.100v", i, name, got)
+		}
+	}
+	if len(sink.names()) != len(names) {
+		t.Errorf("%d answers", len(sink.names()))
+	}
+}
+
+func TestResponderReasonsAndPolicy(t *testing.T) {
+	im := onPath(t, appFiles)
+	for _, reasons := range []bool{false, true} {
+		sink := &recorder{}
+		r := serve(t, im, sink, ResponderOptions{Version: py3, Reasons: reasons, Policy: Policy{Deny: []string{"lib"}}})
+		ask(t, r, "lib.x", "app.util")
+		equal(t, "with a policy", sink.names(), []string{"-lib.x", "app", "app.util"})
+		v, err := pyproto.Unmarshal(sink.recs["lib.x"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := pyproto.Tuple{"lib.x", nil, nil, nil, pyproto.Tuple{}}
+		if reasons {
+			want[2] = "denied by the policy (deny lib)"
+		}
+		if fmt.Sprint(v) != fmt.Sprint(want) {
+			t.Errorf("record %v, want %v", v, want)
+		}
+		if _, err := r.Resource(context.Background(), "lib", "x.py"); err == nil {
+			t.Error("a denied package's file is served")
+		}
+		if data, err := r.Resource(context.Background(), "app", "util.py"); err != nil || string(data) != appFiles["app/util.py"] {
+			t.Errorf("%q, %v", data, err)
+		}
+	}
+	// The runtime's own modules are exempt.
+	own := newImporter(t, Options{Policy: Policy{Allow: []string{"app"}}, Virtual: map[string]Virtual{"mitogen.parent": {}, "mitogen": {IsPkg: true}}})
+	sink := &recorder{}
+	ask(t, serve(t, own, sink, ResponderOptions{Policy: Policy{Deny: []string{"mitogen"}}}), "mitogen", "mitogen.parent", "mitogen.x")
+	equal(t, "virtual", sink.names(), []string{"mitogen", "mitogen.parent", "-mitogen.x"})
+	if _, err := NewResponder(im, &recorder{}, ResponderOptions{Policy: Policy{Allow: []string{"a b"}}}); err == nil {
+		t.Error("a bad prefix is accepted")
+	}
+}
+
+// Below a 3.x child runs a 2.7, which needs a backport of what the 3.x has by itself.
+func TestResponderVersions(t *testing.T) {
+	im := onPath(t, map[string]string{"configparser.py": "# backport\n", "new_ns/x.py": ""})
+	sink := &recorder{}
+	r := serve(t, im, sink, ResponderOptions{Version: py3})
+	ask(t, r, "configparser")
+	r.AddVersion(py2)
+	r.AddVersion(py2)
+	ask(t, r, "configparser", "new_ns")
+	equal(t, "sent", sink.names(), []string{"-configparser", "configparser", "new_ns"})
+	if len(r.versions) != 2 {
+		t.Errorf("versions %v", r.versions)
+	}
+}
+
+func TestResponderMain(t *testing.T) {
+	script := []byte("import app\nif __name__ == '__main__':\n    import alone\n")
+	dir := tree(t, appFiles)
+	im := newImporter(t, Options{Path: []string{dir}, Main: &Main{Path: "/x/script.py", Source: script}})
+	for _, c := range []struct {
+		main *Main
+		want []string
+		src  string
+	}{
+		{nil, []string{"app", "app.util", "lib", "__main__"}, "import app\n"},
+		{&Main{Path: "own.py", Source: script, Run: true}, []string{"app", "app.util", "lib", "alone", "__main__"}, string(script)},
+		{&Main{Path: "own.py", Source: []byte("work()\n")}, []string{"-__main__"}, ""},
+		{&Main{Path: dir + "/absent.py"}, []string{"-__main__"}, ""},
+		{&Main{Path: dir + "/alone.py", Run: true}, []string{"__main__"}, "import os\n"},
+	} {
+		sink := &recorder{}
+		ask(t, serve(t, im, sink, ResponderOptions{Version: py3, Main: c.main}), "__main__")
+		equal(t, "sent", sink.names(), c.want)
+		if c.src == "" {
+			continue
+		}
+		m, err := pyproto.ParseLoadModule(sink.recs["__main__"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if src, err := inflate(m.Source); err != nil || string(src) != c.src {
+			t.Errorf("source %q, %v", src, err)
+		}
+	}
+}
+
+func TestResponderEnds(t *testing.T) {
+	ctx := context.Background()
+	im := onPath(t, appFiles)
+	broken := errors.New("the stream is lost")
+	r, err := NewResponder(im, &recorder{fail: broken}, ResponderOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waiting, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := r.Push(waiting, "app"); !errors.Is(err, context.Canceled) {
+		t.Errorf("a push that nobody does: %v", err)
+	}
+	if err := r.Serve(ctx); !errors.Is(err, broken) {
+		t.Errorf("Serve: %v", err)
+	}
+	for what, err := range map[string]error{"Request": r.Request("app"), "Push": r.Push(ctx, "app"), "Forward": r.Forward(ctx, 1, py3, "app")} {
+		if !errors.Is(err, ErrClosed) {
+			t.Errorf("%s after the end: %v", what, err)
+		}
+	}
+
+	// A push in the queue ends with the responder.
+	hold := &recorder{hold: make(chan struct{})}
+	r = serve(t, im, hold, ResponderOptions{})
+	if err := r.Request("alone"); err != nil {
+		t.Fatal(err)
+	}
+	pushed := make(chan error)
+	go func() { pushed <- r.Push(ctx, "app") }()
+	eventually(t, "the push is queued", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return len(r.jobs) == 1 && len(r.pending) == 0
+	})
+	r.Close()
+	if err := <-pushed; !errors.Is(err, ErrClosed) {
+		t.Errorf("a push in the queue: %v", err)
+	}
+	close(hold.hold)
+
+	cancelled, cancel := context.WithCancel(ctx)
+	cancel()
+	r, err = NewResponder(im, &recorder{}, ResponderOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Serve(cancelled); err != nil {
+		t.Errorf("Serve with a context that has ended: %v", err)
+	}
+}
+
+// A module that can not be built is passed over as a related one, and refused as what was asked for.
+func TestResponderLargeAndVanishing(t *testing.T) {
+	dir := tree(t, map[string]string{"a.py": "import big, b, c.d\n", "big.py": strings.Repeat("#", 2000), "b.py": "", "c/__init__.py": strings.Repeat("#", 2000), "c/d.py": ""})
+	sink := &recorder{}
+	r := serve(t, newImporter(t, Options{Path: []string{dir}, MaxSource: 1000}), sink, ResponderOptions{})
+	ask(t, r, "a", "big", "c.d")
+	equal(t, "sent", sink.names(), []string{"b", "a", "-big", "c.d"})
+}
+
+// What a module will look for in vain is refused ahead; what was refused is not preloaded later, but answered when asked again.
+func TestResponderForetells(t *testing.T) {
+	dir := tree(t, map[string]string{
+		"a.py":         "try:\n  import fast\nexcept ImportError:\n  pass\ntry:\n  from pkg import native, gone\nexcept ImportError:\n  import later\nimport own.x, os\ndef f(): import lazy\n",
+		"fast.abi3.so": "", "pkg/__init__.py": "", "pkg/native.abi3.so": "", "b.py": "import later, fast, configparser\n",
+	})
+	im := newImporter(t, Options{Path: []string{dir}})
+	sink := &recorder{}
+	var events []string
+	r := serve(t, im, sink, ResponderOptions{Version: py3, Reasons: true, Local: []string{"own"}, Observe: func(e Event) { events = append(events, string(e.What)) }})
+	if err := r.Push(context.Background(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "pushed", sink.names(), []string{"a", "-fast", "-pkg.native", "-later", "pkg"})
+	equal(t, "events", events, []string{"preloaded", "foretold", "foretold", "foretold", "preloaded"})
+	if v, err := pyproto.Unmarshal(sink.recs["pkg.native"]); err != nil || !strings.Contains(fmt.Sprint(v), "extension module") {
+		t.Errorf("%v, %v", v, err)
+	}
+	if v, err := pyproto.Unmarshal(sink.recs["later"]); err != nil || v.(pyproto.Tuple)[2] != nil {
+		t.Errorf("%v, %v", v, err)
+	}
+
+	write(t, dir+"/later.py", "", false)
+	ask(t, r, "b")
+	equal(t, "b", sink.names()[5:], []string{"b"})
+	ask(t, r, "later", "fast")
+	equal(t, "asked", sink.names()[6:], []string{"later", "-fast"})
+	// Below it runs a 2.7, for which there is a backport: it is asked for, so nothing is refused ahead.
+	write(t, dir+"/configparser.py", "", false)
+	write(t, dir+"/c.py", "import configparser, enum\n", false)
+	if err := r.Forward(context.Background(), 9, py2, "c"); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "forwarded", sink.names()[8:], []string{"c", "-enum", "c>9", "configparser", "configparser>9"})
+}

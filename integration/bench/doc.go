@@ -1,0 +1,24 @@
+// Command bench measures mitogend beside Mitogen's own Python master, execnet and the floor (what the same work costs
+// without any of them), in one run on one machine, and prints one table.
+//
+// Each subject is a driver: one process that holds one master and answers a line protocol on stdin and stdout
+// (py/peer.py describes it). The Python peers run under Debian's python3, which has them as packages; ours and the floor
+// are this binary, started again with -driver. So all are measured in the same way: wall time inside the master's own
+// process, CPU by getrusage(2), memory and descriptors from /proc.
+//
+//	runner ──stdin/stdout──> driver mitogen ──> python children
+//	       ──────────────> driver execnet ──> python children
+//	       ──────────────> driver ours    ──> python children
+//	       ──────────────> driver floor   ──> bare interpreters, pipes
+//
+// # Method
+//
+// Samples are interleaved (A B C D, A B C D, ...), so that a slow minute of the machine hurts everybody. The first samples of
+// each are thrown away; how many is printed. A figure is the median of the rest with half the distance between the quartiles.
+// Where placement matters the driver, and with it all that it starts, is bound to CPU 0 by taskset(1). Children run in a
+// virtual environment made for the run, without site packages and without pip. Where "cold" is measured each sample has a
+// new driver. Units: 1 MB is 10^6 bytes.
+//
+// A link with delay is this binary again (-relay), put in place of the interpreter: it starts the real one and passes both
+// directions on, each byte late by half the round trip.
+package main

@@ -1,0 +1,55 @@
+package integration
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// allowed is the picture in ARCHITECTURE.md: what each package of ours may import. Packages below daemon are its ways in.
+var allowed = map[string][]string{
+	"pyproto":      {},
+	"python":       {},
+	"importer":     {"pyproto"},
+	"bootstrap":    {},
+	"daemon":       {"bootstrap", "importer", "pyproto", "python"},
+	"daemon/*":     {"daemon", "daemon/*", "bootstrap", "importer", "pyproto"},
+	"cmd/mitogend": {"daemon", "daemon/*", "bootstrap", "importer", "pyproto"},
+	"integration":  {"daemon", "daemon/*", "bootstrap", "importer", "pyproto", "python", "integration/*"},
+	// What tests of every package share.
+	"integration/*": {"integration/*"},
+	"examples/*":    {"daemon", "pyproto"},
+}
+
+func TestPackagesImportDownwards(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`, "mitogend/...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range strings.Split(strings.TrimSpace(string(out)), "\n") {
+		words := strings.Fields(line)
+		name := strings.TrimPrefix(words[0], "mitogend/")
+		may, known := allowed[group(name)]
+		if !known {
+			t.Errorf("package %s is not in the picture", name)
+			continue
+		}
+		for _, imported := range words[1:] {
+			of, ours := strings.CutPrefix(imported, "mitogend/")
+			if ours && !slices.Contains(may, group(of)) {
+				t.Errorf("%s imports %s", name, of)
+			}
+		}
+	}
+}
+
+// group gives the key of allowed for a package.
+func group(name string) string {
+	for key := range allowed {
+		if prefix, ok := strings.CutSuffix(key, "*"); ok && strings.HasPrefix(name, prefix) {
+			return key
+		}
+	}
+	return name
+}

@@ -1,0 +1,97 @@
+// Package pythons finds the interpreters that tests run with: those that MITOGEND_PYTHONS lists (paths, separated by
+// colons), else pyenv's and the system's.
+package pythons
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// Versions are the Pythons that a full test run has.
+var Versions = []string{"2.7", "3.6", "3.7", "3.8", "3.9", "3.10", "3.11", "3.12", "3.13"}
+
+// Python is an interpreter for tests.
+type Python struct {
+	Version string // "3.11"
+	Path    string
+}
+
+var find = sync.OnceValues(func() ([]Python, error) {
+	var list []Python
+	for _, path := range candidates() {
+		if _, err := os.Stat(path); err != nil {
+			continue
+		}
+		out, err := exec.Command(path, "-c", "import sys; print('%d.%d' % sys.version_info[:2])").Output()
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		version := strings.TrimSpace(string(out))
+		known := func(p Python) bool { return p.Version == version }
+		if slices.Contains(Versions, version) && !slices.ContainsFunc(list, known) {
+			list = append(list, Python{version, path})
+		}
+	}
+	slices.SortFunc(list, func(a, b Python) int {
+		return slices.Index(Versions, a.Version) - slices.Index(Versions, b.Version)
+	})
+	return list, nil
+})
+
+func candidates() []string {
+	if env := os.Getenv("MITOGEND_PYTHONS"); env != "" {
+		return filepath.SplitList(env)
+	}
+	root := os.Getenv("PYENV_ROOT")
+	if root == "" {
+		home, _ := os.UserHomeDir()
+		root = filepath.Join(home, ".pyenv")
+	}
+	list, _ := filepath.Glob(filepath.Join(root, "versions", "*", "bin", "python"))
+	return append(list, "/usr/bin/python3", "/usr/bin/python2.7")
+}
+
+// All gives one interpreter of each version, oldest first. None at all fails the test.
+func All(t testing.TB) []Python {
+	t.Helper()
+	list, err := find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list) == 0 {
+		t.Fatal("there is no Python: name some in MITOGEND_PYTHONS, separated by colons")
+	}
+	return list
+}
+
+// Any gives a Python 3.
+func Any(t testing.TB) Python {
+	t.Helper()
+	list := All(t)
+	return list[len(list)-1]
+}
+
+// Each runs a test under each version. One that is missing is a skip, and in CI a failure.
+func Each(t *testing.T, test func(*testing.T, Python)) {
+	t.Helper()
+	list := All(t)
+	for _, version := range Versions {
+		t.Run(version, func(t *testing.T) {
+			i := slices.IndexFunc(list, func(p Python) bool { return p.Version == version })
+			switch {
+			case i >= 0:
+				test(t, list[i])
+			case os.Getenv("CI") == "true":
+				t.Fatalf("there is no Python %s: name one in MITOGEND_PYTHONS", version)
+			default:
+				t.Skipf("there is no Python %s", version)
+			}
+		})
+	}
+}

@@ -1,0 +1,67 @@
+package integration
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// The commands of the README do what it says.
+func TestREADME(t *testing.T) {
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := AnyPython(t)
+	commands := 0
+	for _, line := range strings.Split(string(text), "\n") {
+		command, ok := strings.CutPrefix(line, "    bin/mitogend ")
+		if !ok {
+			continue
+		}
+		commands++
+		args := strings.Fields(command)
+		if !strings.Contains(command, "-H ") && args[0] != "modules" {
+			args = append([]string{args[0], "-H", p.Target()}, args[1:]...)
+		}
+		r := Mitogend(t, "..", args...)
+		if r.Status != 0 || r.Stdout == "" {
+			t.Errorf("%s: %v", command, r)
+		}
+		if strings.HasSuffix(command, "report.py") {
+			// All but the first line, which names the version.
+			for _, want := range strings.Split(r.Stdout, "\n")[1:] {
+				if !strings.Contains(string(text), want) {
+					t.Errorf("the README does not show %q", want)
+				}
+			}
+		}
+	}
+	if commands < 5 {
+		t.Errorf("found %d commands", commands)
+	}
+}
+
+func TestExamples(t *testing.T) {
+	EachPython(t, func(t *testing.T, p Python) {
+		r := Mitogend(t, "..", "run", "-H", p.Target(), "-I", "examples/report", "-I", "examples/report/vendor", "examples/report/report.py", "--currency", "USD")
+		if r.Status != 0 || r.Stderr != "" || !strings.HasPrefix(r.Stdout, "Orders, as Python "+p.Version) || !strings.Contains(r.Stdout, "  Ada    31.20 USD\n") {
+			t.Error(r)
+		}
+		r = Mitogend(t, "..", "call", "-H", p.Target(), "-I", "examples/facts", "facts:disk", "/")
+		if r.Status != 0 || !strings.Contains(r.Stdout, `"free":`) {
+			t.Error(r)
+		}
+		r = Mitogend(t, "..", "call", "-H", p.Target(), "-I", "examples/facts", "facts:disk", "/", "--kw", "unit=0")
+		if r.Status != 1 || !strings.Contains(r.Stderr, "ValueError: unit must be at least 1, not 0\n") {
+			t.Error(r)
+		}
+	})
+	// Not from Command: the go command stands between.
+	cmd := exec.Command("go", "run", "./examples/go", AnyPython(t).Target())
+	cmd.Dir = ".."
+	if r := runCommand(t, cmd); r.Status != 0 || strings.Count(r.Stdout, "\n") != 2 || !strings.Contains(r.Stdout, "No such file") {
+		t.Error(r)
+	}
+}

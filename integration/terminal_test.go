@@ -1,0 +1,196 @@
+package integration
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/creack/pty"
+)
+
+// terminal runs the binary as a user at a terminal does.
+type terminal struct {
+	t   *testing.T
+	cmd *exec.Cmd
+	pty *os.File
+
+	mu   sync.Mutex
+	seen bytes.Buffer
+	done chan struct{}
+}
+
+func onTerminal(t *testing.T, cmd *exec.Cmd) *terminal {
+	t.Helper()
+	f, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 60})
+	if err != nil {
+		t.Fatal(err)
+	}
+	term := &terminal{t: t, cmd: cmd, pty: f, done: make(chan struct{})}
+	go func() {
+		defer close(term.done)
+		buf := make([]byte, 4096)
+		for {
+			n, err := f.Read(buf)
+			term.mu.Lock()
+			term.seen.Write(buf[:n])
+			term.mu.Unlock()
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return term
+}
+
+// screen is all that was written to the terminal.
+func (term *terminal) screen() string {
+	term.mu.Lock()
+	defer term.mu.Unlock()
+	return term.seen.String()
+}
+
+func (term *terminal) expect(text string) {
+	term.t.Helper()
+	Eventually(term.t, "the terminal shows "+text, func() bool { return strings.Contains(term.screen(), text) })
+}
+
+func (term *terminal) send(text string) {
+	term.t.Helper()
+	if _, err := io.WriteString(term.pty, text); err != nil {
+		term.t.Fatal(err)
+	}
+}
+
+// wait gives the exit status.
+func (term *terminal) wait() int {
+	term.t.Helper()
+	_ = term.cmd.Wait()
+	<-term.done
+	_ = term.pty.Close()
+	return term.cmd.ProcessState.ExitCode()
+}
+
+func TestProgressOnATerminal(t *testing.T) {
+	dir := t.TempDir()
+	Write(t, dir, "m.py", "import os, time\ndef f():\n    while not os.path.exists('go'):\n        time.sleep(0.01)\n    return 'result'\n")
+	p := AnyPython(t)
+	targets := p.Target() + "," + p.Target() + ",local:?python=/nowhere/python"
+	term := onTerminal(t, Command(t, dir, "call", "-H", targets, "m:f"))
+	term.expect("\r\x1b[K1 of 3 targets done, 1 failed, 2 running")
+	Write(t, dir, "go", "")
+	if status := term.wait(); status != 3 {
+		t.Fatal(status, term.screen())
+	}
+	// The line is off the screen before anything else is written, and at the end.
+	for _, part := range strings.Split(term.screen(), " running")[1:] {
+		if !strings.HasPrefix(part, "\r\x1b[K") {
+			t.Fatalf("%q", term.screen())
+		}
+	}
+	if strings.Count(term.screen(), `| "result"`+"\r\n") != 2 {
+		t.Fatalf("%q", term.screen())
+	}
+	for _, args := range [][]string{{"-q", "call", "-H", targets}, {"call", "-H", p.Target()}} {
+		if err := os.Remove(filepath.Join(dir, "go")); err != nil && args[0] == "-q" {
+			t.Fatal(err)
+		}
+		cmd := Command(t, dir, append(args, "time:sleep", "1.5")...)
+		term := onTerminal(t, cmd)
+		if term.wait(); strings.Contains(term.screen(), "running") {
+			t.Fatalf("%v: %q", args, term.screen())
+		}
+	}
+}
+
+func TestInterruptAtATerminal(t *testing.T) {
+	dir := t.TempDir()
+	Write(t, dir, "p.py", "import sys, time\nprint('up')\nsys.stdout.flush()\nwhile 1:\n    time.sleep(100)\n")
+	p := AnyPython(t)
+	for _, target := range []string{p.Target(), p.Target() + "," + p.Target()} {
+		term := onTerminal(t, Command(t, dir, "run", "-H", target, "p.py"))
+		term.expect("up\r\n")
+		term.send("\x03")
+		if status := term.wait(); status != 130 || !strings.Contains(term.screen(), "mitogend: interrupted\r\n") {
+			t.Fatalf("%d %q", status, term.screen())
+		}
+	}
+}
+
+// A program reads what is typed, and sees the end of it.
+func TestTypingToAProgram(t *testing.T) {
+	dir := t.TempDir()
+	Write(t, dir, "p.py", "import sys\nfor line in iter(sys.stdin.readline, ''):\n    sys.stdout.write('got ' + line.upper())\n    sys.stdout.flush()\nprint('end')\n")
+	EachPython(t, func(t *testing.T, p Python) {
+		term := onTerminal(t, Command(t, dir, "run", "-H", p.Target(), "p.py"))
+		term.send("abc\n")
+		term.expect("got ABC\r\n")
+		term.send("\x04")
+		if status := term.wait(); status != 0 || !strings.HasSuffix(term.screen(), "end\r\n") {
+			t.Fatalf("%d %q", status, term.screen())
+		}
+	})
+}
+
+// stubSudo asks for a password on the terminal that it has, and runs what it is given.
+const stubSudo = `#!/bin/sh
+while [ $# -gt 0 ]; do
+	case $1 in
+	-p) prompt=$2; shift ;;
+	-u) shift ;;
+	--) shift; break ;;
+	-*) ;;
+	*) break ;;
+	esac
+	shift
+done
+printf '%s' "$prompt" > /dev/tty
+stty -echo < /dev/tty
+read -r word < /dev/tty
+stty echo < /dev/tty
+printf '\n' > /dev/tty
+[ "$word" = 'open sesame' ] || { echo 'sudo: 1 incorrect password attempt' > /dev/tty; exit 1; }
+exec "$@"
+`
+
+func TestPasswordIsAskedOnce(t *testing.T) {
+	dir := t.TempDir()
+	sudo := filepath.Join(dir, "sudo")
+	if err := os.WriteFile(sudo, []byte(stubSudo), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p := AnyPython(t)
+	target := "sudo:root?sudo_path=" + sudo + "&" + strings.TrimPrefix(p.Target(), "local:?")
+	call := func(word string, status int, want string) {
+		t.Helper()
+		term := onTerminal(t, Command(t, dir, "call", "-vv", "--ask-become-pass", "-H", target+","+target+","+p.Target(), "os:getpid"))
+		term.expect("Become password: ")
+		term.send(word + "\n")
+		if got := term.wait(); got != status || !strings.Contains(term.screen(), want) || strings.Count(term.screen(), "Become password") != 1 {
+			t.Fatalf("%d %q", got, term.screen())
+		}
+		if strings.Contains(term.screen(), word) {
+			t.Fatalf("the password shows: %q", term.screen())
+		}
+	}
+	call("open sesame", 0, "")
+	call("guessed it", 3, "password")
+
+	// ^C at the question gives the terminal back as it was.
+	cmd := Command(t, dir, "call", "--ask-become-pass", "-H", target, "os:getpid")
+	term := onTerminal(t, cmd)
+	term.expect("Become password: ")
+	term.send("\x03")
+	if status := term.wait(); status != 130 {
+		t.Fatal(status, term.screen())
+	}
+	// No flag, no question: a failure that says what to do.
+	cmd = Command(t, dir, "call", "-H", target, "os:getpid")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	oneLine(t, runCommand(t, cmd), 3, "password", "try: ")
+}

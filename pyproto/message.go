@@ -1,0 +1,165 @@
+package pyproto
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"unicode/utf8"
+)
+
+// Message is a frame with its payload.
+type Message struct {
+	Header
+	// Payload holds the bytes after the header. Append and WriteTo send its own length, whatever Header.Length says.
+	Payload []byte
+}
+
+// DeadError is what a dead message says: the peer is gone, has no such handle, or refused.
+type DeadError struct {
+	// Reason is the text on the wire; it may be empty.
+	Reason string
+}
+
+func (e *DeadError) Error() string {
+	if e.Reason == "" {
+		return "the remote end closed the channel"
+	}
+	return e.Reason
+}
+
+// TooLargeError is a frame whose payload exceeds the limit. The payload has been skipped, the stream stays usable, and
+// Header tells whom to answer.
+type TooLargeError struct {
+	Header Header
+	// Max is the limit in bytes that was exceeded.
+	Max int
+}
+
+func (e *TooLargeError) Error() string {
+	return fmt.Sprintf("pyproto: message of %d bytes for handle %v exceeds the limit of %d bytes",
+		e.Header.Length, e.Header.Handle, e.Max)
+}
+
+// IsDead reports whether m is a dead message.
+func (m *Message) IsDead() bool { return m.ReplyTo == IsDead }
+
+// NewDead makes the dead message that answers to, sent by src under its own authority. The caller must not send it when
+// to.ReplyTo is 0 or when to is itself dead: nobody waits then.
+func NewDead(to *Message, src ContextID, reason string) *Message {
+	m := &Message{
+		Header: Header{
+			Enc:     EncMGC,
+			Dst:     to.Src,
+			Src:     src,
+			Auth:    src,
+			Handle:  to.ReplyTo,
+			ReplyTo: IsDead,
+		},
+		Payload: []byte(strings.ToValidUTF8(reason, "\uFFFD")),
+	}
+	m.Length = uint32(len(m.Payload))
+	return m
+}
+
+// NewReply makes the message that carries v to the sender of to. Like a dead message it has no address for an answer.
+func NewReply(to *Message, src ContextID, v any) (*Message, error) {
+	p, err := Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	return &Message{
+		Header: Header{
+			Enc:    EncMGC,
+			Dst:    to.Src,
+			Src:    src,
+			Auth:   src,
+			Handle: to.ReplyTo,
+			Length: uint32(len(p)),
+		},
+		Payload: p,
+	}, nil
+}
+
+// Err gives the *DeadError of a dead message and nil for any other.
+func (m *Message) Err() error {
+	if !m.IsDead() {
+		return nil
+	}
+	reason := m.Payload
+	if !utf8.Valid(reason) {
+		reason = []byte(strings.ToValidUTF8(string(reason), "\uFFFD"))
+	}
+	return &DeadError{Reason: string(reason)}
+}
+
+// Value decodes the payload: what EncBIN carries as it is, a pickle otherwise. A dead message is a *DeadError. The
+// result of EncBIN shares the payload's memory.
+func (m *Message) Value() (any, error) {
+	if err := m.Err(); err != nil {
+		return nil, err
+	}
+	if m.Enc == EncBIN {
+		return m.Payload, nil
+	}
+	return Unmarshal(m.Payload)
+}
+
+// Append appends the whole frame to b.
+func (m *Message) Append(b []byte) []byte {
+	h := m.Header
+	h.Length = uint32(len(m.Payload))
+	return append(h.Append(b), m.Payload...)
+}
+
+// payloadStep bounds what ReadMessage allocates before the peer has sent anything for it.
+const payloadStep = 1 << 20
+
+// ReadMessage reads one frame. It reads the header in one go, so r should be buffered. A payload of more than max bytes
+// is skipped and reported as *TooLargeError; the stream may be read on after that. io.EOF means an end between frames,
+// io.ErrUnexpectedEOF one inside.
+func ReadMessage(r io.Reader, max int) (*Message, error) {
+	var b [HeaderLen]byte
+	if _, err := io.ReadFull(r, b[:]); err != nil {
+		return nil, err
+	}
+	h, err := ParseHeader(b[:])
+	if err != nil {
+		return nil, err
+	}
+	if uint64(h.Length) > uint64(max) {
+		if _, err := io.CopyN(io.Discard, r, int64(h.Length)); err != nil {
+			return nil, inside(err)
+		}
+		return nil, &TooLargeError{Header: h, Max: max}
+	}
+	p, err := readPayload(r, int(h.Length))
+	if err != nil {
+		return nil, inside(err)
+	}
+	return &Message{Header: h, Payload: p}, nil
+}
+
+// readPayload reads n bytes; memory grows with what has arrived, since the length is only a claim of the peer.
+func readPayload(r io.Reader, n int) ([]byte, error) {
+	p := make([]byte, min(n, payloadStep))
+	for read := 0; ; {
+		m, err := io.ReadFull(r, p[read:])
+		if err != nil {
+			return nil, err
+		}
+		if read += m; read == n {
+			return p, nil
+		}
+		grown := make([]byte, min(n, 2*len(p)))
+		copy(grown, p)
+		p = grown
+	}
+}
+
+func inside(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

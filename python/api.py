@@ -1,0 +1,269 @@
+"""
+Contexts, senders and receivers: what code in a child uses to talk with other contexts. It comes over the importer as
+mitogen.api when one of its names, which are attributes of mitogen.core, is first used.
+"""
+from __future__ import absolute_import
+
+import sys
+import traceback
+
+import mitogen.core as core
+from mitogen.core import CALL_FUNCTION, IS_DEAD, SHUTDOWN
+from mitogen.core import ChannelError, Error, Kwargs, Latch, LatchError, Message
+from mitogen.core import text_type
+
+string_types = (bytes, text_type)
+integer_types = (int,) if core.PY3 else (int, long)
+
+
+def explain(exc):
+    """What CallError carries of an exception, under 10,000 characters."""
+    tb = sys.exc_info()[2]
+    while tb and tb.tb_frame.f_code.co_filename == core.__file__:
+        tb = tb.tb_next
+    try:
+        message = text_type(exc)
+    except Exception:
+        try:
+            # 2.x: __str__ gives bytes.
+            message = str(exc).decode('utf-8', 'replace')
+        except Exception:
+            message = repr(exc)
+    head = '%s.%s: %s' % (type(exc).__module__, type(exc).__name__, message)
+    rest = ''.join(traceback.format_tb(tb))
+    cause = exc
+    for _ in range(5):
+        cause = getattr(cause, '__cause__', None) or (
+            None if getattr(cause, '__suppress_context__', 1) else getattr(cause, '__context__', None))
+        if cause is None:
+            break
+        rest += 'Caused by: ' + ''.join(traceback.format_exception(type(cause), cause, cause.__traceback__))
+    if not isinstance(rest, text_type):
+        rest = rest.decode('utf-8', 'replace')
+    if len(head) > 4000:
+        head = head[:2000] + ' ... ' + head[-1900:]
+    if len(rest) > 5900:
+        rest = rest[:1900] + '\n  ...\n' + rest[-3900:]
+    return head + '\n' + rest
+
+
+class StreamError(Error):
+    """A connection could not be made."""
+
+
+class CallError(Error):
+    """The function called raised: `module.Class: message`, then the traceback."""
+
+    def __init__(self, fmt=None, *args):
+        if isinstance(fmt, BaseException):
+            fmt = explain(fmt)
+        Error.__init__(self, fmt, *args)
+
+    def __reduce__(self):
+        return _unpickle_call_error, (self.args[0],)
+
+
+def _unpickle_call_error(s):
+    if not (isinstance(s, (text_type, bytes)) and len(s) < 10000):
+        raise TypeError('cannot unpickle CallError: bad input')
+    return CallError(s)
+
+
+class Secret(text_type):
+    """Text that a repr, and so a log, does not show."""
+
+    def __repr__(self):
+        return '[secret]'
+
+    def __reduce__(self):
+        return Secret, (text_type(self),)
+
+
+class ExternalContext(object):
+    """What a function that takes_econtext gets: the parts of this process."""
+    config = property(lambda self: core.config)
+    context_id = property(lambda self: core.router.context_id)
+    router = property(lambda self: core.router)
+    importer = property(lambda self: core.importer)
+    dispatcher = property(lambda self: core.dispatcher)
+    stream = property(lambda self: core.router.stream)
+    master = property(lambda self: core.router.context_by_id(0, u'master'))
+    parent = property(lambda self: core.router.context_by_id(core.router.parent_ids[0], u'parent'))
+
+
+class Context(object):
+    """A process of the tree, known by its id."""
+    name = None
+    remote_name = None
+
+    def __init__(self, router, context_id, name=None):
+        self.router = router
+        self.context_id = context_id
+        if name:
+            self.name = name if isinstance(name, text_type) else name.decode('utf-8')
+
+    def __reduce__(self):
+        return _unpickle_context, (self.context_id, None if self.name is None else text_type(self.name))
+
+    def __repr__(self):
+        return 'Context(%s, %r)' % (self.context_id, self.name)
+
+    def __eq__(self, other):
+        return isinstance(other, Context) and other.context_id == self.context_id
+
+    def __ne__(self, other):
+        return not self == other
+
+    def __hash__(self):
+        return self.context_id
+
+    def send(self, msg):
+        """Send a Message, whatever its dst_id says, to this context."""
+        msg.dst_id = self.context_id
+        self.router.route(msg)
+
+    def send_async(self, msg, persist=False):
+        """Send, and give the Receiver of the reply."""
+        receiver = Receiver(self.router, persist=persist, respondent=self)
+        msg.reply_to = receiver.handle
+        self.send(msg)
+        return receiver
+
+    def send_await(self, msg, deadline=None):
+        """Send, wait `deadline` seconds or for ever, and give the value of the reply."""
+        return self.send_async(msg).get_data(deadline)
+
+    def call_async(self, fn, *args, **kwargs):
+        """Start fn in that context; a Receiver of its result."""
+        return self.send_async(call_message(self, fn, args, kwargs))
+
+    def call(self, fn, *args, **kwargs):
+        """Run fn in that context and give its result."""
+        return self.call_async(fn, *args, **kwargs).get_data()
+
+    def call_no_reply(self, fn, *args, **kwargs):
+        """Run fn in that context; a failure is logged there."""
+        self.send(call_message(self, fn, args, kwargs))
+
+    def call_service(self, service_name, method_name, **kwargs):
+        """Call a method of a service that runs in that context."""
+        if not isinstance(service_name, string_types):
+            service_name = service_name.name()
+        return self.call_service_async(service_name, method_name, **kwargs).get_data()
+
+    def call_service_async(self, service_name, method_name, **kwargs):
+        return self.send_async(Message.pickled(
+            (text_type(service_name), text_type(method_name), Kwargs(kwargs)), dst_id=self.context_id, handle=110))
+
+    def shutdown(self, wait=False):
+        """Ask that process to leave."""
+        self.send(Message(handle=SHUTDOWN))
+
+
+def takes_router(func):
+    """The function wants `router`, the Router of the process."""
+    func.mitogen_takes_router = True
+    return func
+
+
+def call_message(context, fn, args, kwargs, chain_id=None):
+    """The CALL_FUNCTION message for a function, or a class's method, of a module."""
+    klass = None
+    owner = getattr(fn, '__self__', None)
+    if isinstance(owner, type):
+        klass = text_type(owner.__name__)
+    return Message.pickled(
+        (chain_id, text_type(fn.__module__), klass, text_type(fn.__name__), args, Kwargs(kwargs)),
+        dst_id=context.context_id, handle=CALL_FUNCTION)
+
+
+def _unpickle_context(context_id, name, router=None):
+    if not (isinstance(context_id, integer_types) and context_id >= 0 and (
+            name is None or (isinstance(name, (text_type, bytes)) and len(name) < 100))):
+        raise TypeError('cannot unpickle Context: bad input')
+    return (router or core.router).context_by_id(context_id, name)
+
+
+class Sender(object):
+    """Sends to a Receiver of another context; can itself be sent."""
+
+    def __init__(self, context, dst_handle):
+        self.context = context
+        self.dst_handle = dst_handle
+
+    def __repr__(self):
+        return 'Sender(%r, %r)' % (self.context, self.dst_handle)
+
+    def __reduce__(self):
+        return _unpickle_sender, (self.context.context_id, self.dst_handle)
+
+    def send(self, data):
+        """Send one value."""
+        self.context.send(Message.pickled(data, handle=self.dst_handle, dst_id=self.context.context_id))
+
+    def close(self):
+        """Tell the receiver that nothing more comes."""
+        self.context.send(Message.dead(u'Channel closed by remote end.', handle=self.dst_handle))
+
+
+def _unpickle_sender(context_id, dst_handle):
+    if not (isinstance(context_id, integer_types) and context_id >= 0 and isinstance(dst_handle, integer_types)
+            and dst_handle > 0):
+        raise TypeError('cannot unpickle Sender: bad input')
+    return Sender(core.router.context_by_id(context_id), dst_handle)
+
+
+class Receiver(object):
+    """Messages that come for one handle. `notify`, if set, is called with the receiver, on the reading thread."""
+    notify = None
+    raise_channelerror = True
+
+    def __init__(self, router, handle=None, persist=True, respondent=None, policy=None, overwrite=False):
+        self.router = router
+        self.latch = Latch()
+        self.handle = router.add_handler(self._on_receive, handle, persist, respondent, policy, overwrite)
+
+    def _on_receive(self, msg):
+        self.latch.put(msg)
+        if self.notify:
+            self.notify(self)
+
+    def to_sender(self):
+        """A Sender for this receiver, to be sent to another context."""
+        return Sender(self.router.myself(), self.handle)
+
+    def empty(self):
+        return not self.latch.queue
+
+    def close(self):
+        """Raise ChannelError in every thread that waits."""
+        if self.handle:
+            self.router.del_handler(self.handle)
+            self.handle = None
+        self.latch.close()
+
+    def get(self, timeout=None, block=True, throw_dead=True):
+        """The next Message; TimeoutError, or ChannelError when the other end or this one is closed."""
+        try:
+            msg = self.latch.get(timeout, block)
+        except LatchError:
+            raise ChannelError(ChannelError.local_msg)
+        if throw_dead and msg.reply_to == IS_DEAD:
+            raise ChannelError(msg.data or ChannelError.remote_msg)
+        return msg
+
+    def get_data(self, timeout=None):
+        return self.get(timeout).unpickle()
+
+    def __iter__(self):
+        while 1:
+            try:
+                yield self.get()
+            except ChannelError:
+                return
+
+
+# As pickles, reprs and tracebacks name them.
+for value in (CallError, Context, ExternalContext, Receiver, Secret, Sender, StreamError, _unpickle_call_error,
+              _unpickle_context, _unpickle_sender):
+    value.__module__ = 'mitogen.core'

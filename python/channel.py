@@ -1,0 +1,92 @@
+"""
+A channel: values both ways between a function in this process and whoever called it, with flow control. It comes over the
+importer as mitogen.channel.
+
+A message on the wire is a tag and what belongs to it: m and a pickle; a and the count of bytes that were taken from the
+channel; e for "nothing more comes"; h and the handle that the other side is to send to. At most WINDOW bytes of messages
+are on the way in each direction, or one message that is larger.
+"""
+from __future__ import absolute_import
+
+import threading
+
+import mitogen.core as core
+from mitogen.core import ChannelError, LatchError, Message
+
+WINDOW = 1 << 20
+
+
+class Channel(object):
+    """What a function gets as its first argument. Iterate over it for what comes; it ends when the other side says so."""
+
+    def __init__(self, router, peer):
+        self.router = router
+        self.peer = peer
+        self.items = core.Latch()
+        self.room = core.Latch()
+        self.unread = 0
+        self.lock = threading.Lock()
+        self.handle = router.add_handler(self.on_message, policy=core.has_parent_authority)
+        self.post(b'h%d' % self.handle)
+
+    def post(self, data):
+        self.router.route(Message(0, handle=self.peer, data=data, enc=core.BIN))
+
+    def on_message(self, msg):
+        """On the reading thread."""
+        tag = msg.data[:1]
+        if msg.is_dead:
+            self.items.close()
+            self.room.close()
+        elif tag == b'm':
+            self.items.put(msg.data)
+        elif tag == b'a':
+            self.room.put(int(msg.data[1:]))
+        elif tag == b'e':
+            self.items.close()
+
+    def send(self, value):
+        """Send one value; waits while the other side has not taken what was sent before. ChannelError once it is gone."""
+        data = core.dumps(value, 0)
+        with self.lock:
+            try:
+                while self.unread and self.unread + len(data) > WINDOW:
+                    self.unread -= self.room.get()
+            except LatchError:
+                raise ChannelError(ChannelError.remote_msg)
+            if self.room.closed is not None:
+                raise ChannelError(ChannelError.remote_msg)
+            self.unread += len(data)
+            self.post(b'm' + data)
+
+    def recv(self, timeout=None):
+        """The next value. ChannelError when nothing more comes, TimeoutError after `timeout` seconds."""
+        try:
+            data = self.items.get(timeout)
+        except LatchError:
+            raise ChannelError(ChannelError.remote_msg)
+        self.post(b'a%d' % (len(data) - 1))
+        return core.loads(data[1:])
+
+    def __iter__(self):
+        while 1:
+            try:
+                value = self.recv()
+            except ChannelError:
+                return
+            yield value
+
+    def close(self):
+        """Tell the other side that nothing more comes. The function's end does so as well."""
+        self.post(b'e')
+
+
+@core.takes_router
+def serve(handle, module, klass, function, kwargs, args, router):
+    """Call a function with a channel, whose other end is the master's handle, before its arguments."""
+    fn = core.dispatcher.find(module, klass, function)
+    channel = Channel(router, handle)
+    try:
+        return fn(channel, *args, **kwargs)
+    finally:
+        router.del_handler(channel.handle)

@@ -1,0 +1,1249 @@
+"""
+The child runtime: what runs on a target. It answers to the names `mitogen` and `mitogen.core`, since the pickles on the
+wire name them and since code that was written for Mitogen's children imports its classes from there.
+
+Importing this file does nothing; main() acts. One dialect for CPython 2.7 and 3.6 and later.
+
+Threads. There is no I/O thread. Whoever waits (Latch.get) may take the reader role and read for everybody; other waiters
+sleep on a lock of their own, and the role is handed on when its holder has what it waited for. While the main thread runs
+user code, a ticker thread drains the stream every TICK seconds. Code that runs under the reader role never blocks, never
+imports and runs no user code. Locks: Io.lock guards latches, sleepers and the role; Importer.lock guards its two tables;
+Stream.wlock serialises writers. Order: Importer.lock, then Io.lock. wlock is never held while another is taken.
+"""
+# Only 2.x.
+from __future__ import absolute_import
+# For both.
+import sys
+import os
+import errno
+import itertools
+import select
+import time
+import zlib
+from _struct import Struct
+
+PY3 = sys.version_info[0] == 3
+if PY3:
+    # Only 3.x.
+    import _functools
+    import _signal as signal
+    import _thread
+    # Since 3.12 _pickle imports functools, most of its time, to have one class of _functools.
+    fresh = 'functools' not in sys.modules
+    if fresh:
+        sys.modules['functools'] = _functools
+    import _pickle as pickle
+    if fresh:
+        del sys.modules['functools']
+    from io import BytesIO, FileIO
+    from _thread import RLock
+    from _frozen_importlib import ModuleSpec
+    text_type = str
+    # For both.
+    pass
+else:
+    # Only 2.x.
+    import imp
+    import signal
+    import thread as _thread
+    import cPickle as pickle
+    from cStringIO import StringIO as BytesIO
+    RLock = _thread.allocate_lock
+    text_type = unicode
+    # For both.
+    pass
+
+GET_MODULE = 100
+CALL_FUNCTION = 101
+FORWARD_LOG = 102
+DEL_ROUTE = 104
+SHUTDOWN = 106
+LOAD_MODULE = 107
+IS_DEAD = 999
+
+MGC = 0x4d49
+PKL = 0x4d4a
+BIN = 0x4d4b
+HEADER = Struct('>HLLLLLL')
+HEADER_LEN = HEADER.size
+
+# Seconds between two looks of the ticker at the stream while user code runs: the least, and the most when nothing comes.
+TICK = 0.01
+SLOW_TICK = 0.1
+# Ticks without a call after which the ticker parks.
+PARK_TICKS = 50
+# Seconds after which a process that lost its parent is sent SIGTERM, and SIGKILL, if its code does not end.
+TERM_AFTER = 1
+KILL_AFTER = 2
+# One os.read; below malloc's mmap threshold.
+CHUNK = 65000
+
+# The one Io, Router and Importer of this process, set by main(). A forked child replaces them.
+io = router = importer = None
+
+
+class Error(Exception):
+    """Base of what this module raises."""
+
+    def __init__(self, fmt=None, *args):
+        if args:
+            fmt %= args
+        if isinstance(fmt, bytes):
+            fmt = fmt.decode('utf-8', 'replace')
+        Exception.__init__(self, fmt)
+
+
+class LatchError(Error):
+    """The latch was closed while, or before, somebody waited for it."""
+
+
+class TimeoutError(Error):
+    """The time given passed without a message."""
+
+
+class ChannelError(Error):
+    """The other end is gone or closed the channel; the text is its reason."""
+    remote_msg = 'Channel closed by remote end.'
+    local_msg = 'Channel closed by local end.'
+
+
+class Blob(bytes):
+    """Bytes that are bytes in both generations and show no content in a repr."""
+
+    def __repr__(self):
+        return '[blob: %d bytes]' % len(self)
+
+    def __reduce__(self):
+        return Blob, (bytes(self),)
+
+
+class Kwargs(dict):
+    """Keyword arguments whose names are of the type that this Python's calls take."""
+
+    def __init__(self, dct):
+        for k, v in dct.items():
+            # Only 3.x.
+            if PY3 and isinstance(k, bytes):
+                k = k.decode()
+            # Only 2.x.
+            if not PY3 and isinstance(k, text_type):
+                k = k.encode()
+            # For both.
+            self[k] = v
+
+    def __repr__(self):
+        return 'Kwargs(%s)' % (dict.__repr__(self),)
+
+    def __reduce__(self):
+        return Kwargs, (dict(self),)
+
+
+def has_parent_authority(msg, _stream=None):
+    """Policy: the message acts for this context or one of its parents."""
+    return msg.auth_id == router.context_id or msg.auth_id in router.parent_ids
+
+
+def takes_econtext(func):
+    """The function wants `econtext`, the ExternalContext of the process."""
+    func.mitogen_takes_econtext = True
+    return func
+
+
+class Message(object):
+    """One message: the header's fields, and `data`, the payload."""
+    __slots__ = ('dst_id', 'src_id', 'auth_id', 'handle', 'reply_to', 'data', 'enc', 'router')
+
+    def __init__(self, dst_id=0, src_id=None, auth_id=None, handle=0, reply_to=0, data=b'', enc=MGC):
+        self.router = router
+        self.dst_id = dst_id
+        self.src_id = router.context_id if src_id is None else src_id
+        self.auth_id = router.context_id if auth_id is None else auth_id
+        self.handle = handle
+        self.reply_to = reply_to
+        self.data = data
+        self.enc = enc
+
+    @property
+    def is_dead(self):
+        return self.reply_to == IS_DEAD
+
+    @classmethod
+    def pickled(cls, obj, **kwargs):
+        return cls(data=dumps(obj, kwargs.get('dst_id', 0)), **kwargs)
+
+    @classmethod
+    def dead(cls, reason=None, **kwargs):
+        return cls(reply_to=IS_DEAD, data=(reason or u'').encode('utf-8'), **kwargs)
+
+    def unpickle(self, throw=True, throw_dead=True):
+        """The value sent. Raises ChannelError for a dead message, and a CallError that was sent."""
+        if throw_dead and self.reply_to == IS_DEAD:
+            raise ChannelError(self.data or ChannelError.remote_msg)
+        if self.enc == BIN:
+            return self.data
+        obj = loads(self.data)
+        if throw and type(obj).__name__ == 'CallError':
+            raise obj
+        return obj
+
+    def reply(self, obj, router=None, **kwargs):
+        """Answer the sender, if it waits for an answer. A Message is sent as it is."""
+        if not self.reply_to or self.reply_to == IS_DEAD:
+            return
+        msg = obj if isinstance(obj, Message) else Message.pickled(obj, dst_id=self.src_id)
+        msg.dst_id = self.src_id
+        msg.handle = self.reply_to
+        (router or self.router).route(msg)
+
+
+class Io(object):
+    """The poller, and who of the waiting threads reads. See the module's text."""
+
+    def __init__(self):
+        self.lock = RLock()
+        self.sleepers = []
+        # The thread that has the reader role (True: the ticker), the latch that it waits for, and whether it is in poll().
+        self.reading = self.wanted = self.polling = False
+        self.poller = select.poll()
+        self.handlers = {}
+        # Gets the reader out of poll().
+        wake_r, self.wake_w = os.pipe()
+        # Only 2.x.
+        cloexec(wake_r)
+        cloexec(self.wake_w)
+        # For both.
+        self.add(wake_r, lambda fd, _event: os.read(fd, 99))
+        self.running = 0
+        self.calls = 0
+        self.park = _thread.allocate_lock()
+        self.park.acquire()
+        self.parked = True
+        self.ticking = False
+        # True once the parent is gone; then the time since when the ticker insists.
+        self.lost = None
+
+    def add(self, fd, handler):
+        self.handlers[fd] = handler
+        self.poller.register(fd, select.POLLIN)
+
+    def remove(self, fd):
+        self.handlers.pop(fd, None)
+        try:
+            self.poller.unregister(fd)
+        except KeyError:
+            pass
+
+    def pump(self, timeout):
+        """Handle what is ready; wait for it `timeout` ms, None is for ever. Only the holder of the role calls this."""
+        if router.stream.deferred:
+            router.stream.flush()
+            timeout = 10
+        self.polling = True
+        try:
+            ready = self.poller.poll(timeout)
+        except select.error as e:
+            if e.args[0] != errno.EINTR:
+                raise
+            return ()
+        finally:
+            self.polling = False
+        for fd, event in ready:
+            handler = self.handlers.get(fd)
+            if handler:
+                handler(fd, event)
+        return ready
+
+    def wake(self, latch=None):
+        """Wake a sleeper of the latch, and the reader if it wants it; without a latch, anyone, to take over a free role."""
+        if latch and latch is self.wanted and self.reading != _thread.get_ident():
+            os.write(self.wake_w, b'x')
+        for sleeper in self.sleepers:
+            if latch is None or sleeper[1] is latch:
+                self.sleepers.remove(sleeper)
+                sleeper[0].release()
+                return
+
+    def hand_on(self):
+        with self.lock:
+            self.reading = self.wanted = False
+            self.wake()
+
+    def begin_call(self):
+        self.calls += 1
+        self.running = self.calls
+        if self.parked:
+            self.parked = False
+            if not self.ticking:
+                self.ticking = True
+                _thread.start_new_thread(self.ticker, ())
+            self.park.release()
+
+    def ticker(self):
+        try:
+            self.tick()
+        except:
+            # 2.x clears the globals of modules when it ends, Exception among them, while threads still run.
+            if time:
+                raise
+
+    def tick(self):
+        """Read while the main thread runs user code and nobody else waits."""
+        seen = idle = 0
+        tick = TICK
+        while 1:
+            if self.parked:
+                self.park.acquire()
+                idle = 0
+                tick = TICK
+            time.sleep(tick)
+            if self.lost:
+                self.evict()
+            with self.lock:
+                run, seen = self.running == seen and seen, self.running
+                idle = 0 if seen else idle + 1
+                if idle > PARK_TICKS:
+                    self.parked = True
+                    continue
+                take = run and not self.reading
+                if take:
+                    self.reading = True
+            tick = min(tick * 1.2, SLOW_TICK)
+            if take:
+                try:
+                    while self.pump(0):
+                        tick = TICK
+                finally:
+                    self.hand_on()
+
+    def evict(self):
+        """The stream is lost while user code runs: interrupt it, then end the process, and its group if it leads one."""
+        if self.lost is True:
+            self.lost = time.time()
+            try:
+                # Comes out of a system call of the main thread, too.
+                signal.pthread_kill(main_thread, signal.SIGINT)
+            except AttributeError:
+                os.kill(os.getpid(), signal.SIGINT)
+        elif time.time() - self.lost > KILL_AFTER:
+            send = os.killpg if os.getpgrp() == os.getpid() else os.kill
+            send(os.getpid(), signal.SIGKILL)
+        elif time.time() - self.lost > TERM_AFTER:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Latch(object):
+    """A queue whose waiters read the stream themselves when nobody else does."""
+
+    def __init__(self):
+        self.queue = []
+        self.closed = None
+
+    def put(self, obj=None):
+        with io.lock:
+            if self.closed is None:
+                self.queue.append(obj)
+                if io.sleepers or io.reading != _thread.get_ident():
+                    io.wake(self)
+
+    def close(self, reason='closed'):
+        """Whoever waits, now or later, gets what is queued and then a LatchError."""
+        with io.lock:
+            if self.closed is None:
+                self.closed = reason
+                for sleeper in [None] + io.sleepers:
+                    io.wake(self)
+
+    def empty(self):
+        return not self.queue
+
+    def wait(self, timeout=None):
+        """True when an item is there or the latch is closed; False when `timeout` seconds passed."""
+        deadline = None if timeout is None else time.time() + timeout
+        slept = None
+        me = _thread.get_ident()
+        try:
+            while 1:
+                with io.lock:
+                    done = self.queue or self.closed is not None
+                    left = 1 if deadline is None else deadline - time.time()
+                    if done or left <= 0:
+                        return bool(done)
+                    reader = io.reading
+                    if not reader:
+                        io.reading = me
+                        io.wanted = self
+                        if slept in io.sleepers:
+                            io.sleepers.remove(slept)
+                    elif reader != me and slept not in io.sleepers:
+                        slept = (_thread.allocate_lock(), self)
+                        slept[0].acquire()
+                        io.sleepers.append(slept)
+                if reader == me and not io.polling:
+                    raise LatchError('cannot wait within the reading of a message')
+                if not reader or reader == me:
+                    try:
+                        while not self.queue and self.closed is None:
+                            if reader:
+                                # In a signal handler, within poll(), which cannot be entered again.
+                                router.stream.on_readable()
+                            elif deadline is None:
+                                io.pump(None)
+                            elif time.time() >= deadline:
+                                break
+                            else:
+                                io.pump(int(1000 * (deadline - time.time())) + 1)
+                    finally:
+                        if reader:
+                            # What the interrupted wait was for may have come.
+                            os.write(io.wake_w, b'x')
+                        else:
+                            io.hand_on()
+                elif deadline is None:
+                    slept[0].acquire()
+                # Only 3.x.
+                elif PY3:
+                    slept[0].acquire(True, left)
+                # Only 2.x.
+                else:
+                    while not slept[0].acquire(0) and time.time() < deadline:
+                        time.sleep(min(0.02, left))
+                # For both.
+        finally:
+            if slept:
+                with io.lock:
+                    if slept in io.sleepers:
+                        io.sleepers.remove(slept)
+                    elif not io.reading:
+                        # Woken to take the role, and not going to.
+                        io.wake()
+
+    def get(self, timeout=None, block=True):
+        """The next item; TimeoutError after `timeout` seconds or, with block=False, at once; LatchError when closed."""
+        while 1:
+            with io.lock:
+                if self.queue:
+                    return self.queue.pop(0)
+                if self.closed is not None:
+                    raise LatchError(self.closed)
+            if not block or not self.wait(timeout):
+                raise TimeoutError('deadline exceeded.')
+
+
+FIND_GLOBAL = {}
+
+
+# What mitogen/api.py has of this module's names: it is fetched when one of them is first used.
+LAZY = frozenset(
+    'CallError Context ExternalContext Receiver Secret Sender StreamError _unpickle_call_error _unpickle_context '
+    '_unpickle_sender call_message takes_router'.split())
+
+
+def lazy(name):
+    """Called for an attribute that this module lacks."""
+    if name not in LAZY:
+        raise AttributeError("mitogend's child runtime has no mitogen.core." + name)
+    import mitogen.api
+    return getattr(mitogen.api, name)
+
+
+def find_global(module, name):
+    try:
+        return FIND_GLOBAL[module, name]
+    except KeyError:
+        if module == 'mitogen.core' and name in LAZY:
+            return lazy(name)
+        raise Error('%s.%s cannot be sent: only plain values can' % (module, name))
+
+
+def encode_latin1(text, encoding='latin1'):
+    return text.encode('latin-1') if isinstance(text, text_type) else text
+
+
+for cls in Blob, Kwargs:
+    FIND_GLOBAL['mitogen.core', cls.__name__] = cls
+FIND_GLOBAL['__builtin__', 'bytes'] = FIND_GLOBAL['builtins', 'bytes'] = bytes
+FIND_GLOBAL['_codecs', 'encode'] = encode_latin1
+
+if PY3:
+    # Only 3.x.
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module, name):
+            return find_global(module, name)
+
+    def loads(data):
+        """The value of a pickle that holds plain values only."""
+        return Unpickler(BytesIO(data), encoding='bytes').load()
+    # For both.
+    pass
+else:
+    # Only 2.x.
+    def loads(data):
+        unpickler = pickle.Unpickler(BytesIO(data))
+        unpickler.find_global = find_global
+        return unpickler.load()
+    # For both.
+    pass
+
+
+def dumps(obj, dst_id):
+    """The pickle of obj. Protocol 2 for another child, which may be 2.x; the master reads 3, where bytes are bytes."""
+    kind = type(obj)
+    if kind in (bytes, Blob) and len(obj) > 255:
+        head, tail = (b'\x80\x02T', b'.') if kind is bytes else (b'\x80\x02cmitogen.core\nBlob\nT', b'\x85R.')
+        return b''.join((head, Struct('<l').pack(len(obj)), obj, tail))
+    return pickle.dumps(obj, 3 if PY3 and not dst_id else 2)
+
+
+class Stream(object):
+    """The connection with the parent. Any thread sends; the holder of the reader role receives and posts."""
+    # Of the side that reads: handlers of dead routes tell streams apart by this.
+    remote_id = None
+
+    def __init__(self, rfd, wfd):
+        self.rfd = rfd
+        self.wfd = wfd
+        self.wlock = _thread.allocate_lock()
+        self.deferred = []
+        self.buf = b''
+        # Bytes to come of a frame larger than CHUNK.
+        self.need = 0
+
+    def send(self, msg):
+        """Write a message; blocks while the pipe is full. A lost stream is for the reader to notice."""
+        data = msg.data
+        head = HEADER.pack(msg.enc, msg.dst_id, msg.src_id, msg.auth_id, msg.handle, msg.reply_to, len(data))
+        with self.wlock:
+            while self.deferred:
+                # What was posted before goes before.
+                self.write_next()
+            if len(data) < CHUNK:
+                self.write(head + data)
+            else:
+                self.write(head)
+                self.write(data)
+        if self.deferred:
+            self.flush()
+
+    def write(self, data):
+        try:
+            n = os.write(self.wfd, data)
+            if n < len(data):
+                data = memoryview(data)
+        except (OSError, IOError) as e:
+            if e.errno not in (errno.EAGAIN, errno.EINTR):
+                return
+            n = 0
+        while n < len(data):
+            try:
+                n += os.write(self.wfd, data[n:n + 1048576])
+            except (OSError, IOError) as e:
+                if e.errno == errno.EAGAIN:
+                    select.select([], [self.wfd], [])
+                elif e.errno != errno.EINTR:
+                    return
+
+    def post(self, msg):
+        """Send from the reader: never blocks, keeps what cannot be written at once."""
+        self.deferred.append(msg)
+        self.flush()
+
+    def flush(self):
+        while self.deferred and self.wlock.acquire(False):
+            try:
+                poller = select.poll()
+                poller.register(self.wfd, select.POLLOUT)
+                if not poller.poll(0) or not self.deferred:
+                    return
+                self.write_next()
+            finally:
+                self.wlock.release()
+
+    def write_next(self):
+        """Write the oldest posted message. wlock is held."""
+        msg = self.deferred.pop(0)
+        self.write(HEADER.pack(msg.enc, msg.dst_id, msg.src_id, msg.auth_id, msg.handle, msg.reply_to,
+                               len(msg.data)) + msg.data)
+
+    # Only 2.x.
+
+    def begin_large(self, data, length):
+        self.parts = [data]
+
+    def read_large(self):
+        self.parts.append(os.read(self.rfd, min(self.need, 262144)))
+        self.need -= len(self.parts[-1])
+        return self.parts[-1]
+
+    def end_large(self):
+        data = b''.join(self.parts)
+        del self.parts
+        return data
+
+    # Only 3.x.
+
+    def begin_large(self, data, length):
+        """Have the rest of a large frame read to its place: BytesIO gives its own memory away, without a copy."""
+        self.file = FileIO(self.rfd, closefd=False)
+        self.large = BytesIO(bytes(length))
+        self.view = self.large.getbuffer()
+        self.view[:len(data)] = data
+
+    def read_large(self):
+        n = self.file.readinto(self.view[-self.need:])
+        if n is None:
+            raise OSError(errno.EAGAIN, '')
+        self.need -= n
+        return n
+
+    def end_large(self):
+        self.view.release()
+        data = self.large.getvalue()
+        del self.large, self.file
+        return data
+
+    # For both.
+
+    def on_readable(self, _fd=None, _event=None):
+        try:
+            data = self.read_large() if self.need else os.read(self.rfd, CHUNK)
+        except (OSError, IOError) as e:
+            if e.errno in (errno.EAGAIN, errno.EINTR):
+                return
+            data = b''
+        if not data:
+            self.on_lost()
+            return
+        if self.need:
+            return
+        if self.buf is None:
+            data = self.end_large()
+        elif self.buf:
+            data = self.buf + data
+        pos = 0
+        end = len(data)
+        while end - pos >= HEADER_LEN:
+            enc, dst, src, auth, handle, reply_to, length = HEADER.unpack_from(data, pos)
+            if enc not in (MGC, PKL, BIN) or length > router.max_message_size:
+                self.on_lost()
+                return
+            stop = pos + HEADER_LEN + length
+            if stop > end:
+                if length > CHUNK:
+                    self.need = stop - end
+                    self.begin_large(data[pos:], stop - pos)
+                    self.buf = None
+                    return
+                break
+            router.on_message(Message(dst, src, auth, handle, reply_to, data[pos + HEADER_LEN:stop], enc), self)
+            pos = stop
+        self.buf = data[pos:]
+
+    def on_lost(self):
+        io.remove(self.rfd)
+        router.on_stream_lost(self)
+
+
+class Lazy(object):
+    """What it lacks is in the module `rest`, which is fetched when first used."""
+
+    def __getattr__(self, name):
+        if name[0] == '_' or io.lost:
+            raise AttributeError(name)
+        try:
+            __import__(self.rest)
+        except ImportError:
+            raise AttributeError(name)
+        return getattr(sys.modules[self.rest], name).__get__(self)
+
+
+class Router(Lazy):
+    """Delivers to handles of this process; everything else goes to the parent."""
+    rest = 'mitogen.connect'
+
+    def __init__(self, config, stream):
+        self.context_id = config['context_id']
+        self.parent_ids = config['parent_ids']
+        self.max_message_size = config.get('max_message_size', 134217728)
+        self.stream = stream
+        self.handlers = {}
+        # Contexts behind this one, to the stream that leads to them. Filled by parent.py.
+        self.routes = {}
+        self.last_handle = itertools.count(1000)
+        self.contexts = {}
+
+    def myself(self):
+        """The Context of this process."""
+        return self.context_by_id(self.context_id)
+
+    def context_by_id(self, context_id, name=None, via_id=None, create=True):
+        context = self.contexts.get(context_id)
+        if context is None and create:
+            context = self.contexts[context_id] = lazy('Context')(self, context_id, name)
+        return context
+
+    def add_handler(self, fn, handle=None, persist=True, respondent=None, policy=None, overwrite=False):
+        """Call fn(msg), on the reading thread, for each message to `handle` (a new one if None); gives the handle."""
+        if handle is None:
+            handle = next(self.last_handle)
+        elif handle in self.handlers and not overwrite:
+            raise Error('handle %d is in use', handle)
+        self.handlers[handle] = fn, persist, respondent and respondent.context_id, policy
+        if io.lost:
+            self.drop(handle, u'the connection is lost')
+        return handle
+
+    def del_handler(self, handle):
+        self.handlers.pop(handle, None)
+
+    def drop(self, handle, reason):
+        """End a handle with a dead message."""
+        entry = self.handlers.pop(handle, None)
+        if entry:
+            entry[0](Message.dead(reason, dst_id=self.context_id, handle=handle))
+
+    def route(self, msg):
+        """Send a message to where its dst_id says, from any thread."""
+        if len(msg.data) > self.max_message_size:
+            self.refuse(msg, u'message is %d bytes; at most %d are sent' % (len(msg.data), self.max_message_size))
+        elif msg.dst_id == self.context_id:
+            self.deliver(msg, None)
+        else:
+            (self.routes.get(msg.dst_id) or self.stream).send(msg)
+
+    def refuse(self, msg, reason):
+        if msg.reply_to and msg.reply_to != IS_DEAD:
+            dead = Message.dead(reason, dst_id=msg.src_id, handle=msg.reply_to)
+            if msg.src_id == self.context_id:
+                self.deliver(dead, None)
+            else:
+                (self.routes.get(msg.src_id) or self.stream).post(dead)
+
+    def on_message(self, msg, stream):
+        """A message from the parent."""
+        if msg.dst_id == self.context_id:
+            self.deliver(msg, stream)
+        else:
+            self.refuse(msg, u'no route to context %d' % msg.dst_id)
+
+    def deliver(self, msg, stream):
+        entry = self.handlers.get(msg.handle)
+        if entry is None:
+            self.refuse(msg, u'invalid handle')
+            return
+        fn, persist, respondent, policy = entry
+        if respondent is not None and msg.reply_to != IS_DEAD and msg.src_id != respondent:
+            self.refuse(msg, u'reply from unexpected context')
+        elif policy and not policy(msg, stream):
+            self.refuse(msg, u'refused by policy')
+        else:
+            if not persist:
+                self.handlers.pop(msg.handle, None)
+            fn(msg)
+
+    def on_del_route(self, msg):
+        self.forget(int(msg.data.split(b':')[0]))
+
+    def forget(self, gone):
+        """A context is gone: whoever waits for it learns so."""
+        for handle, entry in list(self.handlers.items()):
+            if entry[2] == gone:
+                self.drop(handle, u'the respondent context has disconnected')
+
+    def on_stream_lost(self, stream):
+        io.lost = io.lost or True
+        for handle in [h for h in list(self.handlers) if h >= 1000]:
+            self.drop(handle, u'the connection with the parent is lost')
+        importer.fail_all()
+        dispatcher.latch.close()
+
+
+# What the parent never serves; it answers for older versions, which do not know their own.
+STDLIB = getattr(sys, 'stdlib_module_names', ())
+
+
+class Importer(Lazy):
+    """
+    Serves this process's imports from the parent: a PEP 302 and PEP 451 finder and loader.
+
+    Python holds its import lock (2.x one for all, 3.x one per module) when it calls the finder, so the thread that waits
+    here must not need another thread that imports: the answer is taken from the stream by whoever reads it, and reading
+    never imports. `lock` guards `cache` and `inflight` and is never held over anything that blocks.
+    """
+    # Names of the other generation, and of other systems, that every portable program tries.
+    never = (
+        # Only 3.x.
+        '__builtin__ thread cStringIO cPickle StringIO Queue ConfigParser _winreg urllib2 urlparse httplib _wmi '
+        # Only 2.x.
+        'builtins _thread '
+        # For both.
+        'msvcrt org winreg nt java clr __main__').split()
+    prefix = 'master:'
+    rest = 'mitogen.resources'
+
+    def __init__(self, config, forked=None):
+        self.lock = RLock()
+        # A record, or the reason why there is none, by name.
+        self.cache = forked.cache if forked else {}
+        # What was asked for: the latch that is closed when it is here, and the children's streams that want it, too.
+        self.inflight = {}
+
+    # Only 2.x.
+
+    def find_here(self, name, path):
+        """Does this machine have the module itself?"""
+        tail = name.rpartition('.')[2]
+        if path is None and tail in sys.builtin_module_names:
+            return True
+        for entry in sys.path if path is None else path:
+            found = sys.path_importer_cache.get(entry)
+            if found:
+                if found.find_module(name):
+                    return True
+                continue
+            try:
+                imp.find_module(tail, [entry])
+                return True
+            except ImportError:
+                pass
+
+    # For both.
+
+    def hopeless(self, name):
+        """Is it known, by its name or the packages that it lies in, that the parent has nothing to add?"""
+        top = name.partition('.')[0]
+        if top in self.never or top in STDLIB:
+            return True
+        while '.' in name:
+            name, _, tail = name.rpartition('.')
+            module = sys.modules.get(name)
+            path = getattr(module, '__file__', None)
+            if path and not path.startswith(self.prefix):
+                # This machine's own package: complete, unless it spreads itself over the path.
+                # Only 2.x.
+                try:
+                    with open(path.rstrip('co'), 'rb') as f:
+                        text = f.read()
+                except IOError:
+                    return True
+                return b'extend_path' not in text and b'declare_namespace' not in text
+                # Only 3.x.
+                return getattr(module, '__path__', None) is getattr(module.__spec__, 'submodule_search_locations', None)
+                # For both.
+            record = self.cache.get(name)
+            if type(record) is tuple:
+                return not record[1] or tail not in record[1] and tail + '.' not in record[1]
+
+    def request(self, name):
+        """
+        The module's record (fullname, pkg_present, path, message, related), or the reason why there is none. Asks the
+        parent once, however many threads want it; blocks until the answer is there.
+        """
+        if self.hopeless(name):
+            return ''
+        while 1:
+            record = self.cache.get(name)
+            if record is not None:
+                return record
+            if io.lost:
+                return 'the connection is lost'
+            latch = self.join(name, router.stream.send)[1]
+            if latch:
+                latch.wait()
+
+    def join(self, name, send, stream=None):
+        """
+        The record and None; or, while it is not here, None and the latch that is closed when it is. Asks the parent, through
+        `send`, unless somebody has. A `stream` is a child's, to be answered by answer().
+        """
+        latch = Latch()
+        with self.lock:
+            if name in self.cache:
+                return self.cache[name], None
+            entry = self.inflight.get(name)
+            ask = entry is None
+            if ask:
+                entry = self.inflight[name] = latch, []
+            if stream:
+                entry[1].append(stream)
+        if io.lost:
+            self.fail_all()
+        elif ask:
+            try:
+                send(Message(router.stream.remote_id, handle=GET_MODULE, data=name.encode('utf-8')))
+            except BaseException:
+                # A signal handler raised. Who waits for it, too, asks anew.
+                self.inflight.pop(name, None)
+                latch.close()
+                raise
+        return None, entry[0]
+
+    # Of a child's stream and a name in the cache; set by parent.py.
+    answer = None
+
+    def on_load_module(self, msg):
+        if not has_parent_authority(msg):
+            return
+        name, present, path, source, related = loads(msg.data)
+        # Only 2.x.
+        if not PY3:
+            name, path = [t.encode('utf-8') if isinstance(t, text_type) else t for t in (name, path)]
+        # For both.
+        # Of a name that is not served, the record, and so the answer, is the reason. The source stays in the message, which
+        # may be passed on as it is.
+        record = path or '' if source is None else (name, present, path, msg.data, related)
+        with self.lock:
+            self.cache.setdefault(name, record)
+            latch, streams = self.inflight.pop(name, (None, ()))
+        if latch:
+            latch.close()
+        for stream in streams:
+            self.answer(stream, name)
+
+    def fail_all(self):
+        """Nothing that was asked for will come."""
+        with self.lock:
+            entries = list(self.inflight.values())
+            self.inflight.clear()
+        for latch, _ in entries:
+            latch.close()
+
+    # Only 2.x.
+
+    def find_module(self, name, path=None):
+        if path is None or name.rpartition('.')[0] not in self.cache:
+            if self.find_here(name, path):
+                return None
+        if self.request(name):
+            # Python drops an ImportError of a finder; that of load_module tells the reason.
+            return self
+
+    def load_module(self, name):
+        record = self.record(name)
+        module = sys.modules.get(name)
+        fresh = module is None
+        if fresh:
+            module = sys.modules[name] = type(sys)(name)
+        module.__file__ = self.get_filename(name)
+        module.__loader__ = self
+        module.__package__ = name.rpartition('.')[0] or None
+        if record[1] is not None:
+            module.__path__ = self.search_path(record)
+            module.__package__ = name
+        try:
+            self.exec_module(module)
+        except BaseException:
+            if fresh:
+                sys.modules.pop(name, None)
+            raise
+        return sys.modules[name]
+
+    # Only 3.x.
+
+    def find_spec(self, name, path=None, target=None):
+        # Python imports a package for the sake of a module in it: asked for that, the parent sends both.
+        wanted = name
+        frame = name not in self.cache and sys._getframe(1)
+        while frame and 'importlib' in frame.f_code.co_filename:
+            inner = str(frame.f_locals.get('name'))
+            if inner.startswith(name + '.'):
+                wanted = inner
+            frame = frame.f_back
+        self.request(wanted)
+        record = self.request(name)
+        if type(record) is tuple:
+            # Packages with another path are namespaces.
+            spec = ModuleSpec(name, self, origin=self.get_filename(name) if record[2].endswith('.py') else None)
+            spec.has_location = spec.origin
+            spec.submodule_search_locations = self.search_path(record)
+            return spec
+        if record:
+            raise ModuleNotFoundError('No module named %s (mitogend: %s)' % (name, record), name=name)
+
+    def create_module(self, spec):
+        return None
+
+    # For both.
+
+    def exec_module(self, module):
+        exec(self.get_code(module.__name__), module.__dict__)
+
+    def search_path(self, record):
+        """`__path__` of a package: one entry, for which pkgutil finds a Portion. None of a plain module."""
+        path = record[2]
+        return None if record[1] is None else [self.prefix + (os.path.dirname(path) if path.endswith('.py') else path)]
+
+    def record(self, name):
+        record = self.request(name)
+        if type(record) is not tuple:
+            raise ImportError('No module named %s (mitogend: %s)' % (name, record))
+        return record
+
+    def get_filename(self, name):
+        return self.prefix + self.record(name)[2]
+
+    def get_bytes(self, name):
+        return zlib.decompress(loads(self.record(name)[3])[3])
+
+    def get_source(self, name):
+        source = self.get_bytes(name)
+        # Only 3.x.
+        if PY3:
+            from importlib.util import decode_source
+            return decode_source(source)
+        # Only 2.x.
+        return source.replace(b'\r\n', b'\n').replace(b'\r', b'\n')
+        # For both.
+
+    def get_code(self, name):
+        source = self.get_bytes(name)
+        # Only 2.x.
+        if not PY3:
+            source = self.get_source(name) + b'\n'
+        # For both.
+        return compile(source, self.get_filename(name), 'exec', 0, 1)
+
+
+class Portion(object):
+    """
+    A finder of nothing, which makes known to pkgutil what there is at a path entry of a package that is served. One of
+    them is in sys.meta_path and waits for logging, to have it send its records to the master (see resources.py).
+    """
+
+    def __init__(self, path):
+        if not path.startswith(Importer.prefix):
+            raise ImportError(path)
+        self.path = path
+
+    def iter_modules(self, prefix=''):
+        return importer.list_modules(self.path, prefix)
+
+    # Only 2.x.
+
+    def find_module(self, name, path=None):
+        return self if name == 'logging' else None
+
+    def load_module(self, name):
+        return importer.load_logging(self)
+
+    # Only 3.x.
+
+    def find_spec(self, name, path=None, target=None):
+        if name == 'logging' and not io.lost:
+            return importer.find_logging(self)
+
+    # For both.
+
+
+class Unwind(BaseException):
+    """Raised in a process that was forked off within a call: main() runs args[0] once the stack is unwound."""
+
+
+class Dispatcher(object):
+    """Runs CALL_FUNCTION messages, one at a time, on the main thread."""
+
+    def __init__(self):
+        self.latch = Latch()
+        # chain id: the error of the first call of the chain that failed.
+        self.chains = {}
+        router.add_handler(self.latch.put, CALL_FUNCTION, policy=has_parent_authority)
+
+    @staticmethod
+    def forget_chain(chain_id, econtext=None):
+        dispatcher.chains.pop(chain_id, None)
+
+    def find(self, modname, klass, func):
+        module = sys.modules.get(modname)
+        if module is None:
+            __import__(modname)
+            module = sys.modules[modname]
+        if klass:
+            module = getattr(module, klass)
+        return getattr(module, func)
+
+    def call(self, msg):
+        """The result of one call, or the CallError that answers it."""
+        chain_id = None
+        try:
+            chain_id, modname, klass, func, args, kwargs = loads(msg.data)
+            if chain_id is not None and chain_id in self.chains:
+                return self.chains[chain_id]
+            if not isinstance(modname, str):
+                modname = str(modname)
+            fn = self.find(modname, klass, func)
+            if hasattr(fn, 'mitogen_takes_econtext'):
+                kwargs['econtext'] = lazy('ExternalContext')()
+            if hasattr(fn, 'mitogen_takes_router'):
+                kwargs['router'] = router
+            return fn(*args, **kwargs)
+        except Unwind:
+            raise
+        except BaseException as e:
+            if io.lost:
+                raise
+            error = lazy('CallError')(e)
+            if chain_id is not None:
+                self.chains[chain_id] = error
+            return error
+
+    def run(self):
+        while 1:
+            try:
+                msg = self.latch.get()
+            except LatchError:
+                return
+            except KeyboardInterrupt:
+                continue
+            io.begin_call()
+            try:
+                result = self.call(msg)
+                stdio.flush()
+                if msg.reply_to:
+                    self.reply(msg, result)
+                elif type(result).__name__ == 'CallError':
+                    log(u'call without a reply failed: %s' % result.args[0], 40)
+            finally:
+                io.running = 0
+
+    def reply(self, msg, result):
+        try:
+            reply = Message(msg.src_id, handle=msg.reply_to, data=dumps(result, msg.src_id))
+        except Exception as e:
+            reply = Message.pickled(lazy('CallError')(e), dst_id=msg.src_id, handle=msg.reply_to)
+        router.route(reply)
+
+
+def log(text, level=20, name=u'mitogen'):
+    """Send one line to the master's log."""
+    router.route(Message(0, handle=FORWARD_LOG, data=(u'%s\0%d\0%s' % (name, level, text)).encode('utf-8', 'replace')))
+
+
+class Stdio(object):
+    """Descriptors 1 and 2 as a pipe that this process reads and sends to the master; 0 is /dev/null."""
+
+    def __init__(self, take):
+        self.rfd = None
+        if not take:
+            return
+        null = os.open('/dev/null', os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        self.rfd, wfd = os.pipe()
+        cloexec(self.rfd)
+        import fcntl
+        fcntl.fcntl(self.rfd, fcntl.F_SETFL, fcntl.fcntl(self.rfd, fcntl.F_GETFL) | os.O_NONBLOCK)
+        for fd in 1, 2:
+            os.dup2(wfd, fd)
+        os.close(wfd)
+        # Held from reading the pipe until what was read is on its way, or the reply could overtake it.
+        self.lock = _thread.allocate_lock()
+        io.add(self.rfd, self.on_readable)
+        self.poller = select.poll()
+        self.poller.register(self.rfd, select.POLLIN)
+
+    def on_readable(self, _fd=None, _event=None, wait=False):
+        """Post what was printed; True if there was something."""
+        if not self.lock.acquire(wait):
+            return
+        try:
+            if self.rfd and self.poller.poll(0):
+                data = os.read(self.rfd, CHUNK)
+                if data:
+                    router.stream.post(Message(0, handle=FORWARD_LOG, data=b'stdio\00020\0' + data))
+                    return True
+                io.remove(self.rfd)
+                os.close(self.rfd)
+                self.rfd = None
+        finally:
+            self.lock.release()
+
+    def flush(self):
+        """Post all that was printed so far, so that it comes before the reply."""
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except Exception:
+            pass
+        # A pipe holds a little more than one read takes.
+        if self.rfd and self.on_readable(wait=True):
+            self.on_readable(wait=True)
+
+
+def cloexec(fd):
+    import fcntl
+    fcntl.fcntl(fd, fcntl.F_SETFD, fcntl.fcntl(fd, fcntl.F_GETFD) | fcntl.FD_CLOEXEC)
+
+
+def main_decorator(**_kwargs):
+    """`@mitogen.main()` marks the function that only the program at the root of the tree runs."""
+    return lambda fn: fn
+
+
+def setup(conf, rfd, wfd, take_stdio=True):
+    """Make this process the context that conf describes."""
+    global config, io, router, importer, dispatcher, stdio, main_thread
+    config = conf
+    main_thread = _thread.get_ident()
+    io = Io()
+    stream = Stream(rfd, wfd)
+    stream.remote_id = config['parent_ids'][0]
+    router = Router(config, stream)
+    importer = Importer(config, importer)
+    stdio = Stdio(take_stdio)
+    dispatcher = Dispatcher()
+    router.add_handler(importer.on_load_module, LOAD_MODULE)
+    router.add_handler(router.on_del_route, DEL_ROUTE, policy=has_parent_authority)
+    router.add_handler(lambda msg: stream.on_lost(), SHUTDOWN, policy=has_parent_authority)
+    io.add(rfd, stream.on_readable)
+    sys.modules['mitogen'].__dict__.update(
+        context_id=config['context_id'], parent_id=config['parent_ids'][0], parent_ids=config['parent_ids'])
+
+
+def main(config, source, rfd=0, wfd=1):
+    """Serve as the context that config describes, over two descriptors, until the parent is gone; then exit."""
+    global core_source
+    core_source = source
+    null = 0
+    while null < 3:
+        # One of 0 to 2 was closed: not to be taken for the stream, since Stdio is going to replace it.
+        null = os.open('/dev/null', os.O_RDWR)
+    os.close(null)
+    fds = os.dup(rfd), os.dup(wfd)
+    for fd in fds:
+        cloexec(fd)
+    core = sys.modules[__name__]
+    core.__file__ = 'master:mitogen/core.py'
+    package = sys.modules['mitogen']
+    package.__dict__.update(core=core, __path__=[], is_master=False, main=main_decorator, __version__=(0, 3, 3))
+    setup(config, *fds)
+    plug(core, package)
+    router.stream.write(b'MITO002\n')
+    if 'logging' in sys.modules:
+        importer.watch_log(sys.modules['logging'])
+    become = None
+    while not io.lost:
+        try:
+            dispatcher.run()
+        except Unwind as e:
+            become = e.args[0]
+        except KeyboardInterrupt:
+            # evict()
+            pass
+        except Exception as e:
+            log(lazy('CallError')(e).args[0], 50)
+            os._exit(1)
+        if become:
+            become()
+            become = None
+    sys.exit(0)
+
+
+def plug(core, package):
+    """Make the importer one of Python's; of a process that was forked off, in place of the one that it had."""
+    core.__loader__ = package.__loader__ = importer
+    for i, finder in enumerate(sys.meta_path):
+        if type(finder) is Importer:
+            sys.meta_path[i] = importer
+            return
+    sys.meta_path.insert(len(sys.meta_path) if PY3 else 0, importer)
+    sys.path_hooks.append(Portion)
+    sys.meta_path.insert(0, Portion(Importer.prefix))

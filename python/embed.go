@@ -1,0 +1,174 @@
+package python
+
+import (
+	_ "embed"
+	"encoding/base64"
+	"fmt"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+//go:embed first_stage.py
+var firstStage string
+
+//go:embed core.py
+var core string
+
+var stub = sync.OnceValue(func() string {
+	return fmt.Sprintf(`import zlib,binascii;exec(zlib.decompress(binascii.a2b_base64("%s")))`,
+		base64.StdEncoding.EncodeToString(deflate([]byte(squeeze(Shrink(firstStage))))))
+})
+
+// cores has core.py for 2.x and for 3.x.
+var cores = sync.OnceValue(func() map[int]string {
+	return map[int]string{2: Shrink(generation(core, 2)), 3: Shrink(generation(core, 3))}
+})
+
+// Core is the source of core.py as children of Python 2.x or 3.x run it.
+func Core(major int) string { return cores()[major] }
+
+// Stub is the text for `python -c`. It holds no character that any shell treats specially within single quotes: no
+// quote, newline, dollar, backtick, exclamation mark or backslash.
+func Stub() string { return stub() }
+
+// Preamble is what the stub of a Python of that sys.hexversion reads after it wrote MITO000: one line with a size, then that
+// many bytes of zlib. The values of config may be nil, bool, int, string, and slices, arrays and maps (by string) of these.
+func Preamble(config map[string]any, hexVersion uint32) ([]byte, error) {
+	literal, err := Literal(config)
+	if err != nil {
+		return nil, err
+	}
+	core, ok := packedCores()[int(hexVersion>>24)]
+	if !ok {
+		return nil, fmt.Errorf("python: there is no runtime for sys.hexversion %#x", hexVersion)
+	}
+	stream := core.with([]byte("\x00" + literal))
+	return append([]byte(strconv.Itoa(len(stream))+"\n"), stream...), nil
+}
+
+var packedCores = sync.OnceValue(func() map[int]packed {
+	m := map[int]packed{}
+	for major, source := range cores() {
+		m[major] = pack([]byte(source))
+	}
+	return m
+})
+
+func deflate(data []byte) []byte { return pack(data).with(nil) }
+
+// Literal writes v as a Python literal that means the same in both generations.
+func Literal(v any) (string, error) {
+	var b strings.Builder
+	if err := literal(&b, v); err != nil {
+		return "", err
+	}
+	return b.String(), nil
+}
+
+func literal(b *strings.Builder, v any) error {
+	switch v := v.(type) {
+	case nil:
+		b.WriteString("None")
+	case bool:
+		if v {
+			b.WriteString("True")
+		} else {
+			b.WriteString("False")
+		}
+	case int:
+		b.WriteString(strconv.Itoa(v))
+	case uint32:
+		b.WriteString(strconv.FormatUint(uint64(v), 10))
+	case string:
+		b.WriteString("u" + strconv.QuoteToASCII(v))
+	case []string:
+		return list(b, len(v), func(i int) any { return v[i] })
+	case []int:
+		return list(b, len(v), func(i int) any { return v[i] })
+	case []any:
+		return list(b, len(v), func(i int) any { return v[i] })
+	case map[string]any:
+		keys := make([]string, 0, len(v))
+		for k := range v {
+			keys = append(keys, k)
+		}
+		sort.Strings(keys)
+		b.WriteByte('{')
+		for _, k := range keys {
+			b.WriteString(strconv.QuoteToASCII(k) + ":")
+			if err := literal(b, v[k]); err != nil {
+				return err
+			}
+			b.WriteByte(',')
+		}
+		b.WriteByte('}')
+	default:
+		return fmt.Errorf("python: no literal for a %T", v)
+	}
+	return nil
+}
+
+func list(b *strings.Builder, n int, at func(int) any) error {
+	b.WriteByte('[')
+	for i := range n {
+		if err := literal(b, at(i)); err != nil {
+			return err
+		}
+		b.WriteByte(',')
+	}
+	b.WriteByte(']')
+	return nil
+}
+
+// Module is a part of the child runtime that is served over the importer.
+type Module struct {
+	Path string // for tracebacks
+	Text string
+}
+
+//go:embed api.py
+var api string
+
+//go:embed channel.py
+var channel string
+
+//go:embed guard.py
+var guard string
+
+//go:embed connect.py
+var connect string
+
+//go:embed launch.py
+var launch string
+
+//go:embed parent.py
+var parent string
+
+//go:embed process.py
+var process string
+
+//go:embed program.py
+var program string
+
+//go:embed resources.py
+var resources string
+
+// Modules gives the parts of the runtime that a child imports when it needs them, by name.
+func Modules() map[string]Module {
+	return map[string]Module{
+		"mitogen.api":       {Path: "mitogen/api.py", Text: Shrink(api)},
+		"mitogen.channel":   {Path: "mitogen/channel.py", Text: Shrink(channel)},
+		"mitogen.guard":     {Path: "mitogen/guard.py", Text: Shrink(guard)},
+		"mitogen.connect":   {Path: "mitogen/connect.py", Text: Shrink(connect)},
+		"mitogen.launch":    {Path: "mitogen/launch.py", Text: Shrink(launch)},
+		"mitogen.parent":    {Path: "mitogen/parent.py", Text: Shrink(parent)},
+		"mitogen.process":   {Path: "mitogen/process.py", Text: Shrink(process)},
+		"mitogen.program":   {Path: "mitogen/program.py", Text: Shrink(program)},
+		"mitogen.resources": {Path: "mitogen/resources.py", Text: Shrink(resources)},
+		// A child of the other generation than its parent needs what the parent's own core lacks.
+		"mitogen.core2": {Path: "mitogen/core2.py", Text: "SOURCE=b" + strconv.QuoteToASCII(Core(2)) + "\n"},
+		"mitogen.core3": {Path: "mitogen/core3.py", Text: "SOURCE=b" + strconv.QuoteToASCII(Core(3)) + "\n"},
+	}
+}

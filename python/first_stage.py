@@ -1,0 +1,51 @@
+# The whole of what stands in the target's command line. Syntax of Python 2.4 on, so that an old interpreter can say so.
+import os, select, sys, zlib
+
+
+def write(text):
+    os.write(1, text.encode())
+
+
+def read(n):
+    data = "".encode()
+    while len(data) < n:
+        try:
+            chunk = os.read(0, n - len(data))
+        except OSError:
+            # A non-blocking stdin (sudo with log_output).
+            if sys.exc_info()[1].errno != 11 and sys.exc_info()[1].errno != 35:
+                raise
+            select.select([0], [], [])
+            continue
+        if not chunk:
+            os._exit(1)
+        data += chunk
+    return data
+
+
+class Module(type(sys)):
+    def __getattr__(self, name):
+        return self.lazy(name)
+
+
+def start():
+    v = sys.version_info[:2]
+    if v < (2, 7) or (3, 0) <= v < (3, 6):
+        write("MITOERR %s is Python %d.%d; 2.7 or 3.6 and later is needed\n" % ((sys.executable,) + v))
+        os._exit(1)
+    # An entry '' means the current directory, which may be unreadable.
+    sys.path[:] = [p for p in sys.path if p]
+    write("MITO000 %x\n" % sys.hexversion)
+    size = "".encode()
+    while size[-1:] != "\n".encode():
+        size += read(1)
+    parts = zlib.decompress(read(int(size))).split("\0".encode())
+    write("MITO001\n")
+    # 2.x looks up the parent package at each import within a module of a dotted name.
+    sys.modules["mitogen"] = type(sys)("mitogen")
+    module = sys.modules["mitogen.core"] = Module("mitogen.core")
+    exec(compile(parts[0], "master:mitogen/core.py", "exec", 0, 1), module.__dict__)
+    module.main(eval(parts[1]), parts[0])
+
+
+start()

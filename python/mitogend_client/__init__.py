@@ -1,0 +1,211 @@
+"""
+Lets a program that was written for Mitogen's own master run under the daemon, unchanged.
+
+install() waits until the program imports mitogen.master. From then on its first Router is a client of the daemon's socket, named
+by $MITOGEND_SOCKET: what it connects without via= is started by the daemon, as children of the same Mitogen, whose modules and
+log records come from and go to this process. 2.7 and 3.6 and later, any Mitogen from 0.2.10.
+"""
+import os
+import socket
+import struct
+import sys
+
+_attached = []
+
+
+def install():
+    """Have patch() called when mitogen.master has been imported."""
+    if os.environ.get('MITOGEND_SOCKET'):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder(object):
+    """Finds mitogen.master by the other finders, and patches what they load."""
+
+    def __init__(self):
+        self.busy = False
+
+    def find_spec(self, name, path=None, target=None):
+        if name != 'mitogen.master' or self.busy:
+            return None
+        import importlib.util
+        self.busy = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.busy = False
+        if spec is not None:
+            sys.meta_path.remove(self)
+            spec.loader = _Loader(spec.loader)
+        return spec
+
+    def find_module(self, name, path=None):
+        """2.x only; 3.x asks find_spec."""
+        if name == 'mitogen.master' and sys.version_info[0] == 2:
+            return self
+        return None
+
+    def load_module(self, name):
+        sys.meta_path.remove(self)
+        __import__(name)
+        patch(sys.modules[name])
+        return sys.modules[name]
+
+
+class _Loader(object):
+    """Stands in for a module's loader while it is loaded."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def create_module(self, spec):
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module):
+        module.__spec__.loader = module.__loader__ = self.loader
+        self.loader.exec_module(module)
+        patch(module)
+
+
+def patch(master):
+    """Make the routers of that mitogen.master clients of the daemon."""
+    import mitogen.core
+    import mitogen.parent
+    init = master.Router.__init__
+    connect = master.Router.connect
+
+    def patched_init(self, *args, **kwargs):
+        # A second router of one process would need a context id of its own, and Mitogen keeps it in a global.
+        sock = None if _attached else _dial()
+        if sock:
+            _attached.append(self)
+        try:
+            init(self, *args, **kwargs)
+            if sock:
+                _attach(self, *sock)
+        except BaseException:
+            if sock:
+                _attached.remove(self)
+                sock[0].close()
+            raise
+
+    def patched_connect(self, method_name, name=None, **kwargs):
+        daemon = self.__dict__.get('_mitogend_context')
+        if daemon is None or kwargs.get('via') is not None or method_name == 'fork':
+            # A fork is one of this process.
+            return connect(self, method_name, name=name, **kwargs)
+        return _connect(self, daemon, method_name, name, kwargs)
+
+    master.Router.__init__ = patched_init
+    master.Router.connect = patched_connect
+
+
+def _dial():
+    """A connection with the daemon, after the handshake, and what it said."""
+    import mitogen
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(os.environ['MITOGEND_SOCKET'])
+        sock.sendall(struct.pack('>L', os.getpid()))
+        hello = b''
+        while len(hello) < 12:
+            data = sock.recv(12 - len(hello))
+            if not data:
+                raise EnvironmentError('mitogend closed the connection')
+            hello += data
+    except BaseException:
+        sock.close()
+        raise
+    own_id, daemon_id, pid = struct.unpack('>LLL', hello)
+    mitogen.context_id = own_id
+    mitogen.parent_id = daemon_id
+    mitogen.parent_ids = [daemon_id]
+    return sock, daemon_id, pid
+
+
+def _attach(router, sock, daemon_id, pid):
+    """What mitogen.unix.connect does with a fresh router, and the ids of forked children from the daemon."""
+    import mitogen
+    import mitogen.core
+    import mitogen.parent
+
+    stream = mitogen.core.MitogenProtocol.build_stream(router, daemon_id)
+    stream.accept(sock, sock)
+    stream.name = u'mitogend.%d' % (pid,)
+
+    def lost():
+        mitogen.context_id = 0
+        mitogen.parent_id = None
+        mitogen.parent_ids = []
+        if router in _attached:
+            _attached.remove(router)
+
+    mitogen.core.listen(stream, 'disconnect', lost)
+    mitogen.core.listen(router.broker, 'shutdown', lambda: router.disconnect_stream(stream))
+    context = mitogen.parent.Context(router, daemon_id)
+    router.register(context, stream)
+    router.id_allocator = mitogen.parent.ChildIdAllocator(router)
+    router.route_monitor.parent = context
+    # Where a router that is not context 0 looks for what its forks may import.
+    router.importer = _Lists(router.responder)
+    router._mitogend_context = context
+    # Services of this program are asked for at context 0, where the daemon is.
+    context.send(mitogen.core.Message.pickled(
+        (None, 'mitogend', None, 'own_services', (), mitogen.core.Kwargs({})),
+        dst_id=daemon_id, handle=mitogen.core.CALL_FUNCTION))
+
+
+class _Lists(object):
+    """What Mitogen reads of a child's importer when that child makes another."""
+
+    def __init__(self, responder):
+        self.responder = responder
+
+    master_whitelist = property(lambda self: self.responder.whitelist)
+    master_blacklist = property(lambda self: self.responder.blacklist)
+
+
+def _connect(router, daemon, method_name, name, kwargs):
+    """Router.connect without via=, by the daemon. Raises what Mitogen's own would."""
+    import mitogen.core
+    import mitogen.parent
+    if name:
+        name = mitogen.core.to_text(name)
+    kwargs.pop('via', None)
+    klass = mitogen.parent.get_connection_class(method_name)
+    kwargs.setdefault('debug', router.debug)
+    kwargs.setdefault('profiling', router.profiling)
+    kwargs.setdefault('unidirectional', router.unidirectional)
+    # Refuses what the method does not take.
+    klass.options_class(
+        old_router=router, max_message_size=router.max_message_size, name=name, **mitogen.core.Kwargs(kwargs))
+    kwargs['log_level'] = mitogen.parent.get_log_level()
+    reply = daemon.call(
+        mitogen.parent._proxy_connect, name=name, method_name=method_name, kwargs=mitogen.core.Kwargs(kwargs))
+    if reply['msg'] is not None:
+        raise _error(method_name, reply['msg'])
+    context = router.context_class(router, reply['id'], name=reply['name'])
+    router._write_lock.acquire()
+    try:
+        router._context_by_id[context.context_id] = context
+    finally:
+        router._write_lock.release()
+    return context
+
+
+def _error(method_name, text):
+    """The exception of Mitogen's own that has this text."""
+    import mitogen.core
+    import mitogen.parent
+    prefix = 'error occurred on host '
+    if text.startswith(prefix):
+        text = text[len(prefix):].partition(': ')[2]
+    if text.startswith(mitogen.parent.Connection.eof_error_msg):
+        return mitogen.parent.EofError('%s', text)
+    module = sys.modules.get('mitogen.' + method_name)
+    for klass, names in (
+            ('PasswordError', ('password_incorrect_msg', 'password_required_msg', 'auth_incorrect_msg')),
+            ('HostKeyError', ('hostkey_failed_msg', 'hostkey_config_msg'))):
+        if hasattr(module, klass) and text in [getattr(module, n, None) for n in names]:
+            return getattr(module, klass)('%s', text)
+    return mitogen.core.StreamError('%s', text)

@@ -1,0 +1,32 @@
+package python
+
+import (
+	"bytes"
+	"compress/zlib"
+	"io"
+	"strings"
+	"testing"
+)
+
+func TestPack(t *testing.T) {
+	for _, text := range []string{"", "x", core, strings.Repeat("long ", 50000)} {
+		for _, end := range []string{"", "end", strings.Repeat("e", maxStored), strings.Repeat("e", 3*maxStored+1)} {
+			r, err := zlib.NewReader(bytes.NewReader(pack([]byte(text)).with([]byte(end))))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(r)
+			if err != nil || string(got) != text+end {
+				t.Errorf("%d and %d bytes: got %d, %v", len(text), len(end), len(got), err)
+			}
+		}
+	}
+}
+
+func BenchmarkPreamble(b *testing.B) {
+	for b.Loop() {
+		if _, err := Preamble(map[string]any{"context_id": 1, "parent_ids": []int{0}}, 0x030b0000); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

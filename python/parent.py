@@ -1,0 +1,784 @@
+"""
+What only a child with children of its own needs: streams to them, routes, and the forwarding of modules. It comes over the
+importer as mitogen.parent.
+
+attach() turns a leaf into a parent, once. From then on one thread is always there to read (a waiter whose latch never closes
+takes the reader role when nobody else does), and what is written goes through a Writer, a queue in front of a non-blocking
+descriptor, so that the reader never waits for anybody.
+
+A full queue. The frame that fills it is taken; then its sender is stopped until half of the queue is gone: a child that sends
+for itself is not read, and a stream that carries somebody else's frames is told by a FLOW message, since what it carries for
+others must go on. FLOW goes from neighbour to neighbour towards the sender. A peer that takes nothing for STALL seconds gets
+no more frames until it does, and their senders dead messages.
+
+Locks: Relay.spawning is taken first, and alone but for the others. Writer.lock guards a queue; Io.lock may be taken under it.
+Everything else of a Relay belongs to the reader; other threads hand it work by call_soon().
+"""
+from __future__ import absolute_import
+
+import atexit
+import errno
+import fcntl
+import os
+import select
+import signal
+import threading
+import time
+from collections import deque
+
+import mitogen.core as core
+from mitogen.core import HEADER, HEADER_LEN, Message, _thread
+
+ADD_ROUTE = 103
+FORWARD_MODULE = 108
+# Ours alone: `id:1` asks a neighbour to send nothing to that context, `id:0` ends it. Others refuse the handle, and no harm.
+FLOW = 990
+
+# Bytes that may wait for one peer.
+LIMIT = 4 << 20
+# Seconds without progress after which a peer whose queue is full is not waited for.
+STALL = 60
+# Largest read of a frame that is on its way; a large frame is kept and passed on in such parts.
+PART = 1 << 18
+# Names that a child may have asked for and not got; more is no import.
+MAX_ASKED = 10000
+# Contexts that one stream is remembered to have sent to.
+MAX_TALKED = 1 << 16
+
+clock = getattr(time, 'monotonic', time.time)
+relay = None
+
+
+def read_id(data):
+    """The context id of `id` or `id:more`."""
+    context_id = int(data.split(b':')[0])
+    if not 0 < context_id < 1 << 32:
+        raise ValueError('%d is no context' % context_id)
+    return context_id
+
+
+def nonblock(fd):
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_NONBLOCK)
+
+
+class Writer(object):
+    """The queue in front of a descriptor. Any thread puts; whoever finds the descriptor writable writes."""
+
+    def __init__(self, fd, on_error=None):
+        self.fd = fd
+        # Called on the reader when the descriptor is broken.
+        self.on_error = on_error
+        self.lock = threading.RLock()
+        self.queue = deque()
+        # Of the first part: bytes that are written.
+        self.offset = 0
+        self.size = 0
+        self.written = 0
+        # The reader is to call flush() when the descriptor is writable.
+        self.armed = False
+        self.closed = False
+        # What to call when no more than so many bytes wait.
+        self.on_room = []
+        # Seconds, counted by Relay.inspect, without progress while the queue is full.
+        self.idle = 0
+        nonblock(fd)
+
+    @property
+    def full(self):
+        return self.size > LIMIT and self.idle < STALL
+
+    @property
+    def stalled(self):
+        return self.size > LIMIT and self.idle >= STALL
+
+    def put(self, *parts):
+        """Queue bytes, all of them or none, and write what can be written; never blocks."""
+        with self.lock:
+            if self.closed:
+                return
+            for part in parts:
+                if part:
+                    self.queue.append(part)
+                    self.size += len(part)
+            if not self.armed:
+                self.flush()
+
+    def when_room(self, fn, limit=LIMIT // 2):
+        """Call fn, on any thread, when no more than `limit` bytes wait; that may be at once."""
+        with self.lock:
+            if not self.closed and self.size > limit:
+                self.on_room.append((limit, fn))
+                return
+        fn()
+
+    def flush(self):
+        """Write until the descriptor takes no more. The lock is held."""
+        queue = self.queue
+        while queue:
+            part = queue[0]
+            if len(queue) > 1 and len(part) < 8192 and not self.offset:
+                part = self.join()
+            try:
+                n = os.write(self.fd, memoryview(part)[self.offset:self.offset + (1 << 20)])
+            except (OSError, IOError) as e:
+                if e.errno == errno.EINTR:
+                    continue
+                if e.errno != errno.EAGAIN:
+                    self.close()
+                    if self.on_error:
+                        relay.call_soon(self.on_error)
+                    return
+                break
+            self.size -= n
+            self.written += n
+            self.offset += n
+            self.idle = 0
+            if self.offset == len(part):
+                queue.popleft()
+                self.offset = 0
+        if self.on_room:
+            self.tell_room()
+        if bool(queue) != self.armed:
+            self.armed = bool(queue)
+            relay.call_soon(relay.rearm, self)
+
+    def join(self):
+        """Make one part of the small ones that come first."""
+        parts = []
+        size = 0
+        while self.queue and size < core.CHUNK:
+            parts.append(self.queue.popleft())
+            size += len(parts[-1])
+        self.queue.appendleft(b''.join(parts))
+        return self.queue[0]
+
+    def tell_room(self):
+        waiting, self.on_room = self.on_room, []
+        self.on_room = [entry for entry in waiting if self.size > entry[0]]
+        for limit, fn in waiting:
+            if self.size <= limit:
+                fn()
+
+    def close(self):
+        """Drop what waits, and all that comes."""
+        with self.lock:
+            self.closed = True
+            self.queue.clear()
+            self.size = self.offset = 0
+            if self.armed:
+                self.armed = False
+                relay.call_soon(relay.rearm, self)
+            self.tell_room()
+
+
+class Link(object):
+    """A stream of a parent: with its own parent, or with a child. Reading belongs to the reader; any thread sends."""
+    # Messages that the leaf's stream would keep for later.
+    deferred = ()
+
+    def __init__(self, rfd, wfd, remote_id, on_end=None):
+        self.rfd = rfd
+        self.wfd = wfd
+        self.remote_id = remote_id
+        self.on_end = on_end
+        self.writer = Writer(wfd, self.on_lost)
+        self.buf = b''
+        # A frame that comes in parts: its header, what came, or None if it is skipped, and the bytes still to come.
+        self.head = self.parts = None
+        self.need = 0
+        # Modules that were sent, those that are asked for and not answered, and all that ever were; for stats(), how often
+        # something was asked, and asked again.
+        self.modules = set()
+        self.asked = set()
+        self.known = set()
+        self.requests = self.repeats = 0
+        # Contexts that were sent to from there; and whether it may exchange messages with parents only.
+        self.talked = set()
+        self.unidirectional = False
+        # Somebody waits for room in the queue.
+        self.watched = False
+        self.lost = False
+
+    def post(self, msg):
+        """Queue a message; never blocks."""
+        data = msg.data
+        head = HEADER.pack(msg.enc, msg.dst_id, msg.src_id, msg.auth_id, msg.handle, msg.reply_to, len(data))
+        if len(data) < core.CHUNK:
+            self.writer.put(head + data)
+        else:
+            self.writer.put(head, data)
+
+    def send(self, msg):
+        """Queue a message; a thread other than the reader waits for room."""
+        while relay.blocked(msg.dst_id, self) and not relay.reading_here():
+            latch = core.Latch()
+            relay.call_soon(relay.when_free, msg.dst_id, latch.close)
+            latch.wait()
+        if self.writer.stalled:
+            core.router.refuse(msg, u'context %d reads nothing, and its queue is full' % msg.dst_id)
+        else:
+            self.post(msg)
+
+    def on_readable(self, _fd=None, _event=None):
+        try:
+            data = os.read(self.rfd, min(self.need, PART) if self.need else core.CHUNK)
+        except (OSError, IOError) as e:
+            if e.errno in (errno.EAGAIN, errno.EINTR):
+                return
+            data = b''
+        if not data:
+            self.on_lost()
+        elif self.need:
+            self.need -= len(data)
+            if self.parts is not None:
+                self.parts.append(data)
+            if not self.need:
+                head, parts, self.parts = self.head, self.parts, None
+                self.take(head, parts)
+        else:
+            self.parse(self.buf + data if self.buf else data)
+
+    def parse(self, data):
+        pos = 0
+        end = len(data)
+        while end - pos >= HEADER_LEN and not self.lost:
+            head = HEADER.unpack_from(data, pos)
+            length = head[6]
+            stop = pos + HEADER_LEN + length
+            if head[0] not in (core.MGC, core.PKL, core.BIN):
+                relay.log(u'context %d sent no frame but %r' % (self.remote_id, data[pos:pos + HEADER_LEN]), 40)
+                self.on_lost()
+                return
+            if stop > end and length > core.CHUNK:
+                self.head = head
+                self.need = stop - end
+                self.parts = [data[pos:]] if length <= core.router.max_message_size else None
+                pos = end
+            if stop > end:
+                break
+            self.take(head, [data[pos:stop]] if length <= core.router.max_message_size else None)
+            pos = stop
+        self.buf = data[pos:]
+
+    def take(self, head, parts):
+        """A frame has come. Whatever is wrong with it harms nobody else."""
+        try:
+            if parts is None:
+                relay.refuse(head, u'message is %d bytes; at most %d are sent' % (head[6], core.router.max_message_size))
+            else:
+                relay.on_frame(head, parts, self)
+        except Exception as e:
+            relay.log(u'a message from context %d for handle %d: %r' % (head[2], head[4], e), 40)
+
+    def on_lost(self):
+        if not self.lost:
+            self.lost = True
+            relay.on_lost(self)
+
+
+class Relay(object):
+    """Routes between the parent and the children, and passes modules down."""
+
+    def __init__(self):
+        self.router = core.router
+        self.importer = core.importer
+        self.upstream = None
+        self.children = {}
+        # Held while descriptors are made and given to a process, so that no other process inherits them.
+        self.spawning = threading.Lock()
+        # The poller's: what to do for a descriptor; its Writer; what it is polled for.
+        self.readers = {}
+        self.writers = {}
+        self.events = {}
+        # The thread that handles an event just now.
+        self.reader = None
+        self.jobs = deque()
+        # What is not read until a context may be sent to; who else waits for that; and which neighbour has been told of it.
+        self.held = {}
+        self.waiting = []
+        self.told = set()
+        # Contexts that a neighbour does not want messages for.
+        self.stopped = set()
+        # A token of the thread that counts seconds.
+        self.patrolling = None
+        # Never closed: who waits for it reads when nobody else does.
+        self.forever = core.Latch()
+        # Called at the end, each to end what it has started.
+        self.at_end = []
+        # Called for further descriptors of this process that nobody else may keep open.
+        self.owners = []
+        self.wake_r, self.wake_w = os.pipe()
+        for fd in self.wake_r, self.wake_w:
+            core.cloexec(fd)
+            nonblock(fd)
+
+    def start(self):
+        """Take over from the leaf's stream. Runs on the reader, so that nobody else reads or posts."""
+        old = self.router.stream
+        with old.wlock:
+            new = self.upstream = Link(old.rfd, old.wfd, old.remote_id)
+            data = old.buf
+            if old.need:
+                # Within a large frame.
+                data = bytes(old.view[:-old.need]) if core.PY3 else b''.join(old.parts)
+            for msg in old.deferred:
+                new.post(msg)
+            old.deferred = []
+            # For threads that wait for wlock at this moment.
+            old.write = Assembler(new.writer).write
+            old.post = new.post
+            self.router.stream = new
+        self.router.on_stream_lost = self.on_parent_lost
+        self.importer.answer = self.send_module
+        for handle, fn, policy in (
+                (core.GET_MODULE, self.on_get_module, self.from_child),
+                (ADD_ROUTE, self.on_add_route, self.from_child),
+                (core.DEL_ROUTE, self.on_del_route, self.from_neighbour),
+                (FLOW, self.on_flow, self.from_neighbour),
+                (FORWARD_MODULE, self.on_forward_module, core.has_parent_authority)):
+            self.router.add_handler(fn, handle, policy=policy, overwrite=True)
+        self.read_from(new.rfd, new.on_readable)
+        if core.stdio.rfd is not None:
+            self.read_from(core.stdio.rfd, self.on_stdio)
+        core.io.evict = self.evict
+        atexit.register(self.leave)
+        new.parse(data)
+
+    def own(self):
+        """Descriptors of this process that nobody else may keep open."""
+        fds = set(self.events) | set(self.writers) | set((self.wake_r, self.wake_w))
+        for link in list(self.children.values()) + [self.upstream]:
+            fds.update((link.rfd, link.wfd))
+        for owner in self.owners:
+            fds.update(owner())
+        return fds
+
+    def log(self, text, level=20):
+        """As core.log, from the reader."""
+        self.upstream.post(Message(0, handle=core.FORWARD_LOG,
+                                   data=(u'mitogen\0%d\0%s' % (level, text)).encode('utf-8', 'replace')))
+
+    # The end.
+
+    def on_parent_lost(self, _stream):
+        self.read_from(self.upstream.rfd, self.upstream.on_readable, False)
+        type(self.router).on_stream_lost(self.router, self.upstream)
+        # Not later: so all levels of the tree learn of it at once.
+        for link in list(self.children.values()):
+            link.on_lost()
+        self.check()
+
+    def evict(self):
+        """The parent is lost and user code runs. Only the first signal comes before our own children are gone."""
+        if core.io.lost is True and not core.io.running:
+            # The main thread is on its way out, and may be in leave().
+            core.io.lost = time.time()
+        elif core.io.lost is True or not any([end(False) for end in self.at_end]):
+            type(core.io).evict(core.io)
+
+    def leave(self):
+        """The process ends: so does what it has started. On the main thread."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for link in list(self.children.values()):
+            self.call_soon(link.on_lost)
+        busy = self.at_end
+        while busy:
+            busy = [end for end in busy if end(True)]
+            time.sleep(0.003)
+
+    # The poller.
+
+    def call_soon(self, fn, *args):
+        """Run fn on the reader."""
+        self.jobs.append((fn, args))
+        try:
+            os.write(self.wake_w, b'x')
+        except (OSError, IOError):
+            # Full: the reader will wake.
+            pass
+
+    def on_wake(self, _fd, _event):
+        try:
+            os.read(self.wake_r, 4096)
+        except (OSError, IOError):
+            pass
+        self.reader = _thread.get_ident()
+        try:
+            while self.jobs:
+                fn, args = self.jobs.popleft()
+                fn(*args)
+        finally:
+            self.reader = None
+
+    def reading_here(self):
+        return self.reader == _thread.get_ident()
+
+    def rearm(self, writer):
+        """The writer wants, or no longer wants, to know when its descriptor is writable."""
+        if not writer.closed:
+            self.writers[writer.fd] = writer
+        elif self.writers.get(writer.fd) is writer:
+            del self.writers[writer.fd]
+        else:
+            # The descriptor is somebody else's by now.
+            return
+        self.poll_for(writer.fd)
+
+    def read_from(self, fd, handler, on=True):
+        """Start or stop to read from a descriptor."""
+        self.readers[fd] = handler
+        self.events[fd] = select.POLLIN if on else 0
+        self.poll_for(fd)
+
+    def poll_for(self, fd):
+        writer = self.writers.get(fd)
+        mask = self.events.get(fd, 0) | (select.POLLOUT if writer and writer.armed else 0)
+        if mask:
+            core.io.handlers[fd] = self.on_event
+            core.io.poller.register(fd, mask)
+        else:
+            core.io.remove(fd)
+
+    def on_event(self, fd, event):
+        self.reader = _thread.get_ident()
+        try:
+            writer = self.writers.get(fd)
+            if writer and writer.armed and event & ~select.POLLIN:
+                with writer.lock:
+                    writer.flush()
+            if event & ~select.POLLOUT and self.events.get(fd):
+                self.readers[fd](fd, event)
+        finally:
+            self.reader = None
+
+    def drop(self, fd):
+        """Forget a descriptor, which is then closed."""
+        for table in self.events, self.readers, self.writers, self.held:
+            table.pop(fd, None)
+        core.io.remove(fd)
+
+    # Full queues.
+
+    def way(self, dst):
+        return self.router.routes.get(dst) or self.upstream
+
+    def blocked(self, dst, link):
+        return not core.io.lost and (link.writer.full or dst in self.stopped)
+
+    def when_free(self, dst, fn):
+        """Call fn once that context may be sent to."""
+        self.waiting.append((dst, fn))
+        self.check()
+
+    def hold(self, fd, dst):
+        """Read no more from fd until that context may be sent to."""
+        if self.events.get(fd):
+            self.read_from(fd, self.readers[fd], False)
+            self.held[fd] = dst
+            self.watch(dst)
+
+    def stop(self, link, src, dst):
+        """The link has brought a message for a context that takes no more for now."""
+        if src == link.remote_id and link is not self.upstream:
+            self.hold(link.rfd, dst)
+        elif (link, dst) not in self.told:
+            self.told.add((link, dst))
+            link.post(Message(link.remote_id, handle=FLOW, data=b'%d:1' % dst))
+            self.watch(dst)
+
+    def watch(self, dst):
+        """Somebody waits until that context may be sent to."""
+        link = self.way(dst)
+        if not link.watched:
+            link.watched = True
+            link.writer.when_room(lambda: self.call_soon(self.on_room, link))
+        if not self.patrolling:
+            self.patrolling = token = object()
+            _thread.start_new_thread(self.patrol, (token,))
+
+    def on_room(self, link):
+        link.watched = False
+        self.check()
+
+    def check(self):
+        """Let go on who waits for nothing any more."""
+        still = set()
+
+        def free(dst):
+            if self.blocked(dst, self.way(dst)):
+                still.add(dst)
+                return False
+            return True
+        for fd, dst in list(self.held.items()):
+            if free(dst):
+                del self.held[fd]
+                self.read_from(fd, self.readers[fd])
+        for link, dst in list(self.told):
+            if free(dst):
+                self.told.discard((link, dst))
+                link.post(Message(link.remote_id, handle=FLOW, data=b'%d:0' % dst))
+        waiting, self.waiting = self.waiting, []
+        for dst, fn in waiting:
+            if free(dst):
+                fn()
+            else:
+                self.waiting.append((dst, fn))
+        for dst in still:
+            if self.way(dst).writer.full:
+                self.watch(dst)
+
+    def patrol(self, token):
+        """On a thread of its own, while anybody waits."""
+        while self.patrolling is token:
+            time.sleep(1)
+            self.call_soon(self.inspect)
+
+    def inspect(self):
+        for link in list(self.children.values()) + [self.upstream]:
+            if link.writer.size > LIMIT:
+                link.writer.idle += 1
+        self.check()
+        if not (self.held or self.told or self.waiting):
+            self.patrolling = None
+
+    def on_flow(self, msg):
+        dst = read_id(msg.data)
+        link = self.router.routes.get(dst, self.upstream)
+        if link.remote_id != msg.src_id:
+            return
+        if msg.data.endswith(b':1'):
+            self.stopped.add(dst)
+        else:
+            self.stopped.discard(dst)
+            self.check()
+
+    def on_stdio(self, fd, event):
+        core.stdio.on_readable(fd, event)
+        if core.stdio.rfd is None:
+            # It has closed the descriptor.
+            self.drop(fd)
+        elif self.blocked(0, self.upstream):
+            self.hold(fd, 0)
+
+    # Routing.
+
+    def from_child(self, msg, stream):
+        """Policy: from an immediate child."""
+        return stream is not None and self.children.get(msg.src_id) is stream
+
+    def from_neighbour(self, msg, stream):
+        """Policy: from an immediate child, or from the parent."""
+        return stream is not None and msg.src_id == stream.remote_id or msg.src_id == self.upstream.remote_id
+
+    def add_child(self, link):
+        """Take a child into the tree. On the reader."""
+        self.children[link.remote_id] = self.router.routes[link.remote_id] = link
+        self.upstream.post(Message(self.upstream.remote_id, handle=ADD_ROUTE, data=b'%d' % link.remote_id))
+        self.read_from(link.rfd, link.on_readable)
+        if core.io.lost:
+            link.on_lost()
+
+    def refuse(self, head, reason):
+        _, dst, src, auth, handle, reply_to, _ = head
+        self.router.refuse(Message(dst, src, auth, handle, reply_to), reason)
+
+    def on_frame(self, head, parts, link):
+        """A frame that came in. The first of its parts begins with the header."""
+        enc, dst, src, auth, handle, reply_to, _ = head
+        routes = self.router.routes
+        below = link is not self.upstream
+        if below and (routes.get(src) is not link or auth != src and routes.get(auth) is not link):
+            self.log(u'dropped a message with a false source: %d, by authority of %d, from below context %d' % (
+                src, auth, link.remote_id), 30)
+            return
+        if dst == self.router.context_id:
+            data = parts[0][HEADER_LEN:] if len(parts) == 1 else b''.join(parts)[HEADER_LEN:]
+            self.router.deliver(Message(dst, src, auth, handle, reply_to, data, enc), link)
+            return
+        out = routes.get(dst)
+        if out is None and below:
+            out = self.upstream
+        if out is None or out is link:
+            self.refuse(head, u'no route to context %d' % dst)
+        elif link.unidirectional and dst not in self.router.parent_ids or \
+                out.unidirectional and src not in self.router.parent_ids:
+            self.refuse(head, u'context %d may not send to context %d: one of them talks to its parents only' % (src, dst))
+        elif out.writer.stalled:
+            self.refuse(head, u'context %d reads nothing, and its queue is full' % dst)
+        else:
+            if len(link.talked) < MAX_TALKED:
+                link.talked.add(dst)
+            out.writer.put(*parts)
+            if self.blocked(dst, out):
+                self.stop(link, src, dst)
+
+    def on_add_route(self, msg):
+        link = self.children[msg.src_id]
+        route_id = read_id(msg.data)
+        if self.router.routes.get(route_id, link) is not link or route_id in self.router.parent_ids \
+                or route_id == self.router.context_id:
+            self.log(u'refused a route to context %d' % route_id, 30)
+            return
+        self.router.routes[route_id] = link
+        self.upstream.post(Message(self.upstream.remote_id, handle=ADD_ROUTE, data=msg.data))
+
+    def on_del_route(self, msg):
+        gone = read_id(msg.data)
+        link = self.children.get(msg.src_id)
+        if link is None:
+            self.tell(gone, self.upstream)
+        elif gone != link.remote_id and self.router.routes.get(gone) is link:
+            self.lose([gone], link)
+
+    def tell(self, gone, source):
+        """This process and the children that have sent to a lost context learn of it."""
+        self.router.forget(gone)
+        for link in list(self.children.values()):
+            if link is not source and gone in link.talked:
+                link.talked.discard(gone)
+                link.post(Message(link.remote_id, handle=core.DEL_ROUTE, data=b'%d' % gone))
+        if gone in self.stopped:
+            self.stopped.discard(gone)
+            self.check()
+
+    def lose(self, ids, link):
+        for gone in ids:
+            self.router.routes.pop(gone, None)
+            self.upstream.post(Message(self.upstream.remote_id, handle=core.DEL_ROUTE, data=b'%d' % gone))
+            self.tell(gone, link)
+
+    def on_lost(self, link):
+        """A stream has ended: everything behind it is gone."""
+        if link is self.upstream:
+            self.router.on_stream_lost(link)
+            return
+        if self.children.get(link.remote_id) is not link:
+            return
+        del self.children[link.remote_id]
+        for fd in link.rfd, link.wfd:
+            self.drop(fd)
+        link.writer.close()
+        self.told = set(pair for pair in self.told if pair[0] is not link)
+        self.lose([i for i, via in list(self.router.routes.items()) if via is link], link)
+        for fd in set((link.rfd, link.wfd)):
+            os.close(fd)
+        self.check()
+        if link.on_end:
+            link.on_end()
+
+    # Modules.
+
+    def on_get_module(self, msg):
+        """A child asks: answer from what is here, or ask the parent once for everybody. Never blocks."""
+        link = self.children[msg.src_id]
+        name = msg.data.decode('utf-8', 'replace')
+        if not isinstance(name, str):
+            name = name.encode('utf-8')
+        link.requests += 1
+        link.repeats += name in link.known
+        if len(link.known) < MAX_ASKED:
+            link.known.add(name)
+        if name in link.asked:
+            return
+        if len(link.asked) >= MAX_ASKED:
+            self.log(u'context %d asks for too many modules at once' % link.remote_id, 40)
+            link.on_lost()
+            return
+        link.asked.add(name)
+        _, latch = self.importer.join(name, self.upstream.post, link)
+        if latch is None:
+            self.send_module(link, name)
+
+    def send_module(self, link, name):
+        """The answer to a request; related modules that are here go first."""
+        link.asked.discard(name)
+        record = self.importer.cache.get(name)
+        if type(record) is not tuple:
+            reason = record if record is None or isinstance(record, core.text_type) else record.decode('utf-8', 'replace')
+            text = name if isinstance(name, core.text_type) else name.decode('utf-8', 'replace')
+            link.post(Message.pickled((text, None, reason, None, ()), dst_id=link.remote_id, handle=core.LOAD_MODULE))
+            return
+        for related in record[4] or ():
+            self.push_module(link, related if isinstance(related, str) else related.encode('utf-8'), name)
+        self.push_module(link, name, name)
+
+    def push_module(self, link, name, asked=None):
+        record = self.importer.cache.get(name)
+        if type(record) is not tuple or name in link.modules:
+            return
+        package = name.rpartition('.')[0]
+        if package and package not in link.modules and package != asked:
+            self.push_module(link, package, asked)
+            if package not in link.modules and name != asked:
+                return
+        link.modules.add(name)
+        link.post(Message(link.remote_id, handle=core.LOAD_MODULE, data=record[3]))
+
+    def on_forward_module(self, msg):
+        """The parent pushes a module, which it has sent here, towards a context below."""
+        target, _, name = msg.data.partition(b'\0')
+        if not isinstance(name, str):
+            name = name.decode('utf-8')
+        link = self.router.routes.get(int(target))
+        if link is None:
+            return
+        self.push_module(link, name)
+        if link.remote_id != int(target):
+            link.post(Message(link.remote_id, handle=FORWARD_MODULE, data=msg.data))
+
+
+class Assembler(object):
+    """What the leaf's stream still writes, in pieces, becomes whole frames in the queue."""
+
+    def __init__(self, writer):
+        self.writer = writer
+        self.data = b''
+
+    def write(self, data):
+        data = self.data + data
+        if len(data) >= HEADER_LEN and len(data) == HEADER_LEN + HEADER.unpack_from(data)[6]:
+            self.writer.put(data)
+            data = b''
+        self.data = data
+
+
+attaching = threading.Lock()
+
+
+def attach():
+    """Make this process fit to have children; gives the Relay. Not on the reader."""
+    global relay
+    with attaching:
+        if relay is None:
+            new = Relay()
+            started = core.Latch()
+
+            def start():
+                global relay
+                relay = new
+                new.start()
+                started.close()
+
+            def begin(_msg):
+                new.jobs.append((start, ()))
+                core.io.add(new.wake_r, new.on_wake)
+                os.write(new.wake_w, b'x')
+            # The parent answers a message that has no handle with a dead one. So begin() runs on the thread that reads,
+            # whichever that is and whatever it polls; start() then, when it is done with what it has read.
+            core.router.stream.send(Message(core.router.stream.remote_id, reply_to=core.router.add_handler(begin, persist=False)))
+            started.wait()
+            _thread.start_new_thread(relay.forever.wait, ())
+    return relay
+
+
+def upgrade_router(econtext):
+    """Mitogen's name for attach(). The routers of this runtime need no upgrade."""
+    attach()
+
+
+def stats():
+    """What this process does for its children: counts for each of them, by context id."""
+    links = relay.children if relay else {}
+    return dict((i, {u'requests': link.requests, u'repeats': link.repeats, u'modules': len(link.modules),
+                     u'queued': link.writer.size, u'written': link.writer.written})
+                for i, link in list(links.items()))

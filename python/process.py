@@ -1,0 +1,170 @@
+"""
+Ends processes that this one has started: each leads a process group, and nothing of the group is left. It comes over the
+importer as mitogen.process.
+"""
+from __future__ import absolute_import
+
+import errno
+import os
+import signal
+import socket
+import threading
+import time
+
+import mitogen.core as core
+import mitogen.parent as parent
+from mitogen.core import _thread
+
+# Seconds between SIGTERM and SIGKILL, and after SIGKILL until a process that the kernel holds is given up.
+KILL_AFTER = 0.3
+GIVE_UP = 2
+# Seconds between two looks, the first and the longest: the kernel tells nobody that a process group has become empty.
+POLL = 0.002
+SLOW_POLL = 0.02
+
+
+def patience():
+    """
+    Seconds that a process gets to leave after it has lost its connection. Less in the depth of a tree: when everything there
+    has lost it at the same moment, a parent is still there to end its children. The guard ends the topmost after 2.3.
+    """
+    return max(0.3, 1.7 - 0.2 * len(core.router.parent_ids))
+
+
+def pair():
+    """Two connected sockets, as descriptors that no program inherits."""
+    fds = []
+    for end in socket.socketpair():
+        fds.append(os.dup(end.fileno()))
+        core.cloexec(fds[-1])
+        end.close()
+    return fds
+
+
+def pipe():
+    """os.pipe(), closed on exec."""
+    fds = os.pipe()
+    for fd in fds:
+        core.cloexec(fd)
+    return fds
+
+
+class Process(object):
+    """A child process, the leader of a group. With reap=False somebody else sets `status`, its wait status."""
+
+    def __init__(self, pid, reap=True):
+        self.pid = pid
+        self.reap = reap
+        self.status = None
+        self.on_gone = None
+        self.term_at = self.kill_at = None
+
+    def poll(self):
+        """The wait status, or None while it runs; 0 if somebody else has taken it."""
+        while self.status is None and self.reap:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except (OSError, IOError) as e:
+                if e.errno == errno.EINTR:
+                    continue
+                self.status = 0
+                break
+            if not pid:
+                break
+            self.status = status
+        return self.status
+
+    def signal(self, signum):
+        """Signal the group; False if there is none, or none that we may signal."""
+        try:
+            os.killpg(self.pid, signum)
+            return True
+        except (OSError, IOError):
+            return False
+
+    def step(self, now):
+        """Do what is due to end it; True when nothing of it is left."""
+        if self.poll() is not None:
+            if not self.signal(0):
+                return True
+            # What its leader has left behind.
+            self.term_at = min(self.term_at, now)
+        if self.kill_at is None and now >= self.term_at:
+            self.signal(signal.SIGTERM)
+            self.kill_at = now + KILL_AFTER
+        elif self.kill_at is not None and now >= self.kill_at:
+            self.signal(signal.SIGKILL)
+            if now >= self.kill_at + GIVE_UP:
+                core.log(u'process %d does not end after SIGKILL' % self.pid, 40)
+                return True
+        return False
+
+
+class Ender(object):
+    """Ends processes, on a thread of its own while there are any."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        # Every process that is to be gone when this one is, and those that are to leave now.
+        self.alive = set()
+        self.leaving = set()
+        self.running = False
+
+    def end(self, process, wait=None, on_gone=None):
+        """The process has `wait` seconds to leave. on_gone() is called, on the ender's thread, when it is gone."""
+        with self.lock:
+            due = parent.clock() + (patience() if wait is None else wait)
+            process.term_at = due if process.term_at is None else min(due, process.term_at)
+            if on_gone:
+                process.on_gone = on_gone
+            self.leaving.add(process)
+            start = not self.running
+            self.running = True
+        if start:
+            _thread.start_new_thread(self.run, ())
+
+    def run(self):
+        pause = POLL
+        while 1:
+            self.pass_over()
+            with self.lock:
+                if not self.leaving:
+                    self.running = False
+                    return
+            time.sleep(pause)
+            pause = min(1.3 * pause, SLOW_POLL)
+
+    def pass_over(self):
+        for process in list(self.leaving):
+            if process.step(parent.clock()):
+                with self.lock:
+                    gone = process in self.leaving
+                    self.leaving.discard(process)
+                    self.alive.discard(process)
+                if gone and process.on_gone:
+                    process.on_gone()
+
+    def at_end(self, final):
+        """For Relay.at_end: whether anything is left; with final=True, on the main thread, it is to leave."""
+        if final:
+            for process in list(self.alive):
+                if process.term_at is None:
+                    process.term_at = parent.clock() + patience()
+                    self.leaving.add(process)
+            # Where the interpreter ends, no thread can be counted on.
+            self.pass_over()
+        return bool(self.alive)
+
+
+ender = None
+
+
+def start():
+    """Make this process a parent that ends what it has started; gives the Relay and the Ender. Not on the reader."""
+    global ender
+    relay = parent.attach()
+    with parent.attaching:
+        if ender is None:
+            ender = Ender()
+            relay.at_end.append(ender.at_end)
+    return relay, ender

@@ -1,0 +1,380 @@
+"""
+What a child seldom needs of its importer: what packages contain, data files, metadata of what is installed where the modules
+come from, and the search order of --prefer here. It comes over the importer as mitogen.resources when first used; what
+mitogen.core.Importer lacks is looked up here, and called with the importer.
+
+Requests go to context 0 as GET_RESOURCE with a handle for the reply, like a call; whoever is between passes them on.
+"""
+from __future__ import absolute_import
+
+import errno
+import io
+import os
+import sys
+
+import mitogen.core as core
+from mitogen.core import Latch, Message
+
+GET_RESOURCE = 112
+
+
+def ask(*question):
+    """
+    The master's answer. Questions are `read`, package, file; `list`, package, directory; `installed`; and `metadata`,
+    project. Raises ChannelError with its reason when it has none.
+    """
+    latch = Latch()
+    handle = core.router.add_handler(latch.put, persist=False, policy=core.has_parent_authority)
+    core.router.route(Message(0, handle=GET_RESOURCE, reply_to=handle, data=core.dumps(question, 0)))
+    return latch.get().unpickle()
+
+
+def missing(path, why=None):
+    return (IOError if sys.version_info[0] == 2 else FileNotFoundError)(
+        errno.ENOENT, 'not served' if why is None else why, path)
+
+
+def read(package, name):
+    """The bytes of a package's data file; IOError with the master's reason."""
+    try:
+        return ask(u'read', core.text_type(package), core.text_type(name))
+    except core.ChannelError as e:
+        raise missing(package.replace('.', '/') + '/' + name, str(e))
+
+
+# Logging.
+
+def watch_log(importer, logging):
+    """Have the root logger send to the master what passes the level of the config."""
+    def emit(record):
+        try:
+            text = handler.format(record)
+            if isinstance(text, bytes):
+                text = text.decode('utf-8', 'replace')
+            core.log(text, record.levelno, record.name)
+        except Exception:
+            handler.handleError(record)
+    handler = logging.Handler()
+    handler.emit = emit
+    logging.root.addHandler(handler)
+    logging.root.setLevel(core.config.get('log_level', 30))
+
+
+def load_logging(importer, finder):
+    """2.x imports logging; `finder`, which was asked for it, has done its work."""
+    sys.meta_path.remove(finder)
+    __import__('logging')
+    watch_log(importer, sys.modules['logging'])
+    return sys.modules['logging']
+
+
+def find_logging(importer, finder):
+    """The same for 3.x: a spec whose loader goes on to watch_log()."""
+    from _frozen_importlib import _find_spec
+    sys.meta_path.remove(finder)
+    spec = _find_spec('logging', None)
+    load = spec.loader.exec_module
+
+    def exec_module(module):
+        del spec.loader.exec_module
+        load(module)
+        watch_log(importer, module)
+    spec.loader.exec_module = exec_module
+    return spec
+
+
+# What Importer has not itself.
+
+def is_package(importer, name):
+    return importer.record(name)[1] is not None
+
+
+def invalidate_caches(importer):
+    """Forget negative answers: importlib.invalidate_caches() says that things have changed."""
+    with importer.lock:
+        for name in [n for n, record in importer.cache.items() if type(record) is not tuple]:
+            del importer.cache[name]
+
+
+def packages(importer):
+    """Pairs of the directory, in the form of `__path__`, and the record of each package that was received."""
+    for record in list(importer.cache.values()):
+        if type(record) is tuple and record[1] is not None:
+            yield importer.search_path(record)[0], record
+
+
+def list_modules(importer, path, prefix):
+    """For pkgutil: the names of the modules of the package with that entry in its `__path__`, and if they are packages."""
+    for directory, record in packages(importer):
+        if directory == path:
+            for name in sorted(record[1]):
+                # A package ends in a dot.
+                yield prefix + str(name.rstrip('.')), name.endswith('.')
+            return
+
+
+def get_data(importer, path):
+    """The content of the file with that path, as it is made of `__file__`; IOError if there is none."""
+    best = None
+    for directory, record in packages(importer):
+        if path.startswith(directory + '/') and (best is None or len(directory) > len(best[0])):
+            best = directory, record
+    if best:
+        return read(best[1][0], path[len(best[0]) + 1:])
+    for record in list(importer.cache.values()):
+        if type(record) is tuple and importer.prefix + record[2] == path:
+            return importer.get_bytes(record[0])
+    raise missing(path, 'not in a package that is served')
+
+
+def get_resource_reader(importer, name):
+    return Reader(name) if importer.is_package(name) else None
+
+
+class Reader(object):
+    """importlib.abc.ResourceReader, and TraversableResources, of a package."""
+
+    def __init__(self, package):
+        self.package = package
+
+    def files(self):
+        return Resource(self.package)
+
+    def open_resource(self, name):
+        return io.BytesIO(read(self.package, name))
+
+    def resource_path(self, name):
+        # Has the caller make a temporary file.
+        raise missing(name)
+
+    def is_resource(self, name):
+        return self.files().joinpath(name).is_file()
+
+    def contents(self):
+        return iter(self.files().entries())
+
+
+class Resource(object):
+    """importlib.abc.Traversable: a file or a directory in a package."""
+
+    def __init__(self, package, path='', parent=None):
+        self.package = package
+        self.path = path
+        self.parent = parent
+        self.listing = None
+        self.children = {}
+
+    def __repr__(self):
+        return 'Resource(%r, %r)' % (self.package, self.path)
+
+    @property
+    def name(self):
+        return (self.path or self.package.replace('.', '/')).rpartition('/')[2]
+
+    def entries(self):
+        """The entries of a directory: name, and whether it is a directory. Asked for once."""
+        if self.listing is None:
+            try:
+                listing = ask(u'list', core.text_type(self.package), core.text_type(self.path))
+            except core.ChannelError as e:
+                raise missing(self.name, str(e))
+            self.listing = dict((str(name), is_dir) for name, is_dir in listing)
+        return self.listing
+
+    def iterdir(self):
+        for name in sorted(self.entries()):
+            yield self.joinpath(name)
+
+    def kind(self):
+        """True of a directory, False of a file, None of neither."""
+        if self.parent is None:
+            return True
+        try:
+            return self.parent.entries().get(self.name)
+        except (IOError, OSError):
+            return None
+
+    def is_dir(self):
+        return self.kind() is True
+
+    def is_file(self):
+        return self.kind() is False
+
+    def exists(self):
+        return self.kind() is not None
+
+    def joinpath(self, *descendants):
+        resource = self
+        for part in '/'.join(str(d) for d in descendants).split('/'):
+            if part == '..':
+                raise missing(part, 'leads out of its directory')
+            if part not in ('', '.'):
+                resource = resource.children.setdefault(
+                    part, Resource(self.package, (resource.path + '/' + part).lstrip('/'), resource))
+        return resource
+
+    def __truediv__(self, child):
+        return self.joinpath(child)
+
+    def read_bytes(self):
+        return read(self.package, self.path)
+
+    def read_text(self, encoding=None, errors=None):
+        with self.open(encoding=encoding, errors=errors) as f:
+            return f.read()
+
+    def open(self, mode='r', *args, **kwargs):
+        if mode not in ('r', 'rb', 'rt'):
+            raise ValueError('cannot be opened in mode %r: it is not on this machine' % (mode,))
+        data = io.BytesIO(self.read_bytes())
+        return data if mode == 'rb' else io.TextIOWrapper(data, *args, **kwargs)
+
+
+@property
+def archive(importer):
+    """3.9 asks no loader for files(), only zipimport's by this attribute."""
+    frame = sys._getframe(2)
+    if sys.version_info[:2] != (3, 9) or frame.f_code.co_name != 'fallback_resources':
+        raise AttributeError('archive')
+    import importlib._common as common
+    plain = common.from_package
+
+    def from_package(package):
+        if getattr(package.__spec__.loader, 'cache', None) is importer.cache:
+            return Resource(package.__name__)
+        return plain(package)
+    # From now on. The call that is under way takes what looks to it like a zip file.
+    common.from_package = from_package
+    return archive_of(Resource(frame.f_locals['spec'].name), importer)
+
+
+def archive_of(root, importer):
+    import zipfile
+
+    class Archive(zipfile.CompleteDirs):
+        filename = importer.search_path(importer.record(root.package))[0]
+
+        def __init__(self):
+            pass
+
+        def __fspath__(self):
+            return self.filename
+
+        def namelist(self):
+            def walk(directory):
+                for entry in directory.iterdir():
+                    if entry.is_dir():
+                        names.append('./' + entry.path + '/')
+                        walk(entry)
+                    else:
+                        names.append('./' + entry.path)
+            names = ['./']
+            walk(root)
+            return names
+
+        def open(self, name, mode='r', pwd=None):
+            return io.BytesIO(read(root.package, name[2:]))
+
+        def close(self):
+            pass
+    return Archive()
+
+
+# importlib.metadata.
+
+def find_distributions(importer, context=None):
+    """What is installed where the modules come from, for importlib.metadata and for its backport."""
+    import importlib
+    metadata = importlib.import_module(type(context).__module__ if context else 'importlib.metadata')
+    cls = distribution_class(metadata.Distribution)
+    name = getattr(context, 'name', None)
+    try:
+        if name is None:
+            return iter([cls(*found) for found in ask(u'installed')])
+        return iter([cls(*ask(u'metadata', core.text_type(name)))])
+    except core.ChannelError:
+        return iter(())
+
+
+def distribution_class(base):
+    import pathlib
+
+    class Located(pathlib.PurePosixPath):
+        """A file of a project: its path where the modules come from, and its content."""
+        resource = None
+
+        def exists(self):
+            # Only a package tells what it has.
+            return self.resource is None or self.resource.exists()
+
+        def content(self):
+            if self.resource is None:
+                raise missing(str(self), 'not in a package')
+            return self.resource
+
+        def open(self, *args, **kwargs):
+            return self.content().open(*args, **kwargs)
+
+        def read_bytes(self):
+            return self.content().read_bytes()
+
+        def read_text(self, *args, **kwargs):
+            return self.content().read_text(*args, **kwargs)
+
+    class Distribution(base):
+        """A project: `texts` has its metadata files, all of them or, until another one is read, entry points alone."""
+
+        def __init__(self, name, version, path, texts, whole):
+            self.project, self.path, self.texts, self.whole = name, path, dict(texts), whole
+            self.packages = {}
+
+        @property
+        def _normalized_name(self):
+            return self.project.lower().replace('-', '_').replace('.', '_')
+
+        def read_text(self, filename):
+            name = str(filename)
+            if not self.whole and name not in self.texts:
+                self.texts, self.whole = dict(ask(u'metadata', core.text_type(self.project))[3]), True
+            data = self.texts.get(name)
+            return data if data is None else data.decode('utf-8')
+
+        def locate_file(self, path):
+            located = Located(core.Importer.prefix + os.path.dirname(self.path), str(path))
+            package, _, rest = str(path).partition('/')
+            if rest and '.' not in package:
+                located.resource = self.packages.setdefault(package, Resource(package)).joinpath(rest)
+            return located
+    return Distribution
+
+
+# --prefer here.
+
+def prefer_here():
+    """Have what is served found before what this machine has, but for the standard library. Called by the master."""
+    if not core.STDLIB:
+        core.STDLIB = own_library()
+    core.Importer.find_here = lambda importer, name, path: False
+    finders = sys.meta_path
+    for i, finder in enumerate(finders):
+        if getattr(finder, '__name__', None) == 'PathFinder':
+            finders.remove(core.importer)
+            finders.insert(i, core.importer)
+            return
+
+
+def own_library():
+    """The top-level names of the standard library of a Python that does not know them."""
+    home = os.path.dirname(os.__file__)
+    names = set(sys.builtin_module_names)
+    for directory in [home] + [p for p in sys.path if p.startswith(home + os.sep)]:
+        if 'site-packages' in directory or 'dist-packages' in directory or not os.path.isdir(directory):
+            continue
+        for entry in os.listdir(directory):
+            stem, dot, _ = entry.partition('.')
+            if dot or os.path.exists(os.path.join(directory, entry, '__init__.py')):
+                names.add(stem)
+                if stem.endswith('module'):
+                    # lib-dynload of 2.x.
+                    names.add(stem[:-6])
+    return frozenset(names)

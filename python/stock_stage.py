@@ -1,0 +1,42 @@
+"""
+Run by first_stage.py in place of our core: it makes this interpreter a child of the user's own Mitogen, whose core it runs as
+__main__ without starting another interpreter. The core takes the descriptors it reads and writes from its configuration.
+"""
+import os
+import sys
+
+
+def feed(fd, data):
+    """Write the core's own source into the pipe that it reads it from; a pipe holds less than that."""
+    try:
+        while data:
+            data = data[os.write(fd, data):]
+    finally:
+        os.close(fd)
+
+
+def main(boot, _source):
+    """
+    `boot` has `source`, the core; `config`, what its ExternalContext takes; and `filename`, for tracebacks.
+    """
+    source = boot['source'].encode('utf-8')
+    config = boot['config']
+    config['version'] = tuple(config['version'])
+    # Kept, since 2.x clears the globals of a module that is dropped, and these are ours.
+    sys.stock_boot = [sys.modules.pop(name) for name in ('__main__', 'mitogen.core', 'mitogen')]
+    core = type(sys)('__main__')
+    sys.modules['__main__'] = core
+    r, w = os.pipe()
+    config['core_src_fd'] = r
+    # Descriptors 0 and 1 become /dev/null and a log; the core closes the one that it is given.
+    config['in_fd'] = os.dup(0)
+    while config['in_fd'] < 3:
+        config['in_fd'] = os.dup(0)
+    try:
+        from _thread import start_new_thread
+    except ImportError:
+        from thread import start_new_thread
+    # The core cuts off the last line, where Mitogen's preamble has the call that starts it.
+    start_new_thread(feed, (w, source + '\n\n'.encode()))
+    exec(compile(source, boot['filename'], 'exec', 0, 1), core.__dict__)
+    core.ExternalContext(config).main()

@@ -1,0 +1,427 @@
+"""A child with children of its own: routes, modules passed down, full queues. The children are sockets of the test."""
+from __future__ import absolute_import
+
+import errno
+import os
+import socket
+import sys
+import threading
+import time
+
+import harness
+
+core = harness.load()
+FLOW = 990
+
+
+def refuse(parent, header, data):
+    """The parent answers what has no handle."""
+    parent.send(header[5], b'invalid handle', reply_to=core.IS_DEAD)
+
+
+def frame(dst, src, auth, handle, data=b'', reply_to=0, enc=None):
+    return core.HEADER.pack(enc or core.MGC, dst, src, auth, handle, reply_to, len(data)) + data
+
+
+class Peer(object):
+    """A child at the other end of a socketpair."""
+
+    def __init__(self, relay, context_id):
+        import mitogen.parent
+        self.context_id = context_id
+        self.socket, other = socket.socketpair()
+        self.socket.settimeout(harness.DEADLINE)
+        fd = os.dup(other.fileno())
+        other.close()
+        self.link = mitogen.parent.Link(fd, fd, context_id)
+        relay.call_soon(relay.add_child, self.link)
+
+    def send(self, dst, handle, data=b'', src=None, auth=None, **kwargs):
+        src = self.context_id if src is None else src
+        self.socket.sendall(frame(dst, src, src if auth is None else auth, handle, data, **kwargs))
+
+    def read(self, n):
+        parts = []
+        while n:
+            data = self.socket.recv(min(n, 1 << 20))
+            if not data:
+                raise EOFError
+            parts.append(data)
+            n -= len(data)
+        return b''.join(parts)
+
+    def receive(self):
+        """The next frame: its header and its payload."""
+        header = core.HEADER.unpack(self.read(core.HEADER_LEN))
+        return header, self.read(header[6])
+
+
+def descriptors():
+    # Less that of the directory itself.
+    return set(fd for fd in os.listdir('/proc/self/fd') if os.path.lexists('/proc/self/fd/' + fd))
+
+
+class ParentTest(harness.TestCase):
+    def relay(self, modules=(), **kwargs):
+        handlers = kwargs.pop('handlers', {})
+        handlers[0] = refuse
+        self.master = self.parent(dict(modules), handlers=handlers, **kwargs)
+        import mitogen.parent
+        import mitogen.process
+        mitogen.parent.relay = mitogen.process.ender = None
+        self.parent_module = mitogen.parent
+        relay = mitogen.parent.attach()
+        self.assertIs(mitogen.parent.attach(), relay)
+        self.addCleanup(self.stop, relay)
+        return relay
+
+    def stop(self, relay):
+        """End its thread: there is one Io at a time."""
+        relay.forever.close()
+        relay.call_soon(int)
+        harness.eventually('nobody reads', lambda: not core.io.reading)
+
+    def peer(self, relay, context_id):
+        peer = Peer(relay, context_id)
+        self.addCleanup(peer.socket.close)
+        harness.eventually('the child is there', lambda: context_id in relay.children)
+        return peer
+
+    def peers(self, relay, *ids):
+        return [self.peer(relay, i) for i in ids]
+
+    def arrived(self, handle):
+        """What has come to the master for that handle."""
+        return [(h, d) for h, d in list(self.master.other) if h[4] == handle]
+
+    def wait_for(self, handle, count=1):
+        harness.eventually('%d messages for %d' % (count, handle), lambda: len(self.arrived(handle)) >= count)
+        return self.arrived(handle)
+
+    def test_modules(self):
+        relay = self.relay({'pkg': '', 'pkg.a': 'x = 1', 'pkg.b': ''}, related={'pkg.a': ['pkg.b']})
+        for peer in self.peers(relay, 2, 3):
+            for name in b'pkg', b'pkg.a', b'nothing':
+                peer.send(1, core.GET_MODULE, name)
+            got = []
+            while len(got) < 3:
+                header, data = peer.receive()
+                self.assertEqual(header[1:5], (peer.context_id, 1, 1, core.LOAD_MODULE))
+                got.append(core.loads(data))
+            self.assertEqual([r[0] for r in got], ['pkg', 'pkg.a', 'nothing'])
+            self.assertEqual(got[2][3], None)
+        self.assertEqual(sorted(self.master.asked), ['nothing', 'pkg', 'pkg.a'])
+
+    def test_one_request_for_all(self):
+        """Threads here and children wait for the same answer."""
+        relay = self.relay({'late': 'x = 1'}, held=['late'])
+        peers = self.peers(relay, 2, 3)
+        for peer in peers + peers:
+            peer.send(1, core.GET_MODULE, b'late')
+        local = []
+        thread = threading.Thread(target=lambda: local.append(core.importer.request('late')))
+        thread.start()
+        harness.eventually('all wait', lambda: len(self.master.waiting) and all(p.link.requests == 2 for p in peers))
+        self.master.release()
+        thread.join(harness.DEADLINE)
+        self.assertEqual(local[0][0], 'late')
+        for peer in peers:
+            self.assertEqual(core.loads(peer.receive()[1])[0], 'late')
+            # The next that comes is not the same again.
+            peer.send(peer.context_id + 1000, 1, reply_to=7)
+        self.assertEqual(self.master.asked, ['late'])
+        self.assertEqual([p.link.repeats for p in peers], [1, 1])
+
+    def test_pieces(self):
+        """Frames that come in pieces, of all sizes, in both directions."""
+        relay = self.relay()
+        a, b = self.peers(relay, 2, 3)
+        payloads = [b'', b'x', b'y' * 65000, b'z' * 65001, os.urandom(3000000), b'end']
+        data = b''.join(frame(3, 2, 2, 2000 + i, p) for i, p in enumerate(payloads))
+
+        def send():
+            pos = 0
+            for size in [1] * 100 + [27, 25, 26, 70000]:
+                a.socket.sendall(data[pos:pos + size])
+                pos += size
+            a.socket.sendall(data[pos:])
+        thread = threading.Thread(target=send)
+        thread.start()
+        for i, payload in enumerate(payloads):
+            header, got = b.receive()
+            self.assertEqual(header, (core.MGC, 3, 2, 2, 2000 + i, 0, len(payload)))
+            self.assertTrue(got == payload)
+        thread.join(harness.DEADLINE)
+        for payload in payloads:
+            self.master.send(9, payload, dst=2)
+            self.assertTrue(a.receive()[1] == payload)
+
+    def test_takeover(self):
+        """Messages under way, in both directions, while the stream becomes a parent's."""
+        got = []
+        self.master = self.parent({}, handlers={0: refuse, 3000: lambda p, h, d: got.append(d)})
+        lock = threading.Lock()
+        send_one = self.master.send
+
+        def send_alone(*args, **kwargs):
+            with lock:
+                send_one(*args, **kwargs)
+        self.master.send = send_alone
+        core.router.add_handler(lambda msg: got.append((msg.handle, len(msg.data))), 4000)
+        stop = []
+
+        def send(n):
+            i = 0
+            while not stop:
+                i += 1
+                core.router.stream.send(core.Message(0, handle=3000, data=b'%d:%d:' % (n, i) + b'x' * (i % 7 * 20000)))
+        threads = [threading.Thread(target=send, args=(n,)) for n in range(4)]
+        for t in threads:
+            t.start()
+        feeder = threading.Thread(target=lambda: [self.master.send(4000, b'y' * (i * 50000)) for i in range(30)])
+        feeder.start()
+        import mitogen.parent
+        mitogen.parent.relay = None
+        self.addCleanup(self.stop, mitogen.parent.attach())
+        sizes = lambda: [g for g in list(got) if type(g) is tuple]
+        harness.eventually('all is here', lambda: len(sizes()) == 30)
+        before = len(got)
+        harness.eventually('and goes on', lambda: len(got) > before + 100)
+        stop.append(1)
+        for t in threads + [feeder]:
+            t.join(harness.DEADLINE)
+        self.assertEqual(sizes(), [(4000, i * 50000) for i in range(30)])
+        last = {}
+        for data in [g for g in got if type(g) is not tuple]:
+            n, i, rest = data.split(b':')
+            self.assertEqual(int(i), last.get(n, 0) + 1)
+            self.assertEqual(len(rest), int(i) % 7 * 20000)
+            last[n] = int(i)
+        self.assertEqual(len(last), 4)
+
+    def test_bad_frames(self):
+        """What a child sends wrongly harms nobody else."""
+        relay = self.relay(max_message_size=100000)
+        a, b, c = self.peers(relay, 2, 3, 4)
+        # Too large: refused, the stream goes on.
+        a.send(3, 2000, b'x' * 100001, reply_to=77)
+        header, data = a.receive()
+        self.assertEqual((header[4], header[5]), (77, core.IS_DEAD))
+        self.assertTrue(b'at most 100000' in data, data)
+        # Payloads that are none.
+        for handle in 103, core.DEL_ROUTE, FLOW, core.GET_MODULE:
+            for payload in b'', b'x', b'\xff\x00', b'-1', b'99999999999999999999':
+                a.send(1, handle, payload)
+        # False sources.
+        for src, auth in (3, 3), (2, 3), (2, 0), (0, 0), (1, 1), (2, 1), (55, 55):
+            a.send(3, 2001, b'forged', src=src, auth=auth)
+        # No frame.
+        c.socket.sendall(b'HTTP/1.0 400 Bad Request\r\n\r\n')
+        with self.assertRaises(EOFError):
+            while 1:
+                c.receive()
+        a.send(3, 2002, b'good')
+        while 1:
+            header, data = b.receive()
+            if header[4] == 2002:
+                break
+            self.assertEqual(header[4], core.DEL_ROUTE)
+        self.assertEqual(data, b'good')
+        self.assertEqual(sorted(relay.children), [2, 3])
+        self.assertEqual(self.wait_for(core.DEL_ROUTE)[-1][1], b'4')
+
+    def test_routes(self):
+        relay = self.relay()
+        a, b = self.peers(relay, 2, 3)
+        a.send(1, 103, b'20:name')
+        self.assertEqual([d for _, d in self.wait_for(103, 3)], [b'2', b'3', b'20:name'])
+        b.send(20, 2000, b'to the deep')
+        self.assertEqual(a.receive()[0][1:5], (20, 3, 3, 2000))
+        a.send(3, 2000, b'from the deep', src=20)
+        self.assertEqual(b.receive()[0][1:5], (3, 20, 20, 2000))
+        # What is taken, or above us, is nobody's to claim; nor is another's to end.
+        b.send(1, 103, b'20')
+        b.send(1, 103, b'0')
+        b.send(1, 103, b'1')
+        b.send(1, core.DEL_ROUTE, b'20')
+        b.send(20, 2001)
+        self.assertEqual(a.receive()[0][4], 2001)
+        self.assertEqual(len(self.arrived(103)), 3)
+        # Whoever has sent to it learns that it is gone, and only those.
+        got = []
+        waiter = core.router.add_handler(got.append, persist=False, respondent=core.router.context_by_id(20))
+        a.send(1, core.DEL_ROUTE, b'20')
+        self.assertEqual(b.receive(), ((core.MGC, 3, 1, 1, core.DEL_ROUTE, 0, 2), b'20'))
+        self.assertEqual(self.wait_for(core.DEL_ROUTE)[0][1], b'20')
+        harness.eventually('the handle has ended', lambda: got and got[0].is_dead and waiter not in core.router.handlers)
+        b.send(20, 2002, reply_to=5)
+        # Unknown here: the master decides.
+        self.assertEqual(self.wait_for(2002)[0][0][1], 20)
+        a.socket.close()
+        self.assertEqual([d for _, d in self.wait_for(core.DEL_ROUTE, 2)], [b'20', b'2'])
+        harness.eventually('nothing is left', lambda: sorted(core.router.routes) == [3])
+
+    def test_unidirectional(self):
+        relay = self.relay()
+        a, b = self.peers(relay, 2, 3)
+        a.link.unidirectional = True
+        a.send(0, 2000, b'up')
+        self.wait_for(2000)
+        a.send(3, 2000, reply_to=5)
+        self.assertTrue(b'parents only' in a.receive()[1])
+        b.send(2, 2000, reply_to=5)
+        self.assertTrue(b'parents only' in b.receive()[1])
+        a.send(40, 2000, reply_to=5)
+        self.assertTrue(b'parents only' in a.receive()[1])
+        self.master.send(2000, b'down', dst=2)
+        self.assertEqual(a.receive()[1], b'down')
+
+    def fill(self, relay, link, send):
+        """Call send() until the queue of that link is full."""
+        harness.eventually('it is full', lambda: link.writer.full or send())
+
+    def test_full_queue(self):
+        relay = self.relay()
+        slow, a, b = self.peers(relay, 2, 3, 4)
+        payload = b'x' * 100000
+        sent = []
+        go = threading.Event()
+
+        def flood():
+            for i in range(100):
+                a.send(2, 2000 + i, payload)
+                sent.append(i)
+            go.set()
+        thread = threading.Thread(target=flood)
+        thread.start()
+        harness.eventually('the sender is not read', lambda: a.link.rfd in relay.held)
+        self.assertFalse(go.is_set())
+        self.assertLess(slow.link.writer.size, self.parent_module.LIMIT + 200000)
+        # Everybody else goes on, and so does what this process itself has to say.
+        for i in range(20):
+            b.send(4, 3000 + i) or self.master.send(3000 + i, b'', dst=4)
+            self.assertEqual(b.receive()[0][4], 3000 + i)
+            b.send(0, 2000, b'still here')
+        self.wait_for(2000, 20)
+        # The master, which carries for others, is told.
+        self.master.send(5000, b'one more', dst=2)
+        self.assertEqual(self.wait_for(FLOW)[0][1], b'2:1')
+        # As is a child that does.
+        b.send(1, 103, b'40')
+        b.send(2, 5001, b'from below', src=40)
+        self.assertEqual(b.receive(), ((core.MGC, 4, 1, 1, FLOW, 0, 3), b'2:1'))
+        # A thread here waits.
+        mine = threading.Thread(target=lambda: core.router.route(core.Message(2, handle=5002)))
+        mine.start()
+        harness.eventually('it waits', lambda: relay.waiting)
+        handles = []
+        while len(handles) < 103:
+            handles.append(slow.receive()[0][4])
+        thread.join(harness.DEADLINE)
+        mine.join(harness.DEADLINE)
+        self.assertEqual([h for h in handles if h < 3000], [2000 + i for i in range(100)])
+        self.assertEqual(sorted(h for h in handles if h > 3000), [5000, 5001, 5002])
+        self.assertEqual([d for _, d in self.wait_for(FLOW, 2)], [b'2:1', b'2:0'])
+        self.assertEqual(b.receive()[1], b'2:0')
+        self.assertEqual((relay.held, relay.told, relay.waiting), ({}, set(), []))
+        harness.eventually('nobody counts', lambda: relay.patrolling is None)
+
+    def test_flow_from_above(self):
+        """A context somewhere else wants nothing: only who sends to it is stopped."""
+        relay = self.relay()
+        a, b = self.peers(relay, 2, 3)
+        self.master.send(FLOW, b'77:1')
+        harness.eventually('told', lambda: 77 in relay.stopped)
+        a.send(77, 2000, b'taken, and the last')
+        self.wait_for(2000)
+        harness.eventually('the sender is not read', lambda: a.link.rfd in relay.held)
+        a.send(77, 2001, b'not read')
+        b.send(0, 2002)
+        self.wait_for(2002)
+        self.assertEqual(self.arrived(2001), [])
+        # Only the neighbour that leads there has a say.
+        b.send(1, FLOW, b'77:0')
+        b.send(0, 2003)
+        self.wait_for(2003)
+        self.assertTrue(77 in relay.stopped)
+        self.master.send(FLOW, b'77:0')
+        self.wait_for(2001)
+        # The end of the context ends it, too.
+        self.master.send(FLOW, b'78:1')
+        a.send(78, 2004)
+        harness.eventually('the sender is not read', lambda: a.link.rfd in relay.held)
+        self.master.send(core.DEL_ROUTE, b'78')
+        harness.eventually('it is read', lambda: not relay.held)
+
+    def test_stalled_peer(self):
+        relay = self.relay()
+        self.parent_module.STALL = 1
+        self.addCleanup(setattr, self.parent_module, 'STALL', 60)
+        slow, a = self.peers(relay, 2, 3)
+        a.socket.setblocking(False)
+        data = frame(2, 3, 3, 2000, b'x' * 100000, reply_to=9)
+        rest = b''
+        reasons = []
+        deadline = time.time() + harness.DEADLINE
+        while not reasons and time.time() < deadline:
+            try:
+                rest = rest or data
+                rest = rest[a.socket.send(rest):]
+            except (OSError, socket.error) as e:
+                if e.errno not in (errno.EAGAIN, errno.EWOULDBLOCK):
+                    raise
+            try:
+                got = a.socket.recv(4096)
+                reasons.append(got[core.HEADER_LEN:])
+            except (OSError, socket.error):
+                time.sleep(0.001)
+        self.assertTrue(reasons and b'reads nothing' in reasons[0], reasons)
+        # It is given another chance once it reads.
+        slow.socket.setblocking(False)
+
+        def drained():
+            try:
+                slow.socket.recv(1 << 20)
+            except (OSError, socket.error):
+                pass
+            return not slow.link.writer.size
+        harness.eventually('it has read all', drained)
+        self.assertFalse(slow.link.writer.stalled)
+
+    def test_parent_lost(self):
+        """All levels of the tree learn of it at once, and descriptors are closed."""
+        relay = self.relay()
+        before = descriptors()
+        a, b = self.peers(relay, 2, 3)
+        self.master.disconnect()
+        for peer in a, b:
+            with self.assertRaises(EOFError):
+                while 1:
+                    peer.receive()
+            peer.socket.close()
+        self.assertEqual(relay.children, {})
+        harness.eventually('it has ended', lambda: core.io.lost)
+        harness.eventually('nothing is open', lambda: descriptors() <= before)
+
+    def test_fork_that_fails(self):
+        relay = self.relay()
+        import mitogen.program
+        real = os.fork
+        before = descriptors()
+
+        def fork():
+            raise OSError(errno.EAGAIN, 'no more processes')
+        os.fork = fork
+        try:
+            with self.assertRaises(OSError):
+                mitogen.program.run(9, u'x', 1, u'x.py', b'', [], True)
+        finally:
+            os.fork = real
+        self.assertEqual(descriptors() - before, set())
+        self.assertEqual(mitogen.program.programs, {})
+        with relay.spawning:
+            pass
+
+
+if __name__ == '__main__':
+    harness.main()
