@@ -60,9 +60,16 @@ def watch_log(importer, logging):
     logging.root.setLevel(core.config.get('log_level', 30))
 
 
+def find_nothing(name, path=None, target=None):
+    """
+    What a finder that has done its work does. It stays in sys.meta_path: other threads may be going through that list just
+    now, and would pass over a finder if one before it were removed.
+    """
+
+
 def load_logging(importer, finder):
     """2.x imports logging; `finder`, which was asked for it, has done its work."""
-    sys.meta_path.remove(finder)
+    finder.find_module = find_nothing
     __import__('logging')
     watch_log(importer, sys.modules['logging'])
     return sys.modules['logging']
@@ -71,7 +78,7 @@ def load_logging(importer, finder):
 def find_logging(importer, finder):
     """The same for 3.x: a spec whose loader goes on to watch_log()."""
     from _frozen_importlib import _find_spec
-    sys.meta_path.remove(finder)
+    finder.find_spec = find_nothing
     spec = _find_spec('logging', None)
     load = spec.loader.exec_module
 
@@ -355,11 +362,11 @@ def prefer_here():
     if not core.STDLIB:
         core.STDLIB = own_library()
     core.Importer.find_here = lambda importer, name, path: False
-    finders = sys.meta_path
+    finders = [finder for finder in sys.meta_path if finder is not core.importer]
     for i, finder in enumerate(finders):
         if getattr(finder, '__name__', None) == 'PathFinder':
-            finders.remove(core.importer)
-            finders.insert(i, core.importer)
+            # Another list: see find_nothing().
+            sys.meta_path = finders[:i] + [core.importer] + finders[i:]
             return
 
 

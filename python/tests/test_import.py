@@ -47,6 +47,20 @@ class ImportTest(harness.TestCase):
             self.assertIs(served.__spec__.loader, core.importer)
             self.assertTrue(served.__spec__.has_location)
 
+    @unittest.skipUnless(PY3, "2.x has one lock for all imports")
+    def test_finders_stay_while_others_search(self):
+        self.parent({})
+        logging = sys.modules.pop('logging', None)
+        try:
+            search = iter(sys.meta_path)
+            self.assertIs(type(next(search)), core.Portion)
+            expected = sys.meta_path[1:]
+            importlib.import_module('logging')
+            self.assertEqual(list(search), expected)
+        finally:
+            if logging:
+                sys.modules['logging'] = logging
+
     def test_loader(self):
         self.parent({'served': '', 'served.sub': 'x = 1\n'})
         import served.sub

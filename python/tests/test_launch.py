@@ -249,9 +249,11 @@ exit 1
         """What the program prints once the child is there goes to the log, as the child's."""
         self.attached()
         argv = self.child()
-        argv[-1] = argv[-1].replace(u'while os.read', u'os.write(2, b"a warning\\nand half")\nwhile os.read')
+        argv[-1] = argv[-1].replace(u'while os.read', u'os.read(0, 1000)\nos.write(2, b"a warning\\nand half")\nwhile os.read')
         self.launch(argv)
-        harness.eventually('both lines', lambda: len(self.arrived(core.FORWARD_LOG)) >= 1)
+        # What it prints before it is connected belongs to the report.
+        self.master.send(7000, b'now', dst=9)
+        self.wait_for(core.FORWARD_LOG)
         self.end()
         logs = self.wait_for(core.FORWARD_LOG, 1)
         self.assertEqual((logs[0][0][2], logs[0][1]), (9, b'stdio\x0020\0a warning\n'))
