@@ -187,7 +187,7 @@ func (c *Child) guard(ctx context.Context, module string) error {
 // Push sends modules, with all that importing them will load from here, before the child asks for them.
 func (c *Child) Push(ctx context.Context, modules ...string) error {
 	var err error
-	if c.via == nil {
+	if c.ownResponder {
 		err = c.responder.Push(ctx, modules...)
 	} else {
 		err = c.responder.Forward(ctx, uint32(c.id), c.Version(), modules...)

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"go.uber.org/zap"
+
 	"mitogend/importer"
 	"mitogend/pyproto"
 )
@@ -13,17 +15,20 @@ import (
 // Child is a Python interpreter that this daemon connected. It is safe for concurrent use.
 type Child struct {
 	// Constant after Connect.
-	d              *Daemon
-	id             pyproto.ContextID
-	name           string
-	method         string
-	opt            ConnectOptions
-	runtime        *Runtime            // nil when it runs ours
-	debug          bool                // of a stock child
-	profiling      bool                // of a stock child
-	via            *Child              // nil when the connection is our own
-	stream         *stream             // its own, or the one that it is behind
-	responder      *importer.Responder // of the stream; shared by all who are behind it
+	d         *Daemon
+	id        pyproto.ContextID
+	name      string
+	method    string
+	opt       ConnectOptions
+	runtime   *Runtime // nil when it runs ours
+	debug     bool     // of a stock child
+	profiling bool     // of a stock child
+	via       *Child   // nil when the connection is our own
+	stream    *stream  // its own, or the one that it is behind
+	// responder serves its modules, and those of all behind it up to the next that has its own: the children of the daemon
+	// itself do, and those whose runtime is another than that of the child before them.
+	responder      *importer.Responder
+	ownResponder   bool
 	hexVersion     atomic.Uint32
 	unidirectional bool
 	guarded        atomic.Bool // a process of its own watches over the child
@@ -41,7 +46,8 @@ type Child struct {
 
 	// mu protects the following. Nothing is locked under it.
 	mu     sync.Mutex
-	reason string // why it is out of the tree
+	reason string   // why it is out of the tree
+	early  []string // modules that were asked for before there was a responder
 }
 
 // errClosed ends a stream that was closed from here.
@@ -72,7 +78,7 @@ func (c *Child) end(reason string) {
 	c.mu.Lock()
 	c.reason = reason
 	c.mu.Unlock()
-	if c.via == nil && c.responder != nil {
+	if c.ownResponder {
 		c.responder.Close()
 	}
 	close(c.closed)
@@ -122,7 +128,7 @@ func (c *Child) Close(ctx context.Context) error {
 // shut ends a stream from here.
 func (s *stream) shut() { s.fail(errClosed) }
 
-// newResponder starts the goroutine that answers the stream's module requests.
+// newResponder starts the goroutine that answers the module requests of the child and of those behind it.
 func (c *Child) newResponder() error {
 	im := c.opt.Importer
 	if im == nil {
@@ -143,25 +149,70 @@ func (c *Child) newResponder() error {
 			opt.Miss = func(name string) bool { return c.opt.Miss(c, name) }
 		}
 	}
-	r, err := importer.NewResponder(im, sink{c.stream}, opt)
+	r, err := importer.NewResponder(im, sink{c.stream, c.id}, opt)
 	if err != nil {
 		return err
 	}
 	if err := c.d.enter(); err != nil {
 		return err
 	}
-	c.responder = r
+	c.mu.Lock()
+	c.responder, c.ownResponder = r, true
+	early := c.early
+	c.early = nil
+	c.mu.Unlock()
+	for _, name := range early {
+		_ = r.Request(name)
+	}
 	go func() {
 		defer c.d.wg.Done()
 		if err := r.Serve(c.d.ctx); err != nil {
-			c.stream.fail(err)
+			c.fail(err)
 		}
 	}()
 	return nil
 }
 
-// sink is the responder's way to its stream.
-type sink struct{ s *stream }
+// fail gives the child up, and with it all behind it.
+func (c *Child) fail(err error) {
+	if c.via == nil {
+		c.stream.fail(err)
+		return
+	}
+	c.d.opt.Logger.Warn("a child is given up", zap.String("target", c.name), zap.Error(err))
+	if c.d.enter() == nil {
+		go func() {
+			defer c.d.wg.Done()
+			_ = c.via.endLaunched(c.d.ctx, c.id)
+		}()
+	}
+}
+
+// maxEarly is how many modules a child may ask for before its connect is done.
+const maxEarly = 1000
+
+// onGetModule handles a child's request; false if it is to ask the child before it. It runs on a readLoop.
+func (c *Child) onGetModule(name string) bool {
+	c.mu.Lock()
+	r := c.responder
+	if r == nil && len(c.early) < maxEarly {
+		c.early = append(c.early, name)
+	}
+	own := c.ownResponder || r == nil
+	c.mu.Unlock()
+	if r != nil && own {
+		if err := r.Request(name); err != nil {
+			c.fail(err)
+		}
+	}
+	return own
+}
+
+// sink is the responder's way to its child.
+type sink struct {
+	s  *stream
+	id pyproto.ContextID
+}
 
 func (k sink) LoadModule(payload []byte, _ string) error {
 	return k.send(pyproto.LoadModuleHandle, payload)
@@ -172,6 +223,6 @@ func (k sink) ForwardModule(payload []byte, _ uint32, _ string) error {
 }
 
 func (k sink) send(handle pyproto.Handle, payload []byte) error {
-	h := pyproto.Header{Enc: pyproto.EncMGC, Dst: k.s.id, Handle: handle}
+	h := pyproto.Header{Enc: pyproto.EncMGC, Dst: k.id, Handle: handle}
 	return k.s.send(k.s.d.ctx, newFrame(h, payload))
 }

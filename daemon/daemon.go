@@ -211,10 +211,13 @@ func (d *Daemon) connectChild(ctx context.Context, c *Child, s step, opt Connect
 	switch {
 	case c.via == nil:
 		return d.start(ctx, c, plan)
-	case c.via.runtime != nil || c.runtime != nil:
-		return c.via.proxyConnect(ctx, c, s)
+	case c.via.runtime == nil:
+		return c.via.launch(ctx, c, plan)
+	case s.args["runtime"] == nil:
+		// As under Mitogen, which knows one runtime.
+		c.runtime = c.via.runtime
 	}
-	return c.via.launch(ctx, c, plan)
+	return c.via.proxyConnect(ctx, c, s)
 }
 
 func (d *Daemon) newChild(opt ConnectOptions, method string) *Child {
@@ -297,7 +300,7 @@ func (d *Daemon) start(ctx context.Context, c *Child, plan *bootstrap.Plan) erro
 		}
 	}
 	if err != nil {
-		if c.responder != nil {
+		if c.ownResponder {
 			c.responder.Close()
 		}
 		_ = proc.Close(ctx)

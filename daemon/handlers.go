@@ -45,10 +45,7 @@ func (d *Daemon) deliver(s *stream, h pyproto.Header, payload []byte, buf *buffe
 	direct := h.Src == s.id
 	switch h.Handle {
 	case pyproto.GetModule:
-		if c := d.child(s.id); direct && c != nil && c.responder != nil {
-			if err := c.responder.Request(string(payload)); err != nil {
-				s.fail(err)
-			}
+		if c := d.child(h.Src); c != nil && c.onGetModule(string(payload)) {
 			return
 		}
 	case pyproto.ForwardLog:
@@ -80,7 +77,7 @@ func (d *Daemon) deliver(s *stream, h pyproto.Header, payload []byte, buf *buffe
 		return
 	case pyproto.GetResource:
 		// Stock children ask without a handle for the answer.
-		if c := d.child(s.id); h.ReplyTo == 0 && direct && c != nil && c.runtime != nil {
+		if c := d.child(h.Src); h.ReplyTo == 0 && c != nil && c.ownResponder && c.runtime != nil {
 			s.resources.ask(s, pyproto.Message{Header: h, Payload: bytes.Clone(payload)})
 			return
 		}

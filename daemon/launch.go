@@ -23,7 +23,10 @@ const (
 
 // launch starts a child behind c: the plan is run by c's launcher (python/launch.py).
 func (c *Child) launch(ctx context.Context, next *Child, plan *bootstrap.Plan) error {
-	next.stream, next.responder = c.stream, c.responder
+	next.stream = c.stream
+	if next.runtime == nil {
+		next.responder = c.responder
+	}
 	// Before the route is there: what the child prints, and its end, are its own from then on.
 	c.d.children.Store(next.id, next)
 	err := c.launchBusy(ctx, next, plan)
@@ -31,6 +34,9 @@ func (c *Child) launch(ctx context.Context, next *Child, plan *bootstrap.Plan) e
 		if err = next.gone(); err == nil {
 			err = fmt.Errorf("daemon: %s: the hop before it has not told of its route", next.name)
 		}
+	}
+	if err == nil && next.runtime != nil {
+		err = next.newResponder()
 	}
 	if err != nil {
 		c.d.children.Delete(next.id)
@@ -94,7 +100,13 @@ func (c *Child) launchOnce(ctx context.Context, next *Child, plan *bootstrap.Pla
 	if err != nil {
 		return err
 	}
-	request, err := pyproto.Append(fmt.Append(nil, uint32(next.id), "\x00"), pyproto.Tuple{next.name, planValue(plan), config, next.unidirectional})
+	value := planValue(plan)
+	if next.runtime != nil {
+		if value["foreign"], err = next.foreign(); err != nil {
+			return err
+		}
+	}
+	request, err := pyproto.Append(fmt.Append(nil, uint32(next.id), "\x00"), pyproto.Tuple{next.name, value, config, next.unidirectional})
 	if err != nil {
 		return fmt.Errorf("daemon: %s: the plan can not be sent: %w", next.name, err)
 	}

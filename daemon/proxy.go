@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"sync"
@@ -49,7 +50,10 @@ func (t *runtimes) importer(im *importer.Importer, r *Runtime) (*importer.Import
 	if v, ok := t.importers.Load(key); ok {
 		return v.(*importer.Importer), nil
 	}
-	other, err := im.WithVirtual(r.modules)
+	modules := maps.Clone(r.modules)
+	hop := python.HopModule()
+	modules[python.HopName] = importer.Virtual{Path: hop.Path, Source: []byte(hop.Text)}
+	other, err := im.WithVirtual(modules)
 	if err != nil {
 		return nil, fmt.Errorf("daemon: %s: %w", r, err)
 	}
@@ -80,21 +84,25 @@ type proxied struct {
 
 // proxyConnect has a stock child start another behind it, by Mitogen's own means: the methods, prompts and errors are Mitogen's.
 func (c *Child) proxyConnect(ctx context.Context, next *Child, s step) error {
-	switch {
-	case c.runtime == nil:
-		return fmt.Errorf("daemon: %s runs the embedded runtime, which starts no stock Mitogen: %w; name the runtime at the first hop", c.name, ErrRuntime)
-	case next.runtime != c.runtime && s.args["runtime"] != nil:
-		return fmt.Errorf("daemon: %s runs %s and starts its children with the same: %w", c.name, c.runtime, ErrRuntime)
-	}
-	next.runtime = c.runtime
 	kwargs, err := stockArgs(s)
 	if err != nil {
 		return err
 	}
-	var up proxied
-	err = c.Call(ctx, "mitogen.parent:_proxy_connect", pyproto.Kwargs{
+	fn := "mitogen.parent:_proxy_connect"
+	request := pyproto.Kwargs{
 		{Name: "name", Value: s.args["name"]}, {Name: "method_name", Value: s.hop.Method}, {Name: "kwargs", Value: kwargs},
-	}).Decode(&up)
+	}
+	same := next.runtime == c.runtime
+	if !same {
+		fn = python.HopName + ":connect"
+		more, err := next.behindStock()
+		if err != nil {
+			return err
+		}
+		request = append(request, more...)
+	}
+	var up proxied
+	err = c.Call(ctx, fn, request).Decode(&up)
 	switch {
 	case err != nil:
 		return err
@@ -104,18 +112,53 @@ func (c *Child) proxyConnect(ctx context.Context, next *Child, s step) error {
 		return fmt.Errorf("daemon: %s told of no context", c.name)
 	}
 	next.id = pyproto.ContextID(*up.ID)
-	next.stream, next.responder = c.stream, c.responder
+	next.stream = c.stream
+	if same {
+		next.responder = c.responder
+	}
 	if c.d.streamOf(next.id) != c.stream {
 		return fmt.Errorf("daemon: %s: the hop before it has not told of its route", next.name)
 	}
 	c.d.children.Store(next.id, next)
-	if err = next.askVersion(ctx); err != nil {
+	if err = next.askVersion(ctx); err == nil && !same {
+		err = next.newResponder()
+	}
+	if err != nil {
 		c.d.children.Delete(next.id)
 		_ = c.d.post(next.id, pyproto.Shutdown, 0, nil)
 		return err
 	}
 	c.responder.AddVersion(next.Version())
 	return nil
+}
+
+// behindStock is what stock_hop.py needs to start the child, which runs another runtime than the child before it.
+func (c *Child) behindStock() (pyproto.Kwargs, error) {
+	core, config := "", c.config()
+	if c.runtime != nil {
+		core, config = c.runtime.core, c.stockConfig()
+	} else {
+		// The child before it has another mitogen.core to give, and the like.
+		config["modules"] = 0
+	}
+	head, tail, err := python.Behind(core, config)
+	if err != nil {
+		return nil, err
+	}
+	return pyproto.Kwargs{
+		{Name: "argv", Value: []any{"-c", python.Stub(), "mitogend:" + psName(c.name)}},
+		{Name: "head", Value: head}, {Name: "tail", Value: tail},
+	}, nil
+}
+
+// foreign is what launch.py needs besides the plan to start the child, which runs a stock Mitogen.
+func (c *Child) foreign() (map[string]any, error) {
+	preamble, err := python.StockPreamble(c.runtime.core, c.stockConfig())
+	if err != nil {
+		return nil, err
+	}
+	tooNew, reason := c.runtime.tooNew()
+	return map[string]any{"preamble": pyproto.Blob(preamble), "old": c.runtime.Old(), "too_new": int64(tooNew), "reason": reason}, nil
 }
 
 // stockArgs gives a hop's arguments as Mitogen's connection classes take them.

@@ -63,7 +63,7 @@ func (q *resourceQueue) next() (m pyproto.Message, ok bool) {
 }
 
 func (s *stream) answerResource(m pyproto.Message) {
-	if c := s.d.child(s.id); m.ReplyTo == 0 && c != nil && c.runtime != nil {
+	if c := s.d.child(m.Src); m.ReplyTo == 0 && c != nil && c.runtime != nil {
 		c.loadResource(m.Payload)
 		return
 	}
@@ -80,7 +80,7 @@ func (s *stream) answerResource(m pyproto.Message) {
 	v, err := s.d.resource(c, m.Payload)
 	payload, isData := v.([]byte)
 	switch {
-	case isData:
+	case isData && !s.old:
 		h.Enc = pyproto.EncBIN
 	case err == nil:
 		payload, err = pyproto.Marshal(v)

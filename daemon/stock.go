@@ -250,11 +250,19 @@ func (c *Child) stockConfig() map[string]any {
 	}
 }
 
+// tooNew gives the sys.hexversion from which on the runtime can not start, and why.
+func (r *Runtime) tooNew() (uint32, string) {
+	if r.imp {
+		return 0x030c0000, fmt.Sprintf("%s can not run on Python 3.12 and later: it needs the module imp, which is gone there; "+
+			"install a later Mitogen or use another interpreter", r)
+	}
+	return 1<<32 - 1, ""
+}
+
 // refuses says why the runtime can not start on an interpreter, before it is sent there.
 func (r *Runtime) refuses(hexVersion uint32) error {
-	if r.imp && hexVersion>>16 >= 0x030c {
-		return fmt.Errorf("%s can not run on Python %s: it needs the module imp, which is gone since 3.12; install a later Mitogen or use another interpreter",
-			r, bootstrap.FormatVersion(hexVersion))
+	if limit, reason := r.tooNew(); hexVersion >= limit {
+		return errors.New(reason)
 	}
 	return nil
 }

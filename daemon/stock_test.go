@@ -88,7 +88,7 @@ class Adder(mitogen.service.Service):
 // stockPath is a directory with what the tests import.
 func stockPath(t testing.TB) string {
 	return writeFiles(t, map[string]string{
-		"stockmod.py": stockModule, "stocksvc.py": stockService, "third/__init__.py": "", "third/helper.py": "VALUE = 7\n",
+		"stockmod.py": stockModule, "stocksvc.py": stockService, "third/__init__.py": "", "third/helper.py": "VALUE = 7\n", "third/data.txt": "data",
 	})
 }
 
@@ -242,23 +242,89 @@ func TestStockMixed(t *testing.T) {
 			children = append(children, connect(t, d, target(py), ConnectOptions{Runtime: r}), connect(t, d, target(py)))
 		}
 	}
-	for _, from := range children {
-		for _, to := range children {
+	allToAll(ctx, t, children)
+}
+
+// allToAll has each child send to every other.
+func allToAll(ctx context.Context, t *testing.T, children []*Child) {
+	t.Helper()
+	for _, to := range children {
+		for _, from := range children {
 			if from == to {
 				continue
 			}
 			var sender pyproto.Sender
 			if err := to.Call(ctx, "stockmod:make_receiver").Decode(&sender); err != nil {
-				t.Fatal(err)
+				t.Fatalf("%s: %v", to.Name(), err)
 			}
 			if err := from.Call(ctx, "stockmod:send_to", sender, []any{"a", []byte("b"), 1 << 40}).Err(); err != nil {
-				t.Fatal(err)
+				t.Fatalf("%s: %v", from.Name(), err)
 			}
 			v, err := to.Call(ctx, "stockmod:collect").Value()
 			if list, ok := v.([]any); err != nil || !ok || len(list) != 3 || list[0] != "a" || list[2] != int64(1<<40) {
-				t.Errorf("%s to %s: got %v, %v", from.Version(), to.Version(), v, err)
+				t.Errorf("%s to %s: got %v, %v", from.Name(), to.Name(), v, err)
 			}
 		}
+	}
+}
+
+// The runtimes in turn on the way down one chain, with 2.7 and 3.x on either side of each change.
+func TestStockUnderEmbeddedUnderStock(t *testing.T) {
+	r := stockRuntime(t)
+	versions := map[string]pythons.Python{}
+	for _, py := range pythons.All(t) {
+		versions[py.Version] = py
+	}
+	for _, test := range []struct{ runtimes, pythons []string }{
+		{[]string{"embedded", "mitogen", "embedded", "mitogen", "embedded"}, []string{"3.11", "2.7", "3.6", "3.11", "2.7"}},
+		{[]string{"mitogen", "embedded", "embedded", "mitogen", "mitogen", "embedded"}, []string{"2.7", "3.13", "2.7", "2.7", "3.6", "3.11"}},
+	} {
+		t.Run(strings.Join(test.runtimes, "+"), func(t *testing.T) {
+			var hops []string
+			for i, v := range test.pythons {
+				py, ok := versions[v]
+				if !ok {
+					t.Skip("no Python " + v)
+				}
+				hops = append(hops, strings.ReplaceAll(target(py), "+", "%2B")+"&runtime="+test.runtimes[i])
+			}
+			d := newDaemon(t, Options{Path: []string{stockPath(t)}})
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+			defer cancel()
+			leaf, err := d.Connect(ctx, strings.Join(hops, "+"), ConnectOptions{Runtime: r})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var children []*Child
+			for c := leaf; c != nil; c = c.Via() {
+				children = append(children, c)
+			}
+			for i, c := range children {
+				i = len(children) - 1 - i
+				if got := c.Version().String(); got != test.pythons[i] || (c.runtime == nil) != (test.runtimes[i] == "embedded") {
+					t.Errorf("level %d is %s %v", i, got, c.runtime)
+				}
+				var n int
+				if err := c.Call(ctx, "stockmod:say").Decode(&n); err != nil || n != 7 {
+					t.Errorf("%s: got %d, %v", c.Name(), n, err)
+				}
+				var raised *pyproto.CallError
+				if err := c.Call(ctx, "stockmod:fail").Err(); !errors.As(err, &raised) || raised.Message() != "no" {
+					t.Errorf("%s: got %v", c.Name(), err)
+				}
+				if err := c.Call(ctx, "stockmod:missing").Err(); err == nil || !strings.Contains(err.Error(), "no_such_module_anywhere") {
+					t.Errorf("%s: got %v", c.Name(), err)
+				}
+				var data []byte
+				if err := c.Call(ctx, "pkgutil:get_data", "third", "data.txt").Decode(&data); c.runtime == nil && (err != nil || string(data) != "data") {
+					t.Errorf("%s: got %q, %v", c.Name(), data, err)
+				}
+			}
+			allToAll(ctx, t, children)
+			if err := leaf.Close(ctx); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

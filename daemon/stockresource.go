@@ -32,7 +32,7 @@ func (c *Child) loadResource(payload []byte) {
 		return
 	}
 	// A stream that is lost needs no answer.
-	_ = c.stream.send(c.d.ctx, newFrame(pyproto.Header{Enc: pyproto.EncMGC, Dst: c.stream.id, Handle: pyproto.LoadResource}, reply))
+	_ = c.stream.send(c.d.ctx, newFrame(pyproto.Header{Enc: pyproto.EncMGC, Dst: c.id, Handle: pyproto.LoadResource}, reply))
 }
 
 // resourceReply writes LOAD_RESOURCE. The names go back as they came: releases differ in whether they are bytes.

@@ -30,7 +30,7 @@ class Channel(object):
         self.post(b'h%d' % self.handle)
 
     def post(self, data):
-        self.router.route(Message(0, handle=self.peer, data=data, enc=core.BIN))
+        self.router.route(Message(0, handle=self.peer, data=data))
 
     def on_message(self, msg):
         """On the reading thread."""

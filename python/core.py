@@ -782,6 +782,8 @@ class Importer(Lazy):
 
     def __init__(self, config, forked=None):
         self.lock = RLock()
+        # Who is asked: the parent, but for one that is not of this runtime.
+        self.source = config.get('modules', router.stream.remote_id)
         # A record, or the reason why there is none, by name.
         self.cache = forked.cache if forked else {}
         # What was asked for: the latch that is closed when it is here, and the children's streams that want it, too.
@@ -869,7 +871,7 @@ class Importer(Lazy):
             self.fail_all()
         elif ask:
             try:
-                send(Message(router.stream.remote_id, handle=GET_MODULE, data=name.encode('utf-8')))
+                send(Message(self.source, handle=GET_MODULE, data=name.encode('utf-8')))
             except BaseException:
                 # A signal handler raised. Who waits for it, too, asks anew.
                 self.inflight.pop(name, None)

@@ -344,7 +344,10 @@ class Attempt(object):
                 self.hexversion = int(found.group(1), 16)
                 self.asking = False
                 self.step = u'first stage'
-                self.write(self.child.wfd, preamble(self.hexversion, self.config))
+                foreign = self.plan.get(u'foreign')
+                if foreign and self.hexversion >= foreign[u'too_new']:
+                    raise Failed(u'interpreter', foreign[u'reason'])
+                self.write(self.child.wfd, foreign[u'preamble'] if foreign else preamble(self.hexversion, self.config))
                 return
         elif self.step == u'first stage' and line == b'MITO001':
             self.step = u'runtime'
@@ -450,6 +453,9 @@ class Hop(object):
         self.lines = attempt.errors
         self.link = parent.Link(child.rfd, child.wfd, self.context_id, self.on_end)
         self.link.unidirectional = attempt.unidirectional
+        foreign = attempt.plan.get(u'foreign')
+        self.link.foreign = bool(foreign)
+        self.link.old = bool(foreign and foreign[u'old'])
         self.on_gone = []
 
     def start(self):

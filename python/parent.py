@@ -31,6 +31,8 @@ from mitogen.core import HEADER, HEADER_LEN, Message, _thread
 
 ADD_ROUTE = 103
 FORWARD_MODULE = 108
+# Stock children ask their parent, ours the master.
+GET_RESOURCE = 112
 # Ours alone: `id:1` asks a neighbour to send nothing to that context, `id:0` ends it. Others refuse the handle, and no harm.
 FLOW = 990
 
@@ -195,6 +197,8 @@ class Link(object):
         # Contexts that were sent to from there; and whether it may exchange messages with parents only.
         self.talked = set()
         self.unidirectional = False
+        # It runs another runtime, which the master itself serves; and one that takes pickles only (MGC).
+        self.foreign = self.old = False
         # Somebody waits for room in the queue.
         self.watched = False
         self.lost = False
@@ -591,6 +595,9 @@ class Relay(object):
             self.log(u'dropped a message with a false source: %d, by authority of %d, from below context %d' % (
                 src, auth, link.remote_id), 30)
             return
+        if dst == self.router.context_id and link.foreign and handle in (core.GET_MODULE, GET_RESOURCE):
+            dst = 0
+            parts = [HEADER.pack(enc, *((dst,) + head[2:])) + parts[0][HEADER_LEN:]] + parts[1:]
         if dst == self.router.context_id:
             data = parts[0][HEADER_LEN:] if len(parts) == 1 else b''.join(parts)[HEADER_LEN:]
             self.router.deliver(Message(dst, src, auth, handle, reply_to, data, enc), link)
@@ -608,7 +615,13 @@ class Relay(object):
         else:
             if len(link.talked) < MAX_TALKED:
                 link.talked.add(dst)
-            out.writer.put(*parts)
+            if out.old and enc != core.MGC:
+                data = b''.join(parts)[HEADER_LEN:]
+                if enc == core.BIN:
+                    data = core.dumps(core.Blob(data), 2)
+                out.post(Message(dst, src, auth, handle, reply_to, data))
+            else:
+                out.writer.put(*parts)
             if self.blocked(dst, out):
                 self.stop(link, src, dst)
 

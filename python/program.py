@@ -41,7 +41,7 @@ class Program(process.Process):
             parent.relay.read_from(fd, self.on_output)
 
     def tell(self, tag, data=b''):
-        parent.relay.upstream.post(Message(0, handle=self.handle, data=tag + data, enc=core.BIN))
+        parent.relay.upstream.post(Message(0, handle=self.handle, data=tag + data))
 
     def on_output(self, fd, _event):
         """Pass on what was printed; False at the end."""
