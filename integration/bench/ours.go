@@ -62,7 +62,11 @@ func (m *master) close() error {
 
 // target names one fresh local child.
 func (m *master) target() string {
-	return "local:?connect_timeout=300&python=" + strings.ReplaceAll(url.QueryEscape(m.str("python")), "+", "%20")
+	target := "local:?connect_timeout=300&python=" + strings.ReplaceAll(url.QueryEscape(m.str("python")), "+", "%20")
+	if r := m.str("runtime"); r != "" {
+		target += "&runtime=" + url.QueryEscape(r)
+	}
+	return target
 }
 
 func (m *master) connect(options ...daemon.ConnectOptions) (*daemon.Child, error) {

@@ -153,6 +153,7 @@ func tableRows() []*row {
 			&row{name: "argument-" + v, what: "64 MB argument, " + v, spec: "bulk-" + v, metric: "arg_rate", unit: unitRate, higher: true},
 			&row{name: "result-" + v, what: "64 MB result, " + v, spec: "bulk-" + v, metric: "result_rate", unit: unitRate, higher: true})
 	}
+	rows = append(rows, stockRows()...)
 	return append(rows, codecRows()...)
 }
 
