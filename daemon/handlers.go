@@ -85,6 +85,13 @@ func (d *Daemon) deliver(s *stream, h pyproto.Header, payload []byte, buf *buffe
 			s.resources.ask(s, pyproto.Message{Header: h, Payload: bytes.Clone(payload)})
 			return
 		}
+	case pyproto.Detaching:
+		if direct && s.proc != nil {
+			s.proc.Detach()
+			reply, _ := pyproto.Marshal(nil)
+			_ = d.post(h.Src, h.ReplyTo, 0, reply)
+			return
+		}
 	case pyproto.AllocateID:
 		if h.ReplyTo != 0 {
 			first := d.allocate(idBlock)

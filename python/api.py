@@ -4,6 +4,7 @@ mitogen.api when one of its names, which are attributes of mitogen.core, is firs
 """
 from __future__ import absolute_import
 
+import os
 import sys
 import traceback
 
@@ -11,6 +12,8 @@ import mitogen.core as core
 from mitogen.core import CALL_FUNCTION, IS_DEAD, SHUTDOWN
 from mitogen.core import ChannelError, Error, Kwargs, Latch, LatchError, Message
 from mitogen.core import text_type
+
+DETACHING = 109
 
 string_types = (bytes, text_type)
 integer_types = (int,) if core.PY3 else (int, long)
@@ -89,6 +92,38 @@ class ExternalContext(object):
     stream = property(lambda self: core.router.stream)
     master = property(lambda self: core.router.context_by_id(0, u'master'))
     parent = property(lambda self: core.router.context_by_id(core.router.parent_ids[0], u'parent'))
+
+    def detach(self):
+        """
+        Outlive the connection, which ends here: the call of the function that detaches is lost to its caller, what it prints goes
+        to /dev/null, children end. The process ends when that function has returned and no thread is left that is not a
+        daemon. ChannelError if the parent cannot let it go.
+        """
+        if core.io.lost:
+            return
+        done = core.Latch()
+
+        def let_go(msg):
+            """On the reader."""
+            if not msg.is_dead:
+                core.io.evict = int
+                stream = core.router.stream
+                null = os.open('/dev/null', os.O_RDWR)
+                stream.on_lost()
+                for fd in set((stream.rfd, stream.wfd, 1, 2)):
+                    os.dup2(null, fd)
+                os.close(null)
+            done.put(msg)
+        core.stdio.flush()
+        guard = sys.modules.get('mitogen.guard')
+        if guard:
+            guard.stop()
+        if core._thread.get_ident() == core.main_thread:
+            # A terminal that hangs up.
+            core.signal.signal(core.signal.SIGHUP, core.signal.SIG_IGN)
+        core.router.route(core.Message(core.router.parent_ids[0], handle=DETACHING, reply_to=core.router.add_handler(
+            let_go, persist=False, policy=core.has_parent_authority)))
+        done.get().unpickle()
 
 
 class Context(object):

@@ -101,7 +101,7 @@ def fork(router, name=None, on_fork=None, **kwargs):
         os.close(theirs)
         child = process.Process(pid)
         ender.alive.add(child)
-        link = parent.Link(ours, ours, context_id, lambda: ender.end(child))
+        link = parent.Link(ours, ours, context_id, lambda: ender.end_of(link, child))
     added = Latch()
     relay.call_soon(lambda: (relay.add_child(link), added.close()))
     added.wait()

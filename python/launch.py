@@ -486,7 +486,7 @@ class Hop(object):
         child.rfd = child.wfd = None
         if child.efd is not None:
             parent.relay.drop(child.efd)
-        process.ender.end(child, None, self.gone)
+        process.ender.end_of(self.link, child, self.gone)
 
     def gone(self):
         self.child.close()

@@ -33,6 +33,7 @@ ADD_ROUTE = 103
 FORWARD_MODULE = 108
 # Stock children ask their parent, ours the master.
 GET_RESOURCE = 112
+DETACHING = 109
 # Ours alone: `id:1` asks a neighbour to send nothing to that context, `id:0` ends it. Others refuse the handle, and no harm.
 FLOW = 990
 
@@ -199,6 +200,8 @@ class Link(object):
         self.unidirectional = False
         # It runs another runtime, which the master itself serves; and one that takes pickles only (MGC).
         self.foreign = self.old = False
+        # It outlives its connection.
+        self.detached = False
         # Somebody waits for room in the queue.
         self.watched = False
         self.lost = False
@@ -338,6 +341,7 @@ class Relay(object):
                 (core.GET_MODULE, self.on_get_module, self.from_child),
                 (ADD_ROUTE, self.on_add_route, self.from_child),
                 (core.DEL_ROUTE, self.on_del_route, self.from_neighbour),
+                (DETACHING, self.on_detaching, self.from_child),
                 (FLOW, self.on_flow, self.from_neighbour),
                 (FORWARD_MODULE, self.on_forward_module, core.has_parent_authority)):
             self.router.add_handler(fn, handle, policy=policy, overwrite=True)
@@ -642,6 +646,10 @@ class Relay(object):
             self.tell(gone, self.upstream)
         elif gone != link.remote_id and self.router.routes.get(gone) is link:
             self.lose([gone], link)
+
+    def on_detaching(self, msg):
+        self.children[msg.src_id].detached = True
+        msg.reply(Message.pickled(None, dst_id=msg.src_id))
 
     def tell(self, gone, source):
         """This process and the children that have sent to a lost context learn of it."""

@@ -123,6 +123,16 @@ class Ender(object):
         if start:
             _thread.start_new_thread(self.run, ())
 
+    def end_of(self, link, process, on_gone=None):
+        """The process's connection has ended."""
+        if not link.detached:
+            self.end(process, None, on_gone)
+            return
+        with self.lock:
+            self.alive.discard(process)
+        if on_gone:
+            on_gone()
+
     def run(self):
         pause = POLL
         while 1:

@@ -15,6 +15,12 @@ def feed(fd, data):
         os.close(fd)
 
 
+def setsid(real=os.setsid):
+    """For ExternalContext.detach(): under Mitogen's own first stage this process would not lead its session already."""
+    if os.getsid(0) != os.getpid():
+        real()
+
+
 def main(boot, _source):
     """
     `boot` has `source`, the core; `config`, what its ExternalContext takes; and `filename`, for tracebacks.
@@ -24,6 +30,7 @@ def main(boot, _source):
     config['version'] = tuple(config['version'])
     # Kept, since 2.x clears the globals of a module that is dropped, and these are ours.
     sys.stock_boot = [sys.modules.pop(name) for name in ('__main__', 'mitogen.core', 'mitogen')]
+    os.setsid = setsid
     core = type(sys)('__main__')
     sys.modules['__main__'] = core
     r, w = os.pipe()
