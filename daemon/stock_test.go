@@ -348,6 +348,32 @@ func TestLoadRuntime(t *testing.T) {
 	}
 }
 
+// A Mitogen whose core needs the module imp is refused where that is gone, before it is sent, wherever the child is.
+func TestStockTooOldForPython(t *testing.T) {
+	r, err := LoadRuntime(writeFiles(t, map[string]string{
+		"mitogen/__init__.py": "__version__ = (0, 3, 3)\n", "mitogen/core.py": "import imp\nclass ExternalContext(object):\n    pass\n",
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pythons.Each(t, func(t *testing.T, py pythons.Python) {
+		if py.Version != "3.12" && py.Version != "3.13" {
+			t.Skip("it has the module imp")
+		}
+		d := newDaemon(t, Options{})
+		_, err := d.Connect(context.Background(), target(py), ConnectOptions{Runtime: r})
+		wantRefused(t, d, err)
+		hop := strings.ReplaceAll(target(py), "+", "%2B")
+		c := connect(t, d, hop)
+		_, err = d.Connect(context.Background(), hop+"&runtime=embedded+"+hop, ConnectOptions{Runtime: r})
+		if err := c.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+		eventually(t, "the hop is gone", func() bool { return len(d.Children()) == 0 })
+		wantRefused(t, d, err)
+	})
+}
+
 // A Mitogen whose core fails on the target is one clear error.
 func TestStockBroken(t *testing.T) {
 	for _, test := range []struct{ name, core, want string }{

@@ -205,3 +205,51 @@ func TestInsideNothingIsLeft(t *testing.T) {
 		}
 	}
 }
+
+// masterMethods is a program for Mitogen that logs in by ssh, by key and by password, and goes on by sudo and su.
+const masterMethods = `
+import os, pwd, shlex, sys
+import mitogen, mitogen.core
+import stockhelper
+
+def who():
+    return pwd.getpwuid(os.getuid()).pw_name, stockhelper.VALUE
+
+@mitogen.main()
+def main(router):
+    port, key, args, python = sys.argv[1:]
+    common = dict(hostname='127.0.0.1', port=int(port), ssh_args=shlex.split(args), python_path=python)
+    bob = router.ssh(username='mg-bob', identity_file=key, **common)
+    print(bob.call(who))
+    alice = router.ssh(username='mg-alice', password=os.environ['ALICE'], **common)
+    print(alice.call(who))
+    root = router.sudo(via=bob, python_path=python)
+    print(root.call(who))
+    print(router.su(via=alice, username='mg-bob', password=os.environ['BOB'], python_path=python).call(who))
+    print(router.ssh(via=root, username='mg-bob', identity_file=key, **common).call(who))
+    print(router.doas(via=bob, python_path=python).call(who))
+    for method, more in (('ssh', dict(common, username='mg-alice', password='wrong')),
+                         ('ssh', dict(common, username='mg-alice'))):
+        try:
+            getattr(router, method)(**more)
+        except mitogen.core.StreamError as e:
+            print('%s.%s' % (type(e).__module__, type(e).__name__))
+`
+
+// TestInsideMaster runs an unchanged program under Mitogen's own master and under ours, over real methods.
+func TestInsideMaster(t *testing.T) {
+	machine.Inside(t)
+	python := stockPython(t)
+	s := machine.SSHD(t, "")
+	dir := t.TempDir()
+	path := Write(t, dir, "program.py", masterMethods)
+	Write(t, dir, "stockhelper.py", "VALUE = 'of a module'\n")
+	args := []string{path, fmt.Sprint(s.Port), s.Key, s.Args, python}
+	cmd := passwords(exec.Command(python, args...))
+	cmd.Env = append(cmd.Env, environ()...)
+	own := runCommand(t, cmd)
+	ours := runCommand(t, passwords(Command(t, dir, append([]string{"master", "--", python}, args...)...)))
+	if own.Status != 0 || ours.Status != 0 || own.Stdout != ours.Stdout || strings.Count(own.Stdout, "of a module") != 6 {
+		t.Errorf("under Mitogen's own master: %v\nunder ours: %v", own, ours)
+	}
+}
