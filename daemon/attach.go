@@ -92,7 +92,7 @@ func (d *Daemon) Stream(id pyproto.ContextID) pyproto.ContextID {
 
 // SendModule gives a stock child a LOAD_MODULE that ConnectOptions.Miss has promised. It never blocks.
 func (c *Child) SendModule(payload []byte) error {
-	return c.stream.offer(newFrame(pyproto.Header{Enc: pyproto.EncMGC, Dst: c.stream.id, Handle: pyproto.LoadModuleHandle}, payload))
+	return c.stream.offer(newFrame(pyproto.Header{Enc: pyproto.EncMGC, Dst: c.id, Handle: pyproto.LoadModuleHandle}, payload))
 }
 
 // Send sends a message of context 0 to a context, waiting for room on the way there.
@@ -116,4 +116,20 @@ func (d *Daemon) passLog(to pyproto.ContextID, h pyproto.Header, payload []byte)
 	}
 	out := pyproto.Header{Enc: pyproto.EncMGC, Dst: to, Src: h.Src, Handle: pyproto.ForwardLog}
 	_ = s.offer(newFrame(out, bytes.Clone(payload)))
+}
+
+// SendBytes sends bytes as they are to a handle of any context in the tree; as a pickled Blob where a Mitogen before 0.3.39
+// has to read it. data is copied. It waits as Send does.
+func (d *Daemon) SendBytes(ctx context.Context, dst pyproto.ContextID, handle pyproto.Handle, data []byte) error {
+	s := d.streamOf(dst)
+	if s == nil {
+		return &DeadError{Target: "context", Reason: "no route to it"}
+	}
+	h := pyproto.Header{Enc: pyproto.EncBIN, Dst: dst, Handle: handle}
+	if d.readsPicklesOnly(s, dst) {
+		h.Enc, data, _ = oldForm(h.Enc, data, nil)
+	} else {
+		data = bytes.Clone(data)
+	}
+	return s.send(ctx, newFrame(h, data))
 }

@@ -43,7 +43,7 @@ func (d *Daemon) route(s *stream, h pyproto.Header, payload []byte, buf *buffer)
 		return
 	}
 	s.sent.LoadOrStore(h.Dst, nil)
-	if out.old && h.Enc != pyproto.EncMGC {
+	if h.Enc != pyproto.EncMGC && d.readsPicklesOnly(out, h.Dst) {
 		h.Enc, payload, buf = oldForm(h.Enc, payload, buf)
 	}
 	f := frame{body: payload, buf: buf}
@@ -59,6 +59,15 @@ func (d *Daemon) route(s *stream, h pyproto.Header, payload []byte, buf *buffer)
 	if err := d.forward(s, out, h, f); err != nil {
 		d.refuse(h, fmt.Sprintf("context %d: %v", h.Dst, err))
 	}
+}
+
+// readsPicklesOnly tells whether a context, which is reached through s, or its first hop runs a Mitogen before 0.3.39.
+func (d *Daemon) readsPicklesOnly(s *stream, id pyproto.ContextID) bool {
+	if s.old {
+		return true
+	}
+	c := d.child(id)
+	return c != nil && c.runtime != nil && c.runtime.Old()
 }
 
 // verify tells whether messages of that context may come in on s.

@@ -268,6 +268,33 @@ func allToAll(ctx context.Context, t *testing.T, children []*Child) {
 	}
 }
 
+// Bytes as they are: a frame of their own kind to children of ours, a pickle where an old release reads them.
+func TestSendBytes(t *testing.T) {
+	runtime := "&runtime=mitogen:" + stockRuntime(t).Dir
+	d := newDaemon(t, Options{Path: []string{stockPath(t)}})
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	const name = "local:?python=/usr/bin/python3"
+	for _, target := range []string{name, name + runtime, name + "+" + name + runtime, name + runtime + "+" + name + "&runtime=embedded"} {
+		c := connect(t, d, target)
+		var to pyproto.Sender
+		if err := c.Call(ctx, "stockmod:make_receiver").Decode(&to); err != nil {
+			t.Fatal(err)
+		}
+		want := []byte{0, 200, 'x'}
+		if err := d.SendBytes(ctx, to.Context, to.Handle, want); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Send(ctx, to.Context, to.Handle, pyproto.IsDead, nil); err != nil {
+			t.Fatal(err)
+		}
+		var got [][]byte
+		if err := c.Call(ctx, "stockmod:collect").Decode(&got); err != nil || len(got) != 1 || !bytes.Equal(got[0], want) {
+			t.Errorf("%s: got %q, %v", target, got, err)
+		}
+	}
+}
+
 // The runtimes in turn on the way down one chain, with 2.7 and 3.x on either side of each change.
 func TestStockUnderEmbeddedUnderStock(t *testing.T) {
 	r := stockRuntime(t)

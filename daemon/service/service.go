@@ -2,7 +2,7 @@
 // client: mitogen.service.FileService.get(context 0, path, out) in a child fetches a file of this machine that the client has
 // registered.
 //
-// Chunks are pickled Blobs, which every release reads. A transfer has at most a mebibyte that the child has not
+// Chunks are frames of bytes, or pickled Blobs for releases before 0.3.39. A transfer has at most a mebibyte that the child has not
 // acknowledged, and those of one connection go one after the other. Files are read in a goroutine of the connection's, which
 // lives while there is something to send.
 package service

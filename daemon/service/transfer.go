@@ -156,11 +156,7 @@ func (f *Files) sendChunk(job *transfer, buf []byte) (n int, done bool) {
 		_ = f.d.Send(f.ctx, job.to.Context, job.to.Handle, pyproto.IsDead, []byte("Sender was explicitly closed."))
 		return 0, true
 	}
-	payload, err := pyproto.Marshal(pyproto.Blob(buf[:n]))
-	if err == nil {
-		err = f.d.Send(f.ctx, job.to.Context, job.to.Handle, 0, payload)
-	}
-	if err != nil {
+	if err := f.d.SendBytes(f.ctx, job.to.Context, job.to.Handle, buf[:n]); err != nil {
 		return 0, true
 	}
 	return n, false
