@@ -21,7 +21,7 @@ func (s *search) related(sp *spec, src *source) (related, missed []string) {
 	for i := range src.imports {
 		if imp := &src.imports[i]; r.active(imp.guard) {
 			related = add(related, r.targets(imp))
-			missed = add(missed, r.misses(imp))
+			missed = add(missed, append(r.misses(imp), r.asks(imp)...))
 		}
 	}
 	return related, missed
@@ -228,6 +228,19 @@ func (r *resolver) misses(imp *Import) []string {
 		}
 	}
 	return out
+}
+
+// stdlibAsks are packages that modules of the standard library import by themselves if there are any. Such an import stands in
+// no source of ours: without a word ahead it would cost a round trip on a target that lacks the package.
+var stdlibAsks = map[string]string{"zoneinfo": "tzdata"}
+
+// asks lists what an import has the standard library look for in vain.
+func (r *resolver) asks(imp *Import) []string {
+	ask := stdlibAsks[imp.Module]
+	if ask == "" || imp.Level > 0 || imp.hint || !Stdlib(imp.Module, r.v) {
+		return nil
+	}
+	return r.miss(nil, ask)
 }
 
 func (r *resolver) miss(out []string, name string) []string {

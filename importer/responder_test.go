@@ -395,6 +395,33 @@ func TestResponderLargeAndVanishing(t *testing.T) {
 	equal(t, "sent", sink.names(), []string{"b", "a", "-big", "c.d"})
 }
 
+// What the standard library looks for on its own is refused ahead, too, where it has the module that does so.
+func TestResponderForetellsForTheStandardLibrary(t *testing.T) {
+	dir := tree(t, map[string]string{"a.py": "try:\n  import zoneinfo\nexcept ImportError:\n  import b\n", "b.py": "", "c.py": "from .zoneinfo import x\n"})
+	im := newImporter(t, Options{Path: []string{dir}})
+	for _, c := range []struct {
+		v    Version
+		want []string
+	}{{py3, []string{"a", "-tzdata", "c"}}, {Version{3, 8}, []string{"b", "a", "-zoneinfo", "c"}}} {
+		sink := &recorder{}
+		r := serve(t, im, sink, ResponderOptions{Version: c.v})
+		if err := r.Push(context.Background(), "a", "c"); err != nil {
+			t.Fatal(err)
+		}
+		got := sink.names()
+		slices.Sort(got)
+		slices.Sort(c.want)
+		equal(t, c.v.String(), got, c.want)
+	}
+	write(t, dir+"/tzdata.py", "", false)
+	sink := &recorder{}
+	r := serve(t, im, sink, ResponderOptions{Version: py3})
+	if err := r.Push(context.Background(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "with the package", sink.names(), []string{"a"})
+}
+
 // What a module will look for in vain is refused ahead; what was refused is not preloaded later, but answered when asked again.
 func TestResponderForetells(t *testing.T) {
 	dir := tree(t, map[string]string{
