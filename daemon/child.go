@@ -72,8 +72,12 @@ func (c *Child) end(reason string) {
 	c.mu.Lock()
 	c.reason = reason
 	c.mu.Unlock()
-	if c.via == nil && c.responder != nil {
+	switch {
+	case c.responder == nil:
+	case c.via == nil:
 		c.responder.Close()
+	default:
+		c.responder.Forget(uint32(c.id))
 	}
 	close(c.closed)
 	c.leaveHop()

@@ -263,8 +263,14 @@ func (r *resolver) submodule(out []string, base, name string) []string {
 // packages it lies in.
 func (s *search) closure(names ...string) []string {
 	c := closer{search: s, seen: map[string]bool{}}
+	if s.by == nil {
+		s.by = map[string]string{}
+	}
 	for _, name := range names {
-		c.visit(name)
+		c.visit(name, "")
+	}
+	for _, name := range names {
+		delete(s.by, name)
 	}
 	return c.out
 }
@@ -275,12 +281,12 @@ type closer struct {
 	out  []string
 }
 
-func (c *closer) visit(name string) {
+func (c *closer) visit(name, by string) {
 	if c.seen[name] {
 		return
 	}
 	for _, up := range ancestors(name) {
-		c.visit(up)
+		c.visit(up, by)
 	}
 	if c.seen[name] {
 		return // by way of a package's imports
@@ -295,8 +301,11 @@ func (c *closer) visit(name string) {
 		return
 	}
 	c.out = append(c.out, name)
+	if c.by[name] == "" {
+		c.by[name] = by
+	}
 	for _, rel := range c.relatedOf(sp, u) {
-		c.visit(rel)
+		c.visit(rel, name)
 	}
 }
 
