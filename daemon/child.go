@@ -78,8 +78,12 @@ func (c *Child) end(reason string) {
 	c.mu.Lock()
 	c.reason = reason
 	c.mu.Unlock()
-	if c.ownResponder {
+	switch {
+	case c.responder == nil:
+	case c.ownResponder:
 		c.responder.Close()
+	default:
+		c.responder.Forget(uint32(c.id))
 	}
 	close(c.closed)
 	c.leaveHop()

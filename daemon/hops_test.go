@@ -17,6 +17,9 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	zapobserver "go.uber.org/zap/zaptest/observer"
+
 	"mitogend/bootstrap"
 	"mitogend/integration/pythons"
 	"mitogend/pyproto"
@@ -477,6 +480,31 @@ func TestLargeThroughHops(t *testing.T) {
 	t.Logf("64 MB there and back through 3 hops in %v", time.Since(start))
 	if err := c.Call(ctx, "tree:length", make([]byte, pyproto.DefaultMaxMessage+1)).Err(); err == nil {
 		t.Error("a message beyond the limit was sent")
+	}
+}
+
+// A hop outlives those behind it. What was kept for one of them goes with it.
+func TestHopForgetsWhoIsGone(t *testing.T) {
+	core, log := zapobserver.New(zap.DebugLevel)
+	dir := writeFiles(t, map[string]string{"one.py": "import two\ndef f():\n    return 1\n", "two.py": ""})
+	d := newDaemon(t, Options{Path: []string{dir}, Logger: zap.New(core)})
+	c, other := connect(t, d, chain(2, ends(t))), connect(t, d, chain(2, ends(t)))
+	if err := c.Call(testContext(t), "one:f").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "what was kept is dropped", func() bool {
+		for _, e := range log.FilterMessage("forgot what was forwarded").All() {
+			if m := e.ContextMap(); m["context"] == uint32(c.ID()) && m["modules"].(int64) >= 2 {
+				return true
+			}
+		}
+		return false
+	})
+	if err := other.Call(testContext(t), "one:f").Err(); err != nil {
+		t.Fatal(err)
 	}
 }
 

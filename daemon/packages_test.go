@@ -168,7 +168,7 @@ func TestPackages(t *testing.T) {
 }
 
 // TestPackagesOverSlowLink imports packages over a link of 100 ms round trip, for a call, which pushes what it needs ahead, and
-// on demand: then there is one round trip for each package on the way to the module, and no more.
+// on demand: then there is one round trip, also for a module in packages that are not there yet.
 func TestPackagesOverSlowLink(t *testing.T) {
 	const rtt = 100 * time.Millisecond
 	list := pythons.All(t)
@@ -199,9 +199,9 @@ func TestPackagesOverSlowLink(t *testing.T) {
 				far, trips := cold(overLink(t, py, rtt), pushed)
 				t.Logf("import %s, pushed %v: %v, over %v: %v, %d round trips for modules: %v", p.imports, pushed,
 					near.Round(time.Millisecond), rtt, far.Round(time.Millisecond), len(trips), trips)
-				most := 1
+				most := 0
 				if !pushed {
-					most += 1 + strings.Count(p.imports, ".")
+					most = 1
 				}
 				if len(trips) > most {
 					t.Errorf("%d round trips for modules, at most %d are wanted: %v", len(trips), most, trips)

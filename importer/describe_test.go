@@ -44,26 +44,3 @@ func TestDescribe(t *testing.T) {
 		t.Error("a context that has ended")
 	}
 }
-
-func TestWarm(t *testing.T) {
-	im := onPath(t, appFiles)
-	if err := im.Warm(context.Background(), py3, "app.web.view", "absent"); err != nil {
-		t.Fatal(err)
-	}
-	builds := im.cache.builds
-	for _, name := range im.Closure(py3, "app.web.view") {
-		sp := im.search(py3).find(name)
-		u, err := im.search(py3).unit(sp)
-		if err != nil || !u.ready.Load() || len(u.records) != 1 {
-			t.Errorf("%s is not ready: %v", name, err)
-		}
-	}
-	if builds == 0 || im.cache.builds != builds {
-		t.Errorf("%d builds, then %d", builds, im.cache.builds)
-	}
-	cancelled, cancel := context.WithCancel(context.Background())
-	cancel()
-	if err := im.Warm(cancelled, py3, "app"); err == nil {
-		t.Error("a context that has ended")
-	}
-}

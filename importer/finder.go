@@ -156,6 +156,7 @@ type search struct {
 	roots []location
 	specs map[string]*spec
 	dirs  map[location]*listing // nil where there is none
+	by    map[string]string     // which module had a closure take in another one
 }
 
 func (im *Importer) search(v Version) *search {

@@ -188,21 +188,6 @@ func (im *Importer) ScriptClosure(v Version, script []byte) []string {
 	return s.closure(related...)
 }
 
-// Warm builds what children of version v will be sent for the closure of the names, ahead of the first of them.
-func (im *Importer) Warm(ctx context.Context, v Version, names ...string) error {
-	s := im.search(v)
-	closure := s.closure(names...)
-	wait := compressAhead(s.units(closure))
-	defer wait()
-	for _, name := range closure {
-		var none *NotFoundError
-		if _, err := s.record(ctx, name); err != nil && !errors.As(err, &none) {
-			return err
-		}
-	}
-	return nil
-}
-
 // units gives the sources of modules of a closure.
 func (s *search) units(names []string) []*unit {
 	var out []*unit

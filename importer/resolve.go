@@ -21,7 +21,7 @@ func (s *search) related(sp *spec, src *source) (related, missed []string) {
 	for i := range src.imports {
 		if imp := &src.imports[i]; r.active(imp.guard) {
 			related = add(related, r.targets(imp))
-			missed = add(missed, r.misses(imp))
+			missed = add(missed, append(r.misses(imp), r.asks(imp)...))
 		}
 	}
 	return related, missed
@@ -230,6 +230,19 @@ func (r *resolver) misses(imp *Import) []string {
 	return out
 }
 
+// stdlibAsks are packages that modules of the standard library import by themselves if there are any. Such an import stands in
+// no source of ours: without a word ahead it would cost a round trip on a target that lacks the package.
+var stdlibAsks = map[string]string{"zoneinfo": "tzdata"}
+
+// asks lists what an import has the standard library look for in vain.
+func (r *resolver) asks(imp *Import) []string {
+	ask := stdlibAsks[imp.Module]
+	if ask == "" || imp.Level > 0 || imp.hint || !Stdlib(imp.Module, r.v) {
+		return nil
+	}
+	return r.miss(nil, ask)
+}
+
 func (r *resolver) miss(out []string, name string) []string {
 	sp := r.find(name)
 	parent, _ := parentName(name)
@@ -250,8 +263,14 @@ func (r *resolver) submodule(out []string, base, name string) []string {
 // packages it lies in.
 func (s *search) closure(names ...string) []string {
 	c := closer{search: s, seen: map[string]bool{}}
+	if s.by == nil {
+		s.by = map[string]string{}
+	}
 	for _, name := range names {
-		c.visit(name)
+		c.visit(name, "")
+	}
+	for _, name := range names {
+		delete(s.by, name)
 	}
 	return c.out
 }
@@ -262,12 +281,12 @@ type closer struct {
 	out  []string
 }
 
-func (c *closer) visit(name string) {
+func (c *closer) visit(name, by string) {
 	if c.seen[name] {
 		return
 	}
 	for _, up := range ancestors(name) {
-		c.visit(up)
+		c.visit(up, by)
 	}
 	if c.seen[name] {
 		return // by way of a package's imports
@@ -282,8 +301,11 @@ func (c *closer) visit(name string) {
 		return
 	}
 	c.out = append(c.out, name)
+	if c.by[name] == "" {
+		c.by[name] = by
+	}
 	for _, rel := range c.relatedOf(sp, u) {
-		c.visit(rel)
+		c.visit(rel, name)
 	}
 }
 

@@ -1,6 +1,7 @@
 package importer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -75,6 +76,9 @@ type Event struct {
 	Reason string
 	// Target is the context that a module was forwarded to.
 	Target uint32
+	// For is the module for whose sake another one was preloaded or foretold: the one that imports it, else the one asked for.
+	// It is empty for what was itself named in a push.
+	For string
 }
 
 // What happened.
@@ -189,9 +193,14 @@ func (r *Responder) Forward(ctx context.Context, target uint32, v Version, names
 	return r.submit(ctx, &job{names: names, version: v, target: target})
 }
 
-// Forget drops what is kept for a context below the child that is gone.
-func (r *Responder) Forget(ctx context.Context, target uint32) error {
-	return r.submit(ctx, &job{forget: target})
+// Forget drops what is kept for a context below the child that is gone. It does not wait until that is done.
+func (r *Responder) Forget(target uint32) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.closed {
+		r.jobs = append(r.jobs, &job{forget: target})
+		r.signal()
+	}
 }
 
 // AddVersion tells of a context below the child: what its Python lacks and the child's has (a backport of a standard library
@@ -306,7 +315,10 @@ func (r *Responder) Serve(ctx context.Context) error {
 func (r *Responder) do(ctx context.Context, j *job) error {
 	switch {
 	case j.forget != 0:
-		delete(r.forwarded, j.forget)
+		if had := r.forwarded[j.forget]; had != nil {
+			delete(r.forwarded, j.forget)
+			r.im.log.Debug("forgot what was forwarded", zap.Uint32("context", j.forget), zap.Int("modules", len(had)))
+		}
 		return nil
 	case j.asked:
 		// No longer pending: what is asked from here on may be after the answer.
@@ -364,7 +376,7 @@ func (r *Responder) answer(ctx context.Context, name string) error {
 		if r.opt.Miss != nil && r.im.refuses(&r.im.opt.Policy, name) == "" && r.im.refuses(&r.opt.Policy, name) == "" && r.opt.Miss(name) {
 			return nil
 		}
-		return r.refuse(none, Refused, start)
+		return r.refuse(none, Refused, "", start)
 	}
 	if err != nil {
 		return err
@@ -430,7 +442,7 @@ func (r *Responder) lookUp(ctx context.Context, name string) (s *search, rec []b
 }
 
 // refuse tells the child that there is no such module.
-func (r *Responder) refuse(none *NotFoundError, what What, start time.Time) error {
+func (r *Responder) refuse(none *NotFoundError, what What, by string, start time.Time) error {
 	name, text := none.Name, ""
 	if r.opt.Reasons && !none.Absent {
 		text = none.Reason
@@ -445,7 +457,7 @@ func (r *Responder) refuse(none *NotFoundError, what What, start time.Time) erro
 	if len(r.refused) < maxRefused {
 		r.refused[name] = true
 	}
-	r.observe(Event{Name: name, What: what, Bytes: len(rec), Took: time.Since(start), Reason: none.Reason})
+	r.observe(Event{Name: name, What: what, Bytes: len(rec), Took: time.Since(start), Reason: none.Reason, For: by})
 	return nil
 }
 
@@ -455,7 +467,13 @@ func (r *Responder) foretell(ctx context.Context, s *search, name string) error 
 	if r.opt.Miss != nil {
 		return nil
 	}
-	for _, miss := range s.find(name).missed {
+	vain := s.find(name).missed
+	for _, rel := range s.find(name).related {
+		if r.im.refuses(&r.opt.Policy, rel) != "" {
+			vain = append(vain[:len(vain):len(vain)], rel)
+		}
+	}
+	for _, miss := range vain {
 		if r.sent[miss] != nil || r.refused[miss] || r.local(miss) {
 			continue
 		}
@@ -468,7 +486,7 @@ func (r *Responder) foretell(ctx context.Context, s *search, name string) error 
 			}
 			continue
 		}
-		if err := r.refuse(none, Foretold, start); err != nil {
+		if err := r.refuse(none, Foretold, name, start); err != nil {
 			return err
 		}
 	}
@@ -499,7 +517,7 @@ func (r *Responder) preload(ctx context.Context, s *search, name, asked string, 
 		return err
 	}
 	r.sent[name] = &sentModule{}
-	r.observe(Event{Name: name, What: Preloaded, Bytes: len(rec), Took: took})
+	r.observe(Event{Name: name, What: Preloaded, Bytes: len(rec), Took: took, For: cmp.Or(s.by[name], asked)})
 	return r.foretell(ctx, s, name)
 }
 

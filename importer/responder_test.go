@@ -95,7 +95,7 @@ func ask(t *testing.T, r *Responder, names ...string) {
 // settle waits until what was queued before is done.
 func settle(t *testing.T, r *Responder) {
 	t.Helper()
-	if err := r.Forget(context.Background(), 1); err != nil {
+	if err := r.Push(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -149,9 +149,7 @@ func TestResponderPushAndForward(t *testing.T) {
 	if err := r.Forward(ctx, 7, py2, "app"); err != nil || len(sink.names()) != 10 {
 		t.Errorf("nothing is left to forward: %v, %q", err, sink.names())
 	}
-	if err := r.Forget(ctx, 7); err != nil {
-		t.Fatal(err)
-	}
+	r.Forget(7)
 	if err := r.Forward(ctx, 7, py2, "lib"); err != nil {
 		t.Fatal(err)
 	}
@@ -160,6 +158,9 @@ func TestResponderPushAndForward(t *testing.T) {
 	count := map[What]int{}
 	for _, e := range events {
 		count[e.What]++
+		if want := map[string]string{"app.web": "lib.x", "app.web.view": "lib.x", "app.model": "app.web.view", "lib": "app.util"}[e.Name]; e.What == Preloaded && e.For != want {
+			t.Errorf("%s came for %q, want %q", e.Name, e.For, want)
+		}
 		if (e.What != Duplicate) != (e.Bytes > 0) {
 			t.Errorf("%+v", e)
 		}
@@ -259,7 +260,7 @@ func TestResponderReasonsAndPolicy(t *testing.T) {
 		sink := &recorder{}
 		r := serve(t, im, sink, ResponderOptions{Version: py3, Reasons: reasons, Policy: Policy{Deny: []string{"lib"}}})
 		ask(t, r, "lib.x", "app.util")
-		equal(t, "with a policy", sink.names(), []string{"-lib.x", "app", "app.util"})
+		equal(t, "with a policy", sink.names(), []string{"-lib.x", "app", "-lib", "app.util"})
 		v, err := pyproto.Unmarshal(sink.recs["lib.x"])
 		if err != nil {
 			t.Fatal(err)
@@ -393,6 +394,52 @@ func TestResponderLargeAndVanishing(t *testing.T) {
 	r := serve(t, newImporter(t, Options{Path: []string{dir}, MaxSource: 1000}), sink, ResponderOptions{})
 	ask(t, r, "a", "big", "c.d")
 	equal(t, "sent", sink.names(), []string{"b", "a", "-big", "c.d"})
+}
+
+// What the child's policy denies is refused ahead like what is not there.
+func TestResponderForetellsThePolicy(t *testing.T) {
+	im := onPath(t, map[string]string{"a.py": "import b, c.d, e\n", "b.py": "", "c/__init__.py": "", "c/d.py": "", "e.py": ""})
+	sink := &recorder{}
+	var foretold []Event
+	r := serve(t, im, sink, ResponderOptions{Version: py3, Policy: Policy{Deny: []string{"b", "c.d"}}, Observe: func(e Event) {
+		if e.What == Foretold {
+			foretold = append(foretold, e)
+		}
+	}})
+	if err := r.Push(context.Background(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "pushed", sink.names(), []string{"a", "-b", "-c.d", "c", "e"})
+	if len(foretold) != 2 || foretold[0].For != "a" || !strings.Contains(foretold[1].Reason, "denied by the policy") {
+		t.Errorf("%+v", foretold)
+	}
+}
+
+// What the standard library looks for on its own is refused ahead, too, where it has the module that does so.
+func TestResponderForetellsForTheStandardLibrary(t *testing.T) {
+	dir := tree(t, map[string]string{"a.py": "try:\n  import zoneinfo\nexcept ImportError:\n  import b\n", "b.py": "", "c.py": "from .zoneinfo import x\n"})
+	im := newImporter(t, Options{Path: []string{dir}})
+	for _, c := range []struct {
+		v    Version
+		want []string
+	}{{py3, []string{"a", "-tzdata", "c"}}, {Version{3, 8}, []string{"b", "a", "-zoneinfo", "c"}}} {
+		sink := &recorder{}
+		r := serve(t, im, sink, ResponderOptions{Version: c.v})
+		if err := r.Push(context.Background(), "a", "c"); err != nil {
+			t.Fatal(err)
+		}
+		got := sink.names()
+		slices.Sort(got)
+		slices.Sort(c.want)
+		equal(t, c.v.String(), got, c.want)
+	}
+	write(t, dir+"/tzdata.py", "", false)
+	sink := &recorder{}
+	r := serve(t, im, sink, ResponderOptions{Version: py3})
+	if err := r.Push(context.Background(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "with the package", sink.names(), []string{"a"})
 }
 
 // What a module will look for in vain is refused ahead; what was refused is not preloaded later, but answered when asked again.

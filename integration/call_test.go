@@ -77,7 +77,7 @@ type line struct {
 	Result  json.RawMessage
 	Error   struct{ Kind, Type, Message, Traceback string }
 	Seconds float64
-	Imports []struct{ Module, How, Path string }
+	Imports []struct{ Module, How, Path, For string }
 }
 
 func readLines(t *testing.T, r Result) (lines []line) {

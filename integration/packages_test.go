@@ -255,6 +255,9 @@ func TestTraceImports(t *testing.T) {
 		how := map[string]string{}
 		for _, row := range readLines(t, r)[0].Imports {
 			how[row.Module] = row.How
+			if want := map[string]string{"lib.used": "lib"}[row.Module]; row.For != want && strings.HasPrefix(row.Module, "lib") {
+				t.Errorf("%+v", row)
+			}
 			if strings.HasPrefix(row.Module, "lib") && !strings.HasPrefix(row.Path, dir) {
 				t.Error(row)
 			}

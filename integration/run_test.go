@@ -44,6 +44,11 @@ if __name__ == '__main__':
         logging.basicConfig(level=logging.DEBUG, format='%(levelname)s %(name)s %(message)s')
         logging.getLogger('a.b').debug('after')
         logging.shutdown()
+    if how == 'fork':
+        sys.stdout.flush()
+        if not os.fork():
+            os._exit(8)
+        print(os.wait()[1] >> 8)
     if how == 'exec':
         sys.stdout.flush()
         os.execv('/bin/sh', ['sh', '-c', 'echo from sh; exit 5'])
@@ -59,7 +64,7 @@ func TestRunIsTheProgramItself(t *testing.T) {
 			want int
 		}{
 			{[]string{"none"}, 0}, {[]string{"exit", "7"}, 7}, {[]string{"exit", "0"}, 0}, {[]string{"text"}, 1},
-			{[]string{"os._exit"}, 9}, {[]string{"log"}, 0}, {[]string{"raise"}, 1}, {[]string{"exec"}, 5}, {[]string{"read", "-x", "--json", "-H"}, 0},
+			{[]string{"os._exit"}, 9}, {[]string{"log"}, 0}, {[]string{"raise"}, 1}, {[]string{"fork"}, 0}, {[]string{"exec"}, 5}, {[]string{"read", "-x", "--json", "-H"}, 0},
 		} {
 			// An absolute path, since the name in tracebacks is as given, and Python 3.9 and later make it absolute.
 			args := append([]string{filepath.Join(dir, "app/prog.py")}, c.args...)

@@ -21,6 +21,11 @@ const treeTime = 5 * time.Minute
 const treeImports = `
 import sys, threading
 import treepackage
+try:
+    # It replaces itself in sys.modules, and a second thread may be given what was there before (3.13.0, also from its own disk).
+    import collections.abc
+except ImportError:
+    pass
 
 def load(names):
     """Import these from a few threads at once; how many modules came from the master."""

@@ -193,6 +193,7 @@ def become_program(config, fd, path, source, argv):
     core.setup(config, fd, fd, take_stdio=False)
     core.plug(core, mitogen)
     own_logging()
+    allow_fork()
     core.io.begin_call()
     for signum in signal.SIGINT, signal.SIGTERM:
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
@@ -240,6 +241,17 @@ def own_logging():
             if getattr(handler.emit, '__module__', None) == core.__name__:
                 logging.root.removeHandler(handler)
                 logging.root.setLevel(logging.WARNING)
+
+
+def allow_fork():
+    """Python 3.12 and later warn of os.fork() beside other threads. There is one of ours, of which the script knows nothing."""
+    if sys.version_info < (3, 12):
+        return
+    # Without the module warnings, which takes time to import. The texts are compared as they are, and fit this process only.
+    import _warnings
+    text = 'This process (pid=%d) is multi-threaded, use of %s() may lead to deadlocks in the child.'
+    for name in 'fork', 'forkpty':
+        _warnings.filters.insert(0, ('ignore', text % (os.getpid(), name), DeprecationWarning, None, 0))
 
 
 class Script(object):

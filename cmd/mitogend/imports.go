@@ -27,7 +27,9 @@ type importRow struct {
 	How    importer.What `json:"how"`
 	Path   string        `json:"path,omitempty"`
 	Reason string        `json:"reason,omitempty"`
-	Bytes  int           `json:"bytes"`
+	// For is the module that imports a preloaded one, or looks for a foretold one; empty where the call or script itself names it.
+	For   string `json:"for,omitempty"`
+	Bytes int    `json:"bytes"`
 	// AtMS is when it was sent, counted from the start of the connection; TookMS how long finding and building took here.
 	AtMS   float64 `json:"at_ms"`
 	TookMS float64 `json:"took_ms"`
@@ -35,7 +37,7 @@ type importRow struct {
 
 func (t *importTrace) add(e importer.Event) {
 	row := importRow{
-		Module: e.Name, How: e.What, Reason: e.Reason, Bytes: e.Bytes,
+		Module: e.Name, How: e.What, Reason: e.Reason, For: e.For, Bytes: e.Bytes,
 		AtMS: milliseconds(time.Since(t.start)), TookMS: milliseconds(e.Took),
 	}
 	t.mu.Lock()
@@ -78,6 +80,9 @@ func importTable(rows []importRow) string {
 		from := r.Path
 		if r.Reason != "" {
 			from = r.Reason
+		}
+		if r.For != "" {
+			from += "  for " + r.For
 		}
 		fmt.Fprintf(&b, "%9.1f  %-9s  %7d  %8.1f  %s  %s\n", r.AtMS, r.How, r.Bytes, r.TookMS, r.Module, from)
 	}

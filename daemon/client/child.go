@@ -228,7 +228,7 @@ func (c *Child) event(e *wire.Event) {
 		c.opt.OnLog(daemon.Log{Target: c.name, Context: pyproto.ContextID(e.Child), Logger: e.Logger, Level: e.Level, Text: e.Text})
 	case e.Kind == wire.EventImport && c.opt.OnImport != nil:
 		c.opt.OnImport(importer.Event{
-			Name: e.Module, What: importer.What(e.What), Bytes: e.Bytes, Reason: e.Text, Took: time.Duration(e.Seconds * float64(time.Second)),
+			Name: e.Module, What: importer.What(e.What), Bytes: e.Bytes, Reason: e.Text, For: e.For, Took: time.Duration(e.Seconds * float64(time.Second)),
 		})
 	}
 }

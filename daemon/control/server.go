@@ -199,7 +199,7 @@ func (s *Server) onImport(c *pool.Conn, e importer.Event) {
 func importEvent(c *pool.Conn, e importer.Event) wire.Event {
 	return wire.Event{
 		Kind: wire.EventImport, Time: stamp(time.Now()), Target: c.Target(), Module: e.Name, What: string(e.What), Bytes: e.Bytes,
-		Seconds: e.Took.Seconds(), Text: e.Reason,
+		Seconds: e.Took.Seconds(), Text: e.Reason, For: e.For,
 	}
 }
 

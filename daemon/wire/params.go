@@ -309,6 +309,7 @@ type Event struct {
 	// Module, What (answered, preloaded, refused ...) and Bytes are of an import.
 	Module string `codec:"module,omitempty" json:"module,omitempty"`
 	What   string `codec:"what,omitempty" json:"what,omitempty"`
+	For    string `codec:"for,omitempty" json:"for,omitempty"` // of a module: whose import it is sent for
 	Bytes  int    `codec:"bytes,omitempty" json:"bytes,omitempty"`
 	// Function and OK are of a call, Seconds of a call or import.
 	Function string  `codec:"function,omitempty" json:"function,omitempty"`
