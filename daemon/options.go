@@ -64,6 +64,9 @@ type ConnectOptions struct {
 	Policy importer.Policy
 	// PreferHere serves a module from here even if the target has one of that name.
 	PreferHere bool
+	// NoBytecode has a child on this machine compile what is served. Otherwise it gets the bytecode that an interpreter of its
+	// release has left beside the source, if that is the source's without doubt.
+	NoBytecode bool
 	// Runtime is the Mitogen that the child and those on the way to it run; nil means the embedded runtime. The key runtime of a
 	// target wins over it.
 	Runtime *Runtime

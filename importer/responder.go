@@ -44,6 +44,9 @@ type ResponderOptions struct {
 	// Miss is asked for a module that the child asked for and that was not found here; true says that it will be answered
 	// otherwise. No refusal is foretold then. It must not block, and may be nil.
 	Miss func(name string) bool
+	// Code is given the bytecode of a module, without its header, just before its LoadModule, where an interpreter of the same
+	// release has left it beside the source; nil for no bytecode. Its errors are the sink's. See search.bytecode.
+	Code func(name string, code []byte) error
 	// Observe is told what was done, by the goroutine that runs Serve. It may be nil.
 	Observe func(Event)
 }
@@ -401,7 +404,7 @@ func (r *Responder) answer(ctx context.Context, name string) error {
 		}
 		was = &sentModule{}
 	}
-	if err := r.sink.LoadModule(rec, name); err != nil {
+	if err := r.send(s, rec, name); err != nil {
 		return err
 	}
 	was.asked = true
@@ -414,6 +417,18 @@ func (r *Responder) answer(ctx context.Context, name string) error {
 		}
 	}
 	return nil
+}
+
+// send sends a record, and ahead of it the module's bytecode if that is wanted and there is some.
+func (r *Responder) send(s *search, rec []byte, name string) error {
+	if r.opt.Code != nil && s.v == r.opt.Version {
+		if code := s.bytecode(name); code != nil {
+			if err := r.opt.Code(name, code); err != nil {
+				return err
+			}
+		}
+	}
+	return r.sink.LoadModule(rec, name)
 }
 
 // lookUp finds a module for the child, or for one of those below it.
@@ -513,7 +528,7 @@ func (r *Responder) preload(ctx context.Context, s *search, name, asked string, 
 		return err
 	}
 	took := time.Since(start)
-	if err := r.sink.LoadModule(rec, name); err != nil {
+	if err := r.send(s, rec, name); err != nil {
 		return err
 	}
 	r.sent[name] = &sentModule{}

@@ -37,6 +37,8 @@ if PY3:
         del sys.modules['functools']
     from io import BytesIO, FileIO
     from _thread import RLock
+    import _imp
+    import marshal
     from _frozen_importlib import ModuleSpec
     text_type = str
     # For both.
@@ -779,11 +781,11 @@ class Importer(Lazy):
         'msvcrt org winreg nt java clr __main__').split()
     prefix = 'master:'
     rest = 'mitogen.resources'
+    # Bytecode that came ahead of its module.
+    codes = {}
 
     def __init__(self, config, forked=None):
         self.lock = RLock()
-        # Who is asked: the parent, but for one that is not of this runtime.
-        self.source = config.get('modules', router.stream.remote_id)
         # A record, or the reason why there is none, by name.
         self.cache = forked.cache if forked else {}
         # What was asked for: the latch that is closed when it is here, and the children's streams that want it, too.
@@ -871,7 +873,8 @@ class Importer(Lazy):
             self.fail_all()
         elif ask:
             try:
-                send(Message(self.source, handle=GET_MODULE, data=name.encode('utf-8')))
+                # A parent of another runtime is not asked.
+                send(Message(config.get('modules', router.stream.remote_id), handle=GET_MODULE, data=name.encode('utf-8')))
             except BaseException:
                 # A signal handler raised. Who waits for it, too, asks anew.
                 self.inflight.pop(name, None)
@@ -997,6 +1000,14 @@ class Importer(Lazy):
         # For both.
 
     def get_code(self, name):
+        # Only 3.x.
+        code = self.codes.pop(name.encode(), None)
+        # Not under -O, for which it was not made.
+        if code and __debug__:
+            code = marshal.loads(code)
+            _imp._fix_co_filename(code, self.get_filename(name))
+            return code
+        # For both.
         source = self.get_bytes(name)
         # Only 2.x.
         if not PY3:
@@ -1193,6 +1204,9 @@ def setup(conf, rfd, wfd, take_stdio=True):
     stdio = Stdio(take_stdio)
     dispatcher = Dispatcher()
     router.add_handler(importer.on_load_module, LOAD_MODULE)
+    # Only 3.x.
+    router.add_handler(lambda msg: importer.codes.update([msg.data.split(b'\0', 1)]), 989, policy=has_parent_authority)
+    # For both.
     router.add_handler(router.on_del_route, DEL_ROUTE, policy=has_parent_authority)
     router.add_handler(lambda msg: stream.on_lost(), SHUTDOWN, policy=has_parent_authority)
     io.add(rfd, stream.on_readable)

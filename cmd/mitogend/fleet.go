@@ -30,6 +30,7 @@ type fleetFlags struct {
 	prefer       string
 	traceImports bool
 	trace        string
+	noBytecode   bool
 }
 
 func (f *fleetFlags) register(cmd *cobra.Command, firstPath string) {
@@ -42,6 +43,7 @@ func (f *fleetFlags) register(cmd *cobra.Command, firstPath string) {
 	fs.SetInterspersed(false) // what follows is the program's, or the function's: -1 is a number
 	fs.BoolVar(&f.json, "json", false, "one line of JSON for each target on stdout")
 	fs.StringVar(&f.prefer, "prefer", "target", "whose copy of a module wins when both have it: here or target")
+	fs.BoolVar(&f.noBytecode, "no-bytecode", false, "have children on this machine compile what is served, even if there is bytecode for it")
 	fs.StringVar(&f.trace, "trace", "", "write every frame that goes over the wire to `FILE`, decoded, secrets masked")
 	fs.BoolVar(&f.traceImports, "trace-imports", false, "tell afterwards which modules each target was served, when and how")
 }
@@ -270,7 +272,7 @@ func (keepOpen) Close() error { return nil }
 func (fl *fleet) connect(ctx context.Context, j *job, imports *importTrace) *outcome {
 	var err error
 	opt := daemon.ConnectOptions{
-		Python: fl.flags.python, Timeout: fl.flags.connectTimeout, Secrets: j.target.passwords(fl.secrets), PreferHere: fl.flags.prefer == "here",
+		Python: fl.flags.python, Timeout: fl.flags.connectTimeout, Secrets: j.target.passwords(fl.secrets), PreferHere: fl.flags.prefer == "here", NoBytecode: fl.flags.noBytecode,
 		OnOutput: func(data []byte) { _, _ = j.stderr.Write(data) },
 		OnLog:    func(l daemon.Log) { fl.app.childLog(j.stderr, l) },
 	}

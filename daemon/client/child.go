@@ -55,7 +55,7 @@ func (c *Client) connect(ctx context.Context, name string, hops []bootstrap.Hop,
 		return nil, errors.New("client: an importer can not be used over a socket; say what is served in Options.Source")
 	}
 	p := &wire.Connect{}
-	p.Name, p.Python, p.PreferHere, p.Fresh = opt.Name, opt.Python, opt.PreferHere, c.opt.Fresh
+	p.Name, p.Python, p.PreferHere, p.NoBytecode, p.Fresh = opt.Name, opt.Python, opt.PreferHere, opt.NoBytecode, c.opt.Fresh
 	p.ConnectTimeout = wire.Seconds(opt.Timeout.Seconds())
 	p.Dir, p.Env = c.opt.Dir, c.opt.Env
 	if opt.Dir != "" {

@@ -61,7 +61,7 @@ func request(t *wire.Target) (*pool.Request, error) {
 		return nil, wire.Errorf(wire.KindUsage, "%v", err)
 	}
 	r := &pool.Request{
-		Target: t.Target, Hops: hops, Name: t.Name, Python: t.Python, PreferHere: t.PreferHere, Timeout: t.ConnectTimeout.Duration(),
+		Target: t.Target, Hops: hops, Name: t.Name, Python: t.Python, PreferHere: t.PreferHere, NoBytecode: t.NoBytecode, Timeout: t.ConnectTimeout.Duration(),
 		Passwords: t.Passwords, Dir: t.Dir, Env: t.Env, Fresh: t.Fresh,
 	}
 	if t.Dir != "" && !filepath.IsAbs(t.Dir) {

@@ -23,6 +23,7 @@ type Request struct {
 	Name       string
 	Python     []string
 	PreferHere bool
+	NoBytecode bool
 	// Timeout is for each hop; 0 means bootstrap.DefaultTimeout. It is no part of what makes two requests the same.
 	Timeout time.Duration
 	// Passwords by the number of the hop. They win over what a hop says of a password.
@@ -93,7 +94,7 @@ func (r *Request) key(source string) string {
 		mac.Write([]byte("\x00" + entry))
 	}
 	b, _ := json.Marshal([]any{ // of text, lists and bool: cannot fail
-		bootstrap.FormatTarget(r.hops()), r.Python, r.PreferHere, source, dir, mac.Sum(nil),
+		bootstrap.FormatTarget(r.hops()), r.Python, r.PreferHere, r.NoBytecode, source, dir, mac.Sum(nil),
 	})
 	return string(b)
 }

@@ -321,6 +321,7 @@ class Run(object):
         core.os = System(self.io)
         self.upstream = Stream(self)
         core.router = core.Router({'context_id': 1, 'parent_ids': [0]}, self.upstream)
+        core.config = {}
         self.importer = core.importer = core.Importer({})
         core.dispatcher = type(sys)('dispatcher')
         core.dispatcher.latch = core.Latch()

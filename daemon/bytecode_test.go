@@ -1,0 +1,152 @@
+package daemon
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"mitogend/integration/pythons"
+)
+
+const bytecodeModule = `
+import inspect
+import sys
+import traceback
+
+VALUE = 'source'
+
+def value():
+    return VALUE
+
+def fail():
+    raise ValueError('no')
+
+def text():
+    return inspect.getsource(value)
+
+def trace():
+    try:
+        fail()
+    except ValueError:
+        return traceback.format_exc()
+
+def names():
+    """Where the code says that it comes from, also that within it."""
+    return [value.__code__.co_filename, (lambda: 0).__code__.co_filename, __file__]
+`
+
+// compileAs has an interpreter leave the bytecode of a module, made from another text of the same size, where it looks for that.
+func compileAs(t *testing.T, py pythons.Python, path, text string) {
+	t.Helper()
+	program := `
+import os, py_compile, sys
+path, text = sys.argv[1:]
+with open(path) as fp: source = fp.read()
+stat = os.stat(path)
+with open(path, 'w') as fp: fp.write(text)
+os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+py_compile.compile(path, doraise=True)
+with open(path, 'w') as fp: fp.write(source)
+os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+`
+	if out, err := exec.Command(py.Path, "-c", program, path, text).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+func TestBytecode(t *testing.T) {
+	pythons.Each(t, func(t *testing.T, py pythons.Python) {
+		if py.Version == "2.7" {
+			t.Skip("2.x is sent source")
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		for _, test := range []struct {
+			name, want string
+			opt        ConnectOptions
+			spoil      func(t *testing.T, source, pyc string)
+		}{
+			{name: "is used", want: "cached"},
+			{name: "is switched off", want: "source", opt: ConnectOptions{NoBytecode: true}},
+			{name: "is of an older source", want: "source", spoil: func(t *testing.T, source, _ string) {
+				later := time.Now().Add(-time.Hour)
+				if err := os.Chtimes(source, later, later); err != nil {
+					t.Fatal(err)
+				}
+			}},
+			{name: "can be written by others", want: "source", spoil: func(t *testing.T, _, pyc string) {
+				if err := os.Chmod(pyc, 0o666); err != nil {
+					t.Fatal(err)
+				}
+			}},
+			{name: "is in a directory of others", want: "source", spoil: func(t *testing.T, _, pyc string) {
+				if err := os.Chmod(filepath.Dir(pyc), 0o777); err != nil {
+					t.Fatal(err)
+				}
+			}},
+			{name: "is of another release", want: "source", spoil: func(t *testing.T, _, pyc string) { patch(t, pyc, 0, 1) }},
+			{name: "is cut", want: "source", spoil: func(t *testing.T, _, pyc string) {
+				if err := os.Truncate(pyc, 10); err != nil {
+					t.Fatal(err)
+				}
+			}},
+			{name: "is for an optimizing interpreter", want: "source", opt: ConnectOptions{Env: []string{"PYTHONOPTIMIZE=1"}}},
+		} {
+			t.Run(test.name, func(t *testing.T) {
+				dir := writeFiles(t, map[string]string{"cachedmod.py": bytecodeModule})
+				source := filepath.Join(dir, "cachedmod.py")
+				earlier := time.Now().Add(-10 * time.Minute)
+				if err := os.Chtimes(source, earlier, earlier); err != nil {
+					t.Fatal(err)
+				}
+				compileAs(t, py, source, strings.Replace(bytecodeModule, "'source'", "'cached'", 1))
+				files, err := filepath.Glob(filepath.Join(dir, "__pycache__", "*.pyc"))
+				if err != nil || len(files) != 1 {
+					t.Fatal(files, err)
+				}
+				if test.spoil != nil {
+					test.spoil(t, source, files[0])
+				}
+				d := newDaemon(t, Options{Path: []string{dir}})
+				c := connect(t, d, target(py), test.opt)
+				var got string
+				if err := c.Call(ctx, "cachedmod:value").Decode(&got); err != nil || got != test.want {
+					t.Fatalf("got %q, %v; want %q", got, err, test.want)
+				}
+				var names []string
+				if err := c.Call(ctx, "cachedmod:names").Decode(&names); err != nil || len(names) != 3 {
+					t.Fatal(names, err)
+				}
+				for _, name := range names {
+					if name != "master:"+source {
+						t.Errorf("the file is %s", name)
+					}
+				}
+				if err := c.Call(ctx, "cachedmod:text").Decode(&got); err != nil || !strings.HasPrefix(got, "def value():\n    return VALUE\n") {
+					t.Errorf("got %q, %v", got, err)
+				}
+				if err := c.Call(ctx, "cachedmod:trace").Decode(&got); err != nil || !strings.Contains(got, "    raise ValueError('no')\n") ||
+					!strings.Contains(got, `File "master:`+source+`", line 12, in fail`) {
+					t.Errorf("got %q, %v", got, err)
+				}
+			})
+		}
+	})
+}
+
+// patch adds to a byte of a file.
+func patch(t *testing.T, path string, at int, add byte) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[at] += add
+	if err := os.WriteFile(path, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
