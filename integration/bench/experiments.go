@@ -198,6 +198,7 @@ func tableSpecs() []*spec {
 			&spec{name: "calls-" + v, op: "calls", pinned: true, warm: 1, reps: 7, quick: 2, params: local(v, params{"n": 2000})},
 			&spec{name: "bulk-" + v, op: "bulk", warm: 1, reps: 3, quick: 1, params: local(v, params{"size": 64_000_000, "n": 1})})
 	}
+	list = append(list, bytecodeSpecs()...)
 	return append(list, stockSpecs()...)
 }
 

@@ -80,6 +80,11 @@ func (r *row) reached(m medians) (ok, known bool) {
 	return got <= limit, true
 }
 
+// importedPackages are those whose import is measured.
+var importedPackages = []struct{ short, name string }{
+	{"django", "django.db.models"}, {"sqlalchemy", "sqlalchemy.orm"}, {"jinja2", "jinja2"},
+}
+
 func tableRows() []*row {
 	rows := []*row{}
 	for _, v := range []string{"2.7", "3.6", "3.11", "3.13"} {
@@ -128,9 +133,7 @@ func tableRows() []*row {
 		{name: "file-cpu", what: "master CPU per GB of it", spec: "file", metric: "cpu_gb", unit: unitSeconds,
 			target: atMost(0.5, unitSeconds, 8)},
 	}...)
-	for _, p := range []struct{ short, name string }{
-		{"django", "django.db.models"}, {"sqlalchemy", "sqlalchemy.orm"}, {"jinja2", "jinja2"},
-	} {
+	for _, p := range importedPackages {
 		name := "import-" + p.short
 		rows = append(rows,
 			&row{name: name, what: "cold import " + p.name + ", local (floor: disk without .pyc)", spec: name, metric: "seconds",
@@ -153,6 +156,7 @@ func tableRows() []*row {
 			&row{name: "argument-" + v, what: "64 MB argument, " + v, spec: "bulk-" + v, metric: "arg_rate", unit: unitRate, higher: true},
 			&row{name: "result-" + v, what: "64 MB result, " + v, spec: "bulk-" + v, metric: "result_rate", unit: unitRate, higher: true})
 	}
+	rows = append(rows, bytecodeRows()...)
 	rows = append(rows, stockRows()...)
 	return append(rows, codecRows()...)
 }
