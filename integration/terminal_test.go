@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
 )
 
 // terminal runs the binary as a user at a terminal does.
@@ -184,9 +185,22 @@ func TestPasswordIsAskedOnce(t *testing.T) {
 	// ^C at the question gives the terminal back as it was.
 	cmd := Command(t, dir, "call", "--ask-become-pass", "-H", target, "os:getpid")
 	term := onTerminal(t, cmd)
+	// Linux gives the settings of the terminal itself to who asks at its other end.
+	echoes := func() bool {
+		settings, err := unix.IoctlGetTermios(int(term.pty.Fd()), unix.TCGETS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return settings.Lflag&unix.ECHO != 0 && settings.Lflag&unix.ICANON != 0 && settings.Lflag&unix.ISIG != 0
+	}
 	term.expect("Become password: ")
-	term.send("\x03")
-	if status := term.wait(); status != 130 {
+	Eventually(t, "nothing that is typed shows", func() bool { return !echoes() })
+	term.send("half of it\x03")
+	_ = cmd.Wait()
+	if !echoes() {
+		t.Error("the terminal is left as it was for the password")
+	}
+	if status := term.wait(); status != 130 || strings.Contains(term.screen(), "half") {
 		t.Fatal(status, term.screen())
 	}
 	// No flag, no question: a failure that says what to do.
