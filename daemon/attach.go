@@ -52,6 +52,9 @@ func (p *Peer) ID() pyproto.ContextID { return p.s.id }
 // Done is closed when the peer is gone and everybody has been told.
 func (p *Peer) Done() <-chan struct{} { return p.s.ended }
 
+// Err tells why the peer is gone, once Done is closed.
+func (p *Peer) Err() error { return p.s.failure() }
+
 // Close ends the connection and does not wait.
 func (p *Peer) Close() { p.s.shut() }
 

@@ -44,7 +44,8 @@ func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 	if err := c.pushScript(ctx, o); err != nil {
 		return ExitStatus{}, err
 	}
-	p := &program{c: c, id: c.d.allocate(1), changed: make(chan struct{}, 1)}
+	p := &program{c: c, id: c.d.allocate(1), changed: make(chan struct{}, 1), over: make(chan struct{})}
+	defer close(p.over)
 	handle := c.d.handles.add(handler{fn: p.deliver, respondent: c.id})
 	defer c.d.handles.remove(handle)
 	args := make([]any, len(o.Args))
@@ -54,6 +55,9 @@ func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 	err := c.Call(ctx, "mitogen.program:run", int64(p.id), filepath.Base(o.Path), int64(handle), o.Path,
 		pyproto.Blob(o.Source), args, o.Stdin != nil).Decode(&p.input)
 	if err != nil {
+		if ctx.Err() != nil {
+			p.forestall()
+		}
 		return ExitStatus{}, err
 	}
 	if o.Stdin != nil {
@@ -85,6 +89,7 @@ type program struct {
 	input pyproto.Handle
 
 	changed chan struct{} // one token: look at queue again
+	over    chan struct{} // closed when nobody waits for the program any more
 
 	// mu protects the following. Never held across I/O.
 	mu    sync.Mutex
@@ -185,7 +190,7 @@ func (p *program) feed(r io.Reader) {
 			}
 			select {
 			case <-acks:
-			case <-p.c.closed:
+			case <-p.over:
 				return
 			}
 		}
@@ -203,4 +208,12 @@ func (p *program) stop() {
 	if p.c.Call(ctx, "mitogen.program:stop", int64(p.id)).Err() == nil {
 		_, _ = p.copy(ctx, RunOptions{})
 	}
+}
+
+// forestall kills a program that was given up before the child has said that it runs. Calls run in order: when this one does, the
+// program was started, or never will be.
+func (p *program) forestall() {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	_ = p.c.Notify(ctx, "mitogen.program:stop", int64(p.id))
 }

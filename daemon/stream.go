@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -377,7 +378,14 @@ func (s *stream) fill() error {
 	return nil
 }
 
-var errEOF = errors.New("the connection was closed by the other side")
+// eofError is io.EOF in the words of a stream.
+type eofError struct{}
+
+var errEOF error = eofError{}
+
+func (eofError) Error() string { return "the connection was closed by the other side" }
+
+func (eofError) Is(target error) bool { return target == io.EOF }
 
 // handle routes the frames that are in the buffer.
 func (s *stream) handle() error {

@@ -298,7 +298,7 @@ func TestReload(t *testing.T) {
 		t.Fatal(got)
 	}
 	levels := d.Run(t, dir, "logs", "--set", "control=warn")
-	levels.Want(t, 0, "children=info\ncontrol=warn\ndaemon=info\nhttp=info\npool=debug\n", "")
+	levels.Want(t, 0, "children=info\nclients=info\ncontrol=warn\ndaemon=info\nhttp=info\npool=debug\n", "")
 	// A mistake leaves everything as it is.
 	Write(t, dir, "mitogend.yaml", "paht: x\n")
 	d.Signal(syscall.SIGHUP)
@@ -548,4 +548,40 @@ func TestInterruptedClient(t *testing.T) {
 	}
 	// A call that was given up does not stand in the way of the next.
 	d.Run(t, dir, "call", "-H", target, "os:getcwd").Want(t, 0, quoted(t, dir), "")
+}
+
+// Whatever comes in on either socket, the daemon goes on and says what it was.
+func TestGarbageOnTheSockets(t *testing.T) {
+	d := Serve(t, "--log-level", "debug")
+	dir := t.TempDir()
+	stock := filepath.Join(d.Dir, "mitogen.sock")
+	for _, c := range []struct{ socket, sent, said string }{
+		{stock, "", "a client has not said who it is"},
+		{stock, "\x00\x00", "a client has not said who it is"},
+		{stock, "\x00\x00\x00\x01" + strings.Repeat("?", 1000), "unknown encoding"},
+		{stock, "\x00\x00\x00\x01MI", "a client has gone"},
+		// A frame of 4 GB, of which nothing comes.
+		{stock, "\x00\x00\x00\x01MITO" + strings.Repeat("\x00", 20) + "\xff\xff\xff\xff", "a client has gone"},
+		{d.Socket, "GET / HTTP/1.0\r\n\r\n", "disconnecting a client"},
+		{d.Socket, "\x94\x00\x01\xa4", "a client has gone"},
+		{d.Socket, "\x94\x00\x01\xdb\xff\xff\xff\xff", "disconnecting a client"},
+	} {
+		before := len(d.Log.String())
+		var nc net.Conn
+		Eventually(t, "it takes clients on "+c.socket, func() bool {
+			var err error
+			nc, err = net.Dial("unix", c.socket)
+			return err == nil
+		})
+		_, _ = nc.Write([]byte(c.sent))
+		_ = nc.(*net.UnixConn).CloseWrite()
+		Eventually(t, fmt.Sprintf("%s is logged for %.20q", c.said, c.sent), func() bool {
+			return strings.Contains(d.Log.String()[before:], c.said)
+		})
+		_ = nc.Close()
+	}
+	d.Run(t, dir, "call", "-H", AnyPython(t).Target(), "os:getcwd").Want(t, 0, quoted(t, dir), "")
+	if peak := peakRSS(t, d.PID()); peak > 200<<20 && !raceEnabled {
+		t.Errorf("the daemon had %d MB", peak>>20)
+	}
 }

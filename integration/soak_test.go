@@ -99,7 +99,19 @@ func TestSoak(t *testing.T) {
 		})
 	}
 	wg.Go(func() { s.kill(rand.New(rand.NewPCG(seed, 1000))) })
-	wg.Wait()
+	ended := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(time.Until(s.end) + commandTime):
+		ps := s.d.Run(t, s.lib, "ps")
+		s.d.Signal(syscall.SIGQUIT)
+		s.d.Wait()
+		t.Fatalf("a request has never ended\n%v\n%s", ps, s.d.Log)
+	}
 	t.Logf("%d calls: %d values, %d raised, %d lost, %d cancelled; %d programs, %d channels; %d children killed, %d clients died",
 		s.calls.Load(), s.values.Load(), s.raised.Load(), s.lost.Load(), s.cancelled.Load(), s.programs.Load(), s.streams.Load(),
 		s.killed.Load(), s.died.Load())

@@ -1,12 +1,19 @@
 package integration
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
+
+	"mitogend/daemon/client"
+	"mitogend/integration/pythons"
 )
 
 // stockPython is an interpreter that imports Mitogen.
@@ -80,4 +87,78 @@ func TestRuntime(t *testing.T) {
 	Mitogend(t, dir, "call", "--daemon", "none", "-H", "local:?python="+python+"&runtime="+runtime, "stockmod:f", "x").Want(t, 0, "\"vx\"\n", "")
 	Mitogend(t, dir, "call", "--daemon", "none", "--runtime", "mitogen:"+dir, "stockmod:f", "x").Want(t, 3, "", "runtime mitogen")
 	Mitogend(t, dir, "call", "--daemon", "none", "--runtime", "other", "stockmod:f", "x").Want(t, 2, "", "embedded, mitogen or mitogen:DIR")
+}
+
+const runtimeProgram = `
+import sys
+import os
+
+def where():
+    import mitogen.core
+    return mitogen.core.__file__
+
+if __name__ == '__main__':
+    sys.path.append(sys.argv[2])
+    import mitogen.unix
+    router, parent = mitogen.unix.connect(sys.argv[1])
+    try:
+        print(router.local(via=parent).call(where))
+    finally:
+        router.broker.shutdown()
+        router.broker.join()
+`
+
+// Clients of a daemon that say nothing of it have the runtime and the inventory that the daemon is configured with.
+func TestRuntimeAndInventoryOfADaemon(t *testing.T) {
+	out, err := exec.Command(stockPython(t), "-c", "import mitogen,os;print(os.path.dirname(os.path.dirname(mitogen.__file__)))").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stock := strings.TrimSpace(string(out))
+	// Mitogen 0.3.3 needs the module imp.
+	old := slices.DeleteFunc(pythons.All(t), func(p pythons.Python) bool {
+		return !slices.Contains([]string{"3.6", "3.7", "3.8", "3.9", "3.10", "3.11"}, p.Version)
+	})
+	if len(old) == 0 {
+		t.Skip("no Python that this Mitogen runs on")
+	}
+	p := clean(t, old[0])
+	dir := t.TempDir()
+	Write(t, dir, "own.py", "import mitogen.core\n\ndef stock():\n    return hasattr(mitogen.core, 'IoLoggerProtocol')\n")
+	hosts := Write(t, dir, "hosts.yaml", fmt.Sprintf("all:\n  vars: {ansible_connection: local, ansible_python_interpreter: %s}\n  hosts: {w1: , w2: }\n", p.Command))
+	d := Serve(t, "--runtime", "mitogen:"+stock, "-i", hosts, "-I", dir)
+	ask := func(opt client.Options, target string) any {
+		t.Helper()
+		var v any
+		// Connect of package client reads the target itself; other clients leave that to the daemon.
+		err := d.Dial(t, opt).Do(context.Background(), "call", map[string]any{"target": target, "function": "own:stock"}, &v)
+		if err != nil {
+			return err.Error()
+		}
+		return v
+	}
+	if got := ask(client.Options{}, "w1"); got != true {
+		t.Errorf("a name of the inventory has the configured runtime: %v", got)
+	}
+	if got := ask(client.Options{}, "w2?runtime=embedded"); got != false {
+		t.Errorf("a target's own runtime wins: %v", got)
+	}
+	if got := ask(client.Options{}, "all"); got != "all means 2 hosts of the inventory, and a request is for one" {
+		t.Errorf("a pattern: %v", got)
+	}
+	// The commands are as they are without a daemon.
+	d.Run(t, dir, "call", "-H", p.Target(), "own:stock").Want(t, 0, "false\n", "")
+	// A program whose interpreter, asked alone, finds no Mitogen.
+	program := Write(t, dir, "program.py", runtimeProgram)
+	r := p.Local(t, dir, "", program, filepath.Join(d.Dir, "mitogen.sock"), stock)
+	if r.Status != 0 || !strings.Contains(r.Stdout, "core.py") {
+		t.Errorf("%v\n%s", r, d.Log)
+	}
+	// SIGHUP reads the inventory again.
+	Write(t, dir, "hosts.yaml", fmt.Sprintf("all:\n  vars: {ansible_connection: local, ansible_python_interpreter: %s}\n  hosts: {w3: }\n", p.Command))
+	d.Signal(syscall.SIGHUP)
+	Eventually(t, "the inventory was read", func() bool { return ask(client.Options{}, "w3") == true })
+	Mitogend(t, dir, "serve", "--listen", d.Dir+"2", "--runtime", "mitogen:"+dir).Want(t, 2, "", "no such file or directory")
+	Mitogend(t, dir, "serve", "--runtime", "other").Want(t, 2, "", "embedded, mitogen or mitogen:DIR")
+	Mitogend(t, dir, "config", "check", "-i", "nothing.yaml").Want(t, 2, "", "nothing.yaml: no such file")
 }

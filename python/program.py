@@ -32,6 +32,8 @@ class Program(process.Process):
         self.handle = handle
         self.stdin = stdin
         self.pipes = pipes
+        # Where standard input comes in.
+        self.input = None
         # Bytes sent to the master and not yet acknowledged; beyond WINDOW the pipes are left alone.
         self.unread = 0
 
@@ -115,7 +117,14 @@ class Program(process.Process):
                 self.close_pipe(fd)
         self.close_stdin()
         programs.pop(self.context_id, None)
+        core.router.del_handler(self.input)
         self.tell(b'x', b'%d' % self.status)
+
+
+def own():
+    """Descriptors that no other program may keep open: a program would never see the end of its input."""
+    return [fd for program in list(programs.values())
+            for fd in list(program.pipes) + [program.stdin.fd if program.stdin else None] if fd is not None]
 
 
 def close(*fds):
@@ -135,6 +144,8 @@ def run(context_id, name, handle, path, source, argv, with_stdin):
     config = dict(core.config, context_id=context_id, name=name,
                   parent_ids=[core.router.context_id] + list(core.config['parent_ids']))
     core.stdio.flush()
+    if own not in relay.owners:
+        relay.owners.append(own)
     with relay.spawning:
         opened = []
         try:
@@ -151,9 +162,8 @@ def run(context_id, name, handle, path, source, argv, with_stdin):
         if not pid:
             def become():
                 os.setsid()
-                close(ours, out_r, err_r, *relay.own())
-                if in_w is not None:
-                    os.close(in_w)
+                # A number of another program's may have been closed, and be one of ours by now.
+                close(*(relay.own().union(opened) - set((theirs, in_r, out_w, err_w))))
                 for fd, to in (in_r, 0), (out_w, 1), (err_w, 2):
                     os.dup2(fd, to)
                     os.close(fd)
@@ -167,9 +177,10 @@ def run(context_id, name, handle, path, source, argv, with_stdin):
     ender.alive.add(program)
     # Otherwise the program has become another one, or has closed what it does not know.
     link.on_end = lambda: core.io.lost and ender.end(program)
+    program.input = core.router.add_handler(program.on_message, policy=core.has_parent_authority)
     relay.call_soon(program.start)
     _thread.start_new_thread(program.wait, ())
-    return core.router.add_handler(program.on_message, policy=core.has_parent_authority)
+    return program.input
 
 
 def leaf():

@@ -61,6 +61,9 @@ func checkConfig(w io.Writer, f *settingFlags) error {
 	if err := control.CheckPath(dir); err != nil {
 		return usageError{err}
 	}
+	if _, err := s.hosts(); err != nil {
+		return usageError{err}
+	}
 	for _, p := range append(s.path[:len(s.path):len(s.path)], s.venv) {
 		if p != "" && !exists(p) {
 			fmt.Fprintf(w, "warning: %s does not exist; nothing is served from it until it does\n", p)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.uber.org/zap"
 
 	"mitogend/daemon"
 	"mitogend/daemon/unixclient"
@@ -109,8 +111,8 @@ func runClient(ctx context.Context, args []string, dir, socket string) (int, err
 	return 0, nil
 }
 
-// serveClients opens mitogen.sock beside the control socket.
-func (sv *service) serveClients(ctx context.Context, failed chan<- error) (stop func(), err error) {
+// listenClients opens mitogen.sock beside the control socket.
+func (sv *service) listenClients() (net.Listener, error) {
 	dir, err := sv.settings.socketDir()
 	if err != nil {
 		return nil, usageError{err}
@@ -122,7 +124,13 @@ func (sv *service) serveClients(ctx context.Context, failed chan<- error) (stop 
 	if err != nil {
 		return nil, usageError{err}
 	}
+	return ln, nil
+}
+
+// serveClients serves mitogen.sock until stop is called.
+func (sv *service) serveClients(ctx context.Context, ln net.Listener, failed chan<- error) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
+	sv.log.Info("listening", zap.Stringer("socket", ln.Addr()))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -130,5 +138,5 @@ func (sv *service) serveClients(ctx context.Context, failed chan<- error) (stop 
 			failed <- err
 		}
 	}()
-	return func() { cancel(); <-done }, nil
+	return func() { cancel(); <-done }
 }

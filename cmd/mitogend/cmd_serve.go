@@ -22,7 +22,9 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"mitogend/daemon"
 	"mitogend/daemon/control"
+	"mitogend/daemon/inventory"
 	"mitogend/daemon/unixclient"
 )
 
@@ -59,6 +61,15 @@ func serve(ctx context.Context, a *app, f *settingFlags) error {
 	if err != nil {
 		return err
 	}
+	// These may run programs, which a signal has to end.
+	hosts, err := s.hosts()
+	if err != nil {
+		return usageError{err}
+	}
+	runtime, err := daemon.FindRuntime(ctx, s.runtime, s.path, nil)
+	if err != nil {
+		return usagef("--runtime %s: %w", s.runtime, plainDaemon(err))
+	}
 	signals := a.takeSignals()
 	sv := &service{flags: f, settings: s, stop: make(chan time.Duration, 1)}
 	log, err := newLog(s, a)
@@ -70,7 +81,7 @@ func serve(ctx context.Context, a *app, f *settingFlags) error {
 		return usageError{err}
 	}
 	opt := control.Options{
-		Pool: s.poolOptions(), MaxMessage: s.maxMessage, MaxPending: s.maxPending, StallTimeout: s.stallTime, MaxClients: s.maxClients,
+		Pool: s.poolOptions(), Inventory: hosts, MaxMessage: s.maxMessage, MaxPending: s.maxPending, StallTimeout: s.stallTime, MaxClients: s.maxClients,
 		Grace: s.grace, Core: log.core, Levels: sv.levels, LogErrors: log.errors.Load, Endpoint: s.otlpEndpoint, Version: version + commit(),
 		OnShutdown: func(grace time.Duration) {
 			select {
@@ -78,6 +89,9 @@ func serve(ctx context.Context, a *app, f *settingFlags) error {
 			default: // it is being stopped
 			}
 		},
+	}
+	if runtime != nil { // as it was found now: what python3 says may change
+		opt.Runtime = "mitogen:" + runtime.Dir
 	}
 	if s.trace != "" {
 		t, err := newTracer(s.trace)
@@ -92,7 +106,7 @@ func serve(ctx context.Context, a *app, f *settingFlags) error {
 	}
 	sv.log = sv.server.Logger("control")
 	// Before anything is connected.
-	sv.clients = unixclient.New(sv.server.Daemon(), unixclient.Options{Logger: sv.server.Logger("clients")})
+	sv.clients = unixclient.New(sv.server.Daemon(), unixclient.Options{Runtime: runtime, Logger: sv.server.Logger("clients")})
 	return sv.run(ctx, signals)
 }
 
@@ -103,16 +117,21 @@ func (sv *service) run(ctx context.Context, signals <-chan os.Signal) error {
 		sv.shutdown(0, signals)
 		return err
 	}
+	clients, err := sv.listenClients()
+	if err != nil {
+		for _, ln := range listeners {
+			_ = ln.Close()
+		}
+		sv.shutdown(0, signals)
+		return err
+	}
+	// Whoever finds one of the sockets finds both.
 	failed := make(chan error, len(listeners)+2)
 	for _, ln := range listeners {
 		go func() { failed <- sv.server.Serve(ln) }()
 		sv.log.Info("listening", zap.Stringer("socket", ln.Addr()))
 	}
-	stopClients, err := sv.serveClients(ctx, failed)
-	if err != nil {
-		sv.shutdown(0, signals)
-		return err
-	}
+	stopClients := sv.serveClients(ctx, clients, failed)
 	defer stopClients()
 	if sv.settings.http != "" {
 		if err := sv.serveHTTP(failed); err != nil {
@@ -203,6 +222,10 @@ func (sv *service) listen() ([]net.Listener, error) {
 // plainControl drops the package's name.
 func plainControl(err error) error { return errors.New(strings.TrimPrefix(err.Error(), "control: ")) }
 
+func plainDaemon(err error) error {
+	return errors.New(strings.TrimPrefix(err.Error(), "daemon: runtime mitogen: "))
+}
+
 func (sv *service) serveHTTP(failed chan<- error) error {
 	ln, err := net.Listen("tcp", sv.settings.http)
 	if err != nil {
@@ -226,8 +249,12 @@ func (sv *service) reload() {
 	notify(sd.SdNotifyReloading + fmt.Sprintf("\nMONOTONIC_USEC=%d", monotonic()))
 	defer notify(sd.SdNotifyReady)
 	s, err := sv.flags.load()
+	var hosts *inventory.Inventory
 	if err == nil {
-		err = sv.server.Configure(s.poolOptions(), s.grace)
+		hosts, err = s.hosts()
+	}
+	if err == nil {
+		err = sv.server.Configure(s.poolOptions(), s.grace, hosts)
 	}
 	if err != nil {
 		sv.log.Error("the configuration was not taken", zap.Error(err))

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -47,24 +46,14 @@ func inventoryError(err error) error {
 	return errors.New(strings.TrimPrefix(err.Error(), "inventory: "))
 }
 
-var (
-	// methodAhead matches what can be a target with its method; the rest of a pattern begins with a sign.
-	methodAhead = regexp.MustCompile(`^([a-z]+):([^&!]|$)`)
-	// suffix finds where a pattern ends and the arguments or further hops begin.
-	suffix = regexp.MustCompile(`\+|\?[a-z_]+=`)
-)
-
-// writtenOut tells whether a name is a target and not of the inventory.
-func writtenOut(name string) bool {
-	m := methodAhead.FindStringSubmatch(name)
-	return m != nil && slices.ContainsFunc(bootstrap.Methods(), func(x *bootstrap.Method) bool { return x.Name == m[1] })
-}
-
 // resolve gives the targets that names of one -H stand for: written out, or hosts of the inventory, alone or by pattern. What is in
 // no inventory means ssh.
 func (t *targetFlags) resolve(names []string) ([]target, error) {
 	signed := func(name string) bool { return strings.HasPrefix(name, "&") || strings.HasPrefix(name, "!") }
-	if slices.ContainsFunc(names, signed) && !slices.ContainsFunc(names, func(n string) bool { return writtenOut(n) || suffix.MatchString(n) }) {
+	if slices.ContainsFunc(names, signed) && !slices.ContainsFunc(names, func(n string) bool {
+		_, rest := inventory.SplitName(n)
+		return inventory.WrittenOut(n) || rest != ""
+	}) {
 		names = []string{strings.Join(names, ",")}
 	}
 	var out []target
@@ -81,7 +70,7 @@ func (t *targetFlags) resolve(names []string) ([]target, error) {
 func (t *targetFlags) resolveOne(name string) ([]target, error) {
 	var inv *inventory.Inventory
 	var err error
-	if name != "" && !writtenOut(name) {
+	if name != "" && !inventory.WrittenOut(name) {
 		if inv, err = t.inventory(); err != nil {
 			return nil, err
 		}
@@ -90,55 +79,22 @@ func (t *targetFlags) resolveOne(name string) ([]target, error) {
 		one, err := readTarget(name)
 		return []target{one}, err
 	}
-	pattern, rest := name, ""
-	if i := suffix.FindStringIndex(name); i != nil {
-		pattern, rest = name[:i[0]], name[i[0]:]
-	}
-	hosts, err := inv.Match(pattern)
-	var none *inventory.NoMatchError
+	found, err := inv.Resolve(name)
+	var bad *bootstrap.Error
 	switch {
-	case errors.As(err, &none) && !strings.ContainsAny(pattern, ":!&*[~,"):
-		one, err := readTarget(name)
-		return []target{one}, err
+	case errors.As(err, &bad):
+		return nil, usagef("-H %s: %w", name, plain(err))
 	case err != nil:
 		return nil, usagef("-H %s: %w", name, inventoryError(err))
-	case len(hosts) == 0:
-		return nil, usagef("-H %s: no host is left", name)
+	case found == nil:
+		one, err := readTarget(name)
+		return []target{one}, err
 	}
-	out := make([]target, len(hosts))
-	for i, host := range hosts {
-		if out[i], err = hostTarget(inv, host, rest); err != nil {
-			return nil, err
-		}
+	out := make([]target, len(found))
+	for i, f := range found {
+		out[i] = target{name: f.Host, hops: f.Hops, secrets: f.Secrets}
 	}
 	return out, nil
-}
-
-// hostTarget gives the target of a host, with what the user has put after its name: arguments of the hop that reaches it, and
-// further hops.
-func hostTarget(inv *inventory.Inventory, host, rest string) (target, error) {
-	found, err := inv.Target(host)
-	if err != nil {
-		return target{}, usageError{inventoryError(err)}
-	}
-	t := target{name: host + rest, hops: found.Hops, secrets: found.Secrets}
-	if rest == "" {
-		return t, nil
-	}
-	own := t.hops[found.Own]
-	hops, err := bootstrap.ParseTarget(bootstrap.Hop{Method: own.Method, Spec: own.Spec}.String() + rest)
-	if err != nil {
-		return target{}, usagef("-H %s: %w", t.name, plain(err))
-	}
-	if own.Args == nil {
-		own.Args = map[string]string{}
-	}
-	for k, v := range hops[0].Args {
-		own.Args[k] = v
-	}
-	t.hops[found.Own] = own
-	t.hops = append(t.hops, hops[1:]...)
-	return t, nil
 }
 
 // passwords gives those of the inventory, and those that were asked for where it has none.

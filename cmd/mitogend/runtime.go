@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -15,11 +16,11 @@ func (f *runtimeFlag) register(fs *pflag.FlagSet) {
 
 // apply sets the key runtime of targets that have none. What is behind the first hop runs the same.
 func (f *runtimeFlag) apply(targets []target) error {
-	switch {
-	case f.runtime == "" || f.runtime == "embedded":
+	if err := checkRuntime(f.runtime); err != nil {
+		return usagef("--runtime: %w", err)
+	}
+	if f.runtime == "" || f.runtime == "embedded" {
 		return nil
-	case f.runtime != "mitogen" && (!strings.HasPrefix(f.runtime, "mitogen:") || f.runtime == "mitogen:"):
-		return usagef("--runtime %s: embedded, mitogen or mitogen:DIR", f.runtime)
 	}
 	for _, t := range targets {
 		if len(t.hops) == 0 || t.hops[0].Args["runtime"] != "" {
@@ -32,4 +33,13 @@ func (f *runtimeFlag) apply(targets []target) error {
 		t.hops[0].Args = args
 	}
 	return nil
+}
+
+// checkRuntime tells whether a runtime can be meant.
+func checkRuntime(runtime string) error {
+	dir, named := strings.CutPrefix(runtime, "mitogen:")
+	if named && dir != "" || runtime == "" || runtime == "embedded" || runtime == "mitogen" {
+		return nil
+	}
+	return fmt.Errorf("%q is not embedded, mitogen or mitogen:DIR", runtime)
 }

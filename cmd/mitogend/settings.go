@@ -15,6 +15,7 @@ import (
 	yaml "go.yaml.in/yaml/v3"
 
 	"mitogend/daemon/control"
+	"mitogend/daemon/inventory"
 	"mitogend/daemon/pool"
 	"mitogend/importer"
 )
@@ -27,6 +28,8 @@ type settings struct {
 	path             []string
 	venv             string
 	allow, deny      []string
+	runtime          string
+	inventory        []string
 	idleTime         time.Duration
 	maxConnections   int
 	perTarget        int
@@ -62,6 +65,8 @@ var settingList = []setting{
 	{key: "venv", usage: "virtual environment `DIR` whose site-packages follow", file: true, value: func(s *settings) any { return &s.venv }},
 	{key: "allow", usage: "serve only these `MODULES` to such clients; repeatable, comma-separated", value: func(s *settings) any { return &s.allow }},
 	{key: "deny", usage: "never serve these `MODULES` to such clients; repeatable, comma-separated", value: func(s *settings) any { return &s.deny }},
+	{key: "runtime", usage: "what the children of such clients run, and of programs on mitogen.sock whose own Mitogen is not found: embedded, mitogen (on path, or python3's) or mitogen:DIR", fixed: true, value: func(s *settings) any { return &s.runtime }},
+	{key: "inventory", usage: "`FILE`, program or directory that lists hosts, or names with commas, for targets of clients of the socket that are names; repeatable", file: true, value: func(s *settings) any { return &s.inventory }},
 	{key: "idle_time", usage: "keep a connection that nobody uses for this long", value: func(s *settings) any { return &s.idleTime }},
 	{key: "max_connections", usage: "close connections that nobody uses beyond this number", value: func(s *settings) any { return &s.maxConnections }},
 	{key: "per_target", usage: "connections with one target at most, when calls on it take long", value: func(s *settings) any { return &s.perTarget }},
@@ -92,7 +97,7 @@ func defaultSettings() *settings {
 	return &settings{
 		idleTime: pool.DefaultIdle, maxConnections: pool.DefaultMax, perTarget: pool.DefaultPerTarget, maxClients: control.DefaultMaxClients,
 		maxMessage: 128 << 20, maxPending: 4 << 20, stallTime: time.Minute, grace: control.DefaultGrace,
-		logLevel: "info", logFormat: "auto", from: map[string]string{},
+		runtime: "embedded", logLevel: "info", logFormat: "auto", from: map[string]string{},
 	}
 }
 
@@ -103,7 +108,8 @@ func (s setting) set(to *settings, texts []string, dir string) error {
 	}
 	if s.file {
 		for i, text := range texts {
-			if text != "" && !filepath.IsAbs(text) {
+			names := s.key == "inventory" && strings.Contains(text, ",")
+			if text != "" && !filepath.IsAbs(text) && !names {
 				texts[i] = filepath.Join(dir, text)
 			}
 		}
@@ -112,6 +118,9 @@ func (s setting) set(to *settings, texts []string, dir string) error {
 	switch v := s.value(to).(type) {
 	case *string:
 		*v = texts[0]
+		if rest, ok := strings.CutPrefix(*v, "mitogen:"); ok && s.key == "runtime" && rest != "" && !filepath.IsAbs(rest) {
+			*v = "mitogen:" + filepath.Join(dir, rest)
+		}
 	case *[]string:
 		*v = texts
 	case *bool:
@@ -153,6 +162,9 @@ func (s *settings) check() error {
 			return fmt.Errorf("%s: %s", n.key, n.why)
 		}
 	}
+	if err := checkRuntime(s.runtime); err != nil {
+		return fmt.Errorf("runtime: %w", err)
+	}
 	if s.otlpEndpoint != "" {
 		if err := control.CheckEndpoint(s.otlpEndpoint); err != nil {
 			return fmt.Errorf("otlp_endpoint: %w", err)
@@ -163,6 +175,18 @@ func (s *settings) check() error {
 	}
 	_, err := importer.New(importer.Options{Path: s.path, Venv: s.venv, Policy: importer.Policy{Allow: s.allow, Deny: s.deny}})
 	return err
+}
+
+// hosts reads the inventory; nil when there is none.
+func (s *settings) hosts() (*inventory.Inventory, error) {
+	if len(s.inventory) == 0 {
+		return nil, nil
+	}
+	inv, err := inventory.Load(s.inventory...)
+	if err != nil {
+		return nil, fmt.Errorf("inventory: %w", inventoryError(err))
+	}
+	return inv, nil
 }
 
 // levels gives the log levels.
@@ -245,6 +269,9 @@ func (f *settingFlags) register(fs *pflag.FlagSet) {
 		short := ""
 		if s.key == "path" {
 			short = "I"
+		}
+		if s.key == "inventory" {
+			short = "i"
 		}
 		usage := s.usage
 		if d := fmt.Sprint(shown(s, defaultSettings())); d != "" && d != "[]" && d != "false" {

@@ -292,7 +292,7 @@ func (t *turn) done() { t.once.Do(func() { close(t.begun) }) }
 // lease gives the child that a request is for. done has to be called afterwards.
 func (c *conn) lease(ctx context.Context, t *wire.Target, w *pool.Watcher) (l *pool.Lease, done func(), err error) {
 	if t.Child == 0 {
-		r, err := request(t)
+		r, err := c.s.request(t)
 		if err != nil {
 			return nil, nil, err
 		}

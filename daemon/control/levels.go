@@ -11,7 +11,7 @@ import (
 )
 
 // Components are the parts of the daemon whose log levels can be set.
-var Components = []string{"daemon", "pool", "control", "children", "http"}
+var Components = []string{"daemon", "pool", "control", "children", "clients", "http"}
 
 // Levels are the log levels of the components. They can be changed while the daemon runs.
 type Levels struct {
@@ -68,7 +68,11 @@ func (l *Levels) Map() map[string]string {
 	return out
 }
 
-// Logger gives the logger of a component, on a core that takes every level.
+// Logger gives the logger of one of Components, on a core that takes every level.
 func (l *Levels) Logger(core zapcore.Core, component string) *zap.Logger {
-	return zap.New(core, zap.IncreaseLevel(l.levels[component])).Named(component)
+	level, ok := l.levels[component]
+	if !ok { // its first record would crash the daemon, much later
+		panic("control: there is no component " + component)
+	}
+	return zap.New(core, zap.IncreaseLevel(level)).Named(component)
 }

@@ -10,6 +10,7 @@ import (
 
 	"mitogend/bootstrap"
 	"mitogend/daemon"
+	"mitogend/daemon/inventory"
 	"mitogend/daemon/pool"
 	"mitogend/daemon/wire"
 	"mitogend/importer"
@@ -55,20 +56,59 @@ func place(t *wire.Target) string {
 }
 
 // request reads a target and its options.
-func request(t *wire.Target) (*pool.Request, error) {
-	hops, err := bootstrap.ParseTarget(t.Target)
+func (s *Server) request(t *wire.Target) (*pool.Request, error) {
+	hops, passwords, err := s.hops(t)
 	if err != nil {
 		return nil, wire.Errorf(wire.KindUsage, "%v", err)
 	}
 	r := &pool.Request{
-		Target: t.Target, Hops: hops, Name: t.Name, Python: t.Python, PreferHere: t.PreferHere, NoBytecode: t.NoBytecode, Timeout: t.ConnectTimeout.Duration(),
-		Passwords: t.Passwords, Dir: t.Dir, Env: t.Env, Fresh: t.Fresh,
+		Target: t.Target, Hops: hops, Name: t.Name, Python: t.Python, PreferHere: t.PreferHere,
+		NoBytecode: t.NoBytecode, Timeout: t.ConnectTimeout.Duration(),
+		Passwords: passwords, Dir: t.Dir, Env: t.Env, Fresh: t.Fresh,
+	}
+	// What is behind the first hop runs the same.
+	if s.opt.Runtime != "" && t.Source == nil && hops[0].Args["runtime"] == "" {
+		args := map[string]string{"runtime": s.opt.Runtime}
+		for k, v := range hops[0].Args {
+			args[k] = v
+		}
+		hops[0].Args = args
 	}
 	if t.Dir != "" && !filepath.IsAbs(t.Dir) {
 		return nil, wire.Errorf(wire.KindUsage, "dir %s is not absolute", shorten(t.Dir))
 	}
 	r.Source, err = sourceOptions(t.Source)
 	return r, err
+}
+
+// hops reads a target, which may be a name of the inventory, and gives what passwords are known.
+func (s *Server) hops(t *wire.Target) ([]bootstrap.Hop, map[int]string, error) {
+	if !inventory.WrittenOut(t.Target) {
+		s.invMu.Lock()
+		defer s.invMu.Unlock()
+		var found []*inventory.Target
+		var err error
+		if s.inv != nil && t.Target != "" {
+			found, err = s.inv.Resolve(t.Target)
+		}
+		switch {
+		case err != nil:
+			return nil, nil, err
+		case len(found) > 1:
+			return nil, nil, fmt.Errorf("%s means %d hosts of the inventory, and a request is for one", shorten(t.Target), len(found))
+		case len(found) == 1:
+			passwords := map[int]string{}
+			for hop, secret := range found[0].Secrets {
+				passwords[hop] = string(secret)
+			}
+			for hop, password := range t.Passwords {
+				passwords[hop] = password
+			}
+			return found[0].Hops, passwords, nil
+		}
+	}
+	hops, err := bootstrap.ParseTarget(t.Target)
+	return hops, t.Passwords, err
 }
 
 // clientCache bounds what the daemon keeps of modules for one source of clients, in bytes.

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"mitogend/daemon"
+	"mitogend/daemon/inventory"
 	"mitogend/daemon/pool"
 	"mitogend/daemon/wire"
 	"mitogend/importer"
@@ -23,6 +24,11 @@ import (
 type Options struct {
 	// Pool says what is served to children by default, and how connections are kept. Its Logger and Watch are the server's.
 	Pool pool.Options
+	// Runtime is what children run whose client sends no source and whose target names no runtime: "", "embedded", "mitogen" or
+	// "mitogen:DIR".
+	Runtime string
+	// Inventory says what names of hosts mean in targets; nil for none. The server is its only user.
+	Inventory *inventory.Inventory
 	// MaxMessage, MaxPending and StallTimeout are those of daemon.Options. A client that takes nothing for StallTimeout while
 	// replies wait for it is disconnected.
 	MaxMessage, MaxPending int
@@ -82,6 +88,10 @@ type Server struct {
 	hurry     chan struct{} // closed by Hurry
 	hurried   bool
 
+	// invMu protects the following, and is held while the inventory is asked, which may read files and run programs.
+	invMu sync.Mutex
+	inv   *inventory.Inventory
+
 	wg sync.WaitGroup // Serve and conns; add only with mu held and down false
 }
 
@@ -104,7 +114,7 @@ func New(opt Options) (*Server, error) {
 	}
 	s := &Server{
 		opt: opt, hub: newHub(), start: time.Now(), levels: opt.Levels, grace: opt.Grace, conns: map[*conn]bool{},
-		listeners: map[net.Listener]bool{}, idle: make(chan struct{}), hurry: make(chan struct{}),
+		inv: opt.Inventory, listeners: map[net.Listener]bool{}, idle: make(chan struct{}), hurry: make(chan struct{}),
 	}
 	s.opt.Core = zapcore.NewTee(opt.Core, logCore{h: s.hub})
 	s.log = s.Logger("control")
@@ -141,12 +151,15 @@ func (s *Server) Logger(component string) *zap.Logger { return s.levels.Logger(s
 // Daemon is the server's daemon.
 func (s *Server) Daemon() *daemon.Daemon { return s.d }
 
-// Configure takes new options of the pool and a new grace time, for what begins after that.
-func (s *Server) Configure(p pool.Options, grace time.Duration) error {
+// Configure takes new options of the pool, a new grace time and a new inventory, for what begins after that.
+func (s *Server) Configure(p pool.Options, grace time.Duration, inv *inventory.Inventory) error {
 	p.Logger = s.opt.Pool.Logger
 	if err := s.pool.Configure(p); err != nil {
 		return err
 	}
+	s.invMu.Lock()
+	s.inv = inv
+	s.invMu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if grace > 0 {

@@ -14,7 +14,7 @@ import (
 
 // Target is what a host means.
 type Target struct {
-	Host string
+	Host string // with what Resolve was told to add
 	Hops []bootstrap.Hop
 	// Secrets are passwords that the inventory gives as text, by position in Hops.
 	Secrets map[int]bootstrap.Secret

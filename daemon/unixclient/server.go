@@ -5,10 +5,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -129,8 +131,16 @@ func (s *Server) accept(ctx context.Context, conn net.Conn) {
 	}
 	c.attached(peer)
 	stop := context.AfterFunc(ctx, peer.Close)
+	log := s.opt.Logger.With(zap.Int("pid", pid), zap.Uint32("context", uint32(c.id)))
+	log.Debug("a client has come")
 	<-peer.Done()
 	stop()
+	err = peer.Err()
+	if ctx.Err() != nil || errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) {
+		log.Debug("a client has gone", zap.Error(err))
+	} else { // it does not speak the protocol
+		log.Warn("disconnected a client", zap.Error(err))
+	}
 	s.forget(c)
 	cancel()
 	c.end()

@@ -1,0 +1,79 @@
+package inventory
+
+import (
+	"errors"
+	"regexp"
+	"slices"
+	"strings"
+
+	"mitogend/bootstrap"
+)
+
+var (
+	// methodAhead matches what can be a target with its method; the rest of a pattern begins with a sign.
+	methodAhead = regexp.MustCompile(`^([a-z]+):([^&!]|$)`)
+	// suffix finds where a pattern ends and the arguments or further hops begin.
+	suffix = regexp.MustCompile(`\+|\?[a-z_]+=`)
+)
+
+// WrittenOut tells whether a name is a target with its method, which no inventory is asked for.
+func WrittenOut(name string) bool {
+	m := methodAhead.FindStringSubmatch(name)
+	return m != nil && slices.ContainsFunc(bootstrap.Methods(), func(x *bootstrap.Method) bool { return x.Name == m[1] })
+}
+
+// SplitName parts a name from what follows it: arguments of the hop that reaches the host, and further hops.
+func SplitName(name string) (pattern, rest string) {
+	if i := suffix.FindStringIndex(name); i != nil {
+		return name[:i[0]], name[i[0]:]
+	}
+	return name, ""
+}
+
+// Resolve gives the targets of a host, or of a pattern, with what follows the name. There are none for a single name that is no
+// host's: it means ssh. What follows and can not be read is a *bootstrap.Error.
+func (inv *Inventory) Resolve(name string) ([]*Target, error) {
+	pattern, rest := SplitName(name)
+	hosts, err := inv.Match(pattern)
+	var none *NoMatchError
+	switch {
+	case errors.As(err, &none) && !strings.ContainsAny(pattern, ":!&*[~,"):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case len(hosts) == 0:
+		return nil, errors.New("inventory: no host is left")
+	}
+	out := make([]*Target, len(hosts))
+	for i, host := range hosts {
+		if out[i], err = inv.Target(host); err != nil {
+			return nil, err
+		}
+		if err := out[i].extend(rest); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// extend adds what follows a host's name.
+func (t *Target) extend(rest string) error {
+	if rest == "" {
+		return nil
+	}
+	own := t.Hops[t.Own]
+	hops, err := bootstrap.ParseTarget(bootstrap.Hop{Method: own.Method, Spec: own.Spec}.String() + rest)
+	if err != nil {
+		return err
+	}
+	if own.Args == nil {
+		own.Args = map[string]string{}
+	}
+	for k, v := range hops[0].Args {
+		own.Args[k] = v
+	}
+	t.Hops[t.Own] = own
+	t.Hops = append(t.Hops, hops[1:]...)
+	t.Host += rest
+	return nil
+}

@@ -1,0 +1,105 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io"
+	"testing"
+	"time"
+
+	"mitogend/integration/pythons"
+)
+
+const readAll = "import sys\nsys.stdout.write('up')\nsys.stdout.flush()\nsys.stdin.read()\n"
+
+// signalReader tells of each read and then waits for the end.
+type signalReader struct{ reads, end chan struct{} }
+
+func (r *signalReader) Read([]byte) (int, error) {
+	select {
+	case r.reads <- struct{}{}:
+	default:
+	}
+	<-r.end
+	return 0, io.EOF
+}
+
+// A program sees the end of its input while another that was started after it still runs.
+func TestInputEndsBesideAnotherProgram(t *testing.T) {
+	pythons.Each(t, func(t *testing.T, py pythons.Python) {
+		c := connect(t, newDaemon(t, Options{}), target(py))
+		var ends [2]chan struct{}
+		var done [2]chan error
+		for i := range ends {
+			ends[i], done[i] = make(chan struct{}), make(chan error, 1)
+			up := make(chan struct{}, 1)
+			go func() {
+				_, err := c.Run(context.Background(), RunOptions{
+					Path: "p.py", Source: []byte(readAll), Stdin: &signalReader{make(chan struct{}, 1), ends[i]}, Stdout: signalWriter(up),
+				})
+				done[i] <- err
+			}()
+			<-up
+		}
+		for i := range ends {
+			close(ends[i])
+			select {
+			case err := <-done[i]:
+				if err != nil {
+					t.Error(err)
+				}
+			case <-time.After(20 * time.Second):
+				t.Errorf("program %d does not end", i)
+			}
+		}
+	})
+}
+
+// A program that was given up before it began does not run for ever.
+func TestRunGivenUpBeforeItBegins(t *testing.T) {
+	pythons.Each(t, func(t *testing.T, py pythons.Python) {
+		d := newDaemon(t, Options{})
+		c := connect(t, d, target(py))
+		busy := c.Start(context.Background(), "time:sleep", 0.5)
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		defer cancel()
+		in := &signalReader{make(chan struct{}, 1), make(chan struct{})}
+		defer close(in.end)
+		if _, err := c.Run(ctx, RunOptions{Path: "p.py", Source: []byte(readAll), Stdin: in}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		if err := busy.Result(context.Background()).Err(); err != nil {
+			t.Fatal(err)
+		}
+		// Calls run in order, so the program has begun by now.
+		if err := c.Call(context.Background(), "os:getpid").Err(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the program is gone", func() bool { return len(d.Routes()) == 1 })
+	})
+}
+
+// Programs that were run leave nothing in the child.
+func TestRunLeavesNoHandle(t *testing.T) {
+	pythons.Each(t, func(t *testing.T, py pythons.Python) {
+		dir := writeFiles(t, map[string]string{"look.py": "import mitogen.core\n\ndef handles():\n    return len(mitogen.core.router.handlers)\n"})
+		c := connect(t, newDaemon(t, Options{Path: []string{dir}}), target(py))
+		handles := func() (n int) {
+			t.Helper()
+			if err := c.Call(context.Background(), "look:handles").Decode(&n); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		before := 0
+		for i := range 6 {
+			if _, err := c.Run(context.Background(), RunOptions{Path: "p.py", Source: []byte("pass")}); err != nil {
+				t.Fatal(err)
+			}
+			if i == 0 {
+				before = handles() // with those of what makes it a parent
+			}
+		}
+		eventually(t, "the handles are gone", func() bool { return handles() <= before })
+	})
+}
