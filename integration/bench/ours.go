@@ -156,7 +156,8 @@ func newOursMemory(p params) (experiment, error) {
 func newOursPayload(p params) (experiment, error) {
 	m, err := newMaster(p)
 	return oursFunc{m, func(int) (metrics, error) {
-		c, err := m.connect()
+		// A child's name goes with the payload; by default it is the target, which is a long path here.
+		c, err := m.connect(daemon.ConnectOptions{Name: "local"})
 		if err != nil {
 			return nil, err
 		}
@@ -164,8 +165,9 @@ func newOursPayload(p params) (experiment, error) {
 		if err != nil {
 			return nil, err
 		}
-		size, err := strconv.ParseFloat(string(text), 64)
-		return metrics{"bytes": size}, errors.Join(err, c.Close(m.ctx))
+		var args, stdin float64
+		_, err = fmt.Sscan(string(text), &args, &stdin)
+		return metrics{"bytes": stdin, "args_bytes": args}, errors.Join(err, c.Close(m.ctx))
 	}}, err
 }
 
