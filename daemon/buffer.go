@@ -36,14 +36,37 @@ func (b *buffer) release() {
 	}
 }
 
-// frame is one frame in a queue: head, then body. buf, if set, owns their memory.
+// frame is one frame in a queue: head, then body, then rest. buf, if set, owns their memory.
 type frame struct {
 	head []byte // the header, and the payload when it is small
 	body []byte
+	rest [][]byte // nil, but for a call with long arguments; this frame's own slice
 	buf  *buffer
 }
 
-func (f *frame) size() int { return len(f.head) + len(f.body) }
+func (f *frame) size() int { return len(f.head) + len(f.body) + sizeOf(f.rest) }
+
+func sizeOf(parts [][]byte) (n int) {
+	for _, p := range parts {
+		n += len(p)
+	}
+	return n
+}
+
+// shift takes n bytes off the front, as many as there are, and gives how many are left of n.
+func (f *frame) shift(n int) int {
+	for {
+		k := min(n, len(f.head))
+		f.head, n = f.head[k:], n-k
+		if k = min(n, len(f.body)); k > 0 {
+			f.body, n = f.body[k:], n-k
+		}
+		if len(f.head) > 0 || len(f.body) > 0 || len(f.rest) == 0 {
+			return n
+		}
+		f.body, f.rest = f.rest[0], f.rest[1:]
+	}
+}
 
 func (f *frame) done() {
 	if f.buf != nil {
@@ -59,4 +82,24 @@ func newFrame(h pyproto.Header, payload []byte) frame {
 		return frame{head: h.Append(make([]byte, 0, pyproto.HeaderLen)), body: payload}
 	}
 	return frame{head: append(h.Append(make([]byte, 0, pyproto.HeaderLen+len(payload))), payload...)}
+}
+
+// borrowFrom is the size from which an argument's bytes are written from where they are. Below that a copy costs less than what it
+// takes to write more parts.
+const borrowFrom = 64 << 10
+
+// parts are a payload in several pieces.
+type parts struct {
+	head []byte
+	rest [][]byte
+}
+
+func (p parts) size() int { return len(p.head) + sizeOf(p.rest) }
+
+func (p parts) frame(h pyproto.Header) frame {
+	if len(p.rest) == 0 {
+		return newFrame(h, p.head)
+	}
+	h.Length = uint32(p.size())
+	return frame{head: append(h.Append(make([]byte, 0, pyproto.HeaderLen+len(p.head))), p.head...), rest: p.rest}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 
@@ -61,6 +62,9 @@ func (w *waiter) deliver(h pyproto.Header, payload []byte, shared bool) {
 // latter for class methods and static methods. args are positional; a last one of type pyproto.Kwargs gives keyword
 // arguments. Calls to one child run one at a time, in the order in which they were sent.
 //
+// An argument that is a []byte of 64 kB or more is sent from where it is: nobody may change it before the call has ended with the
+// child's answer.
+//
 // When ctx ends, Call returns at once and the function goes on in the child; its result is dropped.
 func (c *Child) Call(ctx context.Context, fn string, args ...any) *Result {
 	return c.Start(ctx, fn, args...).Result(ctx)
@@ -69,7 +73,7 @@ func (c *Child) Call(ctx context.Context, fn string, args ...any) *Result {
 // Start is the first half of Call: it sends. ctx limits the wait for room in the child's queue.
 func (c *Child) Start(ctx context.Context, fn string, args ...any) *Pending {
 	p := &Pending{c: c}
-	payload, err := c.encode(ctx, "", fn, args)
+	payload, err := c.encode(ctx, "", fn, args, borrowFrom)
 	if err != nil {
 		p.err = err
 		return p
@@ -83,9 +87,9 @@ func (c *Child) Start(ctx context.Context, fn string, args ...any) *Pending {
 	return p
 }
 
-// Notify runs a function in the child and does not ask for its result; a failure is logged.
+// Notify runs a function in the child and does not ask for its result; a failure is logged. The arguments are copied.
 func (c *Child) Notify(ctx context.Context, fn string, args ...any) error {
-	payload, err := c.encode(ctx, "", fn, args)
+	payload, err := c.encode(ctx, "", fn, args, math.MaxInt)
 	if err != nil {
 		return err
 	}
@@ -136,11 +140,12 @@ func (c *Child) result(r reply) *Result {
 	return &Result{value: v}
 }
 
-// encode makes the payload of CALL_FUNCTION, after it has sent the modules that the function's module imports.
-func (c *Child) encode(ctx context.Context, chain, fn string, args []any) ([]byte, error) {
+// encode makes the payload of CALL_FUNCTION, after it has sent the modules that the function's module imports. Arguments that are
+// bytes, and this many, stay where they are.
+func (c *Child) encode(ctx context.Context, chain, fn string, args []any, borrow int) (p parts, err error) {
 	module, name, ok := strings.Cut(fn, ":")
 	if !ok || module == "" || name == "" {
-		return nil, fmt.Errorf("daemon: %q is not MODULE:FUNCTION", fn)
+		return p, fmt.Errorf("daemon: %q is not MODULE:FUNCTION", fn)
 	}
 	class, method, isMethod := strings.Cut(name, ".")
 	if !isMethod {
@@ -154,17 +159,16 @@ func (c *Child) encode(ctx context.Context, chain, fn string, args []any) ([]byt
 	}
 	if _, done := c.pushed.Load(module); !done {
 		if err := c.Push(ctx, module); err != nil {
-			return nil, err
+			return p, err
 		}
 	}
-	payload, err := call.AppendPickle(make([]byte, 0, 128))
-	if err != nil {
-		return nil, fmt.Errorf("daemon: %s: an argument can not be sent: %w", fn, err)
+	if p.head, p.rest, err = call.AppendParts(make([]byte, 0, 128), borrow); err != nil {
+		return p, fmt.Errorf("daemon: %s: an argument can not be sent: %w", fn, err)
 	}
 	if err := c.guard(ctx, module); err != nil {
-		return nil, err
+		return p, err
 	}
-	return payload, nil
+	return p, nil
 }
 
 // guard has the child watched before the first function of a user's is called there: when the connection is lost, its own code may
@@ -181,7 +185,7 @@ func (c *Child) guard(ctx context.Context, module string) error {
 	if err != nil {
 		return fmt.Errorf("daemon: mitogen.guard: %w", err)
 	}
-	return c.sendCall(ctx, 0, payload)
+	return c.sendCall(ctx, 0, parts{head: payload})
 }
 
 // Push sends modules, with all that importing them will load from here, before the child asks for them.
@@ -211,15 +215,15 @@ func (c *Child) Push(ctx context.Context, modules ...string) error {
 	return nil
 }
 
-func (c *Child) sendCall(ctx context.Context, replyTo pyproto.Handle, payload []byte) error {
-	if len(payload) > c.d.opt.MaxMessage {
-		return fmt.Errorf("daemon: %s: the arguments are %d bytes; at most %d are sent", c.name, len(payload), c.d.opt.MaxMessage)
+func (c *Child) sendCall(ctx context.Context, replyTo pyproto.Handle, payload parts) error {
+	if size := payload.size(); size > c.d.opt.MaxMessage {
+		return fmt.Errorf("daemon: %s: the arguments are %d bytes; at most %d are sent", c.name, size, c.d.opt.MaxMessage)
 	}
 	if err := c.gone(); err != nil {
 		return err
 	}
 	h := pyproto.Header{Enc: pyproto.EncMGC, Dst: c.id, Handle: pyproto.CallFunction, ReplyTo: replyTo}
-	if err := c.send(ctx, newFrame(h, payload)); err != nil {
+	if err := c.send(ctx, payload.frame(h)); err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

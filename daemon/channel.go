@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -151,27 +152,75 @@ func (ch *Channel) CloseSend(ctx context.Context) error {
 	return err
 }
 
+// SendFrom sends all that r gives, as bytes values of up to 256 kB each, and gives how much that was. Nothing is pickled: a chunk
+// is read to where it is written from.
+func (ch *Channel) SendFrom(ctx context.Context, r io.Reader) (total int64, err error) {
+	for {
+		buf := getBuffer()
+		n, err := r.Read(buf.b)
+		if n > 0 {
+			if serr := ch.sendChunk(ctx, buf, n); serr != nil {
+				return total, serr
+			}
+			total += int64(n)
+		} else {
+			buf.release()
+		}
+		if errors.Is(err, io.EOF) {
+			return total, nil
+		}
+		if err != nil {
+			return total, fmt.Errorf("daemon: %s: reading what to send: %w", ch.c.name, err)
+		}
+	}
+}
+
+// sendChunk sends n bytes of a buffer, which it gives back.
+func (ch *Channel) sendChunk(ctx context.Context, buf *buffer, n int) error {
+	if ch.c.stream.old {
+		// It takes pickles only.
+		defer buf.release()
+		return ch.Send(ctx, buf.b[:n])
+	}
+	peer, err := ch.reserve(ctx, n)
+	if err != nil {
+		buf.release()
+		return err
+	}
+	h := pyproto.Header{Enc: pyproto.EncBIN, Dst: ch.c.id, Handle: peer, Length: uint32(n)}
+	return ch.c.sendFrame(ctx, h, frame{head: h.Append(make([]byte, 0, pyproto.HeaderLen)), body: buf.b[:n], buf: buf})
+}
+
 func (ch *Channel) write(ctx context.Context, tag byte, payload []byte) error {
+	peer, err := ch.reserve(ctx, len(payload))
+	if err != nil {
+		return err
+	}
+	// The tag is copied with the payload: they have to be one message.
+	return ch.c.sendTo(ctx, pyproto.Sender{Context: ch.c.id, Handle: peer}, 0, append([]byte{tag}, payload...))
+}
+
+// reserve waits until the function's side takes n bytes more, and gives its handle.
+func (ch *Channel) reserve(ctx context.Context, n int) (pyproto.Handle, error) {
 	for {
 		ch.mu.Lock()
 		switch {
 		case ch.finished || ch.sendErr != nil:
 			ch.mu.Unlock()
 			ch.wake()
-			return io.ErrClosedPipe
-		case ch.peer != 0 && (ch.unread == 0 || ch.unread+len(payload) <= channelWindow):
-			ch.unread += len(payload)
+			return 0, io.ErrClosedPipe
+		case ch.peer != 0 && (ch.unread == 0 || ch.unread+n <= channelWindow):
+			ch.unread += n
 			peer := ch.peer
 			ch.mu.Unlock()
 			ch.wake() // another sender may fit as well
-			// The tag is copied with the payload: they have to be one message.
-			return ch.c.sendTo(ctx, pyproto.Sender{Context: ch.c.id, Handle: peer}, 0, append([]byte{tag}, payload...))
+			return peer, nil
 		}
 		ch.mu.Unlock()
 		select {
 		case <-ch.room:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return 0, context.Cause(ctx)
 		}
 	}
 }

@@ -1,12 +1,17 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha1"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand"
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"mitogend/integration/pythons"
@@ -15,7 +20,18 @@ import (
 
 // channelModule is what the children of these tests import.
 const channelModule = `
-import sys, time
+import hashlib, sys, time
+
+def digest(channel):
+    sizes, sha = [], hashlib.sha1()
+    for data in channel:
+        assert isinstance(data, bytes), type(data)
+        sizes.append(len(data))
+        sha.update(data)
+    return sum(sizes), sha.hexdigest(), sum(1 for n in sizes if n > 262144)
+
+def sha1(*args):
+    return [hashlib.sha1(arg).hexdigest() if isinstance(arg, bytes) else arg for arg in args]
 
 def echo(channel, extra=None):
     n = 0
@@ -320,5 +336,111 @@ func TestReceiverOverflows(t *testing.T) {
 	}
 	if n < 5 || n > 10 || err != ErrOverflow {
 		t.Errorf("%d messages, then %v", n, err)
+	}
+}
+
+// Random reads, so that chunks have any size, an empty one among them.
+type choppy struct {
+	r   io.Reader
+	rnd *rand.Rand
+}
+
+func (c choppy) Read(b []byte) (int, error) { return c.r.Read(b[:c.rnd.Intn(len(b)+1)]) }
+
+func TestChannelSendFrom(t *testing.T) {
+	d := channelDaemon(t)
+	data := make([]byte, 5_000_007)
+	rnd := rand.New(rand.NewSource(1))
+	_, _ = rnd.Read(data)
+	sum := fmt.Sprintf("%x", sha1.Sum(data))
+	pythons.Each(t, func(t *testing.T, py pythons.Python) {
+		c := connect(t, d, target(py))
+		for _, r := range []io.Reader{bytes.NewReader(data), choppy{bytes.NewReader(data), rnd}} {
+			ch, err := c.Open(t.Context(), CallOptions{}, "chanmod:digest")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ch.Close()
+			if n, err := ch.SendFrom(t.Context(), r); n != int64(len(data)) || err != nil {
+				t.Fatalf("sent %d: %v", n, err)
+			}
+			if err := ch.CloseSend(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			got, err := ch.Result(t.Context()).Value()
+			if want := (pyproto.Tuple{int64(len(data)), sum, int64(0)}); err != nil || text(got) != text(want) {
+				t.Errorf("got %v, %v; want %v", got, err, want)
+			}
+		}
+	})
+}
+
+// text makes one of what Python 2 and 3 give for the same strings.
+func text(v any) string { return fmt.Sprintf("%s", v) }
+
+func TestSendFromStops(t *testing.T) {
+	d := channelDaemon(t)
+	c := connect(t, d, target(pythons.Any(t)))
+	ch, err := c.Open(t.Context(), CallOptions{}, "chanmod:digest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ch.Close()
+	broken := errors.New("the disk is broken")
+	n, err := ch.SendFrom(t.Context(), io.MultiReader(strings.NewReader("first"), iotest.ErrReader(broken)))
+	if n != 5 || !errors.Is(err, broken) {
+		t.Errorf("sent %d, %v", n, err)
+	}
+	if err := ch.CloseSend(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := ch.SendFrom(t.Context(), strings.NewReader("more")); n != 0 || !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("sent %d after CloseSend, %v", n, err)
+	}
+}
+
+func TestLongArguments(t *testing.T) {
+	d := channelDaemon(t)
+	long := make([]byte, 1_000_000)
+	rnd := rand.New(rand.NewSource(2))
+	_, _ = rnd.Read(long)
+	pythons.Each(t, func(t *testing.T, py pythons.Python) {
+		c := connect(t, d, target(py))
+		for _, sizes := range [][]int{{65536}, {1_000_000, 3, 65535, 65536, 255, 256}, {70_000, 70_001, 70_002}} {
+			var args, want []any
+			for _, n := range sizes {
+				args = append(args, long[:n])
+				want = append(want, fmt.Sprintf("%x", sha1.Sum(long[:n])))
+			}
+			got, err := c.Call(t.Context(), "chanmod:sha1", args...).Value()
+			if err != nil || text(got) != text(want) {
+				t.Errorf("%v: got %v, %v; want %v", sizes, got, err, want)
+			}
+		}
+	})
+}
+
+// More parts than the kernel takes at once, in one call and in many at the same time.
+func TestManyLongArguments(t *testing.T) {
+	d := channelDaemon(t)
+	c := connect(t, d, target(pythons.Any(t)))
+	long := make([]byte, 64<<10+1500)
+	rnd := rand.New(rand.NewSource(3))
+	_, _ = rnd.Read(long)
+	var pending []*Pending
+	var wants []string
+	for _, count := range []int{1, 1500, 2, 700, 1} {
+		var args, want []any
+		for i := range count {
+			args = append(args, long[i:i+64<<10])
+			want = append(want, fmt.Sprintf("%x", sha1.Sum(long[i:i+64<<10])))
+		}
+		pending = append(pending, c.Start(t.Context(), "chanmod:sha1", args...))
+		wants = append(wants, text(want))
+	}
+	for i, p := range pending {
+		if got, err := p.Result(t.Context()).Value(); err != nil || text(got) != wants[i] {
+			t.Errorf("call %d: got %.200v, %v", i, got, err)
+		}
 	}
 }

@@ -263,9 +263,10 @@ func (c *Child) config() map[string]any {
 		parents = append(parents, int(p.id))
 	}
 	config := map[string]any{
-		"context_id": int(c.id), "parent_ids": append(parents, 0), "max_message_size": c.d.opt.MaxMessage,
-		"name":           c.name,
-		"unidirectional": c.unidirectional,
+		"context_id": int(c.id), "parent_ids": append(parents, 0), "name": c.name,
+	}
+	if c.d.opt.MaxMessage != pyproto.DefaultMaxMessage {
+		config["max_message_size"] = c.d.opt.MaxMessage
 	}
 	if c.opt.LogLevel > 0 {
 		config["log_level"] = c.opt.LogLevel

@@ -141,14 +141,21 @@ func (c *Child) sendTo(ctx context.Context, to pyproto.Sender, replyTo pyproto.H
 	if len(payload) > c.d.opt.MaxMessage {
 		return fmt.Errorf("daemon: %s: the message is %d bytes; at most %d are sent", c.name, len(payload), c.d.opt.MaxMessage)
 	}
-	if err := c.gone(); err != nil {
+	h := pyproto.Header{Enc: pyproto.EncMGC, Dst: to.Context, Handle: to.Handle, ReplyTo: replyTo}
+	return c.sendFrame(ctx, h, newFrame(h, payload))
+}
+
+// sendFrame sends a frame to this child or one behind it.
+func (c *Child) sendFrame(ctx context.Context, h pyproto.Header, f frame) error {
+	err := c.gone()
+	if err == nil && c.d.streamOf(h.Dst) != c.stream {
+		err = fmt.Errorf("daemon: %s: context %d is not behind it", c.name, h.Dst)
+	}
+	if err != nil {
+		f.done()
 		return err
 	}
-	if s := c.d.streamOf(to.Context); s != c.stream {
-		return fmt.Errorf("daemon: %s: context %d is not behind it", c.name, to.Context)
-	}
-	h := pyproto.Header{Enc: pyproto.EncMGC, Dst: to.Context, Handle: to.Handle, ReplyTo: replyTo}
-	err := c.send(ctx, newFrame(h, payload))
+	err = c.send(ctx, f)
 	switch {
 	case err == nil:
 		return nil

@@ -208,10 +208,7 @@ func (s *stream) account(n int) {
 	total := n
 	for n > 0 {
 		f := &s.batch[s.next]
-		k := min(n, len(f.head))
-		f.head, n = f.head[k:], n-k
-		k = min(n, len(f.body))
-		f.body, n = f.body[k:], n-k
+		n = f.shift(n)
 		if f.size() > 0 {
 			break
 		}
@@ -242,7 +239,9 @@ func (s *stream) writev(block bool) (int, error) {
 		if len(f.body) > 0 {
 			s.iov = append(s.iov, f.body)
 		}
-		if len(s.iov) >= maxParts {
+		rest := f.rest[:min(len(f.rest), maxParts-2)]
+		s.iov = append(s.iov, rest...)
+		if len(s.iov) >= maxParts || len(rest) < len(f.rest) {
 			break
 		}
 	}

@@ -1,6 +1,10 @@
 package daemon
 
-import "mitogend/pyproto"
+import (
+	"bytes"
+
+	"mitogend/pyproto"
+)
 
 // Frame is a frame that was read from a stream or is about to be written to one.
 type Frame struct {
@@ -20,6 +24,9 @@ func (s *stream) traceOut(f frame) {
 	payload := f.body
 	if len(payload) == 0 {
 		payload = f.head[pyproto.HeaderLen:]
+	}
+	if len(f.rest) > 0 {
+		payload = bytes.Join(append([][]byte{payload}, f.rest...), nil)
 	}
 	s.d.opt.Trace(Frame{s.name, true, h, payload})
 }

@@ -80,7 +80,7 @@ func (c *Child) StartWith(ctx context.Context, o CallOptions, fn string, args ..
 
 func (c *Child) startTracked(ctx context.Context, o CallOptions, ended func(), fn string, args []any) *Tracked {
 	t := &Tracked{c: c, output: o.Output, ended: ended, done: make(chan struct{})}
-	payload, err := c.encode(ctx, o.Chain, fn, args)
+	payload, err := c.encode(ctx, o.Chain, fn, args, borrowFrom)
 	if err == nil {
 		select {
 		case <-c.tracked.sending:
@@ -97,7 +97,7 @@ func (c *Child) startTracked(ctx context.Context, o CallOptions, ended func(), f
 	return t
 }
 
-func (t *Tracked) send(ctx context.Context, payload []byte) error {
+func (t *Tracked) send(ctx context.Context, payload parts) error {
 	c := t.c
 	c.tracked.add(t)
 	handle := c.d.handles.add(handler{fn: t.deliver, respondent: c.id, once: true})

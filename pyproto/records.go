@@ -22,7 +22,36 @@ type Call struct {
 }
 
 // AppendPickle appends the pickle of c to dst.
-func (c *Call) AppendPickle(dst []byte) (_ []byte, err error) {
+func (c *Call) AppendPickle(dst []byte) ([]byte, error) {
+	dst, _, err := c.pickle(dst, maxEncoded)
+	return dst, err
+}
+
+// AppendParts is AppendPickle without a copy of the arguments that are []byte of at least min bytes: the pickle is dst and what
+// was appended, then all of rest, which has these arguments themselves in it.
+func (c *Call) AppendParts(dst []byte, min int) (_ []byte, rest [][]byte, err error) {
+	dst, cuts, err := c.pickle(dst, min)
+	if err != nil || len(cuts) == 0 {
+		return dst, nil, err
+	}
+	for i, cut := range cuts {
+		end := len(dst)
+		if i+1 < len(cuts) {
+			end = cuts[i+1].at
+		}
+		rest = append(rest, cut.body, dst[cut.at:end:end])
+	}
+	at := cuts[0].at
+	return dst[:at:at], rest, nil
+}
+
+// cut is a place in a pickle where bytes belong that were left out.
+type cut struct {
+	at   int
+	body []byte
+}
+
+func (c *Call) pickle(dst []byte, min int) (_ []byte, cuts []cut, err error) {
 	dst = append(dst, opProto, 2, opMark)
 	for _, s := range [...]struct {
 		text string
@@ -31,40 +60,64 @@ func (c *Call) AppendPickle(dst []byte) (_ []byte, err error) {
 		if s.none {
 			dst = append(dst, opNone)
 		} else if dst, err = appendText(dst, s.text); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	if dst, err = c.appendArgs(dst); err != nil {
-		return nil, err
+	if dst, cuts, err = c.appendArgs(dst, max(min, 256)); err != nil {
+		return nil, nil, err
 	}
 	if len(c.Kwargs) == 0 {
 		// Every peer takes a plain dict, and reads it quicker than the class.
 		dst = append(dst, opEmptyDict)
 	} else if dst, err = appendKwargs(dst, c.Kwargs, 1); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if len(dst) >= maxEncoded {
-		return nil, errTooLong
+	total := len(dst)
+	for _, cut := range cuts {
+		total += len(cut.body)
 	}
-	return append(dst, opTuple, opStop), nil
+	if total >= maxEncoded {
+		return nil, nil, errTooLong
+	}
+	return append(dst, opTuple, opStop), cuts, nil
 }
 
-// appendArgs is appendTuple but for arguments that are bytes, with Py3.
-func (c *Call) appendArgs(dst []byte) (_ []byte, err error) {
-	if !c.Py3 {
-		return appendTuple(dst, c.Args, 1)
+// appendArgs is appendTuple but for arguments that are bytes: with Py3 it has another opcode for them, and it leaves those out
+// that have at least min bytes, more than a short one.
+func (c *Call) appendArgs(dst []byte, min int) (_ []byte, cuts []cut, err error) {
+	if len(c.Args) == 0 && !c.Py3 {
+		return append(dst, opEmptyTuple), nil, nil
 	}
-	dst = append(dst, opMark)
+	end := byte(opTuple)
+	if c.Py3 || len(c.Args) > 3 {
+		dst = append(dst, opMark)
+	} else {
+		end = tupleOp(len(c.Args))
+	}
 	for _, arg := range c.Args {
-		if b, ok := arg.([]byte); ok && len(b) < maxEncoded {
+		b, ok := arg.([]byte)
+		if ok = ok && len(b) < maxEncoded && (c.Py3 || len(b) >= min); !ok {
+			if dst, err = appendValue(dst, arg, 2); err != nil {
+				return nil, nil, err
+			}
+			continue
+		}
+		op := byte(opBinString)
+		if c.Py3 {
+			op = opBinBytes
+		}
+		left := len(b) >= min
+		if !left {
 			dst = slices.Grow(dst, len(b)+16)
-			dst = binary.LittleEndian.AppendUint32(append(dst, opBinBytes), uint32(len(b)))
+		}
+		dst = binary.LittleEndian.AppendUint32(append(dst, op), uint32(len(b)))
+		if left {
+			cuts = append(cuts, cut{len(dst), b})
+		} else {
 			dst = append(dst, b...)
-		} else if dst, err = appendValue(dst, arg, 2); err != nil {
-			return nil, err
 		}
 	}
-	return append(dst, opTuple), nil
+	return append(dst, end), cuts, nil
 }
 
 // ParseCall reads the payload of CALL_FUNCTION.

@@ -1,6 +1,7 @@
 package pyproto
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"testing"
@@ -172,6 +173,51 @@ func TestCallRecord(t *testing.T) {
 	}
 	bad := Call{Module: "m", Function: "f", Args: Tuple{make(chan int)}}
 	if _, err := bad.AppendPickle(nil); err == nil {
+		t.Error("a channel was sent")
+	}
+}
+
+func TestCallParts(t *testing.T) {
+	short, long, longer := make([]byte, 255), bytes.Repeat([]byte("ab"), 500), bytes.Repeat([]byte("c"), 70_000)
+	for _, c := range []*Call{
+		{Module: "m", Function: "f"},
+		{Module: "m", Function: "f", Args: Tuple{int64(1), short}},
+		{Module: "m", Function: "f", Args: Tuple{long}},
+		{Module: "m", Function: "f", Args: Tuple{short, longer, []any{long}, long, "x"}, Kwargs: Kwargs{{"k", long}}},
+	} {
+		for _, c.Py3 = range []bool{false, true} {
+			whole, err := c.AppendPickle([]byte("head"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := ParseCall(whole[4:])
+			if err != nil || !equalItems(got.Args, c.Args) {
+				t.Fatalf("got %v, %v", show(got), err)
+			}
+			for _, min := range []int{0, 1000, 1001, 1 << 20} {
+				head, rest, err := c.AppendParts([]byte("head"), min)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if all := append(head, bytes.Join(rest, nil)...); !bytes.Equal(all, whole) {
+					t.Errorf("from %d on: %q, want %q", min, all, whole)
+				}
+				want := 0
+				for _, arg := range c.Args {
+					if b, ok := arg.([]byte); ok && len(b) >= max(min, 256) {
+						if want++; &rest[2*want-2][0] != &b[0] {
+							t.Errorf("from %d on: argument %d was copied", min, want)
+						}
+					}
+				}
+				if len(rest) != 2*want {
+					t.Errorf("from %d on: %d parts for %d arguments", min, len(rest), want)
+				}
+			}
+		}
+	}
+	bad := Call{Module: "m", Function: "f", Args: Tuple{long, make(chan int)}}
+	if _, _, err := bad.AppendParts(nil, 0); err == nil {
 		t.Error("a channel was sent")
 	}
 }

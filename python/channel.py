@@ -3,8 +3,9 @@ A channel: values both ways between a function in this process and whoever calle
 importer as mitogen.channel.
 
 A message on the wire is a tag and what belongs to it: m and a pickle; a and the count of bytes that were taken from the
-channel; e for "nothing more comes"; h and the handle that the other side is to send to. At most WINDOW bytes of messages
-are on the way in each direction, or one message that is larger.
+channel; e for "nothing more comes"; h and the handle that the other side is to send to. From the master, a BIN frame is a
+value that is bytes, without a tag; a parent may have pickled it for a child that takes nothing else. At most WINDOW bytes of
+messages are on the way in each direction, or one message that is larger.
 """
 from __future__ import absolute_import
 
@@ -38,8 +39,8 @@ class Channel(object):
         if msg.is_dead:
             self.items.close()
             self.room.close()
-        elif tag == b'm':
-            self.items.put(msg.data)
+        elif msg.enc == core.BIN or tag in (b'm', b'\x80'):
+            self.items.put(msg)
         elif tag == b'a':
             self.room.put(int(msg.data[1:]))
         elif tag == b'e':
@@ -62,11 +63,19 @@ class Channel(object):
     def recv(self, timeout=None):
         """The next value. ChannelError when nothing more comes, TimeoutError after `timeout` seconds."""
         try:
-            data = self.items.get(timeout)
+            msg = self.items.get(timeout)
         except LatchError:
             raise ChannelError(ChannelError.remote_msg)
-        self.post(b'a%d' % (len(data) - 1))
-        return core.loads(data[1:])
+        data = msg.data
+        if msg.enc == core.BIN:
+            value, size = data, len(data)
+        elif data[:1] == b'm':
+            value, size = core.loads(data[1:]), len(data) - 1
+        else:
+            value = core.loads(data)
+            size = len(value)
+        self.post(b'a%d' % size)
+        return value
 
     def __iter__(self):
         while 1:

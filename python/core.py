@@ -584,7 +584,7 @@ class Stream(object):
     # Only 3.x.
 
     def begin_large(self, data, length):
-        """Have the rest of a large frame read to its place: BytesIO gives its own memory away, without a copy."""
+        """Have the rest of a large payload read to its place: BytesIO gives its own memory away, without a copy."""
         self.file = FileIO(self.rfd, closefd=False)
         self.large = BytesIO(bytes(length))
         self.view = self.large.getbuffer()
@@ -618,8 +618,11 @@ class Stream(object):
         if self.need:
             return
         if self.buf is None:
-            data = self.end_large()
-        elif self.buf:
+            self.buf = b''
+            enc, dst, src, auth, handle, reply_to, length = HEADER.unpack(self.head)
+            router.on_message(Message(dst, src, auth, handle, reply_to, self.end_large(), enc), self)
+            return
+        if self.buf:
             data = self.buf + data
         pos = 0
         end = len(data)
@@ -632,8 +635,10 @@ class Stream(object):
             if stop > end:
                 if length > CHUNK:
                     self.need = stop - end
-                    self.begin_large(data[pos:], stop - pos)
                     self.buf = None
+                    pos += HEADER_LEN
+                    self.head = data[pos - HEADER_LEN:pos]
+                    self.begin_large(data[pos:], length)
                     return
                 break
             router.on_message(Message(dst, src, auth, handle, reply_to, data[pos + HEADER_LEN:stop], enc), self)

@@ -327,7 +327,7 @@ class Relay(object):
             data = old.buf
             if old.need:
                 # Within a large frame.
-                data = bytes(old.view[:-old.need]) if core.PY3 else b''.join(old.parts)
+                data = old.head + (bytes(old.view[:-old.need]) if core.PY3 else b''.join(old.parts))
             for msg in old.deferred:
                 new.post(msg)
             old.deferred = []

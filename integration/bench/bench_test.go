@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"math"
 	"os"
@@ -166,7 +167,7 @@ func TestRelayCountsAndPassesTheStatus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := strconv.Itoa(len("-c") + 1 + len("cat; exit 7") + 1 + 5); string(text) != want {
+	if want := fmt.Sprint(len("-c")+1+len("cat; exit 7")+1, " ", 5); string(text) != want {
 		t.Errorf("counted %s, want %s", text, want)
 	}
 }

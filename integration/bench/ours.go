@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"os"
 	"runtime/debug"
@@ -161,7 +160,8 @@ func newOursMemory(p params) (experiment, error) {
 func newOursPayload(p params) (experiment, error) {
 	m, err := newMaster(p)
 	return oursFunc{m, func(int) (metrics, error) {
-		c, err := m.connect()
+		// A child's name goes with the payload; by default it is the target, which is a long path here.
+		c, err := m.connect(daemon.ConnectOptions{Name: "local"})
 		if err != nil {
 			return nil, err
 		}
@@ -169,8 +169,9 @@ func newOursPayload(p params) (experiment, error) {
 		if err != nil {
 			return nil, err
 		}
-		size, err := strconv.ParseFloat(string(text), 64)
-		return metrics{"bytes": size}, errors.Join(err, c.Close(m.ctx))
+		var args, stdin float64
+		_, err = fmt.Sscan(string(text), &args, &stdin)
+		return metrics{"bytes": stdin, "args_bytes": args}, errors.Join(err, c.Close(m.ctx))
 	}}, err
 }
 
@@ -360,7 +361,7 @@ func (r *oursRoute) sample(int) (metrics, error) {
 	}, err
 }
 
-// newOursFile sends a file as calls without a reply, a chunk each; Notify waits for room in the child's queue.
+// newOursFile sends a file over a channel, whose flow control bounds what waits in the child.
 func newOursFile(p params) (experiment, error) {
 	return withChild(p, func(m *master, c *daemon.Child) (metrics, error) {
 		cpu, t := cpuSelf(), time.Now()
@@ -369,24 +370,19 @@ func newOursFile(p params) (experiment, error) {
 			return nil, err
 		}
 		defer f.Close()
-		if err := c.Call(m.ctx, "bench_child:open_sink").Err(); err != nil {
+		ch, err := c.Open(m.ctx, daemon.CallOptions{}, "bench_child:sink")
+		if err != nil {
 			return nil, err
 		}
-		chunk := make([]byte, 1<<18) // Notify has encoded it when it returns
-		for {
-			n, err := f.Read(chunk)
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
-				return nil, err
-			}
-			if err := c.Notify(m.ctx, "bench_child:write_sink", chunk[:n]); err != nil {
-				return nil, err
-			}
+		defer ch.Close()
+		if _, err := ch.SendFrom(m.ctx, f); err != nil {
+			return nil, errors.Join(err, ch.Result(m.ctx).Err())
+		}
+		if err := ch.CloseSend(m.ctx); err != nil {
+			return nil, err
 		}
 		var size float64
-		if err := c.Call(m.ctx, "bench_child:close_sink").Decode(&size); err != nil || size != m.float("size") {
+		if err := ch.Result(m.ctx).Decode(&size); err != nil || size != m.float("size") {
 			return nil, because(err, "%.0f bytes arrived", size)
 		}
 		s, cpu := time.Since(t).Seconds(), cpuSelf()-cpu

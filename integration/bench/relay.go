@@ -7,14 +7,14 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
 // relayMain stands in front of an interpreter: it starts the real one and passes stdin and stdout on, each byte late by half
-// the round trip. With a count file it writes there how many bytes went to the interpreter so far, arguments included.
+// the round trip. With a count file it writes there how many bytes the interpreter has as arguments, and how many went to its stdin so
+// far.
 func relayMain(args []string) int {
 	flags := flag.NewFlagSet("relay", flag.ContinueOnError)
 	rtt := flags.Duration("rtt", 0, "round trip time")
@@ -26,13 +26,10 @@ func relayMain(args []string) int {
 		fmt.Fprintln(os.Stderr, "bench relay: no command")
 		return 2
 	}
-	counter, err := newCounter(*countFile)
+	counter, err := newCounter(*countFile, flags.Args()[1:])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench relay:", err)
 		return 1
-	}
-	for _, arg := range flags.Args()[1:] {
-		counter.add(len(arg) + 1)
 	}
 
 	cmd := exec.Command(flags.Arg(0), flags.Args()[1:]...)
@@ -64,16 +61,20 @@ func relayMain(args []string) int {
 	return 0
 }
 
-// counter keeps a decimal number in a file.
+// counter keeps two decimal numbers in a file: bytes of arguments, and of stdin.
 type counter struct {
 	file  *os.File
-	total atomic.Int64
+	args  int
+	stdin atomic.Int64
 }
 
-func newCounter(name string) (*counter, error) {
+func newCounter(name string, args []string) (*counter, error) {
 	c := &counter{}
 	if name == "" {
 		return c, nil
+	}
+	for _, arg := range args {
+		c.args += len(arg) + 1
 	}
 	var err error
 	c.file, err = os.Create(name)
@@ -81,10 +82,10 @@ func newCounter(name string) (*counter, error) {
 }
 
 func (c *counter) add(n int) {
-	total := c.total.Add(int64(n))
+	total := c.stdin.Add(int64(n))
 	if c.file != nil {
-		// The number only grows, so that a later one always covers an earlier one.
-		_, _ = c.file.WriteAt([]byte(strconv.FormatInt(total, 10)), 0)
+		// The numbers only grow, so that a later text always covers an earlier one.
+		_, _ = c.file.WriteAt(fmt.Append(nil, c.args, " ", total), 0)
 	}
 }
 

@@ -110,9 +110,9 @@ class Payload(Base):
     def sample(self, n):
         self.connect()
         with open(self.params['count_file']) as fp:
-            size = int(fp.read())
+            args, stdin = map(int, fp.read().split())
         self.group.terminate(timeout=10)
-        return {'bytes': size}
+        return {'bytes': stdin, 'args_bytes': args}
 
 
 class Calls(Base):

@@ -128,9 +128,9 @@ class Payload(Base):
     def sample(self, n):
         context = self.connect()
         with open(self.params['count_file']) as fp:
-            size = int(fp.read())
+            args, stdin = map(int, fp.read().split())
         context.shutdown(wait=True)
-        return {'bytes': size}
+        return {'bytes': stdin, 'args_bytes': args}
 
 
 class Calls(Base):
