@@ -18,6 +18,8 @@ DETACHING = 109
 string_types = (bytes, text_type)
 integer_types = (int,) if core.PY3 else (int, long)
 
+ChannelError.local_msg = 'Channel closed by local end.'
+
 
 def explain(exc):
     """What CallError carries of an exception, under 10,000 characters."""

@@ -106,7 +106,6 @@ class TimeoutError(Error):
 class ChannelError(Error):
     """The other end is gone or closed the channel; the text is its reason."""
     remote_msg = 'Channel closed by remote end.'
-    local_msg = 'Channel closed by local end.'
 
 
 class Blob(bytes):
@@ -381,7 +380,7 @@ class Latch(object):
                         slept[0].acquire()
                         io.sleepers.append(slept)
                 if reader == me and not io.polling:
-                    raise LatchError('cannot wait within the reading of a message')
+                    raise LatchError('cannot wait while a message is read')
                 if not reader or reader == me:
                     try:
                         while not self.queue and self.closed is None:
@@ -618,30 +617,29 @@ class Stream(object):
         if self.need:
             return
         if self.buf is None:
-            self.buf = b''
-            enc, dst, src, auth, handle, reply_to, length = HEADER.unpack(self.head)
-            router.on_message(Message(dst, src, auth, handle, reply_to, self.end_large(), enc), self)
-            return
-        if self.buf:
+            self.msg.data = self.end_large()
+            router.on_message(self.msg, self)
+            data = b''
+        elif self.buf:
             data = self.buf + data
         pos = 0
         end = len(data)
         while end - pos >= HEADER_LEN:
             enc, dst, src, auth, handle, reply_to, length = HEADER.unpack_from(data, pos)
-            if enc not in (MGC, PKL, BIN) or length > router.max_message_size:
+            if not MGC <= enc <= BIN or length > router.max_message_size:
                 self.on_lost()
                 return
-            stop = pos + HEADER_LEN + length
+            start = pos + HEADER_LEN
+            stop = start + length
+            self.msg = Message(dst, src, auth, handle, reply_to, data[start:stop], enc)
             if stop > end:
                 if length > CHUNK:
                     self.need = stop - end
                     self.buf = None
-                    pos += HEADER_LEN
-                    self.head = data[pos - HEADER_LEN:pos]
-                    self.begin_large(data[pos:], length)
+                    self.begin_large(self.msg.data, length)
                     return
                 break
-            router.on_message(Message(dst, src, auth, handle, reply_to, data[pos + HEADER_LEN:stop], enc), self)
+            router.on_message(self.msg, self)
             pos = stop
         self.buf = data[pos:]
 

@@ -327,7 +327,9 @@ class Relay(object):
             data = old.buf
             if old.need:
                 # Within a large frame.
-                data = old.head + (bytes(old.view[:-old.need]) if core.PY3 else b''.join(old.parts))
+                data = bytes(old.view[:-old.need]) if core.PY3 else b''.join(old.parts)
+                msg = old.msg
+                data = HEADER.pack(msg.enc, msg.dst_id, msg.src_id, msg.auth_id, msg.handle, msg.reply_to, len(data) + old.need) + data
             for msg in old.deferred:
                 new.post(msg)
             old.deferred = []
