@@ -93,6 +93,14 @@ func (d *Daemon) Stream(id pyproto.ContextID) pyproto.ContextID {
 	return 0
 }
 
+// Ended is closed when the connection over which a context is reached is gone; nil if there is none now.
+func (d *Daemon) Ended(id pyproto.ContextID) <-chan struct{} {
+	if s := d.streamOf(id); s != nil {
+		return s.ended
+	}
+	return nil
+}
+
 // SendModule gives a stock child a LOAD_MODULE that ConnectOptions.Miss has promised. It never blocks.
 func (c *Child) SendModule(payload []byte) error {
 	return c.stream.offer(newFrame(pyproto.Header{Enc: pyproto.EncMGC, Dst: c.id, Handle: pyproto.LoadModuleHandle}, payload))

@@ -3,8 +3,16 @@
 // registered.
 //
 // Chunks are frames of bytes, or pickled Blobs for releases before 0.3.39. A transfer has at most a mebibyte that the child has not
-// acknowledged, and those of one connection go one after the other. Files are read in a goroutine of the connection's, which
-// lives while there is something to send.
+// acknowledged, and those of one connection go one after the other.
+//
+// # Goroutines
+//
+// Each request has one until it is answered, which also sends chunks if nobody else does for that connection. Each connection
+// that has asked for a file has one that waits for its end, and closes the files that were not sent by then. Close waits for all.
+//
+// # Locks
+//
+// Files.mu and queue.mu are taken alone, and not held across I/O.
 package service
 
 import (
@@ -58,8 +66,8 @@ func New(ctx context.Context, d *daemon.Daemon) *Files {
 	}
 }
 
-// Wait waits until nothing is sent any more, which is soon after the context of New has ended.
-func (f *Files) Wait() { f.wg.Wait() }
+// Close waits until nothing is sent any more and every file is closed, which is soon after the context of New has ended.
+func (f *Files) Close() { f.wg.Wait() }
 
 // call is a CALL_SERVICE.
 type call struct {

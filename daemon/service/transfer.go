@@ -2,6 +2,7 @@ package service
 
 import (
 	"io"
+	"maps"
 	"os"
 	"os/user"
 	"strconv"
@@ -25,6 +26,7 @@ type queue struct {
 	jobs    []*transfer
 	unacked int
 	running bool // somebody sends
+	gone    bool // the connection is, or the client
 }
 
 type transfer struct {
@@ -61,12 +63,15 @@ func (f *Files) fetch(c *call) error {
 		_ = file.Close()
 		return err
 	}
-	q := f.queue(f.d.Stream(c.in.Src))
-	q.mu.Lock()
-	q.jobs = append(q.jobs, &transfer{to, file})
-	q.mu.Unlock()
-	f.pump(q)
-	return nil
+	if q := f.queue(c.in.Src); q != nil {
+		q.mu.Lock()
+		q.jobs = append(q.jobs, &transfer{to, file})
+		q.mu.Unlock()
+		f.pump(q)
+		return nil
+	}
+	_ = file.Close()
+	return nil // there is nobody to tell it
 }
 
 // describe is what fetch replies.
@@ -92,15 +97,40 @@ func describe(file *os.File, path string) (map[string]any, error) {
 	return out, nil
 }
 
-func (f *Files) queue(head pyproto.ContextID) *queue {
+// queue gives the queue of the connection over which a context is reached; nil if it is gone.
+func (f *Files) queue(id pyproto.ContextID) *queue {
+	ended := f.d.Ended(id)
+	if ended == nil {
+		return nil
+	}
+	head := f.d.Stream(id)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	q := f.queues[head]
 	if q == nil {
 		q = &queue{}
 		f.queues[head] = q
+		f.wg.Go(func() {
+			select {
+			case <-ended:
+			case <-f.ctx.Done():
+			}
+			f.drop(head, q)
+		})
 	}
 	return q
+}
+
+// drop closes the files of a connection that is gone.
+func (f *Files) drop(head pyproto.ContextID, q *queue) {
+	f.mu.Lock()
+	delete(f.queues, head)
+	maps.DeleteFunc(f.pushed, func(p pushedFile, _ bool) bool { return p.head == head })
+	f.mu.Unlock()
+	q.mu.Lock()
+	q.gone = true
+	q.mu.Unlock()
+	f.pump(q)
 }
 
 // acknowledge is called by the receiver for each chunk. It gives no reply.
@@ -110,7 +140,10 @@ func (f *Files) acknowledge(c *call) error {
 	if !ok || size < 0 {
 		return raised("Argument 'size' type incorrect")
 	}
-	q := f.queue(f.d.Stream(c.in.Src))
+	q := f.queue(c.in.Src)
+	if q == nil {
+		return nil
+	}
 	q.mu.Lock()
 	q.unacked -= int(min(size, int64(q.unacked)))
 	q.mu.Unlock()
@@ -127,7 +160,7 @@ func (f *Files) pump(q *queue) {
 	}
 	q.running = true
 	buf := make([]byte, chunk)
-	for len(q.jobs) > 0 && q.unacked < window && f.ctx.Err() == nil {
+	for len(q.jobs) > 0 && q.unacked < window && !q.gone {
 		job := q.jobs[0]
 		q.mu.Unlock()
 		n, done := f.sendChunk(job, buf)
@@ -139,7 +172,7 @@ func (f *Files) pump(q *queue) {
 		}
 	}
 	q.running = false
-	if f.ctx.Err() != nil {
+	if q.gone {
 		for _, job := range q.jobs {
 			_ = job.file.Close()
 		}
@@ -160,16 +193,4 @@ func (f *Files) sendChunk(job *transfer, buf []byte) (n int, done bool) {
 		return 0, true
 	}
 	return n, false
-}
-
-// Close closes the files of transfers that were not finished. The context of New has ended.
-func (f *Files) Close() {
-	f.Wait()
-	f.mu.Lock()
-	list := f.queues
-	f.queues = map[pyproto.ContextID]*queue{}
-	f.mu.Unlock()
-	for _, q := range list {
-		f.pump(q)
-	}
 }

@@ -1,0 +1,373 @@
+package service
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"mitogend/daemon"
+	"mitogend/pyproto"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// waitTime is the most that anything here may take: a hang, not slowness, is what it finds.
+const waitTime = 30 * time.Second
+
+// bed is a daemon whose CALL_SERVICE is answered by Files.
+type bed struct {
+	d     *daemon.Daemon
+	files *Files
+	end   func() // of the client that the files belong to
+	// auth is the authority that calls have, by the handle for their reply: a caller acts with the daemon's own, as a client does,
+	// and shall also stand for the child of one.
+	auth sync.Map
+}
+
+func newBed(t *testing.T) *bed {
+	t.Helper()
+	d, err := daemon.New(daemon.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	b := &bed{d: d, files: New(ctx, d)}
+	b.end = func() { cancel(); b.files.Close() }
+	d.Handle(pyproto.CallService, func(in *daemon.Incoming) {
+		if auth, ok := b.auth.Load(in.ReplyTo); ok {
+			in.Auth = auth.(pyproto.ContextID)
+		}
+		b.files.Call(in)
+	})
+	t.Cleanup(func() {
+		b.end()
+		ctx, cancel := context.WithTimeout(context.Background(), waitTime)
+		defer cancel()
+		if err := d.Shutdown(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+// caller is a process that calls services, frame by frame.
+type caller struct {
+	t    *testing.T
+	b    *bed
+	id   pyproto.ContextID
+	conn net.Conn
+	last pyproto.Handle
+}
+
+func (b *bed) caller(t *testing.T) *caller {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := os.NewFile(uintptr(fds[0]), "caller")
+	defer own.Close()
+	c := &caller{t: t, b: b, last: 1000}
+	if c.conn, err = net.FileConn(own); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.conn.Close() })
+	_ = c.conn.SetDeadline(time.Now().Add(waitTime))
+	_, err = b.d.Attach(os.NewFile(uintptr(fds[1]), "daemon"), "caller", func(id pyproto.ContextID) error {
+		c.id = id
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// send calls a service under somebody's authority and gives the handle of the reply.
+func (c *caller) send(auth pyproto.ContextID, payload any) pyproto.Handle {
+	c.t.Helper()
+	data, err := pyproto.Marshal(payload)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.last++
+	c.b.auth.Store(c.last, auth)
+	h := pyproto.Header{Enc: pyproto.EncMGC, Src: c.id, Auth: c.id, Handle: pyproto.CallService, ReplyTo: c.last, Length: uint32(len(data))}
+	if _, err := c.conn.Write(append(h.Append(nil), data...)); err != nil {
+		c.t.Fatal(err)
+	}
+	return c.last
+}
+
+// next reads a message.
+func (c *caller) next() (pyproto.Header, any) {
+	c.t.Helper()
+	head := make([]byte, pyproto.HeaderLen)
+	if _, err := io.ReadFull(c.conn, head); err != nil {
+		c.t.Fatal(err)
+	}
+	h, err := pyproto.ParseHeader(head)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	data := make([]byte, h.Length)
+	if _, err := io.ReadFull(c.conn, data); err != nil {
+		c.t.Fatal(err)
+	}
+	if h.ReplyTo == pyproto.IsDead {
+		return h, string(data)
+	}
+	v, err := pyproto.Unmarshal(data)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return h, v
+}
+
+func method(service, name string, kwargs ...pyproto.Arg) pyproto.Tuple {
+	return pyproto.Tuple{service, name, pyproto.Kwargs(kwargs)}
+}
+
+func arg(name string, v any) pyproto.Arg { return pyproto.Arg{Name: name, Value: v} }
+
+// call waits for the reply to a call; other messages that come before it are given to see.
+func (c *caller) call(auth pyproto.ContextID, payload any, see func(pyproto.Header, any)) any {
+	c.t.Helper()
+	reply := c.send(auth, payload)
+	for {
+		h, v := c.next()
+		if h.Handle == reply {
+			return v
+		}
+		if see == nil {
+			c.t.Fatalf("a message to handle %d: %.60v", h.Handle, v)
+		}
+		see(h, v)
+	}
+}
+
+func writeFile(t *testing.T, size int) (path string, data []byte) {
+	t.Helper()
+	data = make([]byte, size)
+	random := rand.New(rand.NewPCG(1, uint64(size)))
+	for i := range data {
+		data[i] = byte(random.Uint32())
+	}
+	path = filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, data, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	return path, data
+}
+
+const receiver = 77 // handle of the caller's
+
+func (c *caller) fetch(path string) pyproto.Tuple {
+	return method(fileService, "fetch", arg("path", path), arg("sender", pyproto.Sender{Context: c.id, Handle: receiver}))
+}
+
+// A file arrives whole, with at most a window of it not acknowledged.
+func TestFetch(t *testing.T) {
+	for _, size := range []int{0, 1, chunk, chunk + 1, 3*window + 17} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			b := newBed(t)
+			c := b.caller(t)
+			path, want := writeFile(t, size)
+			if v := c.call(0, method(fileService, "register", arg("path", path)), nil); v != nil {
+				t.Fatalf("register gave %v", v)
+			}
+			meta, ok := c.call(c.id, c.fetch(path), nil).(*pyproto.Dict)
+			if !ok {
+				t.Fatal("fetch gives no dict")
+			}
+			if n, _ := meta.Get("size"); n != int64(size) {
+				t.Errorf("size is %v", n)
+			}
+			if mode, _ := meta.Get("mode"); mode != int64(unix.S_IFREG|0o640) {
+				t.Errorf("mode is %v", mode)
+			}
+			var got []byte
+			unacked, ended := 0, false
+			take := func(h pyproto.Header, v any) {
+				t.Helper()
+				if h.Handle != receiver {
+					t.Fatalf("a message to handle %d", h.Handle)
+				}
+				if h.ReplyTo == pyproto.IsDead {
+					ended = true
+					return
+				}
+				data := v.(pyproto.Blob)
+				got = append(got, data...)
+				unacked += len(data)
+			}
+			for len(got) < min(size, window) {
+				take(c.next())
+			}
+			// What comes before the reply to a later request has been sent by now.
+			c.call(0, method(fileService, "register", arg("path", "/x")), take)
+			if unacked >= window+chunk {
+				t.Errorf("%d bytes were sent ahead", unacked)
+			}
+			for !ended {
+				c.send(c.id, method(fileService, "acknowledge", arg("size", int64(unacked))))
+				unacked = 0
+				take(c.next())
+			}
+			if !bytes.Equal(got, want) {
+				t.Errorf("%d bytes came of %d, or others", len(got), len(want))
+			}
+		})
+	}
+}
+
+// A prefix lets children have what lies below it, and nothing beside it.
+func TestPrefix(t *testing.T) {
+	b := newBed(t)
+	c := b.caller(t)
+	path, _ := writeFile(t, 3)
+	dir := filepath.Dir(path)
+	if err := os.WriteFile(dir+"x", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.call(0, method(fileService, "register_prefix", arg("path", dir)), nil)
+	for _, bad := range []string{dir + "x", dir + "/../" + filepath.Base(dir) + "x", "/etc/passwd"} {
+		if v := c.call(c.id, c.fetch(bad), nil); !strings.Contains(fmt.Sprint(v), "is not registered") {
+			t.Errorf("%s: %v", bad, v)
+		}
+	}
+	if v, ok := c.call(c.id, c.fetch(path), nil).(*pyproto.Dict); !ok {
+		t.Errorf("%s: %v", path, v)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	b := newBed(t)
+	c := b.caller(t)
+	path, _ := writeFile(t, 3)
+	dir := filepath.Dir(path)
+	sender := arg("sender", pyproto.Sender{Context: c.id, Handle: receiver})
+	to := arg("context", pyproto.Context{ID: c.id})
+	for _, x := range []struct {
+		auth    pyproto.ContextID
+		payload any
+		want    string
+	}{
+		{0, "text", "Invalid message format."},
+		{0, pyproto.Tuple{"a", "b"}, "Invalid message format."},
+		{0, pyproto.Tuple{int64(1), "b", pyproto.Kwargs{}}, "Invalid message format."},
+		{0, pyproto.Tuple{fileService, "fetch", []any{}}, "Invalid message format."},
+		{0, method("some.Service", "x"), "there is no service some.Service here"},
+		{0, method(fileService, "x"), "No such method: 'x'"},
+		{0, method(fileService, "register"), "Required argument 'path' missing."},
+		{0, method(fileService, "register", arg("path", int64(1))), "Argument 'path' type incorrect"},
+		{c.id, method(fileService, "register", arg("path", path)), "Caller is not authorized to invoke 'register'"},
+		{c.id, method(pushService, "propagate_to", arg("path", path), to), "Caller is not authorized to invoke 'propagate_to'"},
+		{0, method(fileService, "fetch", arg("path", path)), "Argument 'sender' type incorrect"},
+		{c.id, method(fileService, "fetch", arg("path", path), sender), "is not registered with FileService"},
+		{0, method(fileService, "fetch", arg("path", path), arg("sender", pyproto.Sender{Context: 5, Handle: 6})), "must match requestee context"},
+		{0, method(fileService, "fetch", arg("path", dir), sender), "is not a regular file"},
+		{0, method(fileService, "fetch", arg("path", "/dev/zero"), sender), "is not a regular file"},
+		{0, method(fileService, "fetch", arg("path", dir+"/none"), sender), "[Errno 2] No such file or directory"},
+		{0, method(fileService, "acknowledge", arg("size", int64(-1))), "Argument 'size' type incorrect"},
+		{0, method(pushService, "propagate_to", arg("path", path), arg("context", "c")), "Argument 'context' type incorrect"},
+		{0, method(pushService, "propagate_to", arg("path", path), arg("context", pyproto.Context{ID: 9})), "no route to context 9"},
+		{0, method(pushService, "propagate_to", arg("path", dir), to), "no regular file"},
+		{0, method(pushService, "propagate_paths_and_modules", arg("paths", []any{int64(1)}), to), "Argument 'paths' type incorrect"},
+	} {
+		e, ok := c.call(x.auth, x.payload, nil).(*pyproto.CallError)
+		if !ok || !strings.Contains(e.Error(), x.want) {
+			t.Errorf("%v: got %v, want %s", x.payload, e, x.want)
+		}
+	}
+}
+
+// A small file is sent over a connection once, and whoever is behind its head gets it from there.
+func TestPropagate(t *testing.T) {
+	b := newBed(t)
+	c := b.caller(t)
+	path, want := writeFile(t, 1000)
+	to := arg("context", pyproto.Context{ID: c.id})
+	var pushed []pyproto.Tuple
+	see := func(h pyproto.Header, v any) {
+		if h.Handle != pyproto.CallService {
+			t.Errorf("a message to handle %d", h.Handle)
+		}
+		pushed = append(pushed, v.(pyproto.Tuple))
+	}
+	c.call(0, method(pushService, "propagate_to", arg("path", path), to), see)
+	c.call(0, method(pushService, "propagate_paths_and_modules", arg("paths", []any{path}), to), see)
+	if len(pushed) != 1 || pushed[0][1] != "store_and_forward" {
+		t.Fatalf("pushed %.200v", pushed)
+	}
+	if data, _ := pushed[0][2].(pyproto.Kwargs).Get("data"); !bytes.Equal(data.(pyproto.Blob), want) {
+		t.Error("the data is another")
+	}
+}
+
+// openFiles counts descriptors of a file.
+func openFiles(t *testing.T, path string) (n int) {
+	t.Helper()
+	links, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range links {
+		if to, err := os.Readlink(link); err == nil && to == path {
+			n++
+		}
+	}
+	return n
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(waitTime); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain until %s", what)
+		}
+	}
+}
+
+// A child that goes in the middle of its transfers leaves no open file, though its client stays.
+func TestTransfersOfSomebodyWhoGoes(t *testing.T) {
+	for name, leave := range map[string]func(*bed, *caller){
+		"child":  func(_ *bed, c *caller) { _ = c.conn.Close() },
+		"client": func(b *bed, _ *caller) { b.end() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t)
+			c := b.caller(t)
+			path, _ := writeFile(t, 3*window)
+			got := 0
+			see := func(_ pyproto.Header, v any) {
+				if data, ok := v.(pyproto.Blob); ok {
+					got += len(data)
+				}
+			}
+			for range 3 {
+				c.call(0, c.fetch(path), see)
+			}
+			for got < window {
+				see(c.next())
+			}
+			if n := openFiles(t, path); n != 3 {
+				t.Fatalf("%d files are open", n)
+			}
+			leave(b, c)
+			eventually(t, "the files are closed", func() bool { return openFiles(t, path) == 0 })
+		})
+	}
+}
