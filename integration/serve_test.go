@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -583,5 +585,31 @@ func TestGarbageOnTheSockets(t *testing.T) {
 	d.Run(t, dir, "call", "-H", AnyPython(t).Target(), "os:getcwd").Want(t, 0, quoted(t, dir), "")
 	if peak := peakRSS(t, d.PID()); peak > 200<<20 && !raceEnabled {
 		t.Errorf("the daemon had %d MB", peak>>20)
+	}
+}
+
+// A command that is part of a trace, as TRACEPARENT says, has its spans in it.
+func TestTraceparentOfACommand(t *testing.T) {
+	const trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+	var got Buffer
+	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		var body bytes.Buffer
+		_, _ = body.ReadFrom(r.Body)
+		_, _ = got.Write(body.Bytes())
+	}))
+	defer collector.Close()
+	d := Serve(t, "--otlp-endpoint", collector.URL)
+	dir := t.TempDir()
+	Write(t, dir, "p.py", "pass\n")
+	for _, args := range [][]string{{"call", "os:getcwd"}, {"call", "-v", "os:getpid"}, {"run", "p.py"}} {
+		cmd := exec.Command(d.cmd.Path, args...)
+		cmd.Dir, cmd.Env = dir, append(d.Env(), "TRACEPARENT=00-"+trace+"-"+parent+"-01")
+		if r := runCommand(t, cmd); r.Status != 0 {
+			t.Fatal(r)
+		}
+	}
+	d.Run(t, dir, "stop").Want(t, 0, "", "has ended")
+	if n := strings.Count(got.String(), `"traceId":"`+trace+`"`); n != 3 || strings.Count(got.String(), `"parentSpanId":"`+parent+`"`) != 3 {
+		t.Errorf("%d spans are in the trace:\n%s", n, got.String())
 	}
 }

@@ -113,6 +113,9 @@ func TestSlowConsumer(t *testing.T) {
 			if peak > limit {
 				t.Errorf("the daemon had %d MB", peak>>20)
 			}
+			if during[0] > 20*alone[1] {
+				t.Errorf("another's call took %v, alone 99 of 100 took less than %v", during[0], alone[1])
+			}
 			if sent > 64<<20 {
 				t.Errorf("%d bytes were taken of somebody who reads 1 MB/s", sent)
 			}
@@ -174,6 +177,10 @@ func TestFairness(t *testing.T) {
 				t.Error(err)
 			}
 			slices.Sort(times)
+			// One that waits for the transfer to get out of its way would be the only one.
+			if len(times) < 20 || times[len(times)/2] > 20*alone[1] {
+				t.Errorf("%d calls in the meantime, %v each; alone 99 of 100 took less than %v", len(times), times[len(times)/2], alone[1])
+			}
 			t.Logf("%d MB in %v; another's call took %v (median; 99 of 100 below %v), alone %v (%v)", in.n>>20, time.Since(started).Round(time.Millisecond),
 				times[len(times)/2], times[len(times)*99/100], alone[0], alone[1])
 			return

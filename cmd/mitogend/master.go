@@ -50,7 +50,7 @@ func (f *daemonFlags) dial(ctx context.Context, opt client.Options) (*client.Cli
 			return nil, nil // nowhere for a socket to be
 		}
 	}
-	opt.Fresh = f.fresh
+	opt.Fresh, opt.Traceparent = f.fresh, os.Getenv("TRACEPARENT")
 	c, err := client.Dial(ctx, socket, opt)
 	switch {
 	case err == nil:

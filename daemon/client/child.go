@@ -170,6 +170,7 @@ func (c *Child) Close(ctx context.Context) error {
 // params are those of a call.
 func (c *Child) params(fn string, args []any) *wire.Call {
 	p := &wire.Call{Function: fn, Exact: true}
+	p.Traceparent = c.c.opt.Traceparent
 	p.Child = uint32(c.id)
 	if n := len(args); n > 0 {
 		if kwargs, ok := args[n-1].(pyproto.Kwargs); ok {
@@ -252,7 +253,7 @@ func (c *Child) Run(ctx context.Context, o daemon.RunOptions) (daemon.ExitStatus
 	p := &wire.Run{
 		Path: o.Path, Script: o.Source, Argv: o.Args, Stdin: o.Stdin != nil, Log: c.opt.OnLog != nil, Import: c.opt.OnImport != nil,
 	}
-	p.Child = uint32(c.id)
+	p.Child, p.Traceparent = uint32(c.id), c.c.opt.Traceparent
 	s := &stream{c: c.c, ctx: ctx}
 	if o.Stdin != nil {
 		s.onOpen = func() { go s.feed(o.Stdin) }

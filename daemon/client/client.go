@@ -33,6 +33,8 @@ type Options struct {
 	// Dir and Env are where connection programs are started; empty means those of this process.
 	Dir string
 	Env []string
+	// Traceparent is a W3C trace context, into which the daemon puts the spans of calls and programs if it exports any.
+	Traceparent string
 	// Fresh asks for connections that nobody shares.
 	Fresh bool
 }

@@ -17,8 +17,22 @@
 // Order: requests of one client for the same child, or the same target, are started in the order in which they were sent; so
 // are reads and writes of one stream. Others run at the same time.
 //
-// Goroutines: Serve has one, each client one that reads, each request one until it is answered, each stream one until its work
-// has ended. Shutdown waits for all.
+// # Goroutines
 //
-// Locks: Server.mu, conn.mu, stream.mu and hub.mu are taken alone. Nothing that blocks is done under them.
+//	name               started in            ends when                                      waited for by
+//	Server.Serve       its caller            the listener is closed, by Shutdown            Server.wg
+//	conn.serve         Server.accept         the client is gone and its work has ended      Server.wg
+//	request            conn.handle           it is answered                                 conn.wg, in conn.serve
+//	stream's work      call.work             the call, program, channel or subscription     conn.wg
+//	                                         has ended, or the client has closed it
+//	Server.ServeHTTP   its caller            Shutdown closes it                             Server.wg
+//	exporter.run       newExporter           Shutdown, after what is left was sent          exporter.close
+//
+// Whoever replies writes to the socket itself if nobody else does: there is no goroutine for writing.
+//
+// # Locks
+//
+// Server.mu, conn.mu, stream.mu and exporter.mu are taken alone; a stream's is also taken under hub.mu, which gives out events.
+// Nothing that blocks is done under them. Server.invMu is held while the inventory is asked, which may run a program: it is
+// taken by requests that name a target, with no other lock.
 package control

@@ -13,6 +13,16 @@
 //
 // Nothing that may have run is done again: the pool connects anew only for a new lease.
 //
-// Locks: Pool.mu guards everything but the atomics, Conn.watchMu and Conn.sentMu; nothing that blocks is done under it. One goroutine for
-// each connect and each close; all are waited for by Close.
+// # Goroutines
+//
+//	name            started in          ends when                           waited for by
+//	Pool.connect    Pool.pick           the child is there, or has failed   Pool.wg, in Shutdown
+//	Pool.end        Pool.close          the child is gone                   Pool.wg, in Shutdown
+//	Conn.abandon    Call.Wait           the call that was given up ends,    nobody; it holds nothing else
+//	                                    at the latest with its child
+//
+// # Locks
+//
+// Pool.mu guards everything but the atomics; Conn.watchMu and Conn.sentMu what their fields say. Each is taken alone, and nothing
+// that blocks is done under them.
 package pool

@@ -10,6 +10,12 @@
 // A child belongs to the client that asked for it. Its log records go there, its modules come from there, and it ends with
 // that client, unless another client has used it.
 //
+// # Goroutines
+//
+//	name            started in       ends when                                     waited for by
+//	Server.accept   Server.Serve     the client is gone and its children are ended Server.wg, in Serve
+//	a connect       Server.onCall    the child is there, or has failed             client.wg
+//
 // # Locks
 //
 // Server.mu guards the table of clients, client.mu what one client has. Neither is held across I/O; Server.mu may be taken
