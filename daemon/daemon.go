@@ -210,11 +210,16 @@ func (d *Daemon) connectChild(ctx context.Context, c *Child, s step, opt Connect
 	c.debug, c.profiling = isTrue(s.args["debug"]), isTrue(s.args["profiling"])
 	switch {
 	case c.via == nil:
-		return d.start(ctx, c, plan)
+		err = d.start(ctx, c, plan)
 	case c.via.runtime != nil || c.runtime != nil:
-		return c.via.proxyConnect(ctx, c, s)
+		err = c.via.proxyConnect(ctx, c, s)
+	default:
+		err = c.via.launch(ctx, c, plan)
 	}
-	return c.via.launch(ctx, c, plan)
+	if err == nil && plan.Silence > 0 && d.enter() == nil {
+		go c.watchSilence(plan.Silence)
+	}
+	return err
 }
 
 func (d *Daemon) newChild(opt ConnectOptions, method string) *Child {
