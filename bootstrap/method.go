@@ -32,6 +32,7 @@ var commonArgs = []Arg{
 	{"python", Names, "interpreters to try in order; one alone is taken without trying (default python3,python,python2)"},
 	{"python_path", Words, "the interpreter's exact command, as in Mitogen; wins over python"},
 	{"connect_timeout", Duration, "limit for the whole connection (default 30s)"},
+	{"silence_timeout", Duration, "give the connection up when the child gives no sign of life for this long (default: never)"},
 	{"runtime", Text, "embedded, mitogen or mitogen:DIR; handled by the daemon"},
 	{"remote_name", Text, "name of the process in ps, for stock children"},
 	{"debug", Flag, "debug logging in a stock child"},

@@ -41,6 +41,7 @@ func (o *options) fail(key, format string, args ...any) {
 func (o *options) finish(p *Plan, method string) error {
 	p.Method = method
 	p.Timeout = o.duration("connect_timeout", DefaultTimeout)
+	p.Silence = o.duration("silence_timeout", 0)
 	if o.err != nil {
 		return o.err
 	}

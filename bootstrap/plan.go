@@ -97,6 +97,7 @@ type Plan struct {
 	Prompts  []Prompt
 	Failures []Failure
 	Timeout  time.Duration // 0 means DefaultTimeout
+	Silence  time.Duration // how long the child may give no sign of life; 0 is for ever. The daemon sees to it
 	Hint     string        // what to try when no Failure matches
 }
 

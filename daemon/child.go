@@ -76,7 +76,9 @@ func (c *Child) Done() <-chan struct{} { return c.closed }
 // end marks the child as gone. Called once, by who took it out of the tree.
 func (c *Child) end(reason string) {
 	c.mu.Lock()
-	c.reason = reason
+	if c.reason == "" {
+		c.reason = reason
+	}
 	c.mu.Unlock()
 	switch {
 	case c.responder == nil:

@@ -210,6 +210,7 @@ func (d *Daemon) connectChild(ctx context.Context, c *Child, s step, opt Connect
 	c.debug, c.profiling = isTrue(s.args["debug"]), isTrue(s.args["profiling"])
 	switch {
 	case c.via == nil:
+<<<<<<< HEAD
 		return d.start(ctx, c, plan)
 	case c.via.runtime == nil:
 		return c.via.launch(ctx, c, plan)
@@ -218,6 +219,18 @@ func (d *Daemon) connectChild(ctx context.Context, c *Child, s step, opt Connect
 		c.runtime = c.via.runtime
 	}
 	return c.via.proxyConnect(ctx, c, s)
+=======
+		err = d.start(ctx, c, plan)
+	case c.via.runtime != nil || c.runtime != nil:
+		err = c.via.proxyConnect(ctx, c, s)
+	default:
+		err = c.via.launch(ctx, c, plan)
+	}
+	if err == nil && plan.Silence > 0 && d.enter() == nil {
+		go c.watchSilence(plan.Silence)
+	}
+	return err
+>>>>>>> proof
 }
 
 func (d *Daemon) newChild(opt ConnectOptions, method string) *Child {

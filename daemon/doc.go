@@ -30,6 +30,8 @@
 //	stream.writeLoop  stream.write, when   the queue is empty or the stream fails   Daemon.wg
 //	                  the pipe is full
 //	responder         Child.newResponder   the child is gone                        Daemon.wg
+//	watchSilence      Daemon.connectChild  the child is gone; only with the key     Daemon.wg
+//	                                       silence_timeout
 //	program.feed      Child.Run            standard input ends; the first read      nobody: it may hang in the user's
 //	                                       after the program has ended              reader, and holds nothing else
 //

@@ -366,6 +366,38 @@ exit 1
 	}
 }
 
+// A server that is busy is tried again when it is a child that connects, too.
+func TestBusyServerBehindAHop(t *testing.T) {
+	dir := writeFiles(t, map[string]string{
+		"twice": "#!/bin/sh\ncd ${0%/*}\necho x >>count\n[ $(wc -l <count) -ge 3 ] || { echo 'kex_exchange_identification: Connection closed by remote host' >&2; exit 255; }\nfor a; do last=$a; done; exec sh -c \"$last\"\n",
+		"busy":  "#!/bin/sh\ncd ${0%/*}\necho x >>tries\necho 'kex_exchange_identification: Connection closed by remote host' >&2; exit 255\n",
+		"count": "", "tries": "",
+	})
+	for _, name := range []string{"twice", "busy"} {
+		if err := os.Chmod(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	env := mark(t)
+	d := newDaemon(t, Options{})
+	py := pythons.Any(t)
+	ssh := func(name, timeout string) string {
+		return target(py) + "+ssh:h?ssh_path=" + filepath.Join(dir, name) + "&connect_timeout=" + timeout + "&python=" + py.Path
+	}
+	c := connect(t, d, ssh("twice", "60"), ConnectOptions{Env: env})
+	if err := c.Call(testContext(t), "os:getpid").Err(); err != nil {
+		t.Fatal(err)
+	}
+	_, err := d.Connect(testContext(t), ssh("busy", "3"), ConnectOptions{Env: env})
+	var e *bootstrap.Error
+	if !errors.As(err, &e) || !e.Retry || !strings.Contains(err.Error(), "MaxStartups") {
+		t.Errorf("%v", err)
+	}
+	if tries, err := os.ReadFile(filepath.Join(dir, "tries")); err != nil || len(tries) < 4 {
+		t.Errorf("tried %d times: %v", len(tries)/2, err)
+	}
+}
+
 func TestCancelBehindAHop(t *testing.T) {
 	py := target(pythons.Any(t))
 	env := mark(t)
