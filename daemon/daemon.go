@@ -210,27 +210,20 @@ func (d *Daemon) connectChild(ctx context.Context, c *Child, s step, opt Connect
 	c.debug, c.profiling = isTrue(s.args["debug"]), isTrue(s.args["profiling"])
 	switch {
 	case c.via == nil:
-<<<<<<< HEAD
-		return d.start(ctx, c, plan)
-	case c.via.runtime == nil:
-		return c.via.launch(ctx, c, plan)
-	case s.args["runtime"] == nil:
-		// As under Mitogen, which knows one runtime.
-		c.runtime = c.via.runtime
-	}
-	return c.via.proxyConnect(ctx, c, s)
-=======
 		err = d.start(ctx, c, plan)
-	case c.via.runtime != nil || c.runtime != nil:
-		err = c.via.proxyConnect(ctx, c, s)
-	default:
+	case c.via.runtime == nil:
 		err = c.via.launch(ctx, c, plan)
+	default:
+		if s.args["runtime"] == nil {
+			// As under Mitogen, which knows one runtime.
+			c.runtime = c.via.runtime
+		}
+		err = c.via.proxyConnect(ctx, c, s)
 	}
 	if err == nil && plan.Silence > 0 && d.enter() == nil {
 		go c.watchSilence(plan.Silence)
 	}
 	return err
->>>>>>> proof
 }
 
 func (d *Daemon) newChild(opt ConnectOptions, method string) *Child {
