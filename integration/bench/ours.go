@@ -398,7 +398,7 @@ func newOursImport(p params) (experiment, error) {
 		var requests, bytes atomic.Int64
 		cold, err := m.timedImport(daemon.ConnectOptions{OnImport: func(e importer.Event) {
 			bytes.Add(int64(e.Bytes))
-			if e.What != importer.Preloaded && e.What != importer.Forwarded {
+			if e.What != importer.Preloaded && e.What != importer.Forwarded && e.What != importer.Foretold {
 				requests.Add(1)
 			}
 		}})
