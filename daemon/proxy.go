@@ -78,7 +78,7 @@ var ErrRuntime = errors.New("not with this runtime")
 // proxied is what a stock child reports of a connect.
 type proxied struct {
 	ID      *uint32 `py:"id"`
-	Name    string  `py:"name"`
+	Name    *string `py:"name"`
 	Message *string `py:"msg"`
 }
 

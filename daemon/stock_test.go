@@ -268,6 +268,20 @@ func allToAll(ctx context.Context, t *testing.T, children []*Child) {
 	}
 }
 
+// What a stock child could not start is told in the words of its Mitogen.
+func TestStockHopFails(t *testing.T) {
+	r := stockRuntime(t)
+	d := newDaemon(t, Options{})
+	const hop = "local:?python=/usr/bin/python3+local:?python_path=/nonexistent/python"
+	for _, target := range []string{hop, hop + "&runtime=embedded"} {
+		_, err := d.Connect(context.Background(), target, ConnectOptions{Runtime: r})
+		if err == nil || !strings.Contains(err.Error(), "error occurred on host") || !strings.Contains(err.Error(), "/nonexistent/python") {
+			t.Errorf("%s: got %v", target, err)
+		}
+		eventually(t, "the hop is gone", func() bool { return len(d.Children()) == 0 })
+	}
+}
+
 // Bytes as they are: a frame of their own kind to children of ours, a pickle where an old release reads them.
 func TestSendBytes(t *testing.T) {
 	runtime := "&runtime=mitogen:" + stockRuntime(t).Dir
