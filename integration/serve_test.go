@@ -223,7 +223,11 @@ func quoted(t testing.TB, dir string) string {
 
 func TestSocketProblems(t *testing.T) {
 	dir := t.TempDir()
-	Mitogend(t, dir, "serve", "--listen", filepath.Join(dir, strings.Repeat("x", 120))).Want(t, 2, "", "the system takes 107")
+	long := Mitogend(t, dir, "serve", "--listen", filepath.Join(dir, strings.Repeat("x", 120)))
+	long.Want(t, 2, "", "the system takes 107")
+	if strings.Contains(long.Stderr, "stopping") {
+		t.Errorf("a daemon that never served is said to stop: %v", long)
+	}
 	file := Write(t, dir, "file/control.sock", "")
 	if err := os.Chmod(filepath.Dir(file), 0o700); err != nil {
 		t.Fatal(err)
@@ -417,6 +421,7 @@ func TestLookingAtADaemon(t *testing.T) {
 		t.Error(r)
 	}
 	d.Run(t, dir, "close").Want(t, 2, "", "close what?")
+	d.Run(t, dir, "stop", "--grace", "-1s").Want(t, 2, "", "must not be negative")
 	follow := exec.Command(d.cmd.Path, "logs", "-f", "--kind", "call,closed", "--json")
 	follow.Env, follow.Dir = d.Env(), dir
 	var out Buffer

@@ -59,7 +59,7 @@ func checkConfig(w io.Writer, f *settingFlags) error {
 		return err
 	}
 	if err := control.CheckPath(dir); err != nil {
-		return usageError{err}
+		return usageError{plainControl(err)}
 	}
 	if _, err := s.hosts(); err != nil {
 		return usageError{err}
@@ -82,7 +82,11 @@ func (s *settings) socketDir() (string, error) {
 	if s.listen != "" {
 		return s.listen, nil
 	}
-	return control.DefaultDir()
+	dir, err := control.DefaultDir()
+	if err != nil {
+		return "", usageError{plainControl(err)}
+	}
+	return dir, nil
 }
 
 // showConfig writes a file that says what is in force.

@@ -187,6 +187,9 @@ func newStop(a *app) *cobra.Command {
 		Short: "Stop the running daemon and wait until it is gone",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if grace < 0 {
+				return usagef("--grace %v: must not be negative", grace)
+			}
 			c, err := f.must(cmd.Context())
 			if err != nil {
 				return err

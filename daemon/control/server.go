@@ -332,8 +332,11 @@ func (s *Server) Shutdown(ctx context.Context) {
 	if s.counts.active.Load() == 0 {
 		close(s.idle)
 	}
+	served := len(s.listeners) > 0
 	s.mu.Unlock()
-	s.log.Info("stopping", zap.Int64("work", s.counts.active.Load()))
+	if served {
+		s.log.Info("stopping", zap.Int64("work", s.counts.active.Load()))
+	}
 	select {
 	case <-s.idle:
 	case <-s.hurry:
