@@ -29,9 +29,9 @@ test: ## install what tests need (as root), then lint and all tests; see CONTRIB
 	cd integration/bench && $(GO) test ./...
 	$(GO) test -race -timeout $(TIMEOUT) ./...
 
-bench: ## measure beside Mitogen and execnet; docs/performance.md says what and how
+bench: ## measure beside Mitogen and execnet; docs/performance.md says what and how (BENCH=... for flags)
 	.ci/install
-	cd integration/bench && $(GO) run .
+	cd integration/bench && $(GO) run . $(BENCH)
 
 clean: ## remove what was built
 	rm -rf bin
