@@ -4,6 +4,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # Integration tests wait for real programs; a hang is found by them, not by this.
 TIMEOUT = 45m
+# Tests wait for other programs half of their time: more of them at once than there are processors.
+PARALLEL = 4
 
 .PHONY: help build install test lint bench clean
 
@@ -27,7 +29,7 @@ test: ## install what tests need (as root), then lint and all tests; see CONTRIB
 	.ci/install
 	$(MAKE) --no-print-directory lint
 	cd integration/bench && $(GO) test ./...
-	$(GO) test -race -timeout $(TIMEOUT) ./...
+	$(GO) test -race -timeout $(TIMEOUT) -parallel $(PARALLEL) ./...
 
 bench: ## measure beside Mitogen and execnet; docs/performance.md says what and how (BENCH=... for flags)
 	.ci/install

@@ -36,6 +36,7 @@ func byKey(s *machine.Server, user string, p pythons.Python) string {
 
 func TestInsideChainOfPasswords(t *testing.T) {
 	machine.Inside(t)
+	t.Parallel()
 	s := machine.SSHD(t, "")
 	dir := t.TempDir()
 	Write(t, dir, "script.py", "import getpass, os, sys, helper\nprint(getpass.getuser(), os.getuid() == os.geteuid(), sys.argv[1:], helper.x)\nsys.exit(7)\n")
@@ -61,6 +62,7 @@ func TestInsideChainOfPasswords(t *testing.T) {
 // TestInsideMethods fills in the rows of what is real here.
 func TestInsideMethods(t *testing.T) {
 	machine.Inside(t)
+	t.Parallel()
 	s := machine.SSHD(t, "")
 	for _, p := range machine.Pythons(t) {
 		py := "python=" + p.Path

@@ -197,14 +197,17 @@ func TestMethodsByStandIns(t *testing.T) {
 		stub := standIn(t, filepath.Base(c.path), c.argv...)
 		for _, p := range someOf(pythons.All(t)) {
 			target := c.target + c.path + "=" + stub + "&python=" + p.Path
-			for _, target := range []string{target, "local:?python=" + p.Path + "+" + target} {
-				args := []string{"call", "--daemon", "none", "-H", target, "--raw", "platform:python_version"}
-				r := Mitogend(t, dir, args...)
-				if r.Status != 0 || !strings.HasPrefix(r.Stdout, p.Version+".") {
-					t.Errorf("%s: %v", target, r)
+			t.Run(strings.Trim(c.target, "?&")+" "+p.Version, func(t *testing.T) {
+				t.Parallel()
+				for _, target := range []string{target, "local:?python=" + p.Path + "+" + target} {
+					args := []string{"call", "--daemon", "none", "-H", target, "--raw", "platform:python_version"}
+					r := Mitogend(t, dir, args...)
+					if r.Status != 0 || !strings.HasPrefix(r.Stdout, p.Version+".") {
+						t.Errorf("%s: %v", target, r)
+					}
+					row(t, c.target, "stand-in", p, args)
 				}
-				row(t, c.target, "stand-in", p, args)
-			}
+			})
 		}
 	}
 }

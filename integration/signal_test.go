@@ -32,6 +32,7 @@ func TestSignalAtAnyMoment(t *testing.T) {
 			// Before it has a handler, or after it has ended, the signal is not ours to answer.
 			delay := time.Duration(30+random.IntN(600)) * time.Millisecond
 			t.Run(fmt.Sprintf("%v/%d", sig, j), func(t *testing.T) {
+				t.Parallel()
 				cmd := Command(t, dir, args...)
 				var stderr bytes.Buffer
 				cmd.Stderr = &stderr

@@ -44,6 +44,7 @@ func TestMaster(t *testing.T) {
 	}
 	for _, program := range programs {
 		t.Run(strings.TrimSuffix(filepath.Base(program), ".py"), func(t *testing.T) {
+			t.Parallel()
 			source, err := os.ReadFile(program)
 			if err != nil {
 				t.Fatal(err)
