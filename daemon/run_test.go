@@ -103,3 +103,38 @@ func TestRunLeavesNoHandle(t *testing.T) {
 		eventually(t, "the handles are gone", func() bool { return handles() <= before })
 	})
 }
+
+const clockModule = `
+import time
+import mitogen.core
+
+def wait():
+    real = time.time
+    latch = mitogen.core.Latch()
+    time.time = lambda: real() - (3600 if real() - start > 0.1 else 0)
+    start = real()
+    try:
+        try:
+            latch.get(timeout=0.5)
+        except mitogen.core.TimeoutError:
+            return True
+    finally:
+        time.time = real
+`
+
+// A system clock that is set back does not make a wait longer.
+func TestWaitWhileTheClockIsSetBack(t *testing.T) {
+	dir := writeFiles(t, map[string]string{"clocks.py": clockModule})
+	pythons.Each(t, func(t *testing.T, py pythons.Python) {
+		if py.Version == "2.7" {
+			t.Skip("Python 2 has no other clock")
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		var ended bool
+		c := connect(t, newDaemon(t, Options{Path: []string{dir}}), target(py))
+		if err := c.Call(ctx, "clocks:wait").Decode(&ended); err != nil || !ended {
+			t.Error(ended, err)
+		}
+	})
+}

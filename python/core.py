@@ -74,9 +74,11 @@ TICK = 0.01
 SLOW_TICK = 0.1
 # Ticks without a call after which the ticker parks.
 PARK_TICKS = 50
-# Seconds after which a process that lost its parent is sent SIGTERM, and SIGKILL, if its code does not end.
-TERM_AFTER = 1
-KILL_AFTER = 2
+# Only 3.x.
+clock = time.monotonic
+# Only 2.x.
+clock = time.time
+# For both.
 # One os.read; below malloc's mmap threshold.
 CHUNK = 65000
 
@@ -317,18 +319,21 @@ class Io(object):
                     self.hand_on()
 
     def evict(self):
-        """The stream is lost while user code runs: interrupt it, then end the process, and its group if it leads one."""
+        """
+        The stream is lost while user code runs: interrupt it, a second later end the process by SIGTERM, and after one more by
+        SIGKILL, with its group if it leads one.
+        """
         if self.lost is True:
-            self.lost = time.time()
+            self.lost = clock()
             try:
                 # Comes out of a system call of the main thread, too.
                 signal.pthread_kill(main_thread, signal.SIGINT)
             except AttributeError:
                 os.kill(os.getpid(), signal.SIGINT)
-        elif time.time() - self.lost > KILL_AFTER:
+        elif clock() - self.lost > 2:
             send = os.killpg if os.getpgrp() == os.getpid() else os.kill
             send(os.getpid(), signal.SIGKILL)
-        elif time.time() - self.lost > TERM_AFTER:
+        elif clock() - self.lost > 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -359,14 +364,14 @@ class Latch(object):
 
     def wait(self, timeout=None):
         """True when an item is there or the latch is closed; False when `timeout` seconds passed."""
-        deadline = None if timeout is None else time.time() + timeout
+        deadline = None if timeout is None else clock() + timeout
         slept = None
         me = _thread.get_ident()
         try:
             while 1:
                 with io.lock:
                     done = self.queue or self.closed is not None
-                    left = 1 if deadline is None else deadline - time.time()
+                    left = 1 if deadline is None else deadline - clock()
                     if done or left <= 0:
                         return bool(done)
                     reader = io.reading
@@ -389,10 +394,10 @@ class Latch(object):
                                 router.stream.on_readable()
                             elif deadline is None:
                                 io.pump(None)
-                            elif time.time() >= deadline:
+                            elif clock() >= deadline:
                                 break
                             else:
-                                io.pump(int(1000 * (deadline - time.time())) + 1)
+                                io.pump(int(1000 * (deadline - clock())) + 1)
                     finally:
                         if reader:
                             # What the interrupted wait was for may have come.
@@ -406,7 +411,7 @@ class Latch(object):
                     slept[0].acquire(True, left)
                 # Only 2.x.
                 else:
-                    while not slept[0].acquire(0) and time.time() < deadline:
+                    while not slept[0].acquire(0) and clock() < deadline:
                         time.sleep(min(0.02, left))
                 # For both.
         finally:

@@ -13,7 +13,7 @@ core = sys.modules['mitogen.core']
 signal = core.signal
 
 # Seconds after the loss of the connection: what core.Io.evict can do is done by then.
-KILL_AFTER = core.KILL_AFTER + 0.3
+KILL_AFTER = 2.3
 
 guard = None
 

@@ -48,7 +48,7 @@ MAX_ASKED = 10000
 # Contexts that one stream is remembered to have sent to.
 MAX_TALKED = 1 << 16
 
-clock = getattr(time, 'monotonic', time.time)
+clock = core.clock
 relay = None
 
 
@@ -382,7 +382,7 @@ class Relay(object):
         """The parent is lost and user code runs. Only the first signal comes before our own children are gone."""
         if core.io.lost is True and not core.io.running:
             # The main thread is on its way out, and may be in leave().
-            core.io.lost = time.time()
+            core.io.lost = clock()
         elif core.io.lost is True or not any([end(False) for end in self.at_end]):
             type(core.io).evict(core.io)
 
