@@ -30,6 +30,10 @@ def digest(channel):
         sha.update(data)
     return sum(sizes), sha.hexdigest(), sum(1 for n in sizes if n > 262144)
 
+def limit():
+    import mitogen.core
+    return mitogen.core.ExternalContext().config['max_message_size']
+
 def sha1(*args):
     return [hashlib.sha1(arg).hexdigest() if isinstance(arg, bytes) else arg for arg in args]
 
@@ -441,6 +445,17 @@ func TestManyLongArguments(t *testing.T) {
 	for i, p := range pending {
 		if got, err := p.Result(t.Context()).Value(); err != nil || text(got) != wants[i] {
 			t.Errorf("call %d: got %.200v, %v", i, got, err)
+		}
+	}
+}
+
+// The preamble leaves the limit out where it is the default; code that asks for it finds it all the same.
+func TestConfigHasTheLimit(t *testing.T) {
+	for _, max := range []int{pyproto.DefaultMaxMessage, 1 << 20} {
+		d := newDaemon(t, Options{MaxMessage: max, Path: []string{writeFiles(t, map[string]string{"chanmod.py": channelModule})}})
+		c := connect(t, d, target(pythons.Any(t)))
+		if got, err := c.Call(t.Context(), "chanmod:limit").Value(); err != nil || got != int64(max) {
+			t.Errorf("got %v, %v; want %d", got, err, max)
 		}
 	}
 }

@@ -269,7 +269,7 @@ func (c *Child) config() map[string]any {
 		parents = append(parents, int(p.id))
 	}
 	config := map[string]any{
-		"context_id": int(c.id), "parent_ids": append(parents, 0), "name": c.name,
+		"context_id": int(c.id), "parent_ids": append(parents, 0),
 	}
 	if c.d.opt.MaxMessage != pyproto.DefaultMaxMessage {
 		config["max_message_size"] = c.d.opt.MaxMessage

@@ -86,7 +86,7 @@ class Secret(text_type):
 
 class ExternalContext(object):
     """What a function that takes_econtext gets: the parts of this process."""
-    config = property(lambda self: core.config)
+    config = property(lambda self: dict(core.config, max_message_size=core.router.max_message_size))
     context_id = property(lambda self: core.router.context_id)
     router = property(lambda self: core.router)
     importer = property(lambda self: core.importer)

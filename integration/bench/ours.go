@@ -160,8 +160,7 @@ func newOursMemory(p params) (experiment, error) {
 func newOursPayload(p params) (experiment, error) {
 	m, err := newMaster(p)
 	return oursFunc{m, func(int) (metrics, error) {
-		// A child's name goes with the payload; by default it is the target, which is a long path here.
-		c, err := m.connect(daemon.ConnectOptions{Name: "local"})
+		c, err := m.connect()
 		if err != nil {
 			return nil, err
 		}
