@@ -46,7 +46,7 @@ func Enter(t *testing.T, expression string) {
 			missing(t, program+" is not installed")
 		}
 	}
-	args := []string{"-test.run=" + expression, "-test.count=1", "-test.timeout=300s"}
+	args := []string{"-test.run=" + expression, "-test.count=1", "-test.timeout=600s"}
 	if testing.Verbose() {
 		args = append(args, "-test.v")
 	}
