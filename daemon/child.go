@@ -99,7 +99,11 @@ func (c *Child) gone() error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return &DeadError{Target: c.name, Reason: c.reason, Lost: !c.closing.Load()}
+	e := &DeadError{Target: c.name, Reason: c.reason, Lost: !c.closing.Load()}
+	if c.d.alive.Err() != nil {
+		e.cause = ErrShutdown
+	}
+	return e
 }
 
 // Close ends the child and everything behind it, and waits until its process is reaped: by us or, behind a hop, by the child

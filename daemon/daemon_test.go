@@ -382,3 +382,19 @@ func BenchmarkRoute(b *testing.B) {
 		})
 	}
 }
+
+// Who waits for a call at the end of the daemon learns that this is why.
+func TestShutdownIsTheReason(t *testing.T) {
+	d := newDaemon(t, Options{})
+	c := connect(t, d, "local:")
+	result := make(chan error, 1)
+	p := c.Start(context.Background(), "time:sleep", 1000)
+	go func() { result <- p.Result(context.Background()).Err() }()
+	if err := d.Shutdown(context.Background()); err != nil {
+		t.Error(err)
+	}
+	var dead *DeadError
+	if err := <-result; !errors.Is(err, ErrShutdown) || !errors.As(err, &dead) {
+		t.Errorf("got %v", err)
+	}
+}

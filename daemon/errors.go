@@ -13,8 +13,12 @@ type DeadError struct {
 	Target string
 	Reason string
 	// Lost: the connection broke, so the function may have run.
-	Lost bool
+	Lost  bool
+	cause error
 }
+
+// Unwrap gives ErrShutdown where that is why.
+func (e *DeadError) Unwrap() error { return e.cause }
 
 func (e *DeadError) Error() string {
 	return fmt.Sprintf("daemon: %s: %s", e.Target, e.Reason)

@@ -87,10 +87,10 @@ func FromError(err error) *Error {
 		return e
 	case errors.As(err, &boot):
 		return connectError(boot)
-	case errors.As(err, &dead):
-		return &Error{Kind: KindLost, Message: dead.Error(), Target: dead.Target, Reason: dead.Reason, Lost: dead.Lost}
 	case errors.Is(err, daemon.ErrShutdown):
 		return Errorf(KindShutdown, "the daemon is stopping")
+	case errors.As(err, &dead):
+		return &Error{Kind: KindLost, Message: dead.Error(), Target: dead.Target, Reason: dead.Reason, Lost: dead.Lost}
 	case errors.Is(err, context.Canceled):
 		return Errorf(KindCancelled, "cancelled")
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
