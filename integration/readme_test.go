@@ -14,6 +14,8 @@ func TestREADME(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := AnyPython(t)
+	runtime := "XDG_RUNTIME_DIR=" + socketDir(t) // of the README's own daemon
+	var daemon *exec.Cmd
 	commands := 0
 	for _, line := range strings.Split(string(text), "\n") {
 		command, ok := strings.CutPrefix(line, "    bin/mitogend ")
@@ -22,11 +24,27 @@ func TestREADME(t *testing.T) {
 		}
 		commands++
 		args := strings.Fields(command)
-		if !strings.Contains(command, "-H ") && args[0] != "modules" {
+		if args[len(args)-1] == "&" {
+			daemon = Command(t, "..", args[:len(args)-1]...)
+			daemon.Env = append(daemon.Env, runtime, "MITOGEND_DAEMON=")
+			if err := daemon.Start(); err != nil {
+				t.Fatal(err)
+			}
+			Eventually(t, "the daemon serves", func() bool {
+				ps := Command(t, "..", "ps")
+				ps.Env = append(ps.Env, runtime, "MITOGEND_DAEMON=")
+				return ps.Run() == nil
+			})
+			continue
+		}
+		alone := args[0] == "modules" || args[0] == "ps" || args[0] == "stop"
+		if !strings.Contains(command, "-H ") && !alone {
 			args = append([]string{args[0], "-H", p.Target()}, args[1:]...)
 		}
-		r := Mitogend(t, "..", args...)
-		if r.Status != 0 || r.Stdout == "" {
+		cmd := Command(t, "..", args...)
+		cmd.Env = append(cmd.Env, runtime, "MITOGEND_DAEMON=")
+		r := runCommand(t, cmd)
+		if r.Status != 0 || r.Stdout == "" && args[0] != "stop" {
 			t.Errorf("%s: %v", command, r)
 		}
 		if strings.HasSuffix(command, "report.py") {
@@ -36,6 +54,11 @@ func TestREADME(t *testing.T) {
 					t.Errorf("the README does not show %q", want)
 				}
 			}
+		}
+	}
+	if daemon != nil {
+		if err := daemon.Wait(); err != nil {
+			t.Errorf("serve: %v", err)
 		}
 	}
 	if commands < 5 {
