@@ -269,8 +269,9 @@ func (s *search) closure(names ...string) []string {
 	for _, name := range names {
 		c.visit(name, "")
 	}
-	for _, name := range names {
-		delete(s.by, name)
+	if len(names) == 1 {
+		// For its own sake, even if its package imports it, too. Several may be the closure of a script.
+		delete(s.by, names[0])
 	}
 	return c.out
 }

@@ -80,7 +80,7 @@ type Event struct {
 	// Target is the context that a module was forwarded to.
 	Target uint32
 	// For is the module for whose sake another one was preloaded or foretold: the one that imports it, else the one asked for.
-	// It is empty for what was itself named in a push.
+	// It is empty for the one name of a push, and of several for what is imported by no other.
 	For string
 }
 

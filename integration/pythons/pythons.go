@@ -57,7 +57,7 @@ func candidates() []string {
 	return append(list, "/usr/bin/python3", "/usr/bin/python2.7")
 }
 
-// All gives one interpreter of each version, oldest first. None at all fails the test.
+// All gives one interpreter of each version, oldest first, in a slice of the caller's own. None at all fails the test.
 func All(t testing.TB) []Python {
 	t.Helper()
 	list, err := find()
@@ -67,7 +67,7 @@ func All(t testing.TB) []Python {
 	if len(list) == 0 {
 		t.Fatal("there is no Python: name some in MITOGEND_PYTHONS, separated by colons")
 	}
-	return list
+	return slices.Clone(list)
 }
 
 // Any gives a Python 3.
