@@ -177,7 +177,7 @@ func (ch *Channel) SendFrom(ctx context.Context, r io.Reader) (total int64, err 
 
 // sendChunk sends n bytes of a buffer, which it gives back.
 func (ch *Channel) sendChunk(ctx context.Context, buf *buffer, n int) error {
-	if ch.c.stream.old {
+	if ch.c.d.readsPicklesOnly(ch.c.stream, ch.c.id) {
 		// It takes pickles only.
 		defer buf.release()
 		return ch.Send(ctx, buf.b[:n])

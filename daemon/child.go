@@ -79,15 +79,16 @@ func (c *Child) end(reason string) {
 	if c.reason == "" {
 		c.reason = reason
 	}
+	r, own := c.responder, c.ownResponder
+	close(c.closed)
 	c.mu.Unlock()
 	switch {
-	case c.responder == nil:
-	case c.ownResponder:
-		c.responder.Close()
+	case r == nil:
+	case own:
+		r.Close()
 	default:
-		c.responder.Forget(uint32(c.id))
+		r.Forget(uint32(c.id))
 	}
-	close(c.closed)
 	c.leaveHop()
 }
 
@@ -174,6 +175,10 @@ func (c *Child) newResponder() error {
 	early := c.early
 	c.early = nil
 	c.mu.Unlock()
+	if c.gone() != nil {
+		// Behind a hop it may have ended before it had one to close.
+		r.Close()
+	}
 	for _, name := range early {
 		_ = r.Request(name)
 	}
@@ -237,6 +242,9 @@ var bytecodeMethods = map[string]bool{"local": true, "sudo": true, "su": true, "
 func (c *Child) released() bool { return c.hexVersion.Load()>>4&0xf == 0xf }
 
 func (k sink) LoadCode(name string, code []byte) error {
+	if len(name)+1+len(code) > k.s.d.opt.MaxMessage {
+		return nil // it has the source
+	}
 	return k.send(codeHandle, append(append(make([]byte, 0, len(name)+1+len(code)), name+"\x00"...), code...))
 }
 

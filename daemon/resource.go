@@ -80,7 +80,7 @@ func (s *stream) answerResource(m pyproto.Message) {
 	v, err := s.d.resource(c, m.Payload)
 	payload, isData := v.([]byte)
 	switch {
-	case isData && !s.old:
+	case isData && !s.d.readsPicklesOnly(s, m.Src):
 		h.Enc = pyproto.EncBIN
 	case err == nil:
 		payload, err = pyproto.Marshal(v)

@@ -61,13 +61,17 @@ func (d *Daemon) route(s *stream, h pyproto.Header, payload []byte, buf *buffer)
 	}
 }
 
-// readsPicklesOnly tells whether a context, which is reached through s, or its first hop runs a Mitogen before 0.3.39.
+// readsPicklesOnly tells whether a context, which is reached through s, or a hop on the way there runs a Mitogen before 0.3.39.
 func (d *Daemon) readsPicklesOnly(s *stream, id pyproto.ContextID) bool {
 	if s.old {
 		return true
 	}
-	c := d.child(id)
-	return c != nil && c.runtime != nil && c.runtime.Old()
+	for c := d.child(id); c != nil; c = c.via {
+		if c.runtime != nil && c.runtime.Old() {
+			return true
+		}
+	}
+	return false
 }
 
 // verify tells whether messages of that context may come in on s.

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -29,7 +30,7 @@ func (c *Child) watchSilence(limit time.Duration) {
 	}
 	reason := fmt.Sprintf("no sign of life for %v (silence_timeout)", limit)
 	if c.via == nil {
-		c.stream.fail(fmt.Errorf("%s", reason))
+		c.stream.fail(errors.New(reason))
 		return
 	}
 	// The hop ends it, and tells that it is gone.

@@ -312,10 +312,6 @@ func TestSendBytes(t *testing.T) {
 // The runtimes in turn on the way down one chain, with 2.7 and 3.x on either side of each change.
 func TestStockUnderEmbeddedUnderStock(t *testing.T) {
 	r := stockRuntime(t)
-	versions := map[string]pythons.Python{}
-	for _, py := range pythons.All(t) {
-		versions[py.Version] = py
-	}
 	for _, test := range []struct{ runtimes, pythons []string }{
 		{[]string{"embedded", "mitogen", "embedded", "mitogen", "embedded"}, []string{"3.11", "2.7", "3.6", "3.11", "2.7"}},
 		{[]string{"mitogen", "embedded", "embedded", "mitogen", "mitogen", "embedded"}, []string{"2.7", "3.13", "2.7", "2.7", "3.6", "3.11"}},
@@ -323,11 +319,7 @@ func TestStockUnderEmbeddedUnderStock(t *testing.T) {
 		t.Run(strings.Join(test.runtimes, "+"), func(t *testing.T) {
 			var hops []string
 			for i, v := range test.pythons {
-				py, ok := versions[v]
-				if !ok {
-					t.Skip("no Python " + v)
-				}
-				hops = append(hops, strings.ReplaceAll(target(py), "+", "%2B")+"&runtime="+test.runtimes[i])
+				hops = append(hops, strings.ReplaceAll(target(pythons.Of(t, v)), "+", "%2B")+"&runtime="+test.runtimes[i])
 			}
 			d := newDaemon(t, Options{Path: []string{stockPath(t)}})
 			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

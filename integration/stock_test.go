@@ -116,7 +116,7 @@ func TestRuntimeAndInventoryOfADaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	stock := strings.TrimSpace(string(out))
-	// Mitogen 0.3.3 needs the module imp.
+	// Those that Mitogen 0.3.3 was made for.
 	old := slices.DeleteFunc(pythons.All(t), func(p pythons.Python) bool {
 		return !slices.Contains([]string{"3.6", "3.7", "3.8", "3.9", "3.10", "3.11"}, p.Version)
 	})

@@ -82,16 +82,26 @@ func Each(t *testing.T, test func(*testing.T, Python)) {
 	t.Helper()
 	list := All(t)
 	for _, version := range Versions {
-		t.Run(version, func(t *testing.T) {
-			i := slices.IndexFunc(list, func(p Python) bool { return p.Version == version })
-			switch {
-			case i >= 0:
-				test(t, list[i])
-			case os.Getenv("CI") == "true":
-				t.Fatalf("there is no Python %s: name one in MITOGEND_PYTHONS", version)
-			default:
-				t.Skipf("there is no Python %s", version)
-			}
-		})
+		t.Run(version, func(t *testing.T) { test(t, of(t, list, version)) })
 	}
+}
+
+// Of gives the interpreter of that version. One that is missing is a skip, and in CI a failure.
+func Of(t testing.TB, version string) Python {
+	t.Helper()
+	return of(t, All(t), version)
+}
+
+func of(t testing.TB, list []Python, version string) Python {
+	t.Helper()
+	i := slices.IndexFunc(list, func(p Python) bool { return p.Version == version })
+	switch {
+	case i >= 0:
+		return list[i]
+	case os.Getenv("CI") == "true":
+		t.Fatalf("there is no Python %s: name one in MITOGEND_PYTHONS", version)
+	default:
+		t.Skipf("there is no Python %s", version)
+	}
+	panic("unreachable")
 }
