@@ -20,9 +20,11 @@ type Method struct {
 	Doc  string
 	Args []Arg
 
-	// spec puts what a target has after the colon into opts. nil: the method takes no SPEC.
-	spec func(spec string, opts map[string]any) error
-	plan func(o *options, b Boot) (*Plan, error)
+	// spec puts what a target has after the colon into opts. nil: the method takes no SPEC. It is not asked where that is empty and
+	// the argument specArg is given.
+	spec    func(spec string, opts map[string]any) error
+	specArg string
+	plan    func(o *options, b Boot) (*Plan, error)
 }
 
 // commonArgs are taken by every method. Those without a use here are arguments that stock Mitogen clients pass, and that the
