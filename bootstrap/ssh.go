@@ -206,11 +206,11 @@ var (
 
 // forgetKey gives the command that takes a changed key out of the file.
 func forgetKey(output []string) string {
-	argv := []string{"ssh-keygen"}
+	var file []string
 	name := ""
 	for _, line := range output {
 		if m := keyChangedFile.FindStringSubmatch(line); m != nil {
-			argv = []string{"ssh-keygen", "-f", m[1]}
+			file = []string{"-f", m[1]}
 		}
 		if m := keyChangedName.FindStringSubmatch(line); m != nil {
 			name = m[1]
@@ -219,7 +219,7 @@ func forgetKey(output []string) string {
 	if name == "" {
 		return "find out which, then take the old key out of known_hosts (ssh-keygen -R NAME)"
 	}
-	return "find out which, then " + shellescape.QuoteCommand(append(argv, "-R", name))
+	return "find out which, then " + shellescape.QuoteCommand(append([]string{"ssh-keygen", "-R", name}, file...))
 }
 
 // sshFailures are the messages of OpenSSH's client, which it does not translate.
