@@ -31,7 +31,7 @@ type Method struct {
 // caller handles.
 var commonArgs = []Arg{
 	{"name", Text, "the context's name, for logs and errors"},
-	{"python", Names, "interpreters to try in order; one alone is taken without trying (default python3,python,python2)"},
+	{"python", Names, "interpreters to try in order; one alone is taken without trying (default python3,python,python2, then any python3.X)"},
 	{"python_path", Words, "the interpreter's exact command, as in Mitogen; wins over python"},
 	{"connect_timeout", Duration, "limit for the whole connection (default 30s)"},
 	{"silence_timeout", Duration, "give the connection up when the child gives no sign of life for this long (default: never)"},
