@@ -2,7 +2,7 @@
 
     python3 gen_stdlib.py > stdlib_table.go
 
-asks every interpreter in $MITOGEND_PYTHONS (colon-separated), or pyenv's. From 3.10 on an interpreter knows its own list
+asks every interpreter in $MITOGEND_PYTHONS (colon-separated), or pyenv's and those of the tree that .ci/pythons makes. From 3.10 on an interpreter knows its own list
 (sys.stdlib_module_names, all platforms). Older ones are asked for what lies in their library directories, and OPTIONAL adds
 what exists there only on another platform or with a C library that the interpreter may have been built without.
 """
@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 
-VERSIONS = ['2.7', '3.6', '3.7', '3.8', '3.9', '3.10', '3.11', '3.12', '3.13']
+VERSIONS = ['2.7', '3.6', '3.7', '3.8', '3.9', '3.10', '3.11', '3.12', '3.13', '3.14', '3.15']
 
 ASK = r'''
 import os, sys
@@ -61,7 +61,9 @@ def interpreters():
     if listed:
         return listed.split(':')
     root = os.environ.get('PYENV_ROOT', os.path.expanduser('~/.pyenv'))
-    return sorted(glob.glob(os.path.join(root, 'versions', '*', 'bin', 'python')))
+    tree = os.environ.get('MITOGEND_TREE', '/var/cache/mitogend-tests')
+    return sorted(glob.glob(os.path.join(root, 'versions', '*', 'bin', 'python'))
+                  + glob.glob(os.path.join(tree, 'python', 'usr', 'bin', 'python3.*')))
 
 
 def main():
