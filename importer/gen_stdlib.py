@@ -33,7 +33,8 @@ else:
             elif name.endswith(('.py', '.so')):
                 name = name.split('.')[0]
                 names.add(name[:-len('module')] if full.endswith('module.so') else name)
-skip = ('test', 'tests', 'site-packages', 'dist-packages', 'sitecustomize', 'usercustomize', 'this', 'antigravity')
+skip = ('test', 'tests', 'site-packages', 'dist-packages', 'sitecustomize', 'usercustomize', 'this', 'antigravity',
+        '_distutils_system_mod')  # Debian's own
 names = [n for n in names if n not in skip and not n.startswith(('_sysconfigdata', 'xx', '_xx', '_test', '__phello'))
          and not (n.startswith('_') and n.endswith('_test'))]
 print('%d.%d' % sys.version_info[:2])

@@ -41,7 +41,7 @@ names = set(getattr(sys, 'stdlib_module_names', ())) | set(sys.builtin_module_na
 lib = os.path.dirname(os.__file__)
 names.update(n[:-3] for n in os.listdir(lib) if n.endswith('.py') and not n.startswith('_sysconfigdata'))
 names.update(n for n in os.listdir(lib) if os.path.exists(os.path.join(lib, n, '__init__.py')) and n != 'test')
-print(json.dumps(sorted(n for n in names if not n.startswith(('xx', '_xx', '__phello', '__hello')) and n not in ('sitecustomize', 'usercustomize', '__main__'))))
+print(json.dumps(sorted(n for n in names if not n.startswith(('xx', '_xx', '__phello', '__hello')) and n not in ('sitecustomize', 'usercustomize', '__main__', '_distutils_system_mod'))))
 `
 	for v, python := range pythons(t) {
 		out, err := exec.Command(python, "-S", "-c", program).Output()
