@@ -20,11 +20,11 @@ import (
 type StartOptions struct {
 	// Preamble gives what the first stage reads after MITO000, for a child of that sys.hexversion (0 if it did not tell).
 	Preamble func(hexVersion uint32) ([]byte, error)
-	// Output, if not nil, is called with each line that the program prints that is no part of the protocol; ready is false
+	// Output, if not nil, is called with each line that the program prints that is no part of the protocol, harmless to show; ready is false
 	// before the child is up (banners, warnings). Calls do not overlap; it must not block.
 	Output func(line string, ready bool)
 	// Dir and Env (NAME=VALUE) are the program's working directory and environment, and where it is looked up; empty means
-	// those of this process.
+	// those of this process. Variables that hold passwords are left out of either (HideEnv).
 	Dir string
 	Env []string
 }
@@ -277,6 +277,7 @@ func environment(base []string, more map[string]string) []string {
 	if len(base) == 0 {
 		base = os.Environ()
 	}
+	base = WithoutSecrets(base)
 	last := make(map[string]int, len(base))
 	for i, entry := range base {
 		name, _, _ := strings.Cut(entry, "=")
