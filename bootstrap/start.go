@@ -550,6 +550,7 @@ func (h *handshake) failed(err error) error {
 
 // finish makes the process a running one.
 func (h *handshake) finish() {
+	h.p.before = h.p.output.count()
 	h.p.mu.Lock()
 	h.p.ready, h.p.onExit = true, nil
 	h.p.mu.Unlock()

@@ -163,48 +163,29 @@ func (c *Child) foreign() (map[string]any, error) {
 
 // stockArgs gives a hop's arguments as Mitogen's connection classes take them.
 func stockArgs(s step) (pyproto.Kwargs, error) {
+	args, err := bootstrap.Typed(s.hop.Method, s.args)
+	if err != nil {
+		return nil, &bootstrap.Error{Label: s.hop.String(), Step: bootstrap.StepOptions, Reason: err.Error()}
+	}
 	var kwargs pyproto.Kwargs
-	for name, v := range s.args {
-		switch x := v.(type) {
-		case nil:
-			continue
-		case bootstrap.Secret:
+	for name, v := range args {
+		if x, ok := v.(bootstrap.Secret); ok {
 			v = pyproto.Secret(x)
-		case fmt.Stringer: // a duration; Mitogen counts in seconds
-			d, err := strconv.ParseFloat(strings.TrimSuffix(x.String(), "s"), 64)
-			if err != nil {
-				continue
-			}
-			v = d
-		case []string:
-			list := make([]any, len(x))
-			for i := range x {
-				list[i] = x[i]
-			}
-			v = list
 		}
 		switch name {
-		case "name", "runtime":
+		case "name", "runtime", "silence_timeout": // the daemon's own
 			continue
 		case "python":
 			// Mitogen takes one command and no list to choose from.
 			if s.args["python_path"] != nil {
 				continue
 			}
-			list, ok := v.([]any)
-			if !ok {
-				text, _ := v.(string)
-				for _, p := range strings.Split(text, ",") {
-					list = append(list, strings.TrimSpace(p))
-				}
-			}
+			list := v.([]any)
 			if len(list) != 1 {
 				return nil, &bootstrap.Error{Label: s.hop.String(), Step: bootstrap.StepOptions,
 					Reason: "behind a stock child python names exactly one interpreter"}
 			}
 			name, v = "python_path", list[0]
-		case "unidirectional", "debug", "profiling":
-			v = isTrue(v)
 		}
 		kwargs = append(kwargs, pyproto.Arg{Name: name, Value: v})
 	}

@@ -253,7 +253,7 @@ class Link(object):
             length = head[6]
             stop = pos + HEADER_LEN + length
             if head[0] not in (core.MGC, core.PKL, core.BIN):
-                relay.log(u'context %d sent no frame but %r' % (self.remote_id, data[pos:pos + HEADER_LEN]), 40)
+                relay.log(u'something else than context %d wrote into its connection: %r' % (self.remote_id, data[pos:pos + 80]), 40)
                 self.on_lost()
                 return
             if stop > end and length > core.CHUNK:

@@ -26,6 +26,9 @@ import (
 // ErrDisconnected: the connection with the daemon is gone.
 var ErrDisconnected = errors.New("client: the connection with the daemon is gone")
 
+// ErrOtherUser: the daemon is another user's, and is told nothing.
+var ErrOtherUser = errors.New("not your daemon")
+
 // Options say what children that the client connects are served, and where they are started.
 type Options struct {
 	// Source says what modules are served; nil means what the daemon is configured with. Only Path, Venv, Policy and Main count.
@@ -96,7 +99,7 @@ func checkPeer(nc net.Conn) error {
 		err = cerr
 	}
 	if err == nil && int(cred.Uid) != os.Geteuid() {
-		err = fmt.Errorf("it is served by user %d, and you are user %d", cred.Uid, os.Geteuid())
+		err = fmt.Errorf("%w: it is served by user %d, and you are user %d", ErrOtherUser, cred.Uid, os.Geteuid())
 	}
 	return err
 }
