@@ -286,7 +286,7 @@ func environment(base []string, more map[string]string) []string {
 	out := make([]string, 0, len(base)+len(more))
 	for i, entry := range base {
 		name, _, _ := strings.Cut(entry, "=")
-		if _, set := more[name]; !set && last[name] == i {
+		if _, set := more[name]; !set && last[name] == i && name != "PYTHONINSPECT" { // see chooser
 			out = append(out, entry)
 		}
 	}
