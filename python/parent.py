@@ -22,6 +22,7 @@ import fcntl
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -226,6 +227,10 @@ class Link(object):
         else:
             self.post(msg)
 
+    def answer(self, name):
+        """For Importer.join."""
+        relay.send_module(self, name)
+
     def on_readable(self, _fd=None, _event=None):
         try:
             data = os.read(self.rfd, min(self.need, PART) if self.need else core.CHUNK)
@@ -338,7 +343,6 @@ class Relay(object):
             old.post = new.post
             self.router.stream = new
         self.router.on_stream_lost = self.on_parent_lost
-        self.importer.answer = self.send_module
         for handle, fn, policy in (
                 (core.GET_MODULE, self.on_get_module, self.from_child),
                 (ADD_ROUTE, self.on_add_route, self.from_child),
@@ -768,9 +772,26 @@ class Assembler(object):
 attaching = threading.Lock()
 
 
+def leaf():
+    """In a process that was forked off: this is no parent, and nothing of the old one ends with it."""
+    global relay, attaching
+    if relay is not None:
+        if core.PY3:
+            atexit.unregister(relay.leave)
+        else:
+            atexit._exithandlers[:] = [h for h in atexit._exithandlers if h[0] != relay.leave]
+    relay = None
+    attaching = threading.Lock()
+    for name in 'guard', 'process', 'program', 'launch':
+        if 'mitogen.' + name in sys.modules:
+            sys.modules['mitogen.' + name].leaf()
+
+
 def attach():
     """Make this process fit to have children; gives the Relay. Not on the reader."""
     global relay
+    if core.forked():
+        raise core.Error('a process that was forked off a context has no children of its own')
     with attaching:
         if relay is None:
             new = Relay()
