@@ -99,6 +99,7 @@ func (c *Child) connectBehind(ctx context.Context, r *behindRequest) (up behindR
 			return up, err
 		}
 		c.d.children.Store(next.id, next)
+		c.d.allow(via.id, next.id, 1)
 	} else {
 		plan, err := bootstrap.Build(r.Method, r.Args, bootstrap.Boot{
 			Stub: python.Stub(), Args: []string{"mitogend:" + psName(next.name)}, Elsewhere: true,

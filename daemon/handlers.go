@@ -95,6 +95,7 @@ func (d *Daemon) deliver(s *stream, h pyproto.Header, payload []byte, buf *buffe
 	case pyproto.AllocateID:
 		if h.ReplyTo != 0 {
 			first := d.allocate(idBlock)
+			d.allow(h.Src, first, idBlock)
 			reply, _ := pyproto.Marshal(pyproto.Tuple{int64(first), int64(first) + idBlock})
 			_ = d.post(h.Src, h.ReplyTo, 0, reply)
 		}

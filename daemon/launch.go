@@ -29,6 +29,7 @@ func (c *Child) launch(ctx context.Context, next *Child, plan *bootstrap.Plan) e
 	}
 	// Before the route is there: what the child prints, and its end, are its own from then on.
 	c.d.children.Store(next.id, next)
+	c.d.allow(c.id, next.id, 1)
 	err := c.launchBusy(ctx, next, plan)
 	if err == nil && c.d.streamOf(next.id) == nil {
 		if err = next.gone(); err == nil {

@@ -868,13 +868,14 @@ class Importer(Lazy):
         elif ask:
             try:
                 # A parent of another runtime is not asked.
-                send(Message(config.get('modules', router.stream.remote_id), handle=GET_MODULE, data=name.encode('utf-8')))
+                send(Message(config.get('modules', router.stream.remote_id), handle=GET_MODULE,
+                             data=name.encode('utf-8') if PY3 else name))
             except BaseException:
                 # A signal handler raised. Who waits for it, too, asks anew.
                 with self.lock:
-                    self.inflight.pop(name, None)
+                    mine = self.inflight.get(name) is entry and self.inflight.pop(name)[1]
                 latch.close()
-                for stream in entry[1]:
+                for stream in mine or ():
                     self.again(stream, name)
                 raise
         return None, entry[0]
