@@ -29,7 +29,7 @@ def ask(*question):
     answer = latch.get()
     if answer.is_dead:
         raise core.ChannelError(answer.data or core.ChannelError.remote_msg)
-    return core.loads(answer.data)
+    return answer.data if answer.enc == core.BIN else core.loads(answer.data)
 
 
 def missing(path, why=None):
