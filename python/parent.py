@@ -651,7 +651,7 @@ class Relay(object):
     def policy(self, sender, about):
         """Of a row of RULES, for Router.add_handler. `stream` is None for a message of our own."""
         def allows(msg, stream):
-            if sender(self, msg, stream) and (about is None or about(self, read_id(msg.data), stream)):
+            if msg.reply_to != core.IS_DEAD and sender(self, msg, stream) and (about is None or about(self, read_id(msg.data), stream)):
                 return True
             if stream is not None:
                 self.complain(stream, u'refused a message from context %d for handle %d: %r' % (
