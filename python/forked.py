@@ -468,9 +468,7 @@ class Peer(object):
         enc, dst, _, _, handle, reply_to, _ = head
         router = core.router
         if handle == core.GET_MODULE:
-            name = data.decode('utf-8', 'replace') if core.PY3 else data
-            if core.importer.join(name, router.stream.post, self)[1] is None:
-                self.answer(name)
+            self.again(data.decode('utf-8', 'replace') if core.PY3 else data)
             return
         msg = Message(dst, None, None, handle, reply_to, data, enc)
         if reply_to and reply_to != IS_DEAD:
@@ -498,6 +496,11 @@ class Peer(object):
             self.waits = None
             paused.remove(self)
             self.arm()
+
+    def again(self, name):
+        """It asks for a module; or a signal has cut off a question of another thread, which was this one's as well."""
+        if core.importer.join(name, core.router.stream.post, self)[1] is None:
+            self.answer(name)
 
     def answer(self, name):
         """Send a module that it has asked for, or the reason why there is none."""
