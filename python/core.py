@@ -884,9 +884,15 @@ class Importer(Lazy):
                 # A parent of another runtime is not asked.
                 send(Message(config.get('modules', router.stream.remote_id), handle=GET_MODULE, data=name.encode('utf-8')))
             except BaseException:
-                # A signal handler raised. Who waits for it, too, asks anew.
-                self.inflight.pop(name, None)
+                # A signal handler raised. Who waits for it, too, asks anew; on behalf of children only this can.
+                with self.lock:
+                    self.inflight.pop(name, None)
                 latch.close()
+                for other in entry[1]:
+                    if stream:
+                        self.answer(other, name)
+                    else:
+                        self.join(name, send, other)
                 raise
         return None, entry[0]
 
