@@ -282,8 +282,6 @@ var lies = []struct {
 		w.liar.answer(1994)
 	}},
 	{"what only a client may send", func(w *lied) {
-		w.d.Handle(pyproto.CallFunction, func(*Incoming) { w.t.Error("a call came through") })
-		w.d.Handle(pyproto.LoadModuleHandle, func(*Incoming) { w.t.Error("a module came through") })
 		call := pyproto.Call{Module: "mitogen.parent", Function: "_proxy_connect"}
 		payload, err := call.AppendPickle(nil)
 		if err != nil {
@@ -397,6 +395,8 @@ func TestLies(t *testing.T) {
 				t.Run(link+"/"+role+"/"+row.name, func(t *testing.T) {
 					t.Parallel()
 					d := watched(t, Options{MaxMessage: 1 << 20})
+					d.Handle(pyproto.CallFunction, func(*Incoming) { t.Error("a call came through") })
+					d.Handle(pyproto.LoadModuleHandle, func(*Incoming) { t.Error("a module came through") })
 					w := &lied{t: t, d: d, b: newPeerOn(t, d, link)}
 					l := newPeerOn(t, d, link)
 					w.liar = &liar{l, l.id}
