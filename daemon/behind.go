@@ -32,10 +32,14 @@ type behindReply struct {
 }
 
 // onConnect handles connectHandle. It runs on a readLoop.
-func (d *Daemon) onConnect(h pyproto.Header, payload []byte) {
+func (d *Daemon) onConnect(s *stream, h pyproto.Header, payload []byte) {
 	c := d.child(h.Src)
 	if c == nil {
 		d.refuse(h, fmt.Sprintf("context %d was not connected by this daemon", h.Src))
+		return
+	}
+	if len(payload) > maxQuestion {
+		d.refuse(h, s.reached("bytes of a request for a child", maxQuestion).Error())
 		return
 	}
 	var r behindRequest
@@ -43,11 +47,18 @@ func (d *Daemon) onConnect(h pyproto.Header, payload []byte) {
 		d.refuse(h, err.Error())
 		return
 	}
+	if s.connecting.Add(1) > maxConnecting {
+		s.connecting.Add(-1)
+		d.refuse(h, s.reached("connects under way", maxConnecting).Error())
+		return
+	}
 	if d.enter() != nil {
+		s.connecting.Add(-1)
 		return
 	}
 	go func() {
 		defer d.wg.Done()
+		defer s.connecting.Add(-1)
 		up, err := c.connectBehind(d.alive, &r)
 		if err != nil {
 			text := err.Error()
@@ -85,12 +96,23 @@ func (c *Child) connectBehind(ctx context.Context, r *behindRequest) (up behindR
 	if r.Launcher != 0 {
 		c.launcher.CompareAndSwap(0, r.Launcher)
 	}
+	switch s := via.stream; {
+	case via.depth() >= maxDepth:
+		return up, s.reached("children behind each other", maxDepth)
+	case r.Method == "fork" && c.d.unrouted(s) >= maxConnecting:
+		return up, s.reached("forks that are waited for", maxConnecting)
+	default:
+		if err := s.takeIDs(1); err != nil {
+			return up, err
+		}
+	}
 	next := c.d.newChild(ConnectOptions{Importer: c.opt.Importer, Policy: c.opt.Policy, OnLog: c.opt.OnLog, OnOutput: c.opt.OnOutput}, r.Method)
 	next.via, next.stream, next.responder = via, via.stream, via.responder
 	next.name = fmt.Sprintf("%s+%s:", via.name, r.Method)
 	if r.Name != nil {
 		next.name = *r.Name
 	}
+	next.name = Cut(next.name, maxChildName)
 	next.opt.Name = next.name
 	next.unidirectional = via.unidirectional || isTrue(r.Args["unidirectional"])
 	if r.Method == "fork" {
@@ -120,6 +142,14 @@ func (c *Child) connectBehind(ctx context.Context, r *behindRequest) (up behindR
 
 // plain is an error without our package's name, for a traceback in a child.
 func plain(err error) error { return errors.New(strings.TrimPrefix(err.Error(), "bootstrap: ")) }
+
+// depth counts the children before this one.
+func (c *Child) depth() (n int) {
+	for ; c.via != nil; c = c.via {
+		n++
+	}
+	return n
+}
 
 // isBehind tells whether c is x, or reached through it.
 func (c *Child) isBehind(x *Child) bool {

@@ -35,6 +35,7 @@ type Daemon struct {
 	hops     hops
 	runtimes runtimes
 	lastPeer atomic.Uint32 // of the ids of clients, which are apart from those of children
+	bounded  atomic.Int64  // how often a peer has come to a bound
 
 	ctx    context.Context // ends with Shutdown
 	cancel context.CancelCauseFunc

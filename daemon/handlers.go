@@ -45,6 +45,10 @@ func (d *Daemon) deliver(s *stream, h pyproto.Header, payload []byte, buf *buffe
 	direct := h.Src == s.id
 	switch h.Handle {
 	case pyproto.GetModule:
+		if len(payload) > maxQuestion {
+			d.refuse(h, s.reached("bytes of a module's name", maxQuestion).Error())
+			return
+		}
 		if c := d.child(h.Src); c != nil && c.onGetModule(string(payload)) {
 			return
 		}
@@ -58,7 +62,7 @@ func (d *Daemon) deliver(s *stream, h pyproto.Header, payload []byte, buf *buffe
 	case pyproto.AddRoute:
 		if id, ok := routeID(payload); ok && direct {
 			if err := d.addRoute(s, id); err != nil {
-				d.opt.Logger.Warn("refused a route", zap.String("stream", s.name), zap.Error(err))
+				s.warn("refused a route", "refused a route", zap.Error(err))
 			}
 			return
 		}
@@ -73,16 +77,16 @@ func (d *Daemon) deliver(s *stream, h pyproto.Header, payload []byte, buf *buffe
 		}
 		return
 	case connectHandle:
-		d.onConnect(h, payload)
+		d.onConnect(s, h, payload)
 		return
 	case pyproto.GetResource:
 		// Stock children ask without a handle for the answer.
 		if c := d.child(h.Src); h.ReplyTo == 0 && c != nil && c.ownResponder && c.runtime != nil {
-			s.resources.ask(s, pyproto.Message{Header: h, Payload: bytes.Clone(payload)})
+			s.resources.ask(s, h, payload)
 			return
 		}
 		if h.ReplyTo != 0 && !s.stamp {
-			s.resources.ask(s, pyproto.Message{Header: h, Payload: bytes.Clone(payload)})
+			s.resources.ask(s, h, payload)
 			return
 		}
 	case pyproto.Detaching:
@@ -94,6 +98,10 @@ func (d *Daemon) deliver(s *stream, h pyproto.Header, payload []byte, buf *buffe
 		}
 	case pyproto.AllocateID:
 		if h.ReplyTo != 0 {
+			if err := s.takeBlock(); err != nil {
+				d.refuse(h, err.Error())
+				return
+			}
 			first := d.allocate(idBlock)
 			reply, _ := pyproto.Marshal(pyproto.Tuple{int64(first), int64(first) + idBlock})
 			_ = d.post(h.Src, h.ReplyTo, 0, reply)

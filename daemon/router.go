@@ -15,8 +15,7 @@ func (d *Daemon) route(s *stream, h pyproto.Header, payload []byte, buf *buffer)
 		d.opt.Trace(Frame{s.name, false, h, payload})
 	}
 	if !d.verify(s, h.Src) || !d.verify(s, h.Auth) {
-		d.opt.Logger.Warn("dropped a message with a false source", zap.String("stream", s.name),
-			zap.Uint32("src", uint32(h.Src)), zap.Uint32("auth", uint32(h.Auth)))
+		s.warn("false source", "dropped a message with a false source", zap.Uint32("src", uint32(h.Src)), zap.Uint32("auth", uint32(h.Auth)))
 		return
 	}
 	if s.stamp {
@@ -97,7 +96,7 @@ func (d *Daemon) refuse(h pyproto.Header, reason string) {
 		return
 	}
 	if s := d.streamOf(h.Src); s != nil {
-		_ = s.offer(newFrame(dead, []byte(reason)))
+		_ = s.offer(own(newFrame(dead, []byte(reason))))
 	}
 }
 
@@ -107,7 +106,7 @@ func (d *Daemon) post(dst pyproto.ContextID, handle, replyTo pyproto.Handle, pay
 	if s == nil {
 		return fmt.Errorf("no route to context %d", dst)
 	}
-	return s.offer(newFrame(pyproto.Header{Enc: pyproto.EncMGC, Dst: dst, Handle: handle, ReplyTo: replyTo}, payload))
+	return s.offer(own(newFrame(pyproto.Header{Enc: pyproto.EncMGC, Dst: dst, Handle: handle, ReplyTo: replyTo}, payload)))
 }
 
 // addRoute makes id reachable through s.
@@ -115,7 +114,16 @@ func (d *Daemon) addRoute(s *stream, id pyproto.ContextID) error {
 	if id == 0 {
 		return fmt.Errorf("context 0 is here")
 	}
-	if old, loaded := d.routes.LoadOrStore(id, s); loaded && old != s {
+	if err := s.takeRoute(); err != nil {
+		return err
+	}
+	old, loaded := d.routes.LoadOrStore(id, s)
+	if loaded {
+		s.routes.Add(-1)
+	} else {
+		s.announced.Add(1)
+	}
+	if loaded && old != s {
 		return fmt.Errorf("context %d has a route over another stream", id)
 	}
 	return nil
@@ -127,6 +135,7 @@ func (d *Daemon) dropRoutes(s *stream, ids []pyproto.ContextID, reason string) {
 	for _, id := range ids {
 		if d.routes.CompareAndDelete(id, s) {
 			gone[id] = true
+			s.routes.Add(-1)
 		}
 	}
 	if len(gone) == 0 {
@@ -144,7 +153,7 @@ func (d *Daemon) dropRoutes(s *stream, ids []pyproto.ContextID, reason string) {
 		for id := range gone {
 			if _, ok := other.sent.LoadAndDelete(id); ok {
 				h := pyproto.Header{Enc: pyproto.EncMGC, Dst: other.id, Handle: pyproto.DelRoute}
-				_ = other.offer(newFrame(h, fmt.Append(nil, id)))
+				_ = other.offer(own(newFrame(h, fmt.Append(nil, id))))
 			}
 		}
 		return true
