@@ -168,7 +168,7 @@ func startOne(ctx context.Context, plan *Plan, argv []string, opt StartOptions, 
 	}
 	stop()
 	if err != nil {
-		return nil, h.failed(err)
+		return nil, h.failed(h.because(err))
 	}
 	h.finish()
 	return p, nil
@@ -262,8 +262,11 @@ func (h *handshake) run() error {
 			}
 			quietUntil = wait
 		}
+		if IsEOF(err) {
+			return errExited
+		}
 		if err != nil && !timedOut {
-			return h.ended(err)
+			return fmt.Errorf("reading: %w", err)
 		}
 	}
 }
@@ -305,10 +308,7 @@ func (h *handshake) sendPreamble() error {
 		return &Error{Label: h.plan.Label, Step: StepStage, Reason: err.Error(), Err: err}
 	}
 	if _, err := h.p.w.Write(pre); err != nil && !IsEOF(err) {
-		if cause := h.cause(); cause != nil {
-			return cause
-		}
-		return &Error{Label: h.plan.Label, Step: StepStage, Reason: "sending the runtime: " + err.Error(), Err: err}
+		return fmt.Errorf("sending the runtime: %w", err)
 	}
 	return nil // at EPIPE the reader learns more about the end
 }
@@ -410,12 +410,17 @@ const lingerTime = 300 * time.Millisecond
 // exited is called by the reaper.
 func (h *handshake) exited() { time.AfterFunc(lingerTime, func() { h.interrupt(errExited) }) }
 
-// ended explains the end of the data stream.
-func (h *handshake) ended(err error) error {
-	if !IsEOF(err) {
-		return &Error{Label: h.plan.Label, Step: h.marks.phase.step(), Reason: "reading: " + err.Error(), Err: err}
+// because gives the reason for which an attempt is over. A read or write that an interrupt has ended, or that found the stream
+// ended by what the interrupt is about, is no reason by itself; what run has judged is.
+func (h *handshake) because(err error) error {
+	var judged *Error
+	if errors.As(err, &judged) {
+		return err
 	}
-	return errExited
+	if cause := h.cause(); cause != nil {
+		return cause
+	}
+	return err
 }
 
 // explain makes an error of what the program printed; reason, if not empty, is used when no Failure of the plan matches.

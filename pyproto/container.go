@@ -284,7 +284,7 @@ func (d *decoder) global(op byte) error {
 	}
 	g := lookupGlobal(module, name)
 	if g == globalNone || d.opts.NoGlobals || op == opInst {
-		return &GlobalError{Module: printable(module), Name: printable(name)}
+		return &GlobalError{Module: quoteBytes(module), Name: quoteBytes(name)}
 	}
 	d.push(kindGlobal, uint64(g))
 	return nil

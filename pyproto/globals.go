@@ -3,6 +3,8 @@ package pyproto
 import (
 	"fmt"
 	"unicode/utf8"
+
+	"mitogend/printable"
 )
 
 // coreModule is the module whose names the pickles carry, in Mitogen's children and in ours.
@@ -63,7 +65,7 @@ type GlobalError struct {
 }
 
 func (e *GlobalError) Error() string {
-	return fmt.Sprintf("pyproto: values of type %s.%s cannot be sent", e.Module, e.Name)
+	return fmt.Sprintf("pyproto: values of type %s.%s cannot be sent", printable.Line(e.Module), printable.Line(e.Name))
 }
 
 // call applies a global to its arguments.

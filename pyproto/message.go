@@ -6,6 +6,8 @@ import (
 	"io"
 	"strings"
 	"unicode/utf8"
+
+	"mitogend/printable"
 )
 
 // Message is a frame with its payload.
@@ -25,7 +27,7 @@ func (e *DeadError) Error() string {
 	if e.Reason == "" {
 		return "the remote end closed the channel"
 	}
-	return e.Reason
+	return printable.Line(e.Reason)
 }
 
 // TooLargeError is a frame whose payload exceeds the limit. The payload has been skipped, the stream stays usable, and
