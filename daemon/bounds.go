@@ -113,8 +113,8 @@ func own(f frame) frame {
 
 // takeIDs counts ids that are about to be given to somebody behind s.
 func (s *stream) takeIDs(n int64) error {
-	if s.ids.Add(n) > maxIDs {
-		s.ids.Add(-n)
+	if s.taken.Add(n) > maxIDs {
+		s.taken.Add(-n)
 		return s.reached("context ids for one connection", maxIDs)
 	}
 	return nil

@@ -118,10 +118,13 @@ func TestBounds(t *testing.T) {
 			return nil
 		}},
 		{name: "routes", bound: "contexts behind one connection", attack: func(_ *testing.T, d *Daemon, evil *peer) any {
-			first := d.allocate(2 * maxRoutes)
 			var all []byte
-			for id := first; id < first+2*maxRoutes; id++ {
-				all = append(all, evil.frame(pyproto.AddRoute, 0, fmt.Sprint(id))...)
+			for range 2 * maxRoutes / idBlock {
+				first := take(&d.lastAsked, idBlock, endAsked)
+				evil.c.stream.ids.addBlock(first, evil.id)
+				for id := first; id < first+idBlock; id++ {
+					all = append(all, evil.frame(pyproto.AddRoute, 0, fmt.Sprint(id))...)
+				}
 			}
 			_, _ = evil.f.Write(all)
 			return nil

@@ -2,9 +2,7 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math/rand/v2"
 	"syscall"
 	"time"
 
@@ -13,37 +11,48 @@ import (
 	"mitogend/python"
 )
 
-// Attempts at a target that is busy (bootstrap.Error.Retry), as bootstrap.Start makes them, and the pause between them, which
-// doubles up to its limit.
-const (
-	launchAttempts = 8
-	launchPause    = 250 * time.Millisecond
-	launchMaxPause = 2 * time.Second
-)
-
 // launch starts a child behind c: the plan is run by c's launcher (python/launch.py).
 func (c *Child) launch(ctx context.Context, next *Child, plan *bootstrap.Plan) error {
 	next.stream = c.stream
 	if next.runtime == nil {
 		next.responder = c.responder
 	}
+	c.stream.ids.give(next.id)
+	defer c.stream.ids.takeBack(next.id)
 	// Before the route is there: what the child prints, and its end, are its own from then on.
 	c.d.children.Store(next.id, next)
 	err := c.launchBusy(ctx, next, plan)
-	if err == nil && c.d.streamOf(next.id) == nil {
-		if err = next.gone(); err == nil {
-			err = fmt.Errorf("daemon: %s: the hop before it has not told of its route", next.name)
-		}
+	up := err == nil
+	if up && c.d.streamOf(next.id) != c.stream {
+		err = next.routeless()
 	}
 	if err == nil && next.runtime != nil {
 		err = next.newResponder()
 	}
 	if err != nil {
-		c.d.children.Delete(next.id)
+		if up {
+			c.abandon(pyproto.Handle(c.launcher.Load()), next.id)
+		}
+		if c.d.children.CompareAndDelete(next.id, next) {
+			next.end("it could not be connected")
+		}
 		return err
 	}
 	c.responder.AddVersion(next.Version())
 	return nil
+}
+
+// routeless says why a child that is up can not be reached.
+func (c *Child) routeless() error {
+	if err := c.gone(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.noRoute != nil {
+		return fmt.Errorf("daemon: %s: its route was refused: %w", c.name, c.noRoute)
+	}
+	return fmt.Errorf("daemon: %s: the hop before it has not told of its route", c.name)
 }
 
 // launchBusy launches, and tries again while the target says that it is busy.
@@ -53,29 +62,7 @@ func (c *Child) launchBusy(ctx context.Context, next *Child, plan *bootstrap.Pla
 		limit = bootstrap.DefaultTimeout
 	}
 	deadline := time.Now().Add(limit)
-	pause := launchPause
-	for attempt := 1; ; attempt++ {
-		p := *plan
-		p.Timeout = time.Until(deadline)
-		err := c.launchOnce(ctx, next, &p)
-		var e *bootstrap.Error
-		if err == nil || attempt == launchAttempts || !errors.As(err, &e) || !e.Retry {
-			return err
-		}
-		// Between half the pause and one and a half, so that those who were refused together do not come back together.
-		d := pause/2 + rand.N(pause)
-		if time.Until(deadline) < d {
-			return err
-		}
-		t := time.NewTimer(d)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return err
-		}
-		pause = min(2*pause, launchMaxPause)
-	}
+	return bootstrap.WhileBusy(ctx, deadline, func() error { return c.launchOnce(ctx, next, plan, time.Until(deadline)) })
 }
 
 // launched is what the launcher reports.
@@ -89,9 +76,13 @@ type launched struct {
 	TimedOut   bool     `py:"timed_out"`
 	Answered   bool     `py:"answered"`
 	Cancelled  bool     `py:"cancelled"`
+	Open       string   `py:"open"`    // the unfinished line that was printed last
+	Dialing    string   `py:"dialing"` // see bootstrap.Outcome
+	NoTerminal bool     `py:"no_terminal"`
 }
 
-func (c *Child) launchOnce(ctx context.Context, next *Child, plan *bootstrap.Plan) error {
+// launchOnce makes one attempt, which may take as long as limit.
+func (c *Child) launchOnce(ctx context.Context, next *Child, plan *bootstrap.Plan, limit time.Duration) error {
 	handle, err := c.launcherHandle(ctx)
 	if err != nil {
 		return err
@@ -101,6 +92,7 @@ func (c *Child) launchOnce(ctx context.Context, next *Child, plan *bootstrap.Pla
 		return err
 	}
 	value := planValue(plan)
+	value["timeout"] = limit.Seconds()
 	if next.runtime != nil {
 		if value["foreign"], err = next.foreign(); err != nil {
 			return err
@@ -146,11 +138,17 @@ func (up *launched) explain(plan *bootstrap.Plan) error {
 	case up.Status != nil:
 		status = fmt.Sprintf("exit status %d", syscall.WaitStatus(*up.Status).ExitStatus())
 	}
-	e := plan.Explain(bootstrap.Step(up.Step), up.Output, status, up.Answered)
+	e := plan.Explain(bootstrap.Outcome{
+		Step: bootstrap.Step(up.Step), Output: up.Output, Status: status, Answered: up.Answered, Open: up.Open, Dialing: up.Dialing,
+	})
 	if up.Reason != "" {
 		e.Reason, e.Hint, e.Retry = up.Reason, "", false
 	}
-	if e.Step == bootstrap.StepProgram {
+	switch {
+	case up.NoTerminal:
+		e.Reason = "no terminal can be made on the machine before this hop: " + up.Reason
+		e.Hint = "is devpts mounted on /dev/pts there, with /dev/ptmx pointing into it?"
+	case e.Step == bootstrap.StepProgram:
 		e.Hint = "install it on the machine before this hop, or give its path"
 	}
 	return e

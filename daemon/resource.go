@@ -25,33 +25,41 @@ type resourceQueue struct {
 // ask queues a GET_RESOURCE of the embedded runtime. Its payload is a question, see [Daemon.resource]; unlike stock
 // children, which are answered by LOAD_RESOURCE, these give a handle for the answer, so that contexts in between pass both
 // on like a call.
-func (q *resourceQueue) ask(s *stream, h pyproto.Header, payload []byte) {
+func (q *resourceQueue) ask(s *stream, h pyproto.Header, payload []byte) (refused string) {
 	if len(payload) > maxQuestion {
-		s.d.refuse(h, s.reached("bytes of a request for a resource", maxQuestion).Error())
-		return
+		return s.reached("bytes of a request for a resource", maxQuestion).Error()
 	}
+	if !q.add(s, h, payload) {
+		return s.reached("requests for resources that wait", maxQuestions).Error()
+	}
+	return ""
+}
+
+// add queues a question; false says that there is no room for it.
+func (q *resourceQueue) add(s *stream, h pyproto.Header, payload []byte) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.queue) >= maxQuestions || q.bytes+len(payload) > maxQuestionBytes {
-		s.d.refuse(h, s.reached("requests for resources that wait", maxQuestions).Error())
-		return
+		return false
 	}
 	q.queue = append(q.queue, pyproto.Message{Header: h, Payload: bytes.Clone(payload)})
 	q.bytes += len(payload)
 	if q.running {
-		return
+		return true
 	}
 	if err := s.d.enter(); err != nil {
 		q.queue, q.bytes = nil, 0
-		return
+		return true
 	}
 	q.running = true
 	go func() {
 		defer s.d.wg.Done()
+		defer s.survive("a request for a resource")
 		for m, ok := q.next(); ok; m, ok = q.next() {
 			s.answerResource(m)
 		}
 	}()
+	return true
 }
 
 func (q *resourceQueue) next() (m pyproto.Message, ok bool) {
@@ -69,14 +77,14 @@ func (q *resourceQueue) next() (m pyproto.Message, ok bool) {
 }
 
 func (s *stream) answerResource(m pyproto.Message) {
-	if c := s.d.child(m.Src); m.ReplyTo == 0 && c != nil && c.runtime != nil {
+	c := s.childOf(m.Src)
+	if m.ReplyTo == 0 && c != nil && c.runtime != nil {
 		c.loadResource(m.Payload)
 		return
 	}
-	c := s.d.child(m.Src)
 	if c == nil {
 		// A process that a child has made.
-		c = s.d.child(s.id)
+		c = s.childOf(s.id)
 	}
 	if c == nil {
 		s.d.refuse(m.Header, "no resources are served to it")
