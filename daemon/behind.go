@@ -136,6 +136,7 @@ func (c *Child) connectBehind(ctx context.Context, r *behindRequest) (up behindR
 			next.end("its parent is gone")
 			return up, c.stream.failure()
 		}
+		c.d.allow(via.id, next.id, 1)
 	} else {
 		plan, err := bootstrap.Build(r.Method, r.Args, bootstrap.Boot{
 			Stub: python.Stub(), Args: []string{"mitogend:" + psName(next.name)}, Elsewhere: true,

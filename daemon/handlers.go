@@ -189,6 +189,7 @@ func (d *Daemon) onAllocateID(m message) string {
 		return errNoIDs.Error()
 	}
 	m.s.ids.addBlock(first, m.Src)
+	d.allow(m.Src, first, idBlock)
 	reply, _ := pyproto.Marshal(pyproto.Tuple{int64(first), int64(first) + idBlock})
 	_ = d.post(m.Src, m.ReplyTo, 0, reply)
 	return ""
@@ -203,6 +204,9 @@ func (d *Daemon) onAddRoute(m message) string {
 		if c := m.s.childOf(id); c != nil {
 			c.refuseRoute(err)
 		}
+		// A hop that has passed it on forgets it.
+		h := pyproto.Header{Enc: pyproto.EncMGC, Dst: m.s.id, Handle: pyproto.DelRoute}
+		_ = m.s.offer(newFrame(h, fmt.Append(nil, uint32(id))))
 		return err.Error()
 	}
 	return ""

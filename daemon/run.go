@@ -49,6 +49,7 @@ func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 		return ExitStatus{}, errNoIDs
 	}
 	c.stream.ids.give(p.id)
+	c.d.allow(c.id, p.id, 1)
 	defer close(p.over)
 	handle := c.d.handles.add(handler{fn: p.deliver, respondent: c.id})
 	defer c.d.handles.remove(handle)
