@@ -231,6 +231,9 @@ func (h Hop) specOptions() (map[string]any, error) {
 	case m.spec == nil:
 		return opts, nil
 	}
+	if h.Spec == "" && m.specArg != "" && h.Args[m.specArg] != "" {
+		return opts, nil
+	}
 	if err := m.spec(h.Spec, opts); err != nil {
 		return nil, fmt.Errorf("%w; write %s:%s", err, name, m.Spec)
 	}
@@ -276,6 +279,7 @@ func readSecret(key, where string) (Secret, error) {
 		if !ok {
 			return "", fmt.Errorf("password_env: the environment variable %s is not set", where)
 		}
+		HideEnv(where)
 		return Secret(v), nil
 	}
 	path := where

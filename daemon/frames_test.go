@@ -16,8 +16,8 @@ import (
 	"mitogend/pyproto"
 )
 
-// honest answers calls as a child does whose functions give back their argument, and refuses the rest.
-func (p *peer) honest() {
+// echoes answers calls as a child does whose functions give back their argument, and refuses the rest.
+func (p *peer) echoes() {
 	for {
 		m, err := pyproto.ReadMessage(p.br, pyproto.DefaultMaxMessage)
 		if err != nil {
@@ -106,7 +106,7 @@ func (b *babbler) payload(h pyproto.Handle) []byte {
 		return fmt.Appendf(nil, "%d:%d", uint32(b.id()), b.rng.IntN(2))
 	case h == connectHandle:
 		method := []string{"fork", "unfork", "exec", "nothing"}[b.rng.IntN(4)]
-		return []byte(connectRequest(method, b.id(), 0, nil))
+		return []byte(connectPayload(method, b.id(), 0, nil))
 	case h == pyproto.GetResource:
 		p, _ := pyproto.Marshal(pyproto.Tuple{"read", "pkg", "x"})
 		return p
@@ -163,7 +163,7 @@ func TestRandomFrames(t *testing.T) {
 		p.c.pushed.Store("mod", nil)
 		peers = append(peers, p)
 		b.ids = append(b.ids, p.id)
-		go p.honest()
+		go p.echoes()
 	}
 	goroutines := runtime.NumGoroutine()
 	var stop atomic.Bool

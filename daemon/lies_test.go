@@ -87,7 +87,7 @@ type lied struct {
 	far  *Child         // an honest child behind b
 }
 
-func connectRequest(method string, via pyproto.ContextID, launcher uint32, args map[string]any) string {
+func connectPayload(method string, via pyproto.ContextID, launcher uint32, args map[string]any) string {
 	if args == nil {
 		args = map[string]any{}
 	}
@@ -101,7 +101,7 @@ func connectRequest(method string, via pyproto.ContextID, launcher uint32, args 
 // wantNone asks for a child and wants an error.
 func (w *lied) wantNone(method string, via pyproto.ContextID, args map[string]any, reason string) {
 	w.t.Helper()
-	w.liar.from(w.liar.src, connectHandle, 1998, connectRequest(method, via, 5000, args))
+	w.liar.from(w.liar.src, connectHandle, 1998, connectPayload(method, via, 5000, args))
 	m := w.liar.answer(1998)
 	if m.IsDead() {
 		return
@@ -133,7 +133,7 @@ func (p *peer) block(src pyproto.ContextID) pyproto.ContextID {
 // fork has a peer ask for a fork of itself, and gives its number.
 func (p *peer) fork() pyproto.ContextID {
 	p.t.Helper()
-	p.send(pyproto.Header{Src: p.id, Auth: p.id, Handle: connectHandle, ReplyTo: 1996}, connectRequest("fork", p.id, 0, nil))
+	p.send(pyproto.Header{Src: p.id, Auth: p.id, Handle: connectHandle, ReplyTo: 1996}, connectPayload("fork", p.id, 0, nil))
 	v, err := p.answer(1996).Value()
 	var up behindReply
 	if err == nil {
@@ -329,7 +329,7 @@ var lies = []struct {
 			}
 		}
 		for range 3 * idBlock {
-			w.liar.from(w.liar.src, connectHandle, 0, connectRequest("fork", w.liar.src, 0, nil))
+			w.liar.from(w.liar.src, connectHandle, 0, connectPayload("fork", w.liar.src, 0, nil))
 		}
 	}},
 	{"a frame that is too large, between others", func(w *lied) {
@@ -468,7 +468,7 @@ func TestOwnStreamOnly(t *testing.T) {
 		case pyproto.ForwardLog:
 			payload = "x\x0030\x00forged"
 		case connectHandle:
-			payload = connectRequest("fork", b.id, 0, nil)
+			payload = connectPayload("fork", b.id, 0, nil)
 		}
 		before := len(d.Children())
 		d.deliver(evil.c.stream, h, []byte(payload), nil)

@@ -204,6 +204,7 @@ func FindRuntime(ctx context.Context, spec string, path []string, python []strin
 func AskRuntime(ctx context.Context, cmd *exec.Cmd) (*Runtime, error) {
 	ctx, cancel := context.WithTimeout(ctx, findTime)
 	defer cancel()
+	cmd.Env = bootstrap.WithoutSecrets(cmd.Environ())
 	const program = `import os,sys
 import mitogen
 sys.stdout.write('\n' + os.path.dirname(os.path.dirname(os.path.abspath(mitogen.__file__))) + '\n')`

@@ -152,6 +152,11 @@ func (d *decoder) callEncode(args []slot) (any, error) {
 	default:
 		return nil, d.errorf("_codecs.encode to anything but latin1")
 	}
+	if args[0].kind != kindText {
+		if err := d.repeat(len(src)); err != nil {
+			return nil, err
+		}
+	}
 	dst := d.scratch
 	if len(dst) < len(src) {
 		dst = make([]byte, len(src))
@@ -172,6 +177,9 @@ func (d *decoder) callEncode(args []slot) (any, error) {
 func (d *decoder) callKwargs(dict *Dict) (any, error) {
 	if dict.Len() == 0 {
 		return Kwargs(nil), nil
+	}
+	if err := d.repeat(dict.Len()); err != nil {
+		return nil, err
 	}
 	k := make(Kwargs, 0, dict.Len())
 	mixed := false

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 	yaml "go.yaml.in/yaml/v3"
 
+	"mitogend/bootstrap"
 	"mitogend/daemon/control"
 	"mitogend/daemon/inventory"
 	"mitogend/daemon/pool"
@@ -178,11 +180,19 @@ func (s *settings) check() error {
 }
 
 // hosts reads the inventory; nil when there is none.
-func (s *settings) hosts() (*inventory.Inventory, error) {
+func (s *settings) hosts(ctx context.Context) (*inventory.Inventory, error) {
 	if len(s.inventory) == 0 {
 		return nil, nil
 	}
-	inv, err := inventory.Load(s.inventory...)
+	// Hosts are looked up later as well, when ctx does not count any more.
+	alive, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, cancel)
+	inv, err := interruptible(ctx, func() (*inventory.Inventory, error) {
+		return inventory.Open(alive, inventory.Found{Sources: s.inventory})
+	})
+	if !stop() || err != nil {
+		cancel()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("inventory: %w", inventoryError(err))
 	}
@@ -311,6 +321,9 @@ func (f *settingFlags) load() (*settings, error) {
 				return nil, usagef("$%s: %w", s.env(), err)
 			}
 			out.from[s.key] = "$" + s.env()
+			if s.key == "otlp_endpoint" {
+				bootstrap.HideEnv(s.env()) // it may hold a password
+			}
 		}
 		if v := f.values[s.key]; v.texts != nil {
 			if err := s.set(out, slices.Clone(v.texts), cwd); err != nil {

@@ -2,12 +2,16 @@ package inventory
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"mitogend/bootstrap"
+	"mitogend/daemon/owned"
 )
 
 // The groups that always are.
@@ -30,6 +34,8 @@ type Inventory struct {
 	hosts  map[string]*host
 	order  []string // hosts, as they were first named
 	dirs   []string // where group_vars and host_vars are looked up
+	ctx    context.Context
+	judged bool // nobody else may have written what is read
 }
 
 type group struct {
@@ -124,13 +130,51 @@ func (g *group) child(name string) {
 
 // Load reads sources in order. What a later one says of a host or group is added to what the earlier ones say.
 func Load(sources ...string) (*Inventory, error) {
+	return Open(context.Background(), Found{Sources: sources})
+}
+
+// Open is Load for what was found. Programs, and what takes long, end with ctx, now and when hosts are looked up.
+func Open(ctx context.Context, f Found) (*Inventory, error) {
 	inv := newInventory()
-	for _, source := range sources {
+	inv.ctx, inv.judged = ctx, f.Here != ""
+	for _, source := range f.Sources {
 		if err := inv.load(source); err != nil {
 			return nil, err
 		}
 	}
+	inv.hideSecrets()
 	return inv, inv.finish()
+}
+
+// secretNames are the variables that name a variable of the environment with a password in it.
+var secretNames = []string{"mitogend_password_env", "mitogend_become_password_env"}
+
+// hideSecrets keeps the passwords of hosts that are not used from what is started for others. Those that are used, and those of files
+// beside the sources, are kept from it when they are read.
+func (inv *Inventory) hideSecrets() {
+	hide := func(v vars) {
+		for _, name := range secretNames {
+			if text := v[name].text; text != "" && !strings.Contains(text, "{{") {
+				bootstrap.HideEnv(text)
+			}
+		}
+		for name, value := range v {
+			if !strings.Contains(name, "pass") {
+				continue
+			}
+			for _, part := range template.FindAllString(value.text, -1) {
+				if m := lookupEnv.FindStringSubmatch(part); m != nil {
+					bootstrap.HideEnv(m[1])
+				}
+			}
+		}
+	}
+	for _, g := range inv.groups {
+		hide(g.vars)
+	}
+	for _, h := range inv.hosts {
+		hide(h.vars)
+	}
 }
 
 // finish checks the tree of groups, and measures it.
@@ -340,6 +384,11 @@ func (inv *Inventory) beside(kind, name string, to vars) error {
 				}
 			}
 			for _, file := range files {
+				if inv.judged {
+					if err := owned.CheckFile(file); err != nil {
+						return fmt.Errorf("inventory: %w; it lies beside the inventory of the current directory", err)
+					}
+				}
 				if err := readVars(file, to); err != nil {
 					return err
 				}
