@@ -226,7 +226,7 @@ func TestRandomFrames(t *testing.T) {
 	}
 	runtime.GC()
 	t.Logf("%d frames over %d connections in %v, %d refused; %d honest calls, the slowest %v; %d MiB before, at most %d", frames, connects,
-		took.Round(time.Millisecond), d.refused.Load(), calls.Load(), time.Duration(slowest.Load()), before>>20, most>>20)
+		took.Round(time.Millisecond), d.Refused(), calls.Load(), time.Duration(slowest.Load()), before>>20, most>>20)
 	if limit := before + 256<<20; most > limit {
 		t.Errorf("it took %d MiB of memory, and %d were used before", most>>20, before>>20)
 	}
