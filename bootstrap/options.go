@@ -267,36 +267,6 @@ func ParseDuration(s string) (time.Duration, error) {
 	return 0, fmt.Errorf("%q is no duration: write 30, 30s or 1m30s", s)
 }
 
-// Typed gives arguments of a method in the types that their kinds stand for, as a Python runtime's own methods want them: ints, bools,
-// seconds as floats, lists. Text and secrets stay what they are, and so does a program.
-func Typed(method string, opts map[string]any) (map[string]any, error) {
-	m, ok := methods[method]
-	if !ok {
-		return nil, fmt.Errorf("unknown connection method %q", method)
-	}
-	o := &options{values: opts}
-	out := make(map[string]any, len(opts))
-	for name, v := range opts {
-		a, _ := m.arg(name)
-		switch {
-		case v == nil:
-		case a.Kind == Number:
-			out[name] = int64(o.number(name, 0, math.MinInt32, math.MaxInt32))
-		case a.Kind == Flag:
-			out[name] = o.flag(name, false)
-		case a.Kind == Duration:
-			out[name] = o.duration(name, 0).Seconds()
-		case a.Kind == Words && (name == "python_path" || !strings.HasSuffix(name, "_path")):
-			out[name] = anyList(o.words(name))
-		case a.Kind == Names:
-			out[name] = anyList(o.names(name))
-		default:
-			out[name] = v
-		}
-	}
-	return out, o.err
-}
-
 // secret reads a password. A newline would end it half way and leave the rest to whoever reads next.
 func (o *options) secret(key string) (Secret, bool) {
 	v := o.values[key]
