@@ -28,7 +28,18 @@ func (inv *Inventory) Target(name string) (*Target, error) {
 		return nil, fmt.Errorf("inventory: there is no host %s", quoted(name))
 	}
 	t := &Target{Host: name, Secrets: map[int]bootstrap.Secret{}}
-	return t, inv.chain(t, name, nil, nil)
+	if err := inv.chain(t, name, nil, nil); err != nil {
+		return t, err
+	}
+	return t, t.check()
+}
+
+// check finds a target that is too long, of parts that are not.
+func (t *Target) check() error {
+	if n := len(t.Hops); n > bootstrap.MaxHops {
+		return fmt.Errorf("inventory: host %s: %w", t.Host, bootstrap.TooManyHops(n))
+	}
+	return nil
 }
 
 // become is what mitogen_via may say of the user on the way: METHOD:USER@.
@@ -38,6 +49,9 @@ type become struct{ method, user string }
 func (inv *Inventory) chain(t *Target, name string, as *become, path []string) error {
 	if slices.Contains(path, name) {
 		return fmt.Errorf("inventory: mitogen_via leads back to where it began: %s", strings.Join(append(path, name), " > "))
+	}
+	if len(path) >= bootstrap.MaxHops {
+		return fmt.Errorf("inventory: mitogen_via of %s: %w", path[0], bootstrap.TooManyHops(len(path)+1))
 	}
 	v, err := inv.varsOf(name)
 	if err != nil {
