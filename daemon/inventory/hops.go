@@ -112,6 +112,8 @@ type reader struct {
 	vars   vars
 	host   string
 	secret bool // what is read is a password
+	refs   int  // so far
+	size   int  // of texts
 	err    error
 }
 
@@ -180,12 +182,19 @@ var (
 	lookupEnv = regexp.MustCompile(`^\{\{\s*lookup\(\s*['"](?:ansible\.builtin\.)?env['"]\s*,\s*['"](\w+)['"]\s*\)\s*\}\}$`)
 )
 
-// maxExpand bounds variables that refer to variables.
-const maxExpand = 20
+// maxExpand bounds how deep variables refer to variables, maxRefs and maxText how often, and how much text it gives, for one host.
+const (
+	maxExpand = 20
+	maxRefs   = 10_000
+	maxText   = 1 << 20
+)
 
 // expand replaces references to variables and to the environment.
 func (r *reader) expand(key, text string, depth int) string {
-	if !strings.Contains(text, "{{") && !strings.Contains(text, "{%") {
+	if r.size += len(text); r.size > maxText || r.refs > maxRefs {
+		r.fail(key, "variables refer to each other too often: more than %d times, or more than %d bytes", maxRefs, maxText)
+	}
+	if r.err != nil || !strings.Contains(text, "{{") && !strings.Contains(text, "{%") {
 		return text
 	}
 	return template.ReplaceAllStringFunc(text, func(part string) string {
@@ -211,6 +220,9 @@ func (r *reader) expand(key, text string, depth int) string {
 			return ""
 		case depth == maxExpand:
 			r.fail(key, "variables refer to each other in a circle")
+			return ""
+		}
+		if r.refs++; r.err != nil {
 			return ""
 		}
 		return r.expand(key, v.text, depth+1)
