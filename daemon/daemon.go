@@ -37,6 +37,7 @@ type Daemon struct {
 	hops     hops
 	runtimes runtimes
 	refused  atomic.Int64 // messages that their senders may not send
+	bounded  atomic.Int64 // how often a peer has come to a bound
 
 	ctx    context.Context // ends with Shutdown
 	cancel context.CancelCauseFunc
@@ -241,7 +242,7 @@ func (d *Daemon) newChild(opt ConnectOptions, method string) *Child {
 func (d *Daemon) makeChild(id pyproto.ContextID, opt ConnectOptions, method string) *Child {
 	c := &Child{
 		d: d, id: id, name: opt.Name, opt: opt, method: method, closed: make(chan struct{}),
-		leaving: make(chan struct{}), tracked: newTracked(),
+		leaving: make(chan struct{}), tracked: newTracked(), guarding: make(chan struct{}, 1),
 	}
 	if opt.OnImport != nil {
 		c.observers.add(c, opt.OnImport)
