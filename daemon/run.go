@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -174,7 +175,7 @@ func (p *program) copy(ctx context.Context, o RunOptions) (ExitStatus, error) {
 		if err != nil {
 			return ExitStatus{}, err
 		}
-		for _, k := range queue {
+		for i, k := range queue {
 			w := o.Stdout
 			switch k.tag {
 			case 'x':
@@ -194,6 +195,10 @@ func (p *program) copy(ctx context.Context, o RunOptions) (ExitStatus, error) {
 			}
 			if w != nil {
 				if _, err := w.Write(k.data); err != nil {
+					// The exit status may be there already, for stop.
+					p.mu.Lock()
+					p.queue = slices.Concat(queue[i+1:], p.queue)
+					p.mu.Unlock()
 					return ExitStatus{}, err
 				}
 			}

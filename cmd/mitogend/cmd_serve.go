@@ -130,7 +130,7 @@ func (sv *service) run(ctx context.Context, signals <-chan os.Signal) error {
 		return err
 	}
 	// Whoever finds one of the sockets finds both.
-	failed := make(chan error, len(listeners)+2)
+	failed := make(chan error, len(listeners)+3)
 	for _, ln := range listeners {
 		go func() { failed <- sv.server.Serve(ln) }()
 		sv.log.Info("listening", zap.Stringer("socket", ln.Addr()))
@@ -139,6 +139,12 @@ func (sv *service) run(ctx context.Context, signals <-chan os.Signal) error {
 	defer stopClients()
 	if sv.settings.http != "" {
 		if err := sv.serveHTTP(failed); err != nil {
+			sv.shutdown(0, signals)
+			return err
+		}
+	}
+	if sv.settings.pprof {
+		if err := sv.serveProfiles(failed); err != nil {
 			sv.shutdown(0, signals)
 			return err
 		}
@@ -247,7 +253,27 @@ func (sv *service) serveHTTP(failed chan<- error) error {
 	}
 	log.Info("serving metrics", zap.Stringer("address", ln.Addr()))
 	go func() {
-		if err := sv.server.ServeHTTP(ln, sv.settings.pprof); err != nil {
+		name, _, _ := net.SplitHostPort(sv.settings.http)
+		if err := sv.server.ServeHTTP(ln, sv.server.Handler(name)); err != nil {
+			failed <- err
+		}
+	}()
+	return nil
+}
+
+// serveProfiles serves profiles on a socket beside the others: they tell what the daemon does, and cost it time.
+func (sv *service) serveProfiles(failed chan<- error) error {
+	dir, err := sv.settings.socketDir()
+	if err != nil {
+		return usageError{err}
+	}
+	ln, err := unixclient.Listen(filepath.Join(dir, control.ProfileSocket))
+	if err != nil {
+		return usageError{err}
+	}
+	sv.server.Logger("http").Info("serving profiles", zap.Stringer("socket", ln.Addr()))
+	go func() {
+		if err := sv.server.ServeHTTP(ln, control.ProfileHandler()); err != nil {
 			failed <- err
 		}
 	}()
