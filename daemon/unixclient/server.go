@@ -100,7 +100,9 @@ func (s *Server) closeAll() {
 	s.mu.Lock()
 	s.closed = true
 	for _, c := range s.clients {
-		c.peer.Close()
+		if c.isUp() { // otherwise accept closes it, whose context has ended
+			c.peer.Close()
+		}
 	}
 	s.mu.Unlock()
 }
