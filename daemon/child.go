@@ -31,7 +31,8 @@ type Child struct {
 	ownResponder   bool
 	hexVersion     atomic.Uint32
 	unidirectional bool
-	guarded        atomic.Bool // a process of its own watches over the child
+	guarded        atomic.Bool   // a process of its own was told to watch over the child
+	guarding       chan struct{} // holds a token while somebody tells it
 
 	launcher atomic.Uint32 // the handle that starts children behind this one; 0 until it is asked for
 	hop      *hop          // what of via is in use by this child; nil if it does not keep it
@@ -49,6 +50,8 @@ type Child struct {
 	reason  string   // why it is out of the tree
 	noRoute error    // why its route was refused
 	early   []string // modules that were asked for before there was a responder
+
+	earlyBytes int // of early
 }
 
 // errClosed ends a stream that was closed from here.
@@ -225,15 +228,13 @@ func (c *Child) fail(err error) {
 	}
 }
 
-// maxEarly is how many modules a child may ask for before its connect is done.
-const maxEarly = 1000
-
 // onGetModule handles a child's request; false if it is to ask the child before it. It runs on a readLoop.
 func (c *Child) onGetModule(name string) bool {
 	c.mu.Lock()
 	r := c.responder
-	if r == nil && len(c.early) < maxEarly {
+	if r == nil && len(c.early) < maxEarly && c.earlyBytes+len(name) <= maxEarlyBytes {
 		c.early = append(c.early, name)
+		c.earlyBytes += len(name)
 	}
 	own := c.ownResponder || r == nil
 	c.mu.Unlock()

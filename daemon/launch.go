@@ -21,6 +21,7 @@ func (c *Child) launch(ctx context.Context, next *Child, plan *bootstrap.Plan) e
 	defer c.stream.ids.takeBack(next.id)
 	// Before the route is there: what the child prints, and its end, are its own from then on.
 	c.d.children.Store(next.id, next)
+	c.d.allow(c.id, next.id, 1)
 	err := c.launchBusy(ctx, next, plan)
 	up := err == nil
 	if up && c.d.streamOf(next.id) != c.stream {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,35 +12,44 @@ import (
 	"mitogend/pyproto"
 )
 
-// maxQuestions bounds what waits in a resourceQueue.
-const maxQuestions = 1000
-
 // resourceQueue answers the questions about files that come over one stream, in order, in a goroutine that lives while there
 // are any: files are never looked at on a readLoop.
 type resourceQueue struct {
 	// mu protects the following. Nothing is locked under it.
 	mu      sync.Mutex
 	queue   []pyproto.Message
+	bytes   int // of queue
 	running bool
 }
 
 // ask queues a GET_RESOURCE of the embedded runtime. Its payload is a question, see [Daemon.resource]; unlike stock
 // children, which are answered by LOAD_RESOURCE, these give a handle for the answer, so that contexts in between pass both
 // on like a call.
-func (q *resourceQueue) ask(s *stream, m pyproto.Message) {
+func (q *resourceQueue) ask(s *stream, h pyproto.Header, payload []byte) (refused string) {
+	if len(payload) > maxQuestion {
+		return s.reached("bytes of a request for a resource", maxQuestion).Error()
+	}
+	if !q.add(s, h, payload) {
+		return s.reached("requests for resources that wait", maxQuestions).Error()
+	}
+	return ""
+}
+
+// add queues a question; false says that there is no room for it.
+func (q *resourceQueue) add(s *stream, h pyproto.Header, payload []byte) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.queue) >= maxQuestions {
-		s.d.refuse(m.Header, fmt.Sprintf("%d requests for resources wait already", maxQuestions))
-		return
+	if len(q.queue) >= maxQuestions || q.bytes+len(payload) > maxQuestionBytes {
+		return false
 	}
-	q.queue = append(q.queue, m)
+	q.queue = append(q.queue, pyproto.Message{Header: h, Payload: bytes.Clone(payload)})
+	q.bytes += len(payload)
 	if q.running {
-		return
+		return true
 	}
 	if err := s.d.enter(); err != nil {
-		q.queue = nil
-		return
+		q.queue, q.bytes = nil, 0
+		return true
 	}
 	q.running = true
 	go func() {
@@ -49,6 +59,7 @@ func (q *resourceQueue) ask(s *stream, m pyproto.Message) {
 			s.answerResource(m)
 		}
 	}()
+	return true
 }
 
 func (q *resourceQueue) next() (m pyproto.Message, ok bool) {
@@ -59,7 +70,9 @@ func (q *resourceQueue) next() (m pyproto.Message, ok bool) {
 		return m, false
 	}
 	m = q.queue[0]
+	q.queue[0] = pyproto.Message{}
 	q.queue = q.queue[1:]
+	q.bytes -= len(m.Payload)
 	return m, true
 }
 
@@ -98,8 +111,10 @@ func (s *stream) answerResource(m pyproto.Message) {
 		s.d.refuse(m.Header, reason)
 		return
 	}
-	// A stream that is lost needs no answer.
-	_ = s.send(s.d.ctx, newFrame(h, payload))
+	if err := s.send(s.d.ctx, newFrame(h, payload)); err != nil {
+		// A stream that is lost needs no answer, and one that has not read for long a short one.
+		s.d.refuse(m.Header, err.Error())
+	}
 }
 
 // resource answers a question of the embedded runtime's resources.py:
@@ -123,17 +138,14 @@ func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 	}
 	switch kind, args := q[0], q[1:]; {
 	case (kind == "read" || kind == "list") && len(args) == 2:
-		if why := c.opt.Policy.Refuses(args[0]); why != "" {
-			return nil, errors.New(why)
-		}
 		if kind == "read" {
-			return im.Resource(d.ctx, args[0], args[1])
+			return im.Resource(d.ctx, args[0], args[1], c.opt.Policy)
 		}
-		return entries(im, args[0], args[1])
+		return entries(im, args[0], args[1], c.opt.Policy)
 	case kind == "installed" && len(args) == 0:
-		return installed(d.ctx, im)
+		return installed(d.ctx, im, c.opt.Policy)
 	case kind == "metadata" && len(args) == 1:
-		m, err := im.Metadata(d.ctx, args[0])
+		m, err := im.Metadata(d.ctx, args[0], c.opt.Policy)
 		if err != nil {
 			return nil, err
 		}
@@ -142,8 +154,8 @@ func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 	return nil, fmt.Errorf("no such request for a resource: %q", q[0])
 }
 
-func entries(im *importer.Importer, pkg, dir string) (any, error) {
-	list, err := im.Resources(pkg, dir)
+func entries(im *importer.Importer, pkg, dir string, also importer.Policy) (any, error) {
+	list, err := im.Resources(pkg, dir, also)
 	if err != nil {
 		return nil, err
 	}
@@ -155,10 +167,10 @@ func entries(im *importer.Importer, pkg, dir string) (any, error) {
 }
 
 // installed reads what is asked of every project by those who look for plugins.
-func installed(ctx context.Context, im *importer.Importer) (any, error) {
+func installed(ctx context.Context, im *importer.Importer, also importer.Policy) (any, error) {
 	out := []any{}
-	for _, dist := range im.Distributions() {
-		m, err := im.Metadata(ctx, dist.Name)
+	for _, dist := range im.Distributions(also) {
+		m, err := im.Metadata(ctx, dist.Name, also)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}

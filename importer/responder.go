@@ -123,13 +123,18 @@ type Responder struct {
 	wake chan struct{} // one token: there may be jobs
 
 	// Owned by Serve.
-	sent      map[string]*sentModule
-	refused   map[string]bool
-	forwarded map[uint32]map[string]bool
+	sent         map[string]*sentModule
+	refused      map[string]bool
+	refusedBytes int // of the names
+	forwarded    map[uint32]map[string]bool
 }
 
-// maxRefused bounds Responder.refused. What is refused beyond it may be preloaded when it appears, and ignored by the child.
-const maxRefused = 100000
+// maxRefused and maxRefusedBytes bound Responder.refused. What is refused beyond them may be preloaded when it appears, and ignored
+// by the child.
+const (
+	maxRefused      = 100000
+	maxRefusedBytes = 2 << 20
+)
 
 // sentModule is a module that went out on the stream.
 type sentModule struct {
@@ -221,10 +226,7 @@ func (r *Responder) AddVersion(v Version) {
 
 // Resource is the importer's Resource within the responder's policy. It may be called from any goroutine.
 func (r *Responder) Resource(ctx context.Context, pkg, name string) ([]byte, error) {
-	if why := r.im.refuses(&r.opt.Policy, pkg); why != "" {
-		return nil, &NotFoundError{Name: pkg + "/" + name, Reason: why}
-	}
-	return r.im.Resource(ctx, pkg, name)
+	return r.im.Resource(ctx, pkg, name, r.opt.Policy)
 }
 
 func (r *Responder) submit(ctx context.Context, j *job) error {
@@ -409,7 +411,10 @@ func (r *Responder) answer(ctx context.Context, name string) error {
 	}
 	was.asked = true
 	r.sent[name] = was
-	delete(r.refused, name)
+	if r.refused[name] {
+		delete(r.refused, name)
+		r.refusedBytes -= len(name)
+	}
 	r.observe(Event{Name: name, What: Answered, Bytes: len(rec), Took: took})
 	for _, with := range r.unsent(s.closure(r.opt.With...), false) {
 		if err := r.preload(ctx, s, with, name, false); err != nil {
@@ -441,7 +446,7 @@ func (r *Responder) lookUp(ctx context.Context, name string) (s *search, rec []b
 		s := r.search(v)
 		rec, err := s.record(ctx, name)
 		if err == nil {
-			if why := r.im.refuses(&r.opt.Policy, name); why != "" {
+			if why := s.refuses(&r.opt.Policy, s.find(name)); why != "" {
 				return nil, nil, &NotFoundError{Name: name, Reason: why}
 			}
 		}
@@ -469,8 +474,9 @@ func (r *Responder) refuse(none *NotFoundError, what What, by string, start time
 	if err := r.sink.LoadModule(rec, name); err != nil {
 		return err
 	}
-	if len(r.refused) < maxRefused {
+	if !r.refused[name] && len(name) <= MaxName && len(r.refused) < maxRefused && r.refusedBytes+len(name) <= maxRefusedBytes {
 		r.refused[name] = true
+		r.refusedBytes += len(name)
 	}
 	r.observe(Event{Name: name, What: what, Bytes: len(rec), Took: time.Since(start), Reason: none.Reason, For: by})
 	return nil
@@ -484,7 +490,7 @@ func (r *Responder) foretell(ctx context.Context, s *search, name string) error 
 	}
 	vain := s.find(name).missed
 	for _, rel := range s.find(name).related {
-		if r.im.refuses(&r.opt.Policy, rel) != "" {
+		if s.refuses(&r.opt.Policy, s.find(rel)) != "" {
 			vain = append(vain[:len(vain):len(vain)], rel)
 		}
 	}
@@ -511,7 +517,7 @@ func (r *Responder) foretell(ctx context.Context, s *search, name string) error 
 // preload sends a module that was not asked for, unless the child has it, may not have it, or lacks its package. asked is the
 // module that will follow.
 func (r *Responder) preload(ctx context.Context, s *search, name, asked string, always bool) error {
-	if r.sent[name] != nil || r.refused[name] || !always && r.local(name) || r.im.refuses(&r.opt.Policy, name) != "" {
+	if r.sent[name] != nil || r.refused[name] || !always && r.local(name) || s.refuses(&r.opt.Policy, s.find(name)) != "" {
 		return nil
 	}
 	if parent, _ := parentName(name); parent != "" && parent != asked && r.sent[parent] == nil && !r.local(parent) && !r.im.within(name, parent) {

@@ -9,6 +9,8 @@ sleep on a lock of their own, and the role is handed on when its holder has what
 user code, a ticker thread drains the stream every TICK seconds. Code that runs under the reader role never blocks, never
 imports and runs no user code. Locks: Io.lock guards latches, sleepers and the role; Importer.lock guards its two tables;
 Stream.wlock serialises writers. Order: Importer.lock, then Io.lock. wlock is never held while another is taken.
+
+Processes that user code forks off are the business of mitogen.forked, which is fetched before the first fork.
 """
 # Only 2.x.
 from __future__ import absolute_import
@@ -39,7 +41,7 @@ if PY3:
     from _thread import RLock
     import _imp
     import marshal
-    from _frozen_importlib import ModuleSpec
+    from _frozen_importlib import ModuleSpec, _find_spec
     text_type = str
     # For both.
     pass
@@ -84,6 +86,14 @@ CHUNK = 65000
 
 # The one Io, Router and Importer of this process, set by main(). A forked child replaces them.
 io = router = importer = None
+# Threads that fork for the runtime itself.
+apart = set()
+# Modules of the standard library, and what of ours watches them once they are imported.
+WATCHED = {
+    # Only 3.x.
+    'multiprocessing.util': 'mitogen.forked', 'concurrent.interpreters': 'mitogen.forked',
+    # For both.
+    'logging': 'mitogen.resources'}
 
 
 class Error(Exception):
@@ -146,14 +156,23 @@ def has_parent_authority(msg, _stream=None):
     return msg.auth_id == router.context_id or msg.auth_id in router.parent_ids
 
 
-def takes_econtext(func):
-    """The function wants `econtext`, the ExternalContext of the process."""
-    func.mitogen_takes_econtext = True
-    return func
+class Lazy(object):
+    """What it lacks is in the module `rest`, which is fetched when first used."""
+    __slots__ = ()
+
+    def __getattr__(self, name):
+        if name[0] == '_' or io.lost:
+            raise AttributeError(name)
+        try:
+            __import__(self.rest)
+        except ImportError:
+            raise AttributeError(name)
+        return getattr(sys.modules[self.rest], name).__get__(self)
 
 
-class Message(object):
-    """One message: the header's fields, and `data`, the payload."""
+class Message(Lazy):
+    """One message: the header's fields, and `data`, the payload. What it holds, unpickle() tells (see api.py)."""
+    rest = 'mitogen.api'
     __slots__ = ('dst_id', 'src_id', 'auth_id', 'handle', 'reply_to', 'data', 'enc', 'router')
 
     def __init__(self, dst_id=0, src_id=None, auth_id=None, handle=0, reply_to=0, data=b'', enc=MGC):
@@ -177,17 +196,6 @@ class Message(object):
     @classmethod
     def dead(cls, reason=None, **kwargs):
         return cls(reply_to=IS_DEAD, data=(reason or u'').encode('utf-8'), **kwargs)
-
-    def unpickle(self, throw=True, throw_dead=True):
-        """The value sent. Raises ChannelError for a dead message, and a CallError that was sent."""
-        if throw_dead and self.reply_to == IS_DEAD:
-            raise ChannelError(self.data or ChannelError.remote_msg)
-        if self.enc == BIN:
-            return self.data
-        obj = loads(self.data)
-        if throw and type(obj).__name__ == 'CallError':
-            raise obj
-        return obj
 
     def reply(self, obj, router=None, **kwargs):
         """Answer the sender, if it waits for an answer. A Message is sent as it is."""
@@ -224,6 +232,9 @@ class Io(object):
         self.ticking = False
         # True once the parent is gone; then the time since when the ticker insists.
         self.lost = None
+        self.pid = os.getpid()
+        # Reads while user code runs that has forked; mitogen.forked starts it.
+        self.helper = None
 
     def add(self, fd, handler):
         self.handlers[fd] = handler
@@ -435,13 +446,10 @@ class Latch(object):
                 raise TimeoutError('deadline exceeded.')
 
 
-FIND_GLOBAL = {}
-
-
 # What mitogen/api.py has of this module's names: it is fetched when one of them is first used.
 LAZY = frozenset(
     'CallError Context ExternalContext Receiver Secret Sender StreamError _unpickle_call_error _unpickle_context '
-    '_unpickle_sender call_message takes_router'.split())
+    '_unpickle_sender WIRE call_message takes_econtext takes_router'.split())
 
 
 def lazy(name):
@@ -453,22 +461,19 @@ def lazy(name):
 
 
 def find_global(module, name):
-    try:
-        return FIND_GLOBAL[module, name]
-    except KeyError:
-        if module == 'mitogen.core' and name in LAZY:
-            return lazy(name)
+    make = WIRE.get(name) or module == 'mitogen.core' and lazy('WIRE').get(name)
+    if not make or module not in ('mitogen.core', '_codecs', '__builtin__', 'builtins'):
         raise Error('%s.%s cannot be sent: only plain values can' % (module, name))
+    return make
 
 
-def encode_latin1(text, encoding='latin1'):
-    return text.encode('latin-1') if isinstance(text, text_type) else text
-
-
-for cls in Blob, Kwargs:
-    FIND_GLOBAL['mitogen.core', cls.__name__] = cls
-FIND_GLOBAL['__builtin__', 'bytes'] = FIND_GLOBAL['builtins', 'bytes'] = bytes
-FIND_GLOBAL['_codecs', 'encode'] = encode_latin1
+# What a pickle may name; the rest is in api.py. Of a number, bytes and Blob would make as many bytes.
+WIRE = {
+    'Blob': lambda data: Blob(b''.join((data,))),
+    'Kwargs': Kwargs,
+    'bytes': lambda: b'',
+    'encode': lambda text, encoding: text.encode('latin-1'),
+}
 
 if PY3:
     # Only 3.x.
@@ -653,19 +658,6 @@ class Stream(object):
         router.on_stream_lost(self)
 
 
-class Lazy(object):
-    """What it lacks is in the module `rest`, which is fetched when first used."""
-
-    def __getattr__(self, name):
-        if name[0] == '_' or io.lost:
-            raise AttributeError(name)
-        try:
-            __import__(self.rest)
-        except ImportError:
-            raise AttributeError(name)
-        return getattr(sys.modules[self.rest], name).__get__(self)
-
-
 class Router(Lazy):
     """Delivers to handles of this process; everything else goes to the parent."""
     rest = 'mitogen.connect'
@@ -713,6 +705,7 @@ class Router(Lazy):
 
     def route(self, msg):
         """Send a message to where its dst_id says, from any thread."""
+        own()
         if len(msg.data) > self.max_message_size:
             self.refuse(msg, u'message is %d bytes; at most %d are sent' % (len(msg.data), self.max_message_size))
         elif msg.dst_id == self.context_id:
@@ -741,7 +734,8 @@ class Router(Lazy):
             self.refuse(msg, u'invalid handle')
             return
         fn, persist, respondent, policy = entry
-        if respondent is not None and msg.reply_to != IS_DEAD and msg.src_id != respondent:
+        if respondent not in (None, msg.src_id) and (msg.reply_to != IS_DEAD or not has_parent_authority(msg)):
+            # A dead message comes from the parents, too, one of which has noticed.
             self.refuse(msg, u'reply from unexpected context')
         elif policy and not policy(msg, stream):
             self.refuse(msg, u'refused by policy')
@@ -852,6 +846,7 @@ class Importer(Lazy):
         """
         if self.hopeless(name):
             return ''
+        own()
         while 1:
             record = self.cache.get(name)
             if record is not None:
@@ -882,7 +877,7 @@ class Importer(Lazy):
     def join(self, name, send, stream=None):
         """
         The record and None; or, while it is not here, None and the latch that is closed when it is. Asks the parent, through
-        `send`, unless somebody has. A `stream` is a child's, to be answered by answer().
+        `send`, unless somebody has. A `stream` is a child's, to be told by its answer(name), whatever comes of it.
         """
         latch = Latch()
         with self.lock:
@@ -899,16 +894,17 @@ class Importer(Lazy):
         elif ask:
             try:
                 # A parent of another runtime is not asked.
-                send(Message(config.get('modules', router.stream.remote_id), handle=GET_MODULE, data=name.encode('utf-8')))
+                send(Message(config.get('modules', router.stream.remote_id), handle=GET_MODULE,
+                             data=name.encode('utf-8') if PY3 else name))
             except BaseException:
                 # A signal handler raised. Who waits for it, too, asks anew.
-                self.inflight.pop(name, None)
+                with self.lock:
+                    mine = self.inflight.get(name) is entry and self.inflight.pop(name)[1]
                 latch.close()
+                for stream in mine or ():
+                    stream.again(name)
                 raise
         return None, entry[0]
-
-    # Of a child's stream and a name in the cache; set by parent.py.
-    answer = None
 
     def on_load_module(self, msg):
         if not has_parent_authority(msg):
@@ -927,15 +923,17 @@ class Importer(Lazy):
         if latch:
             latch.close()
         for stream in streams:
-            self.answer(stream, name)
+            stream.answer(name)
 
     def fail_all(self):
         """Nothing that was asked for will come."""
         with self.lock:
-            entries = list(self.inflight.values())
+            entries = list(self.inflight.items())
             self.inflight.clear()
-        for latch, _ in entries:
+        for name, (latch, streams) in entries:
             latch.close()
+            for stream in streams:
+                stream.answer(name)
 
     # Only 2.x.
 
@@ -1044,7 +1042,7 @@ class Importer(Lazy):
 class Portion(object):
     """
     A finder of nothing, which makes known to pkgutil what there is at a path entry of a package that is served. One of
-    them is in sys.meta_path and waits for logging, to have it send its records to the master (see resources.py).
+    them is in sys.meta_path and waits for the modules in WATCHED, as for logging, to have it send its records to the master.
     """
 
     def __init__(self, path):
@@ -1058,18 +1056,35 @@ class Portion(object):
     # Only 2.x.
 
     def find_module(self, name, path=None):
-        return self if name == 'logging' else None
+        return self if name in WATCHED and not io.lost else None
 
     def load_module(self, name):
-        return importer.load_logging(self)
+        rest = WATCHED.pop(name)
+        __import__(name)
+        watch(rest, sys.modules[name])
+        return sys.modules[name]
 
     # Only 3.x.
 
     def find_spec(self, name, path=None, target=None):
-        if name == 'logging' and not io.lost:
-            return importer.find_logging(self)
+        rest = not io.lost and WATCHED.pop(name, 0)
+        if rest:
+            spec = _find_spec(name, path)
+            load = spec.loader.exec_module
+
+            def exec_module(module):
+                del spec.loader.exec_module
+                load(module)
+                watch(rest, module)
+            spec.loader.exec_module = exec_module
+            return spec
 
     # For both.
+
+
+def watch(rest, module):
+    __import__(rest)
+    sys.modules[rest].watch(module)
 
 
 class Unwind(BaseException):
@@ -1081,6 +1096,7 @@ class Dispatcher(object):
 
     def __init__(self):
         self.latch = Latch()
+        self.pid = os.getpid()
         # chain id: the error of the first call of the chain that failed.
         self.chains = {}
         router.add_handler(self.latch.put, CALL_FUNCTION, policy=has_parent_authority)
@@ -1116,6 +1132,11 @@ class Dispatcher(object):
         except Unwind:
             raise
         except BaseException as e:
+            if forked():
+                if not isinstance(e, SystemExit):
+                    getattr(sys.modules.get('mitogen.forked'), 'report', sys.excepthook)(*sys.exc_info())
+                    sys.exit(1)
+                raise
             if io.lost:
                 raise
             error = lazy('CallError')(e)
@@ -1134,6 +1155,11 @@ class Dispatcher(object):
             io.begin_call()
             try:
                 result = self.call(msg)
+                if forked():
+                    # It ends as a program does.
+                    sys.exit()
+                if io.helper:
+                    io.helper.rest()
                 stdio.flush()
                 if msg.reply_to:
                     self.reply(msg, result)
@@ -1148,6 +1174,51 @@ class Dispatcher(object):
         except Exception as e:
             reply = Message.pickled(lazy('CallError')(e), dst_id=msg.src_id, handle=msg.reply_to)
         router.route(reply)
+
+
+def forked():
+    """Is this no context, but a process that user code has forked off one?"""
+    return os.getpid() != dispatcher.pid
+
+
+def own():
+    """Called before the stream is used: a process that was forked off past mitogen.forked must not use it."""
+    if os.getpid() != io.pid:
+        if 'mitogen.forked' not in sys.modules:
+            raise ImportError('this process was forked off by other means than os.fork(), and has no connection')
+        sys.modules['mitogen.forked'].after_in_child()
+
+
+def fork(real=None, *args):
+    """Fork a process that the runtime itself looks after, by os.fork() or what calls it."""
+    me = _thread.get_ident()
+    apart.add(me)
+    try:
+        return (real or os.fork)(*args)
+    finally:
+        apart.discard(me)
+
+
+def first(name):
+    """Put in place of os.fork() what fetches mitogen.forked; that goes on with it."""
+    def fork():
+        try:
+            # Only 2.x.
+            if sys._getframe(1).f_globals['__name__'] == 'subprocess':
+                return real()
+            # For both.
+            if _thread.get_ident() not in apart:
+                __import__('mitogen.forked')
+        except ImportError:
+            # The connection is lost.
+            pass
+        return fork.real()
+    FORKS[name] = fork
+    fork.real = real = getattr(os, name)
+    setattr(os, name, fork)
+
+
+FORKS = {}
 
 
 def log(text, level=20, name=u'mitogen'):
@@ -1219,6 +1290,8 @@ def main_decorator(**_kwargs):
 def setup(conf, rfd, wfd, take_stdio=True):
     """Make this process the context that conf describes."""
     global config, io, router, importer, dispatcher, stdio, main_thread
+    if 'mitogen.forked' in sys.modules:
+        sys.modules['mitogen.forked'].begin_context()
     config = conf
     main_thread = _thread.get_ident()
     io = Io()
@@ -1239,10 +1312,22 @@ def setup(conf, rfd, wfd, take_stdio=True):
         context_id=config['context_id'], parent_id=config['parent_ids'][0], parent_ids=config['parent_ids'])
 
 
-def main(config, source, rfd=0, wfd=1):
-    """Serve as the context that config describes, over two descriptors, until the parent is gone; then exit."""
+def begin(config, source, *args):
+    """Take Python over, for setup(config, *args)."""
     global core_source
     core_source = source
+    core = sys.modules[__name__]
+    core.__file__ = 'master:mitogen/core.py'
+    package = sys.modules['mitogen']
+    package.__dict__.update(core=core, __path__=[], is_master=False, main=main_decorator, __version__=(0, 3, 3))
+    setup(config, *args)
+    plug(core, package)
+    first('fork')
+    first('forkpty')
+
+
+def main(config, source, rfd=0, wfd=1):
+    """Serve as the context that config describes, over two descriptors, until the parent is gone; then exit."""
     null = 0
     while null < 3:
         # One of 0 to 2 was closed: not to be taken for the stream, since Stdio is going to replace it.
@@ -1251,15 +1336,10 @@ def main(config, source, rfd=0, wfd=1):
     fds = os.dup(rfd), os.dup(wfd)
     for fd in fds:
         cloexec(fd)
-    core = sys.modules[__name__]
-    core.__file__ = 'master:mitogen/core.py'
-    package = sys.modules['mitogen']
-    package.__dict__.update(core=core, __path__=[], is_master=False, main=main_decorator, __version__=(0, 3, 3))
-    setup(config, *fds)
-    plug(core, package)
+    begin(config, source, *fds)
     router.stream.write(b'MITO002\n')
-    if 'logging' in sys.modules:
-        importer.watch_log(sys.modules['logging'])
+    for name in set(WATCHED) & set(sys.modules):
+        watch(WATCHED.pop(name), sys.modules[name])
     become = None
     while not io.lost:
         try:

@@ -2,12 +2,10 @@ package control
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -16,6 +14,7 @@ import (
 	"mitogend/daemon"
 	"mitogend/daemon/inventory"
 	"mitogend/daemon/pool"
+	"mitogend/daemon/socket"
 	"mitogend/daemon/wire"
 	"mitogend/importer"
 )
@@ -186,14 +185,25 @@ func (s *Server) onEvent(e daemon.Event) {
 func (s *Server) onOutput(log *zap.Logger) func(*pool.Conn, []byte) {
 	return func(c *pool.Conn, data []byte) {
 		s.hub.publish(wire.Event{Kind: wire.EventOutput, Target: c.Target(), Text: string(data)})
-		log.Debug("printed", zap.String("target", c.Target()), zap.ByteString("output", data))
+		if entry := log.Check(zap.DebugLevel, "printed"); entry != nil && mayLog(log, c, len(data)) {
+			entry.Write(zap.String("target", c.Target()), zap.String("output", daemon.Cut(string(data), daemon.MaxLogText)))
+		}
 	}
+}
+
+// mayLog tells whether what a child has logged is to be logged here; when too much comes, a line says that some is not.
+func mayLog(log *zap.Logger, c *pool.Conn, n int) bool {
+	ok, say, dropped := c.Logs.Take(n)
+	if say {
+		log.Warn(daemon.DroppedLogs, zap.String("target", c.Target()), zap.Int("records", dropped))
+	}
+	return ok
 }
 
 func (s *Server) onLog(log *zap.Logger) func(*pool.Conn, daemon.Log) {
 	return func(c *pool.Conn, l daemon.Log) {
 		level := zapcore.Level(min(max(l.Level/10-2, -1), 2))
-		if entry := log.Check(level, l.Text); entry != nil {
+		if entry := log.Check(level, l.Text); entry != nil && mayLog(log, c, len(l.Text)) {
 			entry.Write(zap.String("target", c.Target()), zap.Uint32("context", uint32(l.Context)), zap.String("logger", l.Logger))
 		}
 	}
@@ -228,32 +238,7 @@ func (s *Server) Serve(ln net.Listener) error {
 	s.wg.Add(1)
 	s.mu.Unlock()
 	defer s.wg.Done()
-	pause := 5 * time.Millisecond
-	for {
-		nc, err := ln.Accept()
-		switch {
-		case err == nil:
-			pause = 5 * time.Millisecond
-			s.accept(nc)
-		case s.isStopping() || errors.Is(err, net.ErrClosed):
-			return nil
-		case isShortage(err):
-			s.log.Error("cannot take a client; raise the limit of open files (ulimit -n, or LimitNOFILE= of the unit)", zap.Error(err))
-			time.Sleep(pause) // nothing tells when there are descriptors again
-			pause = min(2*pause, time.Second)
-		default:
-			return fmt.Errorf("control: %w", err)
-		}
-	}
-}
-
-func isShortage(err error) bool {
-	for _, e := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.ECONNABORTED} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+	return socket.Serve(context.Background(), ln, s.log, s.accept)
 }
 
 func (s *Server) isStopping() bool {
@@ -264,15 +249,14 @@ func (s *Server) isStopping() bool {
 
 // accept begins to serve a client, or sends it away.
 func (s *Server) accept(nc net.Conn) {
-	peer, err := peerOf(nc)
+	peer, err := socket.PeerOf(nc)
 	why := ""
-	switch {
-	case err != nil:
+	if err != nil {
 		why = "the kernel does not tell who you are: " + err.Error()
-	case !peer.allowed():
-		why = fmt.Sprintf("this daemon belongs to user %d, and you are user %d", syscall.Geteuid(), peer.uid)
+	} else if err := peer.Allowed(); err != nil {
+		why = err.Error()
 	}
-	c := newConn(s, nc, peer.pid)
+	c := newConn(s, nc, peer.PID)
 	s.mu.Lock()
 	switch {
 	case why != "":
@@ -288,7 +272,7 @@ func (s *Server) accept(nc net.Conn) {
 	s.counts.seen.Add(1)
 	if why != "" {
 		s.counts.refused.Add(1)
-		s.log.Warn("refused a client", zap.Int("pid", peer.pid), zap.Int("uid", peer.uid), zap.String("why", why))
+		s.log.Warn("refused a client", zap.Int("pid", peer.PID), zap.Int("uid", peer.UID), zap.String("why", why))
 		c.sendAway(why)
 		return
 	}

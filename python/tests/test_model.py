@@ -232,6 +232,7 @@ class Io(core.Io):
         self.handlers = {}
         self.wake_w = -1
         self.lost = None
+        self.pid = os.getpid()
         self.woken = False
         self.events = []
 
@@ -288,6 +289,12 @@ class Child(object):
         self.got = {}
         self.wanted = []
 
+    def answer(self, name):
+        self.run.relay.send_module(self, name)
+
+    def again(self, name):
+        raise Violation('no question is cut off')
+
     def post(self, msg):
         if self.run.scheduler.current.held:
             raise Violation('answers a child while it holds %s' % self.run.scheduler.current.held)
@@ -327,10 +334,10 @@ class Run(object):
         core.dispatcher.latch = core.Latch()
         self.children = [Child(self, n + 2) for n in range(self.random.choice((0, 0, 1, 2)))]
         self.relay = object.__new__(parent().Relay)
+        self.relay.refused = 0
         self.relay.__dict__.update(importer=self.importer, upstream=self.upstream, router=core.router,
                                    children=dict((c.remote_id, c) for c in self.children))
         core.router.routes.update(self.relay.children)
-        self.importer.answer = self.relay.send_module
         if mutant:
             mutant(self)
         # In a parent, and in a leaf between two calls, somebody reads in any case.
