@@ -225,3 +225,16 @@ func TestInsideSSHConfig(t *testing.T) {
 	e := mustFail(t, build(t, "ssh", with(locked, "username", "mg-alice", "identity_file", nil, "password", "x", "python", py)), echo, StepConnect)
 	has(t, e, "was not sent")
 }
+
+// TestInsideSilentHost connects to a host that drops every packet, in a network namespace of its own.
+func TestInsideSilentHost(t *testing.T) {
+	inside(t)
+	needProgram(t, "ip")
+	if err := machine.Shell("ip link add mg0 type veth peer name mg1", "ip link set mg1 up", "ip addr add 10.213.79.1/24 dev mg0", "ip link set mg0 up",
+		"ip neigh add 10.213.79.2 lladdr 02:00:00:00:00:01 dev mg0"); err != nil {
+		t.Skip(err) // a container may not
+	}
+	t.Cleanup(func() { _ = machine.Shell("ip link del mg0") })
+	e := mustFail(t, build(t, "ssh", map[string]any{"hostname": "10.213.79.2", "ssh_args": "-F none", "connect_timeout": 2}), echo, StepConnect)
+	has(t, e, "nothing answers at 10.213.79.2:22", "firewall")
+}
