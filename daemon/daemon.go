@@ -154,6 +154,9 @@ const closeTime = 5 * time.Second
 
 // resolve collects the arguments of all hops, with their passwords.
 func resolve(hops []bootstrap.Hop, opt ConnectOptions) ([]step, error) {
+	if len(hops) > bootstrap.MaxHops {
+		return nil, hopError(&bootstrap.Error{Step: bootstrap.StepOptions, Reason: "the target: " + bootstrap.TooManyHops(len(hops)).Error()}, 0)
+	}
 	steps := make([]step, len(hops))
 	for i, hop := range hops {
 		hop = hop.Resolved()

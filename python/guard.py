@@ -16,18 +16,20 @@ signal = core.signal
 KILL_AFTER = 2.3
 
 guard = None
+# Hangs up for the watcher when this process ends.
+alive = None
 
 
 def start():
     """Fork off the watcher, once. It ends with this process."""
-    global guard
+    global guard, alive
     if guard is not None:
         return
-    r, w = os.pipe()
+    r, alive = os.pipe()
     core.cloexec(r)
-    core.cloexec(w)
+    core.cloexec(alive)
     me = os.getpid()
-    pid = os.fork()
+    pid = core.fork()
     if not pid:
         try:
             watch(me, r)
@@ -50,6 +52,14 @@ def stop():
         guard = None
         os.kill(pid, signal.SIGKILL)
         waitpid(pid, 0)
+
+
+def leaf():
+    """In a process that was forked off: nobody watches over it."""
+    global guard
+    if guard:
+        guard = None
+        os.close(alive)
 
 
 waitpid = os.waitpid

@@ -155,7 +155,7 @@ def run(context_id, name, handle, path, source, argv, with_stdin):
             opened += pipes[0] + pipes[1]
             in_r, in_w = process.pipe() if with_stdin else (os.open('/dev/null', os.O_RDONLY), None)
             opened += [in_r] if in_w is None else [in_r, in_w]
-            pid = os.fork()
+            pid = core.fork()
         except (OSError, IOError):
             close(*opened)
             raise
@@ -184,23 +184,13 @@ def run(context_id, name, handle, path, source, argv, with_stdin):
 
 
 def leaf():
-    """In a process that was forked off: this is no parent, and nothing of the old one ends with it."""
-    relay = parent.relay
-    if relay is not None:
-        if core.PY3:
-            atexit.unregister(relay.leave)
-        else:
-            atexit._exithandlers[:] = [h for h in atexit._exithandlers if h[0] != relay.leave]
-    parent.relay = process.ender = None
-    parent.attaching = parent.threading.Lock()
+    """In a process that was forked off: it runs none."""
     programs.clear()
-    if 'mitogen.launch' in sys.modules:
-        sys.modules['mitogen.launch'].leaf()
 
 
 def become_program(config, fd, path, source, argv):
     """In the process forked off: be the program. Python ends by itself afterwards, with all that it does at exit."""
-    leaf()
+    parent.leaf()
     core.setup(config, fd, fd, take_stdio=False)
     core.plug(core, mitogen)
     own_logging()
@@ -245,7 +235,7 @@ def become_program(config, fd, path, source, argv):
 
 def own_logging():
     """Logging as in any program: what it logs goes where it says, and not to the master."""
-    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder) is not core.Portion]
+    core.WATCHED.pop('logging', None)
     logging = sys.modules.get('logging')
     if logging:
         for handler in logging.root.handlers[:]:
