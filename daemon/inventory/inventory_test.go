@@ -372,7 +372,7 @@ x
 	resolve("box:22", "has no port")
 	resolve("web[1:2]", "ssh:web1 ssh:web2")
 	resolve("web[1-2]", "ssh:web1 ssh:web2") // one character of a name, not some of the group
-	resolve("web[-1]", "docker:box") // of the group
+	resolve("web[-1]", "docker:box")         // of the group
 	resolve("db[1:3]", "")
 	resolve("db[1-3]", "written [N:M]")
 	resolve("web3", "ssh:web3+su:jane@example.com?su_args=-m&su_path=sudo%20su%20-")
