@@ -50,7 +50,9 @@ func NewReader(r io.Reader, max int) *Reader {
 }
 
 // Count has the memory of messages that come in part be counted; see daemon.Assembly.Begin for ctx and end.
-func (r *Reader) Count(ctx context.Context, a *daemon.Assembly, end func(error)) { r.ctx, r.assembly, r.end = ctx, a, end }
+func (r *Reader) Count(ctx context.Context, a *daemon.Assembly, end func(error)) {
+	r.ctx, r.assembly, r.end = ctx, a, end
+}
 
 // charge counts what the message takes by now.
 func (r *Reader) charge() error {
