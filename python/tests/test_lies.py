@@ -194,7 +194,6 @@ class LiesTest(Base):
         # Answers to what the liar has asked.
         for _ in range(100):
             self.honest.send(BELOW, 7200, b'invalid handle', reply_to=core.IS_DEAD)
-            self.honest.send(BELOW, 7200, b'small')
         self.holds('answers to whoever is stopped')
         self.honest.send(BELOW, 7201, b'x' * 100000)
         harness.eventually('it is held', lambda: self.honest.link.rfd in relay.held)
