@@ -332,7 +332,7 @@ class Link(object):
             length = head[6]
             stop = pos + HEADER_LEN + length
             if head[0] not in (core.MGC, core.PKL, core.BIN):
-                relay.expel(self, u'it sent no frame but %r' % data[pos:pos + HEADER_LEN])
+                relay.expel(self, u'something else wrote into it: %r' % data[pos:pos + 80])
                 self.on_lost()
                 return
             if stop > end and length > core.CHUNK:
