@@ -69,6 +69,8 @@ class LiesTest(Base):
         relay = self.tree(kind)
         before = dict(core.router.routes)
         told = lambda: [(h[4], d) for h, d in list(self.master.other) if h[4] not in (0, core.FORWARD_LOG) and h[4] < 1000]
+        # What was announced has come to the master.
+        self.holds('nothing yet')
         known = told()
         for what, handle, data, fields in LIES:
             reply = core.IS_DEAD if fields.get('dead') else REPLY
