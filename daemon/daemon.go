@@ -37,6 +37,7 @@ type Daemon struct {
 	hops     hops
 	runtimes runtimes
 	refused  atomic.Int64 // messages that their senders may not send
+	assembly *Assembly    // constant after New
 	bounded  atomic.Int64 // how often a peer has come to a bound
 
 	ctx    context.Context // ends with Shutdown
@@ -67,6 +68,7 @@ func New(opt Options) (*Daemon, error) {
 	d.ctx, d.cancel = context.WithCancelCause(context.Background())
 	d.alive, d.die = context.WithCancel(d.ctx)
 	d.hops.m = map[hopKey]*hop{}
+	d.assembly = newAssembly(max(minAssembly, 4*int64(opt.MaxMessage)))
 	return d, nil
 }
 
@@ -348,6 +350,9 @@ func (d *Daemon) teardown(s *stream) {
 		case <-s.proc.Done():
 			if status := s.proc.ExitStatus(); status != "" && status != "exit status 0" {
 				reason = "the connection was lost: Python ended with " + status
+				if said := s.proc.OwnEnd(); said != "" {
+					reason = "the connection was lost: " + said
+				}
 			}
 		case <-t.C:
 		}

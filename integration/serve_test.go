@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -13,8 +14,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -211,6 +214,56 @@ func TestCrashIsGotOver(t *testing.T) {
 	Mitogend(t, dir, "serve", "--listen", d.Dir).Want(t, 2, "", fmt.Sprintf("is served by process %d", next.PID()))
 }
 
+// A daemon that is killed under load leaves nothing that hinders the next: no process, no file, no socket. $MITOGEND_KILLS says how
+// often.
+func TestKilledUnderLoad(t *testing.T) {
+	rounds := 3
+	if n, err := strconv.Atoi(os.Getenv("MITOGEND_KILLS")); err == nil {
+		rounds = n
+	}
+	seed := time.Now().UnixNano()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewSource(seed))
+	p := AnyPython(t)
+	lib := t.TempDir()
+	Write(t, lib, "load.py", "import os\n\n\ndef data(n):\n    return os.urandom(n)\n")
+	dir := filepath.Join(socketDir(t), "s")
+	for range rounds {
+		d := &Daemon{t: t, Dir: dir, Socket: filepath.Join(dir, "control.sock"), Log: &Buffer{}, done: make(chan struct{})}
+		d.cmd = Command(t, lib, "serve", "--listen", dir)
+		d.cmd.Stderr, d.mark = d.Log, d.cmd.Env[len(d.cmd.Env)-1]
+		d.Start()
+		ctx, cancel := context.WithCancel(context.Background())
+		var load sync.WaitGroup
+		var calls atomic.Int64
+		for range 3 {
+			opt := sourceOf(lib)
+			opt.Fresh = true
+			c := d.Dial(t, opt)
+			load.Go(func() {
+				for ctx.Err() == nil {
+					child, err := c.Connect(ctx, p.Target())
+					if err != nil {
+						return
+					}
+					for range 10 {
+						_ = child.Call(ctx, "load:data", 100_000)
+						calls.Add(1)
+					}
+					_ = child.Close(ctx)
+				}
+			})
+		}
+		want := 10 + random.Int63n(60)
+		Eventually(t, "there is load", func() bool { return calls.Load() > want })
+		d.Signal(syscall.SIGKILL)
+		d.Wait()
+		cancel()
+		load.Wait()
+		NothingLeft(t, d.mark)
+	}
+}
+
 func quoted(t testing.TB, dir string) string {
 	t.Helper()
 	real, err := filepath.EvalSymlinks(dir)
@@ -267,8 +320,13 @@ func TestFewDescriptors(t *testing.T) {
 		t.Errorf("no warning\n%s", d.Log)
 	}
 	var conns []net.Conn
-	for range 60 {
-		c, err := net.Dial("unix", d.Socket)
+	for i := range 60 {
+		// Clients of both sockets wait; neither ends the daemon.
+		socket := d.Socket
+		if i >= 45 {
+			socket = filepath.Join(d.Dir, "mitogen.sock")
+		}
+		c, err := net.Dial("unix", socket)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -26,6 +26,7 @@ import (
 	"mitogend/daemon/control"
 	"mitogend/daemon/inventory"
 	"mitogend/daemon/owned"
+	"mitogend/daemon/socket"
 	"mitogend/daemon/unixclient"
 )
 
@@ -107,7 +108,9 @@ func serve(ctx context.Context, a *app, f *settingFlags) error {
 	}
 	sv.log = sv.server.Logger("control")
 	// Before anything is connected.
-	sv.clients = unixclient.New(sv.server.Daemon(), unixclient.Options{Runtime: runtime, Logger: sv.server.Logger("clients")})
+	sv.clients = unixclient.New(sv.server.Daemon(), unixclient.Options{
+		Runtime: runtime, Logger: sv.server.Logger("clients"), MaxClients: s.maxClients,
+	})
 	return sv.run(ctx, signals)
 }
 
@@ -209,7 +212,11 @@ func (sv *service) listen() ([]net.Listener, error) {
 			if ln == nil || ln.Addr().Network() != "unix" {
 				return nil, usagef("systemd has given a socket that is no Unix stream socket; the socket unit needs ListenStream=%%t/mitogend/%s", control.SocketName)
 			}
-			out = append(out, ln)
+			own, err := socket.Adopt(ln)
+			if err != nil {
+				return nil, usageError{plainControl(err)}
+			}
+			out = append(out, own)
 		}
 	}
 	if len(out) > 0 {
@@ -227,7 +234,9 @@ func (sv *service) listen() ([]net.Listener, error) {
 }
 
 // plainControl drops the package's name.
-func plainControl(err error) error { return errors.New(strings.TrimPrefix(err.Error(), "control: ")) }
+func plainControl(err error) error {
+	return errors.New(strings.TrimPrefix(strings.TrimPrefix(err.Error(), "control: "), "socket: "))
+}
 
 func plainDaemon(err error) error {
 	return errors.New(strings.TrimPrefix(err.Error(), "daemon: runtime mitogen: "))
