@@ -199,6 +199,25 @@ class Message(object):
         (router or self.router).route(msg)
 
 
+# Only 3.x.
+ALL_SIGNALS = getattr(signal, 'valid_signals', lambda: set(range(1, signal.NSIG)) - set((32, 33)))()
+
+
+def start_thread(fn, *args):
+    """Start a thread of the runtime, which takes no signals: they are for the user's threads."""
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
+    try:
+        _thread.start_new_thread(fn, args)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+# Only 2.x.
+def start_thread(fn, *args):
+    _thread.start_new_thread(fn, args)
+
+
+# For both.
 class Io(object):
     """The poller, and who of the waiting threads reads. See the module's text."""
 
@@ -221,9 +240,11 @@ class Io(object):
         self.park = _thread.allocate_lock()
         self.park.acquire()
         self.parked = True
-        self.ticking = False
+        self.ticking = self.starting = False
         # True once the parent is gone; then the time since when the ticker insists.
         self.lost = None
+        # Whether only what is registered with atexit runs; it has three seconds.
+        self.leaving = 0
 
     def add(self, fd, handler):
         self.handlers[fd] = handler
@@ -277,11 +298,12 @@ class Io(object):
         if self.parked:
             self.parked = False
             if not self.ticking:
-                self.ticking = True
-                _thread.start_new_thread(self.ticker, ())
+                self.ticking = self.starting = True
+                start_thread(self.ticker)
             self.park.release()
 
     def ticker(self):
+        self.starting = False
         try:
             self.tick()
         except:
@@ -325,16 +347,28 @@ class Io(object):
         """
         if self.lost is True:
             self.lost = clock()
+            if self.leaving:
+                return
             try:
                 # Comes out of a system call of the main thread, too.
                 signal.pthread_kill(main_thread, signal.SIGINT)
             except AttributeError:
                 os.kill(os.getpid(), signal.SIGINT)
-        elif clock() - self.lost > 2:
+        elif clock() - self.lost > self.leaving + 2:
             send = os.killpg if os.getpgrp() == os.getpid() else os.kill
             send(os.getpid(), signal.SIGKILL)
-        elif clock() - self.lost > 1:
+        elif clock() - self.lost > self.leaving + 1:
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def leave(self):
+        """The main thread is on its way out of the process."""
+        self.leaving = 2
+        guard = sys.modules.get('mitogen.guard')
+        if guard:
+            guard.leave()
+        while self.starting:
+            # A thread that starts while the interpreter ends may crash it.
+            time.sleep(0.001)
 
 
 class Latch(object):
@@ -1256,8 +1290,9 @@ def main(config, source, rfd=0, wfd=1):
             log(lazy('CallError')(e).args[0], 50)
             os._exit(1)
         if become:
-            become()
-            become = None
+            # The process is another one from here on.
+            return become()
+    io.leave()
     sys.exit(0)
 
 
