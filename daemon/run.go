@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -71,7 +72,7 @@ func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 	}
 	status, err := p.copy(ctx, o)
 	if err != nil && c.gone() == nil {
-		p.stop(o)
+		p.stop(o, ctx.Err() == nil || errors.Is(err, ErrNobodyReads))
 	}
 	return status, err
 }
@@ -244,11 +245,15 @@ func (p *program) feed(r io.Reader) {
 	}
 }
 
-// stop ends the program, waits until it is gone, and writes what it has to say meanwhile.
-func (p *program) stop(o RunOptions) {
+// stop ends the program, waits until it is gone, and writes what it has to say meanwhile, if anybody wants to read it.
+func (p *program) stop(o RunOptions, quiet bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
-	if p.c.Call(ctx, "mitogen.program:stop", int64(p.id)).Err() != nil {
+	sig := syscall.SIGINT
+	if quiet {
+		sig, o = syscall.SIGTERM, RunOptions{}
+	}
+	if p.c.Call(ctx, "mitogen.program:stop", int64(p.id), int64(sig)).Err() != nil {
 		return
 	}
 	if _, err := p.copy(ctx, o); err != nil && ctx.Err() == nil {
@@ -261,5 +266,5 @@ func (p *program) stop(o RunOptions) {
 func (p *program) forestall() {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
-	_ = p.c.Notify(ctx, "mitogen.program:stop", int64(p.id))
+	_ = p.c.Notify(ctx, "mitogen.program:stop", int64(p.id), int64(syscall.SIGINT))
 }

@@ -218,9 +218,9 @@ def run(context_id, name, handle, spec, with_stdin):
     return program.input
 
 
-def stop(context_id):
-    """End a program: SIGINT to its group, SIGTERM if it is there GRACE seconds later, and then SIGKILL."""
+def stop(context_id, signum):
+    """End a program: by SIGINT or SIGTERM to its group, by SIGTERM if it is there GRACE seconds later, and then by SIGKILL."""
     program = programs.get(context_id)
     if program:
-        program.signal(signal.SIGINT)
+        program.signal(signum)
         process.ender.end(program, GRACE)

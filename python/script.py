@@ -106,6 +106,12 @@ class Program(object):
             import traceback
             if core.PY3:
                 traceback.print_exception(kind, value, tb)
+                if kind is KeyboardInterrupt:
+                    # Since 3.8 Python ends by SIGINT where the last code that it compiled by itself has ended so.
+                    try:
+                        exec('raise KeyboardInterrupt')
+                    except KeyboardInterrupt:
+                        pass
                 return
             if tb:
                 sys.stderr.write('Traceback (most recent call last):\n')
