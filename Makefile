@@ -7,10 +7,13 @@ TIMEOUT = 45m
 # Tests wait for other programs half of their time: more of them at once than there are processors.
 PARALLEL = 4
 
-.PHONY: help build install test lint bench clean
+# go test, with a list at the end of what was skipped and why.
+GOTEST = $(GO) run gotest.tools/gotestsum@v1.13.0 --format standard-quiet --
+
+.PHONY: help build install test check soak-tests lint bench clean
 
 help: ## list what there is
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
 
 build: ## build the static binary bin/mitogend
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/mitogend ./cmd/mitogend
@@ -29,7 +32,13 @@ test: ## install what tests need (as root), then lint and all tests; see CONTRIB
 	.ci/install
 	$(MAKE) --no-print-directory lint
 	cd integration/bench && $(GO) test ./...
-	$(GO) test -race -timeout $(TIMEOUT) -parallel $(PARALLEL) ./...
+	$(GOTEST) -race -timeout $(TIMEOUT) -parallel $(PARALLEL) ./...
+
+check: ## the quick form, within two minutes: lint, and all but integration under an old and a new Python
+	@.ci/check
+
+soak-tests: ## about an hour: everything again and again, idle and busy, shuffled, as root and as an ordinary user
+	@.ci/soak
 
 bench: ## measure beside Mitogen and execnet; docs/performance.md says what and how (BENCH=... for flags)
 	.ci/install

@@ -3,6 +3,8 @@ package bootstrap
 import (
 	"fmt"
 	"strings"
+
+	"mitogend/printable"
 )
 
 // Step names the part of a connection that failed, in the order in which they happen.
@@ -38,11 +40,11 @@ func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString("bootstrap: ")
 	if e.Label != "" {
-		b.WriteString(e.Label + ": ")
+		b.WriteString(printable.Line(e.Label) + ": ")
 	}
-	b.WriteString(e.Reason)
+	b.WriteString(printable.Line(e.Reason))
 	if e.Status != "" {
-		b.WriteString(" (" + e.Status + ")")
+		b.WriteString(" (" + printable.Line(e.Status) + ")")
 	}
 	if out := e.Output; len(out) > 0 {
 		if len(out) > outputShown {
@@ -57,7 +59,7 @@ func (e *Error) Error() string {
 		}
 	}
 	if e.Hint != "" {
-		b.WriteString("; try: " + e.Hint)
+		b.WriteString("; try: " + printable.Line(e.Hint))
 	}
 	return b.String()
 }

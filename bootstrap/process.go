@@ -8,6 +8,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"mitogend/printable"
 )
 
 // How long Close waits for a program to leave by itself, and after SIGTERM; and how long after SIGKILL before it gives up on
@@ -213,7 +215,7 @@ func (p *Process) reap() bool {
 
 // line takes a finished line of output.
 func (p *Process) line(text string) {
-	shown := p.output.add(text)
+	shown := printable.Line(p.output.add(text))
 	if p.onLine == nil {
 		return
 	}

@@ -1,9 +1,12 @@
 package bootstrap
 
 import (
+	"context"
+	"errors"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 )
 
 // prompts of the field, and which Prompt of a sudo plan (S) or an ssh plan (H) answers them: "password", another name, or "".
@@ -157,6 +160,32 @@ func TestPromptsOfStubs(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestCauseOfAnInterruptedWrite has attempts end while they write to a program that does not read: the reason is what ended them.
+func TestCauseOfAnInterruptedWrite(t *testing.T) {
+	much := strings.Repeat("x", 8<<20)
+	stub := asking(t, "main() { ask 'Verification code: '; exit 1; }")
+	for _, method := range []string{"sudo", "doas"} {
+		p := build(t, method, map[string]any{method + "_path": stub, "password": testPassword})
+		p.Input = much
+		has(t, mustFail(t, p, echo, StepConnect), "second factor")
+	}
+	p := build(t, "exec", map[string]any{"command": script(t, "stub", "#!/bin/sh\nexec sleep 60\n"), "connect_timeout": "300ms"})
+	p.Input = much
+	if e := mustFail(t, p, echo, StepConnect); !e.TimedOut {
+		t.Errorf("not the timeout: %v", e)
+	}
+	stub = script(t, "stub", "#!/bin/sh\necho MITO000 030b02f0\nexec sleep 60\n")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	slow := StartOptions{Preamble: func(uint32) ([]byte, error) {
+		time.AfterFunc(50*time.Millisecond, func() { cancel(nil) })
+		return []byte(much), nil
+	}}
+	_, err := Start(ctx, build(t, "exec", map[string]any{"command": stub}), slow)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("not the caller's end: %v", err)
 	}
 }
 

@@ -21,11 +21,11 @@ import (
 type StartOptions struct {
 	// Preamble gives what the first stage reads after MITO000, for a child of that sys.hexversion (0 if it did not tell).
 	Preamble func(hexVersion uint32) ([]byte, error)
-	// Output, if not nil, is called with each line that the program prints that is no part of the protocol; ready is false
+	// Output, if not nil, is called with each line that the program prints that is no part of the protocol, harmless to show; ready is false
 	// before the child is up (banners, warnings). Calls do not overlap; it must not block.
 	Output func(line string, ready bool)
 	// Dir and Env (NAME=VALUE) are the program's working directory and environment, and where it is looked up; empty means
-	// those of this process.
+	// those of this process. Variables that hold passwords are left out of either (HideEnv).
 	Dir string
 	Env []string
 }
@@ -168,7 +168,7 @@ func startOne(ctx context.Context, plan *Plan, argv []string, opt StartOptions, 
 	}
 	stop()
 	if err != nil {
-		return nil, h.failed(err)
+		return nil, h.failed(h.because(err))
 	}
 	h.finish()
 	return p, nil
@@ -212,6 +212,7 @@ func fork(path string, argv []string, env map[string]string, opt StartOptions, d
 	if len(opt.Env) == 0 {
 		attr.Env = os.Environ()
 	}
+	attr.Env = WithoutSecrets(attr.Env)
 	for k, v := range env {
 		attr.Env = append(attr.Env, k+"="+v)
 	}
@@ -262,8 +263,11 @@ func (h *handshake) run() error {
 			}
 			quietUntil = wait
 		}
+		if IsEOF(err) {
+			return errExited
+		}
 		if err != nil && !timedOut {
-			return h.ended(err)
+			return fmt.Errorf("reading: %w", err)
 		}
 	}
 }
@@ -305,10 +309,7 @@ func (h *handshake) sendPreamble() error {
 		return &Error{Label: h.plan.Label, Step: StepStage, Reason: err.Error(), Err: err}
 	}
 	if _, err := h.p.w.Write(pre); err != nil && !IsEOF(err) {
-		if cause := h.cause(); cause != nil {
-			return cause
-		}
-		return &Error{Label: h.plan.Label, Step: StepStage, Reason: "sending the runtime: " + err.Error(), Err: err}
+		return fmt.Errorf("sending the runtime: %w", err)
 	}
 	return nil // at EPIPE the reader learns more about the end
 }
@@ -410,12 +411,17 @@ const lingerTime = 300 * time.Millisecond
 // exited is called by the reaper.
 func (h *handshake) exited() { time.AfterFunc(lingerTime, func() { h.interrupt(errExited) }) }
 
-// ended explains the end of the data stream.
-func (h *handshake) ended(err error) error {
-	if !IsEOF(err) {
-		return &Error{Label: h.plan.Label, Step: h.marks.phase.step(), Reason: "reading: " + err.Error(), Err: err}
+// because gives the reason for which an attempt is over. A read or write that an interrupt has ended, or that found the stream
+// ended by what the interrupt is about, is no reason by itself; what run has judged is.
+func (h *handshake) because(err error) error {
+	var judged *Error
+	if errors.As(err, &judged) {
+		return err
 	}
-	return errExited
+	if cause := h.cause(); cause != nil {
+		return cause
+	}
+	return err
 }
 
 // explain makes an error of what the program printed; reason, if not empty, is used when no Failure of the plan matches.

@@ -276,6 +276,7 @@ func readSecret(key, where string) (Secret, error) {
 		if !ok {
 			return "", fmt.Errorf("password_env: the environment variable %s is not set", where)
 		}
+		HideEnv(where)
 		return Secret(v), nil
 	}
 	path := where

@@ -16,14 +16,14 @@ type Peer struct {
 	s *stream
 }
 
-// firstPeer is beyond what children come to.
-const firstPeer = 1 << 30
-
 // Attach takes a connection into the tree. begin is told the peer's context id and does what has to come before frames; the
 // file is closed when the peer is gone, or on an error. The file has to be non-blocking.
 func (d *Daemon) Attach(conn *os.File, name string, begin func(pyproto.ContextID) error) (*Peer, error) {
-	// Apart from the ids of children, which count from 1 as under Mitogen's own master.
-	id := firstPeer + pyproto.ContextID(d.lastPeer.Add(1))
+	id := take(&d.lastPeer, 1, endPeer)
+	if id == 0 {
+		_ = conn.Close()
+		return nil, errNoIDs
+	}
 	s, err := d.newStream(id, name, conn, conn)
 	if err == nil {
 		// Every release reads the old form.

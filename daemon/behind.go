@@ -31,23 +31,25 @@ type behindReply struct {
 	Error  *string `py:"error"`
 }
 
+// behindMethods are those that connect.py has. The others run a command of the caller's choice in place of an interpreter.
+var behindMethods = map[string]bool{
+	"local": true, "ssh": true, "sudo": true, "su": true, "doas": true, "docker": true, "podman": true, "buildah": true, "kubectl": true,
+	"lxc": true, "lxd": true, "incus": true, "jail": true, "setns": true, "machinectl": true,
+}
+
 // onConnect handles connectHandle. It runs on a readLoop.
-func (d *Daemon) onConnect(h pyproto.Header, payload []byte) {
-	c := d.child(h.Src)
-	if c == nil {
-		d.refuse(h, fmt.Sprintf("context %d was not connected by this daemon", h.Src))
-		return
-	}
+func (d *Daemon) onConnect(m message) string {
+	c, h := m.child, m.Header
 	var r behindRequest
-	if err := pyproto.Decode(payload, &r); err != nil {
-		d.refuse(h, err.Error())
-		return
+	if err := pyproto.Decode(m.payload, &r); err != nil {
+		return err.Error()
 	}
 	if d.enter() != nil {
-		return
+		return ""
 	}
 	go func() {
 		defer d.wg.Done()
+		defer m.s.survive("a connect")
 		up, err := c.connectBehind(d.alive, &r)
 		if err != nil {
 			text := err.Error()
@@ -57,6 +59,7 @@ func (d *Daemon) onConnect(h pyproto.Header, payload []byte) {
 			_ = d.post(h.Src, h.ReplyTo, 0, reply)
 		}
 	}()
+	return ""
 }
 
 func (up *behindReply) dict() map[string]any {
@@ -72,20 +75,28 @@ func (up *behindReply) dict() map[string]any {
 
 // connectBehind makes a child that c's code has asked for.
 func (c *Child) connectBehind(ctx context.Context, r *behindRequest) (up behindReply, err error) {
-	via := c.d.child(pyproto.ContextID(r.Via))
+	via := c.stream.childOf(pyproto.ContextID(r.Via))
 	if via == nil || !via.isBehind(c) {
 		return up, fmt.Errorf("context %d is not a child of %s", r.Via, c.name)
 	}
 	if r.Method == "unfork" {
 		if via.method == "fork" && via.via == c && c.d.children.CompareAndDelete(via.id, via) {
+			c.stream.ids.takeBack(via.id)
 			via.end("it could not be forked")
 		}
 		return up, nil
 	}
+	if r.Method != "fork" && !behindMethods[r.Method] {
+		return up, fmt.Errorf("code in a child can not connect by the method %q", r.Method)
+	}
 	if r.Launcher != 0 {
 		c.launcher.CompareAndSwap(0, r.Launcher)
 	}
-	next := c.d.newChild(ConnectOptions{Importer: c.opt.Importer, Policy: c.opt.Policy, OnLog: c.opt.OnLog, OnOutput: c.opt.OnOutput}, r.Method)
+	id := c.d.allocateFor(c.stream)
+	if id == 0 {
+		return up, errNoIDs
+	}
+	next := c.d.makeChild(id, ConnectOptions{Importer: c.opt.Importer, Policy: c.opt.Policy, OnLog: c.opt.OnLog, OnOutput: c.opt.OnOutput}, r.Method)
 	next.via, next.stream, next.responder = via, via.stream, via.responder
 	next.name = fmt.Sprintf("%s+%s:", via.name, r.Method)
 	if r.Name != nil {
@@ -98,7 +109,13 @@ func (c *Child) connectBehind(ctx context.Context, r *behindRequest) (up behindR
 		if up.Config, err = python.Literal(next.config()); err != nil {
 			return up, err
 		}
+		c.stream.ids.give(next.id)
 		c.d.children.Store(next.id, next)
+		if c.stream.failure() != nil && c.d.children.CompareAndDelete(next.id, next) {
+			// The teardown may have looked for those behind it before.
+			next.end("its parent is gone")
+			return up, c.stream.failure()
+		}
 	} else {
 		plan, err := bootstrap.Build(r.Method, r.Args, bootstrap.Boot{
 			Stub: python.Stub(), Args: []string{"mitogend:" + psName(next.name)}, Elsewhere: true,

@@ -104,13 +104,13 @@ func (p *Pending) Result(ctx context.Context) *Result {
 	select {
 	case r := <-p.w.reply:
 		waiters.Put(p.w)
-		return p.c.result(r)
+		return p.c.result(ctx, r)
 	default:
 	}
 	select {
 	case r := <-p.w.reply:
 		waiters.Put(p.w)
-		return p.c.result(r)
+		return p.c.result(ctx, r)
 	case <-ctx.Done():
 		if p.c.d.handles.remove(p.handle) {
 			// Nobody will use the waiter any more.
@@ -120,7 +120,8 @@ func (p *Pending) Result(ctx context.Context) *Result {
 	}
 }
 
-func (c *Child) result(r reply) *Result {
+// result decodes a reply until ctx ends: what a child has sent may be large, and made to be slow.
+func (c *Child) result(ctx context.Context, r reply) *Result {
 	if r.h.ReplyTo == pyproto.IsDead {
 		if err := c.gone(); err != nil {
 			return &Result{err: err}
@@ -130,7 +131,10 @@ func (c *Child) result(r reply) *Result {
 	if r.h.Enc == pyproto.EncBIN {
 		return &Result{value: r.payload}
 	}
-	v, err := pyproto.DecodeOptions{Alias: true}.Unmarshal(r.payload)
+	v, err := pyproto.DecodeOptions{Alias: true}.UnmarshalContext(ctx, r.payload)
+	if err != nil && ctx.Err() != nil {
+		return &Result{err: context.Cause(ctx)}
+	}
 	if err != nil {
 		return &Result{err: fmt.Errorf("daemon: %s: the result can not be read: %w", c.name, err)}
 	}

@@ -238,7 +238,7 @@ func (ch *Channel) Recv(ctx context.Context) (any, error) {
 			if !finished {
 				_ = ch.c.d.post(ch.c.id, peer, 0, fmt.Appendf(nil, "a%d", len(data)))
 			}
-			v, err := pyproto.Unmarshal(data)
+			v, err := pyproto.DecodeOptions{}.UnmarshalContext(ctx, data)
 			if err != nil {
 				err = fmt.Errorf("daemon: %s: a message can not be read: %w", ch.c.name, err)
 			}

@@ -45,9 +45,10 @@ type Child struct {
 	leaving   chan struct{} // closed when that is done
 
 	// mu protects the following. Nothing is locked under it.
-	mu     sync.Mutex
-	reason string   // why it is out of the tree
-	early  []string // modules that were asked for before there was a responder
+	mu      sync.Mutex
+	reason  string   // why it is out of the tree
+	noRoute error    // why its route was refused
+	early   []string // modules that were asked for before there was a responder
 }
 
 // errClosed ends a stream that was closed from here.
@@ -73,9 +74,13 @@ func (c *Child) setVersion(hex uint32) { c.hexVersion.Store(hex) }
 // Done is closed when the child is gone.
 func (c *Child) Done() <-chan struct{} { return c.closed }
 
-// end marks the child as gone. Called once, by who took it out of the tree.
+// end marks the child as gone, once. Called by who took it out of the tree.
 func (c *Child) end(reason string) {
 	c.mu.Lock()
+	if isClosed(c.closed) {
+		c.mu.Unlock()
+		return
+	}
 	if c.reason == "" {
 		c.reason = reason
 	}
@@ -92,10 +97,24 @@ func (c *Child) end(reason string) {
 	c.leaveHop()
 }
 
-func (c *Child) gone() error {
+// refuseRoute notes why the route of a child that is being started was refused.
+func (c *Child) refuseRoute(why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.noRoute = why
+}
+
+func isClosed(c <-chan struct{}) bool {
 	select {
-	case <-c.closed:
+	case <-c:
+		return true
 	default:
+		return false
+	}
+}
+
+func (c *Child) gone() error {
+	if !isClosed(c.closed) {
 		return nil
 	}
 	c.mu.Lock()

@@ -26,7 +26,9 @@ type Daemon struct {
 	handles  *handles
 	fixed    map[pyproto.Handle]func(*Incoming)
 
-	lastID   atomic.Uint32
+	// Of the numbers given out; see ids.go.
+	lastID, lastAsked, lastPeer atomic.Uint32
+
 	routes   sync.Map // pyproto.ContextID to *stream
 	streams  sync.Map // *stream to nil
 	children sync.Map // pyproto.ContextID to *Child
@@ -34,7 +36,7 @@ type Daemon struct {
 
 	hops     hops
 	runtimes runtimes
-	lastPeer atomic.Uint32 // of the ids of clients, which are apart from those of children
+	refused  atomic.Int64 // messages that their senders may not send
 
 	ctx    context.Context // ends with Shutdown
 	cancel context.CancelCauseFunc
@@ -53,7 +55,10 @@ type Daemon struct {
 // New makes a daemon. It reads nothing of the path yet, and starts nothing.
 func New(opt Options) (*Daemon, error) {
 	opt.setDefaults()
-	d := &Daemon{opt: opt, handles: newHandles(), fixed: map[pyproto.Handle]func(*Incoming){}}
+	d := &Daemon{opt: opt, fixed: map[pyproto.Handle]func(*Incoming){}}
+	d.handles = newHandles(d.leadsTo)
+	d.lastAsked.Store(firstAsked - 1)
+	d.lastPeer.Store(firstPeer)
 	var err error
 	if d.importer, err = d.NewImporter(importer.Options{Path: opt.Path, Venv: opt.Venv, Policy: opt.Policy}); err != nil {
 		return nil, err
@@ -80,11 +85,6 @@ func (d *Daemon) NewImporter(opt importer.Options) (*importer.Importer, error) {
 		return nil, fmt.Errorf("daemon: %w", err)
 	}
 	return im, nil
-}
-
-// allocate reserves n context ids and gives the first.
-func (d *Daemon) allocate(n uint32) pyproto.ContextID {
-	return pyproto.ContextID(d.lastID.Add(n) - n + 1)
 }
 
 func (d *Daemon) child(id pyproto.ContextID) *Child {
@@ -182,7 +182,11 @@ func (d *Daemon) connectHop(ctx context.Context, via *hop, s step, opt ConnectOp
 	if via != nil {
 		c.via, c.hop = via.child, via
 	}
-	if err := d.connectChild(ctx, c, s, opt); err != nil {
+	err := errNoIDs
+	if c.id != 0 {
+		err = d.connectChild(ctx, c, s, opt)
+	}
+	if err != nil {
 		<-c.leaveHop()
 		return nil, err
 	}
@@ -226,9 +230,14 @@ func (d *Daemon) connectChild(ctx context.Context, c *Child, s step, opt Connect
 	return err
 }
 
+// newChild makes a child with an id of its own; it is 0 when they are used up.
 func (d *Daemon) newChild(opt ConnectOptions, method string) *Child {
+	return d.makeChild(d.allocate(1), opt, method)
+}
+
+func (d *Daemon) makeChild(id pyproto.ContextID, opt ConnectOptions, method string) *Child {
 	c := &Child{
-		d: d, id: d.allocate(1), name: opt.Name, opt: opt, method: method, closed: make(chan struct{}),
+		d: d, id: id, name: opt.Name, opt: opt, method: method, closed: make(chan struct{}),
 		leaving: make(chan struct{}), tracked: newTracked(),
 	}
 	if opt.OnImport != nil {
@@ -286,7 +295,7 @@ func (d *Daemon) start(ctx context.Context, c *Child, plan *bootstrap.Plan) erro
 		Preamble: c.preamble,
 		Output: func(line string, ready bool) {
 			if ready {
-				d.onLog(c.id, []byte("stdio\x0020\x00"+line+"\n"))
+				d.onLog(c, c.id, []byte("stdio\x0020\x00"+line+"\n"))
 			}
 		},
 		Dir: c.opt.Dir,
@@ -356,8 +365,8 @@ func (d *Daemon) teardown(s *stream) {
 // lost takes contexts out of the tree that were reached through s.
 func (d *Daemon) lost(s *stream, ids []pyproto.ContextID, reason string) {
 	for _, id := range ids {
-		if c := d.child(id); c != nil {
-			d.children.Delete(id)
+		// Others end children, too: who takes it out of the table does so.
+		if c := s.childOf(id); c != nil && d.children.CompareAndDelete(id, c) {
 			c.end(reason)
 			kind := Lost
 			if c.closing.Load() {

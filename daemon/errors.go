@@ -3,6 +3,8 @@ package daemon
 import (
 	"errors"
 	"fmt"
+
+	"mitogend/printable"
 )
 
 // ErrShutdown is the error of everything that is asked of a daemon that was shut down.
@@ -25,7 +27,7 @@ type DeadError struct {
 func (e *DeadError) Unwrap() error { return e.cause }
 
 func (e *DeadError) Error() string {
-	return fmt.Sprintf("daemon: %s: %s", e.Target, e.Reason)
+	return fmt.Sprintf("daemon: %s: %s", printable.Line(e.Target), printable.Line(e.Reason))
 }
 
 // HopError is a connect that failed at one hop of a target.
@@ -38,9 +40,9 @@ type HopError struct {
 
 func (e *HopError) Error() string {
 	if e.Hops == 1 {
-		return fmt.Sprintf("%s: %v", e.Target, e.Err)
+		return fmt.Sprintf("%s: %v", printable.Line(e.Target), e.Err)
 	}
-	return fmt.Sprintf("%s: hop %d of %d: %v", e.Target, e.Hop+1, e.Hops, e.Err)
+	return fmt.Sprintf("%s: hop %d of %d: %v", printable.Line(e.Target), e.Hop+1, e.Hops, e.Err)
 }
 
 // Unwrap gives the cause.

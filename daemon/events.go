@@ -47,13 +47,13 @@ func (d *Daemon) event(kind EventKind, c *Child, reason string) {
 }
 
 // onLog handles FORWARD_LOG: logger, level and text between NULs, or what the child printed under the logger "stdio".
-func (d *Daemon) onLog(src pyproto.ContextID, payload []byte) {
+// c is nil for one that this daemon has not connected.
+func (d *Daemon) onLog(c *Child, src pyproto.ContextID, payload []byte) {
 	parts := bytes.SplitN(payload, []byte{0}, 3)
 	if len(parts) != 3 {
 		return
 	}
 	name := strconv.FormatUint(uint64(src), 10)
-	c := d.child(src)
 	if c != nil {
 		name = c.name
 	}

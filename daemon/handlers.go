@@ -2,15 +2,129 @@ package daemon
 
 import (
 	"bytes"
+	"fmt"
 	"strconv"
-
-	"go.uber.org/zap"
 
 	"mitogend/pyproto"
 )
 
-// idBlock is how many context ids one ALLOCATE_ID gives.
-const idBlock = 1000
+// sender says who may send to one of our fixed handles. What comes in was verified before: its source is behind the stream.
+type sender uint8
+
+const (
+	anybody   sender = iota // whoever is behind a stream
+	below                   // the same, but no client and nobody behind one
+	ourChild                // a child that this daemon has connected, over the stream that leads to it
+	neighbour               // who is at the other end of the stream
+	client                  // the same, and a client, which acts with our authority
+)
+
+// policy is the one place where a message for a fixed handle is judged: by who sends it, then by the handler, which looks at what
+// it is about and gives the reason why not. Where there is no handler, [Daemon.Handle] sets it.
+var policy map[pyproto.Handle]rule
+
+type rule struct {
+	name string
+	from sender
+	do   func(*Daemon, message) (refused string)
+}
+
+func init() {
+	policy = map[pyproto.Handle]rule{
+		//                        name           from       about
+		pyproto.GetModule:        {"GET_MODULE", ourChild, (*Daemon).onGetModule},  // what it may import
+		pyproto.GetResource:      {"GET_RESOURCE", below, (*Daemon).onGetResource}, // what it, or the child at the head, may read
+		pyproto.ForwardLog:       {"FORWARD_LOG", anybody, (*Daemon).onForwardLog}, // itself
+		pyproto.AllocateID:       {"ALLOCATE_ID", anybody, (*Daemon).onAllocateID}, // numbers for its own stream to announce
+		pyproto.AddRoute:         {"ADD_ROUTE", neighbour, (*Daemon).onAddRoute},   // a number that was given to the stream
+		pyproto.DelRoute:         {"DEL_ROUTE", neighbour, (*Daemon).onDelRoute},   // who is behind it
+		flowHandle:               {"FLOW", neighbour, (*Daemon).onFlow},            // who is behind it
+		pyproto.Detaching:        {"DETACHING", neighbour, (*Daemon).onDetaching},  // its own process
+		connectHandle:            {"CONNECT", ourChild, (*Daemon).onConnect},       // a child of its own, or of one behind it
+		pyproto.CallFunction:     {"CALL_FUNCTION", client, nil},                   // package unixclient: _proxy_connect
+		pyproto.LoadModuleHandle: {"LOAD_MODULE", client, nil},                     // package unixclient: for its own children
+		pyproto.CallService:      {"CALL_SERVICE", anybody, nil},                   // package unixclient: its owner's services
+	}
+}
+
+// message is one for context 0. The payload belongs to a read buffer when it is shared.
+type message struct {
+	pyproto.Header
+	s       *stream
+	payload []byte
+	shared  bool
+	child   *Child // of the sender; set where the policy says ourChild
+}
+
+// own gives the message with a payload that nobody changes.
+func (m *message) own() pyproto.Message {
+	payload := m.payload
+	if m.shared {
+		payload = bytes.Clone(payload)
+	}
+	return pyproto.Message{Header: m.Header, Payload: payload}
+}
+
+// admits tells whether the message's sender is one that the rule is for.
+func (r *rule) admits(m *message) bool {
+	switch r.from {
+	case anybody:
+		return true
+	case below:
+		return !m.s.stamp
+	case ourChild:
+		m.child = m.s.childOf(m.Src)
+		return m.child != nil
+	case neighbour:
+		return m.Src == m.s.id
+	case client:
+		return m.s.stamp && m.Src == m.s.id
+	}
+	return false
+}
+
+// Reasons of refusals that have a test elsewhere, as in Mitogen.
+const (
+	noHandle    = "invalid handle"
+	notAdmitted = "refused by policy"
+)
+
+// deliver handles a message for context 0.
+func (d *Daemon) deliver(s *stream, h pyproto.Header, payload []byte, buf *buffer) {
+	if h.Handle >= pyproto.FirstDynamic {
+		if reason := d.handles.deliverShared(s, h, payload, buf != nil); reason != "" {
+			if reason == unexpected {
+				s.refusals.add(s, "reply", reason, h)
+			}
+			d.refuse(h, reason)
+		}
+		return
+	}
+	m := message{Header: h, s: s, payload: payload, shared: buf != nil}
+	r, known := policy[h.Handle]
+	do := r.do
+	if fn := d.fixed[h.Handle]; fn != nil && do == nil {
+		do = func(d *Daemon, m message) string {
+			fn(&Incoming{Message: m.own(), d: d})
+			return ""
+		}
+		if !known {
+			r.name = "handle " + strconv.Itoa(int(h.Handle))
+		}
+	}
+	switch {
+	case do == nil:
+		d.refuse(h, noHandle)
+	case h.ReplyTo == pyproto.IsDead || !r.admits(&m):
+		s.refusals.add(s, r.name, notAdmitted, h)
+		d.refuse(h, notAdmitted)
+	default:
+		if reason := do(d, m); reason != "" {
+			s.refusals.add(s, r.name, reason, h)
+			d.refuse(h, reason)
+		}
+	}
+}
 
 // Incoming is a message to context 0 for a handler that was set with [Daemon.Handle].
 type Incoming struct {
@@ -30,90 +144,106 @@ func (m *Incoming) Reply(v any) error {
 // Refuse answers with a dead message.
 func (m *Incoming) Refuse(reason string) { m.d.refuse(m.Header, reason) }
 
-// Handle sets what is done with messages to context 0 for one of the fixed handles that the daemon has no answer for. fn
-// runs on the readLoop of the stream that the message came on, and must not block. Call it before the first Connect.
+// Handle sets what is done with messages to context 0 for one of the fixed handles that the daemon has no answer for; who may send
+// them stands in the policy. fn runs on the readLoop of the stream that the message came on, and must not block. Call it before
+// the first Connect.
 func (d *Daemon) Handle(h pyproto.Handle, fn func(*Incoming)) { d.fixed[h] = fn }
 
-// deliver handles a message for context 0.
-func (d *Daemon) deliver(s *stream, h pyproto.Header, payload []byte, buf *buffer) {
-	if h.Handle >= pyproto.FirstDynamic {
-		if reason := d.handles.deliverShared(s, h, payload, buf != nil); reason != "" {
-			d.refuse(h, reason)
-		}
-		return
+func (d *Daemon) onGetModule(m message) string {
+	if !m.child.onGetModule(string(m.payload)) {
+		return "its modules come from the context before it"
 	}
-	direct := h.Src == s.id
-	switch h.Handle {
-	case pyproto.GetModule:
-		if c := d.child(h.Src); c != nil && c.onGetModule(string(payload)) {
-			return
-		}
-	case pyproto.ForwardLog:
-		if c := d.child(s.id); c != nil && c.opt.LogTo != 0 {
-			d.passLog(c.opt.LogTo, h, payload)
-		} else {
-			d.onLog(h.Src, payload)
-		}
-		return
-	case pyproto.AddRoute:
-		if id, ok := routeID(payload); ok && direct {
-			if err := d.addRoute(s, id); err != nil {
-				d.opt.Logger.Warn("refused a route", zap.String("stream", s.name), zap.Error(err))
-			}
-			return
-		}
-	case pyproto.DelRoute:
-		if id, ok := routeID(payload); ok && direct && id != s.id {
-			d.lost(s, []pyproto.ContextID{id}, "its parent reports that it has ended")
-			return
-		}
-	case flowHandle:
-		if direct {
-			d.onFlow(s, payload)
-		}
-		return
-	case connectHandle:
-		d.onConnect(h, payload)
-		return
-	case pyproto.GetResource:
-		// Stock children ask without a handle for the answer.
-		if c := d.child(h.Src); h.ReplyTo == 0 && c != nil && c.ownResponder && c.runtime != nil {
-			s.resources.ask(s, pyproto.Message{Header: h, Payload: bytes.Clone(payload)})
-			return
-		}
-		if h.ReplyTo != 0 && !s.stamp {
-			s.resources.ask(s, pyproto.Message{Header: h, Payload: bytes.Clone(payload)})
-			return
-		}
-	case pyproto.Detaching:
-		if direct && s.proc != nil {
-			s.proc.Detach()
-			reply, _ := pyproto.Marshal(nil)
-			_ = d.post(h.Src, h.ReplyTo, 0, reply)
-			return
-		}
-	case pyproto.AllocateID:
-		if h.ReplyTo != 0 {
-			first := d.allocate(idBlock)
-			reply, _ := pyproto.Marshal(pyproto.Tuple{int64(first), int64(first) + idBlock})
-			_ = d.post(h.Src, h.ReplyTo, 0, reply)
-		}
-		return
-	}
-	if fn := d.fixed[h.Handle]; fn != nil {
-		m := &Incoming{Message: pyproto.Message{Header: h, Payload: payload}, d: d}
-		if buf != nil {
-			m.Payload = bytes.Clone(payload)
-		}
-		fn(m)
-		return
-	}
-	d.refuse(h, "invalid handle")
+	return ""
 }
 
-// routeID reads the payload of ADD_ROUTE and DEL_ROUTE: "id" or "id:name".
+func (d *Daemon) onGetResource(m message) string {
+	c := m.s.childOf(m.Src)
+	// Stock children ask without a handle for the answer.
+	if m.ReplyTo == 0 && (c == nil || !c.ownResponder || c.runtime == nil) {
+		return "no handle for the answer"
+	}
+	m.s.resources.ask(m.s, pyproto.Message{Header: m.Header, Payload: bytes.Clone(m.payload)})
+	return ""
+}
+
+func (d *Daemon) onForwardLog(m message) string {
+	if c := m.s.childOf(m.s.id); c != nil && c.opt.LogTo != 0 {
+		d.passLog(c.opt.LogTo, m.Header, m.payload)
+	} else {
+		d.onLog(m.s.childOf(m.Src), m.Src, m.payload)
+	}
+	return ""
+}
+
+func (d *Daemon) onAllocateID(m message) string {
+	if m.ReplyTo == 0 {
+		return ""
+	}
+	first := take(&d.lastAsked, idBlock, endAsked)
+	if first == 0 {
+		return errNoIDs.Error()
+	}
+	m.s.ids.addBlock(first, m.Src)
+	reply, _ := pyproto.Marshal(pyproto.Tuple{int64(first), int64(first) + idBlock})
+	_ = d.post(m.Src, m.ReplyTo, 0, reply)
+	return ""
+}
+
+func (d *Daemon) onAddRoute(m message) string {
+	id, ok := routeID(m.payload)
+	if !ok {
+		return "no context"
+	}
+	if err := d.addRoute(m.s, id); err != nil {
+		if c := m.s.childOf(id); c != nil {
+			c.refuseRoute(err)
+		}
+		return err.Error()
+	}
+	return ""
+}
+
+func (d *Daemon) onDelRoute(m message) string {
+	id, ok := routeID(m.payload)
+	if !ok || id == m.s.id || d.streamOf(id) != m.s {
+		return "the context is not behind it"
+	}
+	d.lost(m.s, []pyproto.ContextID{id}, "its parent reports that it has ended")
+	return ""
+}
+
+func (d *Daemon) onDetaching(m message) string {
+	if m.s.proc == nil {
+		return "it has no process here"
+	}
+	m.s.proc.Detach()
+	reply, _ := pyproto.Marshal(nil)
+	_ = d.post(m.Src, m.ReplyTo, 0, reply)
+	return ""
+}
+
+// routeID reads the payload of ADD_ROUTE, DEL_ROUTE and FLOW: "id" or "id:name".
 func routeID(payload []byte) (pyproto.ContextID, bool) {
 	text, _, _ := bytes.Cut(payload, []byte{':'})
+	if len(text) > 10 {
+		return 0, false
+	}
 	n, err := strconv.ParseUint(string(text), 10, 32)
 	return pyproto.ContextID(n), err == nil && n > 0
+}
+
+// addRoute makes id reachable through s, to which it was given.
+func (d *Daemon) addRoute(s *stream, id pyproto.ContextID) error {
+	switch old := d.streamOf(id); {
+	case old == s:
+		return nil
+	case old != nil:
+		return fmt.Errorf("context %d has a route over another stream", id)
+	case id >= firstPeer || !s.ids.mayAnnounce(id):
+		return fmt.Errorf("the number %d was not given to it", id)
+	}
+	if old, loaded := d.routes.LoadOrStore(id, s); loaded && old != s {
+		return fmt.Errorf("context %d has a route over another stream", id)
+	}
+	return nil
 }

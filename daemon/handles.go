@@ -18,6 +18,9 @@ type handler struct {
 // handles are the dynamic handles of context 0. They are split so that streams do not meet on one lock; a shard's mutex
 // guards its map only and nothing is locked under it.
 type handles struct {
+	// leadsTo tells whether a context is on the way to another.
+	leadsTo func(id, respondent pyproto.ContextID) bool
+
 	last   atomic.Uint32
 	shards [16]struct {
 		mu sync.Mutex
@@ -25,8 +28,8 @@ type handles struct {
 	}
 }
 
-func newHandles() *handles {
-	t := &handles{}
+func newHandles(leadsTo func(id, respondent pyproto.ContextID) bool) *handles {
+	t := &handles{leadsTo: leadsTo}
 	t.last.Store(uint32(pyproto.FirstDynamic) - 1)
 	for i := range t.shards {
 		t.shards[i].m = map[pyproto.Handle]handler{}
@@ -55,6 +58,9 @@ func (t *handles) add(e handler) pyproto.Handle {
 	}
 }
 
+// unexpected is the reason for a reply that somebody else was asked for.
+const unexpected = "reply from unexpected context"
+
 // remove tells whether the handle was there.
 func (t *handles) remove(h pyproto.Handle) bool {
 	s := &t.shards[h%16]
@@ -74,11 +80,11 @@ func (t *handles) deliverShared(from *stream, h pyproto.Header, payload []byte, 
 	s := &t.shards[h.Handle%16]
 	s.mu.Lock()
 	e, ok := s.m[h.Handle]
-	if ok && from != nil && e.respondent != h.Src && h.ReplyTo != pyproto.IsDead {
+	// A reply comes from the respondent; a dead message from there, from a hop on the way that noticed, or it is our own.
+	if ok && from != nil && e.respondent != h.Src && (h.ReplyTo != pyproto.IsDead || !t.leadsTo(h.Src, e.respondent)) {
 		s.mu.Unlock()
-		return "reply from unexpected context"
+		return unexpected
 	}
-	// A dead message comes from the respondent, from the parent that noticed, or is our own.
 	if ok && (e.once || h.ReplyTo == pyproto.IsDead) {
 		delete(s.m, h.Handle)
 	}

@@ -27,23 +27,42 @@ func (c *Child) launch(ctx context.Context, next *Child, plan *bootstrap.Plan) e
 	if next.runtime == nil {
 		next.responder = c.responder
 	}
+	c.stream.ids.give(next.id)
+	defer c.stream.ids.takeBack(next.id)
 	// Before the route is there: what the child prints, and its end, are its own from then on.
 	c.d.children.Store(next.id, next)
 	err := c.launchBusy(ctx, next, plan)
-	if err == nil && c.d.streamOf(next.id) == nil {
-		if err = next.gone(); err == nil {
-			err = fmt.Errorf("daemon: %s: the hop before it has not told of its route", next.name)
-		}
+	up := err == nil
+	if up && c.d.streamOf(next.id) != c.stream {
+		err = next.routeless()
 	}
 	if err == nil && next.runtime != nil {
 		err = next.newResponder()
 	}
 	if err != nil {
-		c.d.children.Delete(next.id)
+		if up {
+			c.abandon(pyproto.Handle(c.launcher.Load()), next.id)
+		}
+		if c.d.children.CompareAndDelete(next.id, next) {
+			next.end("it could not be connected")
+		}
 		return err
 	}
 	c.responder.AddVersion(next.Version())
 	return nil
+}
+
+// routeless says why a child that is up can not be reached.
+func (c *Child) routeless() error {
+	if err := c.gone(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.noRoute != nil {
+		return fmt.Errorf("daemon: %s: its route was refused: %w", c.name, c.noRoute)
+	}
+	return fmt.Errorf("daemon: %s: the hop before it has not told of its route", c.name)
 }
 
 // launchBusy launches, and tries again while the target says that it is busy.

@@ -88,7 +88,7 @@ func (r *Receiver) Next(ctx context.Context) (any, error) {
 			r.queue = r.queue[1:]
 			r.bytes -= len(m.Payload)
 			r.mu.Unlock()
-			v, err := m.Value()
+			v, err := m.ValueContext(ctx)
 			if err != nil {
 				err = fmt.Errorf("daemon: %s: a message can not be read: %w", r.c.name, err)
 			}

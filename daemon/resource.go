@@ -44,6 +44,7 @@ func (q *resourceQueue) ask(s *stream, m pyproto.Message) {
 	q.running = true
 	go func() {
 		defer s.d.wg.Done()
+		defer s.survive("a request for a resource")
 		for m, ok := q.next(); ok; m, ok = q.next() {
 			s.answerResource(m)
 		}
@@ -63,14 +64,14 @@ func (q *resourceQueue) next() (m pyproto.Message, ok bool) {
 }
 
 func (s *stream) answerResource(m pyproto.Message) {
-	if c := s.d.child(m.Src); m.ReplyTo == 0 && c != nil && c.runtime != nil {
+	c := s.childOf(m.Src)
+	if m.ReplyTo == 0 && c != nil && c.runtime != nil {
 		c.loadResource(m.Payload)
 		return
 	}
-	c := s.d.child(m.Src)
 	if c == nil {
 		// A process that a child has made.
-		c = s.d.child(s.id)
+		c = s.childOf(s.id)
 	}
 	if c == nil {
 		s.d.refuse(m.Header, "no resources are served to it")

@@ -3,8 +3,6 @@ package daemon
 import (
 	"fmt"
 
-	"go.uber.org/zap"
-
 	"mitogend/pyproto"
 )
 
@@ -15,8 +13,7 @@ func (d *Daemon) route(s *stream, h pyproto.Header, payload []byte, buf *buffer)
 		d.opt.Trace(Frame{s.name, false, h, payload})
 	}
 	if !d.verify(s, h.Src) || !d.verify(s, h.Auth) {
-		d.opt.Logger.Warn("dropped a message with a false source", zap.String("stream", s.name),
-			zap.Uint32("src", uint32(h.Src)), zap.Uint32("auth", uint32(h.Auth)))
+		s.refusals.add(s, "false source", "its source or authority is not behind it", h)
 		return
 	}
 	if s.stamp {
@@ -74,9 +71,27 @@ func (d *Daemon) readsPicklesOnly(s *stream, id pyproto.ContextID) bool {
 	return false
 }
 
-// verify tells whether messages of that context may come in on s.
+// verify tells whether messages of that context may come in on s. Nobody is us, or a client, but who has attached as one.
 func (d *Daemon) verify(s *stream, id pyproto.ContextID) bool {
-	return id == s.id || d.streamOf(id) == s
+	return (id != 0 && id < firstPeer || s.stamp) && (id == s.id || d.streamOf(id) == s)
+}
+
+// leadsTo tells whether a context is on the way to another.
+func (d *Daemon) leadsTo(id, respondent pyproto.ContextID) bool {
+	for c := d.child(respondent); c != nil; c = c.via {
+		if c.id == id {
+			return true
+		}
+	}
+	return false
+}
+
+// childOf gives the child of that id if it is reached over this stream.
+func (s *stream) childOf(id pyproto.ContextID) *Child {
+	if c := s.d.child(id); c != nil && c.stream == s {
+		return c
+	}
+	return nil
 }
 
 func (d *Daemon) streamOf(id pyproto.ContextID) *stream {
@@ -108,17 +123,6 @@ func (d *Daemon) post(dst pyproto.ContextID, handle, replyTo pyproto.Handle, pay
 		return fmt.Errorf("no route to context %d", dst)
 	}
 	return s.offer(newFrame(pyproto.Header{Enc: pyproto.EncMGC, Dst: dst, Handle: handle, ReplyTo: replyTo}, payload))
-}
-
-// addRoute makes id reachable through s.
-func (d *Daemon) addRoute(s *stream, id pyproto.ContextID) error {
-	if id == 0 {
-		return fmt.Errorf("context 0 is here")
-	}
-	if old, loaded := d.routes.LoadOrStore(id, s); loaded && old != s {
-		return fmt.Errorf("context %d has a route over another stream", id)
-	}
-	return nil
 }
 
 // dropRoutes forgets contexts and tells those who may wait for them: our own calls and every stream that has sent to them.

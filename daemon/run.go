@@ -56,6 +56,10 @@ func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 		return ExitStatus{}, err
 	}
 	p := &program{c: c, id: c.d.allocate(1), changed: make(chan struct{}, 1), over: make(chan struct{})}
+	if p.id == 0 {
+		return ExitStatus{}, errNoIDs
+	}
+	c.stream.ids.give(p.id)
 	defer close(p.over)
 	handle := c.d.handles.add(handler{fn: p.deliver, respondent: c.id})
 	defer c.d.handles.remove(handle)

@@ -204,6 +204,7 @@ func FindRuntime(ctx context.Context, spec string, path []string, python []strin
 func AskRuntime(ctx context.Context, cmd *exec.Cmd) (*Runtime, error) {
 	ctx, cancel := context.WithTimeout(ctx, findTime)
 	defer cancel()
+	cmd.Env = bootstrap.WithoutSecrets(cmd.Environ())
 	stop := context.AfterFunc(ctx, func() {
 		if cmd.Process != nil {
 			_ = cmd.Process.Kill()

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"mitogend/bootstrap"
@@ -57,6 +59,8 @@ type stream struct {
 
 	bytesIn, bytesOut atomic.Int64
 	resources         resourceQueue
+	ids               ids
+	refusals          refusals
 
 	// mu protects the following. Never held across I/O. Nothing is locked under it.
 	mu       sync.Mutex
@@ -164,9 +168,10 @@ func (s *stream) waitRoom(ctx context.Context) error {
 	}
 }
 
-// write empties the queue. The caller has set writing; it is cleared here, or given to a writeLoop if the pipe is full.
+// write empties the queue. The caller has set writing; it is cleared here, or given to a writeLoop if the pipe is full. A sender
+// (block is false) writes its own frame and what waited with it; what others queue meanwhile is a writeLoop's.
 func (s *stream) write(block bool) {
-	for {
+	for first := true; ; {
 		s.mu.Lock()
 		if s.next == len(s.batch) && len(s.queue) == 0 || s.err != nil {
 			s.writing = false
@@ -177,23 +182,35 @@ func (s *stream) write(block bool) {
 			return
 		}
 		if s.next == len(s.batch) {
+			if !block && !first {
+				s.mu.Unlock()
+				s.handOver()
+				return
+			}
 			s.batch, s.queue, s.next = s.queue, s.batch[:0], 0
+			first = false
 		}
 		s.mu.Unlock()
 		n, err := s.writev(block)
 		s.account(n)
 		switch {
 		case err == errNotWritten:
-			if err := s.d.enter(); err != nil {
-				s.fail(err)
-				continue
-			}
-			go s.writeLoop()
+			s.handOver()
 			return
 		case err != nil:
 			s.fail(fmt.Errorf("write: %w", err))
 		}
 	}
+}
+
+// handOver gives the writing side to a writeLoop.
+func (s *stream) handOver() {
+	if err := s.d.enter(); err != nil {
+		s.fail(err)
+		s.write(true) // writes nothing any more
+		return
+	}
+	go s.writeLoop()
 }
 
 // writeLoop writes what a sender could not, until the queue is empty.
@@ -316,19 +333,34 @@ func (s *stream) readLoop(first []byte) {
 		s.in = getBuffer()
 		s.end = copy(s.in.b, first)
 	}
-	var err error
+	s.fail(s.read())
+	if s.in != nil {
+		s.in.release()
+		s.in = nil
+	}
+	s.d.teardown(s)
+	s.refusals.tell(s)
+	close(s.ended)
+}
+
+// read handles frames until the stream ends.
+func (s *stream) read() (err error) {
+	defer s.survive("a message")
 	for err == nil {
 		if err = s.handle(); err == nil {
 			err = s.fill()
 		}
 	}
-	if s.in != nil {
-		s.in.release()
-		s.in = nil
+	return err
+}
+
+// survive is deferred where what a peer has sent is handled: a fault of ours ends that peer's stream, and no other.
+func (s *stream) survive(what string) {
+	if fault := recover(); fault != nil {
+		s.d.opt.Logger.Error("a fault of the daemon ends a stream", zap.String("stream", s.name), zap.String("handling", what),
+			zap.Any("panic", fault), zap.ByteString("stack", debug.Stack()))
+		s.fail(fmt.Errorf("a fault of the daemon: %v", fault))
 	}
-	s.fail(err)
-	s.d.teardown(s)
-	close(s.ended)
 }
 
 // fill reads more into the buffer. While nothing comes, an empty buffer is given back.
@@ -452,6 +484,11 @@ func (s *stream) skip(h pyproto.Header, size int) error {
 	if left <= 0 {
 		s.start += size
 	} else {
+		if s.in.refs.Load() > 1 {
+			// Frames in it wait in other streams' queues.
+			s.in.release()
+			s.in = getBuffer()
+		}
 		s.start, s.end = 0, 0
 	}
 	for left > 0 {

@@ -27,8 +27,9 @@ type Tracked struct {
 	reply  reply
 	err    error
 
-	once   sync.Once
-	result *Result
+	// decoding protects the following, and is held while the reply is decoded.
+	decoding sync.Mutex
+	result   *Result
 }
 
 // tracked are a child's calls that wait for a reply, in the order in which they were sent, which is the one in which the child
@@ -141,15 +142,19 @@ func (t *Tracked) Result(ctx context.Context) *Result {
 			return &Result{err: context.Cause(ctx)}
 		}
 	}
-	t.once.Do(func() {
-		if t.err != nil {
-			t.result = &Result{err: t.err}
-		} else {
-			t.result = t.c.result(t.reply)
+	t.decoding.Lock()
+	defer t.decoding.Unlock()
+	if t.result != nil {
+		return t.result
+	}
+	r := &Result{err: t.err}
+	if t.err == nil {
+		if r = t.c.result(ctx, t.reply); r.err != nil && ctx.Err() != nil {
+			return r // not read to its end
 		}
-		t.reply = reply{}
-	})
-	return t.result
+	}
+	t.result, t.reply = r, reply{}
+	return r
 }
 
 // ResetChain ends a call chain: its next call runs whatever the earlier ones did.

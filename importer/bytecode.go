@@ -13,6 +13,7 @@ import (
 // magicNumbers are those of the bytecode of each CPython's releases: importlib.util.MAGIC_NUMBER, less the CR and LF.
 var magicNumbers = map[Version]uint16{
 	{3, 6}: 3379, {3, 7}: 3394, {3, 8}: 3413, {3, 9}: 3425, {3, 10}: 3439, {3, 11}: 3495, {3, 12}: 3531, {3, 13}: 3571,
+	{3, 14}: 3627, {3, 15}: 3666,
 }
 
 // pycHeader is the size of what comes before the marshalled code in a .pyc: magic number, flags, time and size (PEP 552); since 3.7.

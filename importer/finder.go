@@ -262,7 +262,8 @@ func (s *search) findNew(name string) *spec {
 	}
 	parent, leaf := parentName(name)
 	if parent == "" {
-		if Stdlib(name, s.v) {
+		// A child of a release that the table does not know refuses by itself what is in its own library.
+		if Stdlib(name, s.v) && !s.v.later() {
 			return &spec{why: s.stdlibReason(name)}
 		}
 		return s.findIn(s.roots, leaf, fmt.Sprintf("no such module in the %d entries of the path", len(s.roots)))

@@ -2,7 +2,7 @@
 
     python3 gen_stdlib.py > stdlib_table.go
 
-asks every interpreter in $MITOGEND_PYTHONS (colon-separated), or pyenv's. From 3.10 on an interpreter knows its own list
+asks every interpreter in $MITOGEND_PYTHONS (colon-separated), or pyenv's and those of the tree that .ci/pythons makes. From 3.10 on an interpreter knows its own list
 (sys.stdlib_module_names, all platforms). Older ones are asked for what lies in their library directories, and OPTIONAL adds
 what exists there only on another platform or with a C library that the interpreter may have been built without.
 """
@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 
-VERSIONS = ['2.7', '3.6', '3.7', '3.8', '3.9', '3.10', '3.11', '3.12', '3.13']
+VERSIONS = ['2.7', '3.6', '3.7', '3.8', '3.9', '3.10', '3.11', '3.12', '3.13', '3.14', '3.15']
 
 ASK = r'''
 import os, sys
@@ -33,7 +33,8 @@ else:
             elif name.endswith(('.py', '.so')):
                 name = name.split('.')[0]
                 names.add(name[:-len('module')] if full.endswith('module.so') else name)
-skip = ('test', 'tests', 'site-packages', 'dist-packages', 'sitecustomize', 'usercustomize', 'this', 'antigravity')
+skip = ('test', 'tests', 'site-packages', 'dist-packages', 'sitecustomize', 'usercustomize', 'this', 'antigravity',
+        '_distutils_system_mod')  # Debian's own
 names = [n for n in names if n not in skip and not n.startswith(('_sysconfigdata', 'xx', '_xx', '_test', '__phello'))
          and not (n.startswith('_') and n.endswith('_test'))]
 print('%d.%d' % sys.version_info[:2])
@@ -61,7 +62,9 @@ def interpreters():
     if listed:
         return listed.split(':')
     root = os.environ.get('PYENV_ROOT', os.path.expanduser('~/.pyenv'))
-    return sorted(glob.glob(os.path.join(root, 'versions', '*', 'bin', 'python')))
+    tree = os.environ.get('MITOGEND_TREE', '/var/cache/mitogend-tests')
+    return sorted(glob.glob(os.path.join(root, 'versions', '*', 'bin', 'python'))
+                  + glob.glob(os.path.join(tree, 'python', 'usr', 'bin', 'python3.*')))
 
 
 def main():

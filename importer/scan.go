@@ -190,6 +190,18 @@ func (s *scanner) statement(g *guard, prev block, indent int) (*guard, byte) {
 		s.pos += len(word)
 		s.space()
 		return s.statement(g, prev, indent)
+	case "lazy":
+		// Since 3.15 (PEP 810): the module is imported when the name is first used, as by an import in a function.
+		s.pos += len(word)
+		s.space()
+		next := string(s.peekWord())
+		s.pos = start
+		if next == "import" || next == "from" {
+			s.pos += len(word)
+			s.space()
+			_, end := s.statement(g.under(guard{lazy: true}), prev, indent)
+			return g, end
+		}
 	case "def":
 		s.pos += len(word)
 		s.space()

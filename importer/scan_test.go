@@ -75,6 +75,9 @@ func TestScan(t *testing.T) {
 		{"while and with", "while False:\n  import a\nwith x as y: import b\nfor a in b:\n  import c\nelse:\n  import d\n",
 			"2 import a [if False]\n3 import b\n5 import c\n7 import d"},
 		{"nonsense", "import\nfrom\nfrom x\nfrom x import\nfrom x import (\n1, )\nimport 1\n", ""},
+		{"lazy", "lazy import a, b.c; import d\nlazy from .e import f\nlazy = 1; lazy.x = 2\nlazy(import_)\nimport g\ntry:\n  lazy  import h\nexcept A, ImportError:\n  import i\n",
+			"1 import a [in a function]\n1 import b.c [in a function]\n1 import d\n2 from .e import f [in a function]\n5 import g\n7 import h [in a try, in a function]\n9 import i [when an import fails]"},
+		{"t-strings", "x = t'{a['b']}' rt\"{t\"{1}\"}\"; import a\ny = t'''\nimport no\n{z\n}'''\nimport b\n", "1 import a\n6 import b"},
 		{"lambda", "f = lambda: __import__('a')\nimport b\n", "2 import b"},
 	} {
 		if got := shown(scanSource([]byte(c.src))); got != c.want {

@@ -8,7 +8,7 @@ import (
 
 func TestVersionColumn(t *testing.T) {
 	for v, want := range map[Version]Version{
-		{2, 7}: {2, 7}, {2, 6}: {2, 7}, {3, 0}: {3, 6}, {3, 5}: {3, 6}, {3, 6}: {3, 6}, {3, 9}: {3, 9}, {3, 10}: {3, 10}, {3, 13}: {3, 13}, {3, 20}: {3, 13}, {4, 0}: {3, 13},
+		{2, 7}: {2, 7}, {2, 6}: {2, 7}, {3, 0}: {3, 6}, {3, 5}: {3, 6}, {3, 6}: {3, 6}, {3, 9}: {3, 9}, {3, 10}: {3, 10}, {3, 13}: {3, 13}, {3, 15}: {3, 15}, {3, 99}: {3, 15}, {4, 0}: {3, 15},
 	} {
 		if got := stdlibVersions[v.column()]; got != want {
 			t.Errorf("%v is looked up as %v, want %v", v, got, want)
@@ -41,7 +41,7 @@ names = set(getattr(sys, 'stdlib_module_names', ())) | set(sys.builtin_module_na
 lib = os.path.dirname(os.__file__)
 names.update(n[:-3] for n in os.listdir(lib) if n.endswith('.py') and not n.startswith('_sysconfigdata'))
 names.update(n for n in os.listdir(lib) if os.path.exists(os.path.join(lib, n, '__init__.py')) and n != 'test')
-print(json.dumps(sorted(n for n in names if not n.startswith(('xx', '_xx', '__phello', '__hello')) and n not in ('sitecustomize', 'usercustomize', '__main__'))))
+print(json.dumps(sorted(n for n in names if not n.startswith(('xx', '_xx', '__phello', '__hello')) and n not in ('sitecustomize', 'usercustomize', '__main__', '_distutils_system_mod'))))
 `
 	for v, python := range pythons(t) {
 		out, err := exec.Command(python, "-S", "-c", program).Output()
@@ -60,5 +60,17 @@ print(json.dumps(sorted(n for n in names if not n.startswith(('xx', '_xx', '__ph
 				t.Errorf("%v: %s is not in the table", v, name)
 			}
 		}
+	}
+}
+
+// A module that a later release has dropped is served to it, and refused to those that have it.
+func TestLaterReleaseLacksModule(t *testing.T) {
+	dir := tree(t, map[string]string{"colorsys.py": "x = 1\n"})
+	im := newImporter(t, Options{Path: []string{dir}})
+	if sp := im.search(Version{3, 15}).find("colorsys"); sp.why == "" {
+		t.Error("served to 3.15, which has it")
+	}
+	if sp := im.search(Version{3, 99}).find("colorsys"); sp.why != "" {
+		t.Errorf("not served to 3.99: %s", sp.why)
 	}
 }

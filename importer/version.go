@@ -35,6 +35,9 @@ func (v Version) column() int {
 	return best
 }
 
+// later tells of a release that came after this table. It may have lost modules that the nearest column has.
+func (v Version) later() bool { return stdlibVersions[len(stdlibVersions)-1].less(v) }
+
 // Stdlib tells whether the standard library of v has the top-level module that name is or lies in. With an unknown version
 // it is enough that one version has it.
 func Stdlib(name string, v Version) bool {

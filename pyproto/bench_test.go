@@ -29,7 +29,7 @@ func benchPython(b *testing.B) string {
 
 // cpuTime is what this process has used so far, the collector's share included. On a busy machine it is steadier than
 // the time on the wall, and it is what bench.py reports.
-func cpuTime(b *testing.B) time.Duration {
+func cpuTime(b testing.TB) time.Duration {
 	b.Helper()
 	var ru unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &ru); err != nil {

@@ -95,21 +95,26 @@ func (d *decoder) extend(from int) error {
 		return err
 	}
 	items := d.stack[from:]
-	had := len(b.list)
-	list := b.list
-	if list == nil {
+	if len(items) == 0 {
+		return nil
+	}
+	var list []any
+	if b.list == nil {
 		list = d.items.carve(len(items))
 	} else {
-		list = append(list, make([]any, len(items))...)
+		list = append(*b.list, make([]any, len(items))...)
 	}
-	sum, err := d.takeAll(list[had:], items, 1)
+	sum, err := d.takeAll(list[len(list)-len(items):], items, 1)
 	if err != nil {
 		return err
 	}
 	if b.sealed { // by one of its own items
 		return d.errorf("recursive structures are not supported")
 	}
-	b.list = list
+	if b.list == nil {
+		b.list = d.lists.place()
+	}
+	*b.list = list
 	d.stack = d.stack[:from]
 	return d.enlarge(b, sum)
 }
@@ -175,6 +180,7 @@ func (d *decoder) update(from int) error {
 // newKeys fills an empty dict.
 func (d *decoder) newKeys(dict *Dict, vals []any, slots []slot) error {
 	n := len(vals)
+	d.held += 2 * uint64(n)
 	k := &dictKeys{list: d.items.carve(n)[:0]}
 	if n > smallDict {
 		k.grow(2 * n)
@@ -186,8 +192,8 @@ func (d *decoder) newKeys(dict *Dict, vals []any, slots []slot) error {
 			return err
 		}
 		// This writes to the memory that it reads, never ahead of it.
-		if err := dict.put(key, vals[i]); err != nil {
-			return d.errorf("a value of type %T cannot be a dict key", key)
+		if err := dict.put(key, vals[i], &d.meter); err != nil || d.meter.over() {
+			return d.badKey(key)
 		}
 	}
 	if len(k.list) == n {
@@ -200,22 +206,27 @@ func (d *decoder) newKeys(dict *Dict, vals []any, slots []slot) error {
 	return nil
 }
 
-// takeKey is take for a key of a dict. All of a tuple is looked at for its hash, and by way of shared references a short
-// pickle can have many and large ones, so the work is counted.
+// takeKey is take for a key of a dict.
 func (d *decoder) takeKey(s slot) (any, error) {
-	if n := d.sizeOf(s).n; n > 1 {
-		d.keyWork += n
-		if d.keyWork > uint64(len(d.data))+MaxShared {
-			return nil, d.errorf("shared references in keys stand for more than %d values", MaxShared)
-		}
+	key, err := d.take(s)
+	if err == nil && d.sizeOf(s).depth > maxKeyDepth {
+		err = d.badKey(key)
 	}
-	return d.take(s)
+	return key, err
+}
+
+func (d *decoder) badKey(key any) error {
+	if d.meter.over() {
+		return d.errorf("shared references in keys stand for more than %d values", MaxShared)
+	}
+	return d.errorf("a value of type %T cannot be a dict key", key)
 }
 
 // mergeItems is update for a dict that has entries already.
 func (d *decoder) mergeItems(b *builder, from int) error {
 	d.keySlots = d.keySlots[:0] // the keys that they stand for may get more
 	slots := d.stack[from:]
+	d.held += uint64(len(slots))
 	var sum size
 	for i := 0; i < len(slots); i += 2 {
 		key, err := d.takeKey(slots[i])
@@ -226,8 +237,8 @@ func (d *decoder) mergeItems(b *builder, from int) error {
 		if err != nil {
 			return err
 		}
-		if err := b.dict.put(key, val); err != nil {
-			return d.errorf("a value of type %T cannot be a dict key", key)
+		if err := b.dict.put(key, val, &d.meter); err != nil || d.meter.over() {
+			return d.badKey(key)
 		}
 		sum.add(d.sizeOf(slots[i]))
 		sum.add(d.sizeOf(slots[i+1]))
@@ -284,7 +295,7 @@ func (d *decoder) global(op byte) error {
 	}
 	g := lookupGlobal(module, name)
 	if g == globalNone || d.opts.NoGlobals || op == opInst {
-		return &GlobalError{Module: printable(module), Name: printable(name)}
+		return &GlobalError{Module: quoteBytes(module), Name: quoteBytes(name)}
 	}
 	d.push(kindGlobal, uint64(g))
 	return nil

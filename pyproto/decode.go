@@ -1,11 +1,15 @@
 package pyproto
 
 import (
+	"cmp"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
+	"unsafe"
 )
 
 // Limits of decoding. Memory is bounded by the input: what an opcode creates is at most a fixed number of bytes for each
@@ -16,7 +20,14 @@ const (
 	// MaxShared is how many values a pickle may stand for beyond its length in bytes, when every shared reference is
 	// followed. Without a limit a few hundred bytes can describe a structure that nobody can walk.
 	MaxShared = 1 << 24
+	// MaxTables and TablesFactor bound the memory for the values themselves, which may be a byte each in a pickle: so many
+	// bytes, and as many more for each byte of it. Text and bytes, copied once at most, are beside that.
+	MaxTables    = 256 << 20
+	TablesFactor = 8
 )
+
+// window is after how many bytes decoding looks at its limits and its context.
+const window = 1 << 16
 
 // DecodeOptions change how a pickle is read. The zero value is what Unmarshal uses.
 type DecodeOptions struct {
@@ -25,6 +36,9 @@ type DecodeOptions struct {
 	Alias bool
 	// NoGlobals refuses every global, also those of the allow-list. LOAD_RESOURCE is read like this.
 	NoGlobals bool
+
+	// tables stands for MaxTables, where a test needs a smaller one.
+	tables uint64
 }
 
 // Unmarshal decodes a payload that is exactly one pickle. The package comment has the table of types.
@@ -37,7 +51,12 @@ func UnmarshalPrefix(data []byte) (v any, rest []byte, err error) {
 
 // Unmarshal is like the function of that name.
 func (o DecodeOptions) Unmarshal(data []byte) (any, error) {
-	v, rest, err := o.UnmarshalPrefix(data)
+	return o.UnmarshalContext(context.Background(), data)
+}
+
+// UnmarshalContext is Unmarshal until ctx ends, of which it is aware about every millisecond. The error wraps its cause then.
+func (o DecodeOptions) UnmarshalContext(ctx context.Context, data []byte) (any, error) {
+	v, rest, err := o.unmarshal(ctx, data)
 	if err == nil && len(rest) != 0 {
 		return nil, fmt.Errorf("pyproto: %d bytes after the end of the pickle", len(rest))
 	}
@@ -46,11 +65,16 @@ func (o DecodeOptions) Unmarshal(data []byte) (any, error) {
 
 // UnmarshalPrefix is like the function of that name.
 func (o DecodeOptions) UnmarshalPrefix(data []byte) (v any, rest []byte, err error) {
+	return o.unmarshal(context.Background(), data)
+}
+
+func (o DecodeOptions) unmarshal(ctx context.Context, data []byte) (v any, rest []byte, err error) {
 	if uint64(len(data)) > math.MaxUint32 {
 		return nil, data, errors.New("pyproto: a pickle of more than 4 GiB")
 	}
 	d := decoders.Get().(*decoder)
-	d.data, d.opts = data, o
+	d.ctx, d.data, d.opts = ctx, data, o
+	d.meter.left = valueWork * (int64(len(data)) + MaxShared)
 	v, err = d.run()
 	rest = data[d.pos:]
 	d.release()
@@ -78,9 +102,9 @@ const (
 	kindFloat               // bits is a float64's
 	kindText                // data[bits:bits+n], not copied or checked yet
 	kindBytes               // the same for bytes
-	kindRef                 // values[bits]
-	kindBuilder             // builders[bits], a list or a dict that may still grow
 	kindArgs                // args[bits], a tuple of one or two above a global
+	kindRef                 // values[bits]; from here on a reference needs no more than the slot, see share
+	kindBuilder             // builders[bits], a list or a dict that may still grow
 	kindGlobal              // bits is a global
 )
 
@@ -97,9 +121,8 @@ type slot struct {
 // builder is a list or dict under construction. It becomes a value when it is first used inside another one. From then on
 // it is sealed: a pickle that changes it later describes a structure that contains itself.
 type builder struct {
-	list   []any
-	dict   *Dict // nil for a list
-	val    any   // the list, once it is sealed
+	list   *[]any // nil while it is empty
+	dict   *Dict  // nil for a list
 	n      uint32
 	depth  uint16
 	sealed bool
@@ -112,6 +135,7 @@ type tuple struct {
 }
 
 type decoder struct {
+	ctx  context.Context
 	data []byte
 	pos  int
 	opts DecodeOptions
@@ -131,7 +155,11 @@ type decoder struct {
 	// lastKeys are those of the dict before, and keySlots what they were on the stack. See sameKeys.
 	lastKeys *dictKeys
 	keySlots []slot
-	keyWork  uint64 // see takeKey
+	meter    meter
+	held     uint64 // items of containers so far
+	again    uint64 // see repeat
+	// shared has the values of texts and bytes that the memo refers to, by their place in data, see share.
+	shared map[uint64]uint64
 	boxes
 }
 
@@ -177,11 +205,62 @@ func (d *decoder) value(v any, n uint32, depth uint16) {
 	d.stack = append(d.stack, slot{bits: uint64(len(d.values) - 1), n: n, depth: depth, kind: kindRef})
 }
 
-// run reads opcodes up to STOP. Those that most of a pickle consists of are done here, with the state in local variables.
-// All others, and whatever is wrong with these, are left to step.
+// run reads opcodes up to STOP.
 func (d *decoder) run() (any, error) {
+	for {
+		v, done, err := d.runTo(min(len(d.data), d.pos+window))
+		if done || err != nil {
+			return v, err
+		}
+		if d.pos == len(d.data) {
+			return nil, d.truncated()
+		}
+		if err := d.pause(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// pause is done every so many bytes. A byte adds at most one entry to a table, so that what is checked here is not far exceeded.
+func (d *decoder) pause() error {
+	if d.ctx.Err() != nil {
+		return fmt.Errorf("pyproto: decoding was given up: %w", context.Cause(d.ctx))
+	}
+	used := 16*(uint64(len(d.stack))+uint64(len(d.memo))+uint64(len(d.values))+d.held) +
+		uint64(unsafe.Sizeof(builder{})+unsafe.Sizeof(Dict{}))*uint64(len(d.builders)) +
+		uint64(unsafe.Sizeof(tuple{}))*uint64(len(d.args)) + 8*uint64(len(d.marks))
+	if used > d.maxTables() {
+		return d.errorf("its values take more than %d MB", d.maxTables()>>20)
+	}
+	// Large tables are doubled here, so that little is left to the collector.
+	d.stack, d.memo, d.values, d.builders, d.marks = ample(d.stack), ample(d.memo), ample(d.values), ample(d.builders), ample(d.marks)
+	return nil
+}
+
+func (d *decoder) maxTables() uint64 {
+	return cmp.Or(d.opts.tables, MaxTables) + TablesFactor*uint64(len(d.data))
+}
+
+func ample[T any](table []T) []T {
+	if n := len(table); n >= window && cap(table)-n < window {
+		return slices.Grow(table, n)
+	}
+	return table
+}
+
+// repeat counts bytes that are made anew of what the memo has. Picklers have no more of that than the input is long.
+func (d *decoder) repeat(n int) error {
+	if d.again += uint64(n); d.again > uint64(len(d.data))+window {
+		return d.errorf("calls make more of it than it has")
+	}
+	return nil
+}
+
+// runTo reads opcodes up to that place or STOP. Those that most of a pickle consists of are done here, with the state in local
+// variables. All others, and whatever is wrong with these, are left to step.
+func (d *decoder) runTo(end int) (v any, done bool, err error) {
 	data, pos, stack, memo := d.data, d.pos, d.stack, d.memo
-	for pos < len(data) {
+	for pos < end {
 		op := data[pos]
 		pos++
 		left := data[pos:]
@@ -287,15 +366,16 @@ func (d *decoder) run() (any, error) {
 		}
 		d.pos, d.stack, d.memo = pos, stack, memo
 		if op == opStop {
-			return d.stop()
+			v, err := d.stop()
+			return v, true, err
 		}
 		if err := d.step(op); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		pos, stack, memo = d.pos, d.stack, d.memo
 	}
 	d.pos, d.stack, d.memo = pos, stack, memo
-	return nil, d.truncated()
+	return nil, false, nil
 }
 
 // step does one opcode, of any but those that run has done with.
@@ -521,18 +601,55 @@ func (d *decoder) get(n uint) error {
 	return nil
 }
 
-// share makes a string ready for being used more than once: it is copied here, and not at each use.
+// share makes something ready for being used more than once: what has to be copied is copied here, and not at each use.
 func (d *decoder) share(s *slot) error {
-	if s.kind != kindText && s.kind != kindBytes {
+	n, depth := uint32(1), uint16(0)
+	var err error
+	switch s.kind {
+	case kindText, kindBytes:
+		if i, ok := d.shared[s.bits]; ok {
+			*s = slot{bits: i, n: 1, kind: kindRef}
+			return nil
+		}
+	case kindArgs:
+		sum := d.sizeOf(*s)
+		if n, depth, err = d.check(size{sum.n - 1, sum.depth - 1}); err != nil {
+			return err
+		}
+	default:
 		return nil
 	}
 	v, err := d.take(*s)
 	if err != nil {
 		return err
 	}
-	d.values = append(d.values, v)
-	*s = slot{bits: uint64(len(d.values) - 1), n: 1, kind: kindRef}
+	i := uint64(len(d.values))
+	switch {
+	case s.kind == kindArgs || s.n < shareFrom:
+		d.values = append(d.values, v)
+	case s.n < internFrom:
+		d.values = append(d.values, v)
+		d.remember(s.bits, i)
+	default:
+		i = d.shared[s.bits] // take has stored it
+	}
+	*s = slot{bits: i, n: n, depth: depth, kind: kindRef}
 	return nil
+}
+
+// A pickle may store a text under any number of memo numbers before it is first used. Short ones are copied for each; from
+// shareFrom on the copy is remembered when the memo is used, from internFrom on always.
+const (
+	shareFrom  = 32
+	internFrom = 512
+)
+
+// remember notes that the text or bytes at that place of data are that value.
+func (d *decoder) remember(place, i uint64) {
+	if d.shared == nil {
+		d.shared = map[uint64]uint64{}
+	}
+	d.shared[place] = i
 }
 
 // popMark takes the topmost mark and gives the height of the stack at that time.
@@ -590,14 +707,12 @@ func (d *decoder) take(s slot) (any, error) {
 		return d.int(int64(s.bits)), nil
 	case kindFloat:
 		return d.float(math.Float64frombits(s.bits)), nil
-	case kindText:
-		return d.text(int(s.bits), int(s.n))
-	case kindBytes:
-		return d.byteString(int(s.bits), int(s.n)), nil
+	case kindText, kindBytes:
+		return d.takeText(s)
 	case kindRef:
 		return d.values[s.bits], nil
 	case kindBuilder:
-		return d.builders[s.bits].seal(d), nil
+		return d.builders[s.bits].seal(), nil
 	case kindArgs:
 		a := &d.args[s.bits]
 		vals := d.items.carve(a.len)
@@ -607,6 +722,25 @@ func (d *decoder) take(s slot) (any, error) {
 		return nil, d.errorf("global %v is used as a value", global(s.bits))
 	}
 	return nil, d.errorf("no value")
+}
+
+// takeText is take for text and bytes. Long ones are one value wherever they are used.
+func (d *decoder) takeText(s slot) (v any, err error) {
+	if s.n >= internFrom {
+		if i, ok := d.shared[s.bits]; ok {
+			return d.values[i], nil
+		}
+	}
+	if s.kind == kindBytes {
+		v = d.byteString(int(s.bits), int(s.n))
+	} else if v, err = d.text(int(s.bits), int(s.n)); err != nil {
+		return nil, err
+	}
+	if s.n >= internFrom {
+		d.remember(s.bits, uint64(len(d.values)))
+		d.values = append(d.values, v)
+	}
+	return v, nil
 }
 
 // sizeOf gives the size of a slot's value.
@@ -630,23 +764,20 @@ func (d *decoder) sizeOf(s slot) size {
 }
 
 // seal gives the finished container.
-func (b *builder) seal(d *decoder) any {
-	if b.dict != nil {
-		b.sealed = true
+func (b *builder) seal() any {
+	b.sealed = true
+	switch {
+	case b.dict != nil:
 		return b.dict
+	case b.list == nil:
+		return emptyList
 	}
-	if !b.sealed {
-		b.sealed = true
-		b.val = emptyList
-		if b.list != nil {
-			b.val = d.list(b.list)
-		}
-	}
-	return b.val
+	return asList(b.list)
 }
 
 // takeAll stores in dst the values of every step-th slot, and gives the sum of their sizes.
 func (d *decoder) takeAll(dst []any, slots []slot, step int) (sum size, err error) {
+	d.held += uint64(len(dst))
 	for i := range dst {
 		s := slots[i*step]
 		switch s.kind {
@@ -654,7 +785,12 @@ func (d *decoder) takeAll(dst []any, slots []slot, step int) (sum size, err erro
 			dst[i] = d.int(int64(s.bits))
 			sum.n++
 		case kindText:
-			if dst[i], err = d.text(int(s.bits), int(s.n)); err != nil {
+			if s.n >= internFrom {
+				dst[i], err = d.takeText(s)
+			} else {
+				dst[i], err = d.text(int(s.bits), int(s.n))
+			}
+			if err != nil {
 				return size{}, err
 			}
 			sum.n++

@@ -232,13 +232,13 @@ func TestLimits(t *testing.T) {
 		bomb = append(bomb, ']', 'q', i+1, '(', 'h', i, 'h', i, 'e')
 	}
 	bomb = append(bomb, '(', '1')
-	// The same in tuples as a key, again and again.
+	// The same in tuples as a key, and then in many others.
 	keys := []byte(")q\x00")
 	for i := range byte(22) {
 		keys = append(keys, '0', 'h', i, 'h', i, 0x86, 'q', i+1)
 	}
 	for range 1000 {
-		keys = append(keys, "0}h\x16Ns0}h\x15Ns"...)
+		keys = append(keys, "0}(h\x14h\x14tNs0}h\x13\x85Ns"...)
 	}
 	deep := func(open, shut string, n int) []byte {
 		return []byte(strings.Repeat(open, n) + "N" + strings.Repeat(shut, n) + ".")

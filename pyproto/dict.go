@@ -1,9 +1,7 @@
 package pyproto
 
 import (
-	"bytes"
 	"fmt"
-	"hash/maphash"
 	"iter"
 	"math"
 	"math/big"
@@ -21,8 +19,10 @@ type Dict struct {
 // dictKeys are the keys of a dict, or of many: the rows of a table, say.
 type dictKeys struct {
 	list []any
-	// index is an open-addressed hash table of key numbers plus one; nil while there are few keys.
-	index []uint32
+	// index is an open-addressed hash table of key numbers plus one, and hashes has the keys' hashes; both are nil while there
+	// are few keys, none of which is heavy.
+	index  []uint32
+	hashes []uint32
 	// shared keys belong to several dicts and are not written to any more.
 	shared bool
 }
@@ -95,20 +95,18 @@ func (d *Dict) Lookup(name string) (any, bool) {
 // Set stores a value, in the place of an equal key or at the end. Go's integers of any size are taken as keys too. The
 // error names the type of a key that cannot be hashed.
 func (d *Dict) Set(key, value any) error {
-	return d.put(normalKey(key), value)
+	return d.put(normalKey(key), value, nil)
 }
 
-func (d *Dict) put(key, value any) error {
+// put is Set for a key of a type that decoding gives. m may be nil.
+func (d *Dict) put(key, value any, m *meter) error {
 	if d.keys == nil {
 		d.keys = new(dictKeys)
 	}
 	k := d.keys
-	if k.index == nil && len(k.list) < smallDict {
-		if !hashable(key, 0) {
-			return badKey(key)
-		}
+	if k.index == nil && len(k.list) < smallDict && light(key) {
 		for i := range k.list {
-			if equalKeys(k.list[i], key) {
+			if m.equal(k.list[i], key) {
 				d.vals[i] = value
 				return nil
 			}
@@ -116,7 +114,7 @@ func (d *Dict) put(key, value any) error {
 		d.add(key, value)
 		return nil
 	}
-	h, ok := hashKey(key, 0)
+	h, ok := m.hash(key, 0)
 	if !ok {
 		return badKey(key)
 	}
@@ -124,13 +122,15 @@ func (d *Dict) put(key, value any) error {
 		k = d.own()
 		k.grow(4 * (len(k.list) + 1))
 	}
-	place, found := k.probe(h, key)
+	place, found := k.probe(h, key, m)
 	if found {
 		d.vals[k.index[place]-1] = value
 		return nil
 	}
 	d.add(key, value)
-	d.keys.index[place] = uint32(len(d.vals))
+	k = d.keys
+	k.hashes = append(k.hashes, h)
+	k.index[place] = uint32(len(d.vals))
 	return nil
 }
 
@@ -147,29 +147,27 @@ func (d *Dict) add(key, value any) {
 // own gives keys that may be written to.
 func (d *Dict) own() *dictKeys {
 	if d.keys.shared {
-		d.keys = &dictKeys{list: slices.Clone(d.keys.list), index: slices.Clone(d.keys.index)}
+		d.keys = &dictKeys{list: slices.Clone(d.keys.list), index: slices.Clone(d.keys.index), hashes: slices.Clone(d.keys.hashes)}
 	}
 	return d.keys
 }
 
 // find gives the number of a key.
 func (k *dictKeys) find(key any) (int, bool) {
+	var m *meter
 	if k.index == nil {
-		if !hashable(key, 0) {
-			return 0, false
-		}
 		for i := range k.list {
-			if equalKeys(k.list[i], key) {
+			if m.equal(k.list[i], key) {
 				return i, true
 			}
 		}
 		return 0, false
 	}
-	h, ok := hashKey(key, 0)
+	h, ok := m.hash(key, 0)
 	if !ok {
 		return 0, false
 	}
-	place, found := k.probe(h, key)
+	place, found := k.probe(h, key, m)
 	if !found {
 		return 0, false
 	}
@@ -177,14 +175,14 @@ func (k *dictKeys) find(key any) (int, bool) {
 }
 
 // probe finds the place of key in the index, or the free one where it belongs. The index is never full.
-func (k *dictKeys) probe(h uint64, key any) (place int, found bool) {
+func (k *dictKeys) probe(h uint32, key any, m *meter) (place int, found bool) {
 	mask := len(k.index) - 1
 	for i := int(h) & mask; ; i = (i + 1) & mask {
 		n := k.index[i]
 		if n == 0 {
 			return i, false
 		}
-		if equalKeys(k.list[n-1], key) {
+		if k.hashes[n-1] == h && m.equal(k.list[n-1], key) {
 			return i, true
 		}
 	}
@@ -196,193 +194,22 @@ func (k *dictKeys) grow(n int) {
 	for size < n {
 		size *= 2
 	}
+	if k.index == nil {
+		k.hashes = make([]uint32, 0, max(n/2, len(k.list)+1))
+		var m *meter
+		for i := range k.list {
+			h, _ := m.hash(k.list[i], 0)
+			k.hashes = append(k.hashes, h)
+		}
+	}
 	k.index = make([]uint32, size)
-	for i := range k.list {
-		h, _ := hashKey(k.list[i], 0)
+	for i, h := range k.hashes {
 		j := int(h) & (size - 1)
 		for k.index[j] != 0 {
 			j = (j + 1) & (size - 1)
 		}
 		k.index[j] = uint32(i + 1)
 	}
-}
-
-var hashSeed = maphash.MakeSeed()
-
-// maxKeyDepth bounds the nesting of tuples in a key.
-const maxKeyDepth = 50
-
-// hashable reports whether k can be a key, without the cost of a hash.
-func hashable(k any, depth int) bool {
-	switch k := k.(type) {
-	case string, int64, nil, bool, float64, []byte, *big.Int, Blob, Secret, Context, Sender:
-		return true
-	case Tuple:
-		if depth >= maxKeyDepth {
-			return false
-		}
-		for i := range k {
-			if !hashable(k[i], depth+1) {
-				return false
-			}
-		}
-		return true
-	}
-	return false
-}
-
-// hashKey hashes so that equal keys have equal hashes. The seed is random: a peer cannot choose keys that collide.
-func hashKey(k any, depth int) (uint64, bool) {
-	switch k := k.(type) {
-	case string:
-		return maphash.String(hashSeed, k), true
-	case int64:
-		return maphash.Comparable(hashSeed, k), true
-	case nil:
-		return 1, true
-	case bool:
-		if k {
-			return maphash.Comparable(hashSeed, int64(1)), true
-		}
-		return maphash.Comparable(hashSeed, int64(0)), true
-	case float64:
-		switch n := integral(k).(type) {
-		case int64:
-			return maphash.Comparable(hashSeed, n), true
-		case *big.Int:
-			return maphash.Bytes(hashSeed, n.Bytes()), true
-		}
-		return maphash.Comparable(hashSeed, math.Float64bits(k)), true
-	case *big.Int:
-		return maphash.Bytes(hashSeed, k.Bytes()), true
-	case []byte:
-		return ^maphash.Bytes(hashSeed, k), true
-	case Blob:
-		return ^maphash.Bytes(hashSeed, k), true
-	case Secret:
-		return maphash.String(hashSeed, string(k)), true
-	case Context:
-		return maphash.Comparable(hashSeed, k.ID), true
-	case Sender:
-		return maphash.Comparable(hashSeed, k), true
-	case Tuple:
-		return hashTuple(k, depth)
-	}
-	return 0, false
-}
-
-func hashTuple(t Tuple, depth int) (uint64, bool) {
-	if depth >= maxKeyDepth {
-		return 0, false
-	}
-	h := uint64(len(t)) + 0x9e3779b97f4a7c15
-	for i := range t {
-		e, ok := hashKey(t[i], depth+1)
-		if !ok {
-			return 0, false
-		}
-		h = (h ^ e) * 0x9fb21c651e98df25
-		h ^= h >> 32
-	}
-	return h, true
-}
-
-// integral gives a float that is a whole number as int64 or *big.Int, as which Python hashes and compares it, and nil
-// for any other float.
-func integral(f float64) any {
-	if f != math.Trunc(f) || math.IsInf(f, 0) {
-		return nil
-	}
-	if f >= -(1<<63) && f < 1<<63 {
-		return int64(f)
-	}
-	n, _ := new(big.Float).SetFloat64(f).Int(nil)
-	return n
-}
-
-func equalKeys(a, b any) bool {
-	switch a := a.(type) {
-	case string:
-		switch b := b.(type) {
-		case string:
-			return a == b
-		case Secret:
-			return a == string(b)
-		}
-		return false
-	case int64:
-		if b, ok := b.(int64); ok {
-			return a == b
-		}
-	case []byte:
-		return equalBytes(a, b)
-	case Blob:
-		return equalBytes(a, b)
-	case Secret:
-		return equalKeys(string(a), b)
-	case Tuple:
-		return equalTuples(a, b)
-	case Context:
-		b, ok := b.(Context)
-		return ok && a.ID == b.ID
-	case Sender, nil:
-		return a == b
-	}
-	return equalNumbers(a, b)
-}
-
-func equalTuples(a Tuple, b any) bool {
-	t, ok := b.(Tuple)
-	if !ok || len(a) != len(t) {
-		return false
-	}
-	for i := range a {
-		if !equalKeys(a[i], t[i]) {
-			return false
-		}
-	}
-	return true
-}
-
-func equalBytes(a []byte, b any) bool {
-	switch b := b.(type) {
-	case []byte:
-		return bytes.Equal(a, b)
-	case Blob:
-		return bytes.Equal(a, b)
-	}
-	return false
-}
-
-func equalNumbers(a, b any) bool {
-	switch a := wholeNumber(a).(type) {
-	case int64:
-		n, ok := wholeNumber(b).(int64)
-		return ok && a == n
-	case *big.Int:
-		n, ok := wholeNumber(b).(*big.Int)
-		return ok && a.Cmp(n) == 0
-	case float64:
-		f, ok := b.(float64)
-		return ok && a == f
-	}
-	return false
-}
-
-// wholeNumber brings numbers that Python holds for equal to one Go type.
-func wholeNumber(v any) any {
-	switch v := v.(type) {
-	case bool:
-		if v {
-			return int64(1)
-		}
-		return int64(0)
-	case float64:
-		if n := integral(v); n != nil {
-			return n
-		}
-	}
-	return v
 }
 
 // normalKey brings Go's other integer types to those that decoding gives.

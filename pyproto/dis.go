@@ -98,12 +98,12 @@ func (d *disassembler) line(op byte, kind argKind) (string, bool) {
 			return "", false
 		}
 		d.secret = first == coreModule && second == "Secret"
-		return fmt.Sprintf(" %s %s", printable([]byte(first)), printable([]byte(second))), true
+		return fmt.Sprintf(" %s %s", quoteBytes([]byte(first)), quoteBytes([]byte(second))), true
 	}
 	if op == opUnicode || op == opString {
 		return " " + d.show([]byte(first), false), true
 	}
-	return " " + printable([]byte(first)), true
+	return " " + quoteBytes([]byte(first)), true
 }
 
 func (d *disassembler) nextLine() (string, bool) {

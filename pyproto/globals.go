@@ -3,6 +3,8 @@ package pyproto
 import (
 	"fmt"
 	"unicode/utf8"
+
+	"mitogend/printable"
 )
 
 // coreModule is the module whose names the pickles carry, in Mitogen's children and in ours.
@@ -63,7 +65,7 @@ type GlobalError struct {
 }
 
 func (e *GlobalError) Error() string {
-	return fmt.Sprintf("pyproto: values of type %s.%s cannot be sent", e.Module, e.Name)
+	return fmt.Sprintf("pyproto: values of type %s.%s cannot be sent", printable.Line(e.Module), printable.Line(e.Name))
 }
 
 // call applies a global to its arguments.
@@ -150,6 +152,11 @@ func (d *decoder) callEncode(args []slot) (any, error) {
 	default:
 		return nil, d.errorf("_codecs.encode to anything but latin1")
 	}
+	if args[0].kind != kindText {
+		if err := d.repeat(len(src)); err != nil {
+			return nil, err
+		}
+	}
 	dst := d.scratch
 	if len(dst) < len(src) {
 		dst = make([]byte, len(src))
@@ -170,6 +177,9 @@ func (d *decoder) callEncode(args []slot) (any, error) {
 func (d *decoder) callKwargs(dict *Dict) (any, error) {
 	if dict.Len() == 0 {
 		return Kwargs(nil), nil
+	}
+	if err := d.repeat(dict.Len()); err != nil {
+		return nil, err
 	}
 	k := make(Kwargs, 0, dict.Len())
 	mixed := false

@@ -1,11 +1,14 @@
 package pyproto
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"unicode/utf8"
+
+	"mitogend/printable"
 )
 
 // Message is a frame with its payload.
@@ -25,7 +28,7 @@ func (e *DeadError) Error() string {
 	if e.Reason == "" {
 		return "the remote end closed the channel"
 	}
-	return e.Reason
+	return printable.Line(e.Reason)
 }
 
 // TooLargeError is a frame whose payload exceeds the limit. The payload has been skipped, the stream stays usable, and
@@ -95,14 +98,17 @@ func (m *Message) Err() error {
 
 // Value decodes the payload: what EncBIN carries as it is, a pickle otherwise. A dead message is a *DeadError. The
 // result of EncBIN shares the payload's memory.
-func (m *Message) Value() (any, error) {
+func (m *Message) Value() (any, error) { return m.ValueContext(context.Background()) }
+
+// ValueContext is Value until ctx ends, whose cause the error wraps then.
+func (m *Message) ValueContext(ctx context.Context) (any, error) {
 	if err := m.Err(); err != nil {
 		return nil, err
 	}
 	if m.Enc == EncBIN {
 		return m.Payload, nil
 	}
-	return Unmarshal(m.Payload)
+	return DecodeOptions{}.UnmarshalContext(ctx, m.Payload)
 }
 
 // Append appends the whole frame to b.

@@ -336,8 +336,8 @@ func hexDigits(s []byte, n int) (uint32, bool) {
 // clip shortens input for an error message.
 func clip(b []byte) []byte { return b[:min(len(b), 40)] }
 
-// printable makes a name from the wire fit for an error message.
-func printable(b []byte) string {
+// quoteBytes makes a name from the wire fit for an error message.
+func quoteBytes(b []byte) string {
 	b = b[:min(len(b), 100)]
 	if !utf8.Valid(b) || bytes.ContainsFunc(b, func(r rune) bool { return !strconv.IsPrint(r) }) {
 		return strconv.QuoteToASCII(string(b))

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode/utf8"
+
+	"mitogend/printable"
 )
 
 // Tuple is a Python tuple. (A list is []any.)
@@ -84,7 +86,7 @@ type CallError struct {
 
 func (e *CallError) Error() string {
 	text, _ := e.split()
-	return text
+	return printable.Lines(text)
 }
 
 // tracebackStart begins every frame of a formatted traceback; the first one ends the message, which may itself have

@@ -9,6 +9,7 @@ import (
 	yaml "go.yaml.in/yaml/v3"
 
 	"mitogend/daemon/control"
+	"mitogend/printable"
 )
 
 func newConfig(*app) *cobra.Command {
@@ -66,14 +67,14 @@ func checkConfig(w io.Writer, f *settingFlags) error {
 	}
 	for _, p := range append(s.path[:len(s.path):len(s.path)], s.venv) {
 		if p != "" && !exists(p) {
-			fmt.Fprintf(w, "warning: %s does not exist; nothing is served from it until it does\n", p)
+			fmt.Fprintf(w, "warning: %s does not exist; nothing is served from it until it does\n", printable.Line(p))
 		}
 	}
 	file, _ := f.path()
 	if !exists(file) {
 		file = "no file"
 	}
-	fmt.Fprintf(w, "ok: %s; the socket is %s\n", file, filepath.Join(dir, control.SocketName))
+	fmt.Fprintf(w, "ok: %s; the socket is %s\n", printable.Line(file), printable.Line(filepath.Join(dir, control.SocketName)))
 	return nil
 }
 

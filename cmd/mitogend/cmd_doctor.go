@@ -14,6 +14,7 @@ import (
 
 	"mitogend/bootstrap"
 	"mitogend/daemon"
+	"mitogend/printable"
 )
 
 type doctorCommand struct {
@@ -286,22 +287,22 @@ func newComplaint(ctx context.Context, err error) *complaint {
 // print shows a target as a list of hops with their steps.
 func (d *diagnosis) print(w io.Writer, verbose bool) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\n", d.Target)
+	fmt.Fprintf(&b, "%s\n", printable.Line(d.Target))
 	for i, tr := range d.Hops {
 		switch tr.State {
 		case stateUntried:
-			fmt.Fprintf(&b, "  hop %d, %s: not tried\n", i+1, tr.Label)
+			fmt.Fprintf(&b, "  hop %d, %s: not tried\n", i+1, printable.Line(tr.Label))
 			continue
 		case stateOK:
-			fmt.Fprintf(&b, "  hop %d, %s: ok, %.3f s\n", i+1, tr.Label, tr.Seconds)
+			fmt.Fprintf(&b, "  hop %d, %s: ok, %.3f s\n", i+1, printable.Line(tr.Label), tr.Seconds)
 			if !verbose {
 				continue
 			}
 		default:
-			fmt.Fprintf(&b, "  hop %d, %s: FAILED at step %q after %.3f s\n", i+1, tr.Label, tr.Failure.Step, tr.Seconds)
+			fmt.Fprintf(&b, "  hop %d, %s: FAILED at step %q after %.3f s\n", i+1, printable.Line(tr.Label), tr.Failure.Step, tr.Seconds)
 		}
 		if tr.Command != nil {
-			fmt.Fprintf(&b, "    command: %s\n", commandLine(tr.Command, verbose))
+			fmt.Fprintf(&b, "    command: %s\n", printable.Line(commandLine(tr.Command, verbose)))
 		}
 		for _, s := range tr.Steps {
 			word := "ok    "
@@ -315,7 +316,7 @@ func (d *diagnosis) print(w io.Writer, verbose bool) {
 		}
 	}
 	if d.OK {
-		fmt.Fprintf(&b, "  ok: Python %s on %s, %.1f ms a round trip\n", d.Python, d.System, 1000*d.Trip)
+		fmt.Fprintf(&b, "  ok: Python %s on %s, %.1f ms a round trip\n", printable.Line(d.Python), printable.Line(d.System), 1000*d.Trip)
 	}
 	_, _ = io.WriteString(w, b.String())
 }
@@ -334,9 +335,9 @@ func commandLine(argv []string, whole bool) string {
 }
 
 func (c *complaint) print(b *strings.Builder) {
-	fmt.Fprintf(b, "    reason:  %s\n", c.Reason)
+	fmt.Fprintf(b, "    reason:  %s\n", printable.Line(c.Reason))
 	if c.Status != "" {
-		fmt.Fprintf(b, "    ended:   %s\n", c.Status)
+		fmt.Fprintf(b, "    ended:   %s\n", printable.Line(c.Status))
 	}
 	for i, line := range c.Output {
 		head := "        "
@@ -346,6 +347,6 @@ func (c *complaint) print(b *strings.Builder) {
 		fmt.Fprintf(b, "    %s %q\n", head, line)
 	}
 	if c.Try != "" {
-		fmt.Fprintf(b, "    try:     %s\n", c.Try)
+		fmt.Fprintf(b, "    try:     %s\n", printable.Line(c.Try))
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"mitogend/bootstrap"
 	"mitogend/daemon/inventory"
+	"mitogend/printable"
 )
 
 type hostsCommand struct {
@@ -67,7 +68,7 @@ func (c *hostsCommand) run(a *app, args []string) error {
 		case c.json:
 			writeJSON(a.console.out, newHostRow(inv, t))
 		default:
-			fmt.Fprintf(w, "%s\t%s\n", host, bootstrap.FormatTarget(t.Hops))
+			fmt.Fprintf(w, "%s\t%s\n", printable.Line(host), printable.Line(bootstrap.FormatTarget(t.Hops)))
 		}
 		failed = failed || err != nil
 	}
@@ -94,7 +95,7 @@ func (c *hostsCommand) listGroups(a *app, inv *inventory.Inventory, args []strin
 			writeJSON(a.console.out, groupRow{name, hosts})
 			continue
 		}
-		fmt.Fprintf(a.console.out, "%s: %s\n", name, strings.Join(hosts, " "))
+		fmt.Fprintf(a.console.out, "%s: %s\n", printable.Line(name), printable.Line(strings.Join(hosts, " ")))
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"mitogend/daemon"
 	"mitogend/importer"
+	"mitogend/printable"
 )
 
 type modulesCommand struct {
@@ -78,9 +79,9 @@ func (c *modulesCommand) run(cmd *cobra.Command, a *app, names []string) error {
 func describe(w io.Writer, d *importer.Description) {
 	var b strings.Builder
 	row := func(key, format string, args ...any) {
-		fmt.Fprintf(&b, "  %-9s %s\n", key, fmt.Sprintf(format, args...))
+		fmt.Fprintf(&b, "  %-9s %s\n", key, printable.Line(fmt.Sprintf(format, args...)))
 	}
-	fmt.Fprintf(&b, "%s\n", d.Name)
+	fmt.Fprintf(&b, "%s\n", printable.Line(d.Name))
 	if !d.Served {
 		row("served", "no: %s", d.Reason)
 		_, _ = io.WriteString(w, b.String())

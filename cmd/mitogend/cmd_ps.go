@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mitogend/daemon/wire"
+	"mitogend/printable"
 )
 
 func newPs(a *app) *cobra.Command {
@@ -88,7 +89,7 @@ func printContext(w io.Writer, c wire.Context, depth int) {
 	if c.State == "idle" {
 		idle = shortTime(c.Idle)
 	}
-	fmt.Fprintf(w, "%s\t%s%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\n", id, strings.Repeat("  ", depth), name, c.State, dash(c.Python), pid,
+	fmt.Fprintf(w, "%s\t%s%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\n", id, strings.Repeat("  ", depth), printable.Line(name), printable.Line(c.State), printable.Line(dash(c.Python)), pid,
 		age, idle, c.Leases, c.Calls, c.Failures, shortBytes(c.In), shortBytes(c.Out))
 }
 

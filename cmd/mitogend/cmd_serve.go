@@ -356,7 +356,8 @@ func newLog(s *settings, a *app) (*serviceLog, error) {
 	enc := zap.NewProductionEncoderConfig()
 	enc.EncodeTime = zapcore.ISO8601TimeEncoder
 	encoder := zapcore.NewJSONEncoder(enc)
-	if s.logFormat == "console" || s.logFormat == "auto" && tty {
+	console := s.logFormat == "console" || s.logFormat == "auto" && tty
+	if console {
 		enc.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
 		enc.EncodeLevel = zapcore.CapitalLevelEncoder
 		encoder = zapcore.NewConsoleEncoder(enc)
@@ -365,7 +366,7 @@ func newLog(s *settings, a *app) (*serviceLog, error) {
 	if a.quiet {
 		least = zap.WarnLevel
 	}
-	l.core = zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(countErrors{out, &l.errors})), least)
+	l.core = zapcore.NewCore(printableLog{encoder, console}, zapcore.Lock(zapcore.AddSync(countErrors{out, &l.errors})), least)
 	return l, nil
 }
 

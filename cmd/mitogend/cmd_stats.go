@@ -19,6 +19,7 @@ import (
 
 	"mitogend/daemon/client"
 	"mitogend/daemon/wire"
+	"mitogend/printable"
 )
 
 // daemonError is an error of the running daemon, or of the connection with it.
@@ -103,7 +104,7 @@ func printStats(w io.Writer, st *wire.Stats) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(t, "%s\t%v\n", key, value)
+		fmt.Fprintf(t, "%s\t%s\n", key, printable.Line(fmt.Sprint(value)))
 	}
 	return t.Flush()
 }
@@ -201,30 +202,29 @@ func showEvents(ctx context.Context, a *app, ev *client.Events, least int, asJSO
 	}
 }
 
-// eventText is one line, or several where a text has several.
+// eventText is one line, or several where a text has several: those are indented.
 func eventText(e *wire.Event) string {
 	at := time.UnixMicro(int64(e.Time * 1e6)).Format("15:04:05.000")
-	where := e.Target
+	where := printable.Line(e.Target)
 	if where == "" {
 		where = "-"
 	}
-	text := e.Text
-	what := e.Kind
+	text, what, module, function := e.Text, printable.Line(e.Kind), printable.Line(e.Module), printable.Line(e.Function)
 	switch e.Kind {
 	case wire.EventLog:
-		what, text = levelName(e.Level), e.Logger+": "+e.Text
+		what, text = levelName(e.Level), printable.Line(e.Logger)+": "+e.Text
 	case wire.EventImport:
-		text = fmt.Sprintf("%s %s, %d bytes, %.1f ms", e.Module, e.What, e.Bytes, 1000*e.Seconds)
+		text = fmt.Sprintf("%s %s, %d bytes, %.1f ms", module, e.What, e.Bytes, 1000*e.Seconds)
 		if e.Text != "" {
-			text = fmt.Sprintf("%s %s: %s", e.Module, e.What, e.Text)
+			text = fmt.Sprintf("%s %s: %s", module, e.What, e.Text)
 		}
 	case wire.EventCall:
-		text = fmt.Sprintf("%s ok, %.1f ms", e.Function, 1000*e.Seconds)
+		text = fmt.Sprintf("%s ok, %.1f ms", function, 1000*e.Seconds)
 		if !e.OK {
-			text = fmt.Sprintf("%s failed after %.1f ms: %s", e.Function, 1000*e.Seconds, e.Text)
+			text = fmt.Sprintf("%s failed after %.1f ms: %s", function, 1000*e.Seconds, e.Text)
 		}
 	}
-	return fmt.Sprintf("%s %-9s %s %s\n", at, what, where, strings.TrimRight(text, "\n"))
+	return fmt.Sprintf("%s %-9s %s %s\n", at, what, where, printable.Text(text))
 }
 
 func newTop(a *app) *cobra.Command {

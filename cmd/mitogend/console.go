@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"mitogend/printable"
 )
 
 // console is stdout and stderr as all targets share them. A Write to either of its streams is never torn apart by another,
@@ -64,9 +66,12 @@ func (c *console) erase() {
 	}
 }
 
+// ownPrefix begins each line that the command itself prints on stderr.
+const ownPrefix = "mitogend: "
+
 // complain prints a message of the command's own.
 func (c *console) complain(format string, args ...any) {
-	fmt.Fprintf(c.err, "mitogend: "+format+"\n", args...)
+	fmt.Fprintf(c.err, ownPrefix+"%s\n", printable.Text(fmt.Sprintf(format, args...)))
 }
 
 // Progress appears only when something takes long.
@@ -117,16 +122,21 @@ func (c *console) draw(line string) {
 // maxLine is the longest line that is kept in memory, in bytes. A longer one is broken.
 const maxLine = 4 << 20
 
-// lines passes on whole lines, each with a prefix. It is safe for concurrent use.
+// lines passes on whole lines, each with a prefix that names its target. On a terminal only tabs and colours of them are obeyed: nobody may
+// write into what another target has said. It is safe for concurrent use.
 type lines struct {
 	w      io.Writer
+	tty    bool
 	prefix []byte
 
 	mu   sync.Mutex
 	rest []byte // of a line that has no end yet
 }
 
-func newLines(w io.Writer, prefix string) *lines { return &lines{w: w, prefix: []byte(prefix)} }
+func newLines(w io.Writer, prefix string) *lines {
+	s, ok := w.(*stream)
+	return &lines{w: w, tty: ok && s.tty, prefix: []byte(printable.Line(prefix))}
+}
 
 func (l *lines) Write(p []byte) (int, error) {
 	l.mu.Lock()
@@ -142,13 +152,25 @@ func (l *lines) Write(p []byte) (int, error) {
 	out := make([]byte, 0, len(l.rest)+i+8*len(l.prefix))
 	for b := p[:i]; len(b) > 0; {
 		n := bytes.IndexByte(b, '\n') + 1
-		out = append(append(append(out, l.prefix...), l.rest...), b[:n]...)
-		l.rest = l.rest[:0]
+		out = l.line(out, b[:n])
 		b = b[n:]
 	}
 	l.rest = append(l.rest, p[i:]...)
 	_, err := l.w.Write(out)
 	return len(p), err
+}
+
+// line appends the line that begins with rest and ends with b, newline included, to out.
+func (l *lines) line(out, b []byte) []byte {
+	if l.tty {
+		b = append(l.rest, b...)
+		l.rest = l.rest[:0]
+		text := printable.Colored(string(bytes.TrimRight(b, "\r\n")))
+		return append(append(append(out, l.prefix...), text...), '\n')
+	}
+	out = append(append(append(out, l.prefix...), l.rest...), b...)
+	l.rest = l.rest[:0]
+	return out
 }
 
 // Close passes on a last line that has no end. It gets one.
@@ -162,7 +184,7 @@ func (l *lines) flush() error {
 	if len(l.rest) == 0 {
 		return nil
 	}
-	out := append(append(append([]byte{}, l.prefix...), l.rest...), '\n')
+	out := l.line(nil, []byte{'\n'})
 	l.rest = nil
 	_, err := l.w.Write(out)
 	return err

@@ -18,6 +18,7 @@ import (
 
 	"mitogend/daemon"
 	"mitogend/importer"
+	"mitogend/printable"
 )
 
 // fleetFlags are those of the commands that do something on targets.
@@ -359,7 +360,7 @@ func (a *app) leastLevel() int {
 // childLog prints a record that code in a child has logged.
 func (a *app) childLog(w io.Writer, l daemon.Log) {
 	if l.Level >= a.leastLevel() {
-		fmt.Fprintf(w, "%s %s: %s\n", levelName(l.Level), l.Logger, l.Text)
+		fmt.Fprintf(w, "%s %s: %s\n", levelName(l.Level), printable.Line(l.Logger), printable.Text(l.Text))
 	}
 }
 
@@ -392,7 +393,7 @@ func (a *app) logger() *zap.Logger {
 			e.AppendString("mitogend: " + l.String() + ":")
 		},
 	})
-	return zap.New(zapcore.NewCore(enc, zapcore.AddSync(a.console.err), level))
+	return zap.New(zapcore.NewCore(printableLog{enc, true}, zapcore.AddSync(a.console.err), level))
 }
 
 // stdinForOne gives what the program of a single target reads; nil is /dev/null. Several can not share it, and a background

@@ -9,6 +9,7 @@ import (
 
 	"mitogend/daemon"
 	"mitogend/importer"
+	"mitogend/printable"
 )
 
 // importTrace collects what the importer served to one target.
@@ -84,7 +85,7 @@ func importTable(rows []importRow) string {
 		if r.For != "" {
 			from += "  for " + r.For
 		}
-		fmt.Fprintf(&b, "%9.1f  %-9s  %7d  %8.1f  %s  %s\n", r.AtMS, r.How, r.Bytes, r.TookMS, r.Module, from)
+		fmt.Fprintf(&b, "%9.1f  %-9s  %7d  %8.1f  %s  %s\n", r.AtMS, r.How, r.Bytes, r.TookMS, printable.Line(r.Module), printable.Line(from))
 	}
 	return b.String()
 }

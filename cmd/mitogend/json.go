@@ -13,6 +13,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"mitogend/printable"
 	"mitogend/pyproto"
 )
 
@@ -41,7 +42,7 @@ type jsonWriter struct {
 func toJSON(v any, python2 bool) json.RawMessage {
 	w := jsonWriter{plain2: python2}
 	w.value(v)
-	return w.buf.Bytes()
+	return printable.JSON(w.buf.Bytes())
 }
 
 func (w *jsonWriter) value(v any) {
@@ -175,7 +176,7 @@ func (w *jsonWriter) pairs(d *pyproto.Dict) {
 	w.buf.WriteString("]}")
 }
 
-// writeJSON writes one line.
+// writeJSON writes one line, in which nothing is left that a terminal obeys.
 func writeJSON(w io.Writer, v any) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -183,7 +184,7 @@ func writeJSON(w io.Writer, v any) {
 	if err := enc.Encode(v); err != nil {
 		panic(fmt.Sprintf("mitogend: %T does not fit into JSON: %v", v, err)) // our own types and checked numbers do
 	}
-	_, _ = w.Write(b.Bytes()) // the console notes a failure
+	_, _ = w.Write(printable.JSON(b.Bytes())) // the console notes a failure
 }
 
 // fromJSON reads one JSON value as the Python value that it stands for.

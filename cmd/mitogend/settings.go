@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 	yaml "go.yaml.in/yaml/v3"
 
+	"mitogend/bootstrap"
 	"mitogend/daemon/control"
 	"mitogend/daemon/inventory"
 	"mitogend/daemon/pool"
@@ -311,6 +312,9 @@ func (f *settingFlags) load() (*settings, error) {
 				return nil, usagef("$%s: %w", s.env(), err)
 			}
 			out.from[s.key] = "$" + s.env()
+			if s.key == "otlp_endpoint" {
+				bootstrap.HideEnv(s.env()) // it may hold a password
+			}
 		}
 		if v := f.values[s.key]; v.texts != nil {
 			if err := s.set(out, slices.Clone(v.texts), cwd); err != nil {

@@ -12,6 +12,7 @@ import (
 	"mitogend/bootstrap"
 	"mitogend/daemon"
 	"mitogend/daemon/client"
+	"mitogend/printable"
 	"mitogend/pyproto"
 )
 
@@ -110,7 +111,14 @@ func (f *failure) stack() string {
 	if chained {
 		text += "Caused by: " + causes + "\n"
 	}
-	return text
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, ownPrefix) {
+			b.WriteString(printable.Indent) // it is the child's
+		}
+		b.WriteString(printable.Lines(line) + "\n")
+	}
+	return b.String()
 }
 
 // shortType drops the module that Python leaves out as well.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"mitogend/daemon"
+	"mitogend/printable"
 	"mitogend/pyproto"
 )
 
@@ -59,8 +60,8 @@ func frameText(f daemon.Frame) string {
 	if h.ReplyTo == 0 {
 		reply = "none"
 	}
-	return fmt.Sprintf("%s %s %v dst=%d src=%d auth=%d reply=%s enc=%v %d bytes  %s\n", arrow, f.Peer, h.Handle, h.Dst, h.Src, h.Auth,
-		reply, h.Enc, len(f.Payload), clip(payloadText(h, f.Payload)))
+	return fmt.Sprintf("%s %s %v dst=%d src=%d auth=%d reply=%s enc=%v %d bytes  %s\n", arrow, printable.Line(f.Peer), h.Handle, h.Dst, h.Src, h.Auth,
+		reply, h.Enc, len(f.Payload), printable.Line(clip(payloadText(h, f.Payload))))
 }
 
 // maxShown is how much of a payload a trace shows, in bytes.

@@ -68,6 +68,7 @@ func (c *Client) connect(ctx context.Context, name string, hops []bootstrap.Hop,
 	if p.Target.Target, p.Passwords, err = c.resolve(hops, opt, p.Dir); err != nil {
 		return nil, &daemon.HopError{Target: name, Hops: len(hops), Err: err}
 	}
+	p.Env = bootstrap.WithoutSecrets(p.Env) // of the hops as well, which are read by now
 	p.Source = c.source(opt.Policy)
 	var out wire.Connected
 	if err := c.Do(ctx, "connect", p, &out); err != nil {

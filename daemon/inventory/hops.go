@@ -95,9 +95,10 @@ func plain(err error) error {
 
 // reader looks variables up by name. The first error is kept.
 type reader struct {
-	vars vars
-	host string
-	err  error
+	vars   vars
+	host   string
+	secret bool // what is read is a password
+	err    error
 }
 
 func (r *reader) fail(key, format string, args ...any) {
@@ -179,6 +180,9 @@ func (r *reader) expand(key, text string, depth int) string {
 			if !ok {
 				r.fail(key, "the environment variable %s is not set", m[1])
 			}
+			if r.secret {
+				bootstrap.HideEnv(m[1])
+			}
 			return v
 		}
 		m := reference.FindStringSubmatch(part)
@@ -248,7 +252,9 @@ func (h *hop) password(env, file string, names ...string) {
 		h.args["password_file"] = text
 		return
 	}
+	h.r.secret = true
 	h.secret = bootstrap.Secret(h.r.text(names...))
+	h.r.secret = false
 }
 
 // python sets the interpreter, unless it is left to be found.

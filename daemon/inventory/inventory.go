@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"mitogend/bootstrap"
 )
 
 // The groups that always are.
@@ -130,7 +132,39 @@ func Load(sources ...string) (*Inventory, error) {
 			return nil, err
 		}
 	}
+	inv.hideSecrets()
 	return inv, inv.finish()
+}
+
+// secretNames are the variables that name a variable of the environment with a password in it.
+var secretNames = []string{"mitogend_password_env", "mitogend_become_password_env"}
+
+// hideSecrets keeps the passwords of hosts that are not used from what is started for others. Those that are used, and those of files
+// beside the sources, are kept from it when they are read.
+func (inv *Inventory) hideSecrets() {
+	hide := func(v vars) {
+		for _, name := range secretNames {
+			if text := v[name].text; text != "" && !strings.Contains(text, "{{") {
+				bootstrap.HideEnv(text)
+			}
+		}
+		for name, value := range v {
+			if !strings.Contains(name, "pass") {
+				continue
+			}
+			for _, part := range template.FindAllString(value.text, -1) {
+				if m := lookupEnv.FindStringSubmatch(part); m != nil {
+					bootstrap.HideEnv(m[1])
+				}
+			}
+		}
+	}
+	for _, g := range inv.groups {
+		hide(g.vars)
+	}
+	for _, h := range inv.hosts {
+		hide(h.vars)
+	}
 }
 
 // finish checks the tree of groups, and measures it.

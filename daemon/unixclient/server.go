@@ -229,6 +229,9 @@ func handshake(ctx context.Context, conn net.Conn) (*os.File, error) {
 	var b [4]byte
 	for n := 0; n < len(b); {
 		k, err := conn.Read(b[n:])
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx) // it is what has ended the read
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -1,5 +1,5 @@
 // Package pythons finds the interpreters that tests run with: those that MITOGEND_PYTHONS lists (paths, separated by
-// colons), else pyenv's and the system's.
+// colons), else pyenv's, the system's, and those of the tree that .ci/pythons makes.
 package pythons
 
 import (
@@ -14,7 +14,15 @@ import (
 )
 
 // Versions are the Pythons that a full test run has.
-var Versions = []string{"2.7", "3.6", "3.7", "3.8", "3.9", "3.10", "3.11", "3.12", "3.13"}
+var Versions = []string{"2.7", "3.6", "3.7", "3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15"}
+
+// treeDir is where .ci/pythons keeps its tree.
+func treeDir() string {
+	if dir := os.Getenv("MITOGEND_TREE"); dir != "" {
+		return dir
+	}
+	return "/var/cache/mitogend-tests"
+}
 
 // Python is an interpreter for tests.
 type Python struct {
@@ -54,7 +62,8 @@ func candidates() []string {
 		root = filepath.Join(home, ".pyenv")
 	}
 	list, _ := filepath.Glob(filepath.Join(root, "versions", "*", "bin", "python"))
-	return append(list, "/usr/bin/python3", "/usr/bin/python2.7")
+	newer, _ := filepath.Glob(filepath.Join(treeDir(), "python", "usr", "bin", "python3.*"))
+	return append(append(list, "/usr/bin/python3", "/usr/bin/python2.7"), newer...)
 }
 
 // All gives one interpreter of each version, oldest first, in a slice of the caller's own. None at all fails the test.
@@ -98,10 +107,21 @@ func of(t testing.TB, list []Python, version string) Python {
 	switch {
 	case i >= 0:
 		return list[i]
+	case unavailable(version) != "":
+		t.Skipf("there is no Python %s: %s", version, unavailable(version))
 	case os.Getenv("CI") == "true":
 		t.Fatalf("there is no Python %s: name one in MITOGEND_PYTHONS", version)
 	default:
 		t.Skipf("there is no Python %s", version)
 	}
 	panic("unreachable")
+}
+
+// unavailable is why .ci/pythons could not make its tree, for the versions that come from there only.
+func unavailable(version string) string {
+	if version != "3.14" && version != "3.15" {
+		return ""
+	}
+	reason, _ := os.ReadFile(filepath.Join(treeDir(), "unavailable"))
+	return strings.TrimSpace(string(reason))
 }

@@ -1,0 +1,37 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"mitogend/pyproto"
+)
+
+// TestDecodingCounts: a result that arrived in time is still not there before it has been read.
+func TestDecodingCounts(t *testing.T) {
+	errTime := errors.New("time is up")
+	ended, cancel := context.WithCancelCause(t.Context())
+	cancel(errTime)
+	c := &Child{name: "local:"}
+	long := reply{payload: []byte("(" + strings.Repeat("N", 1<<20) + "t.")}
+	if err := c.result(ended, long).Err(); !errors.Is(err, errTime) {
+		t.Errorf("got %v", err)
+	}
+	done := make(chan struct{})
+	close(done)
+	k := &Tracked{c: c, done: done, reply: long}
+	if err := k.Result(ended).Err(); !errors.Is(err, errTime) {
+		t.Errorf("got %v", err)
+	}
+	for range 2 {
+		if v, err := k.Result(t.Context()).Value(); err != nil || len(v.(pyproto.Tuple)) != 1<<20 {
+			t.Errorf("asked again: %v", err)
+		}
+	}
+	// What is wrong with a pickle is said while there is time.
+	if err := c.result(t.Context(), reply{payload: []byte("(N")}).Err(); err == nil || !strings.Contains(err.Error(), "can not be read") {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,118 @@
+package daemon
+
+import (
+	"errors"
+	"sort"
+	"sync"
+	"sync/atomic"
+
+	"mitogend/pyproto"
+)
+
+// The numbers of contexts, in ranges that never meet and never wrap. What children ask for has a range of its own, so that none
+// can use up those of the children that we connect.
+const (
+	// Up to here are the children that we connect.
+	firstAsked = 1 << 29
+	// Up to here is what children ask for: blocks, and forks beyond the first few.
+	endAsked = 1<<30 - 1<<20
+	// Up to here are clients.
+	firstPeer = 1 << 30
+	endPeer   = 1 << 31
+)
+
+// idBlock is how many context ids one ALLOCATE_ID gives, and how many of our own one stream may use up by other requests.
+const idBlock = 1000
+
+var errNoIDs = errors.New("daemon: all numbers for contexts are used up; restart the daemon")
+
+// take reserves n numbers after *last and below end, and gives the first; 0 if there are not so many left.
+func take(last *atomic.Uint32, n, end uint32) pyproto.ContextID {
+	for {
+		l := last.Load()
+		if l >= end || end-l <= n {
+			return 0
+		}
+		if last.CompareAndSwap(l, l+n) {
+			return pyproto.ContextID(l + 1)
+		}
+	}
+}
+
+// allocate reserves n context ids for us and gives the first; 0 when they are used up, see errNoIDs.
+func (d *Daemon) allocate(n uint32) pyproto.ContextID {
+	if id := take(&d.lastID, n, firstAsked); id != 0 {
+		return id
+	}
+	return take(&d.lastAsked, n, endAsked)
+}
+
+// allocateFor is allocate(1) on behalf of those behind a stream.
+func (d *Daemon) allocateFor(s *stream) pyproto.ContextID {
+	if s.ids.asked.Add(1) <= idBlock {
+		return d.allocate(1)
+	}
+	return take(&d.lastAsked, 1, endAsked)
+}
+
+// ids are the numbers that a stream may announce: those of children that are being started behind it, and the blocks that were
+// given to those behind it.
+type ids struct {
+	asked atomic.Uint32
+
+	// mu protects the following. Nothing is locked under it.
+	mu     sync.Mutex
+	given  map[pyproto.ContextID]bool
+	blocks []block // ascending
+}
+
+type block struct {
+	first pyproto.ContextID // of idBlock
+	owner pyproto.ContextID
+}
+
+// give lets the stream announce an id, once.
+func (t *ids) give(id pyproto.ContextID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.given == nil {
+		t.given = map[pyproto.ContextID]bool{}
+	}
+	t.given[id] = true
+}
+
+// takeBack ends give.
+func (t *ids) takeBack(id pyproto.ContextID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.given, id)
+}
+
+func (t *ids) addBlock(first, owner pyproto.ContextID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i := sort.Search(len(t.blocks), func(i int) bool { return t.blocks[i].first > first })
+	t.blocks = append(t.blocks, block{})
+	copy(t.blocks[i+1:], t.blocks[i:])
+	t.blocks[i] = block{first, owner}
+}
+
+// owner tells to whom the block was given that an id is in; 0 for none.
+func (t *ids) owner(id pyproto.ContextID) pyproto.ContextID {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i := sort.Search(len(t.blocks), func(i int) bool { return t.blocks[i].first > id })
+	if i == 0 || id >= t.blocks[i-1].first+idBlock {
+		return 0
+	}
+	return t.blocks[i-1].owner
+}
+
+// mayAnnounce tells whether the stream has an id to announce.
+func (t *ids) mayAnnounce(id pyproto.ContextID) bool {
+	t.mu.Lock()
+	given := t.given[id]
+	delete(t.given, id)
+	t.mu.Unlock()
+	return given || t.owner(id) != 0
+}
