@@ -251,6 +251,8 @@ class Watcher(object):
 
     def run(self):
         """Watch until the other one has ended. In a process that is forked off to be a program: what main() gives."""
+        # Nothing is asked for over the other one's connection.
+        core.io.lost = True
         try:
             for signum, _ in self.handlers:
                 signal.signal(signum, signal.SIG_IGN)

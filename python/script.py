@@ -109,7 +109,7 @@ class Program(object):
                 if kind is KeyboardInterrupt:
                     # Since 3.8 Python ends by SIGINT where the last code that it compiled by itself has ended so.
                     try:
-                        exec('raise KeyboardInterrupt')
+                        exec('raise KeyboardInterrupt', {})
                     except KeyboardInterrupt:
                         pass
                 return
