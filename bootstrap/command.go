@@ -3,6 +3,7 @@ package bootstrap
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"al.essio.dev/pkg/shellescape"
@@ -41,23 +42,28 @@ func (b Boot) check() error {
 // plainBytes may stand in Args: the chooser joins them with spaces and lets the shell split them again.
 const plainBytes = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.,:@%/+=-"
 
-// DefaultPythons is the list of interpreters that is tried when the target names none.
-var DefaultPythons = []string{"python3", "python", "python2"}
+// DefaultPythons is the list of interpreters that is tried when the target names none. One with a bracket is a pattern: every file
+// of that name in the directories of PATH is tried.
+var DefaultPythons = []string{
+	"python3", "python", "python2", "/usr/libexec/platform-python", "python3.[0-9][0-9]", "python3.[0-9]", "python2.7",
+}
 
 // tooOldStatus is the exit status with which the probe says that an interpreter is older than 2.7, or 3.0 to 3.5.
 const tooOldStatus = "9"
 
 // probe is Python that every version since 2.4 and every shell's single quotes take: it ends with tooOldStatus unless
-// sys.hexversion is 2.7 (0x207, 519) and up to 3.0 (0x300, 768) exclusive, or 3.6 (0x306, 774) and later.
-const probe = `import sys;v=sys.hexversion>>16;sys.exit(` + tooOldStatus + `*(v<519 or 767<v<774))`
+// sys.hexversion is 2.7 (0x207, 519) and up to 3.0 (0x300, 768) exclusive, or 3.6 (0x306, 774) and later; and with 1 where there is
+// no zlib, which the first stage cannot do without.
+const probe = `import sys;v=sys.hexversion>>16;(v<519 or 767<v<774)and sys.exit(` + tooOldStatus + `);import zlib`
 
 // chooser is run as `sh -c chooser mitogend STUB COUNT ARG... PYTHON...`, where COUNT tells how many ARGs belong to the stub. Each
 // candidate runs the probe first, which costs an interpreter start without site, because a pyenv shim or a wrapper script
 // exists and is executable even when what it stands for is not there. No single quote, newline, backslash or exclamation
-// mark may stand in it: csh, fish and the rest then all pass it on unharmed.
-const chooser = `s=$1 n=$2 a= t=;shift 2;while [ $n -gt 0 ];do a="$a $1";shift;n=$((n-1));done;` +
-	`for p do "$p" -SEc "` + probe + `" </dev/null >/dev/null 2>&1&&exec "$p" -c "$s" $a;t="$t $p=$?";done;` +
-	`echo "MITOERR tried$t"`
+// mark may stand in it: csh, fish and the rest then all pass it on unharmed. What sudo asks with is none of the child's business.
+const chooser = `unset SUDO_PROMPT;s=$1 n=$2 a= t=;shift 2;while [ $n -gt 0 ];do a="$a $1";shift;n=$((n-1));done;` +
+	`c() { "$1" -SEc "` + probe + `" </dev/null >/dev/null 2>&1&&exec "$1" -c "$s" $a;t="$t $1=$?"; };` +
+	`for p do case $p in *[[]*)set +f;IFS=:;for d in $PATH;do IFS=" ";for q in "$d"/$p;do [ -x "$q" ]&&c "$q";done;done;` +
+	`IFS=" ";;*)c "$p";;esac;done;echo "MITOERR tried$t"`
 
 // interpreter says which Python the target shall use: one exact command, or candidates to choose from.
 type interpreter struct {
@@ -79,10 +85,17 @@ func (in interpreter) argv(b Boot, noDollar bool) []string {
 	return append(out, in.choose...)
 }
 
-// line gives the same as one command line for a login shell of unknown kind. `exec` spares the shell's process, and all of
-// sh, bash, zsh, csh, fish and ash have it.
-func (in interpreter) line(b Boot) string {
-	return "exec " + shellescape.QuoteCommand(in.argv(b, false))
+// line gives the same as one command line for a login shell of unknown kind. Its first word is the program: restricted shells
+// have no exec, and forced commands look at it. Most shells become their last command by themselves.
+func (in interpreter) line(b Boot) string { return shellescape.QuoteCommand(in.argv(b, false)) }
+
+// quoted gives the same as words that a login shell reads when they are joined by spaces.
+func (in interpreter) quoted(b Boot) []string {
+	words := in.argv(b, false)
+	for i, w := range words {
+		words[i] = shellescape.Quote(w)
+	}
+	return words
 }
 
 // octal writes every byte of s but letters and digits as printf %b reads them, so that nothing of it is split or expanded.
@@ -97,6 +110,11 @@ func octal(s string) string {
 		fmt.Fprintf(&b, `\0%03o`, c)
 	}
 	return b.String()
+}
+
+// byHand is the hint to run a command, which can be pasted into a shell.
+func byHand(argv []string, more ...string) string {
+	return "run it by hand: " + shellescape.QuoteCommand(append(slices.Clip(argv), more...))
 }
 
 // base is the program's name without its directory, for labels.

@@ -100,7 +100,7 @@ func containerPlan(label string, argv []string, in interpreter, b Boot, failures
 		Argv:     append(argv, in.argv(b, false)...),
 		Stdio:    Socketpair,
 		Failures: slices.Concat(failures, in.failures()),
-		Hint:     "run it by hand: " + strings.Join(argv, " ") + " true",
+		Hint:     byHand(argv, "true"),
 	}
 }
 

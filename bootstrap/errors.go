@@ -67,11 +67,22 @@ func (e *Error) Error() string {
 // Unwrap gives the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
+// Outcome is how an attempt ended before the child was up, for [Plan.Explain].
+type Outcome struct {
+	Step     Step     // how far the handshake had come
+	Output   []string // the last lines that the program printed, normalised
+	Status   string   // how the program ended, or StatusTimedOut
+	Answered bool     // a password was sent
+	Open     string   // what was printed last and is no whole line: a question, perhaps; it is in Output, too
+	Dialing  string   // an address of which the program still waited for the first packet when the time was up
+}
+
 // Explain finds the reason for a program that ended (or was silent until the timeout) before the child was up, in what it had
-// printed; the answers of the plan's prompts are masked in the error. Step is how far the handshake had come, status how the
-// program ended, and answered says whether a password was sent: a program that ends after that, in whatever language, has most
-// likely refused it. A question that has no answer, or came a second time, is recognised when it is the last line.
-func (p *Plan) Explain(step Step, output []string, status string, answered bool) *Error {
+// printed; the answers of the plan's prompts are masked in the error. A program that ends after it was sent a password, in whatever
+// language, has most likely refused it. A question that has no answer, or came a second time, is recognised when it is the last
+// line.
+func (p *Plan) Explain(o Outcome) *Error {
+	step, output, status, answered := o.Step, o.Output, o.Status, o.Answered
 	secrets := p.secrets(answered)
 	e := &Error{Label: p.Label, Step: step, Output: maskAll(output, secrets), Status: status}
 	if step == StepPython {
@@ -83,10 +94,16 @@ func (p *Plan) Explain(step Step, output []string, status string, answered bool)
 		e.Hint = hintPython
 		return e
 	}
-	if f, i := p.failure(output); f != nil {
+	if f, i := p.failure(output, answered); f != nil {
 		e.Reason, e.Hint, e.Retry = f.Reason, f.Hint, f.Retry
+		if f.Advise != nil {
+			e.Hint = f.Advise(e.Output)
+		}
 		if e.Reason == "" {
 			e.Reason = e.Output[i]
+		}
+		if status == StatusTimedOut {
+			e.Status, e.TimedOut, e.Reason = "", true, fmt.Sprintf("no child after %s: %s", p.timeout(), e.Reason)
 		}
 		return e
 	}
@@ -105,19 +122,47 @@ func (p *Plan) Explain(step Step, output []string, status string, answered bool)
 			return e
 		}
 		e.Reason = "the program ended before an interpreter answered"
+		if p.Method == "ssh" && strings.HasPrefix(status, "exit status ") {
+			e.Reason = "ssh ended with status " + strings.TrimPrefix(status, "exit status ") + " before an interpreter answered"
+			if e.Status = ""; last != "" {
+				e.Reason += ": " + e.Output[len(e.Output)-1]
+			}
+		}
 		if answered {
 			e.Reason, e.Hint = "the program ended after it was given the password, which was probably refused", hintRefused
 		}
 	case StepStage:
 		e.Reason = "the interpreter ended while it was receiving the runtime"
+		if p.Method == "ssh" {
+			e.Hint = "StdinNull or ForkAfterAuthentication in ssh_config take its input away: ssh_args='-oStdinNull=no -oForkAfterAuthentication=no'"
+		}
 	case StepRuntime:
 		e.Reason = "the runtime ended before it was ready"
 		e.Hint = ""
 	}
 	if e.TimedOut {
-		e.Reason = fmt.Sprintf("no child after %s; it waited %s", p.timeout(), waitedFor[step])
+		p.explainTimeout(e, o)
 	}
 	return e
+}
+
+// explainTimeout says what the time has passed with.
+func (p *Plan) explainTimeout(e *Error, o Outcome) {
+	e.Reason = fmt.Sprintf("no child after %s; it waited %s", p.timeout(), waitedFor[o.Step])
+	switch {
+	case o.Step != StepConnect:
+	case o.Dialing != "":
+		e.Reason = fmt.Sprintf("no child after %s; nothing answers at %s: not one packet came back", p.timeout(), o.Dialing)
+		e.Hint = "is the host up, and does a firewall let the connection through?"
+	case o.Open != "":
+		e.Reason = fmt.Sprintf("no child after %s; it seems to wait for an answer to %q, which is no question that is known", p.timeout(),
+			mask(o.Open, p.secrets(o.Answered)))
+		if _, ok := methods[p.Method].arg("password_prompt"); methods[p.Method] != nil && ok {
+			e.Hint = "if it asks for the password: password_prompt=TEXT"
+		}
+	case p.Method == "ssh" && len(o.Output) == 0:
+		e.Hint = p.Hint + "; a start-up file there may wait, and SessionType none in ssh_config runs nothing (ssh_args=-oSessionType=default)"
+	}
 }
 
 // StatusTimedOut in place of how the program ended says that it was still running when the time was up.
@@ -153,15 +198,27 @@ func (q *Prompt) problem() (reason, hint string) {
 
 // failure finds the first Failure that a line of the output matches, and that line. Newest lines first: an earlier attempt of the
 // program may have complained about something that it then got over.
-func (p *Plan) failure(output []string) (*Failure, int) {
+func (p *Plan) failure(output []string, answered bool) (*Failure, int) {
 	for i := range p.Failures {
-		for j := len(output) - 1; j >= 0; j-- {
-			if matches(p.Failures[i].Pattern, output[j]) {
-				return &p.Failures[i], j
-			}
+		f := &p.Failures[i]
+		if f.Sent && !answered || f.Unless != "" && lastMatch(f.Unless, output) >= 0 || f.With != "" && lastMatch(f.With, output) < 0 {
+			continue
+		}
+		if j := lastMatch(f.Pattern, output); j >= 0 {
+			return f, j
 		}
 	}
 	return nil, 0
+}
+
+// lastMatch gives the index of the last line that pattern matches, or -1.
+func lastMatch(pattern string, lines []string) int {
+	for i := len(lines) - 1; i >= 0; i-- {
+		if matches(pattern, lines[i]) {
+			return i
+		}
+	}
+	return -1
 }
 
 // secrets gives what to mask when passwords were sent.
@@ -190,6 +247,8 @@ func explainPython(text string) string {
 			words[i] = w[:j] + " (cannot be executed),"
 		case tooOldStatus:
 			words[i] = w[:j] + " (older than 2.7, or 3.0 to 3.5),"
+		case "1":
+			words[i] = w[:j] + " (does not start, or lacks zlib),"
 		default:
 			words[i] = w[:j] + " (does not start, exit status " + w[j+1:] + "),"
 		}

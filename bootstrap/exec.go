@@ -2,10 +2,10 @@ package bootstrap
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
-	"al.essio.dev/pkg/shellescape"
 	"github.com/kballard/go-shellquote"
 )
 
@@ -18,6 +18,7 @@ var execMethod = &Method{
 		{"shell", Flag, "the command is a shell that reads its commands from stdin (default false)"},
 		{"stdio", Text, "socketpair (default), pipes, pty, hybrid or hybrid-pipes"},
 		{"password", Password, "answer to a password question on the terminal (pty, hybrid)"},
+		{"password_prompt", Text, "that question, where it is none that is known"},
 	},
 	spec: func(spec string, opts map[string]any) error {
 		if spec == "" {
@@ -42,12 +43,15 @@ func planExec(o *options, b Boot) (*Plan, error) {
 	p := &Plan{
 		Label:    "exec " + base(words[0]),
 		Stdio:    Stdio(o.oneOf("stdio", string(Socketpair), string(Pipes), string(PTY), string(Hybrid), string(HybridPipes))),
-		Prompts:  passwordPrompts("the command", password, known, ""),
+		Prompts:  passwordPrompts("the command", password, known, o.promptPattern(), ""),
 		Failures: slices.Concat(accountFailures, in.failures()),
-		Hint:     "run it by hand: " + shellescape.QuoteCommand(words),
+		Hint:     byHand(words),
+	}
+	if known && (p.Stdio == Socketpair || p.Stdio == Pipes) {
+		return nil, fmt.Errorf("password: with stdio=%s there is no terminal that it could be asked for on; take pty, hybrid or hybrid-pipes", p.Stdio)
 	}
 	if o.flag("shell", false) {
-		p.Argv, p.Input = words, in.line(b)+"\n"
+		p.Argv, p.Input = words, "exec "+in.line(b)+"\n" // the shell must not read on
 		return p, nil
 	}
 	placed := false

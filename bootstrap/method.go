@@ -20,16 +20,18 @@ type Method struct {
 	Doc  string
 	Args []Arg
 
-	// spec puts what a target has after the colon into opts. nil: the method takes no SPEC.
-	spec func(spec string, opts map[string]any) error
-	plan func(o *options, b Boot) (*Plan, error)
+	// spec puts what a target has after the colon into opts. nil: the method takes no SPEC. It is not asked where that is empty and
+	// the argument specArg is given.
+	spec    func(spec string, opts map[string]any) error
+	specArg string
+	plan    func(o *options, b Boot) (*Plan, error)
 }
 
 // commonArgs are taken by every method. Those without a use here are arguments that stock Mitogen clients pass, and that the
 // caller handles.
 var commonArgs = []Arg{
 	{"name", Text, "the context's name, for logs and errors"},
-	{"python", Names, "interpreters to try in order; one alone is taken without trying (default python3,python,python2)"},
+	{"python", Names, "interpreters to try in order; one alone is taken without trying (default python3,python,python2, then any python3.X)"},
 	{"python_path", Words, "the interpreter's exact command, as in Mitogen; wins over python"},
 	{"connect_timeout", Duration, "limit for the whole connection (default 30s)"},
 	{"silence_timeout", Duration, "give the connection up when the child gives no sign of life for this long (default: never)"},

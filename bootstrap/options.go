@@ -104,6 +104,14 @@ func (o *options) oneOf(key string, words ...string) string {
 	return words[0]
 }
 
+// program reads the words of a program that may have some of its own before our arguments, as in "sudo su -".
+func (o *options) program(key, def string) []string {
+	if words := o.words(key); len(words) > 0 {
+		return words
+	}
+	return []string{def}
+}
+
 func (o *options) number(key string, def, low, high int) int {
 	v := o.values[key]
 	if v == nil {

@@ -5,7 +5,7 @@ import "strings"
 // passwordWords are the words for "password" in the prompts of sudo, su, doas, PAM and OpenSSH in the languages that they are
 // translated to, in lower case.
 var passwordWords = []string{
-	"password", "passwd", "passphrase", "passcode",
+	"password", "passwd", "passphrase", "first factor",
 	"passwort", "kennwort", // German
 	"mot de passe", "phrase de passe", // French
 	"contraseña", "clave", // Spanish
@@ -76,29 +76,45 @@ const namePassword = "password"
 
 // changePattern finds the questions of a password change, which PAM asks when a password has expired. None of them may be
 // answered with the password in use: the next question would then ask for the new one.
-const changePattern = `(?i)^ *(\([^()]*@[^()]*\) )?\(?(current|old|new|enter new|retype|retype new|re-enter new|repeat new)\)?( unix)? password[^:：]{0,60}[:：] *$`
+const changePattern = `(?i)^ *(\([^()@]*@[^()@]*\) |\[sudo: [^\]]*\] )?\(?(current|old|new|enter new|retype|retype new|re-enter new|repeat new)\)?( unix)? password[^:：]{0,60}[:：] *$`
 
 // codePattern finds questions for a second factor.
-const codePattern = `(?i)(verification code|one[- ]time|\botp\b|passcode or option|security code|authenticator|enter pin for)[^:：\n]{0,100}[:：?] *$`
+const codePattern = `(?i)(\b(code|passcode|tokencode|pin|otp|tan|yubikey)\b|one[- ]time|second factor|authenticator)[^:：\n]{0,100}[:：?] *$`
 
 const (
 	hintPassword = "password_env=NAME, password_file=PATH, the inventory, or --ask-pass and --ask-become-pass"
 	hintRefused  = "check the password by hand; it was sent once and will not be tried again"
+	hintNotAsked = "no question came that the password could answer, so it was not sent"
 )
 
-// passwordPrompts are the questions that any method with a password may meet. exact, if not empty, is a pattern that only the
-// real question matches; it needs no time to settle.
-func passwordPrompts(who string, password Secret, known bool, exact string) []Prompt {
-	missing := who + " asks for a password and none was given"
-	refused := who + " has refused the password"
-	prompts := []Prompt{
-		{Name: "password change", Pattern: changePattern, Missing: "the password has expired and must be changed", Hint: "log in by hand once and change it"},
-		{Name: "second factor", Pattern: codePattern, Missing: who + " asks for a second factor", Hint: "an agent, a key or a ControlMaster connection opened by hand"},
+// otherPrompts are the questions for something else than the password in use. They may come in place of it, and after it.
+func otherPrompts(who string) []Prompt {
+	return []Prompt{
+		{Name: "password change", Pattern: changePattern, Settle: true, Missing: "the password has expired and must be changed", Hint: "log in by hand once and change it"},
+		{Name: "second factor", Pattern: codePattern, Settle: true, Missing: who + " asks for a second factor, which is not the password", Hint: "an agent, a key or a ControlMaster connection opened by hand"},
 	}
+}
+
+// passwordPrompt is a question for the password. Who asks it again has refused it.
+func passwordPrompt(who, pattern string, password Secret, known bool) Prompt {
+	return Prompt{Name: namePassword, Pattern: pattern, Answer: password, Known: known, Hint: hint(known),
+		Missing: who + " asks for a password and none was given", Refused: who + " has refused the password"}
+}
+
+// passwordPrompts are the questions that any method with a password may meet. own is the pattern of password_prompt, and exact one
+// that only the program's own question matches; both may be empty, and need no time to settle.
+func passwordPrompts(who string, password Secret, known bool, own, exact string) []Prompt {
+	var prompts []Prompt
+	if own != "" {
+		prompts = append(prompts, passwordPrompt(who, own, password, known))
+	}
+	prompts = append(prompts, otherPrompts(who)...)
 	if exact != "" {
-		prompts = append(prompts, Prompt{Name: namePassword, Pattern: exact, Answer: password, Known: known, Missing: missing, Refused: refused, Hint: hint(known)})
+		prompts = append(prompts, passwordPrompt(who, exact, password, known))
 	}
-	return append(prompts, Prompt{Name: namePassword, Pattern: passwordPattern, Answer: password, Known: known, Settle: true, Missing: missing, Refused: refused, Hint: hint(known)})
+	generic := passwordPrompt(who, passwordPattern, password, known)
+	generic.Settle = true
+	return append(prompts, generic)
 }
 
 func hint(known bool) string {
@@ -110,7 +126,8 @@ func hint(known bool) string {
 
 // accountFailures are PAM's complaints about an account, the same behind every program.
 var accountFailures = []Failure{
-	{Pattern: `(?i)(password|authentication token)( has)? expired|required to change your password|password change required|new authentication token required`,
+	{Pattern: `(?i)account or password is expired`, Reason: "the account or its password has expired", Hint: "log in by hand once and change it, or ask the target's administrator (chage -l)"},
+	{Pattern: `(?i)(password|authentication token)( has| is)? expired|password has expired|required to change your password|password change required|new authentication token required`,
 		Reason: "the password has expired and must be changed", Hint: "log in by hand once and change it"},
 	{Pattern: `(?i)account (has |is )?(been )?(locked|expired)|account (validation failure|temporarily locked)|user account has expired`,
 		Reason: "the account is locked or has expired", Hint: "ask the target's administrator (passwd -S, chage -l)"},

@@ -77,9 +77,13 @@ const SettleTime = 40 * time.Millisecond
 // reason. It never ends a connection by itself, since a banner can say anything.
 type Failure struct {
 	Pattern string // Go regexp, searched in one normalised line
+	With    string // counts only where a line matches this one, too
+	Unless  string // and not where a line matches this one
+	Sent    bool   // counts only after a password was sent
 	Reason  string // empty: the line itself is the reason
 	Hint    string
-	Retry   bool // worth another attempt a little later
+	Advise  func(output []string) string // in place of Hint: one that depends on what was printed
+	Retry   bool                         // worth another attempt a little later
 }
 
 // Plan tells how to start a child: which program, on which descriptors, which questions it may ask. It is plain data, so that
@@ -120,8 +124,10 @@ func (p *Plan) check() error {
 		}
 	}
 	for _, f := range p.Failures {
-		if _, err := compile(f.Pattern); err != nil {
-			return fmt.Errorf("failure pattern: %w", err)
+		for _, pattern := range []string{f.Pattern, f.With, f.Unless} {
+			if _, err := compile(pattern); err != nil {
+				return fmt.Errorf("failure pattern: %w", err)
+			}
 		}
 	}
 	return nil
@@ -138,8 +144,7 @@ func (p *Plan) timeout() time.Duration {
 // secrets in clear, for the one place that has to know them: the launcher of the child that runs the plan.
 //
 // The launcher does what Start does (see the package comment), with Python's re in place of regexp. It reports what
-// [Plan.Explain] takes: the step, the last lines as printed (each as normalise leaves it, an unfinished one or a MITOERR
-// line last), how the program ended or StatusTimedOut, and whether a prompt named "password" was answered. Failures stay here.
+// [Plan.Explain] takes: an [Outcome], whose last line is an unfinished one, or that with MITOERR. Failures stay here.
 func (p *Plan) Map() map[string]any {
 	prompts := make([]any, len(p.Prompts))
 	for i, q := range p.Prompts {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -38,6 +39,11 @@ type Process struct {
 	lineMu     sync.Mutex    // held across onLine, so that calls do not overlap; taken before mu
 	onLine     func(line string, ready bool)
 	onExit     func() // called by the reaper, only during the handshake; must not block
+
+	// errMu protects the following and errFile's read deadline. Nothing is locked under it.
+	errMu   sync.Mutex
+	errOver bool   // readErr is to end
+	errOpen string // the unfinished line with which it did
 
 	// mu protects the following. Never held across I/O.
 	mu       sync.Mutex
@@ -173,12 +179,18 @@ func (p *Process) await(ctx context.Context, d time.Duration) bool {
 // groupPoll is how often emptyGroup looks: the kernel tells nobody that a process group has become empty.
 const groupPoll = 10 * time.Millisecond
 
+// reapTime is what init gets to reap a dead process that has lost its parent.
+const reapTime = 200 * time.Millisecond
+
 func (p *Process) emptyGroup() error {
 	killed := false
 	for waited := time.Duration(0); ; waited += groupPoll {
 		if err := syscall.Kill(-p.PID, 0); err != nil {
 			// ESRCH: empty. EPERM: it belongs to another user (sudo), whom the closed stream has to tell.
 			return nil
+		}
+		if waited >= reapTime && waited%reapTime == 0 && len(inGroup(p.PID)) == 0 {
+			return nil // all are dead, and the first process of this container reaps nothing
 		}
 		switch {
 		case waited >= termTime && !killed:
@@ -211,6 +223,34 @@ func (p *Process) reap() bool {
 		onExit()
 	}
 	return true
+}
+
+// armErr sets the time at which the stderr reader looks at an unfinished line again.
+func (p *Process) armErr(t time.Time) {
+	p.errMu.Lock()
+	defer p.errMu.Unlock()
+	if !p.errOver {
+		_ = p.errFile.SetReadDeadline(t)
+	}
+}
+
+func (p *Process) errIsOver() bool {
+	p.errMu.Lock()
+	defer p.errMu.Unlock()
+	return p.errOver
+}
+
+// stopErr ends the stderr reader of an attempt that has failed, and gives what was printed last and is no whole line.
+func (p *Process) stopErr() string {
+	if p.errFile == nil {
+		return ""
+	}
+	p.errMu.Lock()
+	p.errOver = true
+	_ = p.errFile.SetReadDeadline(time.Unix(1, 0))
+	p.errMu.Unlock()
+	<-p.errDone
+	return p.errOpen
 }
 
 // line takes a finished line of output.
@@ -246,14 +286,18 @@ func (p *Process) readErr(h *handshake) {
 		}
 		if h != nil && !h.errChunk(&lines, n, errors.Is(err, os.ErrDeadlineExceeded)) {
 			h = nil // let the handshake's memory go
-			_ = p.errFile.SetReadDeadline(time.Time{})
+			p.armErr(time.Time{})
 		}
-		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		if err != nil && (!errors.Is(err, os.ErrDeadlineExceeded) || p.errIsOver()) {
 			break
 		}
 	}
 	if len(lines.buf) > 0 {
-		p.line(normalise(string(lines.buf)))
+		text := normalise(string(lines.buf))
+		p.line(text)
+		p.errMu.Lock()
+		p.errOpen = strings.TrimSpace(text)
+		p.errMu.Unlock()
 	}
 	if !p.tty {
 		_ = p.errFile.Close()

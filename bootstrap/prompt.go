@@ -23,12 +23,21 @@ const (
 	giveUp // no answer is known, or it was refused
 )
 
+// maxQuestion is how much of the end of an unfinished line is searched for a question: what a program prints without a newline must
+// not cost more time than it takes to print.
+const maxQuestion = 1200
+
+// lastOf gives the end of an unfinished line, normalised. The launcher in a child does the same.
+func lastOf(partial []byte) string {
+	return normalise(string(partial[max(0, len(partial)-maxQuestion):]))
+}
+
 // look judges the unfinished line. settled is true when nothing followed for SettleTime.
 func (a *asker) look(partial []byte, settled bool) (verdict, *Prompt) {
 	if a == nil || len(a.prompts) == 0 || len(partial) == 0 {
 		return keepReading, nil
 	}
-	text := normalise(string(partial))
+	text := lastOf(partial)
 	if strings.TrimSpace(text) == "" {
 		return keepReading, nil
 	}

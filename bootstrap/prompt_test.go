@@ -4,40 +4,51 @@ import (
 	"context"
 	"errors"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"al.essio.dev/pkg/shellescape"
 )
+
+// nonce is what sudo is told to ask with.
+const nonce = "mitogen-sudo-prompt-0123456789abcdef:"
 
 // prompts of the field, and which Prompt of a sudo plan (S) or an ssh plan (H) answers them: "password", another name, or "".
 var promptTable = []struct{ text, sudo, ssh string }{
-	{"mitogen-sudo-prompt:", "password", ""},
-	{"mitogen-sudo-prompt: ", "password", ""},
-	{"[sudo: mitogen-sudo-prompt:] ", "password", ""},
-	{"[sudo: mitogen-sudo-prompt:] Password: ", "password", "password"},
-	{"Password: ", "password", "password"},
-	{"Password:", "password", "password"},
-	{"[sudo] password for alice: ", "password", "password"},
-	{"[sudo] Passwort für alice: ", "password", "password"},
-	{"Mot de passe\u00a0: ", "password", "password"},
-	{"Mot de passe de root\u202f:", "password", "password"},
-	{"密码：", "password", "password"},
-	{"[sudo] alice 的密码：", "password", "password"},
-	{"パスワード: ", "password", "password"},
-	{"[sudo] alice のパスワード:", "password", "password"},
-	{"암호: ", "password", "password"},
-	{"ПАРОЛЬ: ", "password", "password"},
-	{"[sudo] пароль для alice: ", "password", "password"},
-	{"Contraseña: ", "password", "password"},
-	{"Hasło: ", "password", "password"},
-	{"Şifre: ", "password", "password"},
-	{"كلمة السر: ", "password", "password"},
-	{"Συνθηματικό: ", "password", "password"},
-	{"\x1b[1mPassword\x1b[0m: ", "password", "password"},
-	{"doas (alice@web1) password: ", "password", "password"},
-	{"alice@web1's password: ", "password", "password"},
-	{"root@new-web1's password: ", "password", "password"},
-	{"(alice@web1) Password: ", "password", "password"},
+	{nonce, "password", ""},
+	{nonce + " ", "password", ""},
+	{"[sudo: " + nonce + "] ", "password", ""},
+	{"[sudo: " + nonce + "] Password: ", "password", "password"},
+	{"[sudo: " + nonce + "] Passwort: ", "password", "password"},
+	{"[sudo: " + nonce + "] Verification code: ", "second factor", "second factor"},
+	{"[sudo: " + nonce + "] Current password: ", "password change", "password change"},
+	{"[sudo: " + nonce + "] Your mother's name: ", "", ""},
+	{"[sudo: mitogen-sudo-prompt:] Password: ", "stray password", "password"},
+	{"Password: ", "stray password", "password"},
+	{"Password:", "stray password", "password"},
+	{"[sudo] password for alice: ", "stray password", "password"},
+	{"[sudo] Passwort für alice: ", "stray password", "password"},
+	{"Mot de passe\u00a0: ", "stray password", "password"},
+	{"Mot de passe de root\u202f:", "stray password", "password"},
+	{"密码：", "stray password", "password"},
+	{"[sudo] alice 的密码：", "stray password", "password"},
+	{"パスワード: ", "stray password", "password"},
+	{"[sudo] alice のパスワード:", "stray password", "password"},
+	{"암호: ", "stray password", "password"},
+	{"ПАРОЛЬ: ", "stray password", "password"},
+	{"[sudo] пароль для alice: ", "stray password", "password"},
+	{"Contraseña: ", "stray password", "password"},
+	{"Hasło: ", "stray password", "password"},
+	{"Şifre: ", "stray password", "password"},
+	{"كلمة السر: ", "stray password", "password"},
+	{"Συνθηματικό: ", "stray password", "password"},
+	{"\x1b[1mPassword\x1b[0m: ", "stray password", "password"},
+	{"doas (alice@web1) password: ", "stray password", "password"},
+	{"alice@web1's password: ", "stray password", "password"},
+	{"root@new-web1's password: ", "stray password", "password"},
+	{"(alice@web1) Password: ", "stray password", "password"},
 	{"Your password will expire in 3 days", "", ""},
 	{"Your password will expire in 3 days.", "", ""},
 	{"By typing a password: you agree, says the law ", "", ""},
@@ -51,9 +62,14 @@ var promptTable = []struct{ text, sudo, ssh string }{
 	{"Retype new password: ", "password change", "password change"},
 	{"(alice@web1) Current password: ", "password change", "password change"},
 	{"Verification code: ", "second factor", "second factor"},
+	{"(alice@web1) Enter PASSCODE: ", "second factor", "second factor"},
+	{"Enter PIN: ", "second factor", "second factor"},
+	{"First Factor: ", "stray password", "password"},
+	{"Second Factor (optional): ", "second factor", "second factor"},
+	{"Mein PIN ist toll ", "", ""},
 	{"One-time password (OATH) for `alice': ", "second factor", "second factor"},
 	{"Enter PIN for ED25519-SK key /home/a/.ssh/id: ", "second factor", "second factor"},
-	{"Enter passphrase for key '/home/a/.ssh/id_rsa': ", "password", "key passphrase"},
+	{"Enter passphrase for key '/home/a/.ssh/id_rsa': ", "stray password", "key passphrase"},
 	{"Are you sure you want to continue connecting (yes/no)? ", "", "host key"},
 	{"Are you sure you want to continue connecting (yes/no/[fingerprint])? ", "", "host key"},
 	{"Please type 'yes', 'no' or the fingerprint: ", "", "host key"},
@@ -68,7 +84,7 @@ func promptTexts() []string {
 }
 
 func TestPromptTable(t *testing.T) {
-	sudo := build(t, "sudo", map[string]any{"password": "x"}).Prompts
+	sudo := sudoPrompts(nonce, "x", true, "")
 	ssh := build(t, "ssh", map[string]any{"password": "x", "hostname": "h"}).Prompts
 	for _, row := range promptTable {
 		for _, c := range []struct {
@@ -87,7 +103,7 @@ func TestPromptTable(t *testing.T) {
 }
 
 func TestAnswerIsGivenOnce(t *testing.T) {
-	a := newAsker(passwordPrompts("it", "pw", true, ""))
+	a := newAsker(passwordPrompts("it", "pw", true, "", ""))
 	if v, _ := a.look([]byte("Password: "), false); v != settle {
 		t.Errorf("a pattern that a banner could match was not left to settle: %v", v)
 	}
@@ -120,6 +136,12 @@ exec "$@"
 
 const testPassword = "s3 cret'é"
 
+// asSudo makes the questions of a stub those of sudo, which puts what it was given in the environment in their place.
+var asSudo = strings.NewReplacer("'Password: '", `"$SUDO_PROMPT"`, "'[x] Password: '", `"[sudo: $SUDO_PROMPT] Password: "`,
+	"'密码：'", `"[sudo: $SUDO_PROMPT] 密码："`, `'Mot de passe\302\240: '`, `"[sudo: $SUDO_PROMPT] Mot de passe\302\240: "`,
+	`'\033[1;31mPassword:\033[0m '`, `"\033[1m$SUDO_PROMPT\033[0m"`, "'Lösenord: '", `"$SUDO_PROMPT"`,
+	"printf Pass >/dev/tty; printf wo >/dev/tty; ask 'rt: '", `printf mitogen-sudo- >/dev/tty; ask "${SUDO_PROMPT#mitogen-sudo-}"`)
+
 // TestPromptsOfStubs drives the three prompting methods through stand-ins that ask in every way that real programs do.
 func TestPromptsOfStubs(t *testing.T) {
 	py := anyPython(t)
@@ -147,7 +169,11 @@ func TestPromptsOfStubs(t *testing.T) {
 	} {
 		for _, method := range []string{"su", "sudo", "doas"} {
 			t.Run(c.name+"/"+method, func(t *testing.T) {
-				stub := asking(t, "main() { "+c.main+"; }")
+				main := c.main
+				if method == "sudo" {
+					main = asSudo.Replace(main)
+				}
+				stub := asking(t, "main() { "+main+"; }")
 				p := build(t, method, map[string]any{method + "_path": stub, "password": testPassword, "python": py})
 				if c.fails == nil {
 					checkEcho(t, started(t, p, echo))
@@ -201,7 +227,7 @@ func TestQuestionWithoutAnAnswer(t *testing.T) {
 	has(t, mustFail(t, build(t, "ssh", opts), echo, StepConnect), "host key is unknown", "check_host_keys=accept")
 	opts["check_host_keys"] = "accept"
 	p := build(t, "ssh", opts)
-	p.Argv = append(p.Argv[:len(p.Argv)-1], "-c", p.Argv[len(p.Argv)-1]) // the stub takes a shell's line after -c
+	p.Argv = append(p.Argv[:slices.Index(p.Argv, "h")+1], "-c", "exec "+shellescape.QuoteCommand([]string{py, "-c", boot.Stub, "test"})) // the stub takes a shell's line after -c
 	checkEcho(t, started(t, p, echo))
 }
 
@@ -211,7 +237,7 @@ func TestPasswordsOfEveryKind(t *testing.T) {
 	for _, password := range []string{" lead and trail ", `q"u'o$t\e`, "日本語", strings.Repeat("x", 300), "\x03\x04\x15\x16^C", "%s%n", "-n"} {
 		want := script(t, "want", password)
 		stub := asking(t, `main() { ask 'Password: '; printf %s "$answer" | cmp -s - `+want+` || fail "stub: got $(printf %s "$answer" | od -c)"; }`)
-		for _, method := range []string{"su", "sudo"} {
+		for _, method := range []string{"su", "doas"} {
 			checkEcho(t, started(t, build(t, method, map[string]any{method + "_path": stub, "password": password, "python": py}), echo))
 		}
 	}
@@ -242,7 +268,7 @@ func TestSSHFailuresInWords(t *testing.T) {
 		"ssh: connect to host h port 22: Connection refused":                                                        "is sshd running",
 		"ssh: connect to host h port 22: Connection timed out":                                                      "firewall",
 		"ssh: connect to host h port 22: No route to host":                                                          "route",
-		"@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.":                       "ssh-keygen -R h",
+		"@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.":                       "ssh-keygen -R NAME",
 		"No ED25519 host key is known for h and you have requested strict checking.\nHost key verification failed.": "check_host_keys=accept",
 		"u@h: Permission denied (publickey,password).":                                                              "Permission denied (publickey,password)",
 		"Load key \"/k\": invalid format\nu@h: Permission denied (publickey).":                                      "check identity_file",
@@ -258,13 +284,13 @@ func TestSSHFailuresInWords(t *testing.T) {
 	} {
 		stub := script(t, "ssh", "#!/bin/sh\ncat >&2 <<'EOF'\n"+text+"\nEOF\nexit 255\n")
 		e := mustFail(t, build(t, "ssh", map[string]any{"hostname": "h", "ssh_path": stub, "python": "py"}), echo, StepConnect)
-		has(t, e, want, "ssh h: ", "exit status 255", "try: ")
+		has(t, e, want, "ssh h: ", "status 255", "try: ")
 	}
 }
 
 func TestBusyServerIsTriedAgain(t *testing.T) {
 	count := script(t, "count", "")
-	stub := script(t, "ssh", "#!/bin/sh\necho x >>"+count+"\n[ $(wc -l <"+count+") -ge 3 ] || { echo 'kex_exchange_identification: Connection closed by remote host' >&2; exit 255; }\nfor a; do last=$a; done; exec sh -c \"$last\"\n")
+	stub := script(t, "ssh", "#!/bin/sh\necho x >>"+count+"\n[ $(wc -l <"+count+") -ge 3 ] || { echo 'kex_exchange_identification: Connection closed by remote host' >&2; exit 255; }\nwhile [ $1 != h ]; do shift; done; shift; exec sh -c \"$*\"\n")
 	checkEcho(t, started(t, build(t, "ssh", map[string]any{"hostname": "h", "ssh_path": stub, "python": anyPython(t)}), echo))
 
 	stub = script(t, "ssh", "#!/bin/sh\necho 'kex_exchange_identification: Connection closed by remote host' >&2; exit 255\n")

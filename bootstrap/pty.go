@@ -41,7 +41,7 @@ func openPTY() (master *os.File, slave int, err error) {
 // explainPTY says what is wrong with this machine when no terminal can be had.
 func explainPTY(err error) error {
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EIO):
 		return fmt.Errorf("no terminal can be made: %w; is devpts mounted on /dev/pts, with /dev/ptmx pointing into it?", err)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("no terminal can be made: %w; /dev/ptmx and /dev/pts/ptmx must be open to all (mode 666)", err)

@@ -1,9 +1,11 @@
 package bootstrap
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -173,25 +175,28 @@ func TestInsideSSH(t *testing.T) {
 	fails(sshd(t, "ForceCommand echo go away"), `"go away"`)
 }
 
-// TestInsideControlMaster shares one connection of the user's own making: its background process outlives the first child, which
-// made it, and keeps that child's stderr open.
+// TestInsideControlMaster goes over a connection that others use, and lets it be: neither is it ended with ours, nor do we make one
+// that others come to depend on.
 func TestInsideControlMaster(t *testing.T) {
 	inside(t)
-	opts := sshd(t, "MaxSessions 1")
+	times := 25
+	if os.Getenv("MITOGEND_LONG") != "" {
+		times = 100
+	}
+	opts := sshd(t, "MaxSessions 20")
 	dir, err := os.MkdirTemp("/mnt", "control")
 	if err != nil {
 		t.Fatal(err)
 	}
-	control := opts["ssh_args"].(string) + " -o ControlPath=" + dir + "/socket"
-	opts = with(opts, "username", "mg-bob", "python", somePythons(t)[0], "ssh_args", control+" -o ControlMaster=auto -o ControlPersist=60")
-	plan := build(t, "ssh", opts)
-	t.Cleanup(func() {
-		args := append(strings.Fields(control), "-O", "exit", "127.0.0.1")
-		if out, err := exec.Command("ssh", args...).CombinedOutput(); err != nil {
-			t.Errorf("the shared connection had gone: %v: %s", err, out)
-		}
-	})
-	for range 2 {
+	config := dir + "/config"
+	text := fmt.Sprintf("Host shared\n HostName 127.0.0.1\n Port %d\n User mg-bob\n IdentityFile %s\n UserKnownHostsFile %s\n ControlMaster auto\n ControlPath %s/socket\n",
+		opts["port"], opts["identity_file"], strings.Fields(opts["ssh_args"].(string))[3][len("UserKnownHostsFile="):], dir)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	plan := build(t, "ssh", map[string]any{"hostname": "shared", "ssh_args": "-F " + config, "python": somePythons(t)[0]})
+	ours := func() {
+		t.Helper()
 		p, err := Start(t.Context(), plan, echo)
 		if err != nil {
 			t.Fatal(err)
@@ -201,10 +206,53 @@ func TestInsideControlMaster(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	first := started(t, plan, echo)
-	second := started(t, plan, echo) // MaxSessions refuses it, and ssh opens a connection of its own
-	checkEcho(t, first)
-	checkEcho(t, second)
+	// Nobody has a connection yet: ours makes none for others.
+	p := started(t, plan, echo)
+	if _, err := os.Stat(dir + "/socket"); err == nil {
+		t.Error("our ssh has become a master")
+	}
+	checkEcho(t, p)
+
+	// One session is the master's own, the other one's is over it. Each copies its input to its output for as long as it lives.
+	var sessions []func() error
+	for range 2 {
+		cmd := exec.Command("ssh", "-F", config, "shared", "cat")
+		in, err1 := cmd.StdinPipe()
+		out, err2 := cmd.StdoutPipe()
+		if err := errors.Join(err1, err2, cmd.Start()); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { in.Close(); _ = cmd.Wait() })
+		r := bufio.NewReader(out)
+		alive := func() error {
+			_, err := io.WriteString(in, "still there\n")
+			if err == nil {
+				_, err = r.ReadString('\n')
+			}
+			return err
+		}
+		if err := alive(); err != nil {
+			t.Fatal(err)
+		}
+		sessions = append(sessions, alive)
+	}
+	for i := range times {
+		if i%5 == 4 {
+			p, err := Start(t.Context(), plan, echo)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.Kill()
+			_ = p.Close(t.Context())
+			continue
+		}
+		ours()
+	}
+	for i, alive := range sessions {
+		if err := alive(); err != nil {
+			t.Errorf("session %d has ended: %v", i+1, err)
+		}
+	}
 }
 
 // TestInsideSSHCrowd starts many connections to one server that refuses some at random (MaxStartups 10:30:100).

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,24 +46,44 @@ func Start(ctx context.Context, p *Plan, opt StartOptions) (*Process, error) {
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
+	var proc *Process
+	err := WhileBusy(ctx, deadline, func() (err error) {
+		proc, err = startPythons(ctx, p, opt, deadline)
+		return err
+	})
+	return proc, err
+}
+
+// WhileBusy makes attempts at a connection until one of them is no Error with Retry, at most eight, with pauses that grow, and until
+// the deadline. An attempt that runs out of time is explained by the one before it.
+func WhileBusy(ctx context.Context, deadline time.Time, attempt func() error) error {
+	var before *Error
 	pause := firstPause
-	for attempt := 1; ; attempt++ {
-		proc, err := startPythons(ctx, p, opt, deadline)
+	for n := 1; ; n++ {
+		err := attempt()
 		var e *Error
-		if err == nil || attempt == maxAttempts || !errors.As(err, &e) || !e.Retry {
-			return proc, err
+		if errors.As(err, &e) && before != nil && e.TimedOut {
+			e.Reason += "; the attempt before it: " + before.Reason
+			e.Hint = before.Hint
+			if len(e.Output) == 0 {
+				e.Output = before.Output
+			}
 		}
+		if err == nil || e == nil || !e.Retry || n == maxAttempts {
+			return err
+		}
+		before = e
 		// Between half the pause and one and a half, so that those who were refused together do not come back together.
 		d := pause/2 + rand.N(pause)
 		if time.Until(deadline) < d {
-			return nil, err
+			return err
 		}
 		t := time.NewTimer(d)
 		select {
 		case <-t.C:
 		case <-ctx.Done():
 			t.Stop()
-			return nil, err
+			return err
 		}
 		pause = min(2*pause, maxPause)
 	}
@@ -76,7 +95,7 @@ func startPythons(ctx context.Context, p *Plan, opt StartOptions, deadline time.
 		return startOne(ctx, p, p.Argv, opt, deadline)
 	}
 	var tried []string
-	for _, python := range p.Pythons {
+	for _, python := range expandPythons(p.Pythons, opt) {
 		argv := append([]string{python}, p.Argv[1:]...)
 		proc, err := startOne(ctx, p, argv, opt, deadline)
 		var e *Error
@@ -84,6 +103,9 @@ func startPythons(ctx context.Context, p *Plan, opt StartOptions, deadline time.
 			return proc, err
 		}
 		switch {
+		case e.TimedOut && len(tried) > 0:
+			e.Reason = python + ": " + e.Reason + "; tried before it: " + strings.Join(tried, ", ")
+			return nil, err
 		case e.TimedOut || ctx.Err() != nil:
 			return nil, err
 		case e.Step == StepProgram && errors.Is(err, exec.ErrNotFound):
@@ -105,6 +127,40 @@ func startPythons(ctx context.Context, p *Plan, opt StartOptions, deadline time.
 		Reason: "no usable Python: tried " + strings.Join(tried, ", "),
 		Hint:   hintPython,
 	}
+}
+
+// expandPythons puts the files of PATH in place of a pattern that they match.
+func expandPythons(list []string, opt StartOptions) []string {
+	var out []string
+	for _, name := range list {
+		if !strings.ContainsRune(name, '[') {
+			out = append(out, name)
+			continue
+		}
+		for _, dir := range searchPath(opt) {
+			found, _ := filepath.Glob(filepath.Join(escapeGlob.Replace(dir), name))
+			out = append(out, found...)
+		}
+	}
+	return out
+}
+
+var escapeGlob = strings.NewReplacer("[", `\[`, "*", `\*`, "?", `\?`, `\`, `\\`)
+
+// searchPath gives the directories in which the program is looked up.
+func searchPath(opt StartOptions) (dirs []string) {
+	list := os.Getenv("PATH")
+	for _, entry := range opt.Env {
+		if v, ok := strings.CutPrefix(entry, "PATH="); ok {
+			list = v
+		}
+	}
+	for _, dir := range filepath.SplitList(list) {
+		if filepath.IsAbs(dir) {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
 }
 
 const hintPython = "install Python 2.7 or 3.6 and later there, or name one with python=PATH"
@@ -205,21 +261,39 @@ func lookPath(program string, opt StartOptions) (string, error) {
 func fork(path string, argv []string, env map[string]string, opt StartOptions, d *stdio) (int, error) {
 	attr := &syscall.ProcAttr{
 		Dir:   opt.Dir,
-		Env:   slices.Clone(opt.Env),
+		Env:   environment(opt.Env, env),
 		Files: []uintptr{uintptr(d.child[0]), uintptr(d.child[1]), uintptr(d.child[2])},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
-	}
-	if len(opt.Env) == 0 {
-		attr.Env = os.Environ()
-	}
-	attr.Env = WithoutSecrets(attr.Env)
-	for k, v := range env {
-		attr.Env = append(attr.Env, k+"="+v)
 	}
 	if d.tty >= 0 {
 		attr.Sys.Setctty, attr.Sys.Ctty = true, d.tty
 	}
 	return syscall.ForkExec(path, argv, attr)
+}
+
+// environment gives that of the program: base, or our own where that is empty, with more put into it. Each name is there once: of two
+// entries some programs take the first, and others the last.
+func environment(base []string, more map[string]string) []string {
+	if len(base) == 0 {
+		base = os.Environ()
+	}
+	base = WithoutSecrets(base)
+	last := make(map[string]int, len(base))
+	for i, entry := range base {
+		name, _, _ := strings.Cut(entry, "=")
+		last[name] = i
+	}
+	out := make([]string, 0, len(base)+len(more))
+	for i, entry := range base {
+		name, _, _ := strings.Cut(entry, "=")
+		if _, set := more[name]; !set && last[name] == i {
+			out = append(out, entry)
+		}
+	}
+	for _, name := range sortedKeys(more) {
+		out = append(out, name+"="+more[name])
+	}
+	return out
 }
 
 func programError(program string, err error) error {
@@ -321,7 +395,6 @@ func (h *handshake) ask(l *lineBuffer, quiet bool) (wait time.Time, err error) {
 		return time.Now().Add(SettleTime), nil
 	case answer:
 		if q.Name == namePassword {
-			h.told.Store(true)
 			h.p.output.hide(q.Answer)
 		}
 		h.p.line(normalise(string(l.buf)))
@@ -332,6 +405,8 @@ func (h *handshake) ask(l *lineBuffer, quiet bool) (wait time.Time, err error) {
 		}
 		if _, err := tty.Write([]byte(string(q.Answer) + "\n")); err != nil && !IsEOF(err) {
 			return time.Time{}, fmt.Errorf("answering the %s prompt: %w", q.Name, err)
+		} else if err == nil && q.Name == namePassword {
+			h.told.Store(true)
 		}
 	case giveUp:
 		h.p.line(normalise(string(l.buf)))
@@ -356,7 +431,7 @@ func (h *handshake) errChunk(l *lineBuffer, n int, timedOut bool) bool {
 		h.interrupt(err)
 		return false
 	}
-	_ = h.p.errFile.SetReadDeadline(wait)
+	h.p.armErr(wait)
 	return true
 }
 
@@ -426,9 +501,9 @@ func (h *handshake) because(err error) error {
 
 // explain makes an error of what the program printed; reason, if not empty, is used when no Failure of the plan matches.
 func (h *handshake) explain(step Step, reason, hint string) *Error {
-	output := h.p.output.raw()
-	e := h.plan.Explain(step, output, h.p.ExitStatus(), h.told.Load())
-	if f, _ := h.plan.failure(output); f == nil && reason != "" {
+	o := Outcome{Step: step, Output: h.p.output.raw(), Status: h.p.ExitStatus(), Answered: h.told.Load()}
+	e := h.plan.Explain(o)
+	if f, _ := h.plan.failure(o.Output, o.Answered); f == nil && reason != "" {
 		e.Reason, e.Hint = reason, hint
 	}
 	return e
@@ -443,8 +518,16 @@ func (h *handshake) failed(err error) error {
 		p.drainErr(lingerTime)
 	}
 	h.asking.Store(false)
+	dialing := ""
+	if errors.Is(err, context.DeadlineExceeded) && h.marks.phase == waitHello {
+		dialing = dialingOf(p.PID)
+	}
 	if rest := h.marks.line.buf; len(rest) > 0 {
 		p.line(normalise(string(rest)))
+	}
+	open := p.stopErr()
+	if p.errFile == nil {
+		open = strings.TrimSpace(normalise(string(h.marks.line.buf)))
 	}
 	var e *Error
 	switch {
@@ -452,7 +535,7 @@ func (h *handshake) failed(err error) error {
 	case errors.Is(err, errExited):
 		e = h.explain(h.marks.phase.step(), "", "")
 	case errors.Is(err, context.DeadlineExceeded):
-		e = h.plan.Explain(h.marks.phase.step(), p.output.raw(), StatusTimedOut, h.told.Load())
+		e = h.plan.Explain(Outcome{Step: h.marks.phase.step(), Output: p.output.raw(), Status: StatusTimedOut, Answered: h.told.Load(), Open: open, Dialing: dialing})
 		e.Err = err
 	default:
 		e = &Error{Label: h.plan.Label, Step: h.marks.phase.step(), Reason: err.Error(), Err: err}

@@ -13,7 +13,8 @@ var suMethod = &Method{
 	Args: []Arg{
 		{"username", Text, "the user to become (default root)"},
 		{"password", Password, "that user's password"},
-		{"su_path", Text, "the program (default su)"},
+		{"su_path", Words, "the program (default su), with words of its own where it has some: sudo su -"},
+		{"su_args", Words, "further options, before the user"},
 		{"password_prompt", Text, "its question, where it is none that is known"},
 		{"incorrect_prompts", Names, "further texts that mean a wrong password"},
 	},
@@ -28,15 +29,15 @@ func planSu(o *options, b Boot) (*Plan, error) {
 	}
 	password, known := o.secret("password")
 	in := o.interpreter()
-	program := o.textOr("su_path", "su")
+	argv := append(append(o.program("su_path", "su"), o.words("su_args")...), user)
 	return &Plan{
 		Label: "su " + user,
 		// su reads the password from stdin, and some only if that is a terminal: the frames have to share it.
 		Stdio:    PTY,
-		Argv:     []string{program, user, "-c", in.line(b)},
-		Prompts:  passwordPrompts("su", password, known, o.promptPattern()),
+		Argv:     append(argv, "-c", in.line(b)),
+		Prompts:  passwordPrompts("su", password, known, o.promptPattern(), ""),
 		Failures: append(o.incorrect("su"), slices.Concat(accountFailures, suFailures, in.failures())...),
-		Hint:     "run it by hand: " + program + " " + user + " -c true",
+		Hint:     byHand(argv, "-c", "true"),
 	}, nil
 }
 
@@ -54,15 +55,17 @@ func (o *options) incorrect(who string) []Failure {
 	var out []Failure
 	for _, s := range o.names("incorrect_prompts") {
 		if s = strings.TrimSpace(normalise(s)); s != "" {
-			out = append(out, Failure{Pattern: `(?i)` + regexp.QuoteMeta(s), Reason: who + " has refused the password", Hint: hintRefused})
+			out = append(out, Failure{Pattern: `(?i)` + regexp.QuoteMeta(s), Sent: true, Reason: who + " has refused the password", Hint: hintRefused})
 		}
 	}
 	return out
 }
 
+const suRefused = `(?i)authentication failure|incorrect password|su: sorry|^sorry$|authentication (service cannot|information cannot|token manipulation)|wrong password`
+
 var suFailures = []Failure{
-	{Pattern: `(?i)authentication failure|incorrect password|su: sorry|^sorry$|authentication (service cannot|information cannot|token manipulation)|wrong password`,
-		Reason: "su has refused the password", Hint: hintRefused},
+	{Pattern: suRefused, Sent: true, Reason: "su has refused the password", Hint: hintRefused},
+	{Pattern: suRefused, Reason: "su has let nobody in", Hint: hintNotAsked},
 	{Pattern: `(?i)user .* does not exist|unknown (login|id|user)|no passwd entry|invalid user`, Reason: "there is no such user", Hint: "getent passwd on the target lists them"},
 	{Pattern: `(?i)permission denied|not in (the )?(group )?wheel|not a member`, Reason: "su does not let this user become another", Hint: "PAM may demand a group: look at /etc/pam.d/su"},
 	{Pattern: `(?i)must be run from a terminal|not a tty|no tty`, Reason: "su does not accept its terminal", Hint: "is devpts mounted there?"},

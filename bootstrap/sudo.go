@@ -1,7 +1,10 @@
 package bootstrap
 
 import (
+	"crypto/rand"
+	"encoding/hex"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -13,7 +16,8 @@ var sudoMethod = &Method{
 	Args: []Arg{
 		{"username", Text, "the user to become (default root)"},
 		{"password", Password, "what sudo asks for, as a rule the password of the user who calls it"},
-		{"sudo_path", Text, "the program (default sudo)"},
+		{"password_prompt", Text, "PAM's question for the password, where sudo does not put its own in its place; the target can ask it, too"},
+		{"sudo_path", Words, "the program (default sudo), with words of its own where it has some"},
 		{"preserve_env", Flag, "-E: keep the environment"},
 		{"set_home", Flag, "-H: HOME is the new user's"},
 		{"login", Flag, "-i: the new user's login shell and environment"},
@@ -25,18 +29,39 @@ var sudoMethod = &Method{
 	plan: planSudo,
 }
 
-// sudoPrompt is what sudo shall ask with, so that its question cannot be taken for another text. sudo-rs writes it
-// as "[sudo: PROMPT] ", with PAM's own question after it.
-const sudoPrompt = "mitogen-sudo-prompt:"
+// promptEnv names what sudo takes for its question. It goes over the environment, which nobody but root can read of sudo's
+// process; an option would stand in argv, which everybody reads. Unlike the option it leaves PAM's other questions (a code, a new
+// password) as they are.
+const promptEnv = "SUDO_PROMPT"
 
-const sudoPattern = `(\[sudo: )?mitogen-sudo-prompt:\]?( [^:：\n]{0,60}[:：])? *$`
+// sudoPrompts are sudo's questions, the first of which has a nonce: what runs as the new user before our first stage (a start-up
+// file of its login shell, with NOPASSWD) can ask for the password just as sudo does, but cannot know it. sudo-rs writes the question
+// as "[sudo: PROMPT] ", with PAM's own after it.
+func sudoPrompts(nonce string, password Secret, known bool, own string) []Prompt {
+	tail := strings.TrimPrefix(passwordPattern, "(?i)")
+	prompts := passwordPrompts("sudo", password, known, own, `(?i)(\[sudo: )?`+regexp.QuoteMeta(nonce)+`\]?( *$| [^:：\n]{0,60}`+tail+`)`)
+	generic := &prompts[len(prompts)-1]
+	if known {
+		generic.Known, generic.Name, generic.Answer = false, "stray password", ""
+		generic.Missing = "something asks for a password, and it is not sudo's own question, so it gets none"
+		generic.Hint = "does a start-up file there ask it? If it is PAM's, under sudo: password_prompt=TEXT"
+	}
+	return prompts
+}
 
-// userSpec reads [USER].
+// newNonce makes a text that cannot be guessed.
+func newNonce() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // it never fails
+	return hex.EncodeToString(b[:])
+}
+
+// userSpec reads [USER]: also user@domain, DOMAIN\user, and #UID for sudo.
 func userSpec(spec string, opts map[string]any) error {
 	if strings.HasPrefix(spec, "-") {
 		return fmt.Errorf("the user %q begins with a dash", spec)
 	}
-	if strings.ContainsAny(spec, ":@/ ") {
+	if strings.ContainsAny(spec, ":/") {
 		return fmt.Errorf("%q is no user name", spec)
 	}
 	if spec != "" {
@@ -54,7 +79,7 @@ func planSudo(o *options, b Boot) (*Plan, error) {
 	in := o.interpreter()
 	role, typ := o.word("selinux_role"), o.word("selinux_type")
 	login := o.flag("login", false)
-	argv := []string{o.textOr("sudo_path", "sudo"), "-p", sudoPrompt, "-u", user}
+	argv := append(o.program("sudo_path", "sudo"), "-u", user)
 	if o.flag("preserve_env", false) {
 		argv = append(argv, "-E")
 	}
@@ -76,13 +101,19 @@ func planSudo(o *options, b Boot) (*Plan, error) {
 		argv = append(argv, "-i")
 		login = true
 	}
+	command := in.argv(b, login)
+	if len(in.choose) == 0 && slices.ContainsFunc(argv, func(a string) bool { return a == "-E" || strings.HasPrefix(a, "--preserve-env") }) {
+		command = append([]string{"env", "-u", promptEnv}, command...) // the chooser does so by itself
+	}
+	prompt := "mitogen-sudo-prompt-" + newNonce() + ":"
 	p := &Plan{
 		Label:    "sudo " + user,
-		Argv:     append(append(argv, "--"), in.argv(b, login)...),
+		Argv:     slices.Concat(argv, []string{"--"}, command),
+		Env:      map[string]string{promptEnv: prompt},
 		Stdio:    Hybrid,
-		Prompts:  passwordPrompts("sudo", password, known, sudoPattern),
+		Prompts:  sudoPrompts(prompt, password, known, o.promptPattern()),
 		Failures: slices.Concat(accountFailures, sudoFailures, in.failures()),
-		Hint:     "run it by hand: " + argv[0] + " -u " + user + " true",
+		Hint:     byHand(argv, "true"),
 	}
 	if role != "" || typ != "" {
 		p.Stdio = HybridPipes
@@ -140,8 +171,10 @@ func sudoArgs(args []string) (out []string, login bool, err error) {
 var sudoFailures = []Failure{
 	{Pattern: `(?i)is not in the sudoers file|not allowed to (execute|run)|may not run sudo|I'm sorry .*I'm afraid I can't do that`,
 		Reason: "sudo's rules do not allow it", Hint: "sudo -l on the target shows what this user may do"},
-	{Pattern: `(?i)sorry, try again|incorrect (password|authentication) attempt|authentication failed|maximum .*attempts`,
+	{Pattern: `(?i)sorry, try again|incorrect (password|authentication) attempt|authentication failed|maximum .*attempts`, Sent: true,
 		Reason: "sudo has refused the password", Hint: hintRefused},
+	{Pattern: `(?i)sorry, try again|incorrect (password|authentication) attempt|authentication failed|maximum .*attempts`,
+		Reason: "sudo has let nobody in", Hint: hintNotAsked},
 	{Pattern: `(?i)a password is required|interactive authentication is required|no password was provided`,
 		Reason: "sudo asks for a password and none was given", Hint: hintPassword},
 	{Pattern: `(?i)no tty present|must have a tty|a terminal is required|unable to allocate pty`,

@@ -231,6 +231,9 @@ func (h Hop) specOptions() (map[string]any, error) {
 	case m.spec == nil:
 		return opts, nil
 	}
+	if h.Spec == "" && m.specArg != "" && h.Args[m.specArg] != "" {
+		return opts, nil
+	}
 	if err := m.spec(h.Spec, opts); err != nil {
 		return nil, fmt.Errorf("%w; write %s:%s", err, name, m.Spec)
 	}

@@ -39,17 +39,26 @@ var behindMethods = map[string]bool{
 
 // onConnect handles connectHandle. It runs on a readLoop.
 func (d *Daemon) onConnect(m message) string {
-	c, h := m.child, m.Header
+	c, h, s := m.child, m.Header, m.s
+	if len(m.payload) > maxQuestion {
+		return s.reached("bytes of a request for a child", maxQuestion).Error()
+	}
 	var r behindRequest
 	if err := pyproto.Decode(m.payload, &r); err != nil {
 		return err.Error()
 	}
+	if s.connecting.Add(1) > maxConnecting {
+		s.connecting.Add(-1)
+		return s.reached("connects under way", maxConnecting).Error()
+	}
 	if d.enter() != nil {
+		s.connecting.Add(-1)
 		return ""
 	}
 	go func() {
 		defer d.wg.Done()
-		defer m.s.survive("a connect")
+		defer s.connecting.Add(-1)
+		defer s.survive("a connect")
 		up, err := c.connectBehind(d.alive, &r)
 		if err != nil {
 			text := err.Error()
@@ -92,6 +101,16 @@ func (c *Child) connectBehind(ctx context.Context, r *behindRequest) (up behindR
 	if r.Launcher != 0 {
 		c.launcher.CompareAndSwap(0, r.Launcher)
 	}
+	switch s := via.stream; {
+	case via.depth() >= maxDepth:
+		return up, s.reached("children behind each other", maxDepth)
+	case r.Method == "fork" && c.d.unrouted(s) >= maxConnecting:
+		return up, s.reached("forks that are waited for", maxConnecting)
+	default:
+		if err := s.takeIDs(1); err != nil {
+			return up, err
+		}
+	}
 	id := c.d.allocateFor(c.stream)
 	if id == 0 {
 		return up, errNoIDs
@@ -102,6 +121,7 @@ func (c *Child) connectBehind(ctx context.Context, r *behindRequest) (up behindR
 	if r.Name != nil {
 		next.name = *r.Name
 	}
+	next.name = Cut(next.name, maxChildName)
 	next.opt.Name = next.name
 	next.unidirectional = via.unidirectional || isTrue(r.Args["unidirectional"])
 	if r.Method == "fork" {
@@ -116,6 +136,7 @@ func (c *Child) connectBehind(ctx context.Context, r *behindRequest) (up behindR
 			next.end("its parent is gone")
 			return up, c.stream.failure()
 		}
+		c.d.allow(via.id, next.id, 1)
 	} else {
 		plan, err := bootstrap.Build(r.Method, r.Args, bootstrap.Boot{
 			Stub: python.Stub(), Args: []string{"mitogend:" + psName(next.name)}, Elsewhere: true,
@@ -137,6 +158,14 @@ func (c *Child) connectBehind(ctx context.Context, r *behindRequest) (up behindR
 
 // plain is an error without our package's name, for a traceback in a child.
 func plain(err error) error { return errors.New(strings.TrimPrefix(err.Error(), "bootstrap: ")) }
+
+// depth counts the children before this one.
+func (c *Child) depth() (n int) {
+	for ; c.via != nil; c = c.via {
+		n++
+	}
+	return n
+}
 
 // isBehind tells whether c is x, or reached through it.
 func (c *Child) isBehind(x *Child) bool {

@@ -42,6 +42,7 @@ type frame struct {
 	body []byte
 	rest [][]byte // nil, but for a call with long arguments; this frame's own slice
 	buf  *buffer
+	own  int // what it counts of stream.owed
 }
 
 func (f *frame) size() int { return len(f.head) + len(f.body) + sizeOf(f.rest) }

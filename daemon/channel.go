@@ -13,8 +13,8 @@ import (
 	"mitogend/pyproto"
 )
 
-// channelWindow is how many bytes of messages are on the way in each direction at most, or one message that is larger. The
-// child counts the same (channel.py).
+// channelWindow is how many bytes of messages, and messageCost for each, are on the way in each direction at most, or one message
+// that is larger. The child counts the same (channel.py).
 const channelWindow = 1 << 20
 
 // Channel is a function that runs in a child, with messages to it and from it. Both directions have flow control: a sender waits
@@ -32,8 +32,8 @@ type Channel struct {
 	mu       sync.Mutex
 	peer     pyproto.Handle // 0 until the child has told
 	queue    [][]byte
-	waiting  int   // bytes in queue
-	unread   int   // bytes sent that the child has not taken
+	waiting  int   // bytes in queue, and messageCost for each message
+	unread   int   // the same of what was sent and the child has not taken
 	closed   bool  // by us
 	finished bool  // the function has ended
 	err      error // what follows the queue; set once
@@ -84,7 +84,7 @@ func (ch *Channel) deliver(h pyproto.Header, payload []byte, _ bool) {
 	if len(payload) == 0 {
 		return
 	}
-	body := payload[1:]
+	body, full := payload[1:], false
 	ch.mu.Lock()
 	switch payload[0] {
 	case 'h':
@@ -94,12 +94,12 @@ func (ch *Channel) deliver(h pyproto.Header, payload []byte, _ bool) {
 			defer ch.dismiss(ch.peer)
 		}
 	case 'm':
-		if ch.waiting > 0 && ch.waiting+len(body) > channelWindow && ch.err == nil {
-			ch.err = ErrOverflow
+		if ch.waiting > 0 && ch.waiting+len(body)+messageCost > channelWindow && ch.err == nil {
+			ch.err, full = ErrOverflow, true
 		}
 		if ch.err == nil && !ch.closed {
 			ch.queue = append(ch.queue, bytes.Clone(body))
-			ch.waiting += len(body)
+			ch.waiting += len(body) + messageCost
 		}
 	case 'a':
 		n, _ := strconv.Atoi(string(body))
@@ -110,6 +110,9 @@ func (ch *Channel) deliver(h pyproto.Header, payload []byte, _ bool) {
 		}
 	}
 	ch.mu.Unlock()
+	if full {
+		_ = ch.c.stream.reached("bytes that wait in a channel", channelWindow)
+	}
 	ch.wake()
 }
 
@@ -202,6 +205,7 @@ func (ch *Channel) write(ctx context.Context, tag byte, payload []byte) error {
 
 // reserve waits until the function's side takes n bytes more, and gives its handle.
 func (ch *Channel) reserve(ctx context.Context, n int) (pyproto.Handle, error) {
+	n += messageCost
 	for {
 		ch.mu.Lock()
 		switch {
@@ -231,12 +235,13 @@ func (ch *Channel) Recv(ctx context.Context) (any, error) {
 		ch.mu.Lock()
 		if len(ch.queue) > 0 {
 			data := ch.queue[0]
+			ch.queue[0] = nil
 			ch.queue = ch.queue[1:]
-			ch.waiting -= len(data)
+			ch.waiting -= len(data) + messageCost
 			peer, finished := ch.peer, ch.finished
 			ch.mu.Unlock()
 			if !finished {
-				_ = ch.c.d.post(ch.c.id, peer, 0, fmt.Appendf(nil, "a%d", len(data)))
+				_ = ch.c.d.post(ch.c.id, peer, 0, fmt.Appendf(nil, "a%d", len(data)+messageCost))
 			}
 			v, err := pyproto.DecodeOptions{}.UnmarshalContext(ctx, data)
 			if err != nil {
@@ -284,6 +289,6 @@ func (ch *Channel) Close() {
 func (ch *Channel) dismiss(peer pyproto.Handle) {
 	if s := ch.c.d.streamOf(ch.c.id); s != nil {
 		h := pyproto.Header{Enc: pyproto.EncMGC, Dst: ch.c.id, Handle: peer, ReplyTo: pyproto.IsDead}
-		_ = s.offer(newFrame(h, []byte("Channel closed by remote end.")))
+		_ = s.offer(own(newFrame(h, []byte("Channel closed by remote end."))))
 	}
 }

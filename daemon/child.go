@@ -49,6 +49,8 @@ type Child struct {
 	reason  string   // why it is out of the tree
 	noRoute error    // why its route was refused
 	early   []string // modules that were asked for before there was a responder
+
+	earlyBytes int // of early
 }
 
 // errClosed ends a stream that was closed from here.
@@ -222,15 +224,13 @@ func (c *Child) fail(err error) {
 	}
 }
 
-// maxEarly is how many modules a child may ask for before its connect is done.
-const maxEarly = 1000
-
 // onGetModule handles a child's request; false if it is to ask the child before it. It runs on a readLoop.
 func (c *Child) onGetModule(name string) bool {
 	c.mu.Lock()
 	r := c.responder
-	if r == nil && len(c.early) < maxEarly {
+	if r == nil && len(c.early) < maxEarly && c.earlyBytes+len(name) <= maxEarlyBytes {
 		c.early = append(c.early, name)
+		c.earlyBytes += len(name)
 	}
 	own := c.ownResponder || r == nil
 	c.mu.Unlock()

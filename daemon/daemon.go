@@ -37,6 +37,7 @@ type Daemon struct {
 	hops     hops
 	runtimes runtimes
 	refused  atomic.Int64 // messages that their senders may not send
+	bounded  atomic.Int64 // how often a peer has come to a bound
 
 	ctx    context.Context // ends with Shutdown
 	cancel context.CancelCauseFunc

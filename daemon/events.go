@@ -40,6 +40,7 @@ type Log struct {
 }
 
 func (d *Daemon) event(kind EventKind, c *Child, reason string) {
+	reason = Cut(reason, MaxLogText)
 	d.opt.Logger.Debug(string(kind), zap.String("target", c.name), zap.Uint32("context", uint32(c.id)), zap.String("reason", reason))
 	if d.opt.OnEvent != nil {
 		d.opt.OnEvent(Event{Time: time.Now(), Kind: kind, ID: c.id, Target: c.name, Reason: reason})
@@ -53,6 +54,7 @@ func (d *Daemon) onLog(c *Child, src pyproto.ContextID, payload []byte) {
 	if len(parts) != 3 {
 		return
 	}
+	parts[0] = parts[0][:min(len(parts[0]), maxChildName)]
 	name := strconv.FormatUint(uint64(src), 10)
 	if c != nil {
 		name = c.name
@@ -76,14 +78,29 @@ func (d *Daemon) onLog(c *Child, src pyproto.ContextID, payload []byte) {
 	if err != nil {
 		level = 20
 	}
+	text := Cut(string(parts[2]), MaxLogText)
 	if c != nil && c.opt.OnLog != nil {
-		c.opt.OnLog(Log{Target: name, Context: src, Logger: string(parts[0]), Level: level, Text: string(parts[2])})
+		c.opt.OnLog(Log{Target: name, Context: src, Logger: string(parts[0]), Level: level, Text: text})
 		return
 	}
-	if entry := d.opt.Logger.Check(zapLevel(level), string(parts[2])); entry != nil {
-		entry.Write(zap.String("target", name), zap.ByteString("logger", parts[0]))
+	entry := d.opt.Logger.Check(zapLevel(level), text)
+	if entry == nil {
+		return
 	}
+	if s := d.streamOf(src); s != nil {
+		ok, say, dropped := s.logs.Take(len(text))
+		if say {
+			d.opt.Logger.Warn(DroppedLogs, zap.String("target", name), zap.Int("records", dropped))
+		}
+		if !ok {
+			return
+		}
+	}
+	entry.Write(zap.String("target", name), zap.String("logger", string(parts[0])))
 }
+
+// DroppedLogs is the text of the line that says how many log records of a child a LogLimit has dropped.
+const DroppedLogs = "a child logs too much; some of its records were dropped"
 
 func zapLevel(python int) zapcore.Level {
 	switch {

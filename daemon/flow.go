@@ -122,7 +122,7 @@ func (d *Daemon) stopSender(s, out *stream, dst pyproto.ContextID) {
 	}
 	tell := func(state byte) {
 		h := pyproto.Header{Enc: pyproto.EncMGC, Dst: s.id, Handle: flowHandle}
-		_ = s.offer(newFrame(h, append(fmt.Append(nil, dst, ":"), state)))
+		_ = s.offer(own(newFrame(h, append(fmt.Append(nil, dst, ":"), state))))
 	}
 	tell('1')
 	go func() {

@@ -150,6 +150,9 @@ func (m *Incoming) Refuse(reason string) { m.d.refuse(m.Header, reason) }
 func (d *Daemon) Handle(h pyproto.Handle, fn func(*Incoming)) { d.fixed[h] = fn }
 
 func (d *Daemon) onGetModule(m message) string {
+	if len(m.payload) > maxQuestion {
+		return m.s.reached("bytes of a module's name", maxQuestion).Error()
+	}
 	if !m.child.onGetModule(string(m.payload)) {
 		return "its modules come from the context before it"
 	}
@@ -162,8 +165,7 @@ func (d *Daemon) onGetResource(m message) string {
 	if m.ReplyTo == 0 && (c == nil || !c.ownResponder || c.runtime == nil) {
 		return "no handle for the answer"
 	}
-	m.s.resources.ask(m.s, pyproto.Message{Header: m.Header, Payload: bytes.Clone(m.payload)})
-	return ""
+	return m.s.resources.ask(m.s, m.Header, m.payload)
 }
 
 func (d *Daemon) onForwardLog(m message) string {
@@ -179,11 +181,15 @@ func (d *Daemon) onAllocateID(m message) string {
 	if m.ReplyTo == 0 {
 		return ""
 	}
+	if err := m.s.takeBlock(); err != nil {
+		return err.Error()
+	}
 	first := take(&d.lastAsked, idBlock, endAsked)
 	if first == 0 {
 		return errNoIDs.Error()
 	}
 	m.s.ids.addBlock(first, m.Src)
+	d.allow(m.Src, first, idBlock)
 	reply, _ := pyproto.Marshal(pyproto.Tuple{int64(first), int64(first) + idBlock})
 	_ = d.post(m.Src, m.ReplyTo, 0, reply)
 	return ""
@@ -198,6 +204,9 @@ func (d *Daemon) onAddRoute(m message) string {
 		if c := m.s.childOf(id); c != nil {
 			c.refuseRoute(err)
 		}
+		// A hop that has passed it on forgets it.
+		h := pyproto.Header{Enc: pyproto.EncMGC, Dst: m.s.id, Handle: pyproto.DelRoute}
+		_ = m.s.offer(newFrame(h, fmt.Append(nil, uint32(id))))
 		return err.Error()
 	}
 	return ""
@@ -242,8 +251,13 @@ func (d *Daemon) addRoute(s *stream, id pyproto.ContextID) error {
 	case id >= firstPeer || !s.ids.mayAnnounce(id):
 		return fmt.Errorf("the number %d was not given to it", id)
 	}
+	if err := s.takeRoute(); err != nil {
+		return err
+	}
 	if old, loaded := d.routes.LoadOrStore(id, s); loaded && old != s {
+		s.routes.Add(-1)
 		return fmt.Errorf("context %d has a route over another stream", id)
 	}
+	s.announced.Add(1)
 	return nil
 }

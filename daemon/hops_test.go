@@ -307,7 +307,7 @@ func TestHopErrors(t *testing.T) {
 	// Asks for a password on the terminal, as sudo does.
 	script := `#!/bin/sh
 exec 3<>/dev/tty
-printf '[sudo: mitogen-sudo-prompt:] ' >&3
+printf '[sudo: %s] ' "$SUDO_PROMPT" >&3
 read answer <&3
 if [ "$answer" = "s3cret pass" ]; then
   while [ "${1#-}" != "$1" ]; do case $1 in -u|-p|--) [ "$1" = -- ] && { shift; break; }; shift;; esac; shift; done

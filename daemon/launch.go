@@ -2,23 +2,13 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math/rand/v2"
 	"syscall"
 	"time"
 
 	"mitogend/bootstrap"
 	"mitogend/pyproto"
 	"mitogend/python"
-)
-
-// Attempts at a target that is busy (bootstrap.Error.Retry), as bootstrap.Start makes them, and the pause between them, which
-// doubles up to its limit.
-const (
-	launchAttempts = 8
-	launchPause    = 250 * time.Millisecond
-	launchMaxPause = 2 * time.Second
 )
 
 // launch starts a child behind c: the plan is run by c's launcher (python/launch.py).
@@ -31,6 +21,7 @@ func (c *Child) launch(ctx context.Context, next *Child, plan *bootstrap.Plan) e
 	defer c.stream.ids.takeBack(next.id)
 	// Before the route is there: what the child prints, and its end, are its own from then on.
 	c.d.children.Store(next.id, next)
+	c.d.allow(c.id, next.id, 1)
 	err := c.launchBusy(ctx, next, plan)
 	up := err == nil
 	if up && c.d.streamOf(next.id) != c.stream {
@@ -72,29 +63,7 @@ func (c *Child) launchBusy(ctx context.Context, next *Child, plan *bootstrap.Pla
 		limit = bootstrap.DefaultTimeout
 	}
 	deadline := time.Now().Add(limit)
-	pause := launchPause
-	for attempt := 1; ; attempt++ {
-		p := *plan
-		p.Timeout = time.Until(deadline)
-		err := c.launchOnce(ctx, next, &p)
-		var e *bootstrap.Error
-		if err == nil || attempt == launchAttempts || !errors.As(err, &e) || !e.Retry {
-			return err
-		}
-		// Between half the pause and one and a half, so that those who were refused together do not come back together.
-		d := pause/2 + rand.N(pause)
-		if time.Until(deadline) < d {
-			return err
-		}
-		t := time.NewTimer(d)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return err
-		}
-		pause = min(2*pause, launchMaxPause)
-	}
+	return bootstrap.WhileBusy(ctx, deadline, func() error { return c.launchOnce(ctx, next, plan, time.Until(deadline)) })
 }
 
 // launched is what the launcher reports.
@@ -108,9 +77,13 @@ type launched struct {
 	TimedOut   bool     `py:"timed_out"`
 	Answered   bool     `py:"answered"`
 	Cancelled  bool     `py:"cancelled"`
+	Open       string   `py:"open"`    // the unfinished line that was printed last
+	Dialing    string   `py:"dialing"` // see bootstrap.Outcome
+	NoTerminal bool     `py:"no_terminal"`
 }
 
-func (c *Child) launchOnce(ctx context.Context, next *Child, plan *bootstrap.Plan) error {
+// launchOnce makes one attempt, which may take as long as limit.
+func (c *Child) launchOnce(ctx context.Context, next *Child, plan *bootstrap.Plan, limit time.Duration) error {
 	handle, err := c.launcherHandle(ctx)
 	if err != nil {
 		return err
@@ -120,6 +93,7 @@ func (c *Child) launchOnce(ctx context.Context, next *Child, plan *bootstrap.Pla
 		return err
 	}
 	value := planValue(plan)
+	value["timeout"] = limit.Seconds()
 	if next.runtime != nil {
 		if value["foreign"], err = next.foreign(); err != nil {
 			return err
@@ -165,11 +139,17 @@ func (up *launched) explain(plan *bootstrap.Plan) error {
 	case up.Status != nil:
 		status = fmt.Sprintf("exit status %d", syscall.WaitStatus(*up.Status).ExitStatus())
 	}
-	e := plan.Explain(bootstrap.Step(up.Step), up.Output, status, up.Answered)
+	e := plan.Explain(bootstrap.Outcome{
+		Step: bootstrap.Step(up.Step), Output: up.Output, Status: status, Answered: up.Answered, Open: up.Open, Dialing: up.Dialing,
+	})
 	if up.Reason != "" {
 		e.Reason, e.Hint, e.Retry = up.Reason, "", false
 	}
-	if e.Step == bootstrap.StepProgram {
+	switch {
+	case up.NoTerminal:
+		e.Reason = "no terminal can be made on the machine before this hop: " + up.Reason
+		e.Hint = "is devpts mounted on /dev/pts there, with /dev/ptmx pointing into it?"
+	case e.Step == bootstrap.StepProgram:
 		e.Hint = "install it on the machine before this hop, or give its path"
 	}
 	return e

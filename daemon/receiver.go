@@ -11,10 +11,10 @@ import (
 	"mitogend/pyproto"
 )
 
-// ErrOverflow is the end of a Receiver whose messages were not taken in time.
-var ErrOverflow = errors.New("daemon: the receiver's queue is full")
+// ErrOverflow is the end of a Receiver whose messages were not taken in time, and of a Channel or a program that sends more than it may.
+var ErrOverflow = errors.New("daemon: more came than may wait")
 
-// DefaultReceiverBytes bounds what waits in a Receiver.
+// DefaultReceiverBytes bounds what waits in a Receiver, 64 bytes for each message included.
 const DefaultReceiverBytes = 16 << 20
 
 // Receiver takes the messages that one child sends to a handle of context 0: what a Receiver is in Python. A plain sender knows no
@@ -53,10 +53,17 @@ func (d *Daemon) NewReceiver(c *Child, max int) (*Receiver, error) {
 func (r *Receiver) Sender() pyproto.Sender { return pyproto.Sender{Context: 0, Handle: r.handle} }
 
 func (r *Receiver) deliver(h pyproto.Header, payload []byte, _ bool) {
+	if r.take(h, payload) {
+		_ = r.c.stream.reached("bytes that wait in a receiver", r.max)
+	}
+}
+
+// take queues a message; true says that there is no room for it.
+func (r *Receiver) take(h pyproto.Header, payload []byte) (full bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.err != nil {
-		return
+		return false
 	}
 	switch {
 	case h.ReplyTo == pyproto.IsDead:
@@ -64,17 +71,18 @@ func (r *Receiver) deliver(h pyproto.Header, payload []byte, _ bool) {
 		if gone := r.c.gone(); gone != nil {
 			r.err = gone
 		}
-	case r.bytes+len(payload) > r.max && len(r.queue) > 0:
-		r.err = ErrOverflow
+	case r.bytes+len(payload)+messageCost > r.max && len(r.queue) > 0:
+		r.err, full = ErrOverflow, true
 		r.d.handles.remove(r.handle)
 	default:
 		r.queue = append(r.queue, pyproto.Message{Header: h, Payload: bytes.Clone(payload)})
-		r.bytes += len(payload)
+		r.bytes += len(payload) + messageCost
 	}
 	select {
 	case r.changed <- struct{}{}:
 	default:
 	}
+	return full
 }
 
 // Next gives the next message's value. io.EOF says that the sender has closed, *DeadError that the child is gone, ErrOverflow
@@ -85,8 +93,9 @@ func (r *Receiver) Next(ctx context.Context) (any, error) {
 		r.mu.Lock()
 		if len(r.queue) > 0 {
 			m := r.queue[0]
+			r.queue[0] = pyproto.Message{}
 			r.queue = r.queue[1:]
-			r.bytes -= len(m.Payload)
+			r.bytes -= len(m.Payload) + messageCost
 			r.mu.Unlock()
 			v, err := m.ValueContext(ctx)
 			if err != nil {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,35 +12,44 @@ import (
 	"mitogend/pyproto"
 )
 
-// maxQuestions bounds what waits in a resourceQueue.
-const maxQuestions = 1000
-
 // resourceQueue answers the questions about files that come over one stream, in order, in a goroutine that lives while there
 // are any: files are never looked at on a readLoop.
 type resourceQueue struct {
 	// mu protects the following. Nothing is locked under it.
 	mu      sync.Mutex
 	queue   []pyproto.Message
+	bytes   int // of queue
 	running bool
 }
 
 // ask queues a GET_RESOURCE of the embedded runtime. Its payload is a question, see [Daemon.resource]; unlike stock
 // children, which are answered by LOAD_RESOURCE, these give a handle for the answer, so that contexts in between pass both
 // on like a call.
-func (q *resourceQueue) ask(s *stream, m pyproto.Message) {
+func (q *resourceQueue) ask(s *stream, h pyproto.Header, payload []byte) (refused string) {
+	if len(payload) > maxQuestion {
+		return s.reached("bytes of a request for a resource", maxQuestion).Error()
+	}
+	if !q.add(s, h, payload) {
+		return s.reached("requests for resources that wait", maxQuestions).Error()
+	}
+	return ""
+}
+
+// add queues a question; false says that there is no room for it.
+func (q *resourceQueue) add(s *stream, h pyproto.Header, payload []byte) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.queue) >= maxQuestions {
-		s.d.refuse(m.Header, fmt.Sprintf("%d requests for resources wait already", maxQuestions))
-		return
+	if len(q.queue) >= maxQuestions || q.bytes+len(payload) > maxQuestionBytes {
+		return false
 	}
-	q.queue = append(q.queue, m)
+	q.queue = append(q.queue, pyproto.Message{Header: h, Payload: bytes.Clone(payload)})
+	q.bytes += len(payload)
 	if q.running {
-		return
+		return true
 	}
 	if err := s.d.enter(); err != nil {
-		q.queue = nil
-		return
+		q.queue, q.bytes = nil, 0
+		return true
 	}
 	q.running = true
 	go func() {
@@ -49,6 +59,7 @@ func (q *resourceQueue) ask(s *stream, m pyproto.Message) {
 			s.answerResource(m)
 		}
 	}()
+	return true
 }
 
 func (q *resourceQueue) next() (m pyproto.Message, ok bool) {
@@ -59,7 +70,9 @@ func (q *resourceQueue) next() (m pyproto.Message, ok bool) {
 		return m, false
 	}
 	m = q.queue[0]
+	q.queue[0] = pyproto.Message{}
 	q.queue = q.queue[1:]
+	q.bytes -= len(m.Payload)
 	return m, true
 }
 
@@ -98,8 +111,10 @@ func (s *stream) answerResource(m pyproto.Message) {
 		s.d.refuse(m.Header, reason)
 		return
 	}
-	// A stream that is lost needs no answer.
-	_ = s.send(s.d.ctx, newFrame(h, payload))
+	if err := s.send(s.d.ctx, newFrame(h, payload)); err != nil {
+		// A stream that is lost needs no answer, and one that has not read for long a short one.
+		s.d.refuse(m.Header, err.Error())
+	}
 }
 
 // resource answers a question of the embedded runtime's resources.py:

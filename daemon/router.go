@@ -112,7 +112,7 @@ func (d *Daemon) refuse(h pyproto.Header, reason string) {
 		return
 	}
 	if s := d.streamOf(h.Src); s != nil {
-		_ = s.offer(newFrame(dead, []byte(reason)))
+		_ = s.offer(own(newFrame(dead, []byte(reason))))
 	}
 }
 
@@ -122,7 +122,7 @@ func (d *Daemon) post(dst pyproto.ContextID, handle, replyTo pyproto.Handle, pay
 	if s == nil {
 		return fmt.Errorf("no route to context %d", dst)
 	}
-	return s.offer(newFrame(pyproto.Header{Enc: pyproto.EncMGC, Dst: dst, Handle: handle, ReplyTo: replyTo}, payload))
+	return s.offer(own(newFrame(pyproto.Header{Enc: pyproto.EncMGC, Dst: dst, Handle: handle, ReplyTo: replyTo}, payload)))
 }
 
 // dropRoutes forgets contexts and tells those who may wait for them: our own calls and every stream that has sent to them.
@@ -131,6 +131,7 @@ func (d *Daemon) dropRoutes(s *stream, ids []pyproto.ContextID, reason string) {
 	for _, id := range ids {
 		if d.routes.CompareAndDelete(id, s) {
 			gone[id] = true
+			s.routes.Add(-1)
 		}
 	}
 	if len(gone) == 0 {
@@ -148,7 +149,7 @@ func (d *Daemon) dropRoutes(s *stream, ids []pyproto.ContextID, reason string) {
 		for id := range gone {
 			if _, ok := other.sent.LoadAndDelete(id); ok {
 				h := pyproto.Header{Enc: pyproto.EncMGC, Dst: other.id, Handle: pyproto.DelRoute}
-				_ = other.offer(newFrame(h, fmt.Append(nil, id)))
+				_ = other.offer(own(newFrame(h, fmt.Append(nil, id))))
 			}
 		}
 		return true

@@ -60,6 +60,7 @@ func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 		return ExitStatus{}, errNoIDs
 	}
 	c.stream.ids.give(p.id)
+	c.d.allow(c.id, p.id, 1)
 	defer close(p.over)
 	handle := c.d.handles.add(handler{fn: p.deliver, respondent: c.id})
 	defer c.d.handles.remove(handle)
@@ -72,7 +73,9 @@ func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 		return ExitStatus{}, err
 	}
 	if o.Stdin != nil {
-		go p.feed(o.Stdin)
+		feeding, stop := context.WithCancel(ctx)
+		defer stop()
+		go p.feed(feeding, o.Stdin)
 	}
 	status, err := p.copy(ctx, o)
 	if err != nil && c.gone() == nil {
@@ -126,7 +129,7 @@ func (c *Child) pushScript(ctx context.Context, o RunOptions) error {
 }
 
 // program is a script that runs in a process forked off a child. What it prints comes as messages, at most a mebibyte of
-// them ahead of what was written here.
+// them ahead of what was written here; it is ended when more than maxOutput come.
 type program struct {
 	// Constant after the call.
 	c     *Child
@@ -139,6 +142,8 @@ type program struct {
 	// mu protects the following. Never held across I/O.
 	mu    sync.Mutex
 	queue []chunk
+	bytes int   // of queue
+	err   error // set once; queue is empty then
 	acks  chan struct{}
 }
 
@@ -150,38 +155,66 @@ type chunk struct {
 }
 
 func (p *program) deliver(h pyproto.Header, payload []byte, _ bool) {
-	k := chunk{tag: 'd', data: bytes.Clone(payload)}
+	tag, data := byte('d'), payload
 	if h.ReplyTo != pyproto.IsDead {
 		if len(payload) == 0 {
 			return
 		}
-		k.tag, k.data = k.data[0], k.data[1:]
+		tag, data = payload[0], payload[1:]
 	}
-	p.mu.Lock()
-	if k.tag == 'a' {
-		if p.acks != nil {
-			select {
-			case p.acks <- struct{}{}:
-			default:
-			}
-		}
-	} else {
-		p.queue = append(p.queue, k)
+	if p.take(tag, data) {
+		_ = p.c.stream.reached("bytes of a program's output that wait", maxOutput)
 	}
-	p.mu.Unlock()
 	select {
 	case p.changed <- struct{}{}:
 	default:
 	}
 }
 
+// joinBelow is the size below which output is put behind what waits already: a program that writes byte by byte costs no more than
+// its bytes.
+const joinBelow = 4 << 10
+
+// take queues what a message says; true says that it is too much.
+func (p *program) take(tag byte, data []byte) (full bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case tag == 'a':
+		if p.acks != nil {
+			select {
+			case p.acks <- struct{}{}:
+			default:
+			}
+		}
+		return false
+	case p.err != nil || len(data) == 0 && (tag == 'o' || tag == 'e'):
+		return false
+	case p.bytes+len(data) > maxOutput && tag != 'd':
+		p.queue, p.bytes, p.err = nil, 0, ErrOverflow
+		return true
+	}
+	p.bytes += len(data)
+	if n := len(p.queue); n > 0 && p.queue[n-1].tag == tag && (tag == 'o' || tag == 'e') && len(data) < joinBelow {
+		last := &p.queue[n-1]
+		last.data = append(last.data, data...)
+		return false
+	}
+	p.bytes += messageCost
+	p.queue = append(p.queue, chunk{tag, bytes.Clone(data)})
+	return false
+}
+
 // copy writes what the program prints until it has ended. A writer that fails ends the program.
 func (p *program) copy(ctx context.Context, o RunOptions) (ExitStatus, error) {
 	for {
 		p.mu.Lock()
-		queue := p.queue
-		p.queue = nil
+		queue, err := p.queue, p.err
+		p.queue, p.bytes = nil, 0
 		p.mu.Unlock()
+		if err != nil {
+			return ExitStatus{}, err
+		}
 		for _, k := range queue {
 			w := o.Stdout
 			switch k.tag {
@@ -223,7 +256,7 @@ const inputChunk = 64 << 10
 
 // feed sends standard input, a chunk for each that was taken. It ends with the input, or when a read returns after the
 // program has ended.
-func (p *program) feed(r io.Reader) {
+func (p *program) feed(ctx context.Context, r io.Reader) {
 	acks := make(chan struct{}, 1)
 	p.mu.Lock()
 	p.acks = acks
@@ -233,7 +266,8 @@ func (p *program) feed(r io.Reader) {
 		n, err := r.Read(buf[1:])
 		if n > 0 {
 			buf[0] = 'i'
-			if p.c.d.post(p.c.id, p.input, 0, bytes.Clone(buf[:1+n])) != nil {
+			h := pyproto.Header{Enc: pyproto.EncMGC, Dst: p.c.id, Handle: p.input}
+			if p.c.send(ctx, newFrame(h, bytes.Clone(buf[:1+n]))) != nil {
 				return
 			}
 			select {

@@ -62,11 +62,19 @@ type stream struct {
 	ids               ids
 	refusals          refusals
 
+	// What it has caused; see bounds.go.
+	owing                                        atomic.Bool // breathe has to be called
+	routes, announced, taken, blocks, connecting atomic.Int64
+	warnings                                     warnings
+	logs                                         LogLimit
+
 	// mu protects the following. Never held across I/O. Nothing is locked under it.
 	mu       sync.Mutex
 	queue    []frame
-	queued   int  // bytes, what the writer holds included
-	writing  bool // somebody owns the writing side
+	queued   int           // bytes and messageCost for each frame, what the writer holds included
+	owed     int           // of those, the daemon's own
+	relief   chan struct{} // closed when less is owed; nil while that is not much
+	writing  bool          // somebody owns the writing side
 	room     chan struct{}
 	progress time.Time // of the last byte written while the queue was not empty
 	err      error     // first cause; set once
@@ -95,7 +103,8 @@ func (d *Daemon) newStream(id pyproto.ContextID, name string, r, w *os.File) (*s
 	return s, nil
 }
 
-// offer queues a frame and writes what can be written at once. It never blocks, and fails only when the stream is lost.
+// offer queues a frame and writes what can be written at once. It never blocks, and fails when the stream is lost. It is lost when
+// far too much of what is the daemon's own waits (see own, breathe).
 func (s *stream) offer(f frame) error {
 	if s.d.opt.Trace != nil {
 		s.traceOut(f)
@@ -107,11 +116,22 @@ func (s *stream) offer(f frame) error {
 		f.done()
 		return err
 	}
+	if f.own > 0 && s.owed+f.own > 2*s.d.maxAnswers() {
+		s.mu.Unlock()
+		f.done()
+		err := s.reached(unreadAnswers, s.d.maxAnswers())
+		s.fail(err)
+		return err
+	}
 	if len(s.queue) == 0 && !s.writing {
 		s.progress = time.Now()
 	}
 	s.queue = append(s.queue, f)
-	s.queued += f.size()
+	s.queued += f.size() + messageCost
+	if s.owed += f.own; f.own > 0 && s.owed > s.d.maxAnswers() && s.relief == nil {
+		s.relief = make(chan struct{})
+		s.owing.Store(true)
+	}
 	if s.writing {
 		s.mu.Unlock()
 		return nil
@@ -222,18 +242,24 @@ func (s *stream) writeLoop() {
 // account takes n written bytes off the batch and wakes who waits for room.
 func (s *stream) account(n int) {
 	s.bytesOut.Add(int64(n))
-	total := n
+	total, owed := n, 0
 	for n > 0 {
 		f := &s.batch[s.next]
 		n = f.shift(n)
 		if f.size() > 0 {
 			break
 		}
+		total += messageCost
+		owed += f.own
 		f.done()
 		s.next++
 	}
 	s.mu.Lock()
 	s.queued -= total
+	s.owed -= owed
+	if s.relief != nil && s.owed < s.d.maxAnswers()/2 {
+		s.relieve()
+	}
 	if total > 0 {
 		s.progress = time.Now()
 	}
@@ -307,6 +333,9 @@ func (s *stream) fail(err error) {
 		close(s.room)
 		s.room = nil
 	}
+	if s.relief != nil {
+		s.relieve()
+	}
 	for i := range s.queue {
 		s.queue[i].done()
 	}
@@ -347,7 +376,10 @@ func (s *stream) readLoop(first []byte) {
 func (s *stream) read() (err error) {
 	defer s.survive("a message")
 	for err == nil {
-		if err = s.handle(); err == nil {
+		if err = s.handle(); err == nil && s.owing.Load() {
+			err = s.breathe()
+		}
+		if err == nil {
 			err = s.fill()
 		}
 	}
@@ -360,6 +392,36 @@ func (s *stream) survive(what string) {
 		s.d.opt.Logger.Error("a fault of the daemon ends a stream", zap.String("stream", s.name), zap.String("handling", what),
 			zap.Any("panic", fault), zap.ByteString("stack", debug.Stack()))
 		s.fail(fmt.Errorf("a fault of the daemon: %v", fault))
+	}
+}
+
+// relieve lets a readLoop go on that waits in breathe. mu is held.
+func (s *stream) relieve() {
+	close(s.relief)
+	s.relief = nil
+	s.owing.Store(false)
+}
+
+// breathe waits while much of what the daemon has to say to the peer is not read: a peer that asks and does not read is not read
+// either, and is given up when it takes nothing for StallTimeout.
+func (s *stream) breathe() error {
+	for {
+		s.mu.Lock()
+		relief := s.relief
+		stalled := s.d.opt.StallTimeout - time.Since(s.progress)
+		s.mu.Unlock()
+		switch {
+		case relief == nil:
+			return nil
+		case stalled <= 0:
+			return s.reached(unreadAnswers, s.d.maxAnswers())
+		}
+		t := time.NewTimer(stalled)
+		select {
+		case <-relief:
+		case <-t.C:
+		}
+		t.Stop()
 	}
 }
 
@@ -494,9 +556,13 @@ func (s *stream) skip(h pyproto.Header, size int) error {
 	for left > 0 {
 		n, err := s.r.Read(s.in.b[:min(left, len(s.in.b))])
 		if err != nil {
+			if bootstrap.IsEOF(err) {
+				err = errEOF
+			}
 			return err
 		}
 		left -= n
+		s.bytesIn.Add(int64(n))
 	}
 	s.d.refuse(h, fmt.Sprintf("message is %d bytes; at most %d are sent", h.Length, s.d.opt.MaxMessage))
 	return nil

@@ -171,6 +171,9 @@ func TestRoutes(t *testing.T) {
 		t.Errorf("got %+v", m.Header)
 	}
 	b.send(pyproto.Header{Src: b.id, Auth: b.id, Handle: pyproto.AddRoute}, fmt.Sprint(below))
+	if m := b.read(); m.Handle != pyproto.DelRoute || string(m.Payload) != fmt.Sprint(below) {
+		t.Errorf("got %+v %q in place of a refusal", m.Header, m.Payload)
+	}
 	b.send(pyproto.Header{Dst: below, Src: b.id, Auth: b.id, Handle: 31}, "answer")
 	if m := a.read(); m.Dst != below || string(m.Payload) != "answer" {
 		t.Errorf("got %+v %q", m.Header, m.Payload)

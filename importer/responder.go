@@ -123,13 +123,18 @@ type Responder struct {
 	wake chan struct{} // one token: there may be jobs
 
 	// Owned by Serve.
-	sent      map[string]*sentModule
-	refused   map[string]bool
-	forwarded map[uint32]map[string]bool
+	sent         map[string]*sentModule
+	refused      map[string]bool
+	refusedBytes int // of the names
+	forwarded    map[uint32]map[string]bool
 }
 
-// maxRefused bounds Responder.refused. What is refused beyond it may be preloaded when it appears, and ignored by the child.
-const maxRefused = 100000
+// maxRefused and maxRefusedBytes bound Responder.refused. What is refused beyond them may be preloaded when it appears, and ignored
+// by the child.
+const (
+	maxRefused      = 100000
+	maxRefusedBytes = 2 << 20
+)
 
 // sentModule is a module that went out on the stream.
 type sentModule struct {
@@ -409,7 +414,10 @@ func (r *Responder) answer(ctx context.Context, name string) error {
 	}
 	was.asked = true
 	r.sent[name] = was
-	delete(r.refused, name)
+	if r.refused[name] {
+		delete(r.refused, name)
+		r.refusedBytes -= len(name)
+	}
 	r.observe(Event{Name: name, What: Answered, Bytes: len(rec), Took: took})
 	for _, with := range r.unsent(s.closure(r.opt.With...), false) {
 		if err := r.preload(ctx, s, with, name, false); err != nil {
@@ -469,8 +477,9 @@ func (r *Responder) refuse(none *NotFoundError, what What, by string, start time
 	if err := r.sink.LoadModule(rec, name); err != nil {
 		return err
 	}
-	if len(r.refused) < maxRefused {
+	if !r.refused[name] && len(name) <= MaxName && len(r.refused) < maxRefused && r.refusedBytes+len(name) <= maxRefusedBytes {
 		r.refused[name] = true
+		r.refusedBytes += len(name)
 	}
 	r.observe(Event{Name: name, What: what, Bytes: len(rec), Took: time.Since(start), Reason: none.Reason, For: by})
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -477,3 +478,45 @@ func TestResponderForetells(t *testing.T) {
 	}
 	equal(t, "forwarded", sink.names()[8:], []string{"c", "-enum", "c>9", "configparser", "configparser>9"})
 }
+
+// Names that are refused are kept within bounds, and those that no module has not at all.
+func TestRefusedNamesAreBounded(t *testing.T) {
+	im := onPath(t, appFiles)
+	sink := &countSink{}
+	r := serve(t, im, sink, ResponderOptions{Version: Version{3, 11}})
+	ask(t, r, "app")
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	const n = 10000
+	for i := range n {
+		if i%1000 == 0 {
+			settle(t, r)
+		}
+		ask := fmt.Sprintf("%d_%s", i, strings.Repeat("x", MaxName-10)) // 10 MB of them
+		if i%100 == 0 {
+			ask += strings.Repeat("y", 100_000) // and 10 MB more
+		}
+		if err := r.Request(ask); err != nil {
+			t.Fatal(err)
+		}
+	}
+	settle(t, r)
+	if sink.n < n {
+		t.Errorf("%d of %d names were answered", sink.n, n)
+	}
+	if grown := int64(heap()) - int64(before); grown > 2*maxRefusedBytes {
+		t.Errorf("%d bytes are kept", grown)
+	}
+	runtime.KeepAlive(r)
+}
+
+// countSink counts modules.
+type countSink struct{ n int }
+
+func (s *countSink) LoadModule([]byte, string) error            { s.n++; return nil }
+func (s *countSink) ForwardModule([]byte, uint32, string) error { return nil }

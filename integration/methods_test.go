@@ -29,7 +29,7 @@ func value(s string) string {
 // brokenSudo asks for a password on the terminal, and takes none.
 const brokenSudo = `#!/bin/sh
 exec 3<>/dev/tty
-printf '[sudo: mitogend] mitogen-sudo-prompt:' >&3
+printf '%s' "$SUDO_PROMPT" >&3
 read answer <&3
 echo 'Sorry, try again.' >&3
 exit 1
@@ -119,7 +119,7 @@ db:
   hosts:
     d1: {mitogen_via: w1}
     d2: {ansible_become: yes, ansible_become_exe: %q, ansible_become_password: s3cret}
-`, p.argv[0], script(t, "sudo", "#!/bin/sh\nexec 3<>/dev/tty\nprintf 'mitogen-sudo-prompt:' >&3\nread a <&3\n[ \"$a\" = s3cret ] || exit 1\nwhile [ \"$1\" != -- ]; do shift; done\nshift\nexec \"$@\"\n")))
+`, p.argv[0], script(t, "sudo", "#!/bin/sh\nexec 3<>/dev/tty\nprintf '%s' \"$SUDO_PROMPT\" >&3\nread a <&3\n[ \"$a\" = s3cret ] || exit 1\nwhile [ \"$1\" != -- ]; do shift; done\nshift\nexec \"$@\"\n")))
 	lines := func(args ...string) map[string]bool {
 		t.Helper()
 		r := Mitogend(t, dir, append([]string{"call", "--daemon", "none"}, args...)...)

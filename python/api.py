@@ -5,8 +5,10 @@ mitogen.api when one of its names, which are attributes of mitogen.core, is firs
 from __future__ import absolute_import
 
 import os
+import re
 import sys
 import traceback
+from _struct import Struct, error as StructError
 
 import mitogen.core as core
 from mitogen.core import CALL_FUNCTION, IS_DEAD, SHUTDOWN
@@ -14,6 +16,9 @@ from mitogen.core import ChannelError, Error, Kwargs, Latch, LatchError, Message
 from mitogen.core import text_type
 
 DETACHING = 109
+
+# Contexts that are remembered.
+MAX_CONTEXTS = 10000
 
 string_types = (bytes, text_type)
 integer_types = (int,) if core.PY3 else (int, long)
@@ -82,6 +87,64 @@ class Secret(text_type):
 
     def __reduce__(self):
         return Secret, (text_type(self),)
+
+
+def _unpickle_secret(text):
+    # What is no text would be shown as text, which is exponential in what a pickle says.
+    if not isinstance(text, string_types):
+        raise TypeError('cannot unpickle Secret: bad input')
+    return Secret(text)
+
+
+def unpickle(msg, throw=True, throw_dead=True):
+    """The value that a message holds. Raises ChannelError for a dead message, and a CallError that was sent."""
+    if throw_dead and msg.reply_to == IS_DEAD:
+        raise ChannelError(msg.data or ChannelError.remote_msg)
+    if msg.enc == core.BIN:
+        return msg.data
+    if not core.has_parent_authority(msg):
+        check(msg.data)
+    obj = core.loads(msg.data)
+    if throw and type(obj) is CallError:
+        raise obj
+    return obj
+
+
+Message.unpickle = unpickle
+
+# Opcodes of pickles by the length of what follows: fixed, or as many bytes as a count of that format says.
+FIXED = re.compile(
+    b'(?s)(?:[().01NRaestu\x85-\x89\\]}]|[Khq\x80].|M..|[Jj]....|r..\0\0|G.{8}|I-?[0-9]{1,20}\n|c[^\n]{1,40}\n[^\n]{1,40}\n){1,999}')
+LONG = Struct('<L')
+COUNTED = {b'U': '<B', b'C': '<B', b'\x8a': '<B', b'X': '<l', b'T': '<l', b'B': '<l', b'\x8b': '<l'}
+
+
+def check(data):
+    """
+    Refuse a pickle that no pickler writes in protocol 2 or 3 for what may be sent: Python's own reader takes ten bytes that set
+    memo number 10 ** 9 for 16 gigabytes, a million decimal digits for minutes, and attributes for classes of ours.
+    """
+    pos = 0
+    end = len(data)
+    while pos < end:
+        op = data[pos:pos + 1]
+        try:
+            if op in COUNTED:
+                count = Struct(COUNTED[op])
+                size = count.unpack_from(data, pos + 1)[0]
+                pos += 1 + count.size + max(0, size)
+                continue
+            found = FIXED.match(data, pos)
+            if found:
+                pos = found.end()
+                continue
+            # The memo's numbers are given in turn.
+            if op == b'r' and LONG.unpack_from(data, pos + 1)[0] < end // 4:
+                pos += 5
+                continue
+        except StructError:
+            pass
+        raise Error('this pickle was not written by a pickler: %r at %d', op, pos)
 
 
 class ExternalContext(object):
@@ -218,7 +281,11 @@ def _unpickle_context(context_id, name, router=None):
     if not (isinstance(context_id, integer_types) and context_id >= 0 and (
             name is None or (isinstance(name, (text_type, bytes)) and len(name) < 100))):
         raise TypeError('cannot unpickle Context: bad input')
-    return (router or core.router).context_by_id(context_id, name)
+    router = router or core.router
+    if len(router.contexts) >= MAX_CONTEXTS:
+        # Others can send any number of them. Those that are in use live on, and are equal to those that come.
+        router.contexts.clear()
+    return router.context_by_id(context_id, name)
 
 
 class Sender(object):
@@ -299,6 +366,11 @@ class Receiver(object):
             except ChannelError:
                 return
 
+
+# What a pickle may name beside core.WIRE.
+WIRE = {'CallError': _unpickle_call_error, 'Secret': _unpickle_secret}
+for value in _unpickle_call_error, _unpickle_context, _unpickle_sender:
+    WIRE[value.__name__] = value
 
 # As pickles, reprs and tracebacks name them.
 for value in (CallError, Context, ExternalContext, Receiver, Secret, Sender, StreamError, _unpickle_call_error,

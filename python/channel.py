@@ -5,7 +5,7 @@ importer as mitogen.channel.
 A message on the wire is a tag and what belongs to it: m and a pickle; a and the count of bytes that were taken from the
 channel; e for "nothing more comes"; h and the handle that the other side is to send to. From the master, a BIN frame is a
 value that is bytes, without a tag; a parent may have pickled it for a child that takes nothing else. At most WINDOW bytes of
-messages are on the way in each direction, or one message that is larger.
+messages, and COST for each, are on the way in each direction, or one message that is larger.
 """
 from __future__ import absolute_import
 
@@ -15,6 +15,8 @@ import mitogen.core as core
 from mitogen.core import ChannelError, LatchError, Message
 
 WINDOW = 1 << 20
+# What a message counts beside its bytes.
+COST = 64
 
 
 class Channel(object):
@@ -49,15 +51,16 @@ class Channel(object):
     def send(self, value):
         """Send one value; waits while the other side has not taken what was sent before. ChannelError once it is gone."""
         data = core.dumps(value, 0)
+        size = len(data) + COST
         with self.lock:
             try:
-                while self.unread and self.unread + len(data) > WINDOW:
+                while self.unread and self.unread + size > WINDOW:
                     self.unread -= self.room.get()
             except LatchError:
                 raise ChannelError(ChannelError.remote_msg)
             if self.room.closed is not None:
                 raise ChannelError(ChannelError.remote_msg)
-            self.unread += len(data)
+            self.unread += size
             self.post(b'm' + data)
 
     def recv(self, timeout=None):
@@ -74,7 +77,7 @@ class Channel(object):
         else:
             value = core.loads(data)
             size = len(value)
-        self.post(b'a%d' % size)
+        self.post(b'a%d' % (size + COST))
         return value
 
     def __iter__(self):

@@ -152,8 +152,23 @@ def takes_econtext(func):
     return func
 
 
-class Message(object):
-    """One message: the header's fields, and `data`, the payload."""
+class Lazy(object):
+    """What it lacks is in the module `rest`, which is fetched when first used."""
+    __slots__ = ()
+
+    def __getattr__(self, name):
+        if name[0] == '_' or io.lost:
+            raise AttributeError(name)
+        try:
+            __import__(self.rest)
+        except ImportError:
+            raise AttributeError(name)
+        return getattr(sys.modules[self.rest], name).__get__(self)
+
+
+class Message(Lazy):
+    """One message: the header's fields, and `data`, the payload. What it holds, unpickle() tells (see api.py)."""
+    rest = 'mitogen.api'
     __slots__ = ('dst_id', 'src_id', 'auth_id', 'handle', 'reply_to', 'data', 'enc', 'router')
 
     def __init__(self, dst_id=0, src_id=None, auth_id=None, handle=0, reply_to=0, data=b'', enc=MGC):
@@ -177,17 +192,6 @@ class Message(object):
     @classmethod
     def dead(cls, reason=None, **kwargs):
         return cls(reply_to=IS_DEAD, data=(reason or u'').encode('utf-8'), **kwargs)
-
-    def unpickle(self, throw=True, throw_dead=True):
-        """The value sent. Raises ChannelError for a dead message, and a CallError that was sent."""
-        if throw_dead and self.reply_to == IS_DEAD:
-            raise ChannelError(self.data or ChannelError.remote_msg)
-        if self.enc == BIN:
-            return self.data
-        obj = loads(self.data)
-        if throw and type(obj).__name__ == 'CallError':
-            raise obj
-        return obj
 
     def reply(self, obj, router=None, **kwargs):
         """Answer the sender, if it waits for an answer. A Message is sent as it is."""
@@ -469,13 +473,10 @@ class Latch(object):
                 raise TimeoutError('deadline exceeded.')
 
 
-FIND_GLOBAL = {}
-
-
 # What mitogen/api.py has of this module's names: it is fetched when one of them is first used.
 LAZY = frozenset(
     'CallError Context ExternalContext Receiver Secret Sender StreamError _unpickle_call_error _unpickle_context '
-    '_unpickle_sender call_message takes_router'.split())
+    '_unpickle_sender WIRE call_message takes_router'.split())
 
 
 def lazy(name):
@@ -487,22 +488,19 @@ def lazy(name):
 
 
 def find_global(module, name):
-    try:
-        return FIND_GLOBAL[module, name]
-    except KeyError:
-        if module == 'mitogen.core' and name in LAZY:
-            return lazy(name)
+    make = WIRE.get(name) or module == 'mitogen.core' and lazy('WIRE').get(name)
+    if not make or module not in ('mitogen.core', '_codecs', '__builtin__', 'builtins'):
         raise Error('%s.%s cannot be sent: only plain values can' % (module, name))
+    return make
 
 
-def encode_latin1(text, encoding='latin1'):
-    return text.encode('latin-1') if isinstance(text, text_type) else text
-
-
-for cls in Blob, Kwargs:
-    FIND_GLOBAL['mitogen.core', cls.__name__] = cls
-FIND_GLOBAL['__builtin__', 'bytes'] = FIND_GLOBAL['builtins', 'bytes'] = bytes
-FIND_GLOBAL['_codecs', 'encode'] = encode_latin1
+# What a pickle may name; the rest is in api.py. Of a number, bytes and Blob would make as many bytes.
+WIRE = {
+    'Blob': lambda data: Blob(b''.join((data,))),
+    'Kwargs': Kwargs,
+    'bytes': lambda: b'',
+    'encode': lambda text, encoding: text.encode('latin-1'),
+}
 
 if PY3:
     # Only 3.x.
@@ -687,19 +685,6 @@ class Stream(object):
         router.on_stream_lost(self)
 
 
-class Lazy(object):
-    """What it lacks is in the module `rest`, which is fetched when first used."""
-
-    def __getattr__(self, name):
-        if name[0] == '_' or io.lost:
-            raise AttributeError(name)
-        try:
-            __import__(self.rest)
-        except ImportError:
-            raise AttributeError(name)
-        return getattr(sys.modules[self.rest], name).__get__(self)
-
-
 class Router(Lazy):
     """Delivers to handles of this process; everything else goes to the parent."""
     rest = 'mitogen.connect'
@@ -775,7 +760,8 @@ class Router(Lazy):
             self.refuse(msg, u'invalid handle')
             return
         fn, persist, respondent, policy = entry
-        if respondent is not None and msg.reply_to != IS_DEAD and msg.src_id != respondent:
+        if respondent not in (None, msg.src_id) and (msg.reply_to != IS_DEAD or not has_parent_authority(msg)):
+            # A dead message comes from the parents, too, one of which has noticed.
             self.refuse(msg, u'reply from unexpected context')
         elif policy and not policy(msg, stream):
             self.refuse(msg, u'refused by policy')
@@ -916,16 +902,20 @@ class Importer(Lazy):
         elif ask:
             try:
                 # A parent of another runtime is not asked.
-                send(Message(config.get('modules', router.stream.remote_id), handle=GET_MODULE, data=name.encode('utf-8')))
+                send(Message(config.get('modules', router.stream.remote_id), handle=GET_MODULE,
+                             data=name.encode('utf-8') if PY3 else name))
             except BaseException:
                 # A signal handler raised. Who waits for it, too, asks anew.
-                self.inflight.pop(name, None)
+                with self.lock:
+                    mine = self.inflight.get(name) is entry and self.inflight.pop(name)[1]
                 latch.close()
+                for stream in mine or ():
+                    self.again(stream, name)
                 raise
         return None, entry[0]
 
-    # Of a child's stream and a name in the cache; set by parent.py.
-    answer = None
+    # Of a child's stream and a name: it is in the cache, or to be asked for anew. Set by parent.py.
+    answer = again = None
 
     def on_load_module(self, msg):
         if not has_parent_authority(msg):

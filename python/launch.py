@@ -15,6 +15,7 @@ import os
 import re
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -33,6 +34,8 @@ from mitogen.core import Message, _thread
 KEPT_LINES = 40
 KEPT_CHARS = 400
 MAX_LINE = 8192
+# What of it is searched for a question: it must not cost more time than a program needs to print it.
+MAX_QUESTION = 1200
 # Bytes that are no handshake.
 MAX_BANNER = 1 << 20
 # Seconds for which a program that has ended is listened to: what it wrote last is still on the way.
@@ -78,11 +81,12 @@ class Lines(object):
 class Failed(Exception):
     """The attempt is over. The text, if any, is the reason; otherwise what was printed tells it."""
 
-    def __init__(self, step, reason=None, timed_out=False):
+    def __init__(self, step, reason=None, timed_out=False, no_terminal=False):
         Exception.__init__(self, reason)
         self.step = step
         self.reason = reason
         self.timed_out = timed_out
+        self.no_terminal = no_terminal
 
 
 class Child(process.Process):
@@ -152,7 +156,10 @@ def layout(stdio):
 
 def terminal():
     """A terminal in raw mode without echo: the master's and the slave's descriptor."""
-    fds = os.openpty()
+    try:
+        fds = os.openpty()
+    except (OSError, IOError) as e:
+        raise Failed(u'program', u'%s' % (e.strerror or e,), no_terminal=True)
     try:
         for fd in fds:
             core.cloexec(fd)
@@ -249,7 +256,7 @@ class Attempt(object):
         self.write(self.child.wfd, self.plan[u'input'].encode('utf-8'))
 
     def write(self, fd, data):
-        """Write within the time; what nobody reads any more is for the reader to notice."""
+        """Write within the time, and tell whether it was; what nobody reads any more is for the reader to notice."""
         poller = select.poll()
         poller.register(fd, select.POLLOUT)
         while data:
@@ -257,11 +264,12 @@ class Attempt(object):
                 data = data[os.write(fd, data):]
             except (OSError, IOError) as e:
                 if e.errno in (errno.EPIPE, errno.EIO, errno.ECONNRESET):
-                    return
+                    return False
                 if e.errno not in (errno.EAGAIN, errno.EINTR):
                     raise
                 self.check()
                 poller.poll(1000 * LOOK)
+        return True
 
     def check(self):
         """Raise when it is over; otherwise seconds to wait."""
@@ -367,7 +375,7 @@ class Attempt(object):
     def ask(self, settled):
         """Answer the question that the unfinished line is, if it is one."""
         lines = self.data if self.child.efd is None else self.errors
-        text = normalise(lines.rest)
+        text = normalise(lines.rest[-MAX_QUESTION:])
         if not self.asking or not text.strip():
             return
         for prompt in self.plan[u'prompts']:
@@ -385,20 +393,24 @@ class Attempt(object):
                 raise Failed(u'connect', u'it asks for the %s, and has no terminal to be answered on' % prompt[u'name'])
             self.given.add(prompt[u'name'])
             answer = prompt[u'answer']
-            if prompt[u'name'] == u'password':
-                self.answered = True
+            password = prompt[u'name'] == u'password'
+            if password:
                 self.secrets.append(answer)
-            self.write(self.child.wfd if self.child.efd is None else self.child.efd, answer.encode('utf-8') + b'\n')
+            self.answered = self.write(self.child.wfd if self.child.efd is None else self.child.efd, answer.encode('utf-8') + b'\n') and password or self.answered
             return
 
     def fail(self, e):
         """End the program and report."""
         result = {u'ok': False, u'step': e.step, u'timed_out': e.timed_out, u'answered': self.answered,
-                  u'status': None, u'reason': e.reason or u'', u'cancelled': self.cancelled}
+                  u'status': None, u'reason': e.reason or u'', u'cancelled': self.cancelled, u'no_terminal': e.no_terminal,
+                  u'open': u'', u'dialing': u''}
         child = self.child
         if child:
+            if e.timed_out and e.step == u'connect':
+                result[u'dialing'] = dialing(child.pid)
             self.keep(self.data.rest)
             self.keep(self.errors.rest)
+            result[u'open'] = normalise((self.data if child.efd is None else self.errors).rest[-MAX_QUESTION:]).strip()
             status = child.poll()
             if status is not None:
                 result[u'status'] = status
@@ -429,6 +441,27 @@ def read(fd, size):
         if e.errno in (errno.EAGAIN, errno.EINTR):
             return None
         return b''
+
+
+def dialing(group):
+    """The address of which a process of the group waits for the first packet, as HOST:PORT, or nothing."""
+    for name in os.listdir('/proc') if os.path.isdir('/proc') else ():
+        try:
+            with open('/proc/%d/stat' % int(name), 'rb') as f:
+                if int(f.read().rpartition(b')')[2].split()[2]) != group:
+                    continue
+            own = set(os.readlink('/proc/%s/fd/%s' % (name, fd)) for fd in os.listdir('/proc/%s/fd' % name))
+            for table, family in ('tcp', socket.AF_INET), ('tcp6', socket.AF_INET6):
+                with open('/proc/%s/net/%s' % (name, table)) as f:
+                    for words in [line.split() for line in f]:
+                        if words[3] == '02' and 'socket:[%s]' % words[9] in own:
+                            host, port = words[2].split(':')
+                            packed = b''.join([struct.pack('=I', int(host[i:i + 8], 16)) for i in range(0, len(host), 8)])
+                            return u'%s:%d' % (socket.inet_ntop(family, packed), int(port, 16))
+        except (ValueError, IndexError, EnvironmentError):
+            # It has ended, is another user's, or the system has no such files.
+            continue
+    return u''
 
 
 def preamble(hexversion, config):

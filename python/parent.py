@@ -6,10 +6,16 @@ attach() turns a leaf into a parent, once. From then on one thread is always the
 takes the reader role when nobody else does), and what is written goes through a Writer, a queue in front of a non-blocking
 descriptor, so that the reader never waits for anybody.
 
+May this peer say this now? A frame from below has a source and an authority that are behind its stream, or it is dropped. RULES
+has, for each fixed handle, who may send to it and about whom. A stream may announce the contexts that were given to it: ALLOW
+comes from the master, behind what tells a context below of its new numbers, and each parent on the way reads it.
+
 A full queue. The frame that fills it is taken; then its sender is stopped until half of the queue is gone: a child that sends
 for itself is not read, and a stream that carries somebody else's frames is told by a FLOW message, since what it carries for
-others must go on. FLOW goes from neighbour to neighbour towards the sender. A peer that takes nothing for STALL seconds gets
-no more frames until it does, and their senders dead messages.
+others must go on. FLOW goes from neighbour to neighbour towards the sender. A peer that takes nothing for STALL seconds, or
+whose FLOW is that old, gets no more frames until it does, and their senders dead messages. Small frames stop nobody, or whoever
+asks and does not take the answers would stop those who answer: they are taken up to a bound. What this process itself has
+to answer, and what answers somebody else's message, counts against MAX_UNREAD: beyond it, the stream that does not read is ended.
 
 Locks: Relay.spawning is taken first, and alone but for the others. Writer.lock guards a queue; Io.lock may be taken under it.
 Everything else of a Relay belongs to the reader; other threads hand it work by call_soon().
@@ -36,15 +42,32 @@ GET_RESOURCE = 112
 DETACHING = 109
 # Ours alone: `id:1` asks a neighbour to send nothing to that context, `id:0` ends it. Others refuse the handle, and no harm.
 FLOW = 990
+# Ours alone, from the master: `first:end`, the contexts that may be announced from where it is sent.
+ALLOW = 987
+LOAD_CODE = 989
 
 # Bytes that may wait for one peer.
 LIMIT = 4 << 20
-# Seconds without progress after which a peer whose queue is full is not waited for.
+# Bytes of answers, each counted with FRAME_COST, that may come on top of a full queue; then the stream is ended.
+MAX_UNREAD = 16 << 20
+FRAME_COST = 100
+# A larger frame stops its sender when the queue is full.
+SMALL = 4096
+# Seconds after which a peer whose queue is full is not waited for, unless it has taken PROGRESS bytes meanwhile.
 STALL = 60
+PROGRESS = 1 << 16
 # Largest read of a frame that is on its way; a large frame is kept and passed on in such parts.
 PART = 1 << 18
-# Names that a child may have asked for and not got; more is no import.
+# Names that a child may have asked for in all, more is no import, and bytes of one; names without a module that are kept here.
 MAX_ASKED = 10000
+MAX_NAME = 1024
+MAX_REFUSED = 20000
+# Contexts that may be behind one stream.
+MAX_ROUTES = 10000
+# Contexts that one stream is told to send nothing to; then it is not read.
+MAX_TOLD = 1000
+# A smaller part of a large frame grows by what comes next.
+MIN_PART = 4096
 # Contexts that one stream is remembered to have sent to.
 MAX_TALKED = 1 << 16
 
@@ -53,11 +76,11 @@ relay = None
 
 
 def read_id(data):
-    """The context id of `id` or `id:more`."""
-    context_id = int(data.split(b':')[0])
-    if not 0 < context_id < 1 << 32:
-        raise ValueError('%d is no context' % context_id)
-    return context_id
+    """The context id of `id` or `id:more`. int() takes time for many digits, and takes blanks and signs."""
+    digits = data[:20].split(b':')[0]
+    if not digits.isdigit() or int(digits) >> 32:
+        raise ValueError('%r is no context' % digits)
+    return int(digits)
 
 
 def nonblock(fd):
@@ -77,6 +100,8 @@ class Writer(object):
         self.offset = 0
         self.size = 0
         self.written = 0
+        # Of those, since `idle` was last reset.
+        self.taken = 0
         # The reader is to call flush() when the descriptor is writable.
         self.armed = False
         self.closed = False
@@ -135,7 +160,9 @@ class Writer(object):
             self.size -= n
             self.written += n
             self.offset += n
-            self.idle = 0
+            self.taken += n
+            if self.taken > PROGRESS:
+                self.idle = self.taken = 0
             if self.offset == len(part):
                 queue.popleft()
                 self.offset = 0
@@ -189,6 +216,12 @@ class Link(object):
         # A frame that comes in parts: its header, what came, or None if it is skipped, and the bytes still to come.
         self.head = self.parts = None
         self.need = 0
+        # Contexts behind its peer, and what it may announce besides: single ids, and ranges of them.
+        self.routes = set()
+        self.allowed = set()
+        self.ranges = []
+        # Bytes of answers since its queue is full; and how often it has said what it may not say.
+        self.unread = self.complaints = 0
         # Modules that were sent, those that are asked for and not answered, and all that ever were; for stats(), how often
         # something was asked, and asked again.
         self.modules = set()
@@ -202,18 +235,35 @@ class Link(object):
         self.foreign = self.old = False
         # It outlives its connection.
         self.detached = False
-        # Somebody waits for room in the queue.
+        # Somebody waits for room in the queue; and how many contexts it is told to send nothing to.
         self.watched = False
+        self.told = 0
         self.lost = False
 
     def post(self, msg):
         """Queue a message; never blocks."""
         data = msg.data
+        if not self.charge(len(data)):
+            return
         head = HEADER.pack(msg.enc, msg.dst_id, msg.src_id, msg.auth_id, msg.handle, msg.reply_to, len(data))
         if len(data) < core.CHUNK:
             self.writer.put(head + data)
         else:
             self.writer.put(head, data)
+
+    def charge(self, size):
+        """Count what nobody is stopped for; False once it is too much for a peer that does not read."""
+        if self.writer.size <= LIMIT or self is relay.upstream:
+            self.unread = 0
+            return True
+        self.unread += size + FRAME_COST
+        if self.unread > MAX_UNREAD:
+            relay.expel(self, u'it does not read what it has asked for')
+            return False
+        return True
+
+    def may_announce(self, context_id):
+        return context_id in self.allowed or any([first <= context_id < end for first, end in self.ranges])
 
     def send(self, msg):
         """Queue a message; a thread other than the reader waits for room."""
@@ -221,7 +271,7 @@ class Link(object):
             latch = core.Latch()
             relay.call_soon(relay.when_free, msg.dst_id, latch.close)
             latch.wait()
-        if self.writer.stalled:
+        if relay.stalled(msg.dst_id, self):
             core.router.refuse(msg, u'context %d reads nothing, and its queue is full' % msg.dst_id)
         else:
             self.post(msg)
@@ -237,7 +287,10 @@ class Link(object):
             self.on_lost()
         elif self.need:
             self.need -= len(data)
-            if self.parts is not None:
+            if self.parts and len(self.parts[-1]) < MIN_PART:
+                # Or a peer that sends byte by byte would have us keep many times what it sends.
+                self.parts[-1] += data
+            elif self.parts is not None:
                 self.parts.append(data)
             if not self.need:
                 head, parts, self.parts = self.head, self.parts, None
@@ -253,7 +306,7 @@ class Link(object):
             length = head[6]
             stop = pos + HEADER_LEN + length
             if head[0] not in (core.MGC, core.PKL, core.BIN):
-                relay.log(u'context %d sent no frame but %r' % (self.remote_id, data[pos:pos + HEADER_LEN]), 40)
+                relay.expel(self, u'it sent no frame but %r' % data[pos:pos + HEADER_LEN])
                 self.on_lost()
                 return
             if stop > end and length > core.CHUNK:
@@ -275,7 +328,7 @@ class Link(object):
             else:
                 relay.on_frame(head, parts, self)
         except Exception as e:
-            relay.log(u'a message from context %d for handle %d: %r' % (head[2], head[4], e), 40)
+            relay.complain(self, u'a message from context %d for handle %d: %r' % (head[2], head[4], e), 40)
 
     def on_lost(self):
         if not self.lost:
@@ -304,8 +357,10 @@ class Relay(object):
         self.held = {}
         self.waiting = []
         self.told = set()
-        # Contexts that a neighbour does not want messages for.
-        self.stopped = set()
+        # Contexts that a neighbour does not want messages for, to the time from when on they are not waited for.
+        self.stopped = {}
+        # Names without a module that children have asked for.
+        self.refused = 0
         # A token of the thread that counts seconds.
         self.patrolling = None
         # Never closed: who waits for it reads when nobody else does.
@@ -339,14 +394,12 @@ class Relay(object):
             self.router.stream = new
         self.router.on_stream_lost = self.on_parent_lost
         self.importer.answer = self.send_module
-        for handle, fn, policy in (
-                (core.GET_MODULE, self.on_get_module, self.from_child),
-                (ADD_ROUTE, self.on_add_route, self.from_child),
-                (core.DEL_ROUTE, self.on_del_route, self.from_neighbour),
-                (DETACHING, self.on_detaching, self.from_child),
-                (FLOW, self.on_flow, self.from_neighbour),
-                (FORWARD_MODULE, self.on_forward_module, core.has_parent_authority)):
-            self.router.add_handler(fn, handle, policy=policy, overwrite=True)
+        self.importer.again = self.ask_again
+        for handle, (fn, sender, about) in RULES.items():
+            # The rest are the leaf's.
+            fn = getattr(self, fn) if fn else self.router.handlers.get(handle, (None,))[0]
+            if fn:
+                self.router.add_handler(fn, handle, policy=self.policy(sender, about), overwrite=True)
         self.read_from(new.rfd, new.on_readable)
         if core.stdio.rfd is not None:
             self.read_from(core.stdio.rfd, self.on_stdio)
@@ -367,6 +420,23 @@ class Relay(object):
         """As core.log, from the reader."""
         self.upstream.post(Message(0, handle=core.FORWARD_LOG,
                                    data=(u'mitogen\0%d\0%s' % (level, text)).encode('utf-8', 'replace')))
+
+    def complain(self, link, text, level=30):
+        """Log what a peer should not have said: ten times, and then whenever it is twice as often."""
+        link.complaints += 1
+        if link.complaints > 10:
+            if link.complaints & link.complaints - 1:
+                return
+            text = u'%s (%d such messages came over this stream)' % (text[:300], link.complaints)
+        self.log(text[:400], level)
+
+    def expel(self, link, reason):
+        """End the stream of a child, from any thread."""
+        if link is not self.upstream and not link.writer.closed:
+            # What waits for it is let go at once.
+            link.writer.close()
+            self.call_soon(self.log, u'ended the connection with context %d: %s' % (link.remote_id, reason), 40)
+            self.call_soon(link.on_lost)
 
     # The end.
 
@@ -416,7 +486,11 @@ class Relay(object):
         try:
             while self.jobs:
                 fn, args = self.jobs.popleft()
-                fn(*args)
+                try:
+                    fn(*args)
+                except Exception as e:
+                    # Without the reader nothing goes on.
+                    self.log((u'%s: %r' % (fn.__name__, e))[:400], 40)
         finally:
             self.reader = None
 
@@ -473,7 +547,10 @@ class Relay(object):
         return self.router.routes.get(dst) or self.upstream
 
     def blocked(self, dst, link):
-        return not core.io.lost and (link.writer.full or dst in self.stopped)
+        return not core.io.lost and (link.writer.full or self.stopped and self.stopped.get(dst, 0) > clock())
+
+    def stalled(self, dst, link):
+        return link.writer.stalled or self.stopped and 0 < self.stopped.get(dst, 0) < clock()
 
     def when_free(self, dst, fn):
         """Call fn once that context may be sent to."""
@@ -487,11 +564,13 @@ class Relay(object):
             self.held[fd] = dst
             self.watch(dst)
 
-    def stop(self, link, src, dst):
+    def stop(self, link, src, dst, small):
         """The link has brought a message for a context that takes no more for now."""
-        if src == link.remote_id and link is not self.upstream:
-            self.hold(link.rfd, dst)
+        if link is not self.upstream and (src == link.remote_id or link.told >= MAX_TOLD):
+            if not small:
+                self.hold(link.rfd, dst)
         elif (link, dst) not in self.told:
+            link.told += 1
             self.told.add((link, dst))
             link.post(Message(link.remote_id, handle=FLOW, data=b'%d:1' % dst))
             self.watch(dst)
@@ -525,6 +604,7 @@ class Relay(object):
                 self.read_from(fd, self.readers[fd])
         for link, dst in list(self.told):
             if free(dst):
+                link.told -= 1
                 self.told.discard((link, dst))
                 link.post(Message(link.remote_id, handle=FLOW, data=b'%d:0' % dst))
         waiting, self.waiting = self.waiting, []
@@ -553,13 +633,9 @@ class Relay(object):
 
     def on_flow(self, msg):
         dst = read_id(msg.data)
-        link = self.router.routes.get(dst, self.upstream)
-        if link.remote_id != msg.src_id:
-            return
         if msg.data.endswith(b':1'):
-            self.stopped.add(dst)
-        else:
-            self.stopped.discard(dst)
+            self.stopped.setdefault(dst, clock() + STALL)
+        elif self.stopped.pop(dst, None):
             self.check()
 
     def on_stdio(self, fd, event):
@@ -572,13 +648,40 @@ class Relay(object):
 
     # Routing.
 
-    def from_child(self, msg, stream):
-        """Policy: from an immediate child."""
+    def policy(self, sender, about):
+        """Of a row of RULES, for Router.add_handler. `stream` is None for a message of our own."""
+        def allows(msg, stream):
+            if msg.reply_to != core.IS_DEAD and sender(self, msg, stream) and (about is None or about(self, read_id(msg.data), stream)):
+                return True
+            if stream is not None:
+                self.complain(stream, u'refused a message from context %d for handle %d: %r' % (
+                    msg.src_id, msg.handle, msg.data[:40]))
+            return False
+        return allows
+
+    def child(self, msg, stream):
+        """From an immediate child."""
         return stream is not None and self.children.get(msg.src_id) is stream
 
-    def from_neighbour(self, msg, stream):
-        """Policy: from an immediate child, or from the parent."""
-        return stream is not None and msg.src_id == stream.remote_id or msg.src_id == self.upstream.remote_id
+    def neighbour(self, msg, stream):
+        """From an immediate child, or the parent."""
+        return self.child(msg, stream) or stream is self.upstream and msg.src_id == stream.remote_id
+
+    def above(self, msg, stream):
+        """By authority of a parent, or our own."""
+        return stream in (self.upstream, None) and core.has_parent_authority(msg)
+
+    def given(self, context_id, link):
+        """It was given to that stream, and is not there yet."""
+        return context_id not in self.router.routes and link.may_announce(context_id) and len(link.routes) < MAX_ROUTES
+
+    def behind(self, context_id, link):
+        """It is reached over that stream, and is not its peer."""
+        return context_id != link.remote_id and self.way(context_id) is link and context_id != self.router.context_id
+
+    def behind_or_refused(self, context_id, link):
+        """As well, what we have announced ourselves: the parent does not take it."""
+        return self.behind(context_id, link) or link is self.upstream and context_id not in self.children
 
     def add_child(self, link):
         """Take a child into the tree. On the reader."""
@@ -589,8 +692,13 @@ class Relay(object):
             link.on_lost()
 
     def refuse(self, head, reason):
-        _, dst, src, auth, handle, reply_to, _ = head
-        self.router.refuse(Message(dst, src, auth, handle, reply_to), reason)
+        _, dst, src, _, _, reply_to, _ = head
+        if reply_to and reply_to != core.IS_DEAD:
+            dead = Message.dead(reason, dst_id=src, handle=reply_to)
+            if dst in self.router.routes:
+                # Who waits cannot know that we lead there.
+                dead.src_id = dst
+            self.way(src).post(dead)
 
     def on_frame(self, head, parts, link):
         """A frame that came in. The first of its parts begins with the header."""
@@ -598,14 +706,19 @@ class Relay(object):
         routes = self.router.routes
         below = link is not self.upstream
         if below and (routes.get(src) is not link or auth != src and routes.get(auth) is not link):
-            self.log(u'dropped a message with a false source: %d, by authority of %d, from below context %d' % (
-                src, auth, link.remote_id), 30)
+            self.complain(link, u'dropped a message with a false source: %d, by authority of %d, from below context %d' % (
+                src, auth, link.remote_id))
             return
         if dst == self.router.context_id and link.foreign and handle in (core.GET_MODULE, GET_RESOURCE):
             dst = 0
             parts = [HEADER.pack(enc, *((dst,) + head[2:])) + parts[0][HEADER_LEN:]] + parts[1:]
         if dst == self.router.context_id:
             data = parts[0][HEADER_LEN:] if len(parts) == 1 else b''.join(parts)[HEADER_LEN:]
+            if below and reply_to == core.IS_DEAD and src == link.remote_id:
+                # It leads to the respondent.
+                respondent = self.router.handlers.get(handle, (0, 0, 0))[2]
+                if routes.get(respondent) is link:
+                    src = respondent
             self.router.deliver(Message(dst, src, auth, handle, reply_to, data, enc), link)
             return
         out = routes.get(dst)
@@ -616,9 +729,18 @@ class Relay(object):
         elif link.unidirectional and dst not in self.router.parent_ids or \
                 out.unidirectional and src not in self.router.parent_ids:
             self.refuse(head, u'context %d may not send to context %d: one of them talks to its parents only' % (src, dst))
-        elif out.writer.stalled:
+        elif self.stalled(dst, out):
             self.refuse(head, u'context %d reads nothing, and its queue is full' % dst)
         else:
+            size = head[6]
+            full = self.blocked(dst, out)
+            if full and size < SMALL and (reply_to == core.IS_DEAD or not below) and not out.charge(size):
+                return
+            if handle == ALLOW and not below and auth in self.router.parent_ids:
+                first, _, end = b''.join(parts)[HEADER_LEN:].partition(b':')
+                self.allow(out, int(first), int(end))
+                if dst == out.remote_id:
+                    return
             if len(link.talked) < MAX_TALKED:
                 link.talked.add(dst)
             if out.old and enc != core.MGC:
@@ -628,25 +750,34 @@ class Relay(object):
                 out.post(Message(dst, src, auth, handle, reply_to, data))
             else:
                 out.writer.put(*parts)
-            if self.blocked(dst, out):
-                self.stop(link, src, dst)
+            if full or self.blocked(dst, out):
+                self.stop(link, src, dst, size < SMALL and out.writer.size <= 2 * LIMIT)
+
+    def allow(self, link, first, end):
+        """Contexts from first to end were given to somebody behind that stream."""
+        if end == first + 1:
+            link.allowed.add(first)
+        else:
+            link.ranges.append((first, end))
 
     def on_add_route(self, msg):
         link = self.children[msg.src_id]
         route_id = read_id(msg.data)
-        if self.router.routes.get(route_id, link) is not link or route_id in self.router.parent_ids \
-                or route_id == self.router.context_id:
-            self.log(u'refused a route to context %d' % route_id, 30)
-            return
+        link.allowed.discard(route_id)
+        link.routes.add(route_id)
         self.router.routes[route_id] = link
-        self.upstream.post(Message(self.upstream.remote_id, handle=ADD_ROUTE, data=msg.data))
+        self.upstream.post(Message(self.upstream.remote_id, handle=ADD_ROUTE, data=msg.data[:200]))
 
     def on_del_route(self, msg):
         gone = read_id(msg.data)
-        link = self.children.get(msg.src_id)
-        if link is None:
+        link = self.router.routes.get(gone)
+        if msg.src_id == self.upstream.remote_id:
+            if link:
+                # Another route of that number is refused, there and here.
+                link.routes.discard(gone)
+                del self.router.routes[gone]
             self.tell(gone, self.upstream)
-        elif gone != link.remote_id and self.router.routes.get(gone) is link:
+        else:
             self.lose([gone], link)
 
     def on_detaching(self, msg):
@@ -660,13 +791,13 @@ class Relay(object):
             if link is not source and gone in link.talked:
                 link.talked.discard(gone)
                 link.post(Message(link.remote_id, handle=core.DEL_ROUTE, data=b'%d' % gone))
-        if gone in self.stopped:
-            self.stopped.discard(gone)
+        if self.stopped.pop(gone, None):
             self.check()
 
     def lose(self, ids, link):
         for gone in ids:
             self.router.routes.pop(gone, None)
+            link.routes.discard(gone)
             self.upstream.post(Message(self.upstream.remote_id, handle=core.DEL_ROUTE, data=b'%d' % gone))
             self.tell(gone, link)
 
@@ -682,7 +813,7 @@ class Relay(object):
             self.drop(fd)
         link.writer.close()
         self.told = set(pair for pair in self.told if pair[0] is not link)
-        self.lose([i for i, via in list(self.router.routes.items()) if via is link], link)
+        self.lose([link.remote_id] + list(link.routes), link)
         for fd in set((link.rfd, link.wfd)):
             os.close(fd)
         self.check()
@@ -695,22 +826,41 @@ class Relay(object):
         """A child asks: answer from what is here, or ask the parent once for everybody. Never blocks."""
         link = self.children[msg.src_id]
         name = msg.data.decode('utf-8', 'replace')
+        if len(msg.data) > MAX_NAME:
+            self.refuse_module(link, name, u'its name is longer than %d bytes' % MAX_NAME)
+            return
         if not isinstance(name, str):
             name = name.encode('utf-8')
         link.requests += 1
         link.repeats += name in link.known
-        if len(link.known) < MAX_ASKED:
-            link.known.add(name)
         if name in link.asked:
             return
-        if len(link.asked) >= MAX_ASKED:
-            self.log(u'context %d asks for too many modules at once' % link.remote_id, 40)
-            link.on_lost()
+        if len(link.known) >= MAX_ASKED and name not in link.known:
+            self.expel(link, u'it has asked for %d modules' % MAX_ASKED)
             return
+        link.known.add(name)
         link.asked.add(name)
-        _, latch = self.importer.join(name, self.upstream.post, link)
+        self.ask(link, name)
+
+    def ask(self, link, name):
+        """Answer a child, or have it answered."""
+        try:
+            _, latch = self.importer.join(name, self.upstream.post, link)
+        except Exception as e:
+            link.asked.discard(name)
+            self.refuse_module(link, name, u'%s' % type(e).__name__)
+            raise
         if latch is None:
             self.send_module(link, name)
+
+    def ask_again(self, link, name):
+        """For the importer: a signal has cut off the question of another thread, which was this child's as well."""
+        if not self.reading_here():
+            self.call_soon(self.ask, link, name)
+
+    def refuse_module(self, link, name, reason):
+        text = name if isinstance(name, core.text_type) else name.decode('utf-8', 'replace')
+        link.post(Message.pickled((text, None, reason, None, ()), dst_id=link.remote_id, handle=core.LOAD_MODULE))
 
     def send_module(self, link, name):
         """The answer to a request; related modules that are here go first."""
@@ -718,8 +868,14 @@ class Relay(object):
         record = self.importer.cache.get(name)
         if type(record) is not tuple:
             reason = record if record is None or isinstance(record, core.text_type) else record.decode('utf-8', 'replace')
-            text = name if isinstance(name, core.text_type) else name.decode('utf-8', 'replace')
-            link.post(Message.pickled((text, None, reason, None, ()), dst_id=link.remote_id, handle=core.LOAD_MODULE))
+            self.refuse_module(link, name, reason)
+            self.refused += 1
+            if self.refused >= MAX_REFUSED:
+                # Whoever asks for them again has us ask again.
+                self.refused = 0
+                with self.importer.lock:
+                    for key in [k for k, v in self.importer.cache.items() if type(v) is not tuple]:
+                        del self.importer.cache[key]
             return
         for related in record[4] or ():
             self.push_module(link, related if isinstance(related, str) else related.encode('utf-8'), name)
@@ -748,6 +904,22 @@ class Relay(object):
         self.push_module(link, name)
         if link.remote_id != int(target):
             link.post(Message(link.remote_id, handle=FORWARD_MODULE, data=msg.data))
+
+
+# Of each fixed handle: who handles it, who may send to it, and about whom. Dynamic handles have policies of their own; all that
+# goes to context 0 (ALLOCATE_ID, CONNECT, GET_RESOURCE, FORWARD_LOG) is judged there.
+RULES = {
+    core.GET_MODULE: ('on_get_module', Relay.child, None),
+    core.CALL_FUNCTION: (None, Relay.above, None),
+    ADD_ROUTE: ('on_add_route', Relay.child, Relay.given),
+    core.DEL_ROUTE: ('on_del_route', Relay.neighbour, Relay.behind_or_refused),
+    core.SHUTDOWN: (None, Relay.above, None),
+    core.LOAD_MODULE: (None, Relay.above, None),
+    FORWARD_MODULE: ('on_forward_module', Relay.above, None),
+    DETACHING: ('on_detaching', Relay.child, None),
+    LOAD_CODE: (None, Relay.above, None),
+    FLOW: ('on_flow', Relay.neighbour, Relay.behind),
+}
 
 
 class Assembler(object):

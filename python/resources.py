@@ -26,7 +26,10 @@ def ask(*question):
     latch = Latch()
     handle = core.router.add_handler(latch.put, persist=False, policy=core.has_parent_authority)
     core.router.route(Message(0, handle=GET_RESOURCE, reply_to=handle, data=core.dumps(question, 0)))
-    return latch.get().unpickle()
+    answer = latch.get()
+    if answer.is_dead:
+        raise core.ChannelError(answer.data or core.ChannelError.remote_msg)
+    return answer.data if answer.enc == core.BIN else core.loads(answer.data)
 
 
 def missing(path, why=None):

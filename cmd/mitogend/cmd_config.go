@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -28,7 +29,7 @@ func newConfig(*app) *cobra.Command {
 			if len(args) == 1 {
 				check.file = args[0]
 			}
-			return checkConfig(cmd.OutOrStdout(), &check)
+			return checkConfig(cmd.Context(), cmd.OutOrStdout(), &check)
 		},
 	}
 	check.register(checkCmd.Flags())
@@ -50,7 +51,7 @@ func newConfig(*app) *cobra.Command {
 }
 
 // checkConfig says what is wrong, and what only looks so.
-func checkConfig(w io.Writer, f *settingFlags) error {
+func checkConfig(ctx context.Context, w io.Writer, f *settingFlags) error {
 	s, err := f.load()
 	if err != nil {
 		return err
@@ -62,7 +63,7 @@ func checkConfig(w io.Writer, f *settingFlags) error {
 	if err := control.CheckPath(dir); err != nil {
 		return usageError{plainControl(err)}
 	}
-	if _, err := s.hosts(); err != nil {
+	if _, err := s.hosts(ctx); err != nil {
 		return usageError{err}
 	}
 	for _, p := range append(s.path[:len(s.path):len(s.path)], s.venv) {

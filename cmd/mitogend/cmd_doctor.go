@@ -103,7 +103,7 @@ const (
 
 func (c *doctorCommand) run(cmd *cobra.Command, a *app) error {
 	ctx := cmd.Context()
-	targets, err := c.read(cmd.InOrStdin())
+	targets, err := c.read(ctx, a, cmd.InOrStdin())
 	if err == nil {
 		err = c.check()
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -29,7 +30,10 @@ group by number (web[0:2]); &TERM keeps only hosts that fit it as well, and !TER
 		Example: `  mitogend hosts
   mitogend hosts 'web:&prod:!web07'
   mitogend hosts -i ./hosts.ini --groups`,
-		RunE: func(_ *cobra.Command, args []string) error { return c.run(a, args) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			_, err := interruptible(cmd.Context(), func() (struct{}, error) { return struct{}{}, c.run(cmd.Context(), a, args) })
+			return err
+		},
 	}
 	c.register(cmd)
 	cmd.Flags().BoolVar(&c.groups, "groups", false, "list groups and their hosts instead")
@@ -37,8 +41,9 @@ group by number (web[0:2]); &TERM keeps only hosts that fit it as well, and !TER
 	return cmd
 }
 
-func (c *hostsCommand) run(a *app, args []string) error {
-	inv, err := c.inventory()
+func (c *hostsCommand) run(ctx context.Context, a *app, args []string) error {
+	c.app = a
+	inv, err := c.inventory(ctx)
 	if err != nil {
 		return err
 	}

@@ -44,7 +44,7 @@ func (c *modulesCommand) run(cmd *cobra.Command, a *app, names []string) error {
 			return usagef("--python-version %s: not a version such as 3.11", c.version)
 		}
 	}
-	opt, err := c.options(".")
+	opt, err := c.options(a, ".")
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,7 @@ import (
 	"mitogend/daemon"
 	"mitogend/daemon/control"
 	"mitogend/daemon/inventory"
+	"mitogend/daemon/owned"
 	"mitogend/daemon/unixclient"
 )
 
@@ -62,7 +63,7 @@ func serve(ctx context.Context, a *app, f *settingFlags) error {
 		return err
 	}
 	// These may run programs, which a signal has to end.
-	hosts, err := s.hosts()
+	hosts, err := s.hosts(ctx)
 	if err != nil {
 		return usageError{err}
 	}
@@ -251,7 +252,7 @@ func (sv *service) reload() {
 	s, err := sv.flags.load()
 	var hosts *inventory.Inventory
 	if err == nil {
-		hosts, err = s.hosts()
+		hosts, err = s.hosts(context.Background())
 	}
 	if err == nil {
 		err = sv.server.Configure(s.poolOptions(), s.grace, hosts)
@@ -347,7 +348,7 @@ func newLog(s *settings, a *app) (*serviceLog, error) {
 	var out interface{ Write([]byte) (int, error) } = os.Stderr
 	tty := term.IsTerminal(int(os.Stderr.Fd()))
 	if s.logFile != "" {
-		f, err := os.OpenFile(s.logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		f, err := owned.Append(s.logFile)
 		if err != nil {
 			return nil, usagef("--log-file %s: %w", s.logFile, cause(err))
 		}

@@ -92,14 +92,14 @@ func newFleet(ctx context.Context, a *app, f *fleetFlags, firstPath string, main
 	if f.prefer != "here" && f.prefer != "target" {
 		return nil, usagef("--prefer %s: here or target", f.prefer)
 	}
-	targets, err := f.list(stdin)
+	targets, err := f.list(ctx, a, stdin)
 	if err == nil {
 		err = f.runtimeFlag.apply(targets)
 	}
 	if err != nil {
 		return nil, err
 	}
-	opt, err := f.options(firstPath)
+	opt, err := f.options(a, firstPath)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 type inventoryFlags struct {
 	sources []string
 
+	app    *app
 	loaded bool
 	inv    *inventory.Inventory // nil when there is none
 }
@@ -23,18 +25,24 @@ func (f *inventoryFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVarP(&f.sources, "inventory", "i", nil, "`FILE`, program or directory that lists hosts, or names with commas; repeatable (default $MITOGEND_INVENTORY, ./mitogend-hosts.yaml, .yml, .ini, ~/.config/mitogend/hosts.yaml)")
 }
 
-// inventory reads the inventory once, when a name is looked up; nil when there is none.
-func (f *inventoryFlags) inventory() (*inventory.Inventory, error) {
+// inventory reads the inventory once, when a name is looked up; nil when there is none. One of the current directory is named.
+func (f *inventoryFlags) inventory(ctx context.Context) (*inventory.Inventory, error) {
 	if f.loaded {
 		return f.inv, nil
 	}
-	sources := f.sources
-	if len(sources) == 0 {
-		sources = inventory.Find()
+	found := inventory.Found{Sources: f.sources}
+	if len(f.sources) == 0 {
+		found = inventory.Look()
+		for _, err := range found.Refused {
+			f.app.console.complain("%v", inventoryError(err))
+		}
+		if found.Here != "" && !f.app.quiet {
+			f.app.console.complain("using the inventory %s of the current directory", found.Here)
+		}
 	}
 	var err error
-	if len(sources) > 0 {
-		if f.inv, err = inventory.Load(sources...); err != nil {
+	if len(found.Sources) > 0 {
+		if f.inv, err = inventory.Open(ctx, found); err != nil {
 			return nil, usageError{inventoryError(err)}
 		}
 	}
@@ -48,7 +56,7 @@ func inventoryError(err error) error {
 
 // resolve gives the targets that names of one -H stand for: written out, or hosts of the inventory, alone or by pattern. What is in
 // no inventory means ssh.
-func (t *targetFlags) resolve(names []string) ([]target, error) {
+func (t *targetFlags) resolve(ctx context.Context, names []string) ([]target, error) {
 	signed := func(name string) bool { return strings.HasPrefix(name, "&") || strings.HasPrefix(name, "!") }
 	if slices.ContainsFunc(names, signed) && !slices.ContainsFunc(names, func(n string) bool {
 		_, rest := inventory.SplitName(n)
@@ -58,7 +66,7 @@ func (t *targetFlags) resolve(names []string) ([]target, error) {
 	}
 	var out []target
 	for _, name := range names {
-		list, err := t.resolveOne(name)
+		list, err := t.resolveOne(ctx, name)
 		if err != nil {
 			return nil, err
 		}
@@ -67,11 +75,11 @@ func (t *targetFlags) resolve(names []string) ([]target, error) {
 	return out, nil
 }
 
-func (t *targetFlags) resolveOne(name string) ([]target, error) {
+func (t *targetFlags) resolveOne(ctx context.Context, name string) ([]target, error) {
 	var inv *inventory.Inventory
 	var err error
 	if name != "" && !inventory.WrittenOut(name) {
-		if inv, err = t.inventory(); err != nil {
+		if inv, err = t.inventory(ctx); err != nil {
 			return nil, err
 		}
 	}

@@ -5,9 +5,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"mitogend/daemon/owned"
 	"mitogend/importer"
 )
 
@@ -27,8 +29,9 @@ func (p *pathFlags) register(cmd *cobra.Command, first string) {
 	f.StringSliceVar(&p.deny, "deny", nil, "never serve these `MODULES`, nor what lies in them; repeatable, comma-separated")
 }
 
-// options gives what the flags say; first is the default path's first entry.
-func (p *pathFlags) options(first string) (importer.Options, error) {
+// options gives what the flags say; first is the default path's first entry. It is left out if somebody else could have put modules
+// there: nobody has named it.
+func (p *pathFlags) options(a *app, first string) (importer.Options, error) {
 	opt := importer.Options{Path: p.path, Venv: p.venv, Policy: importer.Policy{Allow: p.allow, Deny: p.deny}}
 	for _, dir := range p.path {
 		// Python takes no notice of such an entry, and so does the importer; here it is a typing mistake.
@@ -37,7 +40,11 @@ func (p *pathFlags) options(first string) (importer.Options, error) {
 		}
 	}
 	if len(p.path) == 0 {
-		opt.Path = []string{first}
+		if err := owned.CheckDir(first); err == nil {
+			opt.Path = []string{first}
+		} else if hasModules(first) {
+			a.console.complain("modules of %s are not served: %v; -I %s serves them", first, err, first)
+		}
 		for _, dir := range filepath.SplitList(os.Getenv("MITOGEND_PATH")) {
 			if dir != "" {
 				opt.Path = append(opt.Path, dir)
@@ -45,4 +52,23 @@ func (p *pathFlags) options(first string) (importer.Options, error) {
 		}
 	}
 	return opt, nil
+}
+
+// maxEntries is how much of a directory hasModules looks at.
+const maxEntries = 1000
+
+// hasModules tells whether a directory has anything that somebody may miss.
+func hasModules(dir string) bool {
+	f, err := os.Open(dir)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	entries, _ := f.ReadDir(maxEntries)
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".py") || e.IsDir() && exists(filepath.Join(dir, e.Name(), "__init__.py")) {
+			return true
+		}
+	}
+	return false
 }

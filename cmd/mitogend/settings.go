@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -179,11 +180,19 @@ func (s *settings) check() error {
 }
 
 // hosts reads the inventory; nil when there is none.
-func (s *settings) hosts() (*inventory.Inventory, error) {
+func (s *settings) hosts(ctx context.Context) (*inventory.Inventory, error) {
 	if len(s.inventory) == 0 {
 		return nil, nil
 	}
-	inv, err := inventory.Load(s.inventory...)
+	// Hosts are looked up later as well, when ctx does not count any more.
+	alive, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, cancel)
+	inv, err := interruptible(ctx, func() (*inventory.Inventory, error) {
+		return inventory.Open(alive, inventory.Found{Sources: s.inventory})
+	})
+	if !stop() || err != nil {
+		cancel()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("inventory: %w", inventoryError(err))
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -37,7 +38,7 @@ func (t *targetFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	t.inventoryFlags.register(cmd)
 	f.StringArrayVarP(&t.hosts, "host", "H", nil, "`TARGET` such as local:, ssh:web1, ssh:web1+sudo:root, or a name or pattern of the inventory; repeatable, also comma-separated; @FILE reads one a line (default local:)")
-	f.StringSliceVar(&t.python, "python", nil, "interpreters to try, in order, on every target (default python3,python,python2)")
+	f.StringSliceVar(&t.python, "python", nil, "interpreters to try, in order, on every target (default python3,python,python2,python3.X)")
 	f.IntVarP(&t.parallel, "parallel", "p", 32, "targets at once")
 	f.DurationVar(&t.connectTimeout, "connect-timeout", bootstrap.DefaultTimeout, "for each hop of a target to come up")
 	f.DurationVar(&t.timeout, "timeout", 0, "for all that is done on a target, connecting included (default none)")
@@ -64,8 +65,8 @@ func (t *targetFlags) check() error {
 }
 
 // list reads the -H flags and checks the targets. stdin is read for @-.
-func (t *targetFlags) list(stdin io.Reader) ([]target, error) {
-	targets, err := t.read(stdin)
+func (t *targetFlags) list(ctx context.Context, a *app, stdin io.Reader) ([]target, error) {
+	targets, err := t.read(ctx, a, stdin)
 	for i := 0; err == nil && i < len(targets); i++ {
 		err = targets[i].check()
 	}
@@ -75,11 +76,16 @@ func (t *targetFlags) list(stdin io.Reader) ([]target, error) {
 	return targets, nil
 }
 
-// read is list without the check of each target.
-func (t *targetFlags) read(stdin io.Reader) ([]target, error) {
+// read is list without the check of each target. It returns when ctx ends, whatever is being read.
+func (t *targetFlags) read(ctx context.Context, a *app, stdin io.Reader) ([]target, error) {
 	if err := t.check(); err != nil {
 		return nil, err
 	}
+	t.app = a
+	return interruptible(ctx, func() ([]target, error) { return t.readAll(ctx, stdin) })
+}
+
+func (t *targetFlags) readAll(ctx context.Context, stdin io.Reader) ([]target, error) {
 	hosts := t.hosts
 	if len(hosts) == 0 {
 		hosts = []string{"local:"}
@@ -93,13 +99,37 @@ func (t *targetFlags) read(stdin io.Reader) ([]target, error) {
 				return nil, err
 			}
 		}
-		list, err := t.resolve(names)
+		list, err := t.resolve(ctx, names)
 		if err != nil {
 			return nil, err
 		}
 		out = append(out, list...)
 	}
 	return out, nil
+}
+
+// stopTime is what interrupted work gets to end what it has started.
+const stopTime = time.Second
+
+// interruptible gives what fn does, or why ctx has ended: the process is about to end then, and fn with it.
+func interruptible[T any](ctx context.Context, fn func() (T, error)) (out T, err error) {
+	done := make(chan struct{})
+	var got T
+	var failed error
+	go func() {
+		defer close(done)
+		got, failed = fn()
+	}()
+	select {
+	case <-done:
+		return got, failed
+	case <-ctx.Done():
+	}
+	select {
+	case <-done:
+	case <-time.After(stopTime):
+	}
+	return out, context.Cause(ctx)
 }
 
 // startsTarget matches what can only be the beginning of another target, not a part of a value.

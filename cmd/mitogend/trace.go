@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"mitogend/daemon"
+	"mitogend/daemon/owned"
 	"mitogend/printable"
 	"mitogend/pyproto"
 )
@@ -25,7 +26,7 @@ type tracer struct {
 
 // newTracer makes the file of --trace. What goes over the wire is nobody else's business.
 func newTracer(path string) (*tracer, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	f, err := owned.Replace(path)
 	if err != nil {
 		return nil, usagef("--trace %s: %w", path, cause(err))
 	}

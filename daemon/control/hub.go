@@ -8,11 +8,15 @@ import (
 
 	"go.uber.org/zap/zapcore"
 
+	"mitogend/daemon"
 	"mitogend/daemon/wire"
 )
 
-// How many events are kept for those who ask for what was before.
-const backlogSize = 1000
+// How many events are kept for those who ask for what was before, and of how many bytes.
+const (
+	backlogSize  = 1000
+	backlogBytes = 4 << 20
+)
 
 // allKinds are those of events; the defaults of a subscription are all but what is printed.
 var allKinds = []string{
@@ -33,6 +37,7 @@ type hub struct {
 	mu      sync.Mutex
 	subs    map[*subscriber]bool
 	backlog []*wire.Event // oldest first
+	bytes   int           // of those
 }
 
 // subscriber gets events into its stream.
@@ -69,15 +74,38 @@ func (h *hub) publish(e wire.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if kept(e.Kind) {
-		if len(h.backlog) == backlogSize {
-			h.backlog = slices.Delete(h.backlog, 0, backlogSize/10)
-		}
-		h.backlog = append(h.backlog, &e)
+		h.keep(&e)
 	}
 	for s := range h.subs {
 		s.give(&e)
 	}
 }
+
+// keep adds to the backlog. mu is held.
+func (h *hub) keep(e *wire.Event) {
+	if n := backlogSize / 10; len(h.backlog) == backlogSize {
+		h.forget(n)
+	}
+	h.backlog = append(h.backlog, e)
+	h.bytes += sizeOf(e)
+	if h.bytes > backlogBytes {
+		n, left := 0, h.bytes
+		for ; left > backlogBytes*9/10 && n < len(h.backlog)-1; n++ {
+			left -= sizeOf(h.backlog[n])
+		}
+		h.forget(n)
+	}
+}
+
+// forget drops the oldest n of the backlog. mu is held.
+func (h *hub) forget(n int) {
+	for _, e := range h.backlog[:n] {
+		h.bytes -= sizeOf(e)
+	}
+	h.backlog = slices.Delete(h.backlog, 0, n)
+}
+
+func sizeOf(e *wire.Event) int { return (&wire.Item{Event: e}).Size() }
 
 func stamp(t time.Time) float64 { return float64(t.UnixMicro()) / 1e6 }
 
@@ -157,6 +185,7 @@ func (c logCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 	for _, name := range names {
 		e.Text += " " + name + "=" + text(enc.Fields[name])
 	}
+	e.Text = daemon.Cut(e.Text, daemon.MaxLogText)
 	c.h.publish(e)
 	return nil
 }

@@ -186,14 +186,25 @@ func (s *Server) onEvent(e daemon.Event) {
 func (s *Server) onOutput(log *zap.Logger) func(*pool.Conn, []byte) {
 	return func(c *pool.Conn, data []byte) {
 		s.hub.publish(wire.Event{Kind: wire.EventOutput, Target: c.Target(), Text: string(data)})
-		log.Debug("printed", zap.String("target", c.Target()), zap.ByteString("output", data))
+		if entry := log.Check(zap.DebugLevel, "printed"); entry != nil && mayLog(log, c, len(data)) {
+			entry.Write(zap.String("target", c.Target()), zap.String("output", daemon.Cut(string(data), daemon.MaxLogText)))
+		}
 	}
+}
+
+// mayLog tells whether what a child has logged is to be logged here; when too much comes, a line says that some is not.
+func mayLog(log *zap.Logger, c *pool.Conn, n int) bool {
+	ok, say, dropped := c.Logs.Take(n)
+	if say {
+		log.Warn(daemon.DroppedLogs, zap.String("target", c.Target()), zap.Int("records", dropped))
+	}
+	return ok
 }
 
 func (s *Server) onLog(log *zap.Logger) func(*pool.Conn, daemon.Log) {
 	return func(c *pool.Conn, l daemon.Log) {
 		level := zapcore.Level(min(max(l.Level/10-2, -1), 2))
-		if entry := log.Check(level, l.Text); entry != nil {
+		if entry := log.Check(level, l.Text); entry != nil && mayLog(log, c, len(l.Text)) {
 			entry.Write(zap.String("target", c.Target()), zap.Uint32("context", uint32(l.Context)), zap.String("logger", l.Logger))
 		}
 	}

@@ -269,8 +269,6 @@ func (c *call) receiver(p *wire.Receiver) (any, error) {
 			case errors.Is(err, io.EOF):
 				s.finish()
 				return
-			case errors.Is(err, daemon.ErrOverflow):
-				err = wire.Errorf(wire.KindOverflow, "%v", err)
 			}
 			if err != nil {
 				s.fail(err)

@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"strings"
 
 	"mitogend/bootstrap"
+	"mitogend/daemon/owned"
 )
 
 // The groups that always are.
@@ -32,6 +34,8 @@ type Inventory struct {
 	hosts  map[string]*host
 	order  []string // hosts, as they were first named
 	dirs   []string // where group_vars and host_vars are looked up
+	ctx    context.Context
+	judged bool // nobody else may have written what is read
 }
 
 type group struct {
@@ -126,8 +130,14 @@ func (g *group) child(name string) {
 
 // Load reads sources in order. What a later one says of a host or group is added to what the earlier ones say.
 func Load(sources ...string) (*Inventory, error) {
+	return Open(context.Background(), Found{Sources: sources})
+}
+
+// Open is Load for what was found. Programs, and what takes long, end with ctx, now and when hosts are looked up.
+func Open(ctx context.Context, f Found) (*Inventory, error) {
 	inv := newInventory()
-	for _, source := range sources {
+	inv.ctx, inv.judged = ctx, f.Here != ""
+	for _, source := range f.Sources {
 		if err := inv.load(source); err != nil {
 			return nil, err
 		}
@@ -374,6 +384,11 @@ func (inv *Inventory) beside(kind, name string, to vars) error {
 				}
 			}
 			for _, file := range files {
+				if inv.judged {
+					if err := owned.CheckFile(file); err != nil {
+						return fmt.Errorf("inventory: %w; it lies beside the inventory of the current directory", err)
+					}
+				}
 				if err := readVars(file, to); err != nil {
 					return err
 				}

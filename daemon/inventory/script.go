@@ -21,7 +21,7 @@ const metaKey = "_meta"
 
 // runScript reads what PROGRAM --list prints. Where that has no _meta, PROGRAM --host NAME is asked for the hosts that are used.
 func (inv *Inventory) runScript(path string) error {
-	out, err := runProgram(path, "--list")
+	out, err := runProgram(inv.ctx, path, "--list")
 	if err != nil {
 		return err
 	}
@@ -46,7 +46,7 @@ func (inv *Inventory) runScript(path string) error {
 	}
 	for _, name := range inv.order {
 		if h := inv.hosts[name]; h.ask == nil {
-			h.ask = func(name string) (vars, error) { return askHost(path, name) }
+			h.ask = func(name string) (vars, error) { return askHost(inv.ctx, path, name) }
 		}
 	}
 	return nil
@@ -103,8 +103,8 @@ func (inv *Inventory) jsonMeta(data []byte, at position) error {
 	return nil
 }
 
-func askHost(path, name string) (vars, error) {
-	out, err := runProgram(path, "--host", name)
+func askHost(ctx context.Context, path, name string) (vars, error) {
+	out, err := runProgram(ctx, path, "--host", name)
 	if err != nil {
 		return nil, err
 	}
@@ -158,13 +158,14 @@ func jsonValue(v any, at position) value {
 }
 
 // runProgram gives what a program prints. What it complains of is part of the error.
-func runProgram(path string, args ...string) ([]byte, error) {
+func runProgram(ctx context.Context, path string, args ...string) ([]byte, error) {
 	at := position{file: strings.Join(append([]string{path}, args...), " ")}
 	program, err := filepath.Abs(path)
 	if err != nil {
 		return nil, at.errorf("%w", err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), scriptTime)
+	whole := ctx
+	ctx, cancel := context.WithTimeout(ctx, scriptTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = filepath.Dir(program)
@@ -175,6 +176,8 @@ func runProgram(path string, args ...string) ([]byte, error) {
 	cmd.Stdout, cmd.Stderr = out, complaints
 	err = cmd.Run()
 	switch {
+	case whole.Err() != nil:
+		return nil, at.errorf("%w", context.Cause(whole))
 	case ctx.Err() != nil:
 		return nil, at.errorf("it did not end within %v", scriptTime)
 	case errors.Is(err, syscall.ENOEXEC):

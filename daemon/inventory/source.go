@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"mitogend/daemon/owned"
 )
 
 // Environment names the variable that lists sources, separated as in PATH.
@@ -19,28 +21,49 @@ const Environment = "MITOGEND_INVENTORY"
 // not decide what is executed.
 var defaultNames = []string{"mitogend-hosts.yaml", "mitogend-hosts.yml", "mitogend-hosts.ini", "mitogend-hosts"}
 
-// Find gives the sources where none was named: those in $MITOGEND_INVENTORY; else the first of mitogend-hosts.yaml, .yml, .ini and
-// mitogend-hosts in the current directory that is no program; else mitogend/hosts.yaml, .yml, .ini or hosts in the user's
-// configuration directory. nil when there is none.
-func Find() []string {
+// Found is what there is where no source was named.
+type Found struct {
+	Sources []string
+	// Here is the one source if it lies in the current directory.
+	Here string
+	// Refused says which files of the current directory do not count, and why: somebody else could have written them.
+	Refused []error
+}
+
+// Look looks for sources where none was named: those in $MITOGEND_INVENTORY; else the first of mitogend-hosts.yaml, .yml, .ini and
+// mitogend-hosts in the current directory that is no program and that nobody but the user and root could have put there; else
+// mitogend/hosts.yaml, .yml, .ini or hosts in the user's configuration directory.
+func Look() (f Found) {
 	if list := os.Getenv(Environment); list != "" {
-		return filepath.SplitList(list)
+		f.Sources = filepath.SplitList(list)
+		return f
 	}
 	for _, name := range defaultNames {
-		if info, err := os.Stat(name); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 == 0 {
-			return []string{name}
+		info, err := os.Stat(name)
+		if err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 != 0 {
+			continue
 		}
+		if err := owned.CheckFile(name); err != nil {
+			f.Refused = append(f.Refused, fmt.Errorf("inventory: %s of the current directory is not used: %w; -i %s uses it all the same", name, err, name))
+			continue
+		}
+		f.Sources, f.Here = []string{name}, name
+		return f
 	}
 	if dir, err := os.UserConfigDir(); err == nil {
 		for _, name := range defaultNames {
 			path := filepath.Join(dir, "mitogend", strings.TrimPrefix(name, "mitogend-"))
 			if _, err := os.Stat(path); err == nil {
-				return []string{path}
+				f.Sources = []string{path}
+				return f
 			}
 		}
 	}
-	return nil
+	return f
 }
+
+// Find gives the sources that Look finds, nil when there is none.
+func Find() []string { return Look().Sources }
 
 // load reads one source.
 func (inv *Inventory) load(source string) error {

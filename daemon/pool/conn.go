@@ -29,6 +29,9 @@ type Conn struct {
 	err       error
 	connected time.Time
 
+	// Logs bounds what the connection's children log to the daemon's own log.
+	Logs daemon.LogLimit
+
 	calls, failures atomic.Int64
 	programs        atomic.Int64 // running
 
@@ -45,8 +48,9 @@ type Conn struct {
 	stale bool // a module has changed
 
 	// sentMu protects sent: what the connection was sent, or refused (nil), by name. Nothing is locked under it.
-	sentMu sync.Mutex
-	sent   map[string]*byte
+	sentMu  sync.Mutex
+	sent    map[string]*byte
+	refused int // of those, by nil
 
 	// watchMu protects watchers. Nothing is locked under it.
 	watchMu  sync.RWMutex
@@ -115,16 +119,30 @@ func (c *Conn) onImport(e importer.Event) {
 // remember notes what a name is now. What is served is built once and kept, so that its place in memory tells whether it is the
 // same as before.
 func (c *Conn) remember(name string) {
+	if len(name) > importer.MaxName {
+		return // never served
+	}
 	mark := c.mark(name, c.version())
 	c.sentMu.Lock()
 	defer c.sentMu.Unlock()
 	if c.sent == nil {
 		c.sent = map[string]*byte{}
 	}
-	if _, ok := c.sent[name]; !ok {
-		c.sent[name] = mark
+	if _, ok := c.sent[name]; ok {
+		return
 	}
+	if mark == nil {
+		if c.refused >= maxRefused {
+			return
+		}
+		c.refused++
+	}
+	c.sent[name] = mark
 }
+
+// maxRefused is how many names a connection remembers that were refused. For one beyond it, that there is such a module now does not
+// make the connection stale.
+const maxRefused = 10000
 
 // mark is nil for a module that is not served.
 func (c *Conn) mark(name string, v importer.Version) *byte {

@@ -87,6 +87,8 @@ func FromError(err error) *Error {
 		return e
 	case errors.As(err, &boot):
 		return connectError(boot)
+	case errors.Is(err, daemon.ErrOverflow):
+		return Errorf(KindOverflow, "%v", err)
 	case errors.Is(err, daemon.ErrShutdown):
 		return Errorf(KindShutdown, "the daemon is stopping")
 	case errors.As(err, &dead):

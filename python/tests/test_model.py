@@ -327,6 +327,7 @@ class Run(object):
         core.dispatcher.latch = core.Latch()
         self.children = [Child(self, n + 2) for n in range(self.random.choice((0, 0, 1, 2)))]
         self.relay = object.__new__(parent().Relay)
+        self.relay.refused = 0
         self.relay.__dict__.update(importer=self.importer, upstream=self.upstream, router=core.router,
                                    children=dict((c.remote_id, c) for c in self.children))
         core.router.routes.update(self.relay.children)

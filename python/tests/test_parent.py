@@ -3,15 +3,19 @@ from __future__ import absolute_import
 
 import errno
 import os
+import select
 import socket
 import sys
 import threading
 import time
+import tty
 
 import harness
 
 core = harness.load()
+ADD_ROUTE = 103
 FLOW = 990
+ALLOW = 987
 
 
 def refuse(parent, header, data):
@@ -23,22 +27,69 @@ def frame(dst, src, auth, handle, data=b'', reply_to=0, enc=None):
     return core.HEADER.pack(enc or core.MGC, dst, src, auth, handle, reply_to, len(data)) + data
 
 
-class Peer(object):
-    """A child at the other end of a socketpair."""
+class Pipes(object):
+    """Our ends of two pipes, or of a terminal, with the methods of a socket that are used here."""
 
-    def __init__(self, relay, context_id):
+    def __init__(self, rfd, wfd):
+        self.rfd, self.wfd = rfd, wfd
+
+    def poll(self, fd, event):
+        poller = select.poll()
+        poller.register(fd, event)
+        if not poller.poll(1000 * harness.DEADLINE):
+            raise socket.timeout('timed out')
+
+    def sendall(self, data):
+        while data:
+            self.poll(self.wfd, select.POLLOUT)
+            data = data[os.write(self.wfd, data[:512]):]
+
+    def recv(self, n):
+        self.poll(self.rfd, select.POLLIN)
+        try:
+            return os.read(self.rfd, n)
+        except OSError:
+            # A terminal that was hung up.
+            return b''
+
+    def close(self):
+        for fd in set((self.rfd, self.wfd)):
+            os.close(fd)
+        self.rfd = self.wfd = None
+
+
+def connection(kind):
+    """The peer's end; and the descriptors of ours, to read and to write."""
+    if kind == 'pipe':
+        (rfd, theirs), (ours, wfd) = os.pipe(), os.pipe()
+        return Pipes(ours, theirs), rfd, wfd
+    if kind == 'pty':
+        master, slave = os.openpty()
+        tty.setraw(slave)
+        return Pipes(slave, slave), master, master
+    ours, other = socket.socketpair()
+    ours.settimeout(harness.DEADLINE)
+    fd = os.dup(other.fileno())
+    other.close()
+    return ours, fd, fd
+
+
+class Peer(object):
+    """A child at the other end of a socketpair, of pipes or of a terminal."""
+
+    def __init__(self, relay, context_id, kind='socketpair'):
         import mitogen.parent
         self.context_id = context_id
-        self.socket, other = socket.socketpair()
-        self.socket.settimeout(harness.DEADLINE)
-        fd = os.dup(other.fileno())
-        other.close()
-        self.link = mitogen.parent.Link(fd, fd, context_id)
+        self.socket, rfd, wfd = connection(kind)
+        self.link = mitogen.parent.Link(rfd, wfd, context_id)
         relay.call_soon(relay.add_child, self.link)
 
-    def send(self, dst, handle, data=b'', src=None, auth=None, **kwargs):
+    def frame(self, dst, handle, data=b'', src=None, auth=None, **kwargs):
         src = self.context_id if src is None else src
-        self.socket.sendall(frame(dst, src, src if auth is None else auth, handle, data, **kwargs))
+        return frame(dst, src, src if auth is None else auth, handle, data, **kwargs)
+
+    def send(self, *args, **kwargs):
+        self.socket.sendall(self.frame(*args, **kwargs))
 
     def read(self, n):
         parts = []
@@ -81,8 +132,18 @@ class ParentTest(harness.TestCase):
         relay.call_soon(int)
         harness.eventually('nobody reads', lambda: not core.io.reading)
 
-    def peer(self, relay, context_id):
-        peer = Peer(relay, context_id)
+    def give(self, peer, first, end=None):
+        """The master gives numbers to a child, or somebody behind it, which can announce them from then on."""
+        self.master.send(ALLOW, b'%d:%d' % (first, end or first + 1), dst=peer.context_id)
+        harness.eventually('they are given', lambda: peer.link.may_announce(first))
+
+    def announce(self, peer, context_id):
+        self.give(peer, context_id)
+        peer.send(1, ADD_ROUTE, b'%d' % context_id)
+        harness.eventually('it is announced', lambda: context_id in core.router.routes)
+
+    def peer(self, relay, context_id, kind='socketpair'):
+        peer = Peer(relay, context_id, kind)
         self.addCleanup(peer.socket.close)
         harness.eventually('the child is there', lambda: context_id in relay.children)
         return peer
@@ -233,6 +294,7 @@ class ParentTest(harness.TestCase):
     def test_routes(self):
         relay = self.relay()
         a, b = self.peers(relay, 2, 3)
+        self.give(a, 20)
         a.send(1, 103, b'20:name')
         self.assertEqual([d for _, d in self.wait_for(103, 3)], [b'2', b'3', b'20:name'])
         b.send(20, 2000, b'to the deep')
@@ -307,7 +369,7 @@ class ParentTest(harness.TestCase):
         self.master.send(5000, b'one more', dst=2)
         self.assertEqual(self.wait_for(FLOW)[0][1], b'2:1')
         # As is a child that does.
-        b.send(1, 103, b'40')
+        self.announce(b, 40)
         b.send(2, 5001, b'from below', src=40)
         self.assertEqual(b.receive(), ((core.MGC, 4, 1, 1, FLOW, 0, 3), b'2:1'))
         # A thread here waits.
@@ -332,9 +394,11 @@ class ParentTest(harness.TestCase):
         a, b = self.peers(relay, 2, 3)
         self.master.send(FLOW, b'77:1')
         harness.eventually('told', lambda: 77 in relay.stopped)
-        a.send(77, 2000, b'taken, and the last')
+        a.send(77, 1999, b'small, and stops nobody')
+        a.send(77, 2000, b'taken, and the last'.ljust(10000))
         self.wait_for(2000)
         harness.eventually('the sender is not read', lambda: a.link.rfd in relay.held)
+        self.wait_for(1999)
         a.send(77, 2001, b'not read')
         b.send(0, 2002)
         self.wait_for(2002)
@@ -348,7 +412,7 @@ class ParentTest(harness.TestCase):
         self.wait_for(2001)
         # The end of the context ends it, too.
         self.master.send(FLOW, b'78:1')
-        a.send(78, 2004)
+        a.send(78, 2004, b'x' * 10000)
         harness.eventually('the sender is not read', lambda: a.link.rfd in relay.held)
         self.master.send(core.DEL_ROUTE, b'78')
         harness.eventually('it is read', lambda: not relay.held)

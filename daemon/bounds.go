@@ -1,0 +1,200 @@
+package daemon
+
+import (
+	"fmt"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+)
+
+// What one peer can make the daemon keep. docs/security.md has this as a table, with what happens at each bound: it is the peer's
+// own stream that suffers. Options.MaxMessage, MaxPending, StallTimeout and Assembly bound the rest.
+const (
+	// messageCost is counted for each message that waits, beside its bytes, so that empty ones are not free. channel.py counts
+	// the same.
+	messageCost = 64
+	// minAnswers is the least that may wait of what the daemon itself has to say to a peer; above it, that is MaxPending.
+	minAnswers = 1 << 20
+	// maxRoutes are the contexts behind one stream.
+	maxRoutes = 10000
+	// maxDepth is how many children may be behind each other, where code in children starts them.
+	maxDepth = 100
+	// maxBlocks are the blocks of ids (ALLOCATE_ID) that a stream was given beyond those that its routes have used, and maxIDs
+	// all ids that it ever gets.
+	maxBlocks = 1000
+	maxIDs    = 1 << 24
+	// maxConnecting are the CONNECTs of one stream under way, and as many forks may be waited for.
+	maxConnecting = 256
+	// maxQuestion is the size of a CONNECT, of a GET_RESOURCE and of a GET_MODULE.
+	maxQuestion = 64 << 10
+	// maxQuestions and maxQuestionBytes bound what waits in a resourceQueue.
+	maxQuestions     = 1000
+	maxQuestionBytes = 1 << 20
+	// maxEarly and maxEarlyBytes bound the modules that a child may ask for before its connect is done.
+	maxEarly      = 1000
+	maxEarlyBytes = 1 << 20
+	// maxChildName is how much is kept of a name that code in a child gives to a child.
+	maxChildName = 1000
+	// MaxLogText is how much is kept of the text of a log record.
+	MaxLogText = 64 << 10
+	// A stream's log records may come as a burst, and then at a rate that fills no disk within days: bytes, and bytes a second.
+	logBurst = 4 << 20
+	logRate  = 64 << 10
+	// maxOutput is how much of a program's output waits for its writer: the child's window (program.py), and what is left in its
+	// pipes when it ends.
+	maxOutput = 4 << 20
+	// warnEvery is how often a stream may cause a line of one kind in the log.
+	warnEvery = time.Minute
+)
+
+// warnings are the lines that a stream has caused in the log, by kind, of which there are few.
+type warnings struct {
+	// mu protects m. Nothing is locked under it.
+	mu sync.Mutex
+	m  map[string]*warning
+}
+
+type warning struct {
+	last time.Time
+	more int64 // not logged since
+}
+
+// warn logs what a peer has done: at once the first time, and then once a minute, with how often it was done since.
+func (s *stream) warn(kind, text string, fields ...zap.Field) {
+	now := time.Now()
+	s.warnings.mu.Lock()
+	w := s.warnings.m[kind]
+	if w == nil {
+		if s.warnings.m == nil {
+			s.warnings.m = map[string]*warning{}
+		}
+		w = &warning{}
+		s.warnings.m[kind] = w
+	} else if now.Sub(w.last) < warnEvery {
+		w.more++
+		s.warnings.mu.Unlock()
+		return
+	}
+	more := w.more
+	w.last, w.more = now, 0
+	s.warnings.mu.Unlock()
+	fields = append(fields, zap.String("stream", s.name))
+	if more > 0 {
+		fields = append(fields, zap.Int64("since_the_last_line", more))
+	}
+	s.d.opt.Logger.Warn(text, fields...)
+}
+
+// reached says that a peer is at a bound. The error is for whoever has asked.
+func (s *stream) reached(bound string, limit int) error {
+	s.d.bounded.Add(1)
+	s.warn(bound, "a bound was reached", zap.String("bound", bound), zap.Int("limit", limit))
+	return fmt.Errorf("%s: at most %d", bound, limit)
+}
+
+// Bounded counts how often a peer has come to a bound.
+func (d *Daemon) Bounded() int64 { return d.bounded.Load() }
+
+// maxAnswers is how much may wait of what the daemon itself says to a peer.
+func (d *Daemon) maxAnswers() int { return max(d.opt.MaxPending, minAnswers) }
+
+// unreadAnswers is the bound of what own marks.
+const unreadAnswers = "bytes of answers that are not read"
+
+// own marks a frame as the daemon's own: an answer, or news. It waits for no room. While more than maxAnswers of them wait, the peer
+// is not read (breathe); at twice as much, as when others end in masses of whom it has to be told, it is disconnected.
+func own(f frame) frame {
+	f.own = f.size() + messageCost
+	return f
+}
+
+// takeIDs counts ids that are about to be given to somebody behind s.
+func (s *stream) takeIDs(n int64) error {
+	if s.taken.Add(n) > maxIDs {
+		s.taken.Add(-n)
+		return s.reached("context ids for one connection", maxIDs)
+	}
+	return nil
+}
+
+// takeBlock counts a block of ids.
+func (s *stream) takeBlock() error {
+	if s.blocks.Load() >= maxBlocks+s.announced.Load()/idBlock {
+		return s.reached("blocks of context ids that are not used", maxBlocks)
+	}
+	if err := s.takeIDs(idBlock); err != nil {
+		return err
+	}
+	s.blocks.Add(1)
+	return nil
+}
+
+// takeRoute counts a context behind s.
+func (s *stream) takeRoute() error {
+	if s.routes.Add(1) > maxRoutes {
+		s.routes.Add(-1)
+		return s.reached("contexts behind one connection", maxRoutes)
+	}
+	return nil
+}
+
+// unrouted counts the children behind s that have not told of their routes.
+func (d *Daemon) unrouted(s *stream) (n int) {
+	d.children.Range(func(id, v any) bool {
+		if c := v.(*Child); c.stream == s {
+			if _, ok := d.routes.Load(id); !ok {
+				n++
+			}
+		}
+		return true
+	})
+	return n
+}
+
+// Cut shortens a text that somebody else has written to about n bytes.
+func Cut(text string, n int) string {
+	if len(text) <= n {
+		return text
+	}
+	k := n
+	for k > n-utf8.UTFMax && k > 0 && !utf8.RuneStart(text[k]) {
+		k--
+	}
+	return fmt.Sprintf("%s... (%d bytes more)", text[:k], len(text)-k)
+}
+
+// LogLimit keeps one child's log records from filling a disk. The zero value is ready. It is safe for concurrent use.
+type LogLimit struct {
+	// mu protects the following. Nothing is locked under it.
+	mu      sync.Mutex
+	limit   *rate.Limiter
+	dropped int
+	told    time.Time
+}
+
+// logTell is how often it is told that records are dropped.
+const logTell = 10 * time.Second
+
+// Take counts a record of n bytes. Where ok is false it is to be dropped. Where say is true, a line in the log is due, that so many were
+// dropped.
+func (l *LogLimit) Take(n int) (ok, say bool, dropped int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.limit == nil {
+		l.limit = rate.NewLimiter(logRate, logBurst)
+	}
+	now := time.Now()
+	// What else a record takes in a file, and what is cut off a long one.
+	ok = l.limit.AllowN(now, min(n, MaxLogText)+4*messageCost)
+	if !ok {
+		l.dropped++
+	}
+	if l.dropped > 0 && now.Sub(l.told) >= logTell {
+		say, dropped = true, l.dropped
+		l.told, l.dropped = now, 0
+	}
+	return ok, say, dropped
+}

@@ -1,0 +1,389 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	zaptest "go.uber.org/zap/zaptest/observer"
+
+	"mitogend/pyproto"
+)
+
+// heap is what is in use, in bytes.
+func heap() int64 {
+	runtime.GC()
+	runtime.GC() // what a sync.Pool holds goes with the second one
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// frame is a message of the peer's own to context 0.
+func (p *peer) frame(handle, replyTo pyproto.Handle, payload string) []byte {
+	m := pyproto.Message{Header: pyproto.Header{Enc: pyproto.EncMGC, Src: p.id, Auth: p.id, Handle: handle, ReplyTo: replyTo}, Payload: []byte(payload)}
+	return m.Append(nil)
+}
+
+// pour writes a frame again and again, n bytes in all at least, or as long as it is read. False says that it is not read any more.
+func (p *peer) pour(n int, frame []byte) bool {
+	p.t.Helper()
+	many := bytes.Repeat(frame, max(1, (1<<20)/len(frame)))
+	_ = p.f.SetWriteDeadline(time.Now().Add(20 * time.Second))
+	defer func() { _ = p.f.SetWriteDeadline(time.Time{}) }()
+	for ; n > 0; n -= len(many) {
+		if _, err := p.f.Write(many); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// honest answers its calls until the stream ends.
+func (p *peer) honest() {
+	p.c.pushed.Store("mod", nil)
+	go func() {
+		for {
+			m, err := pyproto.ReadMessage(p.br, pyproto.DefaultMaxMessage)
+			if err != nil {
+				return
+			}
+			if m.Handle == pyproto.CallFunction && m.ReplyTo != 0 {
+				answer := pyproto.Message{Header: pyproto.Header{Enc: pyproto.EncMGC, Src: p.id, Auth: p.id, Handle: m.ReplyTo}, Payload: []byte("\x80\x02K\x07.")}
+				if _, err := p.f.Write(answer.Append(nil)); err != nil {
+					return
+				}
+			}
+		}
+	}()
+}
+
+// call is an honest call, and how long it took.
+func (p *peer) call(t *testing.T) time.Duration {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	start := time.Now()
+	if v, err := p.c.Call(ctx, "mod:fn").Value(); v != int64(7) || err != nil {
+		t.Errorf("the honest child's call gives %v, %v", v, err)
+	}
+	return time.Since(start)
+}
+
+func pickle(t *testing.T, v any) string {
+	t.Helper()
+	b, err := pyproto.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func connectRequest(t *testing.T, evil *peer, method string, launcher int64, args map[string]any) []byte {
+	return evil.frame(connectHandle, 0, pickle(t, map[string]any{"method": method, "name": strings.Repeat("x", 5000), "via": int64(evil.id), "launcher": launcher, "args": args}))
+}
+
+// Each row is a child that makes the daemon keep something without end. What must hold: the bound is told in the log, what is kept is
+// small, another child is served meanwhile, and everything is free once the attacker is gone.
+func TestBounds(t *testing.T) {
+	for _, row := range []struct {
+		name  string
+		bound string // in the log
+		// attack reaches the bound. What it returns is kept from being collected.
+		attack func(t *testing.T, d *Daemon, evil *peer) any
+		ends   bool  // the attacker is disconnected
+		kept   int64 // bytes, at most; 0 is 16 MiB
+	}{
+		{name: "refusals that are not read", bound: "answers that are not read", ends: true, attack: func(_ *testing.T, _ *Daemon, evil *peer) any {
+			evil.pour(64<<20, evil.frame(54321, 1999, ""))
+			return nil
+		}},
+		{name: "ids that are not read", bound: "blocks of context ids", attack: func(_ *testing.T, _ *Daemon, evil *peer) any {
+			_, _ = evil.f.Write(bytes.Repeat(evil.frame(pyproto.AllocateID, 1999, ""), 2*maxBlocks))
+			return nil
+		}},
+		{name: "detaching that is not read", bound: "answers that are not read", ends: true, attack: func(_ *testing.T, _ *Daemon, evil *peer) any {
+			evil.pour(64<<20, evil.frame(pyproto.Detaching, 1999, ""))
+			return nil
+		}},
+		{name: "refused connects that are not read", bound: "answers that are not read", ends: true, attack: func(_ *testing.T, _ *Daemon, evil *peer) any {
+			evil.pour(64<<20, evil.frame(connectHandle, 1999, "x"))
+			return nil
+		}},
+		{name: "routes", bound: "contexts behind one connection", attack: func(_ *testing.T, d *Daemon, evil *peer) any {
+			var all []byte
+			for range 2 * maxRoutes / idBlock {
+				first := take(&d.lastAsked, idBlock, endAsked)
+				evil.c.stream.ids.addBlock(first, evil.id)
+				for id := first; id < first+idBlock; id++ {
+					all = append(all, evil.frame(pyproto.AddRoute, 0, fmt.Sprint(id))...)
+				}
+			}
+			_, _ = evil.f.Write(all)
+			return nil
+		}},
+		{name: "forks", bound: "forks that are waited for", attack: func(t *testing.T, _ *Daemon, evil *peer) any {
+			evil.pour(32<<20, connectRequest(t, evil, "fork", 0, map[string]any{}))
+			return nil
+		}},
+		{name: "launchers that never answer", bound: "connects under way", attack: func(t *testing.T, _ *Daemon, evil *peer) any {
+			evil.pour(32<<20, connectRequest(t, evil, "local", 5000, map[string]any{"connect_timeout": int64(3600)}))
+			return nil
+		}},
+		{name: "large requests for children", bound: "bytes of a request for a child", attack: func(t *testing.T, _ *Daemon, evil *peer) any {
+			evil.pour(64<<20, connectRequest(t, evil, "fork", 0, map[string]any{"x": strings.Repeat("y", 3<<20)}))
+			return nil
+		}},
+		{name: "large questions", bound: "bytes of a request for a resource", attack: func(t *testing.T, _ *Daemon, evil *peer) any {
+			evil.pour(64<<20, evil.frame(pyproto.GetResource, 1999, pickle(t, pyproto.Tuple{"read", "x", strings.Repeat("y", 8<<20)})))
+			return nil
+		}},
+		{name: "questions whose answers are not read", bound: "requests for resources that wait", attack: func(t *testing.T, _ *Daemon, evil *peer) any {
+			// The first answer fills the queue, so that the others wait for room.
+			evil.c.stream.offerBulk(t, 8<<20)
+			evil.pour(16<<20, evil.frame(pyproto.GetResource, 1999, pickle(t, pyproto.Tuple{"read", "x", strings.Repeat("y", 60<<10)})))
+			return nil
+		}},
+		{name: "module names", bound: "bytes of a module's name", attack: func(_ *testing.T, _ *Daemon, evil *peer) any {
+			evil.pour(64<<20, evil.frame(pyproto.GetModule, 0, strings.Repeat("x", 3<<20)))
+			return nil
+		}},
+		{name: "log records", attack: func(_ *testing.T, _ *Daemon, evil *peer) any {
+			evil.pour(64<<20, evil.frame(pyproto.ForwardLog, 0, "evil\x0040\x00"+strings.Repeat("A", 1000)))
+			return nil
+		}},
+		{name: "large log records", attack: func(_ *testing.T, _ *Daemon, evil *peer) any {
+			evil.pour(128<<20, evil.frame(pyproto.ForwardLog, 0, "evil\x0040\x00"+strings.Repeat("A", 16<<20)))
+			return nil
+		}},
+		{name: "false sources", attack: func(_ *testing.T, _ *Daemon, evil *peer) any {
+			m := pyproto.Message{Header: pyproto.Header{Enc: pyproto.EncMGC, Src: 0, Auth: 0, Handle: 5}}
+			evil.pour(8<<20, m.Append(nil))
+			return nil
+		}},
+		{name: "empty messages to a receiver", bound: "bytes that wait in a receiver", kept: 32 << 20, attack: func(t *testing.T, d *Daemon, evil *peer) any {
+			r, err := d.NewReceiver(evil.c, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			evil.pour(16<<20, evil.frame(r.handle, 0, ""))
+			return r
+		}},
+		{name: "empty messages in a channel", bound: "bytes that wait in a channel", attack: func(_ *testing.T, d *Daemon, evil *peer) any {
+			ch := &Channel{c: evil.c, changed: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+			ch.handle = d.handles.add(handler{fn: ch.deliver, respondent: evil.id})
+			evil.pour(16<<20, evil.frame(ch.handle, 0, "m"))
+			return ch
+		}},
+		{name: "a program's output", bound: "bytes of a program's output", attack: func(_ *testing.T, d *Daemon, evil *peer) any {
+			p := &program{c: evil.c, changed: make(chan struct{}, 1)}
+			evil.pour(64<<20, evil.frame(d.handles.add(handler{fn: p.deliver, respondent: evil.id}), 0, "o"+strings.Repeat("x", 1<<20)))
+			return p
+		}},
+		{name: "a program's messages of no kind", bound: "bytes of a program's output", attack: func(_ *testing.T, d *Daemon, evil *peer) any {
+			p := &program{c: evil.c, changed: make(chan struct{}, 1)}
+			evil.pour(8<<20, evil.frame(d.handles.add(handler{fn: p.deliver, respondent: evil.id}), 0, "z"))
+			return p
+		}},
+		{name: "a program's empty output", attack: func(_ *testing.T, d *Daemon, evil *peer) any {
+			p := &program{c: evil.c, changed: make(chan struct{}, 1)}
+			evil.pour(16<<20, evil.frame(d.handles.add(handler{fn: p.deliver, respondent: evil.id}), 0, "o"))
+			return p
+		}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			core, logs := zaptest.New(zapcore.WarnLevel)
+			d := newDaemon(t, Options{Logger: zap.New(&sizeCore{Core: core}), StallTimeout: time.Second})
+			good := newPeer(t, d)
+			good.honest()
+			good.call(t)
+			before := heap()
+			evil := newPeer(t, d)
+			s := evil.c.stream
+			kept := row.attack(t, d, evil)
+			seen := func() (n int) {
+				for _, e := range logs.FilterMessage("a bound was reached").All() {
+					if row.bound != "" && strings.Contains(e.ContextMap()["bound"].(string), row.bound) && e.ContextMap()["stream"] == evil.c.name {
+						n++
+					}
+				}
+				return n
+			}
+			if row.bound != "" {
+				eventually(t, "the bound is told", func() bool { return seen() > 0 })
+			}
+			took := good.call(t)
+			var grown int64
+			eventually(t, "little is kept", func() bool { // what was written last may still be on its way
+				grown = heap() - before
+				return grown <= max(row.kept, 16<<20)
+			})
+			if row.ends {
+				<-s.ended
+			} else if err := evil.c.gone(); err != nil {
+				t.Errorf("the stream was ended: %v", err)
+			}
+			runtime.KeepAlive(kept)
+			kept = nil
+			_ = evil.f.Close()
+			<-s.ended
+			good.call(t)
+			if n := len(d.Children()); n != 1 {
+				t.Errorf("%d children are left", n)
+			}
+			if n := len(d.Routes()); n != 1 {
+				t.Errorf("%d routes are left", n)
+			}
+			if row.bound != "" && seen() != 1 {
+				t.Errorf("the bound was told %d times", seen())
+			}
+			if n := logs.Len(); n > 2*logBurst/1000 {
+				t.Errorf("%d lines were logged", n)
+			}
+			logs.TakeAll()
+			id := evil.c.id
+			evil = nil
+			s = nil
+			eventually(t, "the memory is free", func() bool { return heap()-before < 4<<20 })
+			eventually(t, "the connects have ended", func() bool { return d.child(id) == nil })
+			t.Logf("%d kB were kept; the other's call took %v", grown>>10, took)
+		})
+	}
+}
+
+// sizeCore cuts what an observer keeps.
+type sizeCore struct{ zapcore.Core }
+
+func (c *sizeCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	return ce.AddCore(e, c)
+}
+
+func (c *sizeCore) Write(e zapcore.Entry, f []zapcore.Field) error {
+	if len(e.Message) > MaxLogText+100 {
+		return fmt.Errorf("a record of %d bytes", len(e.Message))
+	}
+	e.Message = strings.Clone(e.Message[:min(len(e.Message), 100)])
+	return c.Core.Write(e, f)
+}
+
+// offerBulk queues so many bytes for a peer that does not read.
+func (s *stream) offerBulk(t *testing.T, n int) {
+	t.Helper()
+	if err := s.offer(newFrame(pyproto.Header{Enc: pyproto.EncMGC, Dst: s.id, Handle: 5000}, make([]byte, n))); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What the daemon itself says to a peer that reads costs it nothing, however much it is.
+func TestAnswersThatAreRead(t *testing.T) {
+	d := newDaemon(t, Options{MaxPending: 1 << 20})
+	p := newPeer(t, d)
+	const n = 200_000
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		f := p.frame(54321, 1999, "")
+		for range n / 1000 {
+			if _, err := p.f.Write(bytes.Repeat(f, 1000)); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for range n {
+		if m := p.read(); !m.IsDead() {
+			t.Fatalf("got %+v", m.Header)
+		}
+	}
+	wg.Wait()
+	eventually(t, "nothing waits", func() bool {
+		s := p.c.stream
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.queued == 0 && s.owed == 0
+	})
+}
+
+// Output in tiny pieces is joined, and none of it is lost.
+func TestProgramThatPrintsByByte(t *testing.T) {
+	d := newDaemon(t, Options{})
+	e := newPeer(t, d)
+	p := &program{c: e.c, id: 77, changed: make(chan struct{}, 1)}
+	var want, got bytes.Buffer
+	for i := range 100_000 {
+		p.deliver(pyproto.Header{}, []byte{'o', byte(i)}, true)
+		want.WriteByte(byte(i))
+	}
+	if n := len(p.queue); n != 1 {
+		t.Errorf("%d pieces wait", n)
+	}
+	p.deliver(pyproto.Header{}, []byte("eerr"), true)
+	p.deliver(pyproto.Header{}, []byte("x256"), true)
+	var stderr bytes.Buffer
+	status, err := p.copy(context.Background(), RunOptions{Stdout: &got, Stderr: &stderr})
+	if err != nil || status.Code != 1 || !bytes.Equal(got.Bytes(), want.Bytes()) || stderr.String() != "err" {
+		t.Errorf("%v, %v, %d bytes, %q", status, err, got.Len(), stderr.String())
+	}
+}
+
+// A frame over the limit leaves alone what came before it and waits for another peer, in the same buffer.
+func TestSkippedFrameBehindWaitingOnes(t *testing.T) {
+	d := newDaemon(t, Options{MaxMessage: 1 << 20, MaxPending: 64 << 20})
+	a, b := newPeer(t, d), newPeer(t, d)
+	go func() {
+		var all []byte
+		for i := range 61 {
+			m := pyproto.Message{Header: pyproto.Header{Enc: pyproto.EncMGC, Dst: b.id, Src: a.id, Auth: a.id, Handle: 2000, ReplyTo: 1999},
+				Payload: bytes.Repeat([]byte{'a'}, 20000)}
+			if i == 60 {
+				m.Payload = bytes.Repeat([]byte{'Z'}, 3<<20)
+			}
+			all = m.Append(all)
+		}
+		_, _ = a.f.Write(all)
+	}()
+	a.wantDead(1999, "at most")
+	for i := range 60 {
+		if m := b.read(); len(m.Payload) != 20000 || bytes.Contains(m.Payload, []byte{'Z'}) {
+			t.Fatalf("message %d is another", i)
+		}
+	}
+}
+
+// Log records of one child: a burst, then little, and the line that says how many were dropped.
+func TestLogLimit(t *testing.T) {
+	var l LogLimit
+	taken, lines, dropped := 0, 0, 0
+	for range 20000 {
+		ok, say, n := l.Take(1000)
+		if ok {
+			taken++
+		}
+		if say {
+			lines++
+			dropped += n
+		}
+	}
+	if taken < 3000 || taken > 5000 || lines < 1 || lines > 3 || dropped == 0 {
+		t.Errorf("%d records were taken, %d lines tell of %d dropped", taken, lines, dropped)
+	}
+}
+
+// Texts are cut between characters.
+func TestCut(t *testing.T) {
+	for _, x := range []struct {
+		text string
+		n    int
+		want string
+	}{{"abc", 3, "abc"}, {"abcd", 3, "abc... (1 bytes more)"}, {"aé", 2, "a... (2 bytes more)"}, {"\x80\x80\x80\x80\x80\x80", 5, "\x80... (5 bytes more)"}, {"é", 1, "... (2 bytes more)"}} {
+		if got := Cut(x.text, x.n); got != x.want {
+			t.Errorf("%q, %d: got %q", x.text, x.n, got)
+		}
+	}
+}
