@@ -260,6 +260,12 @@ class Context(object):
         self.send(Message(handle=SHUTDOWN))
 
 
+def takes_econtext(func):
+    """The function wants `econtext`, the ExternalContext of the process."""
+    func.mitogen_takes_econtext = True
+    return func
+
+
 def takes_router(func):
     """The function wants `router`, the Router of the process."""
     func.mitogen_takes_router = True
@@ -374,5 +380,5 @@ for value in _unpickle_call_error, _unpickle_context, _unpickle_sender:
 
 # As pickles, reprs and tracebacks name them.
 for value in (CallError, Context, ExternalContext, Receiver, Secret, Sender, StreamError, _unpickle_call_error,
-              _unpickle_context, _unpickle_sender):
+              _unpickle_context, _unpickle_sender, takes_econtext):
     value.__module__ = 'mitogen.core'

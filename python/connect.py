@@ -91,7 +91,7 @@ def fork(router, name=None, on_fork=None, **kwargs):
     with relay.spawning:
         ours, theirs = process.pair()
         try:
-            pid = os.fork()
+            pid = core.fork()
         except OSError:
             program.close(ours, theirs)
             ask(router, method=u'unfork', name=None, launcher=0, via=context_id, args={})
@@ -113,7 +113,7 @@ def serve(config, ours, theirs, on_fork):
     status = 1
     try:
         program.close(ours, *parent.relay.own())
-        program.leaf()
+        parent.leaf()
         os.setsid()
         if 'random' in sys.modules and sys.version_info < (3, 7):
             # 3.7 does so by itself; before, both processes would draw the same numbers.

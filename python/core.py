@@ -9,6 +9,8 @@ sleep on a lock of their own, and the role is handed on when its holder has what
 user code, a ticker thread drains the stream every TICK seconds. Code that runs under the reader role never blocks, never
 imports and runs no user code. Locks: Io.lock guards latches, sleepers and the role; Importer.lock guards its two tables;
 Stream.wlock serialises writers. Order: Importer.lock, then Io.lock. wlock is never held while another is taken.
+
+Processes that user code forks off are the business of mitogen.forked, which is fetched before the first fork.
 """
 # Only 2.x.
 from __future__ import absolute_import
@@ -39,7 +41,7 @@ if PY3:
     from _thread import RLock
     import _imp
     import marshal
-    from _frozen_importlib import ModuleSpec
+    from _frozen_importlib import ModuleSpec, _find_spec
     text_type = str
     # For both.
     pass
@@ -84,6 +86,14 @@ CHUNK = 65000
 
 # The one Io, Router and Importer of this process, set by main(). A forked child replaces them.
 io = router = importer = None
+# Threads that fork for the runtime itself.
+apart = set()
+# Modules of the standard library, and what of ours watches them once they are imported.
+WATCHED = {
+    # Only 3.x.
+    'multiprocessing.util': 'mitogen.forked', 'concurrent.interpreters': 'mitogen.forked',
+    # For both.
+    'logging': 'mitogen.resources'}
 
 
 class Error(Exception):
@@ -144,12 +154,6 @@ class Kwargs(dict):
 def has_parent_authority(msg, _stream=None):
     """Policy: the message acts for this context or one of its parents."""
     return msg.auth_id == router.context_id or msg.auth_id in router.parent_ids
-
-
-def takes_econtext(func):
-    """The function wants `econtext`, the ExternalContext of the process."""
-    func.mitogen_takes_econtext = True
-    return func
 
 
 class Lazy(object):
@@ -249,6 +253,9 @@ class Io(object):
         self.lost = None
         # Whether only what is registered with atexit runs; it has three seconds.
         self.leaving = 0
+        self.pid = os.getpid()
+        # Reads while user code runs that has forked; mitogen.forked starts it.
+        self.helper = None
 
     def add(self, fd, handler):
         self.handlers[fd] = handler
@@ -476,7 +483,7 @@ class Latch(object):
 # What mitogen/api.py has of this module's names: it is fetched when one of them is first used.
 LAZY = frozenset(
     'CallError Context ExternalContext Receiver Secret Sender StreamError _unpickle_call_error _unpickle_context '
-    '_unpickle_sender WIRE call_message takes_router'.split())
+    '_unpickle_sender WIRE call_message takes_econtext takes_router'.split())
 
 
 def lazy(name):
@@ -732,6 +739,7 @@ class Router(Lazy):
 
     def route(self, msg):
         """Send a message to where its dst_id says, from any thread."""
+        own()
         if len(msg.data) > self.max_message_size:
             self.refuse(msg, u'message is %d bytes; at most %d are sent' % (len(msg.data), self.max_message_size))
         elif msg.dst_id == self.context_id:
@@ -872,6 +880,7 @@ class Importer(Lazy):
         """
         if self.hopeless(name):
             return ''
+        own()
         while 1:
             record = self.cache.get(name)
             if record is not None:
@@ -885,7 +894,7 @@ class Importer(Lazy):
     def join(self, name, send, stream=None):
         """
         The record and None; or, while it is not here, None and the latch that is closed when it is. Asks the parent, through
-        `send`, unless somebody has. A `stream` is a child's, to be answered by answer().
+        `send`, unless somebody has. A `stream` is a child's, to be told by its answer(name), whatever comes of it.
         """
         latch = Latch()
         with self.lock:
@@ -910,12 +919,9 @@ class Importer(Lazy):
                     mine = self.inflight.get(name) is entry and self.inflight.pop(name)[1]
                 latch.close()
                 for stream in mine or ():
-                    self.again(stream, name)
+                    stream.again(name)
                 raise
         return None, entry[0]
-
-    # Of a child's stream and a name: it is in the cache, or to be asked for anew. Set by parent.py.
-    answer = again = None
 
     def on_load_module(self, msg):
         if not has_parent_authority(msg):
@@ -934,15 +940,17 @@ class Importer(Lazy):
         if latch:
             latch.close()
         for stream in streams:
-            self.answer(stream, name)
+            stream.answer(name)
 
     def fail_all(self):
         """Nothing that was asked for will come."""
         with self.lock:
-            entries = list(self.inflight.values())
+            entries = list(self.inflight.items())
             self.inflight.clear()
-        for latch, _ in entries:
+        for name, (latch, streams) in entries:
             latch.close()
+            for stream in streams:
+                stream.answer(name)
 
     # Only 2.x.
 
@@ -1051,7 +1059,7 @@ class Importer(Lazy):
 class Portion(object):
     """
     A finder of nothing, which makes known to pkgutil what there is at a path entry of a package that is served. One of
-    them is in sys.meta_path and waits for logging, to have it send its records to the master (see resources.py).
+    them is in sys.meta_path and waits for the modules in WATCHED, as for logging, to have it send its records to the master.
     """
 
     def __init__(self, path):
@@ -1065,18 +1073,35 @@ class Portion(object):
     # Only 2.x.
 
     def find_module(self, name, path=None):
-        return self if name == 'logging' else None
+        return self if name in WATCHED and not io.lost else None
 
     def load_module(self, name):
-        return importer.load_logging(self)
+        rest = WATCHED.pop(name)
+        __import__(name)
+        watch(rest, sys.modules[name])
+        return sys.modules[name]
 
     # Only 3.x.
 
     def find_spec(self, name, path=None, target=None):
-        if name == 'logging' and not io.lost:
-            return importer.find_logging(self)
+        rest = not io.lost and WATCHED.pop(name, 0)
+        if rest:
+            spec = _find_spec(name, path)
+            load = spec.loader.exec_module
+
+            def exec_module(module):
+                del spec.loader.exec_module
+                load(module)
+                watch(rest, module)
+            spec.loader.exec_module = exec_module
+            return spec
 
     # For both.
+
+
+def watch(rest, module):
+    __import__(rest)
+    sys.modules[rest].watch(module)
 
 
 class Unwind(BaseException):
@@ -1088,6 +1113,7 @@ class Dispatcher(object):
 
     def __init__(self):
         self.latch = Latch()
+        self.pid = os.getpid()
         # chain id: the error of the first call of the chain that failed.
         self.chains = {}
         router.add_handler(self.latch.put, CALL_FUNCTION, policy=has_parent_authority)
@@ -1123,6 +1149,11 @@ class Dispatcher(object):
         except Unwind:
             raise
         except BaseException as e:
+            if forked():
+                if not isinstance(e, SystemExit):
+                    getattr(sys.modules.get('mitogen.forked'), 'report', sys.excepthook)(*sys.exc_info())
+                    sys.exit(1)
+                raise
             if io.lost:
                 raise
             error = lazy('CallError')(e)
@@ -1141,6 +1172,11 @@ class Dispatcher(object):
             io.begin_call()
             try:
                 result = self.call(msg)
+                if forked():
+                    # It ends as a program does.
+                    sys.exit()
+                if io.helper:
+                    io.helper.rest()
                 stdio.flush()
                 if msg.reply_to:
                     self.reply(msg, result)
@@ -1155,6 +1191,51 @@ class Dispatcher(object):
         except Exception as e:
             reply = Message.pickled(lazy('CallError')(e), dst_id=msg.src_id, handle=msg.reply_to)
         router.route(reply)
+
+
+def forked():
+    """Is this no context, but a process that user code has forked off one?"""
+    return os.getpid() != dispatcher.pid
+
+
+def own():
+    """Called before the stream is used: a process that was forked off past mitogen.forked must not use it."""
+    if os.getpid() != io.pid:
+        if 'mitogen.forked' not in sys.modules:
+            raise ImportError('this process was forked off by other means than os.fork(), and has no connection')
+        sys.modules['mitogen.forked'].after_in_child()
+
+
+def fork(real=None, *args):
+    """Fork a process that the runtime itself looks after, by os.fork() or what calls it."""
+    me = _thread.get_ident()
+    apart.add(me)
+    try:
+        return (real or os.fork)(*args)
+    finally:
+        apart.discard(me)
+
+
+def first(name):
+    """Put in place of os.fork() what fetches mitogen.forked; that goes on with it."""
+    def fork():
+        try:
+            # Only 2.x.
+            if sys._getframe(1).f_globals['__name__'] == 'subprocess':
+                return real()
+            # For both.
+            if _thread.get_ident() not in apart:
+                __import__('mitogen.forked')
+        except ImportError:
+            # The connection is lost.
+            pass
+        return fork.real()
+    FORKS[name] = fork
+    fork.real = real = getattr(os, name)
+    setattr(os, name, fork)
+
+
+FORKS = {}
 
 
 def log(text, level=20, name=u'mitogen'):
@@ -1226,6 +1307,8 @@ def main_decorator(**_kwargs):
 def setup(conf, rfd, wfd, take_stdio=True):
     """Make this process the context that conf describes."""
     global config, io, router, importer, dispatcher, stdio, main_thread
+    if 'mitogen.forked' in sys.modules:
+        sys.modules['mitogen.forked'].begin_context()
     config = conf
     main_thread = _thread.get_ident()
     io = Io()
@@ -1246,10 +1329,22 @@ def setup(conf, rfd, wfd, take_stdio=True):
         context_id=config['context_id'], parent_id=config['parent_ids'][0], parent_ids=config['parent_ids'])
 
 
-def main(config, source, rfd=0, wfd=1):
-    """Serve as the context that config describes, over two descriptors, until the parent is gone; then exit."""
+def begin(config, source, *args):
+    """Take Python over, for setup(config, *args)."""
     global core_source
     core_source = source
+    core = sys.modules[__name__]
+    core.__file__ = 'master:mitogen/core.py'
+    package = sys.modules['mitogen']
+    package.__dict__.update(core=core, __path__=[], is_master=False, main=main_decorator, __version__=(0, 3, 3))
+    setup(config, *args)
+    plug(core, package)
+    first('fork')
+    first('forkpty')
+
+
+def main(config, source, rfd=0, wfd=1):
+    """Serve as the context that config describes, over two descriptors, until the parent is gone; then exit."""
     null = 0
     while null < 3:
         # One of 0 to 2 was closed: not to be taken for the stream, since Stdio is going to replace it.
@@ -1258,15 +1353,10 @@ def main(config, source, rfd=0, wfd=1):
     fds = os.dup(rfd), os.dup(wfd)
     for fd in fds:
         cloexec(fd)
-    core = sys.modules[__name__]
-    core.__file__ = 'master:mitogen/core.py'
-    package = sys.modules['mitogen']
-    package.__dict__.update(core=core, __path__=[], is_master=False, main=main_decorator, __version__=(0, 3, 3))
-    setup(config, *fds)
-    plug(core, package)
+    begin(config, source, *fds)
     router.stream.write(b'MITO002\n')
-    if 'logging' in sys.modules:
-        importer.watch_log(sys.modules['logging'])
+    for name in set(WATCHED) & set(sys.modules):
+        watch(WATCHED.pop(name), sys.modules[name])
     become = None
     while not io.lost:
         try:

@@ -134,6 +134,9 @@ var api string
 //go:embed channel.py
 var channel string
 
+//go:embed forked.py
+var forked string
+
 //go:embed guard.py
 var guard string
 
@@ -163,6 +166,7 @@ func Modules() map[string]Module {
 	return map[string]Module{
 		"mitogen.api":       {Path: "mitogen/api.py", Text: Shrink(api)},
 		"mitogen.channel":   {Path: "mitogen/channel.py", Text: Shrink(channel)},
+		"mitogen.forked":    {Path: "mitogen/forked.py", Text: Shrink(forked)},
 		"mitogen.guard":     {Path: "mitogen/guard.py", Text: Shrink(guard)},
 		"mitogen.connect":   {Path: "mitogen/connect.py", Text: Shrink(connect)},
 		"mitogen.launch":    {Path: "mitogen/launch.py", Text: Shrink(launch)},

@@ -151,7 +151,7 @@ def start():
     theirs.setblocking(1)
     me = os.getpid(), born(os.getpid())
     quiet_fork()
-    pid = os.fork()
+    pid = core.fork()
     if not pid:
         ours.close()
         os.close(alive_w)
@@ -177,6 +177,15 @@ def stop():
             parent.relay.leave()
         old, guard = guard, None
         old.stop()
+
+
+def leaf():
+    """In a process that was forked off: it has none."""
+    global guard
+    if guard:
+        old, guard = guard, None
+        old.sock.close()
+        os.close(old.alive)
 
 
 def leave():
@@ -253,6 +262,7 @@ class Watcher(object):
         """Watch until the other one has ended. In a process that is forked off to be a program: what main() gives."""
         # Nothing is asked for over the other one's connection.
         core.io.lost = True
+        core.io.pid = core.dispatcher.pid = os.getpid()
         try:
             for signum, _ in self.handlers:
                 signal.signal(signum, signal.SIG_IGN)
@@ -360,7 +370,7 @@ class Watcher(object):
             core.importer.cache.update(records)
             core.importer.codes.update(codes)
             import mitogen.script
-            pid = os.fork()
+            pid = core.fork()
         except (OSError, IOError) as e:
             close(*fds)
             self.tell(b'F', context_id, e.errno or errno.EAGAIN)
@@ -399,7 +409,7 @@ class Watcher(object):
                 self.tell(b'X', self.programs.pop(pid), status)
         if self.moving and not self.programs:
             self.moving = False
-            if os.fork():
+            if core.fork():
                 os._exit(0)
 
     def end_programs(self):

@@ -97,7 +97,7 @@ class Child(process.Process):
             theirs, self.rfd, self.wfd, self.efd, self.tty = layout(plan[u'stdio'])
             try:
                 # It must not be collected, which would reap the process.
-                self.popen = spawn(plan, theirs, self.tty)
+                self.popen = core.fork(spawn, plan, theirs, self.tty)
             except BaseException:
                 self.close()
                 raise

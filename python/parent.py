@@ -28,6 +28,7 @@ import fcntl
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -276,6 +277,13 @@ class Link(object):
         else:
             self.post(msg)
 
+    def answer(self, name):
+        """For Importer.join, as again()."""
+        relay.send_module(self, name)
+
+    def again(self, name):
+        relay.ask_again(self, name)
+
     def on_readable(self, _fd=None, _event=None):
         try:
             data = os.read(self.rfd, min(self.need, PART) if self.need else core.CHUNK)
@@ -393,8 +401,6 @@ class Relay(object):
             old.post = new.post
             self.router.stream = new
         self.router.on_stream_lost = self.on_parent_lost
-        self.importer.answer = self.send_module
-        self.importer.again = self.ask_again
         for handle, (fn, sender, about) in RULES.items():
             # The rest are the leaf's.
             fn = getattr(self, fn) if fn else self.router.handlers.get(handle, (None,))[0]
@@ -940,9 +946,26 @@ class Assembler(object):
 attaching = threading.Lock()
 
 
+def leaf():
+    """In a process that was forked off: this is no parent, and nothing of the old one ends with it."""
+    global relay, attaching
+    if relay is not None:
+        if core.PY3:
+            atexit.unregister(relay.leave)
+        else:
+            atexit._exithandlers[:] = [h for h in atexit._exithandlers if h[0] != relay.leave]
+    relay = None
+    attaching = threading.Lock()
+    for name in 'guard', 'process', 'program', 'launch':
+        if 'mitogen.' + name in sys.modules:
+            sys.modules['mitogen.' + name].leaf()
+
+
 def attach():
     """Make this process fit to have children; gives the Relay. Not on the reader."""
     global relay
+    if core.forked():
+        raise core.Error('a process that was forked off a context has no children of its own')
     with attaching:
         if relay is None:
             new = Relay()

@@ -170,6 +170,12 @@ class Ender(object):
 ender = None
 
 
+def leaf():
+    """In a process that was forked off: it has started nothing."""
+    global ender
+    ender = None
+
+
 def start():
     """Make this process a parent that ends what it has started; gives the Relay and the Ender. Not on the reader."""
     global ender

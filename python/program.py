@@ -175,6 +175,11 @@ def own():
     return fds
 
 
+def leaf():
+    """In a process that was forked off: it runs none."""
+    programs.clear()
+
+
 def run(context_id, name, handle, spec, with_stdin):
     """
     Start a program. Its output goes to the master's handle, tagged o or e, and last of all x with its wait status. Gives the

@@ -47,7 +47,7 @@ def read(package, name):
 
 # Logging.
 
-def watch_log(importer, logging):
+def watch(logging):
     """Have the root logger send to the master what passes the level of the config."""
     def emit(record):
         try:
@@ -61,36 +61,6 @@ def watch_log(importer, logging):
     handler.emit = emit
     logging.root.addHandler(handler)
     logging.root.setLevel(core.config.get('log_level', 30))
-
-
-def find_nothing(name, path=None, target=None):
-    """
-    What a finder that has done its work does. It stays in sys.meta_path: other threads may be going through that list just
-    now, and would pass over a finder if one before it were removed.
-    """
-
-
-def load_logging(importer, finder):
-    """2.x imports logging; `finder`, which was asked for it, has done its work."""
-    finder.find_module = find_nothing
-    __import__('logging')
-    watch_log(importer, sys.modules['logging'])
-    return sys.modules['logging']
-
-
-def find_logging(importer, finder):
-    """The same for 3.x: a spec whose loader goes on to watch_log()."""
-    from _frozen_importlib import _find_spec
-    finder.find_spec = find_nothing
-    spec = _find_spec('logging', None)
-    load = spec.loader.exec_module
-
-    def exec_module(module):
-        del spec.loader.exec_module
-        load(module)
-        watch_log(importer, module)
-    spec.loader.exec_module = exec_module
-    return spec
 
 
 # What Importer has not itself.

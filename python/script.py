@@ -11,6 +11,7 @@ import sys
 
 import mitogen
 import mitogen.core as core
+import mitogen.guard
 
 # Names, arguments and files are bytes on the way, so that they are what they would be on Python's command line.
 native = os.fsdecode if core.PY3 else bytes
@@ -33,9 +34,14 @@ class Program(object):
         spec = self.spec
         os.setsid()
         rfd, wfd = self.place_fds()
-        leave_tree()
+        if 'mitogen.parent' in sys.modules:
+            sys.modules['mitogen.parent'].leaf()
         core.setup(spec['config'], rfd, wfd, take_stdio=False)
         core.plug(core, mitogen)
+        # Who reads for processes that the program forks off asks for it. There is no ticker: who waits reads, and the process
+        # that this one was forked off sees to its end.
+        core.io.running = 1
+        mitogen.guard.quiet_fork()
         own_logging()
         line_buffered()
         path, name = native(spec['path']), native(spec['file'])
@@ -150,30 +156,9 @@ class Script(object):
         return compile(source, self.path, 'exec', 0, 1)
 
 
-def leave_tree():
-    """This is no parent, and nothing of the process that it was forked off ends with it."""
-    parent, process, program, launch = [sys.modules.get('mitogen.' + n) for n in ('parent', 'process', 'program', 'launch')]
-    if parent and parent.relay:
-        import atexit
-        leave = parent.relay.leave
-        if core.PY3:
-            atexit.unregister(leave)
-        else:
-            atexit._exithandlers[:] = [h for h in atexit._exithandlers if h[0] != leave]
-    if parent:
-        parent.relay = None
-        parent.attaching = parent.threading.Lock()
-    if process:
-        process.ender = None
-    if program:
-        program.programs.clear()
-    if launch:
-        launch.leaf()
-
-
 def own_logging():
     """Logging as in any program: what it logs goes where it says, and not to the master."""
-    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder) is not core.Portion]
+    core.WATCHED.pop('logging', None)
     logging = sys.modules.get('logging')
     if logging:
         for handler in logging.root.handlers[:]:

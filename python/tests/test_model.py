@@ -232,6 +232,7 @@ class Io(core.Io):
         self.handlers = {}
         self.wake_w = -1
         self.lost = None
+        self.pid = os.getpid()
         self.woken = False
         self.events = []
 
@@ -288,6 +289,12 @@ class Child(object):
         self.got = {}
         self.wanted = []
 
+    def answer(self, name):
+        self.run.relay.send_module(self, name)
+
+    def again(self, name):
+        raise Violation('no question is cut off')
+
     def post(self, msg):
         if self.run.scheduler.current.held:
             raise Violation('answers a child while it holds %s' % self.run.scheduler.current.held)
@@ -331,7 +338,6 @@ class Run(object):
         self.relay.__dict__.update(importer=self.importer, upstream=self.upstream, router=core.router,
                                    children=dict((c.remote_id, c) for c in self.children))
         core.router.routes.update(self.relay.children)
-        self.importer.answer = self.relay.send_module
         if mutant:
             mutant(self)
         # In a parent, and in a leaf between two calls, somebody reads in any case.
