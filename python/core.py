@@ -851,13 +851,19 @@ class Importer(Lazy):
     def hopeless(self, name):
         """Is it known, by its name or the packages that it lies in, that the parent has nothing to add?"""
         top = name.partition('.')[0]
-        if top in self.never or top in STDLIB:
+        if name in self.cache:
+            return False
+        if top in STDLIB or top in self.never and not self.served_code():
             return True
         while '.' in name:
             name, _, tail = name.rpartition('.')
             module = sys.modules.get(name)
-            path = getattr(module, '__file__', None)
-            if path and not path.startswith(self.prefix):
+            try:
+                path = module.__file__
+            except Exception:
+                # Whatever an object that is there in place of a module raises.
+                path = None
+            if type(path) is str and not path.startswith(self.prefix):
                 # This machine's own package: complete, unless it spreads itself over the path.
                 # Only 2.x.
                 try:
@@ -867,11 +873,21 @@ class Importer(Lazy):
                     return True
                 return b'extend_path' not in text and b'declare_namespace' not in text
                 # Only 3.x.
-                return getattr(module, '__path__', None) is getattr(module.__spec__, 'submodule_search_locations', None)
+                try:
+                    return module.__path__ is module.__spec__.submodule_search_locations
+                except Exception:
+                    return True
                 # For both.
             record = self.cache.get(name)
             if type(record) is tuple:
                 return not record[1] or tail not in record[1] and tail + '.' not in record[1]
+
+    def served_code(self):
+        """Is it code that was served that imports? That may have a module of a name that all others try in vain."""
+        frame = sys._getframe(2)
+        while frame and ('importlib' in frame.f_code.co_filename or frame.f_globals is globals()):
+            frame = frame.f_back
+        return frame and frame.f_code.co_filename.startswith(self.prefix)
 
     def request(self, name):
         """
@@ -1141,14 +1157,17 @@ class Dispatcher(object):
             if not isinstance(modname, str):
                 modname = str(modname)
             fn = self.find(modname, klass, func)
-            if hasattr(fn, 'mitogen_takes_econtext'):
+            # A proxy may have every attribute.
+            if getattr(fn, 'mitogen_takes_econtext', 0) is True:
                 kwargs['econtext'] = lazy('ExternalContext')()
-            if hasattr(fn, 'mitogen_takes_router'):
+            if getattr(fn, 'mitogen_takes_router', 0) is True:
                 kwargs['router'] = router
             return fn(*args, **kwargs)
         except Unwind:
             raise
-        except BaseException as e:
+        except:
+            # In 2.x any old-style object can be raised.
+            e = sys.exc_info()[1]
             if forked():
                 if not isinstance(e, SystemExit):
                     getattr(sys.modules.get('mitogen.forked'), 'report', sys.excepthook)(*sys.exc_info())
@@ -1187,10 +1206,12 @@ class Dispatcher(object):
 
     def reply(self, msg, result):
         try:
-            reply = Message(msg.src_id, handle=msg.reply_to, data=dumps(result, msg.src_id))
+            data = dumps(result, msg.src_id)
+            if len(data) > router.max_message_size:
+                raise Error('the result is %d bytes; at most %d are sent', len(data), router.max_message_size)
         except Exception as e:
-            reply = Message.pickled(lazy('CallError')(e), dst_id=msg.src_id, handle=msg.reply_to)
-        router.route(reply)
+            data = dumps(lazy('CallError')(e), msg.src_id)
+        router.route(Message(msg.src_id, handle=msg.reply_to, data=data))
 
 
 def forked():

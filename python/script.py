@@ -203,6 +203,8 @@ def line_buffered():
 def served_from(path, names, disk):
     """Have sys.path begin with the script's directory, and what is served from there be found in it."""
     finder = Directory(path, names, disk)
+    # It is known that they are there.
+    core.importer.never = set(core.importer.never) - set(finder.names)
     sys.path.insert(0, path)
     sys.path_hooks.insert(0, finder.hook)
     sys.path_importer_cache[path] = finder
