@@ -21,14 +21,15 @@ var reaper struct {
 	running bool           // whether reapLoop runs
 }
 
-// startReaped runs fork and registers the process under one lock, so that no SIGCHLD can come between.
+// startReaped runs fork and registers the process. No lock is held meanwhile: a program on a slow disk must not keep others from
+// being started and reaped.
 func startReaped(p *Process, fork func() (int, error)) error {
-	reaper.mu.Lock()
-	defer reaper.mu.Unlock()
 	pid, err := fork()
 	if err != nil {
 		return err
 	}
+	reaper.mu.Lock()
+	defer reaper.mu.Unlock()
 	p.PID = pid
 	if reaper.procs == nil {
 		reaper.procs = map[int]*Process{}
@@ -37,11 +38,11 @@ func startReaped(p *Process, fork func() (int, error)) error {
 	if reaper.signals == nil {
 		reaper.signals = make(chan os.Signal, 1)
 		signal.Notify(reaper.signals, syscall.SIGCHLD)
-		// It may have ended before Notify.
-		select {
-		case reaper.signals <- syscall.SIGCHLD:
-		default:
-		}
+	}
+	// It may have ended before it was in the table, or before Notify.
+	if p.reap() {
+		delete(reaper.procs, pid)
+		return nil
 	}
 	if !reaper.running {
 		reaper.running = true

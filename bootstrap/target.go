@@ -14,6 +14,14 @@ import (
 // MaxTarget bounds a target's length in bytes.
 const MaxTarget = 64 << 10
 
+// MaxHops bounds how many interpreters a target is behind each other: each is a process that has to be there for the next.
+const MaxHops = 64
+
+// TooManyHops is the error of a target with more than MaxHops.
+func TooManyHops(n int) error {
+	return fmt.Errorf("it has %d hops, and %d is the limit", n, MaxHops)
+}
+
 // Hop is one step of a target: METHOD:SPEC?KEY=VALUE&... It never holds a secret, only where one is (password_env,
 // password_file).
 type Hop struct {
@@ -48,6 +56,8 @@ func ParseTarget(s string) ([]Hop, error) {
 		return bad("it is longer than %d bytes", MaxTarget)
 	case strings.ContainsAny(s, "\x00\n\r"):
 		return bad("it contains a newline or a NUL byte")
+	case strings.Count(s, "+") >= MaxHops:
+		return bad("%v", TooManyHops(strings.Count(s, "+")+1))
 	}
 	var hops []Hop
 	for i, part := range strings.Split(s, "+") {

@@ -50,9 +50,10 @@ func TestParseTarget(t *testing.T) {
 
 func TestParseTargetErrors(t *testing.T) {
 	for in, want := range map[string]string{
-		"":                          "empty",
-		"+":                         "hop 1",
-		"ssh:a+":                    "hop 2",
+		"":       "empty",
+		"+":      "hop 1",
+		"ssh:a+": "hop 2",
+		strings.Repeat("local:+", MaxHops) + "local:": "65 hops, and 64 is the limit",
 		"ssh:a++sudo:":              "%2B",
 		"ssh:a+sudo":                "colon",
 		"ssh:a+b":                   "names no method",

@@ -64,7 +64,7 @@ func (d *Daemon) onConnect(m message) string {
 			text := err.Error()
 			up.Error = &text
 		}
-		if reply, err := pyproto.Marshal(up.dict()); err == nil {
+		if reply, err := pyproto.Marshal(up.dict()); err == nil && h.ReplyTo != 0 {
 			_ = d.post(h.Src, h.ReplyTo, 0, reply)
 		}
 	}()

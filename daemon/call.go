@@ -178,7 +178,17 @@ func (c *Child) encode(ctx context.Context, chain, fn string, args []any, borrow
 // guard has the child watched before the first function of a user's is called there: when the connection is lost, its own code may
 // be kept from noticing by a function that never gives up the interpreter's lock. Programs are forked off what watches.
 func (c *Child) guard(ctx context.Context, module string) error {
-	if c.runtime != nil || c.stream.proc == nil || strings.HasPrefix(module, "mitogen.") || c.guarded.Swap(true) {
+	if c.runtime != nil || c.stream.proc == nil || strings.HasPrefix(module, "mitogen.") || c.guarded.Load() {
+		return nil
+	}
+	// Whoever calls meanwhile waits for it, and does it if this call is given up.
+	select {
+	case c.guarding <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { <-c.guarding }()
+	if c.guarded.Load() {
 		return nil
 	}
 	if err := c.Push(ctx, "mitogen.guard"); err != nil {
@@ -189,7 +199,11 @@ func (c *Child) guard(ctx context.Context, module string) error {
 	if err != nil {
 		return fmt.Errorf("daemon: mitogen.guard: %w", err)
 	}
-	return c.sendCall(ctx, 0, parts{head: payload})
+	if err := c.sendCall(ctx, 0, parts{head: payload}); err != nil {
+		return err
+	}
+	c.guarded.Store(true)
+	return nil
 }
 
 // Push sends modules, with all that importing them will load from here, before the child asks for them.

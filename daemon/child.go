@@ -31,7 +31,8 @@ type Child struct {
 	ownResponder   bool
 	hexVersion     atomic.Uint32
 	unidirectional bool
-	guarded        atomic.Bool // a process of its own watches over the child
+	guarded        atomic.Bool   // a process of its own was told to watch over the child
+	guarding       chan struct{} // holds a token while somebody tells it
 
 	launcher atomic.Uint32 // the handle that starts children behind this one; 0 until it is asked for
 	hop      *hop          // what of via is in use by this child; nil if it does not keep it

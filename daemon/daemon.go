@@ -154,6 +154,9 @@ const closeTime = 5 * time.Second
 
 // resolve collects the arguments of all hops, with their passwords.
 func resolve(hops []bootstrap.Hop, opt ConnectOptions) ([]step, error) {
+	if len(hops) > bootstrap.MaxHops {
+		return nil, hopError(&bootstrap.Error{Step: bootstrap.StepOptions, Reason: "the target: " + bootstrap.TooManyHops(len(hops)).Error()}, 0)
+	}
 	steps := make([]step, len(hops))
 	for i, hop := range hops {
 		hop = hop.Resolved()
@@ -239,7 +242,7 @@ func (d *Daemon) newChild(opt ConnectOptions, method string) *Child {
 func (d *Daemon) makeChild(id pyproto.ContextID, opt ConnectOptions, method string) *Child {
 	c := &Child{
 		d: d, id: id, name: opt.Name, opt: opt, method: method, closed: make(chan struct{}),
-		leaving: make(chan struct{}), tracked: newTracked(),
+		leaving: make(chan struct{}), tracked: newTracked(), guarding: make(chan struct{}, 1),
 	}
 	if opt.OnImport != nil {
 		c.observers.add(c, opt.OnImport)

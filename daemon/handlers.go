@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strconv"
 
+	"go.uber.org/zap"
+
 	"mitogend/pyproto"
 )
 
@@ -89,12 +91,22 @@ const (
 	notAdmitted = "refused by policy"
 )
 
+// refused counts a message that its sender may not send, and has its kind logged.
+func (s *stream) refused(kind, reason string, h pyproto.Header) {
+	s.d.refused.Add(1)
+	s.warn(kind, "refused a message", zap.String("kind", kind), zap.String("reason", reason), zap.Uint32("src", uint32(h.Src)),
+		zap.Uint32("auth", uint32(h.Auth)), zap.Uint32("handle", uint32(h.Handle)))
+}
+
+// Refused counts the messages that their senders may not send.
+func (d *Daemon) Refused() int64 { return d.refused.Load() }
+
 // deliver handles a message for context 0.
 func (d *Daemon) deliver(s *stream, h pyproto.Header, payload []byte, buf *buffer) {
 	if h.Handle >= pyproto.FirstDynamic {
 		if reason := d.handles.deliverShared(s, h, payload, buf != nil); reason != "" {
 			if reason == unexpected {
-				s.refusals.add(s, "reply", reason, h)
+				s.refused("reply", reason, h)
 			}
 			d.refuse(h, reason)
 		}
@@ -116,11 +128,11 @@ func (d *Daemon) deliver(s *stream, h pyproto.Header, payload []byte, buf *buffe
 	case do == nil:
 		d.refuse(h, noHandle)
 	case h.ReplyTo == pyproto.IsDead || !r.admits(&m):
-		s.refusals.add(s, r.name, notAdmitted, h)
+		s.refused(r.name, notAdmitted, h)
 		d.refuse(h, notAdmitted)
 	default:
 		if reason := do(d, m); reason != "" {
-			s.refusals.add(s, r.name, reason, h)
+			s.refused(r.name, reason, h)
 			d.refuse(h, reason)
 		}
 	}

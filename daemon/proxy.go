@@ -22,9 +22,9 @@ type runtimes struct {
 }
 
 type foundRuntime struct {
-	once sync.Once
-	r    *Runtime
-	err  error
+	ready chan struct{} // closed when r or err is set
+	r     *Runtime
+	err   error
 }
 
 type importerKey struct {
@@ -32,16 +32,37 @@ type importerKey struct {
 	r  *Runtime
 }
 
-// find is FindRuntime, done once for each key. A failure is not kept.
-func (t *runtimes) find(ctx context.Context, spec string, path []string) (*Runtime, error) {
+// findRuntime is FindRuntime, done once for each key, for everybody who waits for it: it goes on when one of them gives up. A
+// failure is not kept.
+func (d *Daemon) findRuntime(ctx context.Context, spec string, path []string) (*Runtime, error) {
 	key := spec + "\x00" + strings.Join(path, "\x00")
-	v, _ := t.found.LoadOrStore(key, &foundRuntime{})
+	v, found := d.runtimes.found.LoadOrStore(key, &foundRuntime{ready: make(chan struct{})})
 	f := v.(*foundRuntime)
-	f.once.Do(func() { f.r, f.err = FindRuntime(ctx, spec, path, nil) })
-	if f.err != nil {
-		t.found.CompareAndDelete(key, v)
+	if !found {
+		find := func() {
+			if f.err == nil {
+				f.r, f.err = FindRuntime(d.alive, spec, path, nil)
+			}
+			if f.err != nil {
+				d.runtimes.found.CompareAndDelete(key, v)
+			}
+			close(f.ready)
+		}
+		if f.err = d.enter(); f.err != nil {
+			find()
+		} else {
+			go func() {
+				defer d.wg.Done()
+				find()
+			}()
+		}
 	}
-	return f.r, f.err
+	select {
+	case <-f.ready:
+		return f.r, f.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // importer serves what im does, and the runtime's own modules in place of ours.
@@ -102,8 +123,12 @@ func (c *Child) proxyConnect(ctx context.Context, next *Child, s step) error {
 		request = append(request, more...)
 	}
 	var up proxied
-	err = c.Call(ctx, fn, request).Decode(&up)
+	call := c.StartWith(ctx, CallOptions{}, fn, request)
+	err = call.Result(ctx).Decode(&up)
 	switch {
+	case err != nil && !isClosed(call.Done()):
+		c.disown(call)
+		return err
 	case err != nil:
 		return err
 	case up.Message != nil:
@@ -116,20 +141,43 @@ func (c *Child) proxyConnect(ctx context.Context, next *Child, s step) error {
 	if same {
 		next.responder = c.responder
 	}
-	if c.d.streamOf(next.id) != c.stream {
+	if !c.started(next.id) {
 		return fmt.Errorf("daemon: %s: the hop before it has not told of its route", next.name)
 	}
-	c.d.children.Store(next.id, next)
+	if _, taken := c.d.children.LoadOrStore(next.id, next); taken {
+		return fmt.Errorf("daemon: %s: the hop before it names context %d, which is another child", next.name, next.id)
+	}
 	if err = next.askVersion(ctx); err == nil && !same {
 		err = next.newResponder()
 	}
 	if err != nil {
-		c.d.children.Delete(next.id)
+		if c.d.children.CompareAndDelete(next.id, next) {
+			next.end("it could not be connected")
+		}
 		_ = c.d.post(next.id, pyproto.Shutdown, 0, nil)
 		return err
 	}
 	c.responder.AddVersion(next.Version())
 	return nil
+}
+
+// started tells whether a context, which is reached, may have been started by this stock child: it takes ids of its own blocks.
+func (c *Child) started(id pyproto.ContextID) bool {
+	return c.d.streamOf(id) == c.stream && c.stream.ids.owner(id) == c.id
+}
+
+// disown follows a connect that nobody waits for any more, to end what comes of it: a stock child can not be told to give it up.
+func (c *Child) disown(call *Tracked) {
+	if c.d.enter() != nil {
+		return
+	}
+	go func() {
+		defer c.d.wg.Done()
+		var up proxied
+		if call.Result(c.d.alive).Decode(&up) == nil && up.ID != nil && c.started(pyproto.ContextID(*up.ID)) {
+			_ = c.d.post(pyproto.ContextID(*up.ID), pyproto.Shutdown, 0, nil)
+		}
+	}()
 }
 
 // behindStock is what stock_hop.py needs to start the child, which runs another runtime than the child before it.
@@ -163,48 +211,28 @@ func (c *Child) foreign() (map[string]any, error) {
 
 // stockArgs gives a hop's arguments as Mitogen's connection classes take them.
 func stockArgs(s step) (pyproto.Kwargs, error) {
+	args, err := bootstrap.Typed(s.hop.Method, s.args)
+	if err != nil {
+		return nil, err
+	}
 	var kwargs pyproto.Kwargs
-	for name, v := range s.args {
-		switch x := v.(type) {
-		case nil:
-			continue
-		case bootstrap.Secret:
-			v = pyproto.Secret(x)
-		case fmt.Stringer: // a duration; Mitogen counts in seconds
-			d, err := strconv.ParseFloat(strings.TrimSuffix(x.String(), "s"), 64)
-			if err != nil {
-				continue
-			}
-			v = d
-		case []string:
-			list := make([]any, len(x))
-			for i := range x {
-				list[i] = x[i]
-			}
-			v = list
-		}
+	for name, v := range args {
 		switch name {
-		case "name", "runtime":
-			continue
+		case "name", "runtime", "silence_timeout":
+			continue // not Mitogen's
+		case "password":
+			v = pyproto.Secret(v.(bootstrap.Secret))
 		case "python":
 			// Mitogen takes one command and no list to choose from.
-			if s.args["python_path"] != nil {
+			if args["python_path"] != nil {
 				continue
 			}
-			list, ok := v.([]any)
-			if !ok {
-				text, _ := v.(string)
-				for _, p := range strings.Split(text, ",") {
-					list = append(list, strings.TrimSpace(p))
-				}
-			}
+			list := v.([]any)
 			if len(list) != 1 {
 				return nil, &bootstrap.Error{Label: s.hop.String(), Step: bootstrap.StepOptions,
 					Reason: "behind a stock child python names exactly one interpreter"}
 			}
 			name, v = "python_path", list[0]
-		case "unidirectional", "debug", "profiling":
-			v = isTrue(v)
 		}
 		kwargs = append(kwargs, pyproto.Arg{Name: name, Value: v})
 	}

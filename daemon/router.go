@@ -13,7 +13,7 @@ func (d *Daemon) route(s *stream, h pyproto.Header, payload []byte, buf *buffer)
 		d.opt.Trace(Frame{s.name, false, h, payload})
 	}
 	if !d.verify(s, h.Src) || !d.verify(s, h.Auth) {
-		s.refusals.add(s, "false source", "its source or authority is not behind it", h)
+		s.refused("false source", "its source or authority is not behind it", h)
 		return
 	}
 	if s.stamp {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -215,7 +216,7 @@ func (p *program) copy(ctx context.Context, o RunOptions) (ExitStatus, error) {
 		if err != nil {
 			return ExitStatus{}, err
 		}
-		for _, k := range queue {
+		for i, k := range queue {
 			w := o.Stdout
 			switch k.tag {
 			case 'x':
@@ -238,6 +239,10 @@ func (p *program) copy(ctx context.Context, o RunOptions) (ExitStatus, error) {
 			}
 			if w != nil {
 				if _, err := w.Write(k.data); err != nil {
+					// The exit status may be there already, for stop.
+					p.mu.Lock()
+					p.queue = slices.Concat(queue[i+1:], p.queue)
+					p.mu.Unlock()
 					return ExitStatus{}, err
 				}
 			}

@@ -205,12 +205,6 @@ func AskRuntime(ctx context.Context, cmd *exec.Cmd) (*Runtime, error) {
 	ctx, cancel := context.WithTimeout(ctx, findTime)
 	defer cancel()
 	cmd.Env = bootstrap.WithoutSecrets(cmd.Environ())
-	stop := context.AfterFunc(ctx, func() {
-		if cmd.Process != nil {
-			_ = cmd.Process.Kill()
-		}
-	})
-	defer stop()
 	const program = `import os,sys
 import mitogen
 sys.stdout.write('\n' + os.path.dirname(os.path.dirname(os.path.abspath(mitogen.__file__))) + '\n')`
@@ -218,7 +212,12 @@ sys.stdout.write('\n' + os.path.dirname(os.path.dirname(os.path.abspath(mitogen.
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	cmd.WaitDelay = time.Second
-	err := cmd.Run()
+	err := cmd.Start()
+	if err == nil {
+		stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
+		err = cmd.Wait()
+		stop()
+	}
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	if err != nil || lines[len(lines)-1] == "" {
 		why := "nothing"
@@ -285,7 +284,7 @@ func (d *Daemon) runtimeOf(ctx context.Context, s step, opt *ConnectOptions) (*R
 	if opt.Importer != nil {
 		path = opt.Importer.Path()
 	}
-	return d.runtimes.find(ctx, text, path)
+	return d.findRuntime(ctx, text, path)
 }
 
 // CallService calls a method of a mitogen.service in a stock child.

@@ -60,7 +60,6 @@ type stream struct {
 	bytesIn, bytesOut atomic.Int64
 	resources         resourceQueue
 	ids               ids
-	refusals          refusals
 
 	// What it has caused; see bounds.go.
 	owing                                        atomic.Bool // breathe has to be called
@@ -368,7 +367,6 @@ func (s *stream) readLoop(first []byte) {
 		s.in = nil
 	}
 	s.d.teardown(s)
-	s.refusals.tell(s)
 	close(s.ended)
 }
 

@@ -12,29 +12,80 @@ import (
 	"testing"
 	"time"
 
+	"github.com/creack/pty"
+	"golang.org/x/term"
+
 	"mitogend/pyproto"
 )
 
 // peer is the other end of a stream: what a child would be, driven by the test.
 type peer struct {
-	t  *testing.T
+	t  testing.TB
 	id pyproto.ContextID
-	f  *os.File
+	f  *os.File // to the daemon
+	in *os.File // from there
 	br *bufio.Reader
 	c  *Child
 }
 
+// links are the kinds of connections that children have, by name: our two ends, which may be one file, and the other side's.
+var links = map[string]func(t testing.TB) (r, w, theirR, theirW *os.File){
+	"socketpair": func(t testing.TB) (r, w, theirR, theirW *os.File) {
+		fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours, theirs := os.NewFile(uintptr(fds[0]), "daemon"), os.NewFile(uintptr(fds[1]), "peer")
+		return ours, ours, theirs, theirs
+	},
+	"pipes": func(t testing.TB) (r, w, theirR, theirW *os.File) {
+		r, theirW, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		theirR, w, err = os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r, w, theirR, theirW
+	},
+	"pty": func(t testing.TB) (r, w, theirR, theirW *os.File) {
+		master, slave, err := pty.Open()
+		if err != nil {
+			t.Skip(err)
+		}
+		if _, err := term.MakeRaw(int(slave.Fd())); err != nil {
+			t.Fatal(err)
+		}
+		var files []*os.File
+		for _, f := range []*os.File{master, slave} {
+			fd, err := syscall.Dup(int(f.Fd()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = f.Close()
+			if err := syscall.SetNonblock(fd, true); err != nil {
+				t.Fatal(err)
+			}
+			files = append(files, os.NewFile(uintptr(fd), "pty"))
+		}
+		return files[0], files[0], files[1], files[1]
+	},
+}
+
 // newPeer puts a child into the tree that is the test itself.
-func newPeer(t *testing.T, d *Daemon) *peer {
+func newPeer(t testing.TB, d *Daemon) *peer {
 	t.Helper()
-	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ours, theirs := os.NewFile(uintptr(fds[0]), "daemon"), os.NewFile(uintptr(fds[1]), "peer")
-	id := d.allocate(1)
-	c := &Child{d: d, id: id, name: fmt.Sprintf("peer%d", id), closed: make(chan struct{})}
-	if c.stream, err = d.newStream(id, c.name, ours, ours); err != nil {
+	return newPeerOn(t, d, "socketpair")
+}
+
+func newPeerOn(t testing.TB, d *Daemon, link string) *peer {
+	t.Helper()
+	r, w, theirR, theirW := links[link](t)
+	c := d.newChild(ConnectOptions{}, "local")
+	c.name = fmt.Sprintf("peer%d", c.id)
+	var err error
+	if c.stream, err = d.newStream(c.id, c.name, r, w); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.newResponder(); err != nil {
@@ -43,12 +94,12 @@ func newPeer(t *testing.T, d *Daemon) *peer {
 	if err := d.enter(); err != nil {
 		t.Fatal(err)
 	}
-	d.children.Store(id, c)
+	d.children.Store(c.id, c)
 	d.streams.Store(c.stream, nil)
-	d.routes.Store(id, c.stream)
+	d.routes.Store(c.id, c.stream)
 	go c.stream.readLoop(nil)
-	t.Cleanup(func() { _ = theirs.Close() })
-	return &peer{t: t, id: id, f: theirs, br: bufio.NewReader(theirs), c: c}
+	t.Cleanup(func() { _, _ = theirW.Close(), theirR.Close() })
+	return &peer{t: t, id: c.id, f: theirW, in: theirR, br: bufio.NewReader(theirR), c: c}
 }
 
 func (p *peer) send(h pyproto.Header, payload string) {
@@ -64,7 +115,7 @@ func (p *peer) send(h pyproto.Header, payload string) {
 
 func (p *peer) read() *pyproto.Message {
 	p.t.Helper()
-	_ = p.f.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = p.in.SetReadDeadline(time.Now().Add(10 * time.Second))
 	m, err := pyproto.ReadMessage(p.br, pyproto.DefaultMaxMessage)
 	if err != nil {
 		p.t.Fatalf("peer %d: %v", p.id, err)

@@ -57,6 +57,7 @@ type outputError struct{ error }
 
 // start runs the command line and gives the exit status.
 func start(args []string) int {
+	noCore()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	a := &app{stop: cancel, hurry: make(chan struct{})}

@@ -62,7 +62,7 @@ type setting struct {
 var settingList = []setting{
 	{key: "listen", usage: "`DIR`ectory for the sockets (default $XDG_RUNTIME_DIR/mitogend, else ~/.cache/mitogend)", file: true, fixed: true, value: func(s *settings) any { return &s.listen }},
 	{key: "http", usage: "serve metrics and health on this `HOST:PORT`, as 127.0.0.1:9101 (default off)", fixed: true, value: func(s *settings) any { return &s.http }},
-	{key: "pprof", usage: "serve profiles on the same address", fixed: true, value: func(s *settings) any { return &s.pprof }},
+	{key: "pprof", usage: "serve profiles of the daemon on pprof.sock beside the other sockets", fixed: true, value: func(s *settings) any { return &s.pprof }},
 	{key: "path", usage: "`DIR`ectory, zip, egg or wheel file to look modules up in, for clients that name none; repeatable", file: true, value: func(s *settings) any { return &s.path }},
 	{key: "venv", usage: "virtual environment `DIR` whose site-packages follow", file: true, value: func(s *settings) any { return &s.venv }},
 	{key: "allow", usage: "serve only these `MODULES` to such clients; repeatable, comma-separated", value: func(s *settings) any { return &s.allow }},
@@ -158,7 +158,6 @@ func (s *settings) check() error {
 		{"stall_time", s.stallTime > 0, "must be greater than 0"},
 		{"grace", s.grace > 0, "must be greater than 0"},
 		{"log_format", slices.Contains([]string{"auto", "console", "json"}, s.logFormat), "must be auto, console or json"},
-		{"pprof", !s.pprof || s.http != "", "needs http"},
 	} {
 		if !n.ok {
 			return fmt.Errorf("%s: %s", n.key, n.why)

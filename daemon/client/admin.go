@@ -51,7 +51,7 @@ func (c *Client) Modules(ctx context.Context, v importer.Version, names ...strin
 	var out struct {
 		Modules []importer.Description `codec:"modules"`
 	}
-	p := &wire.Modules{Names: names, Python: [2]int{v.Major, v.Minor}, Source: c.source(importer.Policy{})}
+	p := &wire.Modules{Names: names, Python: [2]int{v.Major, v.Minor}, Source: c.source()}
 	err := c.Do(ctx, "modules", p, &out)
 	return out.Modules, err
 }

@@ -69,7 +69,7 @@ func (c *Client) connect(ctx context.Context, name string, hops []bootstrap.Hop,
 		return nil, &daemon.HopError{Target: name, Hops: len(hops), Err: err}
 	}
 	p.Env = bootstrap.WithoutSecrets(p.Env) // of the hops as well, which are read by now
-	p.Source = c.source(opt.Policy)
+	p.Source, p.Allow, p.Deny = c.source(), opt.Policy.Allow, opt.Policy.Deny
 	var out wire.Connected
 	if err := c.Do(ctx, "connect", p, &out); err != nil {
 		err = toGo(err)
@@ -86,12 +86,12 @@ func (c *Client) connect(ctx context.Context, name string, hops []bootstrap.Hop,
 }
 
 // source is what a child is served; nil is the daemon's own.
-func (c *Client) source(more importer.Policy) *wire.Source {
+func (c *Client) source() *wire.Source {
 	o := c.opt.Source
 	if o == nil {
 		return nil
 	}
-	s := &wire.Source{Allow: append(o.Policy.Allow, more.Allow...), Deny: append(o.Policy.Deny, more.Deny...)}
+	s := &wire.Source{Allow: o.Policy.Allow, Deny: o.Policy.Deny}
 	for _, dir := range o.Path {
 		s.Path = append(s.Path, absolute(c.opt.Dir, dir))
 	}

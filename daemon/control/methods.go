@@ -65,6 +65,7 @@ func (s *Server) request(t *wire.Target) (*pool.Request, error) {
 		Target: t.Target, Hops: hops, Name: t.Name, Python: t.Python, PreferHere: t.PreferHere,
 		NoBytecode: t.NoBytecode, Timeout: t.ConnectTimeout.Duration(),
 		Passwords: passwords, Dir: t.Dir, Env: t.Env, Fresh: t.Fresh,
+		Policy: importer.Policy{Allow: t.Allow, Deny: t.Deny},
 	}
 	// What is behind the first hop runs the same.
 	if s.opt.Runtime != "" && t.Source == nil && hops[0].Args["runtime"] == "" {

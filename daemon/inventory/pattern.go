@@ -130,11 +130,13 @@ func (inv *Inventory) Match(pattern string) ([]string, error) {
 			}
 			switch sign {
 			case '&':
-				for name := range in {
-					if !slices.Contains(names, name) {
-						delete(in, name)
+				both := make(map[string]bool, len(names))
+				for _, name := range names {
+					if in[name] {
+						both[name] = true
 					}
 				}
+				in = both
 			case '!':
 				for _, name := range names {
 					delete(in, name)
@@ -200,7 +202,11 @@ func (inv *Inventory) fits(s string) ([]string, error) {
 	names, isRange := inv.namedBy(s)
 	switch {
 	case isRange:
-		test = func(name string) bool { return slices.Contains(names, name) }
+		set := make(map[string]bool, len(names))
+		for _, name := range names {
+			set[name] = true
+		}
+		test = func(name string) bool { return set[name] }
 	case strings.HasPrefix(s, "~"):
 		re, err := regexp.Compile("^(?:" + s[1:] + ")")
 		if err != nil {
@@ -226,11 +232,10 @@ func (inv *Inventory) fits(s string) ([]string, error) {
 			in[name] = true
 		}
 	}
+	seen := map[*group]bool{}
 	for _, g := range inv.groups {
 		if test(g.name) {
-			for _, name := range inv.members(g) {
-				in[name] = true
-			}
+			inv.collect(g, in, seen)
 		}
 	}
 	if len(in) == 0 {

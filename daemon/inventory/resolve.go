@@ -75,5 +75,5 @@ func (t *Target) extend(rest string) error {
 	t.Hops[t.Own] = own
 	t.Hops = append(t.Hops, hops[1:]...)
 	t.Host += rest
-	return nil
+	return t.check()
 }

@@ -24,6 +24,7 @@ type Request struct {
 	Python     []string
 	PreferHere bool
 	NoBytecode bool
+	Policy     importer.Policy
 	// Timeout is for each hop; 0 means bootstrap.DefaultTimeout. It is no part of what makes two requests the same.
 	Timeout time.Duration
 	// Passwords by the number of the hop. They win over what a hop says of a password.
@@ -94,7 +95,7 @@ func (r *Request) key(source string) string {
 		mac.Write([]byte("\x00" + entry))
 	}
 	b, _ := json.Marshal([]any{ // of text, lists and bool: cannot fail
-		bootstrap.FormatTarget(r.hops()), r.Python, r.PreferHere, r.NoBytecode, source, dir, mac.Sum(nil),
+		bootstrap.FormatTarget(r.hops()), r.Python, r.PreferHere, r.NoBytecode, source, dir, mac.Sum(nil), r.Policy,
 	})
 	return string(b)
 }

@@ -105,10 +105,13 @@ func (c *client) end() {
 }
 
 // uses tells whether the client has talked to a context.
-func (c *client) uses(id pyproto.ContextID) bool {
+func (c *client) uses(id pyproto.ContextID) bool { return c.isUp() && c.peer.HasSentTo(id) }
+
+// isUp tells whether the peer is set.
+func (c *client) isUp() bool {
 	select {
 	case <-c.up:
-		return c.peer.HasSentTo(id)
+		return true
 	default:
 		return false
 	}

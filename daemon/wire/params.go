@@ -42,6 +42,9 @@ type Connection struct {
 	Fresh bool `codec:"fresh,omitempty"`
 	// Source says what modules are served; nil means what the daemon is configured with.
 	Source *Source `codec:"source,omitempty"`
+	// Allow and Deny limit further what is served to this child.
+	Allow []string `codec:"allow,omitempty"`
+	Deny  []string `codec:"deny,omitempty"`
 	// Dir and Env are the working directory and the environment, NAME=VALUE, in which the first hop's program is started;
 	// empty means the daemon's.
 	Dir string   `codec:"dir,omitempty"`
