@@ -851,9 +851,7 @@ class Importer(Lazy):
     def hopeless(self, name):
         """Is it known, by its name or the packages that it lies in, that the parent has nothing to add?"""
         top = name.partition('.')[0]
-        if name in self.cache:
-            return False
-        if top in STDLIB or top in self.never and not self.served_code():
+        if top in STDLIB or top in self.never and name not in self.cache and not self.served_code():
             return True
         while '.' in name:
             name, _, tail = name.rpartition('.')

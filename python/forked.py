@@ -595,7 +595,7 @@ def boot():
     config = dict(core.config, logs='logging' not in core.WATCHED,
                   here='PathFinder' in finders[finders.index(core.importer):])
     loader = getattr(sys.modules.get('__main__'), '__loader__', None)
-    if type(loader).__module__ == 'mitogen.program':
+    if type(loader).__module__ == 'mitogen.script':
         config['script'] = loader.source
     text = repr(config)
     if booted[0] != text:

@@ -151,7 +151,13 @@ def start():
     theirs.setblocking(1)
     me = os.getpid(), born(os.getpid())
     quiet_fork()
-    pid = core.fork()
+    try:
+        pid = core.fork()
+    except (OSError, IOError):
+        ours.close()
+        theirs.close()
+        close(alive_r, alive_w)
+        raise
     if not pid:
         ours.close()
         os.close(alive_w)

@@ -93,6 +93,16 @@ class Program(object):
             return compile('run(name)', '<string>', 'exec', 0, 1)
         return self.script.get_code()
 
+    def run(self):
+        """On top of a stack that is not to be unwound."""
+        try:
+            exec(self.code(), self.space)
+        except SystemExit:
+            raise
+        except:
+            self.failed()
+            raise
+
     def failed(self):
         """The code has raised: have Python show that as if the script were all there is."""
         hook = sys.excepthook

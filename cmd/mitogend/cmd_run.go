@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mitogend/daemon"
+	"mitogend/daemon/owned"
 	"mitogend/importer"
 )
 
@@ -124,7 +125,11 @@ func (c *runCommand) find(name string, stdin io.Reader) (script, error) {
 	if err != nil {
 		return s, usagef("the current directory: %w", cause(err))
 	}
-	s.options = daemon.RunOptions{Path: s.path, Source: s.source, Dir: dir, Packed: packed}
+	s.options = daemon.RunOptions{Path: s.path, Source: s.source, Packed: packed}
+	if owned.CheckDir(dir) == nil {
+		// Otherwise somebody else may have put modules there.
+		s.options.Dir = dir
+	}
 	if s.path == name && !c.module {
 		s.options.File = absolute(name)
 	}
