@@ -41,7 +41,7 @@ const (
 // ParseTarget reads the TARGET grammar:
 //
 //	TARGET = HOP ("+" HOP)*
-//	HOP    = METHOD ":" [SPEC] ["?" KEY "=" VALUE ("&" KEY "=" VALUE)*]     or, as first hop, a bare NAME with the same "?"
+//	HOP    = METHOD ":" [SPEC] ["?" KEY "=" VALUE ("&" KEY "=" VALUE)*]     or, as first hop, a bare NAME or HOST:PORT with the same "?"
 //
 // SPEC and VALUE are percent-decoded: + is %2B, ? is %3F, & is %26, % is %25. Methods, keys and the form of each SPEC are
 // checked here; values are checked when the plan is built.
@@ -96,10 +96,10 @@ func parseHop(s string, first bool) (Hop, error) {
 		return h, fmt.Errorf("%q names no method; a plus sign inside a value is written %%2B", head)
 	case !hasColon && head == "":
 		return h, errors.New("there is no method before the question mark")
-	case !hasColon:
+	case !hasColon, methods[method] == nil && first && HasPort(head):
 		spec = head // a bare name
 	case methods[method] == nil:
-		return h, fmt.Errorf("unknown method %q (a host with a port is written ssh:HOST:PORT); one of %s", method, methodNames())
+		return h, fmt.Errorf("unknown method %q (a host with a port is HOST:PORT or ssh:HOST:PORT); one of %s", method, methodNames())
 	default:
 		h.Method, m = method, methods[method]
 	}
@@ -115,6 +115,11 @@ func parseHop(s string, first bool) (Hop, error) {
 	_, err = h.specOptions()
 	return h, err
 }
+
+var hostAndPort = regexp.MustCompile(`^(\[[0-9A-Fa-f:.]+(%\w+)?\]|([^@]+@)?[^:@\[\]]+):([0-9]{1,5})$`)
+
+// HasPort tells whether a name is HOST:PORT or USER@HOST:PORT, with an IPv6 address in brackets.
+func HasPort(name string) bool { return hostAndPort.MatchString(name) }
 
 func parseArgs(query string, m *Method) (map[string]string, error) {
 	args := map[string]string{}
@@ -182,6 +187,8 @@ func (h Hop) String() string {
 	var b strings.Builder
 	if h.Method != "" {
 		b.WriteString(h.Method + ":")
+		b.WriteString(encode(h.Spec, ""))
+	} else if HasPort(h.Spec) {
 		b.WriteString(encode(h.Spec, ""))
 	} else {
 		b.WriteString(encode(h.Spec, ":"))

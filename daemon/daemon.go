@@ -348,6 +348,9 @@ func (d *Daemon) teardown(s *stream) {
 		case <-s.proc.Done():
 			if status := s.proc.ExitStatus(); status != "" && status != "exit status 0" {
 				reason = "the connection was lost: Python ended with " + status
+				if said := s.proc.OwnEnd(); said != "" {
+					reason = "the connection was lost: " + said
+				}
 			}
 		case <-t.C:
 		}

@@ -1,12 +1,14 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -483,7 +485,7 @@ func (s *stream) handle() error {
 	for s.end-s.start >= pyproto.HeaderLen {
 		h, err := pyproto.ParseHeader(s.in.b[s.start:])
 		if err != nil {
-			return err
+			return foreignError(bytes.Clone(s.in.b[s.start:min(s.end, s.start+maxForeign)]))
 		}
 		size := pyproto.HeaderLen + int(h.Length)
 		if int(h.Length) > s.d.opt.MaxMessage {
@@ -509,6 +511,20 @@ func (s *stream) handle() error {
 		s.d.route(s, h, payload, s.in)
 	}
 	return nil
+}
+
+// foreignError is what came in place of a frame: text of whoever has the connection's descriptors as well.
+type foreignError []byte
+
+// maxForeign is how much of it is shown.
+const maxForeign = 80
+
+func (e foreignError) Error() string {
+	text := string(e)
+	if i := strings.IndexByte(text, '\n'); i > 0 {
+		text = text[:i]
+	}
+	return fmt.Sprintf("something else wrote into the connection: %q (a background job of a start-up file, ssh's LocalCommand?)", text)
 }
 
 // large reads a payload of its own memory.

@@ -174,8 +174,9 @@ def check(data):
             if op in COUNTED:
                 count = Struct(COUNTED[op])
                 size = count.unpack_from(data, pos + 1)[0]
-                pos += 1 + count.size + max(0, size)
-                continue
+                if size >= 0:
+                    pos += 1 + count.size + size
+                    continue
             found = FIXED.match(data, pos)
             if found:
                 pos = found.end()

@@ -903,7 +903,24 @@ class Importer(Lazy):
                 return 'the connection is lost'
             latch = self.join(name, router.stream.send)[1]
             if latch:
+                # Only 3.x.
+                # importlib searches under one lock for all imports: those of other threads need not wait for our answer.
+                held = 0
+                try:
+                    try:
+                        while 1:
+                            _imp.release_lock()
+                            held += 1
+                    except RuntimeError:
+                        pass
+                    latch.wait()
+                finally:
+                    while held:
+                        _imp.acquire_lock()
+                        held -= 1
+                # Only 2.x.
                 latch.wait()
+                # For both.
 
     def join(self, name, send, stream=None):
         """

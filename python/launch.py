@@ -178,6 +178,7 @@ def spawn(plan, fds, on_tty):
     def encode(text):
         return text if isinstance(text, bytes) else text.encode('utf-8')
     env = dict(os.environb if core.PY3 else os.environ)
+    env.pop(encode('PYTHONINSPECT'), None)
     env.update((encode(k), encode(v)) for k, v in plan[u'env'].items())
     more = {}
     if core.PY3:

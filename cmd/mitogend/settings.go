@@ -130,7 +130,7 @@ func (s setting) set(to *settings, texts []string, dir string) error {
 	case *int:
 		*v, err = strconv.Atoi(texts[0])
 	case *time.Duration:
-		*v, err = time.ParseDuration(texts[0])
+		*v, err = bootstrap.ParseDuration(texts[0])
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %q is no %s", s.key, texts[0], map[bool]string{true: "number, true or false", false: "duration such as 90s or 10m"}[!s.duration()])

@@ -25,6 +25,9 @@ import (
 // ErrDisconnected: the connection with the daemon is gone.
 var ErrDisconnected = errors.New("client: the connection with the daemon is gone")
 
+// ErrOtherUser: the daemon is another user's, and is told nothing.
+var ErrOtherUser = errors.New("not your daemon")
+
 // Options say what children that the client connects are served, and where they are started.
 type Options struct {
 	// Source says what modules are served; nil means what the daemon is configured with. Only Path, Venv, Policy and Main count.
@@ -86,7 +89,7 @@ func Dial(ctx context.Context, path string, opt Options) (*Client, error) {
 func checkPeer(nc net.Conn) error {
 	peer, err := socket.PeerOf(nc)
 	if err == nil && peer.UID != os.Geteuid() {
-		err = fmt.Errorf("it is served by user %d, and you are user %d", peer.UID, os.Geteuid())
+		err = fmt.Errorf("%w: it is served by user %d, and you are user %d", ErrOtherUser, peer.UID, os.Geteuid())
 	}
 	return err
 }

@@ -454,11 +454,7 @@ func (r *reader) becomeHop(t *Target, method, user string) {
 		"ansible_"+method+"_password", "ansible_"+method+"_pass")
 	h.set(method+"_path", "ansible_become_exe", "ansible_"+method+"_exe")
 	if name, flags := r.first("ansible_become_flags", "ansible_"+method+"_flags"); flags != "" {
-		if method != "sudo" {
-			r.fail(name, "%s is run without flags of one's own", method)
-			return
-		}
-		h.args["sudo_args"] = r.words(name)
+		h.args[method+"_args"] = r.words(name)
 	}
 	h.set("connect_timeout", "ansible_timeout")
 	h.python()

@@ -95,8 +95,14 @@ func rangeItems(s string) ([]string, error) {
 type NoMatchError struct{ Part string }
 
 func (e *NoMatchError) Error() string {
-	return fmt.Sprintf("inventory: no host or group fits %s", quoted(e.Part))
+	text := fmt.Sprintf("inventory: no host or group fits %s", quoted(e.Part))
+	if dashes.MatchString(e.Part) {
+		text += "; [N-M] is one character of a name, and a range or a part of a group is written [N:M]"
+	}
+	return text
 }
+
+var dashes = regexp.MustCompile(`\[[0-9]+-[0-9]+\]`)
 
 // term is a part of a pattern, with its sign: 0, '&' or '!'.
 type term struct {
@@ -256,7 +262,7 @@ func (inv *Inventory) namedBy(s string) ([]string, bool) {
 // globs makes a shell's pattern one of package path: a slash is no separator here, and [!a] is its [^a].
 var globs = strings.NewReplacer("/", "\x01", "[!", "[^")
 
-var subscript = regexp.MustCompile(`^(.+)\[(-?[0-9]+|[0-9]*[:-][0-9]*)\]$`)
+var subscript = regexp.MustCompile(`^(.+)\[(-?[0-9]+|[0-9]*:[0-9]*)\]$`)
 
 // some gives the hosts of a group by number: GROUP[N], counted from 0 and from the end if negative, and GROUP[A:B], B included.
 func (inv *Inventory) some(s string) ([]string, bool) {
@@ -275,7 +281,7 @@ func (inv *Inventory) some(s string) ([]string, bool) {
 		}
 		return list[n : n+1], true
 	}
-	i := strings.IndexAny(m[2], ":-")
+	i := strings.IndexByte(m[2], ':')
 	low, high := 0, len(list)-1
 	if m[2][:i] != "" {
 		low, _ = strconv.Atoi(m[2][:i])

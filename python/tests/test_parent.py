@@ -412,6 +412,7 @@ class ParentTest(harness.TestCase):
         self.wait_for(2001)
         # The end of the context ends it, too.
         self.master.send(FLOW, b'78:1')
+        harness.eventually('told', lambda: 78 in relay.stopped)
         a.send(78, 2004, b'x' * 10000)
         harness.eventually('the sender is not read', lambda: a.link.rfd in relay.held)
         self.master.send(core.DEL_ROUTE, b'78')
