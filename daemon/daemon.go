@@ -37,6 +37,7 @@ type Daemon struct {
 	hops     hops
 	runtimes runtimes
 	refused  atomic.Int64 // messages that their senders may not send
+	assembly *Assembly    // constant after New
 	bounded  atomic.Int64 // how often a peer has come to a bound
 
 	ctx    context.Context // ends with Shutdown
@@ -67,6 +68,7 @@ func New(opt Options) (*Daemon, error) {
 	d.ctx, d.cancel = context.WithCancelCause(context.Background())
 	d.alive, d.die = context.WithCancel(d.ctx)
 	d.hops.m = map[hopKey]*hop{}
+	d.assembly = newAssembly(max(minAssembly, 4*int64(opt.MaxMessage)))
 	return d, nil
 }
 

@@ -51,8 +51,11 @@
 // stream that the message came from, and so its sender, and nobody else. A peer that took no byte for
 // Options.StallTimeout while its queue is full is not waited for: its messages are refused with a dead message until it
 // reads again. A readLoop is not held for small messages, which may be answers to whoever asks, and never for longer than
-// Options.StallTimeout at a time, whatever the receiver does. What the daemon itself must say (dead messages, DEL_ROUTE) is queued beyond the bound: it is small, and there
-// is one of it for each message or context that it is about.
+// Options.StallTimeout at a time, whatever the receiver does. What the daemon itself must say (dead messages, answers to small questions, DEL_ROUTE) waits for no room; a peer
+// that leaves MaxPending of it unread is not read either, and is disconnected when it takes nothing for StallTimeout.
+//
+// Whatever else a peer can cause has a bound, in bounds.go and, for messages that have come in part, assembly.go; docs/security.md
+// has the table.
 //
 // # Bad peers
 //

@@ -529,6 +529,11 @@ func (e foreignError) Error() string {
 
 // large reads a payload of its own memory.
 func (s *stream) large(length int) ([]byte, error) {
+	part := s.d.assembly.Begin(s.ctx, s.fail)
+	defer part.Done()
+	if err := part.Grow(min(length, growStep)); err != nil {
+		return nil, err
+	}
 	payload := make([]byte, min(length, growStep))
 	have := s.in.b[s.start+pyproto.HeaderLen : s.end]
 	n := copy(payload, have)
@@ -537,7 +542,11 @@ func (s *stream) large(length int) ([]byte, error) {
 	s.in = nil
 	for n < length {
 		if n == len(payload) {
-			grown := make([]byte, min(length, 4*len(payload)))
+			size := min(length, 4*len(payload))
+			if err := part.Grow(size - len(payload)); err != nil {
+				return nil, err
+			}
+			grown := make([]byte, size)
 			copy(grown, payload)
 			payload = grown
 		}
@@ -549,6 +558,7 @@ func (s *stream) large(length int) ([]byte, error) {
 			return nil, err
 		}
 		n += k
+		part.Came(k)
 		s.bytesIn.Add(int64(k))
 	}
 	return payload, nil

@@ -607,7 +607,7 @@ class Relay(object):
             link.writer.when_room(lambda: self.call_soon(self.on_room, link))
         if not self.patrolling:
             self.patrolling = token = object()
-            _thread.start_new_thread(self.patrol, (token,))
+            core.start_thread(self.patrol, token)
 
     def on_room(self, link):
         link.watched = False
@@ -1008,7 +1008,7 @@ def attach():
             # whichever that is and whatever it polls; start() then, when it is done with what it has read.
             core.router.stream.send(Message(core.router.stream.remote_id, reply_to=core.router.add_handler(begin, persist=False)))
             started.wait()
-            _thread.start_new_thread(relay.forever.wait, ())
+            core.start_thread(relay.forever.wait)
     return relay
 
 

@@ -479,7 +479,7 @@ class ParentTest(harness.TestCase):
         os.fork = fork
         try:
             with self.assertRaises(OSError):
-                mitogen.program.run(9, u'x', 1, u'x.py', b'', [], True)
+                mitogen.program.run(9, u'x', 1, {}, True)
         finally:
             os.fork = real
         self.assertEqual(descriptors() - before, set())
