@@ -273,7 +273,7 @@ def help_out():
     if io.running and io.helper is None and inner is not None:
         io.helper = Helper()
         if not relay():
-            _thread.start_new_thread(io.helper.read, ())
+            core.start_thread(io.helper.read)
 
 
 class Helper(Latch):
@@ -595,7 +595,7 @@ def boot():
     config = dict(core.config, logs='logging' not in core.WATCHED,
                   here='PathFinder' in finders[finders.index(core.importer):])
     loader = getattr(sys.modules.get('__main__'), '__loader__', None)
-    if type(loader).__module__ == 'mitogen.program':
+    if type(loader).__module__ == 'mitogen.script':
         config['script'] = loader.source
     text = repr(config)
     if booted[0] != text:

@@ -549,7 +549,7 @@ def on_message(msg):
     context_id = int(context_id)
     if launch:
         attempt = attempts[context_id] = Attempt(msg, context_id, request)
-        _thread.start_new_thread(attempt.run, ())
+        core.start_thread(attempt.run)
     elif context_id in hops:
         hops[context_id].end(msg)
     else:

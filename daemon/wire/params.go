@@ -156,6 +156,12 @@ type Run struct {
 	Path   string   `codec:"path"`
 	Script []byte   `codec:"script"`
 	Argv   []string `codec:"argv,omitempty"` // sys.argv[1:]
+	// File is the script's absolute name; Dir what sys.path begins with. Module says that Path is a module, run as python -m does,
+	// and there is no script; Packed that the script is __main__.py of the directory or archive Path.
+	File   string `codec:"file,omitempty"`
+	Dir    string `codec:"dir,omitempty"`
+	Module bool   `codec:"module,omitempty"`
+	Packed bool   `codec:"packed,omitempty"`
 	// Stdin says that standard input will be written to the stream; otherwise it is /dev/null.
 	Stdin  bool `codec:"stdin,omitempty"`
 	Import bool `codec:"import,omitempty"`
