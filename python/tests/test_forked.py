@@ -158,18 +158,25 @@ class ForkedTest(harness.TestCase):
             os.close(fd)
 
     def test_while_a_thread_imports(self):
-        """It holds locks that nobody releases in the process forked off, and is in the midst of a module."""
+        """It holds a module's lock, which nobody releases in the process forked off, and is in the midst of the module."""
         if not core.PY3:
             self.skipTest('2.x forks when nobody imports')
-        parent = self.parent({'half': 'import slow\nVALUE = slow.VALUE', 'slow': 'VALUE = 7'}, held=['slow'])
+        parent = self.parent({'half': 'import hook\nhook.reached.set()\nhook.go.wait()\nVALUE = 7'})
+        hook = sys.modules['hook'] = type(sys)('hook')
+        self.addCleanup(sys.modules.pop, 'hook')
+        hook.reached, hook.go = threading.Event(), threading.Event()
         thread = threading.Thread(target=load, args=('half',))
         thread.start()
-        harness.eventually('it is asked for', lambda: parent.waiting)
-        process = Forked(lambda: load('half'))
-        parent.release()
-        self.assertEqual(process.result(), '7')
+        self.assertTrue(hook.reached.wait(harness.DEADLINE))
+
+        def anew():
+            hook.go = threading.Event()
+            hook.go.set()
+            return load('half')
+        self.assertEqual(forked(anew), '7')
+        hook.go.set()
         thread.join(harness.DEADLINE)
-        self.assertEqual((load('half'), parent.asked.count('slow')), (7, 1))
+        self.assertEqual((load('half'), parent.asked.count('half')), (7, 1))
 
     def test_in_a_thread(self):
         self.parent({'late': 'VALUE = 1', 'later': 'VALUE = 2'})
