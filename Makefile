@@ -10,7 +10,7 @@ PARALLEL = 4
 # go test, with a list at the end of what was skipped and why.
 GOTEST = $(GO) run gotest.tools/gotestsum@v1.13.0 --format standard-quiet --
 
-.PHONY: help build install test check soak-tests lint bench clean
+.PHONY: help build install test check soak-tests fuzz vulncheck lint bench clean
 
 help: ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -31,7 +31,9 @@ lint: ## go vet, gofmt and staticcheck
 test: ## install what tests need (as root), then lint and all tests; see CONTRIBUTING.md
 	.ci/install
 	$(MAKE) --no-print-directory lint
+	@.ci/vulncheck
 	cd integration/bench && $(GO) test ./...
+	@FUZZTIME=8s .ci/fuzz
 	$(GOTEST) -race -timeout $(TIMEOUT) -parallel $(PARALLEL) ./...
 
 check: ## the quick form, within two minutes: lint, and all but integration under an old and a new Python
@@ -39,6 +41,12 @@ check: ## the quick form, within two minutes: lint, and all but integration unde
 
 soak-tests: ## about an hour: everything again and again, idle and busy, shuffled, as root and as an ordinary user
 	@.ci/soak
+
+fuzz: ## each fuzz target for a minute (FUZZTIME=...)
+	@.ci/fuzz
+
+vulncheck: ## look for known vulnerabilities, where their database can be reached
+	@.ci/vulncheck
 
 bench: ## measure beside Mitogen and execnet; docs/performance.md says what and how (BENCH=... for flags)
 	.ci/install

@@ -59,8 +59,9 @@ const probe = `import sys;v=sys.hexversion>>16;(v<519 or 767<v<774)and sys.exit(
 // chooser is run as `sh -c chooser mitogend STUB COUNT ARG... PYTHON...`, where COUNT tells how many ARGs belong to the stub. Each
 // candidate runs the probe first, which costs an interpreter start without site, because a pyenv shim or a wrapper script
 // exists and is executable even when what it stands for is not there. No single quote, newline, backslash or exclamation
-// mark may stand in it: csh, fish and the rest then all pass it on unharmed. What sudo asks with is none of the child's business.
-const chooser = `unset SUDO_PROMPT;s=$1 n=$2 a= t=;shift 2;while [ $n -gt 0 ];do a="$a $1";shift;n=$((n-1));done;` +
+// mark may stand in it: csh, fish and the rest then all pass it on unharmed. What sudo asks with is none of the child's business, and
+// PYTHONINSPECT would have a traceback and an interactive interpreter follow each program's end.
+const chooser = `unset SUDO_PROMPT PYTHONINSPECT;s=$1 n=$2 a= t=;shift 2;while [ $n -gt 0 ];do a="$a $1";shift;n=$((n-1));done;` +
 	`c() { "$1" -SEc "` + probe + `" </dev/null >/dev/null 2>&1&&exec "$1" -c "$s" $a;t="$t $1=$?"; };` +
 	`for p do case $p in *[[]*)set +f;IFS=:;for d in $PATH;do IFS=" ";for q in "$d"/$p;do [ -x "$q" ]&&c "$q";done;done;` +
 	`IFS=" ";;*)c "$p";;esac;done;echo "MITOERR tried$t"`

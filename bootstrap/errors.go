@@ -122,8 +122,8 @@ func (p *Plan) Explain(o Outcome) *Error {
 			return e
 		}
 		e.Reason = "the program ended before an interpreter answered"
-		if p.Method == "ssh" && strings.HasPrefix(status, "exit status ") {
-			e.Reason = "ssh ended with status " + strings.TrimPrefix(status, "exit status ") + " before an interpreter answered"
+		if p.Method == "ssh" && status == fmt.Sprintf("exit status %d", sshFailed) {
+			e.Reason = fmt.Sprintf("ssh ended with status %d before an interpreter answered", sshFailed)
 			if e.Status = ""; last != "" {
 				e.Reason += ": " + e.Output[len(e.Output)-1]
 			}

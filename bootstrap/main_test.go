@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	_ "mitogend/integration/pythons" // signals as a terminal has them
 	"mitogend/python"
 )
 

@@ -242,11 +242,9 @@ func (o *options) duration(key string, def time.Duration) time.Duration {
 		d = time.Duration(x * float64(time.Second))
 	default:
 		s, _ := asText(v)
-		seconds, err := strconv.ParseFloat(s, 64)
-		if err == nil {
-			d = time.Duration(seconds * float64(time.Second))
-		} else if d, err = time.ParseDuration(s); err != nil {
-			o.fail(key, "%q is no duration: write 30, 30s or 1m30s", s)
+		var err error
+		if d, err = ParseDuration(s); err != nil {
+			o.fail(key, "%v", err)
 			return def
 		}
 	}
@@ -255,6 +253,18 @@ func (o *options) duration(key string, def time.Duration) time.Duration {
 		return def
 	}
 	return d
+}
+
+// ParseDuration reads a duration as it is written everywhere: seconds (5, 0.5), or with units (5s, 1m30s).
+func ParseDuration(s string) (time.Duration, error) {
+	s = strings.TrimSpace(s)
+	if seconds, err := strconv.ParseFloat(s, 64); err == nil && math.Abs(seconds) < 1<<33 {
+		return time.Duration(seconds * float64(time.Second)), nil
+	}
+	if d, err := time.ParseDuration(s); err == nil {
+		return d, nil
+	}
+	return 0, fmt.Errorf("%q is no duration: write 30, 30s or 1m30s", s)
 }
 
 // secret reads a password. A newline would end it half way and leave the rest to whoever reads next.

@@ -16,6 +16,7 @@ const (
 // transcript keeps the last lines that a program printed, from both of its streams.
 type transcript struct {
 	mu      sync.Mutex
+	total   int      // lines so far
 	lines   []string // as printed: failure patterns need them so
 	secrets []string // masked in what is shown; a shell or terminal may echo what was typed
 }
@@ -49,6 +50,7 @@ func (t *transcript) add(line string) string {
 		copy(t.lines, t.lines[1:])
 		t.lines = t.lines[:keptLines-1]
 	}
+	t.total++
 	t.lines = append(t.lines, kept)
 	return mask(line, t.secrets)
 }
@@ -58,6 +60,23 @@ func (t *transcript) raw() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return append([]string(nil), t.lines...)
+}
+
+// count tells how many lines there have been.
+func (t *transcript) count() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.total
+}
+
+// since gives the last line with the secrets masked, if it is none of the first n.
+func (t *transcript) since(n int) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.total <= n {
+		return ""
+	}
+	return mask(t.lines[len(t.lines)-1], t.secrets)
 }
 
 // shown gives the lines with the secrets masked.

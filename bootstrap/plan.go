@@ -82,7 +82,7 @@ type Failure struct {
 	Sent    bool   // counts only after a password was sent
 	Reason  string // empty: the line itself is the reason
 	Hint    string
-	Advise  func(output []string) string // in place of Hint: one that depends on what was printed
+	Advise  func(output []string) string `json:"-"` // in place of Hint: one that depends on what was printed
 	Retry   bool                         // worth another attempt a little later
 }
 

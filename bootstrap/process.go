@@ -34,6 +34,7 @@ type Process struct {
 	tty        bool     // errFile is a terminal's master side
 	buffered   []byte
 	output     transcript
+	before     int           // lines of output before the child was up; set by finish
 	done       chan struct{} // closed once the program has been reaped
 	errDone    chan struct{} // closed once the stderr reader has ended; nil without one
 	lineMu     sync.Mutex    // held across onLine, so that calls do not overlap; taken before mu
@@ -83,6 +84,23 @@ func (p *Process) ExitStatus() string {
 		return "signal: " + p.status.Signal().String()
 	}
 	return fmt.Sprintf("exit status %d", p.status.ExitStatus())
+}
+
+// sshFailed is the exit status of ssh itself; any other is that of the command on the target.
+const sshFailed = 255
+
+// OwnEnd says how a connection program has ended that is known to have ended by itself and not with the child: ssh, with what it
+// said last. It is empty for all others.
+func (p *Process) OwnEnd() string {
+	if !strings.HasPrefix(p.Label, "ssh ") || p.ExitStatus() != fmt.Sprintf("exit status %d", sshFailed) {
+		return ""
+	}
+	p.drainErr(lingerTime)
+	said := fmt.Sprintf("ssh ended with status %d", sshFailed)
+	if last := p.output.since(p.before); last != "" {
+		said += fmt.Sprintf(": %q", last)
+	}
+	return said
 }
 
 // Detach lets the program and its group live on when Close is called.

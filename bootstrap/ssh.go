@@ -79,6 +79,9 @@ func sshSpec(spec string, opts map[string]any) error {
 	if host == "" {
 		return errors.New("the host is empty")
 	}
+	if strings.ContainsAny(host, "[]") {
+		return fmt.Errorf("%q is no host name: a range of names is written [1:3], and other patterns are for names of an inventory", host)
+	}
 	if strings.HasPrefix(host, "-") {
 		return fmt.Errorf("the host %q begins with a dash", host)
 	}

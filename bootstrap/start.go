@@ -286,7 +286,7 @@ func environment(base []string, more map[string]string) []string {
 	out := make([]string, 0, len(base)+len(more))
 	for i, entry := range base {
 		name, _, _ := strings.Cut(entry, "=")
-		if _, set := more[name]; !set && last[name] == i {
+		if _, set := more[name]; !set && last[name] == i && name != "PYTHONINSPECT" { // see chooser
 			out = append(out, entry)
 		}
 	}
@@ -550,6 +550,7 @@ func (h *handshake) failed(err error) error {
 
 // finish makes the process a running one.
 func (h *handshake) finish() {
+	h.p.before = h.p.output.count()
 	h.p.mu.Lock()
 	h.p.ready, h.p.onExit = true, nil
 	h.p.mu.Unlock()

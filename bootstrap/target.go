@@ -14,6 +14,14 @@ import (
 // MaxTarget bounds a target's length in bytes.
 const MaxTarget = 64 << 10
 
+// MaxHops bounds how many interpreters a target is behind each other: each is a process that has to be there for the next.
+const MaxHops = 64
+
+// TooManyHops is the error of a target with more than MaxHops.
+func TooManyHops(n int) error {
+	return fmt.Errorf("it has %d hops, and %d is the limit", n, MaxHops)
+}
+
 // Hop is one step of a target: METHOD:SPEC?KEY=VALUE&... It never holds a secret, only where one is (password_env,
 // password_file).
 type Hop struct {
@@ -33,7 +41,7 @@ const (
 // ParseTarget reads the TARGET grammar:
 //
 //	TARGET = HOP ("+" HOP)*
-//	HOP    = METHOD ":" [SPEC] ["?" KEY "=" VALUE ("&" KEY "=" VALUE)*]     or, as first hop, a bare NAME with the same "?"
+//	HOP    = METHOD ":" [SPEC] ["?" KEY "=" VALUE ("&" KEY "=" VALUE)*]     or, as first hop, a bare NAME or HOST:PORT with the same "?"
 //
 // SPEC and VALUE are percent-decoded: + is %2B, ? is %3F, & is %26, % is %25. Methods, keys and the form of each SPEC are
 // checked here; values are checked when the plan is built.
@@ -48,6 +56,8 @@ func ParseTarget(s string) ([]Hop, error) {
 		return bad("it is longer than %d bytes", MaxTarget)
 	case strings.ContainsAny(s, "\x00\n\r"):
 		return bad("it contains a newline or a NUL byte")
+	case strings.Count(s, "+") >= MaxHops:
+		return bad("%v", TooManyHops(strings.Count(s, "+")+1))
 	}
 	var hops []Hop
 	for i, part := range strings.Split(s, "+") {
@@ -86,10 +96,10 @@ func parseHop(s string, first bool) (Hop, error) {
 		return h, fmt.Errorf("%q names no method; a plus sign inside a value is written %%2B", head)
 	case !hasColon && head == "":
 		return h, errors.New("there is no method before the question mark")
-	case !hasColon:
+	case !hasColon, methods[method] == nil && first && HasPort(head):
 		spec = head // a bare name
 	case methods[method] == nil:
-		return h, fmt.Errorf("unknown method %q (a host with a port is written ssh:HOST:PORT); one of %s", method, methodNames())
+		return h, fmt.Errorf("unknown method %q (a host with a port is HOST:PORT or ssh:HOST:PORT); one of %s", method, methodNames())
 	default:
 		h.Method, m = method, methods[method]
 	}
@@ -105,6 +115,11 @@ func parseHop(s string, first bool) (Hop, error) {
 	_, err = h.specOptions()
 	return h, err
 }
+
+var hostAndPort = regexp.MustCompile(`^(\[[0-9A-Fa-f:.]+(%\w+)?\]|([^@]+@)?[^:@\[\]]+):([0-9]{1,5})$`)
+
+// HasPort tells whether a name is HOST:PORT or USER@HOST:PORT, with an IPv6 address in brackets.
+func HasPort(name string) bool { return hostAndPort.MatchString(name) }
 
 func parseArgs(query string, m *Method) (map[string]string, error) {
 	args := map[string]string{}
@@ -172,6 +187,8 @@ func (h Hop) String() string {
 	var b strings.Builder
 	if h.Method != "" {
 		b.WriteString(h.Method + ":")
+		b.WriteString(encode(h.Spec, ""))
+	} else if HasPort(h.Spec) {
 		b.WriteString(encode(h.Spec, ""))
 	} else {
 		b.WriteString(encode(h.Spec, ":"))

@@ -1,5 +1,7 @@
 package bootstrap
 
+import "strings"
+
 // Typed gives a method's arguments as what they mean, whatever source they are of, for runtimes with methods of their own: bool, int64,
 // float64 for seconds, a list of text, text, or Secret.
 func Typed(method string, opts map[string]any) (map[string]any, error) {
@@ -22,7 +24,11 @@ func Typed(method string, opts map[string]any) (map[string]any, error) {
 		case Duration:
 			out[key] = o.duration(key, 0).Seconds()
 		case Words:
-			out[key] = anyList(o.words(key))
+			words := o.words(key)
+			out[key] = anyList(words)
+			if key != "python_path" && strings.HasSuffix(key, "_path") && len(words) == 1 {
+				out[key] = words[0] // a program, as a rule
+			}
 		case Names:
 			out[key] = anyList(o.names(key))
 		case Password:

@@ -147,8 +147,16 @@ func (c *Child) connectBehind(ctx context.Context, r *behindRequest) (up behindR
 		if via.runtime != nil {
 			return up, fmt.Errorf("%s runs %s: %w", via.name, via.runtime, ErrRuntime)
 		}
+		switch spec := r.Args["runtime"]; spec {
+		case nil, "", "embedded":
+		default:
+			return up, fmt.Errorf("runtime: a child that code starts has the embedded one, not %v; name the runtime in a target", spec)
+		}
 		if err := via.launch(ctx, next, plan); err != nil {
 			return up, plain(err)
+		}
+		if plan.Silence > 0 && c.d.enter() == nil {
+			go next.watchSilence(plan.Silence)
 		}
 	}
 	c.d.event(Connected, next, "")

@@ -176,9 +176,9 @@ func (c *Child) encode(ctx context.Context, chain, fn string, args []any, borrow
 }
 
 // guard has the child watched before the first function of a user's is called there: when the connection is lost, its own code may
-// be kept from noticing by a function that never gives up the interpreter's lock. Children behind it are watched by it.
+// be kept from noticing by a function that never gives up the interpreter's lock. Programs are forked off what watches.
 func (c *Child) guard(ctx context.Context, module string) error {
-	if c.via != nil || c.runtime != nil || c.stream.proc == nil || strings.HasPrefix(module, "mitogen.") || c.guarded.Load() {
+	if c.runtime != nil || c.stream.proc == nil || strings.HasPrefix(module, "mitogen.") || c.guarded.Load() {
 		return nil
 	}
 	// Whoever calls meanwhile waits for it, and does it if this call is given up.

@@ -163,10 +163,7 @@ func (s *stream) shut() { s.fail(errClosed) }
 
 // newResponder starts the goroutine that answers the module requests of the child and of those behind it.
 func (c *Child) newResponder() error {
-	im := c.opt.Importer
-	if im == nil {
-		im = c.d.importer
-	}
+	im := c.modules()
 	opt := importer.ResponderOptions{
 		Version: c.Version(), Policy: c.opt.Policy, Reasons: true, MarkPackages: true,
 		With: []string{"mitogen.resources"}, Observe: c.observers.tell,

@@ -37,6 +37,7 @@ type Daemon struct {
 	hops     hops
 	runtimes runtimes
 	refused  atomic.Int64 // messages that their senders may not send
+	assembly *Assembly    // constant after New
 	bounded  atomic.Int64 // how often a peer has come to a bound
 
 	ctx    context.Context // ends with Shutdown
@@ -67,6 +68,7 @@ func New(opt Options) (*Daemon, error) {
 	d.ctx, d.cancel = context.WithCancelCause(context.Background())
 	d.alive, d.die = context.WithCancel(d.ctx)
 	d.hops.m = map[hopKey]*hop{}
+	d.assembly = newAssembly(max(minAssembly, 4*int64(opt.MaxMessage)))
 	return d, nil
 }
 
@@ -154,6 +156,9 @@ const closeTime = 5 * time.Second
 
 // resolve collects the arguments of all hops, with their passwords.
 func resolve(hops []bootstrap.Hop, opt ConnectOptions) ([]step, error) {
+	if len(hops) > bootstrap.MaxHops {
+		return nil, hopError(&bootstrap.Error{Step: bootstrap.StepOptions, Reason: "the target: " + bootstrap.TooManyHops(len(hops)).Error()}, 0)
+	}
 	steps := make([]step, len(hops))
 	for i, hop := range hops {
 		hop = hop.Resolved()
@@ -345,6 +350,9 @@ func (d *Daemon) teardown(s *stream) {
 		case <-s.proc.Done():
 			if status := s.proc.ExitStatus(); status != "" && status != "exit status 0" {
 				reason = "the connection was lost: Python ended with " + status
+				if said := s.proc.OwnEnd(); said != "" {
+					reason = "the connection was lost: " + said
+				}
 			}
 		case <-t.C:
 		}

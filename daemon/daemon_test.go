@@ -198,7 +198,7 @@ func TestRun(t *testing.T) {
 			"import os; os.kill(os.getpid(), 9)": {Signal: 9},
 			"import os; os.execv('/bin/sh', ['sh', '-c', 'exit 5'])":              {Code: 5},
 			"import os\nif os.fork() == 0:\n    import time\n    time.sleep(100)": {},
-			"raise KeyboardInterrupt":                                             {Code: 130},
+			"raise KeyboardInterrupt":                                             interrupted(py),
 			"import nowhere":                                                      {Code: 1},
 			"x = (":                                                               {Code: 1},
 		} {
@@ -220,6 +220,15 @@ func TestRun(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// interrupted is how a Python ends that was interrupted.
+func interrupted(py pythons.Python) ExitStatus {
+	switch py.Version {
+	case "2.7", "3.6", "3.7":
+		return ExitStatus{Code: 1}
+	}
+	return ExitStatus{Signal: 2}
 }
 
 // signalWriter sends a token for each write.

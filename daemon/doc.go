@@ -50,12 +50,25 @@
 // context ends, a responder until the stream is lost, a readLoop that forwards until room comes. The last holds up the
 // stream that the message came from, and so its sender, and nobody else. A peer that took no byte for
 // Options.StallTimeout while its queue is full is not waited for: its messages are refused with a dead message until it
-// reads again. What the daemon itself must say (dead messages, DEL_ROUTE) is queued beyond the bound: it is small, and there
-// is one of it for each message or context that it is about.
+// reads again. A readLoop is not held for small messages, which may be answers to whoever asks, and never for longer than
+// Options.StallTimeout at a time, whatever the receiver does. What the daemon itself must say (dead messages, answers to small questions, DEL_ROUTE) waits for no room; a peer
+// that leaves MaxPending of it unread is not read either, and is disconnected when it takes nothing for StallTimeout.
+//
+// Whatever else a peer can cause has a bound, in bounds.go and, for messages that have come in part, assembly.go; docs/security.md
+// has the table.
 //
 // # Bad peers
 //
 // An unknown magic number ends the stream. A frame over Options.MaxMessage is read over and refused. A payload is allocated as
 // it arrives, never by its header alone. A message whose source or authority is not behind the stream that it came in on is
-// dropped and logged.
+// dropped; nobody but a client's stream brings one of context 0 or of a client's number, whatever the tables say.
+//
+// What goes to one of our fixed handles is judged in one place (policy in handlers.go): by who sends it over which stream, then by
+// the handler, by what it is about. A context can be announced over the stream that its number was given to (ids.go): that of a hop
+// which is starting it, or which asked for a block of numbers. A dead message counts from the respondent, from a hop on the way to
+// it, and from ourselves. A child's importer, launcher and log are reached over its own stream only. Refusals are counted, and
+// logged by kind.
+//
+// Whoever takes a child out of Daemon.children, by CompareAndDelete, ends it. A fault of ours in handling what a peer has sent ends
+// that peer's stream (stream.survive).
 package daemon

@@ -10,6 +10,10 @@ import (
 // ErrShutdown is the error of everything that is asked of a daemon that was shut down.
 var ErrShutdown = errors.New("daemon: shut down")
 
+// ErrNobodyReads is the cause with which a context ends when nobody reads what a program prints any more: it is told by SIGTERM
+// and not by SIGINT, of which it would write a traceback.
+var ErrNobodyReads = errors.New("daemon: nobody reads the output")
+
 // DeadError is a message that could not be delivered, or a reply that will not come; Reason is the wire's.
 type DeadError struct {
 	Target string

@@ -94,7 +94,7 @@ const (
 // refused counts a message that its sender may not send, and has its kind logged.
 func (s *stream) refused(kind, reason string, h pyproto.Header) {
 	s.d.refused.Add(1)
-	s.warn(kind, "refused a message", zap.String("kind", kind), zap.String("reason", reason), zap.Uint32("src", uint32(h.Src)),
+	s.warn(kind, "refused a message", zap.String("kind", kind), zap.String("reason", Cut(reason, 200)), zap.Uint32("src", uint32(h.Src)),
 		zap.Uint32("auth", uint32(h.Auth)), zap.Uint32("handle", uint32(h.Handle)))
 }
 

@@ -369,7 +369,7 @@ exit 1
 // A server that is busy is tried again when it is a child that connects, too.
 func TestBusyServerBehindAHop(t *testing.T) {
 	dir := writeFiles(t, map[string]string{
-		"twice": "#!/bin/sh\ncd ${0%/*}\necho x >>count\n[ $(wc -l <count) -ge 3 ] || { echo 'kex_exchange_identification: Connection closed by remote host' >&2; exit 255; }\nfor a; do last=$a; done; exec sh -c \"$last\"\n",
+		"twice": "#!/bin/sh\ncd ${0%/*}\necho x >>count\n[ $(wc -l <count) -ge 3 ] || { echo 'kex_exchange_identification: Connection closed by remote host' >&2; exit 255; }\nwhile [ $1 != h ]; do shift; done; shift; exec sh -c \"$*\"\n",
 		"busy":  "#!/bin/sh\ncd ${0%/*}\necho x >>tries\necho 'kex_exchange_identification: Connection closed by remote host' >&2; exit 255\n",
 		"count": "", "tries": "",
 	})

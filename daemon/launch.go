@@ -11,6 +11,9 @@ import (
 	"mitogend/python"
 )
 
+// launchGrace is what a launcher has beyond a plan's time to say how it went.
+const launchGrace = 30 * time.Second
+
 // launch starts a child behind c: the plan is run by c's launcher (python/launch.py).
 func (c *Child) launch(ctx context.Context, next *Child, plan *bootstrap.Plan) error {
 	next.stream = c.stream
@@ -104,6 +107,9 @@ func (c *Child) launchOnce(ctx context.Context, next *Child, plan *bootstrap.Pla
 		return fmt.Errorf("daemon: %s: the plan can not be sent: %w", next.name, err)
 	}
 	var up launched
+	// The launcher keeps the time of the launch itself; one that does not answer by then never will.
+	ctx, cancel := context.WithTimeoutCause(ctx, plan.Timeout+launchGrace, fmt.Errorf("daemon: %s: the hop before it does not answer", next.name))
+	defer cancel()
 	err = c.request(ctx, handle, request).Decode(&up)
 	switch {
 	case err != nil && ctx.Err() != nil:

@@ -480,10 +480,10 @@ func TestOwnStreamOnly(t *testing.T) {
 	}
 	evil.c.opt.Importer = other
 	d.deliver(evil.c.stream, pyproto.Header{Src: b.id, Auth: b.id, Handle: pyproto.GetResource, ReplyTo: 1998}, question, nil)
-	b.send(pyproto.Header{Src: b.id, Auth: b.id, Handle: pyproto.GetResource, ReplyTo: 1997}, string(question))
 	if m := b.answer(1998); !m.IsDead() {
 		t.Errorf("b's file was read over another stream: %q", m.Payload)
 	}
+	b.send(pyproto.Header{Src: b.id, Auth: b.id, Handle: pyproto.GetResource, ReplyTo: 1997}, string(question))
 	if m := b.answer(1997); string(m.Payload) != "secret" {
 		t.Errorf("got %v %q", m.Header, m.Payload)
 	}

@@ -138,17 +138,14 @@ func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 	}
 	switch kind, args := q[0], q[1:]; {
 	case (kind == "read" || kind == "list") && len(args) == 2:
-		if why := c.opt.Policy.Refuses(args[0]); why != "" {
-			return nil, errors.New(why)
-		}
 		if kind == "read" {
-			return im.Resource(d.ctx, args[0], args[1])
+			return im.Resource(d.ctx, args[0], args[1], c.opt.Policy)
 		}
-		return entries(im, args[0], args[1])
+		return entries(im, args[0], args[1], c.opt.Policy)
 	case kind == "installed" && len(args) == 0:
-		return installed(d.ctx, im)
+		return installed(d.ctx, im, c.opt.Policy)
 	case kind == "metadata" && len(args) == 1:
-		m, err := im.Metadata(d.ctx, args[0])
+		m, err := im.Metadata(d.ctx, args[0], c.opt.Policy)
 		if err != nil {
 			return nil, err
 		}
@@ -157,8 +154,8 @@ func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 	return nil, fmt.Errorf("no such request for a resource: %q", q[0])
 }
 
-func entries(im *importer.Importer, pkg, dir string) (any, error) {
-	list, err := im.Resources(pkg, dir)
+func entries(im *importer.Importer, pkg, dir string, also importer.Policy) (any, error) {
+	list, err := im.Resources(pkg, dir, also)
 	if err != nil {
 		return nil, err
 	}
@@ -170,10 +167,10 @@ func entries(im *importer.Importer, pkg, dir string) (any, error) {
 }
 
 // installed reads what is asked of every project by those who look for plugins.
-func installed(ctx context.Context, im *importer.Importer) (any, error) {
+func installed(ctx context.Context, im *importer.Importer, also importer.Policy) (any, error) {
 	out := []any{}
-	for _, dist := range im.Distributions() {
-		m, err := im.Metadata(ctx, dist.Name)
+	for _, dist := range im.Distributions(also) {
+		m, err := im.Metadata(ctx, dist.Name, also)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}

@@ -3,24 +3,34 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"mitogend/importer"
 	"mitogend/pyproto"
 )
 
 // RunOptions describe a program to run in a child.
 type RunOptions struct {
-	// Path is the script's name in tracebacks and sys.argv[0].
+	// Path is the script as it was named: sys.argv[0]. Source nil has it be a module, which is run as python -m does.
 	Path   string
 	Source []byte
-	// Args are sys.argv[1:].
+	// File is the absolute name of the script, which is __file__ from Python 3.9 on; empty where it has none.
+	File string
+	// Dir is what sys.path begins with: the script's directory. What the importer has in it is found in it, before what the
+	// target has itself. Empty for none.
+	Dir string
+	// Packed says that Source is __main__.py of a directory or archive, which Path and Dir name.
+	Packed bool
+	// Args are sys.argv[1:]. Like the names above they may be any bytes.
 	Args []string
 	// Stdin, Stdout and Stderr are the program's; nil is /dev/null. Stdin is read ahead of what the program reads, and a read
 	// of it that is under way when the program ends goes on.
@@ -33,11 +43,12 @@ type ExitStatus struct {
 	Code, Signal int
 }
 
-// stopTime is what a program has to end after ctx: the child sends SIGTERM, and SIGKILL two seconds later.
-const stopTime = 4 * time.Second
+// stopTime is what a program has to end after ctx: the child sends SIGINT, SIGTERM two seconds later, and after one more SIGKILL.
+const stopTime = 5 * time.Second
 
-// Run runs a Python program as __main__ in a process forked off the child, which is left as it was. The error is that the
-// child was lost or ctx ended; the program and its process group are killed then, as they are when the program ends.
+// Run runs a Python program as __main__ in a process of its own, forked off an interpreter in which no function was called. The
+// error is that the child was lost or ctx ended; the program and its process group are ended then, as they are when the
+// program ends, and what it prints until then is written.
 func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 	if c.runtime != nil {
 		return ExitStatus{}, fmt.Errorf("daemon: %s runs %s, which calls functions and can run no program: %w", c.name, c.runtime, ErrRuntime)
@@ -54,12 +65,8 @@ func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 	defer close(p.over)
 	handle := c.d.handles.add(handler{fn: p.deliver, respondent: c.id})
 	defer c.d.handles.remove(handle)
-	args := make([]any, len(o.Args))
-	for i, a := range o.Args {
-		args[i] = a
-	}
-	err := c.Call(ctx, "mitogen.program:run", int64(p.id), filepath.Base(o.Path), int64(handle), o.Path,
-		pyproto.Blob(o.Source), args, o.Stdin != nil).Decode(&p.input)
+	err := c.Call(ctx, "mitogen.program:run", int64(p.id), filepath.Base(strings.ToValidUTF8(o.Path, "?")), int64(handle), c.spec(&o),
+		o.Stdin != nil).Decode(&p.input)
 	if err != nil {
 		if ctx.Err() != nil {
 			p.forestall()
@@ -73,19 +80,53 @@ func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 	}
 	status, err := p.copy(ctx, o)
 	if err != nil && c.gone() == nil {
-		p.stop()
+		p.stop(o, ctx.Err() == nil || errors.Is(err, ErrNobodyReads))
 	}
 	return status, err
 }
 
+// spec tells the child's script.py what the program is.
+func (c *Child) spec(o *RunOptions) *pyproto.Dict {
+	args := make([]any, len(o.Args))
+	for i, a := range o.Args {
+		args[i] = []byte(a)
+	}
+	var source, pack any
+	if o.Source != nil {
+		source = pyproto.Blob(o.Source)
+	}
+	if o.Packed {
+		pack = ""
+	}
+	file := o.File
+	if file == "" {
+		file = o.Path
+	}
+	var names []string
+	if o.Dir != "" {
+		names = c.modules().Directory(o.Dir, c.Version())
+	}
+	return pyproto.DictOf("path", []byte(o.Path), "file", []byte(file), "source", source, "package", pack, "argv", args,
+		"dir", []byte(o.Dir), "names", []byte(strings.Join(names, " ")), "disk", c.via == nil && bytecodeMethods[c.method])
+}
+
+// modules is what the child's modules come from.
+func (c *Child) modules() *importer.Importer {
+	if c.opt.Importer != nil {
+		return c.opt.Importer
+	}
+	return c.d.importer
+}
+
 // pushScript sends what running a script takes and what the script imports, so that the process that is forked off has it.
 func (c *Child) pushScript(ctx context.Context, o RunOptions) error {
-	im := c.opt.Importer
-	if im == nil {
-		im = c.d.importer
+	names := []string{"mitogen.guard", "mitogen.process", "mitogen.parent", "mitogen.program", "mitogen.script"}
+	if o.Source == nil {
+		names = append(names, o.Path, o.Path+".__main__")
+	} else {
+		names = append(names, c.modules().ScriptClosure(c.Version(), o.Source)...)
 	}
-	runtime := []string{"mitogen.process", "mitogen.parent", "mitogen.program"}
-	return c.Push(ctx, append(runtime, im.ScriptClosure(c.Version(), o.Source)...)...)
+	return c.Push(ctx, names...)
 }
 
 // program is a script that runs in a process forked off a child. What it prints comes as messages, at most a mebibyte of
@@ -180,6 +221,9 @@ func (p *program) copy(ctx context.Context, o RunOptions) (ExitStatus, error) {
 			switch k.tag {
 			case 'x':
 				n, err := strconv.Atoi(string(k.data))
+				if n < 0 {
+					return ExitStatus{}, &DeadError{Target: p.c.name, Reason: "the process that had started the program was killed, and nobody knows how it ended", Lost: true}
+				}
 				ws := syscall.WaitStatus(n)
 				if err == nil && ws.Signaled() {
 					return ExitStatus{Signal: int(ws.Signal())}, nil
@@ -244,12 +288,19 @@ func (p *program) feed(ctx context.Context, r io.Reader) {
 	}
 }
 
-// stop kills the program and waits until it is gone.
-func (p *program) stop() {
+// stop ends the program, waits until it is gone, and writes what it has to say meanwhile, if anybody wants to read it.
+func (p *program) stop(o RunOptions, quiet bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
-	if p.c.Call(ctx, "mitogen.program:stop", int64(p.id)).Err() == nil {
-		_, _ = p.copy(ctx, RunOptions{})
+	sig := syscall.SIGINT
+	if quiet {
+		sig, o = syscall.SIGTERM, RunOptions{}
+	}
+	if p.c.Call(ctx, "mitogen.program:stop", int64(p.id), int64(sig)).Err() != nil {
+		return
+	}
+	if _, err := p.copy(ctx, o); err != nil && ctx.Err() == nil {
+		_, _ = p.copy(ctx, RunOptions{}) // nobody reads it any more
 	}
 }
 
@@ -258,5 +309,5 @@ func (p *program) stop() {
 func (p *program) forestall() {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
-	_ = p.c.Notify(ctx, "mitogen.program:stop", int64(p.id))
+	_ = p.c.Notify(ctx, "mitogen.program:stop", int64(p.id), int64(syscall.SIGINT))
 }

@@ -1,12 +1,14 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -483,7 +485,7 @@ func (s *stream) handle() error {
 	for s.end-s.start >= pyproto.HeaderLen {
 		h, err := pyproto.ParseHeader(s.in.b[s.start:])
 		if err != nil {
-			return err
+			return foreignError(bytes.Clone(s.in.b[s.start:min(s.end, s.start+maxForeign)]))
 		}
 		size := pyproto.HeaderLen + int(h.Length)
 		if int(h.Length) > s.d.opt.MaxMessage {
@@ -511,8 +513,27 @@ func (s *stream) handle() error {
 	return nil
 }
 
+// foreignError is what came in place of a frame: text of whoever has the connection's descriptors as well.
+type foreignError []byte
+
+// maxForeign is how much of it is shown.
+const maxForeign = 80
+
+func (e foreignError) Error() string {
+	text := string(e)
+	if i := strings.IndexByte(text, '\n'); i > 0 {
+		text = text[:i]
+	}
+	return fmt.Sprintf("something else wrote into the connection: %q (a background job of a start-up file, ssh's LocalCommand?)", text)
+}
+
 // large reads a payload of its own memory.
 func (s *stream) large(length int) ([]byte, error) {
+	part := s.d.assembly.Begin(s.ctx, s.fail)
+	defer part.Done()
+	if err := part.Grow(min(length, growStep)); err != nil {
+		return nil, err
+	}
 	payload := make([]byte, min(length, growStep))
 	have := s.in.b[s.start+pyproto.HeaderLen : s.end]
 	n := copy(payload, have)
@@ -521,7 +542,11 @@ func (s *stream) large(length int) ([]byte, error) {
 	s.in = nil
 	for n < length {
 		if n == len(payload) {
-			grown := make([]byte, min(length, 4*len(payload)))
+			size := min(length, 4*len(payload))
+			if err := part.Grow(size - len(payload)); err != nil {
+				return nil, err
+			}
+			grown := make([]byte, size)
 			copy(grown, payload)
 			payload = grown
 		}
@@ -533,6 +558,7 @@ func (s *stream) large(length int) ([]byte, error) {
 			return nil, err
 		}
 		n += k
+		part.Came(k)
 		s.bytesIn.Add(int64(k))
 	}
 	return payload, nil

@@ -37,7 +37,7 @@ func (s *search) bytecode(name string) []byte {
 		return nil
 	}
 	dir := filepath.Join(filepath.Dir(path), "__pycache__")
-	data := readTrusted(filepath.Join(dir, fmt.Sprintf("%s.cpython-%d%d.pyc", base, s.v.Major, s.v.Minor)), path)
+	data := readTrusted(dir, fmt.Sprintf("%s.cpython-%d%d.pyc", base, s.v.Major, s.v.Minor), path, sp.key)
 	header := pycHeader
 	if s.v.Minor < 7 {
 		header = 12
@@ -58,29 +58,56 @@ func (s *search) bytecode(name string) []byte {
 	return data[header:]
 }
 
-// readTrusted reads a file that belongs to root, to us, or to the owner of the source, and that nobody else may write; so for
-// its directory. Else nil.
-func readTrusted(path, source string) []byte {
-	var src, dir, st unix.Stat_t
-	if unix.Stat(source, &src) != nil || unix.Stat(filepath.Dir(path), &dir) != nil {
+// readTrusted reads a file that nobody could have written who could not have written the source, which is in the state key: it
+// and its directory belong to root, to us, or to the owner of the source, others may not write them, and a group may only if the
+// source has the same one and lets it write, too. No links are followed. Else nil.
+func readTrusted(dir, name, source string, key fileKey) []byte {
+	var src unix.Stat_t
+	if unix.Stat(source, &src) != nil || keyOf(&src) != key {
 		return nil
 	}
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	d, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil
 	}
-	defer f.Close()
-	if unix.Fstat(int(f.Fd()), &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size > maxBytecode {
+	defer func() { _ = unix.Close(d) }()
+	if _, ok := trusted(d, unix.S_IFDIR, &src); !ok {
 		return nil
 	}
-	for _, s := range []*unix.Stat_t{&dir, &st} {
-		if s.Uid != 0 && s.Uid != src.Uid && int(s.Uid) != os.Geteuid() || s.Mode&^src.Mode&0o022 != 0 {
-			return nil
-		}
+	fd, err := unix.Openat(d, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
 	}
-	data := make([]byte, st.Size)
+	f := os.NewFile(uintptr(fd), name)
+	defer func() { _ = f.Close() }()
+	size, ok := trusted(fd, unix.S_IFREG, &src)
+	if !ok || size > maxBytecode {
+		return nil
+	}
+	data := make([]byte, size)
 	if _, err := f.ReadAt(data, 0); err != nil {
 		return nil
 	}
 	return data
+}
+
+// trusted tells whether an open file is of that type, and no others could have written it than the source.
+func trusted(fd int, kind uint32, src *unix.Stat_t) (size int64, ok bool) {
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil || uint32(st.Mode)&unix.S_IFMT != kind {
+		return 0, false
+	}
+	if st.Uid != 0 && st.Uid != src.Uid && int(st.Uid) != os.Geteuid() || st.Mode&0o002 != 0 {
+		return 0, false
+	}
+	if st.Mode&0o020 != 0 {
+		if src.Mode&0o020 == 0 || st.Gid != src.Gid {
+			return 0, false
+		}
+		// With an access list these bits are the most that anybody named in it may do.
+		if _, err := unix.Fgetxattr(fd, "system.posix_acl_access", nil); err == nil {
+			return 0, false
+		}
+	}
+	return st.Size, true
 }

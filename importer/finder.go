@@ -157,6 +157,8 @@ type search struct {
 	specs map[string]*spec
 	dirs  map[location]*listing // nil where there is none
 	by    map[string]string     // which module had a closure take in another one
+
+	places map[*Policy]*places // see denied
 }
 
 func (im *Importer) search(v Version) *search {
@@ -247,7 +249,8 @@ func (s *search) find(name string) *spec {
 	sp := s.findNew(name)
 	if sp.why == "" {
 		// Not before: that there is nothing is the better reason.
-		if why := s.im.refuses(&s.im.opt.Policy, name); why != "" {
+		sp.name = name
+		if why := s.refuses(&s.im.opt.Policy, sp); why != "" {
 			sp = &spec{why: why}
 		}
 	}

@@ -133,6 +133,46 @@ func (im *Importer) Path() []string {
 	return out
 }
 
+// Directory lists the modules, and with a dot behind them the packages, that one entry of the path has for a child of version v:
+// those that Python would find there, before it looks further.
+func (im *Importer) Directory(dir string, v Version) []string {
+	s := im.search(v)
+	var names []string
+	for _, root := range s.roots {
+		if !sameFile(root.String(), dir) {
+			continue
+		}
+		l := s.list(root)
+		if l == nil {
+			continue
+		}
+		for name, mode := range l.types {
+			leaf, isFile := strings.CutSuffix(name, ".py")
+			if nameFault(leaf) != "" || strings.ContainsAny(leaf, ". ") || leaf == "__init__" || leaf == "__main__" || Stdlib(leaf, v) {
+				continue
+			}
+			switch {
+			case isFile && !mode.IsDir():
+				names = append(names, leaf)
+			case !isFile && !mode.IsRegular() && s.hasInit(root.join(name)):
+				names = append(names, leaf+".")
+			}
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// hasInit tells whether a directory is a package by its __init__.py.
+func (s *search) hasInit(loc location) bool {
+	if loc.arc != nil {
+		l := s.list(loc)
+		return l != nil && l.types["__init__.py"].IsRegular()
+	}
+	key, err := statFile(loc.join("__init__.py").dir)
+	return err == nil && key.mode.IsRegular()
+}
+
 // Module is what is served for one name. Nothing in it may be changed.
 type Module struct {
 	Name  string

@@ -30,10 +30,11 @@ type Metadata struct {
 // maxMetadata is the size of the largest metadata file that is served, in bytes.
 const maxMetadata = 4 << 20
 
-// Distributions lists what is installed on the path, sorted by name; of several with one name the first on the path. Policies
-// speak of modules, and hide no distribution.
-func (im *Importer) Distributions() []Distribution {
-	out := im.search(Version{}).distributions()
+// Distributions lists what is installed on the path, sorted by name; of several with one name the first on the path. Left out is
+// what the importer's policy, or another one, refuses, see projectRefused.
+func (im *Importer) Distributions(also ...Policy) []Distribution {
+	s := im.search(Version{})
+	out := slices.DeleteFunc(s.distributions(), func(d Distribution) bool { return s.projectRefused(&d, also) != "" })
 	slices.SortFunc(out, func(a, b Distribution) int { return cmp.Compare(normalName(a.Name), normalName(b.Name)) })
 	return out
 }
@@ -97,8 +98,9 @@ func normalName(name string) string {
 	return strings.Join(parts, "-")
 }
 
-// Metadata reads the metadata files of a distribution. The error is a *NotFoundError, or ctx's.
-func (im *Importer) Metadata(ctx context.Context, name string) (*Metadata, error) {
+// Metadata reads the metadata files of a distribution, within the importer's policy and others. The error is a *NotFoundError, or
+// ctx's.
+func (im *Importer) Metadata(ctx context.Context, name string, also ...Policy) (*Metadata, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -106,6 +108,9 @@ func (im *Importer) Metadata(ctx context.Context, name string) (*Metadata, error
 	for _, d := range s.distributions() {
 		if normalName(d.Name) != normalName(name) {
 			continue
+		}
+		if why := s.projectRefused(&d, also); why != "" {
+			return nil, &NotFoundError{Name: name, Reason: why}
 		}
 		m := &Metadata{Distribution: d, Files: map[string][]byte{}}
 		if d.file {
@@ -126,6 +131,69 @@ func (im *Importer) Metadata(ctx context.Context, name string) (*Metadata, error
 		return m, nil
 	}
 	return nil, &NotFoundError{Name: name, Reason: "no such distribution on the path"}
+}
+
+// projectRefused says why a distribution is kept back, or "": one of its modules is denied as a whole, or none is allowed. What
+// modules it has is said by its files; if they do not say, it is taken to have one of its own name.
+func (s *search) projectRefused(d *Distribution, also []Policy) string {
+	policies := append([]Policy{s.im.opt.Policy}, also...)
+	if !slices.ContainsFunc(policies, func(p Policy) bool { return len(p.Allow)+len(p.Deny) > 0 }) {
+		return ""
+	}
+	names := s.topLevel(d)
+	for i := range policies {
+		p := &policies[i]
+		refused := ""
+		allowed := false
+		for _, name := range names {
+			why := p.Refuses(name)
+			if why != "" && p.denies("", name) != "" {
+				return why
+			}
+			refused = cmp.Or(refused, why)
+			allowed = allowed || why == ""
+		}
+		if !allowed {
+			return cmp.Or(refused, p.notAllowed())
+		}
+	}
+	return ""
+}
+
+// topLevel gives the modules and packages that a distribution has on the top level.
+func (s *search) topLevel(d *Distribution) []string {
+	var names []string
+	add := func(name string) {
+		if nameFault(name) == "" && !strings.Contains(name, ".") && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	read := func(file string) string {
+		if d.file {
+			return ""
+		}
+		data, err := s.read(d.loc.join(file))
+		if err != nil {
+			return ""
+		}
+		return string(data)
+	}
+	for line := range strings.Lines(read("top_level.txt")) {
+		add(strings.TrimSpace(line))
+	}
+	for line := range strings.Lines(read("RECORD")) {
+		file, _, _ := strings.Cut(strings.TrimSpace(line), ",")
+		first, _, inDir := strings.Cut(strings.Trim(file, "\""), "/")
+		leaf, ending, _ := strings.Cut(first, ".")
+		if inDir && ending == "" || !inDir && (ending == "py" || strings.HasSuffix(ending, "so")) {
+			add(leaf)
+		}
+	}
+	if len(names) == 0 {
+		add(strings.ReplaceAll(normalName(d.Name), "-", "_"))
+		add(d.Name)
+	}
+	return names
 }
 
 func (s *search) read(loc location) ([]byte, error) {

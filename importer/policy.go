@@ -7,7 +7,7 @@ import (
 
 // Policy limits what is served, by module prefixes: "django" stands for django and everything in it, not for djangorestframework.
 // A denied prefix wins over an allowed one. An empty Allow allows everything; otherwise the packages that lead to an allowed
-// prefix are served as well, since nothing below them can be imported without them.
+// prefix are served as well, since nothing below them can be imported without them. What it means for files is in files.go.
 type Policy struct {
 	Allow, Deny []string
 }
@@ -16,7 +16,7 @@ type Policy struct {
 func (p *Policy) Refuses(name string) string {
 	for _, prefix := range p.Deny {
 		if within(name, prefix) {
-			return fmt.Sprintf("denied by the policy (deny %s)", prefix)
+			return deniedBy(prefix)
 		}
 	}
 	if len(p.Allow) == 0 {
@@ -27,6 +27,10 @@ func (p *Policy) Refuses(name string) string {
 			return ""
 		}
 	}
+	return p.notAllowed()
+}
+
+func (p *Policy) notAllowed() string {
 	return fmt.Sprintf("not allowed by the policy (allow %s)", strings.Join(p.Allow, ", "))
 }
 

@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"io/fs"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,20 +18,24 @@ type ResourceInfo struct {
 }
 
 // Resource reads a data file of a package, for GET_RESOURCE, pkgutil.get_data and importlib.resources. name is relative to the
-// package's directory, with slashes. The error is a *NotFoundError, or ctx's.
-func (im *Importer) Resource(ctx context.Context, pkg, name string) ([]byte, error) {
+// package's directory, with slashes. Policies may apply in addition to the importer's. The error is a *NotFoundError, or ctx's.
+func (im *Importer) Resource(ctx context.Context, pkg, name string, also ...Policy) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	full := pkg + "/" + name
 	s := im.search(Version{})
 	reason := "the package has no such file"
-	dirs, err := s.resourceDirs(pkg, name, full)
+	dirs, _, err := s.resourceDirs(pkg, name, full, false, also)
 	if err != nil {
 		return nil, err
 	}
 	for _, loc := range dirs {
 		file := loc.inside(name)
+		if why := s.deniedAlso(also, file); why != "" {
+			reason = why
+			continue
+		}
 		var data []byte
 		var err error
 		if file.arc != nil {
@@ -50,15 +54,15 @@ func (im *Importer) Resource(ctx context.Context, pkg, name string) ([]byte, err
 }
 
 // Resources lists a directory of a package, sorted by name; dir is relative to the package's own, "" is that one. A namespace
-// package shows what its directories have together, of two files with one name the first.
-func (im *Importer) Resources(pkg, dir string) ([]ResourceInfo, error) {
+// package shows what its directories have together, of two files with one name the first. What policies refuse is not shown.
+func (im *Importer) Resources(pkg, dir string, also ...Policy) ([]ResourceInfo, error) {
 	full := strings.TrimSuffix(pkg+"/"+dir, "/")
 	s := im.search(Version{})
-	dirs, err := s.resourceDirs(pkg, dir, full)
+	dirs, base, err := s.resourceDirs(pkg, dir, full, true, also)
 	if err != nil {
 		return nil, err
 	}
-	found := false
+	found, reason := false, "the package has no such directory"
 	seen := map[string]bool{}
 	var out []ResourceInfo
 	for _, loc := range dirs {
@@ -67,9 +71,15 @@ func (im *Importer) Resources(pkg, dir string) ([]ResourceInfo, error) {
 		if l == nil {
 			continue
 		}
+		if why := s.deniedAlso(also, loc); why != "" {
+			reason = why
+			continue
+		}
 		found = true
 		for name := range l.types {
 			info, ok := s.resourceInfo(loc, l, name)
+			ok = ok && dataFault(name) == "" && s.refusesData(also, base, path.Join(dir, name), info.Dir) == "" &&
+				s.deniedAlso(also, loc.join(name)) == ""
 			if ok && !seen[name] && name != "__pycache__" {
 				seen[name] = true
 				out = append(out, info)
@@ -77,7 +87,7 @@ func (im *Importer) Resources(pkg, dir string) ([]ResourceInfo, error) {
 		}
 	}
 	if !found {
-		return nil, &NotFoundError{Name: full, Reason: "the package has no such directory"}
+		return nil, &NotFoundError{Name: full, Reason: reason}
 	}
 	slices.SortFunc(out, func(a, b ResourceInfo) int { return cmp.Compare(a.Name, b.Name) })
 	return out, nil
@@ -97,24 +107,35 @@ func (s *search) resourceInfo(loc location, l *listing, name string) (ResourceIn
 	return info, err == nil
 }
 
-// resourceDirs gives the directories that a package's data is in. A plain module's is that of the package it lies in; one
-// that lies in none has no directory of its own, only the path's.
-func (s *search) resourceDirs(pkg, name, full string) ([]location, error) {
-	if name != "" && (!fs.ValidPath(name) || name == "." || strings.ContainsAny(name, "\\\x00")) {
-		return nil, &NotFoundError{Name: full, Reason: "the name leads out of the package"}
+// resourceDirs gives the directories that a package's data is in, and the package. A plain module's is that of the package it lies
+// in; one that lies in none has no directory of its own, only the path's.
+func (s *search) resourceDirs(pkg, name, full string, isDir bool, also []Policy) (_ []location, base string, err error) {
+	refuse := func(why string) ([]location, string, error) {
+		return nil, "", &NotFoundError{Name: full, Reason: why}
+	}
+	if fault := dataFault(name); fault != "" {
+		return refuse(fault)
+	}
+	for i := range also {
+		if why := s.im.refuses(&also[i], pkg); why != "" {
+			return refuse(why)
+		}
 	}
 	sp := s.find(pkg)
 	if sp.why == "" && !sp.isPkg() {
 		parent, _ := parentName(pkg)
 		if parent == "" {
-			return nil, &NotFoundError{Name: full, Reason: pkg + " is no package"}
+			return refuse(pkg + " is no package")
 		}
 		sp = s.find(parent)
 	}
 	if sp.why != "" {
-		return nil, &NotFoundError{Name: full, Reason: sp.why}
+		return refuse(sp.why)
 	}
-	return s.portions(sp), nil
+	if why := s.refusesData(also, sp.name, name, isDir); why != "" {
+		return refuse(why)
+	}
+	return s.portions(sp), sp.name, nil
 }
 
 // inside is join for a slash path, "" for the location itself.

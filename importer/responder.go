@@ -226,10 +226,7 @@ func (r *Responder) AddVersion(v Version) {
 
 // Resource is the importer's Resource within the responder's policy. It may be called from any goroutine.
 func (r *Responder) Resource(ctx context.Context, pkg, name string) ([]byte, error) {
-	if why := r.im.refuses(&r.opt.Policy, pkg); why != "" {
-		return nil, &NotFoundError{Name: pkg + "/" + name, Reason: why}
-	}
-	return r.im.Resource(ctx, pkg, name)
+	return r.im.Resource(ctx, pkg, name, r.opt.Policy)
 }
 
 func (r *Responder) submit(ctx context.Context, j *job) error {
@@ -449,7 +446,7 @@ func (r *Responder) lookUp(ctx context.Context, name string) (s *search, rec []b
 		s := r.search(v)
 		rec, err := s.record(ctx, name)
 		if err == nil {
-			if why := r.im.refuses(&r.opt.Policy, name); why != "" {
+			if why := s.refuses(&r.opt.Policy, s.find(name)); why != "" {
 				return nil, nil, &NotFoundError{Name: name, Reason: why}
 			}
 		}
@@ -493,7 +490,7 @@ func (r *Responder) foretell(ctx context.Context, s *search, name string) error 
 	}
 	vain := s.find(name).missed
 	for _, rel := range s.find(name).related {
-		if r.im.refuses(&r.opt.Policy, rel) != "" {
+		if s.refuses(&r.opt.Policy, s.find(rel)) != "" {
 			vain = append(vain[:len(vain):len(vain)], rel)
 		}
 	}
@@ -520,7 +517,7 @@ func (r *Responder) foretell(ctx context.Context, s *search, name string) error 
 // preload sends a module that was not asked for, unless the child has it, may not have it, or lacks its package. asked is the
 // module that will follow.
 func (r *Responder) preload(ctx context.Context, s *search, name, asked string, always bool) error {
-	if r.sent[name] != nil || r.refused[name] || !always && r.local(name) || r.im.refuses(&r.opt.Policy, name) != "" {
+	if r.sent[name] != nil || r.refused[name] || !always && r.local(name) || s.refuses(&r.opt.Policy, s.find(name)) != "" {
 		return nil
 	}
 	if parent, _ := parentName(name); parent != "" && parent != asked && r.sent[parent] == nil && !r.local(parent) && !r.im.within(name, parent) {

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -161,6 +162,35 @@ func TestFilesOfOthers(t *testing.T) {
 	for _, name := range []string{"theirs", "mine"} {
 		if b, _ := os.ReadFile(filepath.Join(dir, name)); string(b) != "old" {
 			t.Errorf("%s is %.100q now", name, b)
+		}
+	}
+}
+
+// TestInventoryIsInterrupted: a signal ends the command and the program that lists hosts, also where nobody waits for it.
+func TestInventoryIsInterrupted(t *testing.T) {
+	dir := t.TempDir()
+	Write(t, dir, "program", "#!/bin/sh\ntouch started\nexec sleep 1000\n")
+	if err := os.Chmod(filepath.Join(dir, "program"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"hosts", "-i", "./program"}, {"call", "-i", "./program", "-H", "web1", "os:getpid"}, {"config", "check", "--inventory", "./program"},
+		{"serve", "--listen", socketDir(t) + "/s", "--inventory", "./program"},
+	} {
+		for sig, status := range map[syscall.Signal]int{syscall.SIGTERM: 143, syscall.SIGINT: 130} {
+			_ = os.Remove(filepath.Join(dir, "started"))
+			cmd := Command(t, dir, args...)
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				Eventually(t, "the program runs", func() bool { _, err := os.Stat(filepath.Join(dir, "started")); return err == nil })
+				_ = cmd.Process.Signal(sig)
+			}()
+			if r := runCommand(t, cmd); r.Status != status {
+				t.Errorf("%v, %v: %v", args, sig, r)
+			}
+			<-ended
+			NothingLeft(t, cmd.Env[len(cmd.Env)-1])
 		}
 	}
 }

@@ -134,3 +134,19 @@ func TestDaemonShowsChildrenHarmless(t *testing.T) {
 		})
 	}
 }
+
+// TestProgramsOnATerminal: a single program has the terminal as any program does; of several none can write over another's lines.
+func TestProgramsOnATerminal(t *testing.T) {
+	dir := t.TempDir()
+	Write(t, dir, "p.py", `import sys; sys.stdout.write(u"\x1b[32mgreen\x1b[0m \x1b[1A\x1b[2K\rother| forged\n"); sys.stdout.flush()`)
+	p := AnyPython(t)
+	for targets, want := range map[string]string{
+		p.Target():                    "\x1b[32mgreen\x1b[0m \x1b[1A\x1b[2K\rother| forged\r\n",
+		p.Target() + "," + p.Target(): p.Target() + "| \x1b[32mgreen\x1b[0m \\x1b[1A\\x1b[2K\\rother| forged\x1b[0m\r\n",
+	} {
+		term := onTerminal(t, Command(t, dir, "run", "-H", targets, "p.py"))
+		if status := term.wait(); status != 0 || !strings.Contains(term.screen(), want) {
+			t.Errorf("%s: status %d, %q", targets, status, term.screen())
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -13,8 +14,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -211,6 +214,56 @@ func TestCrashIsGotOver(t *testing.T) {
 	Mitogend(t, dir, "serve", "--listen", d.Dir).Want(t, 2, "", fmt.Sprintf("is served by process %d", next.PID()))
 }
 
+// A daemon that is killed under load leaves nothing that hinders the next: no process, no file, no socket. $MITOGEND_KILLS says how
+// often.
+func TestKilledUnderLoad(t *testing.T) {
+	rounds := 3
+	if n, err := strconv.Atoi(os.Getenv("MITOGEND_KILLS")); err == nil {
+		rounds = n
+	}
+	seed := time.Now().UnixNano()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewSource(seed))
+	p := AnyPython(t)
+	lib := t.TempDir()
+	Write(t, lib, "load.py", "import os\n\n\ndef data(n):\n    return os.urandom(n)\n")
+	dir := filepath.Join(socketDir(t), "s")
+	for range rounds {
+		d := &Daemon{t: t, Dir: dir, Socket: filepath.Join(dir, "control.sock"), Log: &Buffer{}, done: make(chan struct{})}
+		d.cmd = Command(t, lib, "serve", "--listen", dir)
+		d.cmd.Stderr, d.mark = d.Log, d.cmd.Env[len(d.cmd.Env)-1]
+		d.Start()
+		ctx, cancel := context.WithCancel(context.Background())
+		var load sync.WaitGroup
+		var calls atomic.Int64
+		for range 3 {
+			opt := sourceOf(lib)
+			opt.Fresh = true
+			c := d.Dial(t, opt)
+			load.Go(func() {
+				for ctx.Err() == nil {
+					child, err := c.Connect(ctx, p.Target())
+					if err != nil {
+						return
+					}
+					for range 10 {
+						_ = child.Call(ctx, "load:data", 100_000)
+						calls.Add(1)
+					}
+					_ = child.Close(ctx)
+				}
+			})
+		}
+		want := 10 + random.Int63n(60)
+		Eventually(t, "there is load", func() bool { return calls.Load() > want })
+		d.Signal(syscall.SIGKILL)
+		d.Wait()
+		cancel()
+		load.Wait()
+		NothingLeft(t, d.mark)
+	}
+}
+
 func quoted(t testing.TB, dir string) string {
 	t.Helper()
 	real, err := filepath.EvalSymlinks(dir)
@@ -267,8 +320,13 @@ func TestFewDescriptors(t *testing.T) {
 		t.Errorf("no warning\n%s", d.Log)
 	}
 	var conns []net.Conn
-	for range 60 {
-		c, err := net.Dial("unix", d.Socket)
+	for i := range 60 {
+		// Clients of both sockets wait; neither ends the daemon.
+		socket := d.Socket
+		if i >= 45 {
+			socket = filepath.Join(d.Dir, "mitogen.sock")
+		}
+		c, err := net.Dial("unix", socket)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -347,7 +405,6 @@ func TestConfig(t *testing.T) {
 		"\nnope: 1\n":                  "line 2: there is no key \"nope\"",
 		"max_clients: many\n":          "is no number",
 		"max_clients: 0\n":             "max_clients: must be greater than 0",
-		"pprof: true\n":                "pprof: needs http",
 		"log_level: loud\n":            "\"loud\" is no level",
 		"log_levels: {nobody: info}\n": "there is no component \"nobody\"",
 		"grace: 1s\ngrace: 2s\n":       "is there twice",
@@ -451,15 +508,7 @@ func TestMetrics(t *testing.T) {
 	}
 	get := func(path string) string {
 		t.Helper()
-		nc, err := net.Dial("tcp", m[1])
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer nc.Close()
-		fmt.Fprintf(nc, "GET %s HTTP/1.0\r\n\r\n", path)
-		var b bytes.Buffer
-		_, _ = b.ReadFrom(nc)
-		return b.String()
+		return request(t, "tcp", m[1], "GET "+path+" HTTP/1.0\r\n\r\n")
 	}
 	metrics := get("/metrics")
 	for _, want := range []string{"\nmitogend_calls_total 1\n", "\nmitogend_connections 1\n", "\ngo_goroutines ", "\nprocess_open_fds "} {
@@ -470,9 +519,57 @@ func TestMetrics(t *testing.T) {
 	if got := get("/healthz"); !strings.Contains(got, "200 OK") {
 		t.Error(got)
 	}
-	if got := get("/debug/pprof/goroutine?debug=1"); !strings.Contains(got, "goroutine profile") {
+	if got := get("/debug/pprof/goroutine?debug=1"); !strings.Contains(got, "404") {
 		t.Error(shorten(got))
 	}
+	hostname, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for host, want := range map[string]string{
+		"127.0.0.1": "200 OK", "127.0.0.1:9101": "200 OK", "[::1]:9101": "200 OK", "localhost": "200 OK", "LOCALHOST:80": "200 OK", "localhost.": "200 OK",
+		hostname: "200 OK", "evil.example": "403", "evil.example:9101": "403", "127.0.0.1.evil.example": "403", "localhost.evil.example": "403",
+		"198.51.100.7": "403", "2130706433": "403", "evil.example@127.0.0.1": "40", "[::ffff:198.51.100.7]": "403",
+	} {
+		for _, path := range []string{"/metrics", "/healthz", "/none"} {
+			if path == "/none" && want == "200 OK" {
+				continue
+			}
+			if got := request(t, "tcp", m[1], "GET "+path+" HTTP/1.1\r\nConnection: close\r\nHost: "+host+"\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 "+want) {
+				t.Errorf("%s of %s: %.200q, not %s", path, host, got, want)
+			}
+		}
+		// The host of the whole address counts, not the header.
+		if got := request(t, "tcp", m[1], "GET http://"+host+"/healthz HTTP/1.1\r\nConnection: close\r\nHost: localhost\r\n\r\n"); want == "403" && !strings.HasPrefix(got, "HTTP/1.1 403") {
+			t.Errorf("the address of %s: %.200q", host, got)
+		}
+	}
+	socket := filepath.Join(d.Dir, "pprof.sock")
+	if info, err := os.Stat(socket); err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatalf("%v, %v", info, err)
+	}
+	if got := request(t, "unix", socket, "GET /debug/pprof/goroutine?debug=1 HTTP/1.0\r\n\r\n"); !strings.Contains(got, "goroutine profile") {
+		t.Error(shorten(got))
+	}
+	d.Signal(syscall.SIGTERM)
+	d.Wait()
+	if _, err := os.Stat(socket); err == nil {
+		t.Error("pprof.sock is left")
+	}
+}
+
+// request gives what a server answers.
+func request(t *testing.T, network, address, text string) string {
+	t.Helper()
+	nc, err := net.Dial(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	_, _ = nc.Write([]byte(text))
+	var b bytes.Buffer
+	_, _ = b.ReadFrom(nc)
+	return b.String()
 }
 
 func TestSystemd(t *testing.T) {

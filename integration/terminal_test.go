@@ -142,7 +142,6 @@ func TestTypingToAProgram(t *testing.T) {
 const stubSudo = `#!/bin/sh
 while [ $# -gt 0 ]; do
 	case $1 in
-	-p) prompt=$2; shift ;;
 	-u) shift ;;
 	--) shift; break ;;
 	-*) ;;
@@ -150,7 +149,7 @@ while [ $# -gt 0 ]; do
 	esac
 	shift
 done
-printf '%s' "$prompt" > /dev/tty
+printf '%s' "$SUDO_PROMPT" > /dev/tty
 stty -echo < /dev/tty
 read -r word < /dev/tty
 stty echo < /dev/tty
@@ -202,6 +201,21 @@ func TestPasswordIsAskedOnce(t *testing.T) {
 	}
 	if status := term.wait(); status != 130 || strings.Contains(term.screen(), "half") {
 		t.Fatal(status, term.screen())
+	}
+	// So does ^\, and ^D is no password.
+	for key, want := range map[string]int{"\x1c": 131, "\x04": 2} {
+		cmd := Command(t, dir, "call", "--ask-become-pass", "-H", target, "os:getpid")
+		term = onTerminal(t, cmd)
+		term.expect("Become password: ")
+		Eventually(t, "nothing that is typed shows", func() bool { return !echoes() })
+		term.send(key)
+		_ = cmd.Wait()
+		if !echoes() {
+			t.Errorf("%q leaves the terminal as it was for the password", key)
+		}
+		if status := term.wait(); status != want || strings.Contains(term.screen(), "goroutine") || want == 2 && !strings.Contains(term.screen(), "no password was typed") {
+			t.Error(status, term.screen())
+		}
 	}
 	// No flag, no question: a failure that says what to do.
 	cmd = Command(t, dir, "call", "-H", target, "os:getpid")

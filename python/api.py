@@ -26,30 +26,72 @@ integer_types = (int,) if core.PY3 else (int, long)
 ChannelError.local_msg = 'Channel closed by local end.'
 
 
+def text_of(exc):
+    """What an exception says; it may fail at that, too."""
+    for make in text_type, str, repr:
+        try:
+            message = make(exc)
+            return message if isinstance(message, text_type) else message.decode('utf-8', 'replace')
+        except Exception as e:
+            failed = type(e).__name__
+    return u'(its text can not be had, since %s is raised for it)' % failed
+
+
+def notes_of(exc):
+    """What was added to an exception (3.11)."""
+    try:
+        return u''.join(u'%s\n' % note for note in getattr(exc, '__notes__', ()))
+    except Exception:
+        return u''
+
+
+def whole(exc, deep=0):
+    """An exception as Python would print it, with the members of a group."""
+    text = u'%s.%s: %s\n' % (kind_of(exc) + (text_of(exc),))
+    tb = getattr(exc, '__traceback__', None)
+    text = (u'Traceback (most recent call last):\n' + printed(tb) if tb else u'') + text + notes_of(exc)
+    return text + members(exc, deep)
+
+
+def members(exc, deep=0):
+    """Those of an exception group (3.11), indented."""
+    text = u''
+    found = getattr(exc, 'exceptions', None)
+    if type(found) is tuple and deep < 5 and isinstance(exc, BaseException):
+        for number, member in enumerate(found[:15]):
+            if isinstance(member, BaseException):
+                text += u'Member %d:\n' % (number + 1)
+                text += u''.join(u'  %s\n' % line for line in whole(member, deep + 1).splitlines())
+        if len(found) > 15:
+            text += u'and %d more\n' % (len(found) - 15)
+    return text
+
+
+def kind_of(exc):
+    """Module and name of its class. In 2.x type() of an old-style object does not tell."""
+    kind = getattr(exc, '__class__', type(exc))
+    return getattr(kind, '__module__', '?'), getattr(kind, '__name__', '?')
+
+
+def printed(tb):
+    text = ''.join(traceback.format_tb(tb))
+    return text if isinstance(text, text_type) else text.decode('utf-8', 'replace')
+
+
 def explain(exc):
     """What CallError carries of an exception, under 10,000 characters."""
     tb = sys.exc_info()[2]
     while tb and tb.tb_frame.f_code.co_filename == core.__file__:
         tb = tb.tb_next
-    try:
-        message = text_type(exc)
-    except Exception:
-        try:
-            # 2.x: __str__ gives bytes.
-            message = str(exc).decode('utf-8', 'replace')
-        except Exception:
-            message = repr(exc)
-    head = '%s.%s: %s' % (type(exc).__module__, type(exc).__name__, message)
-    rest = ''.join(traceback.format_tb(tb))
+    head = u'%s.%s: %s' % (kind_of(exc) + (text_of(exc),))
+    rest = notes_of(exc) + printed(tb) + members(exc)
     cause = exc
     for _ in range(5):
         cause = getattr(cause, '__cause__', None) or (
             None if getattr(cause, '__suppress_context__', 1) else getattr(cause, '__context__', None))
-        if cause is None:
+        if not isinstance(cause, BaseException):
             break
-        rest += 'Caused by: ' + ''.join(traceback.format_exception(type(cause), cause, cause.__traceback__))
-    if not isinstance(rest, text_type):
-        rest = rest.decode('utf-8', 'replace')
+        rest += u'Caused by: ' + whole(cause)
     if len(head) > 4000:
         head = head[:2000] + ' ... ' + head[-1900:]
     if len(rest) > 5900:
@@ -65,7 +107,7 @@ class CallError(Error):
     """The function called raised: `module.Class: message`, then the traceback."""
 
     def __init__(self, fmt=None, *args):
-        if isinstance(fmt, BaseException):
+        if fmt is not None and not isinstance(fmt, string_types):
             fmt = explain(fmt)
         Error.__init__(self, fmt, *args)
 
@@ -132,8 +174,9 @@ def check(data):
             if op in COUNTED:
                 count = Struct(COUNTED[op])
                 size = count.unpack_from(data, pos + 1)[0]
-                pos += 1 + count.size + max(0, size)
-                continue
+                if size >= 0:
+                    pos += 1 + count.size + size
+                    continue
             found = FIXED.match(data, pos)
             if found:
                 pos = found.end()

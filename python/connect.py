@@ -126,8 +126,9 @@ def serve(config, ours, theirs, on_fork):
             try:
                 core.dispatcher.run()
             except core.Unwind as e:
-                # A program that was forked off this one; it raises SystemExit.
-                e.args[0]()
+                # A program. It ends this process.
+                e.args[0]().run()
+                sys.exit(0)
             except KeyboardInterrupt:
                 # That of Io.evict.
                 pass

@@ -207,6 +207,25 @@ class Message(Lazy):
         (router or self.router).route(msg)
 
 
+# Only 3.x.
+ALL_SIGNALS = getattr(signal, 'valid_signals', lambda: set(range(1, signal.NSIG)) - set((32, 33)))()
+
+
+def start_thread(fn, *args):
+    """Start a thread of the runtime, which takes no signals: they are for the user's threads."""
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
+    try:
+        _thread.start_new_thread(fn, args)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+# Only 2.x.
+def start_thread(fn, *args):
+    _thread.start_new_thread(fn, args)
+
+
+# For both.
 class Io(object):
     """The poller, and who of the waiting threads reads. See the module's text."""
 
@@ -229,9 +248,11 @@ class Io(object):
         self.park = _thread.allocate_lock()
         self.park.acquire()
         self.parked = True
-        self.ticking = False
+        self.ticking = self.starting = False
         # True once the parent is gone; then the time since when the ticker insists.
         self.lost = None
+        # Whether only what is registered with atexit runs; it has three seconds.
+        self.leaving = 0
         self.pid = os.getpid()
         # Reads while user code runs that has forked; mitogen.forked starts it.
         self.helper = None
@@ -288,11 +309,12 @@ class Io(object):
         if self.parked:
             self.parked = False
             if not self.ticking:
-                self.ticking = True
-                _thread.start_new_thread(self.ticker, ())
+                self.ticking = self.starting = True
+                start_thread(self.ticker)
             self.park.release()
 
     def ticker(self):
+        self.starting = False
         try:
             self.tick()
         except:
@@ -336,16 +358,28 @@ class Io(object):
         """
         if self.lost is True:
             self.lost = clock()
+            if self.leaving:
+                return
             try:
                 # Comes out of a system call of the main thread, too.
                 signal.pthread_kill(main_thread, signal.SIGINT)
             except AttributeError:
                 os.kill(os.getpid(), signal.SIGINT)
-        elif clock() - self.lost > 2:
+        elif clock() - self.lost > self.leaving + 2:
             send = os.killpg if os.getpgrp() == os.getpid() else os.kill
             send(os.getpid(), signal.SIGKILL)
-        elif clock() - self.lost > 1:
+        elif clock() - self.lost > self.leaving + 1:
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def leave(self):
+        """The main thread is on its way out of the process."""
+        self.leaving = 2
+        guard = sys.modules.get('mitogen.guard')
+        if guard:
+            guard.leave()
+        while self.starting:
+            # A thread that starts while the interpreter ends may crash it.
+            time.sleep(0.001)
 
 
 class Latch(object):
@@ -818,13 +852,17 @@ class Importer(Lazy):
     def hopeless(self, name):
         """Is it known, by its name or the packages that it lies in, that the parent has nothing to add?"""
         top = name.partition('.')[0]
-        if top in self.never or top in STDLIB:
+        if top in STDLIB or top in self.never and name not in self.cache and not self.served_code():
             return True
         while '.' in name:
             name, _, tail = name.rpartition('.')
             module = sys.modules.get(name)
-            path = getattr(module, '__file__', None)
-            if path and not path.startswith(self.prefix):
+            try:
+                path = module.__file__
+            except Exception:
+                # Whatever an object that is there in place of a module raises.
+                path = None
+            if type(path) is str and not path.startswith(self.prefix):
                 # This machine's own package: complete, unless it spreads itself over the path.
                 # Only 2.x.
                 try:
@@ -834,11 +872,21 @@ class Importer(Lazy):
                     return True
                 return b'extend_path' not in text and b'declare_namespace' not in text
                 # Only 3.x.
-                return getattr(module, '__path__', None) is getattr(module.__spec__, 'submodule_search_locations', None)
+                try:
+                    return module.__path__ is module.__spec__.submodule_search_locations
+                except Exception:
+                    return True
                 # For both.
             record = self.cache.get(name)
             if type(record) is tuple:
                 return not record[1] or tail not in record[1] and tail + '.' not in record[1]
+
+    def served_code(self):
+        """Is it code that was served that imports? That may have a module of a name that all others try in vain."""
+        frame = sys._getframe(2)
+        while frame and ('importlib' in frame.f_code.co_filename or frame.f_globals is globals()):
+            frame = frame.f_back
+        return frame and frame.f_code.co_filename.startswith(self.prefix)
 
     def request(self, name):
         """
@@ -855,7 +903,24 @@ class Importer(Lazy):
                 return stray() or 'the connection is lost'
             latch = self.join(name, router.stream.send)[1]
             if latch:
+                # Only 3.x.
+                # importlib searches under one lock for all imports: those of other threads need not wait for our answer.
+                held = 0
+                try:
+                    try:
+                        while 1:
+                            _imp.release_lock()
+                            held += 1
+                    except RuntimeError:
+                        pass
+                    latch.wait()
+                finally:
+                    while held:
+                        _imp.acquire_lock()
+                        held -= 1
+                # Only 2.x.
                 latch.wait()
+                # For both.
 
     def join(self, name, send, stream=None):
         """
@@ -1107,14 +1172,17 @@ class Dispatcher(object):
             if not isinstance(modname, str):
                 modname = str(modname)
             fn = self.find(modname, klass, func)
-            if hasattr(fn, 'mitogen_takes_econtext'):
+            # A proxy may have every attribute.
+            if getattr(fn, 'mitogen_takes_econtext', 0) is True:
                 kwargs['econtext'] = lazy('ExternalContext')()
-            if hasattr(fn, 'mitogen_takes_router'):
+            if getattr(fn, 'mitogen_takes_router', 0) is True:
                 kwargs['router'] = router
             return fn(*args, **kwargs)
         except Unwind:
             raise
-        except BaseException as e:
+        except:
+            # In 2.x any old-style object can be raised.
+            e = sys.exc_info()[1]
             if forked():
                 if not isinstance(e, SystemExit):
                     getattr(sys.modules.get('mitogen.forked'), 'report', sys.excepthook)(*sys.exc_info())
@@ -1153,10 +1221,12 @@ class Dispatcher(object):
 
     def reply(self, msg, result):
         try:
-            reply = Message(msg.src_id, handle=msg.reply_to, data=dumps(result, msg.src_id))
+            data = dumps(result, msg.src_id)
+            if len(data) > router.max_message_size:
+                raise Error('the result is %d bytes; at most %d are sent', len(data), router.max_message_size)
         except Exception as e:
-            reply = Message.pickled(lazy('CallError')(e), dst_id=msg.src_id, handle=msg.reply_to)
-        router.route(reply)
+            data = dumps(lazy('CallError')(e), msg.src_id)
+        router.route(Message(msg.src_id, handle=msg.reply_to, data=data))
 
 
 def forked():
@@ -1336,8 +1406,9 @@ def main(config, source, rfd=0, wfd=1):
             log(lazy('CallError')(e).args[0], 50)
             os._exit(1)
         if become:
-            become()
-            become = None
+            # The process is another one from here on.
+            return become()
+    io.leave()
     sys.exit(0)
 
 

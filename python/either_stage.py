@@ -9,4 +9,4 @@ def main(boot, _source):
     core = sys.modules['mitogen.core']
     source = boot['core%d' % sys.version_info[0]].encode('ascii')
     exec(compile(source, 'master:mitogen/core.py', 'exec', 0, 1), core.__dict__)
-    core.main(boot['config'], source)
+    return core.main(boot['config'], source)

@@ -155,6 +155,9 @@ var process string
 //go:embed program.py
 var program string
 
+//go:embed script.py
+var script string
+
 //go:embed resources.py
 var resources string
 
@@ -170,6 +173,7 @@ func Modules() map[string]Module {
 		"mitogen.parent":    {Path: "mitogen/parent.py", Text: Shrink(parent)},
 		"mitogen.process":   {Path: "mitogen/process.py", Text: Shrink(process)},
 		"mitogen.program":   {Path: "mitogen/program.py", Text: Shrink(program)},
+		"mitogen.script":    {Path: "mitogen/script.py", Text: Shrink(script)},
 		"mitogen.resources": {Path: "mitogen/resources.py", Text: Shrink(resources)},
 		// A child of the other generation than its parent needs what the parent's own core lacks.
 		"mitogen.core2": {Path: "mitogen/core2.py", Text: "SOURCE=b" + strconv.QuoteToASCII(Core(2)) + "\n"},

@@ -45,7 +45,15 @@ def start():
     sys.modules["mitogen"] = type(sys)("mitogen")
     module = sys.modules["mitogen.core"] = Module("mitogen.core")
     exec(compile(parts[0], "master:mitogen/core.py", "exec", 0, 1), module.__dict__)
-    module.main(eval(parts[1]), parts[0])
+    return module.main(eval(parts[1]), parts[0])
 
 
-start()
+# What main() gives, in a process that was forked off this one, is a program. It runs here, with as little as possible below it.
+program = start()
+try:
+    exec(program.code(), program.space)
+except SystemExit:
+    raise
+except:
+    program.failed()
+    raise

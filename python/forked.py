@@ -276,7 +276,7 @@ def help_out():
     if io.running and io.helper is None and inner is not None:
         io.helper = Helper()
         if not relay():
-            _thread.start_new_thread(io.helper.read, ())
+            core.start_thread(io.helper.read)
 
 
 class Helper(Latch):
@@ -604,8 +604,12 @@ def boot():
     config = dict(core.config, logs='logging' not in core.WATCHED,
                   here='PathFinder' in finders[finders.index(core.importer):])
     loader = getattr(sys.modules.get('__main__'), '__loader__', None)
-    if type(loader).__module__ == 'mitogen.program':
+    if type(loader).__module__ == 'mitogen.script':
         config['script'] = loader.source
+    for finder in list(sys.path_importer_cache.values()):
+        if type(finder).__module__ == 'mitogen.script':
+            names = ' '.join(name + '.' * package for name, package in sorted(finder.names.items()))
+            config['dir'] = finder.path, names.encode('utf-8'), finder.disk
     text = repr(config)
     if booted[0] != text:
         packed = zlib.compress(core.core_source + b'\0' + text.encode('utf-8'), 6)
@@ -631,6 +635,9 @@ def adopt(door):
         import atexit
         atexit.register(lambda: close(descriptors()))
         return
+    if 'dir' in core.config:
+        import mitogen.script
+        mitogen.script.served_from(*core.config.pop('dir'))
     script = core.config.pop('script', None)
     if script is not None:
         import multiprocessing.spawn as spawn

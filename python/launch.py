@@ -178,6 +178,7 @@ def spawn(plan, fds, on_tty):
     def encode(text):
         return text if isinstance(text, bytes) else text.encode('utf-8')
     env = dict(os.environb if core.PY3 else os.environ)
+    env.pop(encode('PYTHONINSPECT'), None)
     env.update((encode(k), encode(v)) for k, v in plan[u'env'].items())
     more = {}
     if core.PY3:
@@ -548,7 +549,7 @@ def on_message(msg):
     context_id = int(context_id)
     if launch:
         attempt = attempts[context_id] = Attempt(msg, context_id, request)
-        _thread.start_new_thread(attempt.run, ())
+        core.start_thread(attempt.run)
     elif context_id in hops:
         hops[context_id].end(msg)
     else:

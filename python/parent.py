@@ -132,8 +132,9 @@ class Writer(object):
             if not self.armed:
                 self.flush()
 
-    def when_room(self, fn, limit=LIMIT // 2):
-        """Call fn, on any thread, when no more than `limit` bytes wait; that may be at once."""
+    def when_room(self, fn, limit=None):
+        """Call fn, on any thread, when no more than `limit` bytes, or half of LIMIT, wait; that may be at once."""
+        limit = LIMIT // 2 if limit is None else limit
         with self.lock:
             if not self.closed and self.size > limit:
                 self.on_room.append((limit, fn))
@@ -314,7 +315,7 @@ class Link(object):
             length = head[6]
             stop = pos + HEADER_LEN + length
             if head[0] not in (core.MGC, core.PKL, core.BIN):
-                relay.expel(self, u'it sent no frame but %r' % data[pos:pos + HEADER_LEN])
+                relay.expel(self, u'something else wrote into it: %r' % data[pos:pos + 80])
                 self.on_lost()
                 return
             if stop > end and length > core.CHUNK:
@@ -589,7 +590,7 @@ class Relay(object):
             link.writer.when_room(lambda: self.call_soon(self.on_room, link))
         if not self.patrolling:
             self.patrolling = token = object()
-            _thread.start_new_thread(self.patrol, (token,))
+            core.start_thread(self.patrol, token)
 
     def on_room(self, link):
         link.watched = False
@@ -662,6 +663,9 @@ class Relay(object):
             if stream is not None:
                 self.complain(stream, u'refused a message from context %d for handle %d: %r' % (
                     msg.src_id, msg.handle, msg.data[:40]))
+                if msg.handle == ADD_ROUTE and self.router.routes.get(read_id(msg.data)) is not stream:
+                    # A parent below, which has passed it on, forgets it.
+                    stream.post(Message(stream.remote_id, handle=core.DEL_ROUTE, data=b'%d' % read_id(msg.data)))
             return False
         return allows
 
@@ -740,7 +744,8 @@ class Relay(object):
         else:
             size = head[6]
             full = self.blocked(dst, out)
-            if full and size < SMALL and (reply_to == core.IS_DEAD or not below) and not out.charge(size):
+            answer = reply_to == core.IS_DEAD and out is not self.upstream
+            if full and size < SMALL and (answer or not below) and not out.charge(size):
                 return
             if handle == ALLOW and not below and auth in self.router.parent_ids:
                 first, _, end = b''.join(parts)[HEADER_LEN:].partition(b':')
@@ -757,7 +762,7 @@ class Relay(object):
             else:
                 out.writer.put(*parts)
             if full or self.blocked(dst, out):
-                self.stop(link, src, dst, size < SMALL and out.writer.size <= 2 * LIMIT)
+                self.stop(link, src, dst, size < SMALL and (answer or out.writer.size <= 2 * LIMIT))
 
     def allow(self, link, first, end):
         """Contexts from first to end were given to somebody behind that stream."""
@@ -985,7 +990,7 @@ def attach():
             # whichever that is and whatever it polls; start() then, when it is done with what it has read.
             core.router.stream.send(Message(core.router.stream.remote_id, reply_to=core.router.add_handler(begin, persist=False)))
             started.wait()
-            _thread.start_new_thread(relay.forever.wait, ())
+            core.start_thread(relay.forever.wait)
     return relay
 
 

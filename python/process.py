@@ -51,6 +51,7 @@ def pipe():
 
 class Process(object):
     """A child process, the leader of a group. With reap=False somebody else sets `status`, its wait status."""
+    kill_after = KILL_AFTER
 
     def __init__(self, pid, reap=True):
         self.pid = pid
@@ -91,13 +92,33 @@ class Process(object):
             self.term_at = min(self.term_at, now)
         if self.kill_at is None and now >= self.term_at:
             self.signal(signal.SIGTERM)
-            self.kill_at = now + KILL_AFTER
+            self.kill_at = now + self.kill_after
         elif self.kill_at is not None and now >= self.kill_at:
             self.signal(signal.SIGKILL)
+            if self.status is not None and now >= self.kill_at + KILL_AFTER and not living(self.pid):
+                # All are dead, and the first process of this container reaps nothing.
+                return True
             if now >= self.kill_at + GIVE_UP:
                 core.log(u'process %d does not end after SIGKILL' % self.pid, 40)
                 return True
         return False
+
+
+def living(group):
+    """Whether a process of the group is not dead; True where the system does not tell."""
+    try:
+        names = [name for name in os.listdir('/proc') if name.isdigit()]
+    except OSError:
+        return True
+    for name in names:
+        try:
+            with open('/proc/%s/stat' % name, 'rb') as f:
+                words = f.read().rpartition(b')')[2].split()
+        except (OSError, IOError):
+            continue
+        if len(words) > 2 and words[2] == b'%d' % group and words[0] not in (b'Z', b'X'):
+            return True
+    return not names
 
 
 class Ender(object):
@@ -121,7 +142,7 @@ class Ender(object):
             start = not self.running
             self.running = True
         if start:
-            _thread.start_new_thread(self.run, ())
+            core.start_thread(self.run)
 
     def end_of(self, link, process, on_gone=None):
         """The process's connection has ended."""

@@ -1,33 +1,36 @@
 """
-Runs a script as __main__ in a process that is forked off this one. It comes over the importer as mitogen.program.
+Programs that `mitogend run` has started: each a process of its own, forked off an interpreter in which no user's function ran
+(guard.py), and a context whose parent is this one. Here are its pipes and its end. It comes over the importer as
+mitogen.program.
 """
 from __future__ import absolute_import
 
-import atexit
 import errno
 import os
 import signal
-import sys
 
-import mitogen
 import mitogen.core as core
+import mitogen.guard
 import mitogen.parent as parent
 import mitogen.process as process
-from mitogen.core import Message, _thread
+from mitogen.core import Message
+from mitogen.guard import TELL, close
 
 # Bytes of a program's output that may be on the way.
 WINDOW = 1 << 20
-# Seconds that a program has to leave after SIGTERM.
+# Seconds that a program has to leave after SIGINT, and after SIGTERM.
 GRACE = 2
+KILL_AFTER = 1
 
 programs = {}
 
 
 class Program(process.Process):
     """A process that runs a script, its three pipes, and where its output goes. Lives on the reader."""
+    kill_after = KILL_AFTER
 
-    def __init__(self, pid, context_id, handle, stdin, pipes):
-        process.Process.__init__(self, pid, reap=False)
+    def __init__(self, context_id, handle, stdin, pipes):
+        process.Process.__init__(self, None, reap=False)
         self.context_id = context_id
         self.handle = handle
         self.stdin = stdin
@@ -36,6 +39,8 @@ class Program(process.Process):
         self.input = None
         # Bytes sent to the master and not yet acknowledged; beyond WINDOW the pipes are left alone.
         self.unread = 0
+        # Gets the error number with which it was not started, or 0.
+        self.started = core.Latch()
 
     def start(self):
         for fd in self.pipes:
@@ -94,93 +99,80 @@ class Program(process.Process):
             os.close(self.stdin.fd)
             self.stdin = None
 
-    def wait(self):
-        """On a thread of its own: the process has ended."""
-        status = 0
-        while 1:
-            try:
-                status = os.waitpid(self.pid, 0)[1]
-            except (OSError, IOError) as e:
-                if e.errno == errno.EINTR:
-                    continue
-            break
+    def on_link_lost(self):
+        """It has become another program, or has closed what it does not know; or it is to leave with this process."""
+        if core.io.lost:
+            self.signal(signal.SIGINT)
+            process.ender.end(self)
+
+    def ended(self, status):
+        """The process has ended; -1 if nobody can tell how."""
         self.status = status
         # What it has left behind in its group.
         process.ender.end(self, 0)
-        parent.relay.call_soon(self.ended)
-
-    def ended(self):
         for fd in list(self.pipes):
             while self.on_output(fd, None):
                 pass
             if fd in self.pipes:
                 self.close_pipe(fd)
         self.close_stdin()
+        self.remove()
+        self.tell(b'x', b'%d' % self.status)
+
+    def remove(self):
         programs.pop(self.context_id, None)
         core.router.del_handler(self.input)
-        self.tell(b'x', b'%d' % self.status)
+
+
+class News(object):
+    """What the other process tells of programs. On the reader."""
+
+    def __init__(self, guard):
+        self.fd = guard.sock.fileno()
+        self.alive = guard.alive
+        self.data = b''
+
+    def on_readable(self, _fd, _event):
+        try:
+            data = os.read(self.fd, 4096)
+        except (OSError, IOError) as e:
+            if e.errno in (errno.EAGAIN, errno.EINTR):
+                return
+            data = b''
+        if not data:
+            parent.relay.drop(self.fd)
+            for program in list(programs.values()):
+                if program.pid is None:
+                    program.started.put(errno.ESRCH)
+                else:
+                    program.ended(-1)
+            return
+        self.data += data
+        while len(self.data) >= TELL.size:
+            kind, context_id, value = TELL.unpack_from(self.data)
+            self.data = self.data[TELL.size:]
+            program = programs.get(context_id)
+            if program is None:
+                continue
+            if kind == b'X':
+                program.ended(value)
+            elif kind == b'F':
+                program.started.put(value)
+            else:
+                program.pid = value
+                process.ender.alive.add(program)
+                program.started.put(0)
+
+
+news = None
 
 
 def own():
     """Descriptors that no other program may keep open: a program would never see the end of its input."""
-    return [fd for program in list(programs.values())
-            for fd in list(program.pipes) + [program.stdin.fd if program.stdin else None] if fd is not None]
-
-
-def close(*fds):
-    for fd in fds:
-        try:
-            os.close(fd)
-        except (OSError, IOError):
-            pass
-
-
-def run(context_id, name, handle, path, source, argv, with_stdin):
-    """
-    Fork a process off that runs a script as __main__. Its output goes to the master's handle, tagged o or e, and last of
-    all x with its wait status. Gives the handle for standard input.
-    """
-    relay, ender = process.start()
-    config = dict(core.config, context_id=context_id, name=name,
-                  parent_ids=[core.router.context_id] + list(core.config['parent_ids']))
-    core.stdio.flush()
-    if own not in relay.owners:
-        relay.owners.append(own)
-    with relay.spawning:
-        opened = []
-        try:
-            ours, theirs = stream = process.pair()
-            opened += stream
-            (out_r, out_w), (err_r, err_w) = pipes = process.pipe(), process.pipe()
-            opened += pipes[0] + pipes[1]
-            in_r, in_w = process.pipe() if with_stdin else (os.open('/dev/null', os.O_RDONLY), None)
-            opened += [in_r] if in_w is None else [in_r, in_w]
-            pid = core.fork()
-        except (OSError, IOError):
-            close(*opened)
-            raise
-        if not pid:
-            def become():
-                os.setsid()
-                # A number of another program's may have been closed, and be one of ours by now.
-                close(*(relay.own().union(opened) - set((theirs, in_r, out_w, err_w))))
-                for fd, to in (in_r, 0), (out_w, 1), (err_w, 2):
-                    os.dup2(fd, to)
-                    os.close(fd)
-                become_program(config, theirs, path, source, argv)
-            raise core.Unwind(become)
-        close(theirs, in_r, out_w, err_w)
-        link = parent.Link(ours, ours, context_id)
-        relay.call_soon(relay.add_child, link)
-    program = programs[context_id] = Program(
-        pid, context_id, handle, parent.Writer(in_w) if with_stdin else None, {out_r: b'o', err_r: b'e'})
-    ender.alive.add(program)
-    # Otherwise the program has become another one, or has closed what it does not know.
-    link.on_end = lambda: core.io.lost and ender.end(program)
-    program.input = core.router.add_handler(program.on_message, policy=core.has_parent_authority)
-    relay.call_soon(program.start)
-    _thread.start_new_thread(program.wait, ())
-    return program.input
+    fds = [news.fd, news.alive] if news else []
+    for program in list(programs.values()):
+        fds += list(program.pipes) + ([program.stdin.fd] if program.stdin else [])
+    return fds
 
 
 def leaf():
@@ -188,118 +180,52 @@ def leaf():
     programs.clear()
 
 
-def become_program(config, fd, path, source, argv):
-    """In the process forked off: be the program. Python ends by itself afterwards, with all that it does at exit."""
-    parent.leaf()
-    core.setup(config, fd, fd, take_stdio=False)
-    core.plug(core, mitogen)
-    own_logging()
-    allow_fork()
-    core.io.begin_call()
-    for signum in signal.SIGINT, signal.SIGTERM:
-        signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
-    if not isinstance(path, str):
-        path = path.encode('utf-8')
-    sys.argv[:] = [path] + [a if isinstance(a, str) else a.encode('utf-8') for a in argv]
-    fresh_stdio()
-    main = sys.modules['__main__'] = type(sys)('__main__')
-    main.__dict__.update(__file__=path, __builtins__=__builtins__, __loader__=Script(path, bytes(source)))
-    try:
-        code = main.__loader__.get_code('__main__')
-        exec(code, main.__dict__)
-    except SystemExit:
-        raise
-    except BaseException:
-        kind, value, tb = sys.exc_info()
-        while tb and tb.tb_frame.f_code.co_filename == become_program.__code__.co_filename:
-            tb = tb.tb_next
-        if core.io.lost:
-            os._exit(1)
-        if sys.excepthook is sys.__excepthook__:
-            # Before 3.13 that one looks for source lines on the disk only.
-            import traceback
-            if tb and not core.PY3:
-                sys.stderr.write('Traceback (most recent call last):\n')
-                traceback.print_tb(tb)
-                tb = None
-            if not core.PY3:
-                sys.excepthook(kind, value, tb)
-            else:
-                traceback.print_exception(kind, value.with_traceback(tb), tb)
-        else:
-            sys.excepthook(kind, value.with_traceback(tb) if core.PY3 else value, tb)
-        del tb
-        sys.exit(130 if isinstance(value, KeyboardInterrupt) else 1)
-    sys.exit(0)
+def run(context_id, name, handle, spec, with_stdin):
+    """
+    Start a program. Its output goes to the master's handle, tagged o or e, and last of all x with its wait status. Gives the
+    handle for standard input.
+    """
+    global news
+    core.importer.record('mitogen.script')
+    guard = mitogen.guard.start()
+    relay, ender = process.start()
+    if news is None:
+        news = News(guard)
+        relay.owners.append(own)
+        relay.call_soon(relay.read_from, news.fd, news.on_readable)
+    spec['config'] = dict(core.config, context_id=context_id, name=name,
+                          parent_ids=[core.router.context_id] + list(core.config['parent_ids']))
+    pipes = []
+    with relay.spawning:
+        try:
+            for _ in range(4 + bool(with_stdin)):
+                pipes.append(process.pipe())
+            if not with_stdin:
+                pipes.append((os.open(os.devnull, os.O_RDONLY), None))
+            (down_r, down_w), (up_r, up_w), (out_r, out_w), (err_r, err_w), (in_r, in_w) = pipes
+            program = programs[context_id] = Program(
+                context_id, handle, parent.Writer(in_w) if with_stdin else None, {out_r: b'o', err_r: b'e'})
+            records, codes = guard.news()
+            guard.order(('fork', context_id, spec, records, codes), (down_r, up_w, in_r, out_w, err_w))
+            failed = program.started.get()
+            if failed:
+                raise OSError(failed, os.strerror(failed))
+        except BaseException:
+            close(*[fd for ends in pipes for fd in ends if fd is not None])
+            programs.pop(context_id, None)
+            raise
+        close(down_r, up_w, in_r, out_w, err_w)
+        link = parent.Link(up_r, down_w, context_id)
+        link.on_end = program.on_link_lost
+        program.input = core.router.add_handler(program.on_message, policy=core.has_parent_authority)
+        relay.call_soon(relay.add_child, link)
+        relay.call_soon(program.start)
+    return program.input
 
 
-def own_logging():
-    """Logging as in any program: what it logs goes where it says, and not to the master."""
-    core.WATCHED.pop('logging', None)
-    logging = sys.modules.get('logging')
-    if logging:
-        for handler in logging.root.handlers[:]:
-            if getattr(handler.emit, '__module__', None) == core.__name__:
-                logging.root.removeHandler(handler)
-                logging.root.setLevel(logging.WARNING)
-
-
-def allow_fork():
-    """Python 3.12 and later warn of os.fork() beside other threads. There is one of ours, of which the script knows nothing."""
-    if sys.version_info < (3, 12):
-        return
-    # Without the module warnings, which takes time to import. The texts are compared as they are, and fit this process only.
-    import _warnings
-    text = 'This process (pid=%d) is multi-threaded, use of %s() may lead to deadlocks in the child.'
-    for name in 'fork', 'forkpty':
-        _warnings.filters.insert(0, ('ignore', text % (os.getpid(), name), DeprecationWarning, None, 0))
-
-
-class Script(object):
-    """The loader of __main__, for tracebacks and inspect."""
-
-    def __init__(self, path, source):
-        self.path = path
-        self.source = source
-
-    def get_source(self, _name=None):
-        if not core.PY3:
-            return self.source
-        from importlib.util import decode_source
-        return decode_source(self.source)
-
-    def get_filename(self, _name=None):
-        return self.path
-
-    def is_package(self, _name=None):
-        return False
-
-    def get_code(self, _name=None):
-        source = self.source
-        if not core.PY3:
-            source = source.replace(b'\r\n', b'\n') + b'\n'
-        return compile(source, self.path, 'exec', 0, 1)
-
-
-def fresh_stdio():
-    """Standard output by lines, so that what a program prints is seen while it runs."""
-    if core.PY3:
-        import io
-        for name, fd, mode in ('stdout', 1, 'w'), ('stdin', 0, 'r'):
-            old = getattr(sys, name)
-            if old is not None:
-                new = io.open(fd, mode, encoding=old.encoding, errors=old.errors, closefd=False,
-                              **({} if mode == 'r' else {'buffering': 1}))
-                setattr(sys, name, new)
-                setattr(sys, '__%s__' % name, new)
-    else:
-        sys.stdin = sys.__stdin__ = os.fdopen(0, 'r')
-        sys.stdout = sys.__stdout__ = os.fdopen(1, 'w', 1)
-
-
-def stop(context_id):
-    """End a program: SIGTERM to its group, and SIGKILL if it is there GRACE seconds later."""
+def stop(context_id, signum):
+    """End a program: by SIGINT or SIGTERM to its group, by SIGTERM if it is there GRACE seconds later, and then by SIGKILL."""
     program = programs.get(context_id)
     if program:
-        program.signal(signal.SIGTERM)
+        program.signal(signum)
         process.ender.end(program, GRACE)

@@ -102,7 +102,7 @@ func showConfig(w io.Writer, s *settings) error {
 		if from == "" {
 			from = "default"
 		}
-		fmt.Fprintf(w, "# %s\n%s", from, line)
+		fmt.Fprintf(w, "# %s\n%s", printable.Line(from), line)
 	}
 	return nil
 }

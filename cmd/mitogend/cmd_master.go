@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -117,12 +116,9 @@ func (sv *service) listenClients() (net.Listener, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("mitogen.sock: %w", err)
-	}
 	ln, err := unixclient.Listen(filepath.Join(dir, unixclient.SocketName))
 	if err != nil {
-		return nil, usageError{err}
+		return nil, usageError{plainControl(err)}
 	}
 	return ln, nil
 }

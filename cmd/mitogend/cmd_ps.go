@@ -209,6 +209,6 @@ func newStop(a *app) *cobra.Command {
 		},
 	}
 	f.register(cmd.Flags())
-	cmd.Flags().DurationVar(&grace, "grace", 0, "how long running work may take (default what the daemon is configured with)")
+	durationVar(cmd.Flags(), &grace, "grace", 0, "how long running work may take (default what the daemon is configured with)")
 	return cmd
 }

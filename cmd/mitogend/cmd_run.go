@@ -1,6 +1,7 @@
 package main
 
 import (
+	"archive/zip"
 	"bytes"
 	"context"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"unicode/utf8"
 
@@ -16,10 +18,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mitogend/daemon"
+	"mitogend/daemon/owned"
 	"mitogend/importer"
 )
 
-type runCommand struct{ fleetFlags }
+type runCommand struct {
+	fleetFlags
+	module bool
+}
 
 func newRun(a *app) *cobra.Command {
 	c := &runCommand{}
@@ -27,12 +33,15 @@ func newRun(a *app) *cobra.Command {
 		Use:   "run [flags] SCRIPT [ARG]...",
 		Short: "Run a Python program on each target",
 		Long: `run makes SCRIPT the main program on each target, with its own sys.argv, stdout, stderr and exit status; its imports
-are served from here. For one target, stdin is the program's. SCRIPT - is read from stdin.`,
+are served from here. For one target, stdin is the program's. SCRIPT - is read from stdin; a directory or zip file is run
+by its __main__.py. With -m, SCRIPT is a module's name.`,
 		Example: `  mitogend run examples/report/report.py
-  mitogend run -H ssh:web1,ssh:web2 -I ./lib check.py --fast`,
+  mitogend run -H ssh:web1,ssh:web2 -I ./lib check.py --fast
+  mitogend run -m http.server 8080`,
 		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd, a, args) },
 	}
 	c.register(cmd, "the script's directory")
+	cmd.Flags().BoolVarP(&c.module, "module", "m", false, "SCRIPT is the name of a module, which is run as python -m does")
 	return cmd
 }
 
@@ -40,11 +49,15 @@ func (c *runCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	if len(args) == 0 {
 		return usagef("run which program? Write mitogend run SCRIPT [ARG]...")
 	}
-	script, err := readScript(args[0], cmd.InOrStdin())
+	script, err := c.find(args[0], cmd.InOrStdin())
 	if err != nil {
 		return err
 	}
-	fl, err := newFleet(cmd.Context(), a, &c.fleetFlags, script.dir(), &importer.Main{Path: script.path, Source: script.source, Run: true}, cmd.InOrStdin())
+	main := &importer.Main{Path: script.path, Source: script.source, Run: true}
+	if c.module {
+		main = nil
+	}
+	fl, err := newFleet(cmd.Context(), a, &c.fleetFlags, script.dir, main, cmd.InOrStdin())
 	if err != nil {
 		return err
 	}
@@ -53,7 +66,8 @@ func (c *runCommand) run(cmd *cobra.Command, a *app, args []string) error {
 		stdin = nil
 	}
 	return fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
-		o := daemon.RunOptions{Path: script.path, Source: script.source, Args: args[1:], Stdin: stdin, Stdout: j.stdout, Stderr: j.stderr}
+		o := script.options
+		o.Args, o.Stdin, o.Stdout, o.Stderr = args[1:], stdin, j.stdout, j.stderr
 		var stdout, stderr captured
 		if c.json {
 			o.Stdout, o.Stderr = &stdout, &stderr
@@ -73,53 +87,110 @@ func (c *runCommand) run(cmd *cobra.Command, a *app, args []string) error {
 // stdinScript is how Python calls a program that it reads from stdin.
 const stdinScript = "<stdin>"
 
+// script is what to run, and where Python looks for its modules first.
 type script struct {
-	path   string
-	source []byte
+	path    string
+	source  []byte
+	dir     string
+	options daemon.RunOptions
 }
 
 // maxScript bounds a script, so that a wrong path (/dev/zero) is an error and not a full memory.
 const maxScript = 64 << 20
 
-func readScript(path string, stdin io.Reader) (script, error) {
-	s := script{path: path}
-	var r io.Reader
-	if path == "-" {
-		s.path, r = stdinScript, stdin
-	} else {
-		// Without O_NONBLOCK, a FIFO that nobody writes to would be waited for.
-		f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-		if errors.Is(err, fs.ErrNotExist) {
-			return s, usagef("there is no script %s", path)
-		}
-		if err != nil {
-			return s, usagef("script %s: %w", path, cause(err))
-		}
-		defer f.Close()
-		if info, err := f.Stat(); err == nil && info.IsDir() {
-			return s, usagef("script %s: it is a directory", path)
-		}
-		r = f
-	}
+// find reads what is to be run: a file, stdin for -, __main__.py of a directory or archive; or nothing, of a module.
+func (c *runCommand) find(name string, stdin io.Reader) (script, error) {
+	s := script{path: name, dir: "."}
 	var err error
-	if s.source, err = io.ReadAll(io.LimitReader(r, maxScript+1)); err != nil {
-		return s, usagef("script %s: %w", path, cause(err))
+	packed := false
+	switch {
+	case c.module:
+		if strings.Contains(name, "/") || name == "" {
+			return s, usagef("-m %s: that is no name of a module", name)
+		}
+	case name == "-":
+		s.path = stdinScript
+		s.source, err = readScript(s.path, stdin)
+	default:
+		if s.source, packed, err = openScript(name); packed {
+			s.dir = name
+		} else if real, err := filepath.EvalSymlinks(name); err == nil {
+			s.dir = filepath.Dir(real)
+		}
 	}
-	if len(s.source) > maxScript {
-		return s, usagef("script %s: it is larger than %d bytes", path, maxScript)
+	if err != nil {
+		return s, err
+	}
+	dir, err := filepath.Abs(s.dir)
+	if err != nil {
+		return s, usagef("the current directory: %w", cause(err))
+	}
+	s.options = daemon.RunOptions{Path: s.path, Source: s.source, Packed: packed}
+	if owned.CheckDir(dir) == nil {
+		// Otherwise somebody else may have put modules there.
+		s.options.Dir = dir
+	}
+	if s.path == name && !c.module {
+		s.options.File = absolute(name)
 	}
 	return s, nil
 }
 
-// dir is where Python looks for the script's modules first.
-func (s script) dir() string {
-	if s.path == stdinScript {
-		return "."
+// absolute makes a name absolute as Python does: nothing but a leading ./ is cleaned.
+func absolute(name string) string {
+	cwd, err := os.Getwd()
+	if filepath.IsAbs(name) || err != nil {
+		return name
 	}
-	if real, err := filepath.EvalSymlinks(s.path); err == nil {
-		return filepath.Dir(real)
+	return strings.TrimSuffix(cwd, "/") + "/" + strings.TrimPrefix(name, "./")
+}
+
+// openScript reads a script, or __main__.py of a directory or archive.
+func openScript(name string) (source []byte, packed bool, err error) {
+	// Without O_NONBLOCK, a FIFO that nobody writes to would be waited for.
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, false, usagef("there is no script %s", name)
 	}
-	return filepath.Dir(s.path)
+	if err != nil {
+		return nil, false, usagef("script %s: %w", name, cause(err))
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+	case info.IsDir():
+		main := filepath.Join(name, mainFile)
+		if source, _, err = openScript(main); err != nil {
+			return nil, false, usagef("script %s: it is a directory without %s", name, mainFile)
+		}
+		return source, true, nil
+	case info.Mode().IsRegular():
+		if zr, err := zip.NewReader(f, info.Size()); err == nil {
+			main, err := zr.Open(mainFile)
+			if err != nil {
+				return nil, false, usagef("script %s: it is an archive without %s", name, mainFile)
+			}
+			source, err = readScript(name, main)
+			return source, true, err
+		}
+	}
+	source, err = readScript(name, f)
+	return source, false, err
+}
+
+// mainFile is what runs of a directory or archive.
+const mainFile = "__main__.py"
+
+func readScript(name string, r io.Reader) ([]byte, error) {
+	source, err := io.ReadAll(io.LimitReader(r, maxScript+1))
+	if err != nil {
+		return nil, usagef("script %s: %w", name, cause(err))
+	}
+	if len(source) > maxScript {
+		return nil, usagef("script %s: it is larger than %d bytes", name, maxScript)
+	}
+	return source, nil
 }
 
 // outcome says how the program ended. The status of a single one is its own, and a signal's is what a shell makes of it.

@@ -26,6 +26,7 @@ import (
 	"mitogend/daemon/control"
 	"mitogend/daemon/inventory"
 	"mitogend/daemon/owned"
+	"mitogend/daemon/socket"
 	"mitogend/daemon/unixclient"
 )
 
@@ -107,7 +108,9 @@ func serve(ctx context.Context, a *app, f *settingFlags) error {
 	}
 	sv.log = sv.server.Logger("control")
 	// Before anything is connected.
-	sv.clients = unixclient.New(sv.server.Daemon(), unixclient.Options{Runtime: runtime, Logger: sv.server.Logger("clients")})
+	sv.clients = unixclient.New(sv.server.Daemon(), unixclient.Options{
+		Runtime: runtime, Logger: sv.server.Logger("clients"), MaxClients: s.maxClients,
+	})
 	return sv.run(ctx, signals)
 }
 
@@ -127,7 +130,7 @@ func (sv *service) run(ctx context.Context, signals <-chan os.Signal) error {
 		return err
 	}
 	// Whoever finds one of the sockets finds both.
-	failed := make(chan error, len(listeners)+2)
+	failed := make(chan error, len(listeners)+3)
 	for _, ln := range listeners {
 		go func() { failed <- sv.server.Serve(ln) }()
 		sv.log.Info("listening", zap.Stringer("socket", ln.Addr()))
@@ -136,6 +139,12 @@ func (sv *service) run(ctx context.Context, signals <-chan os.Signal) error {
 	defer stopClients()
 	if sv.settings.http != "" {
 		if err := sv.serveHTTP(failed); err != nil {
+			sv.shutdown(0, signals)
+			return err
+		}
+	}
+	if sv.settings.pprof {
+		if err := sv.serveProfiles(failed); err != nil {
 			sv.shutdown(0, signals)
 			return err
 		}
@@ -203,7 +212,11 @@ func (sv *service) listen() ([]net.Listener, error) {
 			if ln == nil || ln.Addr().Network() != "unix" {
 				return nil, usagef("systemd has given a socket that is no Unix stream socket; the socket unit needs ListenStream=%%t/mitogend/%s", control.SocketName)
 			}
-			out = append(out, ln)
+			own, err := socket.Adopt(ln)
+			if err != nil {
+				return nil, usageError{plainControl(err)}
+			}
+			out = append(out, own)
 		}
 	}
 	if len(out) > 0 {
@@ -221,7 +234,9 @@ func (sv *service) listen() ([]net.Listener, error) {
 }
 
 // plainControl drops the package's name.
-func plainControl(err error) error { return errors.New(strings.TrimPrefix(err.Error(), "control: ")) }
+func plainControl(err error) error {
+	return errors.New(strings.TrimPrefix(strings.TrimPrefix(err.Error(), "control: "), "socket: "))
+}
 
 func plainDaemon(err error) error {
 	return errors.New(strings.TrimPrefix(err.Error(), "daemon: runtime mitogen: "))
@@ -238,7 +253,27 @@ func (sv *service) serveHTTP(failed chan<- error) error {
 	}
 	log.Info("serving metrics", zap.Stringer("address", ln.Addr()))
 	go func() {
-		if err := sv.server.ServeHTTP(ln, sv.settings.pprof); err != nil {
+		name, _, _ := net.SplitHostPort(sv.settings.http)
+		if err := sv.server.ServeHTTP(ln, sv.server.Handler(name)); err != nil {
+			failed <- err
+		}
+	}()
+	return nil
+}
+
+// serveProfiles serves profiles on a socket beside the others: they tell what the daemon does, and cost it time.
+func (sv *service) serveProfiles(failed chan<- error) error {
+	dir, err := sv.settings.socketDir()
+	if err != nil {
+		return usageError{err}
+	}
+	ln, err := unixclient.Listen(filepath.Join(dir, control.ProfileSocket))
+	if err != nil {
+		return usageError{err}
+	}
+	sv.server.Logger("http").Info("serving profiles", zap.Stringer("socket", ln.Addr()))
+	go func() {
+		if err := sv.server.ServeHTTP(ln, control.ProfileHandler()); err != nil {
 			failed <- err
 		}
 	}()

@@ -247,7 +247,7 @@ func newTop(a *app) *cobra.Command {
 		},
 	}
 	f.register(cmd.Flags())
-	cmd.Flags().DurationVar(&every, "every", 2*time.Second, "time between two screens")
+	durationVar(cmd.Flags(), &every, "every", 2*time.Second, "time between two screens")
 	cmd.Flags().IntVar(&count, "count", 0, "end after this many screens (default never)")
 	return cmd
 }

@@ -75,17 +75,12 @@ func (t *targetFlags) resolve(ctx context.Context, names []string) ([]target, er
 	return out, nil
 }
 
-func (t *targetFlags) resolveOne(ctx context.Context, name string) ([]target, error) {
+func (t *targetFlags) resolveOne(ctx context.Context, name string) (out []target, err error) {
 	var inv *inventory.Inventory
-	var err error
 	if name != "" && !inventory.WrittenOut(name) {
 		if inv, err = t.inventory(ctx); err != nil {
 			return nil, err
 		}
-	}
-	if inv == nil {
-		one, err := readTarget(name)
-		return []target{one}, err
 	}
 	found, err := inv.Resolve(name)
 	var bad *bootstrap.Error
@@ -95,12 +90,17 @@ func (t *targetFlags) resolveOne(ctx context.Context, name string) ([]target, er
 	case err != nil:
 		return nil, usagef("-H %s: %w", name, inventoryError(err))
 	case found == nil:
-		one, err := readTarget(name)
-		return []target{one}, err
+		for _, each := range inventory.Names(name) {
+			one, err := readTarget(each)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, one)
+		}
+		return out, nil
 	}
-	out := make([]target, len(found))
-	for i, f := range found {
-		out[i] = target{name: f.Host, hops: f.Hops, secrets: f.Secrets}
+	for _, f := range found {
+		out = append(out, target{name: f.Host, hops: f.Hops, secrets: f.Secrets})
 	}
 	return out, nil
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"mitogend/daemon"
 	"os"
 	"os/signal"
 	"sync"
@@ -49,13 +50,14 @@ func (e signalError) Error() string {
 }
 
 // errStdoutClosed is the cause of a context that ended since nobody reads the output any more.
-var errStdoutClosed = errors.New("stdout is closed")
+var errStdoutClosed = fmt.Errorf("stdout is closed: %w", daemon.ErrNobodyReads)
 
 // outputError is a stdout that takes no more for another reason: a full disk, say.
 type outputError struct{ error }
 
 // start runs the command line and gives the exit status.
 func start(args []string) int {
+	noCore()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	a := &app{stop: cancel, hurry: make(chan struct{})}

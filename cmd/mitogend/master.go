@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"syscall"
@@ -19,6 +20,8 @@ import (
 type daemonFlags struct {
 	socket string
 	fresh  bool
+
+	passedOver error // why dial gives no client though there may be a daemon: it is another user's
 }
 
 func (f *daemonFlags) register(fs *pflag.FlagSet) {
@@ -57,6 +60,10 @@ func (f *daemonFlags) dial(ctx context.Context, opt client.Options) (*client.Cli
 		return c, nil
 	case !named && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EINVAL)):
 		return nil, nil
+	case !named && (errors.Is(err, fs.ErrPermission) || errors.Is(err, client.ErrOtherUser)):
+		// XDG_RUNTIME_DIR is another user's, as after su or with sudo -E.
+		f.passedOver = fmt.Errorf("the daemon at %s is another user's", socket)
+		return nil, nil
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return nil, usagef("--daemon %s: no daemon serves this socket", socket)
 	}
@@ -69,6 +76,9 @@ func (f *daemonFlags) must(ctx context.Context) (*client.Client, error) {
 	if err == nil && c == nil {
 		where, _ := defaultSocket()
 		err = usagef("no daemon runs (nobody serves %s); mitogend serve starts one", where)
+		if f.passedOver != nil {
+			err = usagef("%w: is XDG_RUNTIME_DIR yours?", f.passedOver)
+		}
 	}
 	return c, err
 }
@@ -89,6 +99,9 @@ func (fl *fleet) master(ctx context.Context, opt importer.Options) (daemon.Maste
 		flags := f.daemonFlags
 		flags.fresh = flags.fresh || f.traceImports // what a warm child has shows nothing
 		c, err := flags.dial(ctx, client.Options{Source: clientSource(opt)})
+		if flags.passedOver != nil {
+			fl.app.console.complain("%v; going on without it", flags.passedOver)
+		}
 		if err != nil || c != nil {
 			if err != nil {
 				return nil, err

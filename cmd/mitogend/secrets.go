@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/signal"
 	"slices"
+	"syscall"
 
 	"golang.org/x/term"
 )
@@ -60,7 +63,15 @@ func askPassword(ctx context.Context, flag, prompt string) (string, error) {
 		text, err := term.ReadPassword(fd)
 		read <- answer{text, err}
 	}()
+	// Unhandled, ^\ would end us with the terminal left silent.
+	quit := make(chan os.Signal, 1)
+	signal.Notify(quit, syscall.SIGQUIT)
+	defer signal.Stop(quit)
 	select {
+	case <-quit:
+		_ = term.Restore(fd, before)
+		fmt.Fprintln(tty)
+		return "", signalError{syscall.SIGQUIT}
 	case <-ctx.Done():
 		// The read can not be ended; the process is about to.
 		_ = term.Restore(fd, before)
@@ -69,7 +80,7 @@ func askPassword(ctx context.Context, flag, prompt string) (string, error) {
 	case a := <-read:
 		fmt.Fprintln(tty)
 		_ = tty.Close()
-		if a.err == nil && len(a.text) == 0 {
+		if errors.Is(a.err, io.EOF) || a.err == nil && len(a.text) == 0 {
 			a.err = errors.New("no password was typed")
 		}
 		if a.err != nil {

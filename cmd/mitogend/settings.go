@@ -62,7 +62,7 @@ type setting struct {
 var settingList = []setting{
 	{key: "listen", usage: "`DIR`ectory for the sockets (default $XDG_RUNTIME_DIR/mitogend, else ~/.cache/mitogend)", file: true, fixed: true, value: func(s *settings) any { return &s.listen }},
 	{key: "http", usage: "serve metrics and health on this `HOST:PORT`, as 127.0.0.1:9101 (default off)", fixed: true, value: func(s *settings) any { return &s.http }},
-	{key: "pprof", usage: "serve profiles on the same address", fixed: true, value: func(s *settings) any { return &s.pprof }},
+	{key: "pprof", usage: "serve profiles of the daemon on pprof.sock beside the other sockets", fixed: true, value: func(s *settings) any { return &s.pprof }},
 	{key: "path", usage: "`DIR`ectory, zip, egg or wheel file to look modules up in, for clients that name none; repeatable", file: true, value: func(s *settings) any { return &s.path }},
 	{key: "venv", usage: "virtual environment `DIR` whose site-packages follow", file: true, value: func(s *settings) any { return &s.venv }},
 	{key: "allow", usage: "serve only these `MODULES` to such clients; repeatable, comma-separated", value: func(s *settings) any { return &s.allow }},
@@ -130,7 +130,7 @@ func (s setting) set(to *settings, texts []string, dir string) error {
 	case *int:
 		*v, err = strconv.Atoi(texts[0])
 	case *time.Duration:
-		*v, err = time.ParseDuration(texts[0])
+		*v, err = bootstrap.ParseDuration(texts[0])
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %q is no %s", s.key, texts[0], map[bool]string{true: "number, true or false", false: "duration such as 90s or 10m"}[!s.duration()])
@@ -158,7 +158,6 @@ func (s *settings) check() error {
 		{"stall_time", s.stallTime > 0, "must be greater than 0"},
 		{"grace", s.grace > 0, "must be greater than 0"},
 		{"log_format", slices.Contains([]string{"auto", "console", "json"}, s.logFormat), "must be auto, console or json"},
-		{"pprof", !s.pprof || s.http != "", "needs http"},
 	} {
 		if !n.ok {
 			return fmt.Errorf("%s: %s", n.key, n.why)

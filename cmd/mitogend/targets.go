@@ -40,8 +40,8 @@ func (t *targetFlags) register(cmd *cobra.Command) {
 	f.StringArrayVarP(&t.hosts, "host", "H", nil, "`TARGET` such as local:, ssh:web1, ssh:web1+sudo:root, or a name or pattern of the inventory; repeatable, also comma-separated; @FILE reads one a line (default local:)")
 	f.StringSliceVar(&t.python, "python", nil, "interpreters to try, in order, on every target (default python3,python,python2,python3.X)")
 	f.IntVarP(&t.parallel, "parallel", "p", 32, "targets at once")
-	f.DurationVar(&t.connectTimeout, "connect-timeout", bootstrap.DefaultTimeout, "for each hop of a target to come up")
-	f.DurationVar(&t.timeout, "timeout", 0, "for all that is done on a target, connecting included (default none)")
+	durationVar(f, &t.connectTimeout, "connect-timeout", bootstrap.DefaultTimeout, "for each hop of a target to come up")
+	durationVar(f, &t.timeout, "timeout", 0, "for all that is done on a target, connecting included (default none)")
 	f.BoolVar(&t.askPass, "ask-pass", false, "ask once for the password of all ssh hops that name none")
 	f.BoolVar(&t.askBecome, "ask-become-pass", false, "ask once for the password of all sudo, su and doas hops that name none")
 }

@@ -71,7 +71,17 @@ func (c *Client) connect(ctx context.Context, name string, hops []bootstrap.Hop,
 	p.Env = bootstrap.WithoutSecrets(p.Env) // of the hops as well, which are read by now
 	p.Source, p.Allow, p.Deny = c.source(), opt.Policy.Allow, opt.Policy.Deny
 	var out wire.Connected
+	limit := opt.Timeout
+	if limit <= 0 {
+		limit = bootstrap.DefaultTimeout
+	}
+	ctx, stop := c.whileAnswering(ctx, time.Duration(len(hops))*limit)
+	defer stop()
 	if err := c.Do(ctx, "connect", p, &out); err != nil {
+		if errors.Is(context.Cause(ctx), errSilent) {
+			err = &daemon.HopError{Target: name, Hops: len(hops), Err: &bootstrap.Error{Step: bootstrap.StepProgram, TimedOut: true,
+				Reason: errSilent.Error(), Hint: "is its process stopped? --daemon none does without"}}
+		}
 		err = toGo(err)
 		var hop *daemon.HopError
 		if errors.As(err, &hop) {
@@ -83,6 +93,38 @@ func (c *Client) connect(ctx context.Context, name string, hops []bootstrap.Hop,
 		c: c, id: pyproto.ContextID(out.Child), name: out.Name, opt: opt, shared: out.Shared,
 		python: importer.Version{Major: out.Python[0], Minor: out.Python[1]},
 	}, nil
+}
+
+// errSilent ends a request that the daemon leaves unanswered while it answers nothing else, either.
+var errSilent = errors.New("the daemon does not answer")
+
+// answerTime is what a running daemon needs at most to answer a ping.
+const answerTime = time.Second
+
+// whileAnswering gives a context that ends when the daemon, after limit has passed, answers no ping. What it is busy with may take as
+// long as it likes.
+func (c *Client) whileAnswering(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	t := time.NewTimer(limit)
+	go func() {
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+				return
+			}
+			ping, done := context.WithTimeout(ctx, answerTime)
+			err := c.Do(ping, "ping", nil, nil)
+			done()
+			if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+				cancel(errSilent)
+				return
+			}
+			t.Reset(limit)
+		}
+	}()
+	return ctx, func() { cancel(nil) }
 }
 
 // source is what a child is served; nil is the daemon's own.
@@ -252,7 +294,7 @@ func (c *Child) Notify(_ context.Context, fn string, args ...any) error {
 // Run implements daemon.Remote.
 func (c *Child) Run(ctx context.Context, o daemon.RunOptions) (daemon.ExitStatus, error) {
 	p := &wire.Run{
-		Path: o.Path, Script: o.Source, Argv: o.Args, Stdin: o.Stdin != nil, Log: c.opt.OnLog != nil, Import: c.opt.OnImport != nil,
+		Path: o.Path, Script: o.Source, File: o.File, Dir: o.Dir, Module: o.Source == nil, Packed: o.Packed, Argv: o.Args, Stdin: o.Stdin != nil, Log: c.opt.OnLog != nil, Import: c.opt.OnImport != nil,
 	}
 	p.Child, p.Traceparent = uint32(c.id), c.c.opt.Traceparent
 	s := &stream{c: c.c, ctx: ctx}

@@ -16,15 +16,17 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"mitogend/daemon"
+	"mitogend/daemon/socket"
 	"mitogend/daemon/wire"
 	"mitogend/importer"
 )
 
 // ErrDisconnected: the connection with the daemon is gone.
 var ErrDisconnected = errors.New("client: the connection with the daemon is gone")
+
+// ErrOtherUser: the daemon is another user's, and is told nothing.
+var ErrOtherUser = errors.New("not your daemon")
 
 // Options say what children that the client connects are served, and where they are started.
 type Options struct {
@@ -63,14 +65,14 @@ var _ daemon.Master = (*Client)(nil)
 
 // Dial connects with the daemon that serves a socket. The error tells apart that nobody does: os.ErrNotExist, or
 // syscall.ECONNREFUSED.
-func Dial(ctx context.Context, socket string, opt Options) (*Client, error) {
-	nc, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+func Dial(ctx context.Context, path string, opt Options) (*Client, error) {
+	nc, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
 	if err := checkPeer(nc); err != nil {
 		_ = nc.Close()
-		return nil, fmt.Errorf("client: %s: %w", socket, err)
+		return nil, fmt.Errorf("client: %s: %w", path, err)
 	}
 	if opt.Dir == "" {
 		opt.Dir, _ = os.Getwd() // none: the daemon's
@@ -85,18 +87,9 @@ func Dial(ctx context.Context, socket string, opt Options) (*Client, error) {
 
 // checkPeer makes sure that passwords go to nobody else's daemon.
 func checkPeer(nc net.Conn) error {
-	raw, err := nc.(*net.UnixConn).SyscallConn()
-	if err != nil {
-		return err
-	}
-	var cred *unix.Ucred
-	var cerr error
-	err = raw.Control(func(fd uintptr) { cred, cerr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err == nil {
-		err = cerr
-	}
-	if err == nil && int(cred.Uid) != os.Geteuid() {
-		err = fmt.Errorf("it is served by user %d, and you are user %d", cred.Uid, os.Geteuid())
+	peer, err := socket.PeerOf(nc)
+	if err == nil && peer.UID != os.Geteuid() {
+		err = fmt.Errorf("%w: it is served by user %d, and you are user %d", ErrOtherUser, peer.UID, os.Geteuid())
 	}
 	return err
 }

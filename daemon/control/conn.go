@@ -117,6 +117,7 @@ func (c *conn) sendAway(why string) {
 
 func (c *conn) readAll() error {
 	r := wire.NewReader(c.nc, c.s.maxMessage())
+	r.Count(c.ctx, c.s.d.Assembly(), c.stop)
 	for {
 		data, err := r.Next()
 		if err == nil {

@@ -5,6 +5,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"net/netip"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -76,9 +79,10 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-// Handler serves /metrics for Prometheus, /healthz (200 while work is taken, 503 when the daemon is stopping) and, if profile is
-// true, /debug/pprof/. There is no authentication: it is for an address that only this machine reaches.
-func (s *Server) Handler(profile bool) http.Handler {
+// Handler serves /metrics for Prometheus and /healthz (200 while work is taken, 503 when the daemon is stopping). There is no
+// authentication: it is for an address that only this machine reaches. What asks for another host than this one (see ownHost)
+// is refused; name is one more that is meant.
+func (s *Server) Handler(name string) http.Handler {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(newCollector(s), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux := http.NewServeMux()
@@ -90,19 +94,69 @@ func (s *Server) Handler(profile bool) http.Handler {
 		}
 		_, _ = w.Write([]byte("ok\n"))
 	})
-	if profile {
-		mux.HandleFunc("/debug/pprof/", pprof.Index)
-		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !ownHost(r, name) {
+			http.Error(w, "the Host header names another host; use an address of this machine, its name or localhost", http.StatusForbidden)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// ownHost tells whether a request is for this machine by an address of its own, as localhost, or by its name. A page of another site,
+// whose name somebody has made lead here (DNS rebinding), asks for that name. A browser never leaves the header out.
+func ownHost(r *http.Request, name string) bool {
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
 	}
+	host = strings.TrimSuffix(strings.Trim(host, "[]"), ".")
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return ownAddress(r, addr.WithZone("").Unmap())
+	}
+	if host == "" || strings.EqualFold(host, "localhost") || strings.EqualFold(host, name) {
+		return true
+	}
+	hostname, err := os.Hostname()
+	return err == nil && strings.EqualFold(host, hostname)
+}
+
+// ownAddress tells whether an address is that which the request came to, or another one of this machine.
+func ownAddress(r *http.Request, addr netip.Addr) bool {
+	if addr.IsLoopback() {
+		return true
+	}
+	if to, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		if at, err := netip.ParseAddrPort(to.String()); err == nil && at.Addr().WithZone("").Unmap() == addr {
+			return true
+		}
+	}
+	list, _ := net.InterfaceAddrs()
+	for _, a := range list {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Unmap() == addr {
+			return true
+		}
+	}
+	return false
+}
+
+// ProfileSocket is the name of the socket of profiles, beside the control socket.
+const ProfileSocket = "pprof.sock"
+
+// ProfileHandler serves /debug/pprof/.
+func ProfileHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	return mux
 }
 
-// ServeHTTP serves Handler until the listener is closed, which Shutdown does at its end.
-func (s *Server) ServeHTTP(ln net.Listener, profile bool) error {
-	srv := &http.Server{Handler: s.Handler(profile), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10}
+// ServeHTTP serves a handler until the listener is closed, which Shutdown does at its end.
+func (s *Server) ServeHTTP(ln net.Listener, handler http.Handler) error {
+	srv := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10}
 	s.mu.Lock()
 	if s.down {
 		s.mu.Unlock()

@@ -2,12 +2,10 @@ package control
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -16,6 +14,7 @@ import (
 	"mitogend/daemon"
 	"mitogend/daemon/inventory"
 	"mitogend/daemon/pool"
+	"mitogend/daemon/socket"
 	"mitogend/daemon/wire"
 	"mitogend/importer"
 )
@@ -239,32 +238,7 @@ func (s *Server) Serve(ln net.Listener) error {
 	s.wg.Add(1)
 	s.mu.Unlock()
 	defer s.wg.Done()
-	pause := 5 * time.Millisecond
-	for {
-		nc, err := ln.Accept()
-		switch {
-		case err == nil:
-			pause = 5 * time.Millisecond
-			s.accept(nc)
-		case s.isStopping() || errors.Is(err, net.ErrClosed):
-			return nil
-		case isShortage(err):
-			s.log.Error("cannot take a client; raise the limit of open files (ulimit -n, or LimitNOFILE= of the unit)", zap.Error(err))
-			time.Sleep(pause) // nothing tells when there are descriptors again
-			pause = min(2*pause, time.Second)
-		default:
-			return fmt.Errorf("control: %w", err)
-		}
-	}
-}
-
-func isShortage(err error) bool {
-	for _, e := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.ECONNABORTED} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+	return socket.Serve(context.Background(), ln, s.log, s.accept)
 }
 
 func (s *Server) isStopping() bool {
@@ -275,15 +249,14 @@ func (s *Server) isStopping() bool {
 
 // accept begins to serve a client, or sends it away.
 func (s *Server) accept(nc net.Conn) {
-	peer, err := peerOf(nc)
+	peer, err := socket.PeerOf(nc)
 	why := ""
-	switch {
-	case err != nil:
+	if err != nil {
 		why = "the kernel does not tell who you are: " + err.Error()
-	case !peer.allowed():
-		why = fmt.Sprintf("this daemon belongs to user %d, and you are user %d", syscall.Geteuid(), peer.uid)
+	} else if err := peer.Allowed(); err != nil {
+		why = err.Error()
 	}
-	c := newConn(s, nc, peer.pid)
+	c := newConn(s, nc, peer.PID)
 	s.mu.Lock()
 	switch {
 	case why != "":
@@ -299,7 +272,7 @@ func (s *Server) accept(nc net.Conn) {
 	s.counts.seen.Add(1)
 	if why != "" {
 		s.counts.refused.Add(1)
-		s.log.Warn("refused a client", zap.Int("pid", peer.pid), zap.Int("uid", peer.uid), zap.String("why", why))
+		s.log.Warn("refused a client", zap.Int("pid", peer.PID), zap.Int("uid", peer.UID), zap.String("why", why))
 		c.sendAway(why)
 		return
 	}

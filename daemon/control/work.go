@@ -117,7 +117,13 @@ func (c *call) run(p *wire.Run) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := daemon.RunOptions{Path: p.Path, Source: p.Script, Args: p.Argv, Stdout: writer{s, wire.ItemStdout}, Stderr: writer{s, wire.ItemStderr}}
+	o := daemon.RunOptions{Path: p.Path, Source: p.Script, File: p.File, Dir: p.Dir, Packed: p.Packed, Args: p.Argv, Stdout: writer{s, wire.ItemStdout}, Stderr: writer{s, wire.ItemStderr}}
+	switch {
+	case p.Module:
+		o.Source = nil
+	case o.Source == nil:
+		o.Source = []byte{}
+	}
 	if p.Stdin {
 		in := newInput(s)
 		o.Stdin, s.write = in, in.write

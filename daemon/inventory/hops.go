@@ -28,7 +28,18 @@ func (inv *Inventory) Target(name string) (*Target, error) {
 		return nil, fmt.Errorf("inventory: there is no host %s", quoted(name))
 	}
 	t := &Target{Host: name, Secrets: map[int]bootstrap.Secret{}}
-	return t, inv.chain(t, name, nil, nil)
+	if err := inv.chain(t, name, nil, nil); err != nil {
+		return t, err
+	}
+	return t, t.check()
+}
+
+// check finds a target that is too long, of parts that are not.
+func (t *Target) check() error {
+	if n := len(t.Hops); n > bootstrap.MaxHops {
+		return fmt.Errorf("inventory: host %s: %w", t.Host, bootstrap.TooManyHops(n))
+	}
+	return nil
 }
 
 // become is what mitogen_via may say of the user on the way: METHOD:USER@.
@@ -38,6 +49,9 @@ type become struct{ method, user string }
 func (inv *Inventory) chain(t *Target, name string, as *become, path []string) error {
 	if slices.Contains(path, name) {
 		return fmt.Errorf("inventory: mitogen_via leads back to where it began: %s", strings.Join(append(path, name), " > "))
+	}
+	if len(path) >= bootstrap.MaxHops {
+		return fmt.Errorf("inventory: mitogen_via of %s: %w", path[0], bootstrap.TooManyHops(len(path)+1))
 	}
 	v, err := inv.varsOf(name)
 	if err != nil {
@@ -98,6 +112,8 @@ type reader struct {
 	vars   vars
 	host   string
 	secret bool // what is read is a password
+	refs   int  // so far
+	size   int  // of texts
 	err    error
 }
 
@@ -166,12 +182,19 @@ var (
 	lookupEnv = regexp.MustCompile(`^\{\{\s*lookup\(\s*['"](?:ansible\.builtin\.)?env['"]\s*,\s*['"](\w+)['"]\s*\)\s*\}\}$`)
 )
 
-// maxExpand bounds variables that refer to variables.
-const maxExpand = 20
+// maxExpand bounds how deep variables refer to variables, maxRefs and maxText how often, and how much text it gives, for one host.
+const (
+	maxExpand = 20
+	maxRefs   = 10_000
+	maxText   = 1 << 20
+)
 
 // expand replaces references to variables and to the environment.
 func (r *reader) expand(key, text string, depth int) string {
-	if !strings.Contains(text, "{{") && !strings.Contains(text, "{%") {
+	if r.size += len(text); r.size > maxText || r.refs > maxRefs {
+		r.fail(key, "variables refer to each other too often: more than %d times, or more than %d bytes", maxRefs, maxText)
+	}
+	if r.err != nil || !strings.Contains(text, "{{") && !strings.Contains(text, "{%") {
 		return text
 	}
 	return template.ReplaceAllStringFunc(text, func(part string) string {
@@ -197,6 +220,9 @@ func (r *reader) expand(key, text string, depth int) string {
 			return ""
 		case depth == maxExpand:
 			r.fail(key, "variables refer to each other in a circle")
+			return ""
+		}
+		if r.refs++; r.err != nil {
 			return ""
 		}
 		return r.expand(key, v.text, depth+1)
@@ -428,11 +454,7 @@ func (r *reader) becomeHop(t *Target, method, user string) {
 		"ansible_"+method+"_password", "ansible_"+method+"_pass")
 	h.set(method+"_path", "ansible_become_exe", "ansible_"+method+"_exe")
 	if name, flags := r.first("ansible_become_flags", "ansible_"+method+"_flags"); flags != "" {
-		if method != "sudo" {
-			r.fail(name, "%s is run without flags of one's own", method)
-			return
-		}
-		h.args["sudo_args"] = r.words(name)
+		h.args[method+"_args"] = r.words(name)
 	}
 	h.set("connect_timeout", "ansible_timeout")
 	h.python()

@@ -94,6 +94,9 @@ func (inv *Inventory) addHosts(g *group, pattern string, own vars, at position) 
 	if len(inv.hosts)+len(names) > maxHosts {
 		return at.errorf("there are more than %d hosts", maxHosts)
 	}
+	if err := inv.spend(len(names)*(1+len(own)), at); err != nil {
+		return err
+	}
 	for _, name := range names {
 		if err := checkName("host", name); err != nil {
 			return at.errorf("%w", err)

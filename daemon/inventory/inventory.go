@@ -27,6 +27,10 @@ const (
 	maxHosts = 1 << 20
 )
 
+// maxEntries bounds what all sources say together: hosts, groups and variables, each as often as an alias, a merge key or a range says
+// it again. A few lines can say billions.
+const maxEntries = 1 << 22
+
 // Inventory is what all sources say. It is not safe for concurrent use: programs are asked for a host's variables, and
 // host_vars are read, when they are first needed.
 type Inventory struct {
@@ -36,6 +40,11 @@ type Inventory struct {
 	dirs   []string // where group_vars and host_vars are looked up
 	ctx    context.Context
 	judged bool // nobody else may have written what is read
+	left   int  // of maxEntries
+
+	// Set by finish.
+	in      map[string][]*group // the groups that name a host
+	parents map[*group][]*group
 }
 
 type group struct {
@@ -43,6 +52,7 @@ type group struct {
 	hosts    []string // in order; a host is there once
 	has      map[string]bool
 	children []string
+	known    map[string]bool // children
 	vars     vars
 	files    vars // of group_vars
 	read     bool // files was filled
@@ -91,7 +101,7 @@ func (v vars) add(from vars) {
 }
 
 func newInventory() *Inventory {
-	inv := &Inventory{groups: map[string]*group{}, hosts: map[string]*host{}}
+	inv := &Inventory{groups: map[string]*group{}, hosts: map[string]*host{}, left: maxEntries}
 	inv.group(groupAll)
 	inv.group(groupUngrouped)
 	return inv
@@ -100,7 +110,7 @@ func newInventory() *Inventory {
 func (inv *Inventory) group(name string) *group {
 	g := inv.groups[name]
 	if g == nil {
-		g = &group{name: name, has: map[string]bool{}, vars: vars{}, files: vars{}}
+		g = &group{name: name, has: map[string]bool{}, known: map[string]bool{}, vars: vars{}, files: vars{}}
 		inv.groups[name] = g
 	}
 	return g
@@ -123,9 +133,21 @@ func (inv *Inventory) host(g *group, name string) *host {
 
 // child makes a group part of another.
 func (g *group) child(name string) {
-	if !slices.Contains(g.children, name) {
+	if !g.known[name] {
+		g.known[name] = true
 		g.children = append(g.children, name)
 	}
+}
+
+// spend counts n entries.
+func (inv *Inventory) spend(n int, at position) error {
+	if inv.left -= n; inv.left < 0 {
+		return at.errorf("there are more than %d hosts, groups and variables, each counted as often as aliases, merge keys and ranges repeat it", maxEntries)
+	}
+	if inv.left&0x3ff < n && inv.ctx.Err() != nil {
+		return at.errorf("%w", context.Cause(inv.ctx))
+	}
+	return nil
 }
 
 // Load reads sources in order. What a later one says of a host or group is added to what the earlier ones say.
@@ -191,29 +213,46 @@ func (inv *Inventory) finish() error {
 			all.child(name)
 		}
 	}
+	const (
+		under = 1 // way: the walk is in it
+		done  = 2
+	)
 	var path []string
-	var walk func(g *group, depth int) error
-	walk = func(g *group, depth int) error {
-		if slices.Contains(path, g.name) {
+	var order []*group // children before their parents
+	state := map[*group]int{}
+	var walk func(g *group) error
+	walk = func(g *group) error {
+		switch state[g] {
+		case done:
+			return nil
+		case under:
 			return fmt.Errorf("inventory: group %s is among its own children: %s", g.name, strings.Join(append(path, g.name), " > "))
 		}
-		path = append(path, g.name)
-		defer func() { path = path[:len(path)-1] }()
-		if depth <= g.depth && g.depth > 0 {
-			return nil
-		}
-		g.depth = depth
+		state[g], path = under, append(path, g.name)
 		for _, c := range g.children {
-			if err := walk(inv.group(c), depth+1); err != nil {
+			if err := walk(inv.group(c)); err != nil {
 				return err
 			}
 		}
+		state[g], path = done, path[:len(path)-1]
+		order = append(order, g)
 		return nil
 	}
-	// Each group once, so that a cycle that nothing leads to is found as well.
+	// Each group, so that a cycle that nothing leads to is found as well.
 	for _, name := range sortedNames(inv.groups) {
-		if err := walk(inv.groups[name], 0); err != nil {
+		if err := walk(inv.groups[name]); err != nil {
 			return err
+		}
+	}
+	inv.in, inv.parents = map[string][]*group{}, map[*group][]*group{}
+	for _, g := range slices.Backward(order) {
+		for _, name := range g.children {
+			c := inv.groups[name]
+			c.depth = max(c.depth, g.depth+1)
+			inv.parents[c] = append(inv.parents[c], g)
+		}
+		for _, name := range g.hosts {
+			inv.in[name] = append(inv.in[name], g)
 		}
 	}
 	return nil
@@ -247,23 +286,19 @@ func (inv *Inventory) GroupsOf(name string) []string {
 }
 
 func (inv *Inventory) groupsOf(name string) []*group {
+	list := []*group{inv.groups[groupAll]}
 	in := map[*group]bool{inv.groups[groupAll]: true}
-	for _, g := range inv.groups {
-		if g.has[name] {
-			in[g] = true
-		}
-	}
-	for grown := true; grown; {
-		grown = false
-		for _, g := range inv.groups {
-			if !in[g] && slices.ContainsFunc(g.children, func(c string) bool { return in[inv.groups[c]] }) {
-				in[g], grown = true, true
+	add := func(more []*group) {
+		for _, g := range more {
+			if !in[g] {
+				in[g] = true
+				list = append(list, g)
 			}
 		}
 	}
-	list := make([]*group, 0, len(in))
-	for g := range in {
-		list = append(list, g)
+	add(inv.in[name])
+	for i := 0; i < len(list); i++ {
+		add(inv.parents[list[i]])
 	}
 	slices.SortFunc(list, func(a, b *group) int {
 		return cmp.Or(cmp.Compare(a.depth, b.depth), cmp.Compare(a.priority(), b.priority()), cmp.Compare(a.name, b.name))
@@ -285,31 +320,35 @@ func (inv *Inventory) members(g *group) []string {
 		return inv.order
 	}
 	in := map[string]bool{}
-	seen := map[*group]bool{}
-	var walk func(*group)
-	walk = func(g *group) {
-		if seen[g] {
-			return
-		}
-		seen[g] = true
-		for _, h := range g.hosts {
-			in[h] = true
-		}
-		for _, c := range g.children {
-			walk(inv.groups[c])
-		}
+	inv.collect(g, in, map[*group]bool{})
+	return inv.inOrder(in)
+}
+
+// collect adds the hosts of a group and of those below it, but for what is in seen.
+func (inv *Inventory) collect(g *group, in map[string]bool, seen map[*group]bool) {
+	if seen[g] {
+		return
 	}
-	walk(g)
-	if g.name == groupUngrouped {
+	seen[g] = true
+	switch g.name {
+	case groupAll:
 		for _, name := range inv.order {
-			if !slices.ContainsFunc(sortedNames(inv.groups), func(other string) bool {
-				return other != groupAll && inv.groups[other].has[name]
-			}) {
+			in[name] = true
+		}
+		return
+	case groupUngrouped:
+		for _, name := range inv.order {
+			if !slices.ContainsFunc(inv.in[name], func(other *group) bool { return other.name != groupAll }) {
 				in[name] = true
 			}
 		}
 	}
-	return inv.inOrder(in)
+	for _, h := range g.hosts {
+		in[h] = true
+	}
+	for _, c := range g.children {
+		inv.collect(inv.groups[c], in, seen)
+	}
 }
 
 func (inv *Inventory) inOrder(in map[string]bool) []string {
@@ -389,7 +428,7 @@ func (inv *Inventory) beside(kind, name string, to vars) error {
 						return fmt.Errorf("inventory: %w; it lies beside the inventory of the current directory", err)
 					}
 				}
-				if err := readVars(file, to); err != nil {
+				if err := inv.readVars(file, to); err != nil {
 					return err
 				}
 			}

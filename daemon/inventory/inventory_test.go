@@ -339,3 +339,52 @@ func FuzzSources(f *testing.F) {
 		}
 	})
 }
+
+// What names of one -H mean: ports, ranges without hosts of these names, and patterns that look like them.
+func TestNamesAndRanges(t *testing.T) {
+	inv := load(t, write(t, t.TempDir(), "hosts.ini", `[web]
+web1
+web2
+web3 ansible_become=yes ansible_become_method=su ansible_become_exe='sudo su -' ansible_become_flags=-m ansible_become_user=jane@example.com
+box ansible_connection=docker
+[2200]
+x
+`, 0o644))
+	resolve := func(name, want string) {
+		t.Helper()
+		list, err := inv.Resolve(name)
+		var got []string
+		for _, target := range list {
+			got = append(got, bootstrap.FormatTarget(target.Hops))
+		}
+		text := strings.Join(got, " ")
+		if err != nil {
+			text = err.Error()
+		}
+		if text != want && (err == nil || !strings.Contains(text, want)) {
+			t.Errorf("%s: %q, want %q", name, text, want)
+		}
+	}
+	resolve("web1:2222", "ssh:web1?port=2222")
+	resolve("web1:2222+sudo:", "ssh:web1?port=2222+sudo:")
+	resolve("web1:2200", "ssh:web1 ssh:x") // a pattern that fits
+	resolve("other:2222", "")
+	resolve("box:22", "has no port")
+	resolve("web[1:2]", "ssh:web1 ssh:web2")
+	resolve("web[1-2]", "ssh:web1 ssh:web2") // one character of a name, not some of the group
+	resolve("web[-1]", "docker:box")         // of the group
+	resolve("db[1:3]", "")
+	resolve("db[1-3]", "written [N:M]")
+	resolve("web3", "ssh:web3+su:jane@example.com?su_args=-m&su_path=sudo%20su%20-")
+	if none, err := (*Inventory)(nil).Resolve("web[1:3]"); none != nil || err != nil {
+		t.Error(none, err)
+	}
+	for name, want := range map[string]string{
+		"db[08:10]": "db08 db09 db10", "u@db[1:2]:22+sudo:": "u@db1:22+sudo: u@db2:22+sudo:", "db[1:2]?port=[1:2]": "db1?port=[1:2] db2?port=[1:2]", "db": "db",
+		"[::1]:22": "[::1]:22", "local:?python=a[1:2]": "local:?python=a[1:2]", "db[2:1]": "db[2:1]",
+	} {
+		if got := strings.Join(Names(name), " "); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}

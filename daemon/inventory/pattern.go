@@ -95,8 +95,14 @@ func rangeItems(s string) ([]string, error) {
 type NoMatchError struct{ Part string }
 
 func (e *NoMatchError) Error() string {
-	return fmt.Sprintf("inventory: no host or group fits %s", quoted(e.Part))
+	text := fmt.Sprintf("inventory: no host or group fits %s", quoted(e.Part))
+	if dashes.MatchString(e.Part) {
+		text += "; [N-M] is one character of a name, and a range or a part of a group is written [N:M]"
+	}
+	return text
 }
+
+var dashes = regexp.MustCompile(`\[[0-9]+-[0-9]+\]`)
 
 // term is a part of a pattern, with its sign: 0, '&' or '!'.
 type term struct {
@@ -130,11 +136,13 @@ func (inv *Inventory) Match(pattern string) ([]string, error) {
 			}
 			switch sign {
 			case '&':
-				for name := range in {
-					if !slices.Contains(names, name) {
-						delete(in, name)
+				both := make(map[string]bool, len(names))
+				for _, name := range names {
+					if in[name] {
+						both[name] = true
 					}
 				}
+				in = both
 			case '!':
 				for _, name := range names {
 					delete(in, name)
@@ -200,7 +208,11 @@ func (inv *Inventory) fits(s string) ([]string, error) {
 	names, isRange := inv.namedBy(s)
 	switch {
 	case isRange:
-		test = func(name string) bool { return slices.Contains(names, name) }
+		set := make(map[string]bool, len(names))
+		for _, name := range names {
+			set[name] = true
+		}
+		test = func(name string) bool { return set[name] }
 	case strings.HasPrefix(s, "~"):
 		re, err := regexp.Compile("^(?:" + s[1:] + ")")
 		if err != nil {
@@ -226,11 +238,10 @@ func (inv *Inventory) fits(s string) ([]string, error) {
 			in[name] = true
 		}
 	}
+	seen := map[*group]bool{}
 	for _, g := range inv.groups {
 		if test(g.name) {
-			for _, name := range inv.members(g) {
-				in[name] = true
-			}
+			inv.collect(g, in, seen)
 		}
 	}
 	if len(in) == 0 {
@@ -251,7 +262,7 @@ func (inv *Inventory) namedBy(s string) ([]string, bool) {
 // globs makes a shell's pattern one of package path: a slash is no separator here, and [!a] is its [^a].
 var globs = strings.NewReplacer("/", "\x01", "[!", "[^")
 
-var subscript = regexp.MustCompile(`^(.+)\[(-?[0-9]+|[0-9]*[:-][0-9]*)\]$`)
+var subscript = regexp.MustCompile(`^(.+)\[(-?[0-9]+|[0-9]*:[0-9]*)\]$`)
 
 // some gives the hosts of a group by number: GROUP[N], counted from 0 and from the end if negative, and GROUP[A:B], B included.
 func (inv *Inventory) some(s string) ([]string, bool) {
@@ -270,7 +281,7 @@ func (inv *Inventory) some(s string) ([]string, bool) {
 		}
 		return list[n : n+1], true
 	}
-	i := strings.IndexAny(m[2], ":-")
+	i := strings.IndexByte(m[2], ':')
 	low, high := 0, len(list)-1
 	if m[2][:i] != "" {
 		low, _ = strconv.Atoi(m[2][:i])

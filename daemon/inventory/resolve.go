@@ -31,13 +31,23 @@ func SplitName(name string) (pattern, rest string) {
 }
 
 // Resolve gives the targets of a host, or of a pattern, with what follows the name. There are none for a single name that is no
-// host's: it means ssh. What follows and can not be read is a *bootstrap.Error.
+// host's, or a range of such names: it means ssh. HOST:PORT is a host with another port, unless it is a pattern that fits. What follows
+// and can not be read is a *bootstrap.Error. A nil Inventory has no hosts.
 func (inv *Inventory) Resolve(name string) ([]*Target, error) {
 	pattern, rest := SplitName(name)
+	if inv == nil {
+		return nil, nil
+	}
+	if host, port := splitPort(pattern); port != "" && bootstrap.HasPort(pattern) && !inv.Has(port) {
+		if !inv.Has(host) {
+			return nil, nil
+		}
+		return inv.withPort(host, port, rest)
+	}
 	hosts, err := inv.Match(pattern)
 	var none *NoMatchError
 	switch {
-	case errors.As(err, &none) && !strings.ContainsAny(pattern, ":!&*[~,"):
+	case errors.As(err, &none) && (!strings.ContainsAny(pattern, ":!&*[~,") || isRange(pattern)):
 		return nil, nil
 	case err != nil:
 		return nil, err
@@ -54,6 +64,58 @@ func (inv *Inventory) Resolve(name string) ([]*Target, error) {
 		}
 	}
 	return out, nil
+}
+
+// withPort gives a host, reached by another port.
+func (inv *Inventory) withPort(host, port, rest string) ([]*Target, error) {
+	list, err := inv.Resolve(host)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range list {
+		own := &t.Hops[t.Own]
+		if own.Method != "ssh" {
+			return nil, errors.New("inventory: " + quoted(host) + " is reached by " + own.Method + ", which has no port")
+		}
+		args := map[string]string{}
+		for k, v := range own.Args {
+			args[k] = v
+		}
+		args["port"] = port
+		own.Args = args
+		t.Host += ":" + port
+		if err := t.extend(rest); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+// isRange tells whether a name stands for names that it counts.
+func isRange(pattern string) bool {
+	names, err := expandRanges(pattern)
+	return err == nil && len(names) > 0 && strings.ContainsRune(pattern, '[')
+}
+
+// Names gives the names that one with ranges (web[01:20]) stands for where no inventory knows it, each with what follows; any other is
+// left as it is.
+func Names(name string) []string {
+	pattern, rest := SplitName(name)
+	host, port := splitPort(pattern)
+	if WrittenOut(name) || !strings.ContainsRune(host, '[') {
+		return []string{name}
+	}
+	names, err := expandRanges(host)
+	if err != nil {
+		return []string{name} // its error is that of the target
+	}
+	for i := range names {
+		if port != "" {
+			names[i] += ":" + port
+		}
+		names[i] += rest
+	}
+	return names
 }
 
 // extend adds what follows a host's name.
@@ -75,5 +137,5 @@ func (t *Target) extend(rest string) error {
 	t.Hops[t.Own] = own
 	t.Hops = append(t.Hops, hops[1:]...)
 	t.Host += rest
-	return nil
+	return t.check()
 }

@@ -20,7 +20,7 @@ func (inv *Inventory) readYAML(path string, data []byte) error {
 	if root.Kind != yaml.MappingNode {
 		return y.at(root).errorf("groups by name are wanted here, not %s", kindOf(root))
 	}
-	return pairs(root, func(key, node *yaml.Node) error {
+	return y.pairs(root, func(key, node *yaml.Node) error {
 		if key.Value == metaKey {
 			return y.meta(node)
 		}
@@ -81,7 +81,7 @@ func (y yamlSource) group(key, node *yaml.Node, depth int) error {
 	if node.Kind != yaml.MappingNode {
 		return y.at(node).errorf("group %s: hosts, vars and children are wanted here, not %s", key.Value, kindOf(node))
 	}
-	return pairs(node, func(part, node *yaml.Node) error {
+	return y.pairs(node, func(part, node *yaml.Node) error {
 		node = follow(node)
 		switch {
 		case isNull(node):
@@ -112,7 +112,7 @@ func (y yamlSource) hosts(g *group, node *yaml.Node) error {
 		}
 		return nil
 	case yaml.MappingNode:
-		return pairs(node, func(key, node *yaml.Node) error {
+		return y.pairs(node, func(key, node *yaml.Node) error {
 			own := vars{}
 			if node = follow(node); !isNull(node) {
 				if err := y.vars(node, own); err != nil {
@@ -128,6 +128,9 @@ func (y yamlSource) hosts(g *group, node *yaml.Node) error {
 func (y yamlSource) children(g *group, node *yaml.Node, depth int) error {
 	switch node.Kind {
 	case yaml.SequenceNode:
+		if err := y.inv.spend(len(node.Content), y.at(node)); err != nil {
+			return err
+		}
 		for _, n := range node.Content {
 			if n = follow(n); n.Kind != yaml.ScalarNode {
 				return y.at(n).errorf("a group's name is wanted here, not %s", kindOf(n))
@@ -140,7 +143,7 @@ func (y yamlSource) children(g *group, node *yaml.Node, depth int) error {
 		}
 		return nil
 	case yaml.MappingNode:
-		return pairs(node, func(key, node *yaml.Node) error {
+		return y.pairs(node, func(key, node *yaml.Node) error {
 			g.child(key.Value)
 			return y.group(key, node, depth+1)
 		})
@@ -153,7 +156,7 @@ func (y yamlSource) meta(node *yaml.Node) error {
 	if node = follow(node); node.Kind != yaml.MappingNode {
 		return y.at(node).errorf("%s is %s, not a mapping", metaKey, kindOf(node))
 	}
-	return pairs(node, func(key, node *yaml.Node) error {
+	return y.pairs(node, func(key, node *yaml.Node) error {
 		node = follow(node)
 		if key.Value != "hostvars" || isNull(node) {
 			return nil
@@ -161,7 +164,7 @@ func (y yamlSource) meta(node *yaml.Node) error {
 		if node.Kind != yaml.MappingNode {
 			return y.at(node).errorf("hostvars is %s, not a mapping", kindOf(node))
 		}
-		return pairs(node, func(key, node *yaml.Node) error {
+		return y.pairs(node, func(key, node *yaml.Node) error {
 			if err := checkName("host", key.Value); err != nil {
 				return y.at(key).errorf("%w", err)
 			}
@@ -177,14 +180,15 @@ func (y yamlSource) vars(node *yaml.Node, to vars) error {
 	if node.Kind != yaml.MappingNode {
 		return y.at(node).errorf("variables by name are wanted here, not %s", kindOf(node))
 	}
-	return pairs(node, func(key, node *yaml.Node) error {
-		to[key.Value] = y.value(node)
-		return nil
+	return y.pairs(node, func(key, node *yaml.Node) error {
+		var err error
+		to[key.Value], err = y.value(node)
+		return err
 	})
 }
 
 // value keeps a scalar as it was written: what is a number to YAML may be a password.
-func (y yamlSource) value(node *yaml.Node) value {
+func (y yamlSource) value(node *yaml.Node) (value, error) {
 	v := value{at: y.at(node)}
 	node = follow(node)
 	switch {
@@ -196,6 +200,9 @@ func (y yamlSource) value(node *yaml.Node) value {
 		v.text = node.Value
 	case node.Kind == yaml.SequenceNode:
 		v.list = []string{}
+		if err := y.inv.spend(len(node.Content), v.at); err != nil {
+			return v, err
+		}
 		for _, n := range node.Content {
 			if n = follow(n); n.Kind != yaml.ScalarNode {
 				v.other = "a list of more than text"
@@ -206,14 +213,14 @@ func (y yamlSource) value(node *yaml.Node) value {
 	default:
 		v.other = kindOf(node)
 	}
-	return v
+	return v, nil
 }
 
 // nothing is a value that was left empty: the same as a variable that is not there.
 const nothing = "nothing"
 
 // readVars reads a file of group_vars or host_vars.
-func readVars(path string, to vars) error {
+func (inv *Inventory) readVars(path string, to vars) error {
 	data, err := readFile(path)
 	if err != nil {
 		return err
@@ -225,15 +232,21 @@ func readVars(path string, to vars) error {
 	if err != nil || root == nil {
 		return err
 	}
-	return yamlSource{nil, path}.vars(root, to)
+	whole := inv.left
+	inv.left = maxEntries // of each file its own: only those of hosts that are used are read
+	defer func() { inv.left = whole }()
+	return yamlSource{inv, path}.vars(root, to)
 }
 
 // pairs calls fn for each key of a mapping; merge keys (<<) are followed, what stands in the mapping itself wins.
-func pairs(node *yaml.Node, fn func(key, value *yaml.Node) error) error {
-	return pairsDeep(node, fn, 0)
+func (y yamlSource) pairs(node *yaml.Node, fn func(key, value *yaml.Node) error) error {
+	return y.pairsDeep(node, fn, 0)
 }
 
-func pairsDeep(node *yaml.Node, fn func(key, value *yaml.Node) error, depth int) error {
+func (y yamlSource) pairsDeep(node *yaml.Node, fn func(key, value *yaml.Node) error, depth int) error {
+	if err := y.inv.spend(1+len(node.Content)/2, y.at(node)); err != nil {
+		return err
+	}
 	for pass := range 2 {
 		for i := 0; i+1 < len(node.Content); i += 2 {
 			key, value := node.Content[i], follow(node.Content[i+1])
@@ -251,9 +264,12 @@ func pairsDeep(node *yaml.Node, fn func(key, value *yaml.Node) error, depth int)
 			if value.Kind == yaml.SequenceNode {
 				from = value.Content
 			}
+			if err := y.inv.spend(len(from), y.at(key)); err != nil {
+				return err
+			}
 			for _, n := range from {
 				if n = follow(n); n.Kind == yaml.MappingNode && depth < maxDepth {
-					if err := pairsDeep(n, fn, depth+1); err != nil {
+					if err := y.pairsDeep(n, fn, depth+1); err != nil {
 						return err
 					}
 				}

@@ -19,10 +19,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"mitogend/daemon"
 	"mitogend/pyproto"
@@ -34,8 +37,13 @@ const (
 	pushService = "mitogen.service.PushFileService"
 )
 
-// maxPushed bounds the files of PushFileService, which are kept in the children's memory.
-const maxPushed = 64 << 20
+const (
+	// maxPushed bounds the files of PushFileService, which are kept in the children's memory.
+	maxPushed = 64 << 20
+	// maxQuestion is the size of a child's request, and maxRunning how many of one connection are answered at once.
+	maxQuestion = 64 << 10
+	maxRunning  = 1000
+)
 
 // Files are the services of one client. It is safe for concurrent use.
 type Files struct {
@@ -48,6 +56,7 @@ type Files struct {
 	prefixes map[string]bool
 	queues   map[pyproto.ContextID]*queue // by connection
 	pushed   map[pushedFile]bool
+	running  map[pyproto.ContextID]int // requests, by connection
 
 	wg sync.WaitGroup
 }
@@ -62,7 +71,7 @@ type pushedFile struct {
 func New(ctx context.Context, d *daemon.Daemon) *Files {
 	return &Files{
 		ctx: ctx, d: d, paths: map[string]bool{}, prefixes: map[string]bool{}, queues: map[pyproto.ContextID]*queue{},
-		pushed: map[pushedFile]bool{},
+		pushed: map[pushedFile]bool{}, running: map[pyproto.ContextID]int{},
 	}
 }
 
@@ -88,7 +97,34 @@ func (f *Files) Call(in *daemon.Incoming) {
 		in.Refuse("the client is gone")
 		return
 	}
-	f.wg.Go(func() { f.answer(c) })
+	head := f.d.Stream(in.Src)
+	if in.Auth != 0 && len(in.Payload) > maxQuestion || !f.begin(head) {
+		_ = in.Reply(callError(raise("mitogen.service.Error: too many requests, or too large a one")))
+		return
+	}
+	f.wg.Go(func() {
+		defer f.done(head)
+		f.answer(c)
+	})
+}
+
+// begin counts a request that comes over a connection.
+func (f *Files) begin(head pyproto.ContextID) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.running[head] >= maxRunning {
+		return false
+	}
+	f.running[head]++
+	return true
+}
+
+func (f *Files) done(head pyproto.ContextID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.running[head]--; f.running[head] == 0 {
+		delete(f.running, head)
+	}
 }
 
 func parse(in *daemon.Incoming) (*call, error) {
@@ -198,23 +234,68 @@ func (f *Files) register(c *call, set map[string]bool) error {
 	return c.in.Reply(nil)
 }
 
-// registered tells whether a child may have a file.
-func (f *Files) registered(path string) bool {
+// open opens a file that the client itself asks for, or one that a child may have: what was registered by just this name, or lies below
+// a registered prefix. What a child may have is found out about the file that is opened, whatever links lead there.
+func (f *Files) open(path string, client bool) (*os.File, error) {
+	exact, dirs := f.registered(path)
+	// O_NONBLOCK: opening a pipe that nobody writes to would wait.
+	const flag = os.O_RDONLY | syscall.O_NONBLOCK
+	if client || exact {
+		file, err := os.OpenFile(path, flag, 0)
+		if err != nil {
+			return nil, ioError(err, path)
+		}
+		return file, nil
+	}
+	if len(dirs) == 0 {
+		return nil, raise("mitogen.service.Error: Path '%s' is not registered with FileService.", path)
+	}
+	abs, err := filepath.Abs(path)
+	if err == nil {
+		abs, err = filepath.EvalSymlinks(abs)
+	}
+	if err != nil {
+		return nil, ioError(err, path)
+	}
+	for _, dir := range dirs {
+		if dir, err = filepath.EvalSymlinks(dir); err != nil {
+			continue
+		}
+		rel, err := filepath.Rel(dir, abs)
+		if err != nil || !filepath.IsLocal(rel) {
+			continue
+		}
+		root, err := os.OpenRoot(dir)
+		if err != nil {
+			return nil, ioError(err, path)
+		}
+		file, err := root.OpenFile(rel, flag, 0)
+		_ = root.Close()
+		if err != nil {
+			return nil, ioError(err, path)
+		}
+		return file, nil
+	}
+	return nil, raise("mitogen.service.Error: Path '%s' is not registered with FileService: a link leads out of what is.", path)
+}
+
+// registered tells whether a path was registered by just this name, and gives all registered prefixes if it lies below one of them.
+func (f *Files) registered(path string) (exact bool, dirs []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.paths[path] {
-		return true
+		return true, nil
 	}
 	abs, err := filepath.Abs(path)
 	if err != nil {
-		return false
+		return false, nil
 	}
 	for dir := abs; ; dir = filepath.Dir(dir) {
 		if f.prefixes[dir] {
-			return true
+			return false, slices.Collect(maps.Keys(f.prefixes))
 		}
 		if dir == "/" || dir == "." {
-			return false
+			return false, nil
 		}
 	}
 }

@@ -253,6 +253,73 @@ func TestPrefix(t *testing.T) {
 	}
 }
 
+// What a link leads to counts, and so does what is below a prefix when the file is opened.
+func TestPrefixAndLinks(t *testing.T) {
+	b := newBed(t)
+	c := b.caller(t)
+	outside, _ := writeFile(t, 5)
+	other := filepath.Dir(outside)
+	path, _ := writeFile(t, 3)
+	dir := filepath.Dir(path)
+	for name, to := range map[string]string{"out": other, "in": ".", "abs": dir, "up": "../"} {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(other, "sub"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(other, "sub"), filepath.Join(dir, "deep")); err != nil {
+		t.Fatal(err)
+	}
+	c.call(0, method(fileService, "register_prefix", arg("path", dir)), nil)
+	for _, bad := range []string{"/out/file", "/deep/../file/x", "/up/" + filepath.Base(dir) + "x"} {
+		if v, ok := c.call(c.id, c.fetch(dir+bad), nil).(*pyproto.CallError); !ok {
+			t.Errorf("%s: %v", bad, v)
+		}
+	}
+	// The kernel's dir/deep/../file is other/file. Ours is dir/file.
+	meta, ok := c.call(c.id, c.fetch(dir+"/deep/../file"), func(pyproto.Header, any) {}).(*pyproto.Dict)
+	if !ok {
+		t.Fatal("no file")
+	}
+	if size, _ := meta.Get("size"); size != int64(3) {
+		t.Errorf("the file has %v bytes", size)
+	}
+	for _, good := range []string{"/in/file", "/abs/file", "/in/abs/file"} {
+		if v, ok := c.call(c.id, c.fetch(dir+good), func(pyproto.Header, any) {}).(*pyproto.Dict); !ok {
+			t.Errorf("%s: %v", good, v)
+		}
+	}
+	// Once more is registered, more is given.
+	c.call(0, method(fileService, "register_prefix", arg("path", other)), func(pyproto.Header, any) {})
+	if v, ok := c.call(c.id, c.fetch(dir+"/out/file"), func(pyproto.Header, any) {}).(*pyproto.Dict); !ok {
+		t.Errorf("a link into another prefix: %v", v)
+	}
+}
+
+// Files that are asked for and never taken cost no descriptors, and at some time no memory.
+func TestFetchWithoutEnd(t *testing.T) {
+	b := newBed(t)
+	c := b.caller(t)
+	path, _ := writeFile(t, 3*window)
+	c.call(0, method(fileService, "register", arg("path", path)), nil)
+	refused := 0
+	for range 2 * maxJobs {
+		if _, ok := c.call(c.id, c.fetch(path), func(pyproto.Header, any) {}).(*pyproto.CallError); ok {
+			refused++
+		}
+	}
+	if refused != maxJobs {
+		t.Errorf("%d of %d were refused", refused, 2*maxJobs)
+	}
+	if n := openFiles(t, path); n > 2 {
+		t.Errorf("%d descriptors are open", n)
+	}
+	_ = c.conn.Close()
+	eventually(t, "the files are closed", func() bool { return openFiles(t, path) == 0 })
+}
+
 func TestRefusals(t *testing.T) {
 	b := newBed(t)
 	c := b.caller(t)
@@ -363,7 +430,7 @@ func TestTransfersOfSomebodyWhoGoes(t *testing.T) {
 			for got < window {
 				see(c.next())
 			}
-			if n := openFiles(t, path); n != 3 {
+			if n := openFiles(t, path); n != 1 { // the others wait for their turn
 				t.Fatalf("%d files are open", n)
 			}
 			leave(b, c)

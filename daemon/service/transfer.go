@@ -8,7 +8,9 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 
+	"mitogend/daemon/socket"
 	"mitogend/pyproto"
 )
 
@@ -17,6 +19,8 @@ const (
 	window = 1 << 20
 	// chunk with its pickle and header is what Mitogen's loop reads at once.
 	chunk = 128<<10 - 100
+	// maxJobs are the files of one connection that wait to be sent.
+	maxJobs = 1000
 )
 
 // queue are the transfers over one connection.
@@ -24,14 +28,23 @@ type queue struct {
 	// mu protects the following. Never held across I/O.
 	mu      sync.Mutex
 	jobs    []*transfer
+	count   int // of places taken, those of jobs included
 	unacked int
 	running bool // somebody sends
 	gone    bool // the connection is, or the client
 }
 
+// transfer is a file that is to be sent. It is opened when its turn comes, as it was when it was asked for.
 type transfer struct {
 	to   pyproto.Sender
-	file *os.File
+	open func() (*os.File, error)
+	file *os.File // of the first job, once its turn has come
+}
+
+func (t *transfer) close() {
+	if t.file != nil {
+		_ = t.file.Close()
+	}
 }
 
 // fetch replies with what the file is, and then sends it to the receiver that the caller names.
@@ -45,33 +58,49 @@ func (f *Files) fetch(c *call) error {
 	switch {
 	case !ok:
 		return raised("Argument 'sender' type incorrect")
-	case c.in.Auth != 0 && !f.registered(path):
-		return raise("mitogen.service.Error: Path '%s' is not registered with FileService.", path)
 	case to.Context != c.in.Src:
 		return raised("mitogen.service.Error: sender= kwarg context must match requestee context")
 	}
-	// O_NONBLOCK: opening a pipe that nobody writes to would wait.
-	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	open := func() (*os.File, error) { return f.open(path, c.in.Auth == 0) }
+	file, err := open()
 	if err != nil {
-		return ioError(err, path)
-	}
-	stat, err := describe(file, path)
-	if err == nil {
-		err = c.in.Reply(stat)
-	}
-	if err != nil {
-		_ = file.Close()
 		return err
 	}
-	if q := f.queue(c.in.Src); q != nil {
-		q.mu.Lock()
-		q.jobs = append(q.jobs, &transfer{to, file})
-		q.mu.Unlock()
-		f.pump(q)
-		return nil
-	}
+	stat, err := describe(file, path)
 	_ = file.Close()
-	return nil // there is nobody to tell it
+	if err != nil {
+		return err
+	}
+	q := f.queue(c.in.Src)
+	if q == nil {
+		return nil // there is nobody to tell it
+	}
+	if !q.reserve() {
+		return raise("mitogen.service.Error: %d files wait to be sent already; acknowledge what has come", maxJobs)
+	}
+	// What it is comes before the first part of it.
+	if err := c.in.Reply(stat); err != nil {
+		q.mu.Lock()
+		q.count--
+		q.mu.Unlock()
+		return err
+	}
+	q.mu.Lock()
+	q.jobs = append(q.jobs, &transfer{to: to, open: open})
+	q.mu.Unlock()
+	f.pump(q)
+	return nil
+}
+
+// reserve takes a place for a file.
+func (q *queue) reserve() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.count >= maxJobs {
+		return false
+	}
+	q.count++
+	return true
 }
 
 // describe is what fetch replies.
@@ -168,23 +197,34 @@ func (f *Files) pump(q *queue) {
 		q.unacked += n
 		if done {
 			q.jobs = q.jobs[1:]
-			_ = job.file.Close()
+			q.count--
+			job.close()
 		}
 	}
 	q.running = false
 	if q.gone {
 		for _, job := range q.jobs {
-			_ = job.file.Close()
+			job.close()
 		}
 		q.jobs = nil
 	}
 	q.mu.Unlock()
 }
 
-// sendChunk sends the next part of a file, or its end. A file that fails is cut short, and the receiver sees that the size is
-// another.
+// sendChunk sends the next part of a file, or its end. A file that fails, or is gone by now, is cut short, and the receiver sees that
+// the size is another. While there are no descriptors, it waits.
 func (f *Files) sendChunk(job *transfer, buf []byte) (n int, done bool) {
-	n, _ = io.ReadFull(job.file, buf) // after an error the next read gives nothing
+	if job.file == nil {
+		var err error
+		for pause := time.Duration(0); ; socket.Pause(f.ctx, &pause) {
+			if job.file, err = job.open(); !socket.IsShortage(err) || f.ctx.Err() != nil {
+				break
+			}
+		}
+	}
+	if job.file != nil {
+		n, _ = io.ReadFull(job.file, buf) // after an error the next read gives nothing
+	}
 	if n == 0 {
 		_ = f.d.Send(f.ctx, job.to.Context, job.to.Handle, pyproto.IsDead, []byte("Sender was explicitly closed."))
 		return 0, true

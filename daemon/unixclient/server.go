@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mitogend/daemon"
+	"mitogend/daemon/socket"
 	"mitogend/pyproto"
 )
 
@@ -30,6 +32,8 @@ type Options struct {
 	ModuleTimeout time.Duration
 	// MaxConnects bounds the connects of one client that are under way; 0 means 256.
 	MaxConnects int
+	// MaxClients is how many there may be at once; 0 means 4096.
+	MaxClients int
 }
 
 // handshakeTime is what a client gets to send its process id.
@@ -47,6 +51,7 @@ type Server struct {
 	owners  map[pyproto.ContextID]*client // of children that were connected for them
 	closed  bool
 
+	count    atomic.Int64 // of clients, those that have not said who they are included
 	runtimes runtimes
 	wg       sync.WaitGroup
 }
@@ -61,6 +66,9 @@ func New(d *daemon.Daemon, opt Options) *Server {
 	}
 	if opt.MaxConnects <= 0 {
 		opt.MaxConnects = 256
+	}
+	if opt.MaxClients <= 0 {
+		opt.MaxClients = 4096
 	}
 	s := &Server{d: d, opt: opt, clients: map[pyproto.ContextID]*client{}, owners: map[pyproto.ContextID]*client{}}
 	d.Handle(pyproto.CallFunction, s.onCall)
@@ -81,19 +89,9 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	defer s.wg.Wait()
 	defer s.closeAll()
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
-	defer stop()
-	for {
-		conn, err := ln.Accept()
-		if err != nil {
-			_ = ln.Close()
-			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return nil
-			}
-			return fmt.Errorf("unixclient: %w", err)
-		}
+	return socket.Serve(ctx, ln, s.opt.Logger, func(conn net.Conn) {
 		s.wg.Go(func() { s.accept(ctx, conn) })
-	}
+	})
 }
 
 func (s *Server) closeAll() {
@@ -110,11 +108,12 @@ func (s *Server) closeAll() {
 // accept serves one client until it is gone.
 func (s *Server) accept(ctx context.Context, conn net.Conn) {
 	defer conn.Close()
-	pid, err := peerPID(conn)
+	pid, err := s.take(conn)
 	if err != nil {
-		s.opt.Logger.Warn("refused a client", zap.Error(err))
+		s.opt.Logger.Warn("refused a client", zap.Int("pid", pid), zap.Error(err))
 		return
 	}
+	defer s.count.Add(-1)
 	file, err := handshake(ctx, conn)
 	if err != nil {
 		s.opt.Logger.Warn("a client has not said who it is", zap.Int("pid", pid), zap.Error(err))
@@ -202,25 +201,20 @@ func (s *Server) others(c *client) (list []*client) {
 	return list
 }
 
-// peerPID gives the process at the other end, which has to be this user's.
-func peerPID(conn net.Conn) (int, error) {
-	uc, ok := conn.(*net.UnixConn)
-	if !ok {
-		return 0, errors.New("unixclient: not a Unix socket")
+// take counts a client, of whom there are at most MaxClients, and gives its process, which has to be this user's.
+func (s *Server) take(conn net.Conn) (pid int, err error) {
+	peer, err := socket.PeerOf(conn)
+	if err == nil {
+		err = peer.Allowed()
 	}
-	raw, err := uc.SyscallConn()
 	if err != nil {
-		return 0, err
+		return peer.PID, fmt.Errorf("unixclient: %w", err)
 	}
-	var cred *unix.Ucred
-	cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err = errors.Join(cerr, err); err != nil {
-		return 0, err
+	if n := s.count.Add(1); n > int64(s.opt.MaxClients) {
+		s.count.Add(-1)
+		return peer.PID, fmt.Errorf("unixclient: there are %d clients already", n-1)
 	}
-	if int(cred.Uid) != os.Geteuid() {
-		return 0, fmt.Errorf("unixclient: process %d belongs to user %d", cred.Pid, cred.Uid)
-	}
-	return int(cred.Pid), nil
+	return peer.PID, nil
 }
 
 // handshake reads the client's process id, which the kernel has told us better, and gives the connection as a file.
@@ -243,10 +237,16 @@ func handshake(ctx context.Context, conn net.Conn) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	fd := -1
-	cerr := raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 3) })
-	if err = errors.Join(cerr, err); err != nil {
-		return nil, err
+	end := time.Now().Add(handshakeTime)
+	for pause := time.Duration(0); ; socket.Pause(ctx, &pause) {
+		fd := -1
+		cerr := raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 3) })
+		if err = errors.Join(cerr, err); err == nil {
+			return os.NewFile(uintptr(fd), "unix client"), nil
+		}
+		// While there are no descriptors, the client waits.
+		if !socket.IsShortage(err) || ctx.Err() != nil || time.Now().After(end) {
+			return nil, err
+		}
 	}
-	return os.NewFile(uintptr(fd), "unix client"), nil
 }

@@ -117,16 +117,24 @@ func number(b []byte) (n uint64) {
 	return n
 }
 
+// arrayStep is how many values of an array are allocated before any has come.
+const arrayStep = 1024
+
 func (d *decoder) array(n uint64, depth int) ([]any, error) {
 	if n > uint64(len(d.data)) { // each takes a byte at least
 		return nil, errShort
 	}
-	list := make([]any, n)
-	for i := range list {
-		var err error
-		if list[i], err = d.value(depth + 1); err != nil {
+	if n > uint64(MaxValues-d.values) {
+		return nil, fmt.Errorf("wire: more than %d values", MaxValues)
+	}
+	// Grown as they come: each takes sixteen bytes here, and may have taken one there.
+	list := make([]any, 0, min(n, arrayStep))
+	for range n {
+		v, err := d.value(depth + 1)
+		if err != nil {
 			return nil, err
 		}
+		list = append(list, v)
 	}
 	return list, nil
 }
@@ -135,7 +143,7 @@ func (d *decoder) mapping(n uint64, depth int) (any, error) {
 	if n > uint64(len(d.data))/2 {
 		return nil, errShort
 	}
-	dict := pyproto.NewDict(int(n))
+	dict := pyproto.NewDict(int(min(n, arrayStep)))
 	for range n {
 		k, err := d.value(depth + 1)
 		if err != nil {
@@ -214,6 +222,10 @@ func (d *decoder) ext(tag byte, data []byte, depth int) (any, error) {
 		return nil, fmt.Errorf("wire: unknown extension type %d", int8(tag))
 	}
 	inner := decoder{data: data, values: d.values}
+	// Before anything is allocated: an array of this many values is at most what the message may still have.
+	if f, n, err := (&decoder{data: data}).head(); err != nil || f.kind != array || n > uint64(MaxValues-d.values) {
+		return nil, fmt.Errorf("wire: extension %d is no array of values that a message may have", tag)
+	}
 	v, err := inner.value(depth + 1)
 	d.values = inner.values
 	list, ok := v.([]any)

@@ -1,13 +1,44 @@
 package wire
 
 import (
+	"fmt"
 	"time"
 
+	"github.com/ugorji/go/codec"
+
+	"mitogend/bootstrap"
 	"mitogend/pyproto"
 )
 
 // Seconds is a duration as it is sent; 0 means none, or the default.
 type Seconds float64
+
+// CodecEncodeSelf implements codec.Selfer.
+func (s *Seconds) CodecEncodeSelf(e *codec.Encoder) { e.MustEncode(float64(*s)) }
+
+// CodecDecodeSelf implements codec.Selfer: a number of seconds, or text as everywhere else (1m30s).
+func (s *Seconds) CodecDecodeSelf(d *codec.Decoder) {
+	var v any
+	d.MustDecode(&v)
+	switch x := v.(type) {
+	case nil:
+		*s = 0
+	case int64:
+		*s = Seconds(x)
+	case uint64:
+		*s = Seconds(x)
+	case float64:
+		*s = Seconds(x)
+	case string:
+		length, err := bootstrap.ParseDuration(x)
+		if err != nil {
+			panic(err) // the codec makes it Decode's error
+		}
+		*s = Seconds(length.Seconds())
+	default:
+		panic(fmt.Errorf("a duration is seconds or text such as 1m30s, not %T", v))
+	}
+}
 
 // Duration converts it. Out of range is the longest duration.
 func (s Seconds) Duration() time.Duration {
@@ -125,6 +156,12 @@ type Run struct {
 	Path   string   `codec:"path"`
 	Script []byte   `codec:"script"`
 	Argv   []string `codec:"argv,omitempty"` // sys.argv[1:]
+	// File is the script's absolute name; Dir what sys.path begins with. Module says that Path is a module, run as python -m does,
+	// and there is no script; Packed that the script is __main__.py of the directory or archive Path.
+	File   string `codec:"file,omitempty"`
+	Dir    string `codec:"dir,omitempty"`
+	Module bool   `codec:"module,omitempty"`
+	Packed bool   `codec:"packed,omitempty"`
 	// Stdin says that standard input will be written to the stream; otherwise it is /dev/null.
 	Stdin  bool `codec:"stdin,omitempty"`
 	Import bool `codec:"import,omitempty"`

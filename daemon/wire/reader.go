@@ -2,10 +2,13 @@ package wire
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+
+	"mitogend/daemon"
 )
 
 // Bounds of one message. They are far above what any call needs, and keep what a peer can make us allocate to a small
@@ -29,7 +32,13 @@ type Reader struct {
 
 	buf    []byte
 	values int
-	open   []uint64 // values still missing in each open array or map, outermost first
+	// Where the message's memory is counted, from the first step on; nil for nowhere.
+	assembly *daemon.Assembly
+	ctx      context.Context
+	end      func(error)
+	part     *daemon.Part
+	charged  int
+	open     []uint64 // values still missing in each open array or map, outermost first
 }
 
 // NewReader makes a reader of messages of at most max bytes; 0 means DefaultMaxMessage.
@@ -40,13 +49,37 @@ func NewReader(r io.Reader, max int) *Reader {
 	return &Reader{br: bufio.NewReaderSize(r, 16<<10), max: max}
 }
 
+// Count has the memory of messages that come in part be counted; see daemon.Assembly.Begin for ctx and end.
+func (r *Reader) Count(ctx context.Context, a *daemon.Assembly, end func(error)) {
+	r.ctx, r.assembly, r.end = ctx, a, end
+}
+
+// charge counts what the message takes by now.
+func (r *Reader) charge() error {
+	if r.assembly == nil || cap(r.buf)-r.charged < step {
+		return nil
+	}
+	if r.part == nil {
+		r.part = r.assembly.Begin(r.ctx, r.end)
+	}
+	n := cap(r.buf) - r.charged
+	r.charged += n
+	return r.part.Grow(n)
+}
+
 // step is how much of a string is read at once; what has been read so far has been paid for.
 const step = 1 << 20
 
 // Next gives the bytes of one message. They are the caller's. io.EOF means an end between messages, io.ErrUnexpectedEOF one
 // inside. After an error that wraps ErrBadMessage, Partial has what was read of the message.
 func (r *Reader) Next() ([]byte, error) {
-	r.buf, r.values, r.open = nil, 0, r.open[:0]
+	r.buf, r.values, r.open, r.charged = nil, 0, r.open[:0], 0
+	defer func() {
+		if r.part != nil {
+			r.part.Done()
+			r.part = nil
+		}
+	}()
 	if _, err := r.br.Peek(1); err != nil {
 		return nil, err
 	}
@@ -83,6 +116,9 @@ func (r *Reader) value(first bool) error {
 		return err
 	}
 	r.buf = append(r.buf, tag)
+	if err := r.charge(); err != nil {
+		return err
+	}
 	f := formatOf(tag)
 	if first && f.kind != array {
 		return fmt.Errorf("%w: it begins with byte 0x%02x, not with an array", ErrBadMessage, tag)
@@ -140,12 +176,18 @@ func (r *Reader) bytes(n uint64) error {
 			grown := make([]byte, at, max(2*at, at+k)) // twice what has arrived, or one step more
 			copy(grown, r.buf)
 			r.buf = grown
+			if err := r.charge(); err != nil {
+				return err
+			}
 		}
 		r.buf = r.buf[:at+k]
 		if _, err := io.ReadFull(r.br, r.buf[at:]); err != nil {
 			return err
 		}
 		n -= uint64(k)
+		if r.part != nil {
+			r.part.Came(k)
+		}
 	}
 	return nil
 }

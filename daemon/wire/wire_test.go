@@ -188,3 +188,24 @@ func FuzzReader(f *testing.F) {
 		}
 	})
 }
+
+// What claims many values costs no more than those that come.
+func TestClaimsOfManyValues(t *testing.T) {
+	const claimed = 4 << 20
+	body := append([]byte{0xdd, 0, 0x40, 0, 0}, bytes.Repeat([]byte{0xc1}, claimed)...) // an array of as many, and no value in any format
+	ext := append([]byte{0xc9, 0, 0x40, 0, 5, ExtTuple}, body...)
+	for name, data := range map[string][]byte{"array": body, "tuple": ext} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if _, err := decode(data); err == nil {
+			t.Errorf("%s: it was taken", name)
+		}
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
+			t.Errorf("%s: %d bytes were allocated", name, n)
+		}
+	}
+	if v, err := decode([]byte{0x92, 1, 2}); err != nil || len(v.([]any)) != 2 {
+		t.Errorf("got %v, %v", v, err)
+	}
+}

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import traceback
 import unittest
 
@@ -60,6 +61,27 @@ class ImportTest(harness.TestCase):
         finally:
             if logging:
                 sys.modules['logging'] = logging
+
+    @unittest.skipUnless(PY3, "2.x has one lock for all imports")
+    def test_packages_do_not_wait_for_each_other(self):
+        # 3.15 locks the whole chain of a dotted name while a nested module loads (gh-83065).
+        parent = self.parent({'late': '', 'late.deep': '', 'late.deep.one': '', 'late.deep.two': '', 'soon': '',
+                              'soon.deep': '', 'soon.deep.one': ''}, held=['late.deep.one'])
+        names = ['late.deep.one', 'late.deep.two', 'soon.deep.one']
+        threads = [threading.Thread(target=importlib.import_module, args=(name,)) for name in names]
+        threads[0].start()
+        harness.eventually('the first waits', lambda: 'late.deep.one' in parent.waiting)
+        threads[2].start()
+        threads[2].join(harness.DEADLINE)
+        self.assertIn('soon.deep.one', sys.modules)
+        self.assertTrue(threads[0].is_alive())
+        # A neighbour of what is waited for may wait with it, no longer.
+        threads[1].start()
+        parent.release()
+        for t in threads:
+            t.join(harness.DEADLINE)
+        for name in names:
+            self.assertIn(name, sys.modules)
 
     def test_loader(self):
         self.parent({'served': '', 'served.sub': 'x = 1\n'})

@@ -412,6 +412,7 @@ class ParentTest(harness.TestCase):
         self.wait_for(2001)
         # The end of the context ends it, too.
         self.master.send(FLOW, b'78:1')
+        harness.eventually('told', lambda: 78 in relay.stopped)
         a.send(78, 2004, b'x' * 10000)
         harness.eventually('the sender is not read', lambda: a.link.rfd in relay.held)
         self.master.send(core.DEL_ROUTE, b'78')
@@ -478,7 +479,7 @@ class ParentTest(harness.TestCase):
         os.fork = fork
         try:
             with self.assertRaises(OSError):
-                mitogen.program.run(9, u'x', 1, u'x.py', b'', [], True)
+                mitogen.program.run(9, u'x', 1, {}, True)
         finally:
             os.fork = real
         self.assertEqual(descriptors() - before, set())

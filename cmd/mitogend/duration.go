@@ -1,0 +1,29 @@
+package main
+
+import (
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"mitogend/bootstrap"
+)
+
+// duration is a flag's value: seconds, or text such as 1m30s, as in targets and files.
+type duration time.Duration
+
+func durationVar(f *pflag.FlagSet, to *time.Duration, name string, def time.Duration, usage string) {
+	*to = def
+	f.Var((*duration)(to), name, usage)
+}
+
+func (d *duration) Set(s string) error {
+	v, err := bootstrap.ParseDuration(s)
+	if err == nil {
+		*d = duration(v)
+	}
+	return err
+}
+
+func (d *duration) String() string { return time.Duration(*d).String() }
+
+func (*duration) Type() string { return "duration" }

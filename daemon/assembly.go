@@ -1,0 +1,150 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Assembly bounds the memory of large messages that have come in part, over all children and clients of a daemon. Who needs more than
+// there is waits, unread, while others end. A message of which too little comes while somebody waits is given up, and its connection
+// with it; so is the oldest one when all wait for each other, since those who send halves were there before who needs the memory now.
+// It is safe for concurrent use.
+type Assembly struct {
+	max   int64
+	stall time.Duration
+
+	// mu protects the following and what parts say. Part.end is called without it.
+	mu    sync.Mutex
+	used  int64
+	parts map[*Part]bool
+	room  chan struct{} // closed when something ends
+}
+
+const (
+	// minAssembly is the least that an Assembly of a daemon holds: four messages of the default size.
+	minAssembly = 512 << 20
+	// assemblyStall is how long a message may take for assemblyMove bytes while others wait for its memory.
+	assemblyStall = 10 * time.Second
+	assemblyMove  = 64 << 10
+)
+
+// Part is one message of an Assembly. Its methods are for one goroutine.
+type Part struct {
+	a     *Assembly
+	ctx   context.Context
+	end   func(error) // wakes who reads the message; must not block
+	began time.Time
+	came  int          // since moved
+	moved atomic.Int64 // when assemblyMove bytes more had come
+
+	// Guarded by a.mu.
+	held    int64
+	waiting bool
+	err     error
+}
+
+func newAssembly(max int64) *Assembly {
+	return &Assembly{max: max, stall: assemblyStall, parts: map[*Part]bool{}, room: make(chan struct{})}
+}
+
+// Begin begins a message. Done has to be called. ctx ends a wait; end is called from another goroutine when the message is given up.
+func (a *Assembly) Begin(ctx context.Context, end func(error)) *Part {
+	p := &Part{a: a, ctx: ctx, end: end, began: time.Now()}
+	p.moved.Store(p.began.UnixNano())
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.parts[p] = true
+	return p
+}
+
+// Grow takes n bytes more, and waits for them. The error is that the message is given up.
+func (p *Part) Grow(n int) error {
+	a := p.a
+	for {
+		a.mu.Lock()
+		// One message may always be as large as it likes.
+		if p.err == nil && (a.used+int64(n) <= a.max || a.used == p.held) {
+			a.used += int64(n)
+			p.held += int64(n)
+			p.waiting = false
+			p.moved.Store(time.Now().UnixNano())
+			a.mu.Unlock()
+			return nil
+		}
+		p.waiting = true
+		victim := a.victim()
+		if victim != nil {
+			victim.err = fmt.Errorf("%d bytes of messages that came in part wait already, and this one does not get on", a.used)
+		}
+		err, room := p.err, a.room
+		a.mu.Unlock()
+		if victim != nil && victim != p {
+			victim.end(victim.err)
+		}
+		if err != nil {
+			return err
+		}
+		t := time.NewTimer(a.stall / 10)
+		select {
+		case <-room:
+		case <-t.C:
+		case <-p.ctx.Done():
+			t.Stop()
+			return context.Cause(p.ctx)
+		}
+		t.Stop()
+	}
+}
+
+// victim is whose message is to be given up: one that stands still, or the oldest of those that wait for each other. mu is held.
+func (a *Assembly) victim() *Part {
+	var still, oldest *Part
+	all := true
+	for p := range a.parts {
+		switch {
+		case p.err != nil:
+			return nil // is being given up
+		case p.held == 0:
+			continue
+		case !p.waiting:
+			all = false
+			if time.Since(time.Unix(0, p.moved.Load())) > a.stall && (still == nil || p.moved.Load() < still.moved.Load()) {
+				still = p
+			}
+		case oldest == nil || p.began.Before(oldest.began):
+			oldest = p
+		}
+	}
+	if all {
+		return oldest
+	}
+	return still
+}
+
+// Came says that n bytes of the message have come.
+func (p *Part) Came(n int) {
+	if p.came += n; p.came >= assemblyMove {
+		p.came = 0
+		p.moved.Store(time.Now().UnixNano())
+	}
+}
+
+// Done gives everything back.
+func (p *Part) Done() {
+	a := p.a
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.parts[p] {
+		return
+	}
+	delete(a.parts, p)
+	a.used -= p.held
+	close(a.room)
+	a.room = make(chan struct{})
+}
+
+// Assembly is what bounds the messages that come in part, for those who read others of the daemon's clients.
+func (d *Daemon) Assembly() *Assembly { return d.assembly }

@@ -1,0 +1,140 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"mitogend/pyproto"
+)
+
+func TestAssembly(t *testing.T) {
+	newTest := func() *Assembly {
+		a := newAssembly(4 << 20)
+		a.stall = 50 * time.Millisecond
+		return a
+	}
+	grow := func(p *Part, n int) <-chan error {
+		done := make(chan error, 1)
+		go func() { done <- p.Grow(n) }()
+		return done
+	}
+	ended := func(c chan error) func(error) { return func(err error) { c <- err } }
+	ctx := testContext(t)
+
+	// What stands still is given up for what waits, and only that.
+	a := newTest()
+	gone := make(chan error, 9)
+	still, moving, other := a.Begin(ctx, ended(gone)), a.Begin(ctx, func(err error) { t.Errorf("the moving one was ended: %v", err) }), a.Begin(ctx, nil)
+	if err := errors.Join(still.Grow(2<<20), moving.Grow(1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Millisecond):
+				moving.Came(assemblyMove)
+			}
+		}
+	}()
+	waits := grow(other, 3<<20)
+	if err := <-gone; err == nil {
+		t.Error("no reason")
+	}
+	still.Done()
+	if err := <-waits; err != nil {
+		t.Error(err)
+	}
+	close(stop)
+	if err := still.Grow(1 << 20); err == nil {
+		t.Error("what was given up goes on")
+	}
+
+	// Of those that all wait for each other, the oldest goes, and then the others fit one after the other.
+	a = newTest()
+	var parts [4]*Part
+	var grown [4]<-chan error
+	for i := range parts {
+		parts[i] = a.Begin(ctx, func(error) {})
+		if err := parts[i].Grow(1 << 20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, p := range parts {
+		done := make(chan error, 1)
+		grown[i] = done
+		go func() {
+			err := p.Grow(1 << 20)
+			p.Done()
+			done <- err
+		}()
+	}
+	for i := range parts {
+		if err := <-grown[i]; (err != nil) != (i == 0) {
+			t.Errorf("message %d: %v", i, err)
+		}
+	}
+	if a.used != 0 || len(a.parts) != 0 {
+		t.Errorf("%d bytes and %d messages are left", a.used, len(a.parts))
+	}
+
+	// One alone may be larger than all there is; whoever waits can give up.
+	large := a.Begin(ctx, nil)
+	if err := errors.Join(large.Grow(3<<20), large.Grow(9<<20)); err != nil {
+		t.Error(err)
+	}
+	short, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := a.Begin(short, nil).Grow(1); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Children that send halves of large messages lose their connections when an honest child needs the memory.
+func TestHalfFrames(t *testing.T) {
+	d := newDaemon(t, Options{})
+	d.assembly = newAssembly(16 << 20)
+	d.assembly.stall = 3 * time.Second
+	good := newPeer(t, d)
+	r, err := d.NewReceiver(good.c, 64<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := heap()
+	var evil []*peer
+	for range 8 {
+		p := newPeer(t, d)
+		evil = append(evil, p)
+		go func() {
+			h := pyproto.Header{Enc: pyproto.EncMGC, Src: p.id, Auth: p.id, Handle: 1, Length: 64 << 20}
+			_, _ = p.f.Write(h.Append(nil))
+			half := make([]byte, 60<<20)
+			_, _ = p.f.Write(half[:])
+		}()
+	}
+	eventually(t, "the memory is used up", func() bool {
+		d.assembly.mu.Lock()
+		defer d.assembly.mu.Unlock()
+		return d.assembly.used > 8<<20
+	})
+	good.send(pyproto.Header{Src: good.id, Auth: good.id, Handle: r.handle}, pickle(t, make([]byte, 8<<20)))
+	v, err := r.Next(testContext(t))
+	if b, _ := v.([]byte); len(b) != 8<<20 || err != nil {
+		t.Errorf("got %d bytes, %v", len(b), err)
+	}
+	for _, p := range evil {
+		_ = p.f.Close()
+	}
+	for _, p := range evil {
+		<-p.c.stream.ended
+	}
+	if d.assembly.used != 0 || len(d.assembly.parts) != 0 {
+		t.Errorf("%d bytes are left", d.assembly.used)
+	}
+	evil, v = nil, nil
+	eventually(t, "the memory is free", func() bool { return heap()-before < 8<<20 })
+}

@@ -1,0 +1,274 @@
+"""
+In a process that was forked off to be a program (guard.py): makes it one. It comes over the importer as mitogen.script.
+
+The stack is unwound first, down to the stub that was the interpreter's command line, and first_stage.py runs the code: so
+nothing of the runtime is below the script, and Python itself ends the process in its own way.
+"""
+from __future__ import absolute_import
+
+import os
+import sys
+
+import mitogen
+import mitogen.core as core
+import mitogen.guard
+
+# Names, arguments and files are bytes on the way, so that they are what they would be on Python's command line.
+native = os.fsdecode if core.PY3 else bytes
+
+
+class Program(object):
+    """
+    What the process is to be. `spec` has: config; path, the script as it was named, or the name of a module if `source` is
+    None; file, its absolute name; package, its `__package__` where it has one; dir, what sys.path begins with, and whether
+    that is a directory on this disk; names, of the modules there that are served, packages with a dot behind; argv. `fds` are
+    the connection's two and those that become 0, 1 and 2.
+    """
+
+    def __init__(self, spec, fds):
+        self.spec = spec
+        self.fds = fds
+
+    def __call__(self):
+        """Be the program, up to its first line."""
+        spec = self.spec
+        os.setsid()
+        rfd, wfd = self.place_fds()
+        if 'mitogen.parent' in sys.modules:
+            sys.modules['mitogen.parent'].leaf()
+        core.setup(spec['config'], rfd, wfd, take_stdio=False)
+        core.plug(core, mitogen)
+        # Who reads for processes that the program forks off asks for it. There is no ticker: who waits reads, and the process
+        # that this one was forked off sees to its end.
+        core.io.running = 1
+        mitogen.guard.quiet_fork()
+        own_logging()
+        line_buffered()
+        path, name = native(spec['path']), native(spec['file'])
+        sys.argv[:] = [path] + [native(a) for a in spec['argv']]
+        if spec['dir'] and not getattr(sys.flags, 'safe_path', False):
+            served_from(native(spec['dir']), spec['names'], spec['disk'])
+        main = sys.modules['__main__'] = type(sys)('__main__')
+        builtins = sys.modules['builtins' if core.PY3 else '__builtin__']
+        main.__dict__.update(__builtins__=builtins, __package__=None)
+        if core.PY3 and sys.version_info < (3, 14):
+            main.__annotations__ = {}
+        self.space = main.__dict__
+        if spec['source'] is None:
+            sys.argv[0] = '-m'
+            self.space = {'__builtins__': builtins, 'name': path}
+            return self
+        if sys.version_info < (3, 9):
+            name = path
+        self.script = main.__loader__ = Script(name, bytes(spec['source']))
+        main.__file__ = name
+        if core.PY3:
+            main.__cached__ = None
+        if spec['package'] is not None:
+            main.__file__ = self.script.path = os.path.join(path, '__main__.py')
+            main.__package__ = str(spec['package'])
+            if core.PY3:
+                main.__spec__ = core.ModuleSpec('__main__', self.script, origin=main.__file__)
+                main.__spec__.has_location = True
+        return self
+
+    def place_fds(self):
+        """Make 0, 1 and 2 of the last three, wherever all five are; gives the others."""
+        fds = []
+        for fd in self.fds:
+            while fd < 3:
+                fd = os.dup(fd)
+            fds.append(fd)
+        for fd, to in zip(fds[2:], range(3)):
+            os.dup2(fd, to)
+            os.close(fd)
+        for fd in fds[:2]:
+            core.cloexec(fd)
+        return fds[:2]
+
+    def code(self):
+        if self.spec['source'] is None:
+            from runpy import _run_module_as_main
+            self.space['run'] = _run_module_as_main
+            return compile('run(name)', '<string>', 'exec', 0, 1)
+        return self.script.get_code()
+
+    def run(self):
+        """On top of a stack that is not to be unwound."""
+        try:
+            exec(self.code(), self.space)
+        except SystemExit:
+            raise
+        except:
+            self.failed()
+            raise
+
+    def failed(self):
+        """The code has raised: have Python show that as if the script were all there is."""
+        hook = sys.excepthook
+
+        def excepthook(kind, value, tb):
+            while tb and tb.tb_frame.f_code.co_filename in OURS:
+                tb = tb.tb_next
+            if core.io.lost:
+                return
+            if core.PY3:
+                value = value.with_traceback(tb)
+            sys.last_traceback = tb
+            if hook is not sys.__excepthook__:
+                hook(kind, value, tb)
+                return
+            # Before 3.13 that one looks for source lines on the disk only.
+            import traceback
+            if core.PY3:
+                traceback.print_exception(kind, value, tb)
+                if kind is KeyboardInterrupt:
+                    # Since 3.8 Python ends by SIGINT where the last code that it compiled by itself has ended so.
+                    try:
+                        exec('raise KeyboardInterrupt', {})
+                    except KeyboardInterrupt:
+                        pass
+                return
+            if tb:
+                sys.stderr.write('Traceback (most recent call last):\n')
+                traceback.print_tb(tb)
+            hook(kind, value, None)
+        sys.excepthook = excepthook
+
+
+OURS = '<string>', Program.code.__code__.co_filename
+
+
+class Script(object):
+    """The loader of __main__, for tracebacks and inspect."""
+    name = '__main__'
+
+    def __init__(self, path, source):
+        self.path = path
+        self.source = source
+
+    def get_source(self, _name=None):
+        if not core.PY3:
+            return self.source
+        from importlib.util import decode_source
+        return decode_source(self.source)
+
+    def get_filename(self, _name=None):
+        return self.path
+
+    def is_package(self, _name=None):
+        return False
+
+    def get_code(self, _name=None):
+        source = self.source
+        if not core.PY3:
+            source = source.replace(b'\r\n', b'\n') + b'\n'
+        return compile(source, self.path, 'exec', 0, 1)
+
+
+def own_logging():
+    """Logging as in any program: what it logs goes where it says, and not to the master."""
+    core.WATCHED.pop('logging', None)
+    logging = sys.modules.get('logging')
+    if logging:
+        for handler in logging.root.handlers[:]:
+            if getattr(handler.emit, '__module__', None) == core.__name__:
+                logging.root.removeHandler(handler)
+                logging.root.setLevel(logging.WARNING)
+
+
+def line_buffered():
+    """
+    Standard output by lines, so that what a program prints is seen while it runs. The objects stay, since what a sitecustomize
+    has put into their place may use them.
+    """
+    out = sys.__stdout__
+    if out is None or out.closed:
+        return
+    if hasattr(out, 'reconfigure'):
+        out.reconfigure(line_buffering=True)
+    elif os.environ.get('PYTHONUNBUFFERED') and not sys.flags.ignore_environment:
+        return
+    elif core.PY3:
+        if out is sys.stdout:
+            from io import open
+            sys.stdout = sys.__stdout__ = open(1, 'w', 1, out.encoding, out.errors, closefd=False)
+            sys.stdout.buffer.raw.name = '<stdout>'
+            sys.stdout.mode = 'w'
+    else:
+        # C decides that at the first byte, by what the descriptor is at that time.
+        try:
+            fds = os.openpty()
+        except (OSError, IOError):
+            return
+        keep = os.dup(1)
+        os.dup2(fds[1], 1)
+        out.write('\n')
+        out.flush()
+        os.dup2(keep, 1)
+        for fd in fds + (keep,):
+            os.close(fd)
+
+
+def served_from(path, names, disk):
+    """Have sys.path begin with the script's directory, and what is served from there be found in it."""
+    finder = Directory(path, names, disk)
+    # It is known that they are there.
+    core.importer.never = set(core.importer.never) - set(finder.names)
+    sys.path.insert(0, path)
+    sys.path_hooks.insert(0, finder.hook)
+    sys.path_importer_cache[path] = finder
+
+
+class Directory(object):
+    """The finder of one entry of sys.path."""
+
+    def __init__(self, path, names, disk):
+        self.path = path
+        names = (names.decode('utf-8') if core.PY3 else names).split()
+        # Whether it is a package, by name.
+        self.names = dict((name.rstrip('.'), name.endswith('.')) for name in names)
+        self.disk = disk
+        self.rest = None
+
+    def hook(self, path):
+        if path != self.path:
+            raise ImportError(path)
+        return self
+
+    def here(self):
+        """Python's own finder, for what is on this disk and not served: extension modules, data."""
+        if self.disk and self.rest is None:
+            self.rest = False
+            for hook in sys.path_hooks:
+                if hook != self.hook:
+                    try:
+                        self.rest = hook(self.path)
+                        break
+                    except ImportError:
+                        pass
+        return self.rest
+
+    def find_spec(self, name, target=None):
+        return name in self.names and core.importer.find_spec(name) or (
+            self.here() and self.rest.find_spec(name, target) or None)
+
+    def find_module(self, name, path=None):
+        if name in self.names and core.importer.request(name):
+            return core.importer
+        if self.disk:
+            import imp
+            try:
+                imp.find_module(name, [self.path])
+            except ImportError:
+                return None
+            from pkgutil import ImpImporter
+            return ImpImporter(self.path).find_module(name)
+
+    def invalidate_caches(self):
+        if self.rest:
+            self.rest.invalidate_caches()
+
+    def iter_modules(self, prefix=''):
+        for name in sorted(self.names):
+            yield prefix + name, self.names[name]
