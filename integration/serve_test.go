@@ -715,3 +715,17 @@ func TestTraceparentOfACommand(t *testing.T) {
 		t.Errorf("%d spans are in the trace:\n%s", n, got.String())
 	}
 }
+
+// A daemon that is stopped counts against --connect-timeout.
+func TestDaemonThatDoesNotAnswer(t *testing.T) {
+	dir := t.TempDir()
+	d := PrepareDaemon(t).Start()
+	if err := d.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	r := Mitogend(t, dir, "call", "--daemon", d.Socket, "--connect-timeout", "1", "-H", AnyPython(t).Target(), "os:getpid")
+	_ = d.cmd.Process.Signal(syscall.SIGCONT)
+	if r.Status != 3 || !strings.Contains(r.Stderr, "the daemon does not answer") {
+		t.Error(r)
+	}
+}

@@ -496,12 +496,12 @@ def lazy(name):
 
 def find_global(module, name):
     make = WIRE.get(name) or module == 'mitogen.core' and lazy('WIRE').get(name)
-    if not make or module not in ('mitogen.core', '_codecs', '__builtin__', 'builtins'):
+    if not make:
         raise Error('%s.%s cannot be sent: only plain values can' % (module, name))
     return make
 
 
-# What a pickle may name; the rest is in api.py. Of a number, bytes and Blob would make as many bytes.
+# What a pickle may name, whatever the module; the rest is in api.py. Of a number, bytes and Blob would make as many bytes.
 WIRE = {
     'Blob': lambda data: Blob(b''.join((data,))),
     'Kwargs': Kwargs,

@@ -13,9 +13,9 @@ comes from the master, behind what tells a context below of its new numbers, and
 A full queue. The frame that fills it is taken; then its sender is stopped until half of the queue is gone: a child that sends
 for itself is not read, and a stream that carries somebody else's frames is told by a FLOW message, since what it carries for
 others must go on. FLOW goes from neighbour to neighbour towards the sender. A peer that takes nothing for STALL seconds, or
-whose FLOW is that old, gets no more frames until it does, and their senders dead messages. Small frames stop nobody, or whoever
-asks and does not take the answers would stop those who answer: they are taken up to a bound. What this process itself has
-to answer, and what answers somebody else's message, counts against MAX_UNREAD: beyond it, the stream that does not read is ended.
+whose FLOW is that old, gets no more frames until it does, and their senders dead messages. Dead messages stop nobody, or whoever
+asks and does not take the answers would stop those who have to answer. They, what this process has to say itself, and small
+frames from the parent count against MAX_UNREAD: beyond it, the stream that does not read is ended.
 
 Locks: Relay.spawning is taken first, and alone but for the others. Writer.lock guards a queue; Io.lock may be taken under it.
 Everything else of a Relay belongs to the reader; other threads hand it work by call_soon().
@@ -49,10 +49,14 @@ LOAD_CODE = 989
 
 # Bytes that may wait for one peer.
 LIMIT = 4 << 20
-# Bytes of answers, each counted with FRAME_COST, that may come on top of a full queue; then the stream is ended.
+# Bytes of answers, each counted with FRAME_WEIGHT, that may come on top of a full queue; then the stream is ended. Of what the
+# parent brings, so many may have been on the way when it was told to stop: a frame counts less.
 MAX_UNREAD = 16 << 20
 FRAME_COST = 100
-# A larger frame stops its sender when the queue is full.
+# What each frame adds to the bytes that wait: many small ones take longer to be handled than their bytes tell, and what comes
+# last waits for all of them.
+FRAME_WEIGHT = 2000
+# Larger answers stop who sends them when the queue is full.
 SMALL = 4096
 # Seconds after which a peer whose queue is full is not waited for, unless it has taken PROGRESS bytes meanwhile.
 STALL = 60
@@ -100,6 +104,8 @@ class Writer(object):
         # Of the first part: bytes that are written.
         self.offset = 0
         self.size = 0
+        # Frames, and their bytes, since the queue was empty.
+        self.count = self.total = 0
         self.written = 0
         # Of those, since `idle` was last reset.
         self.taken = 0
@@ -113,22 +119,30 @@ class Writer(object):
         nonblock(fd)
 
     @property
+    def weight(self):
+        """Bytes that wait, and FRAME_WEIGHT for each frame, as many as there are on the average."""
+        size = self.size
+        return size and size + size * self.count // (self.total or size) * FRAME_WEIGHT
+
+    @property
     def full(self):
-        return self.size > LIMIT and self.idle < STALL
+        return self.idle < STALL and self.weight > LIMIT
 
     @property
     def stalled(self):
-        return self.size > LIMIT and self.idle >= STALL
+        return self.idle >= STALL and self.weight > LIMIT
 
     def put(self, *parts):
         """Queue bytes, all of them or none, and write what can be written; never blocks."""
         with self.lock:
             if self.closed:
                 return
+            self.count += 1
             for part in parts:
                 if part:
                     self.queue.append(part)
                     self.size += len(part)
+                    self.total += len(part)
             if not self.armed:
                 self.flush()
 
@@ -136,7 +150,7 @@ class Writer(object):
         """Call fn, on any thread, when no more than `limit` bytes, or half of LIMIT, wait; that may be at once."""
         limit = LIMIT // 2 if limit is None else limit
         with self.lock:
-            if not self.closed and self.size > limit:
+            if not self.closed and self.weight > limit:
                 self.on_room.append((limit, fn))
                 return
         fn()
@@ -168,6 +182,8 @@ class Writer(object):
             if self.offset == len(part):
                 queue.popleft()
                 self.offset = 0
+        if not queue:
+            self.count = self.total = 0
         if self.on_room:
             self.tell_room()
         if bool(queue) != self.armed:
@@ -185,10 +201,11 @@ class Writer(object):
         return self.queue[0]
 
     def tell_room(self):
+        weight = self.weight
         waiting, self.on_room = self.on_room, []
-        self.on_room = [entry for entry in waiting if self.size > entry[0]]
+        self.on_room = [entry for entry in waiting if weight > entry[0]]
         for limit, fn in waiting:
-            if self.size <= limit:
+            if weight <= limit:
                 fn()
 
     def close(self):
@@ -253,12 +270,12 @@ class Link(object):
         else:
             self.writer.put(head, data)
 
-    def charge(self, size):
+    def charge(self, size, cost=None):
         """Count what nobody is stopped for; False once it is too much for a peer that does not read."""
-        if self.writer.size <= LIMIT or self is relay.upstream:
+        if self.writer.weight <= LIMIT or self is relay.upstream:
             self.unread = 0
             return True
-        self.unread += size + FRAME_COST
+        self.unread += size + (cost or FRAME_WEIGHT)
         if self.unread > MAX_UNREAD:
             relay.expel(self, u'it does not read what it has asked for')
             return False
@@ -571,10 +588,10 @@ class Relay(object):
             self.held[fd] = dst
             self.watch(dst)
 
-    def stop(self, link, src, dst, small):
+    def stop(self, link, src, dst, answer):
         """The link has brought a message for a context that takes no more for now."""
         if link is not self.upstream and (src == link.remote_id or link.told >= MAX_TOLD):
-            if not small:
+            if not answer:
                 self.hold(link.rfd, dst)
         elif (link, dst) not in self.told:
             link.told += 1
@@ -632,7 +649,7 @@ class Relay(object):
 
     def inspect(self):
         for link in list(self.children.values()) + [self.upstream]:
-            if link.writer.size > LIMIT:
+            if link.writer.weight > LIMIT:
                 link.writer.idle += 1
         self.check()
         if not (self.held or self.told or self.waiting):
@@ -744,8 +761,9 @@ class Relay(object):
         else:
             size = head[6]
             full = self.blocked(dst, out)
-            answer = reply_to == core.IS_DEAD and out is not self.upstream
-            if full and size < SMALL and (answer or not below) and not out.charge(size):
+            # It may be forced on its sender by whoever asks and does not read.
+            answer = reply_to == core.IS_DEAD and size < SMALL
+            if full and (answer or not below and size < SMALL) and not out.charge(size, None if answer else FRAME_COST):
                 return
             if handle == ALLOW and not below and auth in self.router.parent_ids:
                 first, _, end = b''.join(parts)[HEADER_LEN:].partition(b':')
@@ -762,7 +780,7 @@ class Relay(object):
             else:
                 out.writer.put(*parts)
             if full or self.blocked(dst, out):
-                self.stop(link, src, dst, size < SMALL and (answer or out.writer.size <= 2 * LIMIT))
+                self.stop(link, src, dst, answer and (out is not self.upstream or not out.writer.full))
 
     def allow(self, link, first, end):
         """Contexts from first to end were given to somebody behind that stream."""

@@ -115,7 +115,7 @@ class Program(object):
             if core.PY3:
                 value = value.with_traceback(tb)
             sys.last_traceback = tb
-            if hook is not sys.__excepthook__:
+            if hook is not sys.__excepthook__ or tb is None and not getattr(value, '__context__', None):
                 hook(kind, value, tb)
                 return
             # Before 3.13 that one looks for source lines on the disk only.

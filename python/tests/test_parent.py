@@ -394,7 +394,7 @@ class ParentTest(harness.TestCase):
         a, b = self.peers(relay, 2, 3)
         self.master.send(FLOW, b'77:1')
         harness.eventually('told', lambda: 77 in relay.stopped)
-        a.send(77, 1999, b'small, and stops nobody')
+        a.send(77, 1999, b'an answer, which stops nobody', reply_to=core.IS_DEAD)
         a.send(77, 2000, b'taken, and the last'.ljust(10000))
         self.wait_for(2000)
         harness.eventually('the sender is not read', lambda: a.link.rfd in relay.held)
