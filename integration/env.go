@@ -40,10 +40,17 @@ func (p Python) Target() string {
 // Local runs a script with this interpreter alone, from disk, with path as PYTHONPATH.
 func (p Python) Local(t testing.TB, dir, path string, args ...string) Result {
 	t.Helper()
+	cmd := p.command(dir, args...)
+	cmd.Env = append(cmd.Env, "PYTHONPATH="+path)
+	return runCommand(t, cmd)
+}
+
+// command prepares a run of the interpreter alone.
+func (p Python) command(dir string, args ...string) *exec.Cmd {
 	cmd := exec.Command(p.argv[0], append(slices.Clone(p.argv[1:]), args...)...)
 	cmd.Dir = dir
-	cmd.Env = append(environ(), "PYTHONPATH="+path, "PYTHONDONTWRITEBYTECODE=1", "PYTHONNOUSERSITE=1")
-	return runCommand(t, cmd)
+	cmd.Env = append(environ(), "PYTHONDONTWRITEBYTECODE=1", "PYTHONNOUSERSITE=1")
+	return cmd
 }
 
 // dir is where the binary and the interpreters are; Cleanup removes it.

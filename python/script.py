@@ -115,7 +115,7 @@ class Program(object):
             if core.PY3:
                 value = value.with_traceback(tb)
             sys.last_traceback = tb
-            if hook is not sys.__excepthook__:
+            if hook is not sys.__excepthook__ or tb is None and not getattr(value, '__context__', None):
                 hook(kind, value, tb)
                 return
             # Before 3.13 that one looks for source lines on the disk only.
@@ -250,7 +250,8 @@ class Directory(object):
         return self.rest
 
     def find_spec(self, name, target=None):
-        return name in self.names and core.importer.find_spec(name) or self.here() and self.rest.find_spec(name, target)
+        return name in self.names and core.importer.find_spec(name) or (
+            self.here() and self.rest.find_spec(name, target) or None)
 
     def find_module(self, name, path=None):
         if name in self.names and core.importer.request(name):

@@ -1,6 +1,7 @@
 package unixclient
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -60,7 +61,10 @@ func (t *modules) want(child *daemon.Child, name string) bool {
 		t.deliver(child, name, m)
 		return true
 	case m != nil:
-		m.waiting = append(m.waiting, child)
+		// A child that asks again and again waits once.
+		if !slices.Contains(m.waiting, child) {
+			m.waiting = append(m.waiting, child)
+		}
 		return true
 	case len(t.m) >= maxModules:
 		return false

@@ -1,0 +1,207 @@
+package integration
+
+import (
+	"bufio"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// face prints what a program can see of where it runs, as far as it is the same for a script on disk and one that is served.
+const face = `from __future__ import print_function
+import os, signal, sys
+print(type(__builtins__).__name__, __name__, __package__, __file__, os.path.basename(sys.argv[0]), sys.path[0])
+print(sorted(set(globals()) - set(['__loader__', '__cached__', '__spec__', '__annotations__'])))
+print(sys.stdin.name, sys.stdout.name, sys.stderr.name, sys.stdout.encoding, sys.stdout.mode)
+print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGCHLD))
+print(sys.exc_info())
+try:
+    with open('/proc/self/task/%d/status' % os.getpid()) as f:
+        print([line.split()[1] for line in f if line.startswith(('SigBlk', 'SigIgn'))])
+except IOError:
+    pass
+print(len(os.listdir('/proc/self/task')))
+`
+
+// A program sees what it would see of Python alone, under every environment that changes Python.
+func TestProgramFace(t *testing.T) {
+	dir := t.TempDir()
+	script := Write(t, dir, "face.py", face)
+	Write(t, dir, "tee/sitecustomize.py", "import sys\nclass Tee(object):\n    def __init__(self, f):\n        self.f = f\n"+
+		"    def __getattr__(self, name):\n        return getattr(self.f, name)\nsys.stdout = Tee(sys.stdout)\n")
+	Write(t, dir, "ignore/sitecustomize.py", "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n")
+	EachPython(t, func(t *testing.T, p Python) {
+		for _, env := range []string{"PYTHONUNBUFFERED=1", "PYTHONIOENCODING=latin-1", "PYTHONDEVMODE=1", "PYTHONWARNINGS=error", "PYTHONOPTIMIZE=2", "PYTHONHASHSEED=1",
+			"PYTHONINSPECT=1", "PYTHONMALLOC=debug", "PYTHONNODEBUGRANGES=1", "PYTHONUTF8=1", "PYTHONFAULTHANDLER=1", "PYTHONPATH=tee", "PYTHONPATH=ignore"} {
+			if strings.HasPrefix(env, "PYTHONPATH=") && p.Version == "2.7" {
+				continue // -S has it import no sitecustomize
+			}
+			env = strings.Replace(env, "PYTHONPATH=", "PYTHONPATH="+dir+"/", 1)
+			there := Command(t, dir, "run", "-H", p.Target(), script)
+			there.Env = append(there.Env, env)
+			r := runCommand(t, there)
+			here := p.command(dir, script)
+			here.Env = append(here.Env, env)
+			if want := runCommand(t, here); r != want {
+				t.Errorf("%s: here %v\nthere %v", env, want, r)
+			}
+		}
+	})
+}
+
+// ends are programs by how they end; each ends as it does without us.
+var ends = map[string]string{
+	"KeyboardInterrupt": "raise KeyboardInterrupt",
+	"SIGCHLD ignored":   "import signal, sys\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nsys.exit(3)",
+	"atexit":            "import atexit, sys\natexit.register(sys.stdout.write, 'at the end')\nsys.exit(4)",
+	"hook":              "import sys\nsys.excepthook = lambda kind, value, tb: sys.stderr.write('%s %d\\n' % (kind.__name__, tb.tb_lineno))\n1 / 0",
+	"thread":            "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.1), print('later'))).start()",
+	"syntax":            "x = = 1",
+	"wait":              "import os\ntry:\n    os.wait()\nexcept OSError as e:\n    raise SystemExit(e.errno)",
+}
+
+func TestProgramEnds(t *testing.T) {
+	dir := t.TempDir()
+	EachPython(t, func(t *testing.T, p Python) {
+		for name, source := range ends {
+			script := Write(t, dir, p.Version+"/end_"+strings.ReplaceAll(name, " ", "")+".py", "from __future__ import print_function\n"+source+"\n")
+			here := p.Local(t, dir, "", script)
+			if here.Status < 0 {
+				here.Status = 128 + int(syscall.SIGINT) // as a shell says it
+			}
+			there := Mitogend(t, dir, "run", "-H", p.Target(), script)
+			there.Stderr, _, _ = strings.Cut(there.Stderr, "mitogend: ")
+			if here != there {
+				t.Errorf("%s: here %v\nthere %v", name, here, there)
+			}
+		}
+	})
+}
+
+// Whatever calls have left in an interpreter of the daemon's, no program finds it there, and none ends it.
+func TestProgramStartsClean(t *testing.T) {
+	dir := t.TempDir()
+	Write(t, dir, "leave.py", `import atexit, os, random, signal, socket, sys
+def all(path):
+    os.chdir('/usr')
+    os.umask(0o77)
+    os.environ['STAGE'] = 'production'
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    socket.setdefaulttimeout(0.001)
+    sys.setrecursionlimit(77)
+    random.seed(1)
+    os.getloadavg = lambda: 7
+    f = open(path, 'w')
+    f.write('once')
+    atexit.register(f.close)
+    all.f = f
+`)
+	script := Write(t, dir, "look.py", `import os, signal, socket, sys
+mask = os.umask(0)
+print((os.getcwd(), mask, os.environ.get('STAGE'), signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL, signal.getsignal(signal.SIGTERM) == signal.SIG_DFL,
+       socket.getdefaulttimeout(), sys.getrecursionlimit(), os.getloadavg() == 7, 'random' in sys.modules))
+sys.exit(3)
+`)
+	EachPython(t, func(t *testing.T, p Python) {
+		d := Serve(t)
+		run := func() Result { return d.Run(t, dir, "run", "-H", p.Target(), script) }
+		before := run()
+		out := filepath.Join(dir, p.Version)
+		r := d.Run(t, dir, "call", "-H", p.Target(), "leave:all", out)
+		r.Want(t, 0, "null\n", "")
+		for range 2 {
+			if after := run(); after != before || after.Status != 3 {
+				t.Errorf("before %v\nafter %v", before, after)
+			}
+		}
+		if text, err := os.ReadFile(out); len(text) > 0 || err != nil {
+			t.Errorf("a program has written what a call had buffered: %q, %v", text, err)
+		}
+	})
+}
+
+// An interrupted program cleans up, and what it says is seen.
+func TestInterruptIsKeyboardInterrupt(t *testing.T) {
+	dir := t.TempDir()
+	script := Write(t, dir, "p.py", "import atexit, sys, time\natexit.register(lambda: sys.stdout.write('atexit\\n'))\ntry:\n    print('up')\n    sys.stdout.flush()\n"+
+		"    time.sleep(100)\nexcept KeyboardInterrupt:\n    print('interrupted')\nfinally:\n    print('finally')\n")
+	EachPython(t, func(t *testing.T, p Python) {
+		cmd := Command(t, dir, "run", "-H", p.Target(), script)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(out)
+		var got []string
+		for lines.Scan() {
+			if got = append(got, lines.Text()); len(got) == 1 {
+				_ = cmd.Process.Signal(syscall.SIGINT)
+			}
+		}
+		_ = cmd.Wait()
+		if text := strings.Join(got, " "); text != "up interrupted finally atexit" || cmd.ProcessState.ExitCode() != 130 {
+			t.Errorf("%s; %v", text, cmd.ProcessState)
+		}
+	})
+}
+
+// The script's neighbours come before what the target has, as in plain Python; -m, directories and names that others try in vain.
+func TestProgramFindsItsNeighbours(t *testing.T) {
+	dir := t.TempDir()
+	Write(t, dir, "site/utils/__init__.py", "")
+	Write(t, dir, "app/utils.py", "NAME = 'ours'\n")
+	Write(t, dir, "app/org.py", "")
+	Write(t, dir, "app/thread2.py", "def f():\n    import java\n    return java.NAME\n")
+	Write(t, dir, "app/java/__init__.py", "NAME = 'java'\n")
+	Write(t, dir, "app/__main__.py", "import sys, utils, org, thread2\nprint(utils.NAME + thread2.f() + sys.argv[-1])\n")
+	EachPython(t, func(t *testing.T, p Python) {
+		for _, script := range []string{"app/__main__.py", "app"} {
+			cmd := Command(t, dir, "run", "-H", p.Target(), script, "x")
+			cmd.Env = append(cmd.Env, "PYTHONPATH="+filepath.Join(dir, "site"))
+			runCommand(t, cmd).Want(t, 0, "oursjavax\n", "")
+		}
+		Mitogend(t, filepath.Join(dir, "app"), "run", "-H", p.Target(), "-m", "thread2").Want(t, 0, "", "")
+	})
+}
+
+// Each call ends, whatever it returns or raises.
+func TestEveryCallEnds(t *testing.T) {
+	dir := t.TempDir()
+	Write(t, dir, "hard.py", `class Row(object):
+    def __repr__(self):
+        raise RuntimeError('no session')
+class Old:
+    pass
+class Proxy(object):
+    def __getattr__(self, name):
+        return Proxy()
+    def __call__(self, *args, **kwargs):
+        return sorted(kwargs)
+proxy = Proxy()
+def big():
+    return b'x' * 135000000
+def row():
+    raise ValueError(Row())
+def old():
+    raise Old()
+def cause():
+    e = ValueError('outer')
+    e.__cause__ = KeyError('inner')
+    raise e
+`)
+	EachPython(t, func(t *testing.T, p Python) {
+		for fn, want := range map[string]string{"big": "the result is 1350000", "row": "ValueError", "old": "", "cause": "inner"} {
+			r := Mitogend(t, dir, "call", "-H", p.Target(), "hard:"+fn)
+			if r.Status != 1 || !strings.Contains(r.Stderr, want) || strings.Contains(r.Stderr, "lost") {
+				t.Errorf("%s: %v", fn, r)
+			}
+		}
+		Mitogend(t, dir, "call", "-H", p.Target(), "hard:proxy").Want(t, 0, "[]\n", "")
+	})
+}
