@@ -13,8 +13,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"mitogend/printable"
 	"mitogend/pyproto"
+	"mitogend/pyproto/printable"
 )
 
 // The JSON of values, both ways. What JSON lacks is an object with one key that starts with a dollar sign:
