@@ -1,68 +1,171 @@
 package integration
 
 import (
+	"encoding/json"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"mitogend/integration/pythons"
 )
 
-// workers prints what workers of each start method make of functions of a served module, of the script, and of one that imports lazily.
+// workers prints, or returns as lines, what workers of each kind make of functions of a served module, of its own, and of one that
+// imports lazily; and how many processes and descriptors a second round adds.
 const workers = `from __future__ import print_function
-import multiprocessing, sys
+import multiprocessing, os, sys, time
 import square
 
-def lazily(n):
+started = []
+
+def begin(value):
     import doubled
-    return doubled.twice(n)
+    started.append(doubled.twice(value))
 
 def own(n):
-    return n + 1
+    return n + started[0]
 
-def main():
+def lazily(n):
+    import late
+    return late.VALUE * n
+
+def preloaded(_):
+    return square.PID == os.getppid()
+
+def interpreted(n):
+    import late
+    return late.VALUE + n
+
+def one_round(out):
     methods = getattr(multiprocessing, 'get_all_start_methods', lambda: [None])()
-    for method in methods:
+    for method in sorted(methods, key=str):
         context = multiprocessing.get_context(method) if method else multiprocessing
-        for fn in square.square, lazily, own:
-            pool = context.Pool(2)
-            try:
-                print(method, pool.map_async(fn, range(4)).get(60))
-            finally:
-                pool.close()
-                pool.join()
+        if method == 'forkserver':
+            context.set_forkserver_preload(['square'])
+        pool = context.Pool(2, begin, (3,), maxtasksperchild=2)
+        for fn in square.square, own, lazily:
+            out('%s %s %s' % (method, fn.__name__, pool.map_async(fn, range(4), 1).get(60)))
+        if method == 'forkserver':
+            out('preloaded %s' % pool.map_async(preloaded, range(2), 1).get(60))
+        pool.close()
+        pool.join()
+        queue = context.Queue()
+        process = context.Process(target=square.put, args=(queue, 5))
+        process.start()
+        out('queue %s' % queue.get(True, 60))
+        process.join()
+        queue.close()
+        queue.join_thread()
+        out('exit code %s' % process.exitcode)
     if sys.version_info[0] == 3:
         from concurrent.futures import ProcessPoolExecutor
         with ProcessPoolExecutor(2) as pool:
-            print(list(pool.map(square.square, range(4))))
+            out('executor %s' % list(pool.map(square.square, range(4))))
         with multiprocessing.Manager() as manager:
-            print(manager.list([1, 2])[:])
+            out('manager %s' % manager.list([1, 2])[:])
     if sys.version_info >= (3, 14):
         from concurrent.futures import InterpreterPoolExecutor
         with InterpreterPoolExecutor(2) as pool:
-            print(list(pool.map(square.square, range(4))))
+            out('interpreters %s' % list(pool.map(square.square, range(4))))
+            out('interpreters %s' % list(pool.map(interpreted, range(4))))
+
+def count():
+    """The children of this process, and its descriptors."""
+    children = 0
+    for name in os.listdir('/proc'):
+        try:
+            with open('/proc/%s/stat' % name) as f:
+                children += f.read().rpartition(')')[2].split()[1] == str(os.getpid())
+        except (OSError, IOError):
+            pass
+    return children, len(os.listdir('/proc/self/fd'))
+
+def report(rounds):
+    lines = []
+    for n in range(rounds):
+        before = count()
+        one_round(lines.append)
+    # The ends of the last workers may still be noticed.
+    end = time.time() + 30
+    while rounds > 1 and count() != before and time.time() < end:
+        time.sleep(0.01)
+    if rounds > 1:
+        lines.append('processes and descriptors: %+d %+d' % tuple(b - a for a, b in zip(before, count())))
+    return lines
 
 if __name__ == '__main__':
-    main()
+    print('\n'.join(report(int(sys.argv[1]))))
     sys.exit(7)
 `
 
-// However a worker is started, it imports what the program does, from the disk or served, here or behind a hop.
-func TestWorkersImport(t *testing.T) {
+func writeWorkers(t *testing.T) (app string) {
+	t.Helper()
 	dir := t.TempDir()
 	Write(t, dir, "app/workers.py", workers)
-	Write(t, dir, "app/square.py", "def square(n):\n    import doubled\n    return doubled.twice(n) * n\n")
+	Write(t, dir, "app/square.py", `import os
+PID = os.getpid()
+def square(n):
+    import doubled
+    return doubled.twice(n) * n
+def put(queue, n):
+    queue.put(square(n))
+`)
 	Write(t, dir, "app/doubled.py", "def twice(n):\n    return 2 * n\n")
-	app := filepath.Join(dir, "app")
-	EachPython(t, func(t *testing.T, p Python) {
-		script := filepath.Join(app, "workers.py")
-		want := p.Local(t, dir, app, script)
-		if want.Status != 7 || !strings.Contains(want.Stdout, "[0, 2, 8, 18]") {
-			t.Fatal(want)
-		}
-		for _, target := range []string{p.Target(), "local:+" + p.Target()} {
-			got := Mitogend(t, dir, "run", "--daemon", "none", "-H", target, script)
-			if got.Status != want.Status || got.Stdout != want.Stdout {
-				t.Errorf("%s: %v\nwanted %v", target, got, want)
+	Write(t, dir, "app/late.py", "VALUE = 10\n")
+	return filepath.Join(dir, "app")
+}
+
+// However a worker is started, it imports what the program does, from the disk or served; in run and call, here and behind a hop.
+// MITOGEND_LONG runs all of it; otherwise each Python and each way are met.
+func TestWorkersImport(t *testing.T) {
+	long := os.Getenv("MITOGEND_LONG") != ""
+	short := map[string][]string{
+		"2.7": {"run local", "call hop"}, "3.6": {"run hop"}, "3.8": {"call local"}, "3.11": {"call hop"}, "3.13": {"run local"},
+		"3.14": {"call local"}, "3.15": {"run hop"},
+	}
+	for _, version := range []string{"2.7", "3.6", "3.8", "3.11", "3.13", "3.14", "3.15"} {
+		t.Run(version, func(t *testing.T) {
+			p := clean(t, pythons.Of(t, version))
+			rounds := "1"
+			if long {
+				rounds = "2"
 			}
-		}
-	})
+			app := writeWorkers(t)
+			want := p.Local(t, app, app, "workers.py", rounds)
+			if want.Status != 7 || !strings.Contains(want.Stdout, "square [0, 2, 8, 18]\n") {
+				t.Fatal(want)
+			}
+			for _, hop := range []string{"local", "hop"} {
+				target := p.Target()
+				if hop == "hop" {
+					target = "local:+" + target
+				}
+				for _, how := range []string{"run", "call"} {
+					if !long && !slices.Contains(short[version], how+" "+hop) {
+						continue
+					}
+					t.Run(how+" "+hop, func(t *testing.T) {
+						t.Parallel()
+						want := want
+						var got Result
+						if how == "run" {
+							got = Mitogend(t, app, "run", "-H", target, "workers.py", rounds)
+						} else {
+							got = Mitogend(t, app, "call", "-H", target, "workers:report", rounds)
+							want.Status = 0
+							var lines []string
+							if err := json.Unmarshal([]byte(got.Stdout), &lines); err != nil {
+								t.Fatal(err, got)
+							}
+							got.Stdout = strings.Join(lines, "\n") + "\n"
+						}
+						if got.Status != want.Status || got.Stdout != want.Stdout || got.Stderr != want.Stderr {
+							t.Errorf("%v\nwanted %v", got, want)
+						}
+					})
+				}
+			}
+		})
+	}
 }
