@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	zaptest "go.uber.org/zap/zaptest/observer"
 
+	"mitogend/bootstrap"
 	"mitogend/pyproto"
 )
 
@@ -115,6 +116,75 @@ func TestBounds(t *testing.T) {
 		}},
 		{name: "refused connects that are not read", bound: "answers that are not read", ends: true, attack: func(_ *testing.T, _ *Daemon, evil *peer) any {
 			evil.pour(64<<20, evil.frame(connectHandle, 1999, "x"))
+			return nil
+		}},
+		{name: "refused routes that are not read", bound: "answers that are not read", ends: true, attack: func(_ *testing.T, _ *Daemon, evil *peer) any {
+			evil.pour(64<<20, evil.frame(pyproto.AddRoute, 0, "1000000"))
+			return nil
+		}},
+		{name: "all ids that one connection gets", bound: "context ids for one connection", attack: func(_ *testing.T, _ *Daemon, evil *peer) any {
+			evil.c.stream.taken.Store(maxIDs - 10*idBlock)
+			_, _ = evil.f.Write(bytes.Repeat(evil.frame(pyproto.AllocateID, 1999, ""), 20))
+			for i := range 20 {
+				if m := evil.read(); m.IsDead() != (i >= 10) {
+					evil.t.Errorf("block %d: refused %v", i, m.IsDead())
+				}
+			}
+			return nil
+		}},
+		{name: "children behind each other", bound: "children behind each other", attack: func(t *testing.T, _ *Daemon, evil *peer) any {
+			via := uint32(evil.id)
+			for i := range 2 * maxDepth {
+				evil.send(pyproto.Header{Src: evil.id, Auth: evil.id, Handle: connectHandle, ReplyTo: 1999}, pickle(t, map[string]any{
+					"method": "fork", "name": nil, "via": int64(via), "launcher": int64(0), "args": map[string]any{},
+				}))
+				m := evil.read()
+				for m.Handle != 1999 { // the numbers that it may announce
+					m = evil.read()
+				}
+				var up behindReply
+				if err := pyproto.Decode(m.Payload, &up); err != nil {
+					t.Fatal(err)
+				}
+				if refused := up.Error != nil; refused != (i >= maxDepth) {
+					t.Fatalf("child %d: refused %v", i, refused)
+				}
+				if up.Error == nil {
+					via = up.ID
+				}
+			}
+			return nil
+		}},
+		{name: "modules before the connect is done", bound: "modules asked for before", attack: func(_ *testing.T, _ *Daemon, evil *peer) any {
+			c := evil.c
+			c.mu.Lock()
+			c.responder.Close()
+			c.responder, c.ownResponder = nil, false
+			c.mu.Unlock()
+			for i := range 2 * maxEarly {
+				_, _ = evil.f.Write(evil.frame(pyproto.GetModule, 0, fmt.Sprint("m", i)))
+			}
+			eventually(evil.t, "there are as many as there may be", func() bool {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				return len(c.early) == maxEarly
+			})
+			return nil
+		}},
+		{name: "modules with long names before the connect is done", bound: "modules asked for before", attack: func(_ *testing.T, _ *Daemon, evil *peer) any {
+			c := evil.c
+			c.mu.Lock()
+			c.responder.Close()
+			c.responder, c.ownResponder = nil, false
+			c.mu.Unlock()
+			evil.pour(8<<20, evil.frame(pyproto.GetModule, 0, strings.Repeat("x", 60<<10)))
+			return nil
+		}},
+		{name: "names of modules that there are not", bound: "bytes of refused names", attack: func(_ *testing.T, _ *Daemon, evil *peer) any {
+			for i := range 3000 {
+				evil.send(pyproto.Header{Src: evil.id, Auth: evil.id, Handle: pyproto.GetModule}, fmt.Sprintf("%01000d", i))
+				evil.read()
+			}
 			return nil
 		}},
 		{name: "routes", bound: "contexts behind one connection", attack: func(_ *testing.T, d *Daemon, evil *peer) any {
@@ -254,6 +324,50 @@ func TestBounds(t *testing.T) {
 			eventually(t, "the memory is free", func() bool { return heap()-before < 4<<20 })
 			eventually(t, "the connects have ended", func() bool { return d.child(id) == nil })
 			t.Logf("%d kB were kept; the other's call took %v", grown>>10, took)
+		})
+	}
+}
+
+// A hop that is asked to start a child and does not answer has the plan's time and a grace, whichever way it is asked.
+func TestHopThatDoesNotAnswer(t *testing.T) {
+	for _, row := range []struct {
+		name    string
+		connect func(ctx context.Context, evil *peer, next *Child, plan *bootstrap.Plan) error
+	}{
+		{"its launcher", func(ctx context.Context, evil *peer, next *Child, plan *bootstrap.Plan) error {
+			evil.c.launcher.Store(5000)
+			return evil.c.launch(ctx, next, plan)
+		}},
+		{"it is asked for its launcher", func(ctx context.Context, evil *peer, next *Child, plan *bootstrap.Plan) error {
+			evil.c.pushed.Store("mitogen.launch", nil)
+			return evil.c.launch(ctx, next, plan)
+		}},
+		{"a stock hop", func(ctx context.Context, evil *peer, next *Child, plan *bootstrap.Plan) error {
+			evil.c.runtime = &Runtime{}
+			next.runtime = evil.c.runtime
+			evil.c.pushed.Store("mitogen.parent", nil)
+			return evil.c.proxyConnect(ctx, next, step{bootstrap.Hop{Method: "local"}, map[string]any{}}, plan)
+		}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			d := newDaemon(t, Options{})
+			d.launchGrace = 50 * time.Millisecond
+			evil := newPeer(t, d)
+			next := d.newChild(ConnectOptions{Name: "next"}, "local")
+			next.via = evil.c
+			plan, err := bootstrap.Build("local", map[string]any{"connect_timeout": "0.1"}, bootstrap.Boot{Stub: "pass"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			err = row.connect(ctx, evil, next, plan)
+			if err == nil || !strings.Contains(err.Error(), "next: the hop before it does not answer") {
+				t.Errorf("got %v", err)
+			}
+			if n := len(d.Children()); n != 1 {
+				t.Errorf("%d children are left", n)
+			}
 		})
 	}
 }

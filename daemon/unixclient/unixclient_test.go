@@ -425,6 +425,31 @@ func TestBadClients(t *testing.T) {
 	other.alive(t)
 }
 
+// One client more than there may be is sent away, until another has gone.
+func TestTooManyClients(t *testing.T) {
+	_, socket := serve(t, Options{MaxClients: 2})
+	one, two := dial(t, socket), dial(t, socket)
+	third := func() bool {
+		conn, err := net.Dial("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+		_, _ = conn.Write(binary.BigEndian.AppendUint32(nil, uint32(os.Getpid())))
+		_, err = io.ReadFull(conn, make([]byte, 12))
+		return err == nil
+	}
+	if third() {
+		t.Error("a third client was taken")
+	}
+	one.alive(t)
+	two.alive(t)
+	_ = one.Close()
+	eventually(t, "another is taken", third)
+	two.alive(t)
+}
+
 // A client that never answers, or answers late, costs its own children a negative answer.
 func TestSilentClient(t *testing.T) {
 	d, socket := serve(t, Options{ModuleTimeout: 200 * time.Millisecond, Runtime: stock(t)})
