@@ -12,12 +12,10 @@ import (
 	"mitogend/pyproto"
 )
 
-// Bounds on what is kept of one client, and of the names that the children behind one connection have asked it for in vain, or have not
-// been answered yet. A client's children share its modules, so that none may fill the table with names that there are not.
+// Bounds on what is kept of one client.
 const (
 	maxModules     = 20000
 	maxModuleBytes = 256 << 20
-	maxMisses      = 5000
 )
 
 // modules are those of one client, for its own children only. A client is asked once for each name, since Mitogen's responder
@@ -33,7 +31,7 @@ type modules struct {
 	asked int // requests that are not answered yet
 	// By connection:
 	sent   map[pyproto.ContextID]map[string]bool
-	misses map[pyproto.ContextID]int
+	misses map[pyproto.ContextID]int // names that were asked for and are no modules, as far as it is known
 	ended  bool
 }
 
@@ -77,8 +75,8 @@ func (t *modules) want(child *daemon.Child, name string) bool {
 	if by == 0 || t.found >= maxModules {
 		return false
 	}
-	if t.misses[by] >= maxMisses {
-		child.Reached("names that a client has no modules for", maxMisses)
+	if limit := t.c.s.opt.MaxMisses; t.misses[by] >= limit {
+		child.Reached("names that a client has no modules for", limit)
 		return false
 	}
 	m = &module{asked: true, by: by, waiting: []*daemon.Child{child}}
