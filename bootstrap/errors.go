@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"strings"
 
-	"mitogend/printable"
+	"mitogend/pyproto/printable"
 )
 
 // Step names the part of a connection that failed, in the order in which they happen.

@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"time"
 
-	"mitogend/printable"
+	"mitogend/pyproto/printable"
 )
 
 // How long Close waits for a program to leave by itself, and after SIGTERM; and how long after SIGKILL before it gives up on

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 
-	"mitogend/printable"
+	"mitogend/pyproto/printable"
 )
 
 // ErrShutdown is the error of everything that is asked of a daemon that was shut down.

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"unicode/utf8"
 
-	"mitogend/printable"
+	"mitogend/pyproto/printable"
 )
 
 // coreModule is the module whose names the pickles carry, in Mitogen's children and in ours.

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"mitogend/printable"
+	"mitogend/pyproto/printable"
 )
 
 // Message is a frame with its payload.

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"mitogend/printable"
+	"mitogend/pyproto/printable"
 )
 
 // Tuple is a Python tuple. (A list is []any.)

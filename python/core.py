@@ -739,7 +739,8 @@ class Router(Lazy):
 
     def route(self, msg):
         """Send a message to where its dst_id says, from any thread."""
-        own()
+        if stray():
+            raise Error(stray())
         if len(msg.data) > self.max_message_size:
             self.refuse(msg, u'message is %d bytes; at most %d are sent' % (len(msg.data), self.max_message_size))
         elif msg.dst_id == self.context_id:
@@ -894,13 +895,12 @@ class Importer(Lazy):
         """
         if self.hopeless(name):
             return ''
-        own()
         while 1:
             record = self.cache.get(name)
             if record is not None:
                 return record
-            if io.lost:
-                return 'the connection is lost'
+            if io.lost or stray():
+                return stray() or 'the connection is lost'
             latch = self.join(name, router.stream.send)[1]
             if latch:
                 # Only 3.x.
@@ -1234,11 +1234,11 @@ def forked():
     return os.getpid() != dispatcher.pid
 
 
-def own():
-    """Called before the stream is used: a process that was forked off past mitogen.forked must not use it."""
+def stray():
+    """In a process that was forked off past mitogen.forked, do what that would have; or the reason why it has no connection."""
     if os.getpid() != io.pid:
         if 'mitogen.forked' not in sys.modules:
-            raise ImportError('this process was forked off by other means than os.fork(), and has no connection')
+            return 'this process was forked off by other means than os.fork()'
         sys.modules['mitogen.forked'].after_in_child()
 
 

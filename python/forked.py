@@ -68,7 +68,7 @@ def open_door():
             import _multiprocessing
         inner, outer = pair()
         core.io.add(inner, accept)
-        core.io.pump = pump
+        core.io.pump = lambda timeout, io=core.io: pump(io, timeout)
         core.router.add_handler(lambda msg: lose())
         # Whoever polls now does not know of it.
         os.write(core.io.wake_w, b'x')
@@ -136,6 +136,8 @@ def after_in_child():
         fds = descriptors()
         leave_parent()
         close(fds)
+        for name in 'pump', 'evict':
+            core.io.__dict__.pop(name, None)
         core.io.__init__()
         core.importer.__init__(core.config, core.importer)
         router = core.router
@@ -174,8 +176,6 @@ def leave_parent():
     global lock, held, inner
     lock = core.RLock()
     held = []
-    core.io.__dict__.pop('pump', None)
-    core.io.__dict__.pop('evict', None)
     inner = None
     peers.clear()
     del paused[:], drains[:]
@@ -187,7 +187,10 @@ def leave_parent():
 def begin_context():
     """In a process that was forked off to be another context: it will have a door of its own."""
     global outer
-    close((set(peers) | set((inner, outer))) - set((None,)))
+    fds = (set(peers) | set((inner, outer))) - set((None,))
+    for fd in fds:
+        core.io.remove(fd)
+    close(fds)
     leave_parent()
     outer = None
 
@@ -297,7 +300,7 @@ class Helper(Latch):
         latch.wait()
 
 
-def pump(timeout):
+def pump(io, timeout):
     """In place of Io.pump()."""
     for peer in paused[:]:
         peer.go_on()
@@ -309,12 +312,12 @@ def pump(timeout):
     full = bool(stream.deferred) and stream.wfd != stream.rfd
     if full:
         # Ends the wait. It has no handler.
-        core.io.poller.register(stream.wfd, select.POLLOUT)
+        io.poller.register(stream.wfd, select.POLLOUT)
     try:
-        ready = core.Io.pump(core.io, timeout)
+        ready = core.Io.pump(io, timeout)
     finally:
         if full:
-            core.io.poller.unregister(stream.wfd)
+            io.poller.unregister(stream.wfd)
     for drain in drains[:]:
         drain[0] -= 1
         if not (ready or paused) or not drain[0]:
@@ -434,7 +437,8 @@ class Peer(object):
         if event & select.POLLOUT:
             with self.lock:
                 self.flush()
-        if event & ~select.POLLOUT:
+            self.parse()
+        if event & ~select.POLLOUT and not self.waits:
             self.read()
 
     def read(self):
@@ -449,7 +453,11 @@ class Peer(object):
             return
         self.parts.append(data)
         self.count += len(data)
-        while self.count >= self.need and self.fd is not None:
+        self.parse()
+
+    def parse(self):
+        """Take what has come, as long as the answers, and what is passed on, are taken as well."""
+        while self.count >= self.need and self.fd is not None and not self.waits and self.size <= LIMIT:
             data = b''.join(self.parts)
             head = HEADER.unpack_from(data)
             size = HEADER_LEN + head[6]
@@ -496,6 +504,7 @@ class Peer(object):
             self.waits = None
             paused.remove(self)
             self.arm()
+            self.parse()
 
     def again(self, name):
         """It asks for a module; or a signal has cut off a question of another thread, which was this one's as well."""
@@ -597,6 +606,10 @@ def boot():
     loader = getattr(sys.modules.get('__main__'), '__loader__', None)
     if type(loader).__module__ == 'mitogen.script':
         config['script'] = loader.source
+    for finder in list(sys.path_importer_cache.values()):
+        if type(finder).__module__ == 'mitogen.script':
+            names = ' '.join(name + '.' * package for name, package in sorted(finder.names.items()))
+            config['dir'] = finder.path, names.encode('utf-8'), finder.disk
     text = repr(config)
     if booted[0] != text:
         packed = zlib.compress(core.core_source + b'\0' + text.encode('utf-8'), 6)
@@ -622,6 +635,9 @@ def adopt(door):
         import atexit
         atexit.register(lambda: close(descriptors()))
         return
+    if 'dir' in core.config:
+        import mitogen.script
+        mitogen.script.served_from(*core.config.pop('dir'))
     script = core.config.pop('script', None)
     if script is not None:
         import multiprocessing.spawn as spawn

@@ -250,7 +250,8 @@ class Directory(object):
         return self.rest
 
     def find_spec(self, name, target=None):
-        return name in self.names and core.importer.find_spec(name) or self.here() and self.rest.find_spec(name, target)
+        return name in self.names and core.importer.find_spec(name) or (
+            self.here() and self.rest.find_spec(name, target) or None)
 
     def find_module(self, name, path=None):
         if name in self.names and core.importer.request(name):

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -111,8 +112,8 @@ func (c *callCommand) arguments(args []string) ([]any, error) {
 
 // value reads an argument as JSON, and as a string where it is none.
 func (c *callCommand) value(text string) (any, error) {
-	if c.stringArgs || !json.Valid([]byte(text)) {
-		return text, nil
+	if c.stringArgs || !utf8.ValidString(text) || !json.Valid([]byte(text)) {
+		return escapeBytes(text), nil
 	}
 	return fromJSON(text)
 }
@@ -122,7 +123,7 @@ func (c *callCommand) print(j *job, v any, text []byte) {
 	if c.raw {
 		switch v := v.(type) {
 		case string:
-			_, _ = j.stdout.Write([]byte(v))
+			_, _ = j.stdout.Write([]byte(rawText(v)))
 			return
 		case []byte:
 			_, _ = j.stdout.Write(v)

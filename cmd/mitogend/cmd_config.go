@@ -10,7 +10,7 @@ import (
 	yaml "go.yaml.in/yaml/v3"
 
 	"mitogend/daemon/control"
-	"mitogend/printable"
+	"mitogend/pyproto/printable"
 )
 
 func newConfig(*app) *cobra.Command {

@@ -14,7 +14,7 @@ import (
 
 	"mitogend/bootstrap"
 	"mitogend/daemon"
-	"mitogend/printable"
+	"mitogend/pyproto/printable"
 )
 
 type doctorCommand struct {

@@ -10,7 +10,7 @@ import (
 
 	"mitogend/bootstrap"
 	"mitogend/daemon/inventory"
-	"mitogend/printable"
+	"mitogend/pyproto/printable"
 )
 
 type hostsCommand struct {

@@ -9,7 +9,7 @@ import (
 
 	"mitogend/daemon"
 	"mitogend/importer"
-	"mitogend/printable"
+	"mitogend/pyproto/printable"
 )
 
 type modulesCommand struct {

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mitogend/daemon/wire"
-	"mitogend/printable"
+	"mitogend/pyproto/printable"
 )
 
 func newPs(a *app) *cobra.Command {

@@ -19,7 +19,7 @@ import (
 
 	"mitogend/daemon/client"
 	"mitogend/daemon/wire"
-	"mitogend/printable"
+	"mitogend/pyproto/printable"
 )
 
 // daemonError is an error of the running daemon, or of the connection with it.

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/term"
 
-	"mitogend/printable"
+	"mitogend/pyproto/printable"
 )
 
 // console is stdout and stderr as all targets share them. A Write to either of its streams is never torn apart by another,

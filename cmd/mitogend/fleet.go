@@ -18,7 +18,7 @@ import (
 
 	"mitogend/daemon"
 	"mitogend/importer"
-	"mitogend/printable"
+	"mitogend/pyproto/printable"
 )
 
 // fleetFlags are those of the commands that do something on targets.

@@ -9,7 +9,7 @@ import (
 
 	"mitogend/daemon"
 	"mitogend/importer"
-	"mitogend/printable"
+	"mitogend/pyproto/printable"
 )
 
 // importTrace collects what the importer served to one target.

@@ -13,8 +13,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"mitogend/printable"
 	"mitogend/pyproto"
+	"mitogend/pyproto/printable"
 )
 
 // The JSON of values, both ways. What JSON lacks is an object with one key that starts with a dollar sign:
@@ -90,10 +90,17 @@ func (w *jsonWriter) value(v any) {
 }
 
 func (w *jsonWriter) text(s string) {
+	start := w.buf.Len()
+	marked := eachSurrogate(s, func(r rune) string { return fmt.Sprintf("%s%04x", lone, r) })
 	enc := json.NewEncoder(&w.buf)
 	enc.SetEscapeHTML(false)
-	_ = enc.Encode(s) // a string and a Buffer: cannot fail
+	_ = enc.Encode(marked) // a string and a Buffer: cannot fail
 	w.buf.Truncate(w.buf.Len() - 1)
+	if len(marked) != len(s) {
+		out := strings.ReplaceAll(string(w.buf.Bytes()[start:]), lone, `\u`)
+		w.buf.Truncate(start)
+		w.buf.WriteString(out)
+	}
 }
 
 func (w *jsonWriter) bytes(b []byte) {
@@ -195,7 +202,7 @@ func fromJSON(text string) (any, error) {
 	if !json.Valid([]byte(text)) {
 		return nil, errors.New("not valid JSON")
 	}
-	dec := json.NewDecoder(strings.NewReader(text))
+	dec := json.NewDecoder(strings.NewReader(hideLone(text)))
 	dec.UseNumber()
 	v, err := readJSON(dec)
 	if err != nil {
@@ -220,6 +227,8 @@ func readJSON(dec *json.Decoder) (any, error) {
 			return readList(dec)
 		}
 		return readObject(dec)
+	case string:
+		return showLone(tok), nil
 	}
 	return tok, nil
 }
@@ -248,7 +257,7 @@ func readObject(dec *json.Decoder) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := d.Set(k, v); err != nil {
+		if err := d.Set(showLone(k.(string)), v); err != nil { // a key is text
 			return nil, err
 		}
 	}

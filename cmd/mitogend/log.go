@@ -4,7 +4,7 @@ import (
 	"go.uber.org/zap/buffer"
 	"go.uber.org/zap/zapcore"
 
-	"mitogend/printable"
+	"mitogend/pyproto/printable"
 )
 
 // printableLog is an encoder whose records hold nothing that a terminal obeys, and no line that passes for another record.

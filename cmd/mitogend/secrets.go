@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +12,7 @@ import (
 	"slices"
 	"syscall"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
@@ -53,6 +56,12 @@ func askPassword(ctx context.Context, flag, prompt string) (string, error) {
 	if err != nil {
 		return "", usagef("%s: %w", flag, err)
 	}
+	// Before the question: who is quick would see his password.
+	if silent, err := unix.IoctlGetTermios(fd, unix.TCGETS); err == nil {
+		silent.Lflag = silent.Lflag&^unix.ECHO | unix.ICANON | unix.ISIG
+		silent.Iflag |= unix.ICRNL
+		_ = unix.IoctlSetTermios(fd, unix.TCSETS, silent)
+	}
 	fmt.Fprint(tty, prompt)
 	type answer struct {
 		text []byte
@@ -60,8 +69,8 @@ func askPassword(ctx context.Context, flag, prompt string) (string, error) {
 	}
 	read := make(chan answer, 1)
 	go func() {
-		text, err := term.ReadPassword(fd)
-		read <- answer{text, err}
+		text, err := bufio.NewReader(tty).ReadBytes('\n') // term.ReadPassword does not hear ^D
+		read <- answer{bytes.TrimRight(text, "\r\n"), err}
 	}()
 	// Unhandled, ^\ would end us with the terminal left silent.
 	quit := make(chan os.Signal, 1)
@@ -78,6 +87,7 @@ func askPassword(ctx context.Context, flag, prompt string) (string, error) {
 		fmt.Fprintln(tty)
 		return "", context.Cause(ctx)
 	case a := <-read:
+		_ = term.Restore(fd, before)
 		fmt.Fprintln(tty)
 		_ = tty.Close()
 		if errors.Is(a.err, io.EOF) || a.err == nil && len(a.text) == 0 {

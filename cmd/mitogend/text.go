@@ -12,8 +12,8 @@ import (
 	"mitogend/bootstrap"
 	"mitogend/daemon"
 	"mitogend/daemon/client"
-	"mitogend/printable"
 	"mitogend/pyproto"
+	"mitogend/pyproto/printable"
 )
 
 // The kinds of errors, as --json names them.

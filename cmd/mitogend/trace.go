@@ -12,8 +12,8 @@ import (
 
 	"mitogend/daemon"
 	"mitogend/daemon/owned"
-	"mitogend/printable"
 	"mitogend/pyproto"
+	"mitogend/pyproto/printable"
 )
 
 // tracer writes each frame as a line: when, in which direction, whose stream, header, and the payload as JSON.

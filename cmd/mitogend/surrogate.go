@@ -1,0 +1,128 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// File names need not be UTF-8. Python has each byte that is none as a lone surrogate, U+DC80 to U+DCFF, in its text
+// (surrogateescape), which goes over the wire as three bytes.
+
+// escapeBytes gives what came from the command line as Python has it.
+func escapeBytes(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); {
+		r, n := utf8.DecodeRuneInString(s[i:])
+		if r == utf8.RuneError && n == 1 {
+			b.WriteString(surrogate(0xdc00 | rune(s[i])))
+		} else {
+			b.WriteString(s[i : i+n])
+		}
+		i += n
+	}
+	return b.String()
+}
+
+// surrogate gives the three bytes of a lone surrogate.
+func surrogate(r rune) string {
+	return string([]byte{0xed, 0x80 | byte(r>>6)&0x3f, 0x80 | byte(r)&0x3f})
+}
+
+// surrogateAt tells whether s begins with a lone surrogate, and which.
+func surrogateAt(s string) (rune, bool) {
+	if len(s) < 3 || s[0] != 0xed || s[1]&0xe0 != 0xa0 || s[2]&0xc0 != 0x80 {
+		return 0, false
+	}
+	return 0xd000 | rune(s[1]&0x3f)<<6 | rune(s[2]&0x3f), true
+}
+
+// eachSurrogate gives s with its lone surrogates replaced.
+func eachSurrogate(s string, replace func(r rune) string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); {
+		if r, ok := surrogateAt(s[i:]); ok {
+			b.WriteString(replace(r))
+			i += 3
+			continue
+		}
+		b.WriteByte(s[i])
+		i++
+	}
+	return b.String()
+}
+
+// rawText gives Python's text as the bytes that it stands for.
+func rawText(s string) string {
+	return eachSurrogate(s, func(r rune) string {
+		if r >= 0xdc80 && r <= 0xdcff {
+			return string([]byte{byte(r)})
+		}
+		return surrogate(r)
+	})
+}
+
+// lone stands for a surrogate while JSON is read or written, which has no way to keep one. Text cannot well have it: it is
+// no character.
+const lone = "\U0010ffff"
+
+// hideLone puts marks in the place of the escapes of lone surrogates in JSON.
+func hideLone(text string) string {
+	if !strings.Contains(text, `\u`) || strings.Contains(text, lone) {
+		return text
+	}
+	var b strings.Builder
+	for i := 0; i < len(text); {
+		r, ok := unicodeEscape(text[i:])
+		switch {
+		case ok && r >= 0xd800 && r < 0xdc00:
+			if low, ok := unicodeEscape(text[i+6:]); ok && low >= 0xdc00 && low < 0xe000 {
+				b.WriteString(text[i : i+12])
+				i += 12
+				continue
+			}
+			fallthrough
+		case ok && r >= 0xdc00 && r < 0xe000:
+			fmt.Fprintf(&b, "%s%04x", lone, r)
+			i += 6
+		case text[i] == '\\' && i+1 < len(text):
+			b.WriteString(text[i : i+2])
+			i += 2
+		default:
+			b.WriteByte(text[i])
+			i++
+		}
+	}
+	return b.String()
+}
+
+func unicodeEscape(s string) (rune, bool) {
+	if len(s) < 6 || s[0] != '\\' || s[1] != 'u' {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(s[2:6], 16, 16)
+	return rune(n), err == nil
+}
+
+// showLone puts lone surrogates in the place of their marks.
+func showLone(s string) string {
+	before, rest, found := strings.Cut(s, lone)
+	for found && len(rest) >= 4 {
+		n, err := strconv.ParseUint(rest[:4], 16, 16)
+		if err != nil {
+			return s
+		}
+		before += surrogate(rune(n))
+		var more string
+		more, rest, found = strings.Cut(rest[4:], lone)
+		before += more
+	}
+	return before
+}

@@ -1,0 +1,321 @@
+"""
+Processes that are forked off a context: each has a way of its own to the parent's reader. MITOGEND_LONG=1 for a thousand
+forks, and 64 processes that import the same 200 modules at once.
+"""
+from __future__ import absolute_import
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import harness
+
+core = harness.load()
+LONG = bool(os.environ.get('MITOGEND_LONG'))
+
+
+def descriptors():
+    return set(os.listdir('/proc/self/fd'))
+
+
+def outcome(fn):
+    try:
+        return str(fn())
+    except BaseException as e:
+        return '%s: %s' % (type(e).__name__, e)
+
+
+class Forked(object):
+    """A process that is forked off and runs fn; result() is what fn returned, or what it raised."""
+
+    def __init__(self, fn):
+        self.r, w = os.pipe()
+        self.pid = os.fork()
+        if not self.pid:
+            try:
+                os.close(self.r)
+                os.write(w, outcome(fn).encode('utf-8'))
+            finally:
+                os._exit(0)
+        os.close(w)
+
+    def result(self):
+        parts = []
+        deadline = time.time() + harness.DEADLINE
+        while 1:
+            if not select.select([self.r], [], [], max(0, deadline - time.time()))[0]:
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
+                raise AssertionError('a forked process hangs')
+            data = os.read(self.r, 65536)
+            if not data:
+                break
+            parts.append(data)
+        os.close(self.r)
+        os.waitpid(self.pid, 0)
+        return b''.join(parts).decode('utf-8')
+
+
+def forked(fn):
+    return Forked(fn).result()
+
+
+def before_exec(fn):
+    """The same in a process that subprocess forks, which is not by os.fork() on 3.x, and comes to none of our hooks on 2.x."""
+    r, w = os.pipe()
+    subprocess.Popen(['/bin/true'], preexec_fn=lambda: os.write(w, outcome(fn).encode('utf-8'))).wait()
+    os.close(w)
+    data = os.read(r, 65536)
+    os.close(r)
+    return data.decode('utf-8')
+
+
+def load(name):
+    __import__(name)
+    return sys.modules[name].VALUE
+
+
+class ForkedTest(harness.TestCase):
+    def setUp(self):
+        if not core.FORKS:
+            core.first('fork')
+
+    def parent(self, modules, fetched=True, **kwargs):
+        parent = harness.TestCase.parent(self, modules, **kwargs)
+        # A user's function runs.
+        core.io.begin_call()
+        # What the ticker does to user code when the connection is lost.
+        core.io.evict = int
+
+        def over():
+            core.io.running = 0
+            if core.io.helper:
+                core.io.helper.rest()
+        self.addCleanup(over)
+        if fetched:
+            self.assertEqual(forked(lambda: 1), '1')
+        return parent
+
+    def test_1_without_the_module(self):
+        """Another way than os.fork(), before this runtime knows that there are forks: refused, and nobody else is harmed."""
+        parent = self.parent({'late': 'VALUE = 1', 'other': 'VALUE = 2'}, fetched=False)
+        if 'mitogen.forked' not in sys.modules:
+            self.assertIn('other means than os.fork()', before_exec(lambda: load('late')))
+            self.assertEqual(parent.asked, [])
+        self.assertEqual(load('other'), 2)
+
+    def test_import(self):
+        parent = self.parent({'late': 'VALUE = 1', 'pkg': '', 'pkg.mod': 'VALUE = 2'})
+        self.assertEqual(forked(lambda: load('late')), '1')
+        self.assertEqual(forked(lambda: load('late')), '1')
+        self.assertEqual(forked(lambda: load('pkg.mod')), '2')
+        self.assertIn('No module named', forked(lambda: load('absent')))
+        self.assertIn('No module named', forked(lambda: load('absent')))
+        self.assertEqual(load('late') + load('pkg.mod'), 3)
+        for name in 'late', 'pkg.mod', 'absent':
+            self.assertEqual(parent.asked.count(name), 1, parent.asked)
+
+    def test_another_way_to_fork(self):
+        parent = self.parent({'late': 'VALUE = 1', 'later': 'VALUE = 2'})
+        self.assertEqual(before_exec(lambda: load('late')), '1')
+        # Off one that has its own way.
+        self.assertEqual(forked(lambda: '%d %s' % (load('late'), before_exec(lambda: load('later')))), '1 2')
+        self.assertEqual(parent.asked.count('later'), 1)
+
+    def test_four_levels(self):
+        self.parent(dict(('level%d' % n, 'VALUE = %d' % n) for n in range(4)))
+
+        def level(n):
+            return str(load('level%d' % n)) + (forked(lambda: level(n + 1)) if n < 3 else '')
+        self.assertEqual(forked(lambda: level(0)), '0123')
+
+    def test_daemon(self):
+        """Who has forked it has ended."""
+        self.parent({'late': 'VALUE = 1'})
+        r, w = os.pipe()
+        go_r, go_w = os.pipe()
+
+        pid = os.fork()
+        if not pid:
+            try:
+                if not os.fork():
+                    os.setsid()
+                    os.close(go_w)
+                    os.read(go_r, 1)
+                    os.write(w, outcome(lambda: load('late')).encode())
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+        for fd in go_w, w:
+            os.close(fd)
+        self.assertTrue(select.select([r], [], [], harness.DEADLINE)[0], 'the daemon hangs')
+        self.assertEqual(os.read(r, 100), b'1')
+        for fd in r, go_r:
+            os.close(fd)
+
+    def test_while_a_thread_imports(self):
+        """It holds a module's lock, which nobody releases in the process forked off, and is in the midst of the module."""
+        if not core.PY3:
+            self.skipTest('2.x forks when nobody imports')
+        parent = self.parent({'half': 'import hook\nhook.reached.set()\nhook.go.wait()\nVALUE = 7'})
+        hook = sys.modules['hook'] = type(sys)('hook')
+        self.addCleanup(sys.modules.pop, 'hook')
+        hook.reached, hook.go = threading.Event(), threading.Event()
+        thread = threading.Thread(target=load, args=('half',))
+        thread.start()
+        self.assertTrue(hook.reached.wait(harness.DEADLINE))
+
+        def anew():
+            hook.go = threading.Event()
+            hook.go.set()
+            return load('half')
+        self.assertEqual(forked(anew), '7')
+        hook.go.set()
+        thread.join(harness.DEADLINE)
+        self.assertEqual((load('half'), parent.asked.count('half')), (7, 1))
+
+    def test_in_a_thread(self):
+        self.parent({'late': 'VALUE = 1', 'later': 'VALUE = 2'})
+        results = []
+        harness.in_threads(4, lambda n: results.append(forked(lambda: load(('late', 'later')[n % 2]))))
+        self.assertEqual(sorted(results), ['1', '1', '2', '2'])
+
+    def test_logs_and_questions(self):
+        """Large messages of several processes at once are whole, and a reply comes to who has asked."""
+        def answer(parent, head, data):
+            parent.send(head[5], b'\x80\x02' + harness.encode(core.loads(data)[1]) + b'.')
+        parent = self.parent({}, handlers={112: answer})
+
+        def work(n):
+            for _ in range(5):
+                core.log(u'%d' % n * 100000)
+            import mitogen.resources
+            return mitogen.resources.ask(u'read', u'%d' % n)
+        processes = [Forked(lambda: work(n)) for n in range(4)]
+        self.assertEqual([p.result() for p in processes], ['0', '1', '2', '3'])
+        core.io.helper.rest()
+        harness.eventually('all is there', lambda: len(parent.other) == 20)
+        self.assertEqual(sorted(data for _, data in parent.other), sorted(
+            b'mitogen\x0020\0' + (b'%d' % n) * 100000 for n in list(range(4)) * 5))
+        self.assertEqual([h for h in core.router.handlers.values() if h[0].__name__ == 'on_reply'], [])
+
+    def test_is_no_context(self):
+        self.parent({})
+
+        def ask():
+            reply = core.Latch()
+            handle = core.router.add_handler(reply.put, persist=False)
+            core.router.route(core.Message(0, handle=109, reply_to=handle))
+            return reply.get().data.decode()
+        self.assertIn('is no context', forked(ask))
+
+        def attach():
+            import mitogen.parent
+            mitogen.parent.attach()
+        self.assertIn('has no children', forked(attach))
+
+    def test_garbage(self):
+        self.parent({'late': 'VALUE = 1'})
+
+        def send():
+            stream = core.router.stream
+            stream.write(b'x' * 100000)
+            while select.select([stream.rfd], [], [], harness.DEADLINE)[0]:
+                # The parent has closed it.
+                return repr(stream_end(stream.rfd))
+
+        def stream_end(fd):
+            try:
+                return os.read(fd, 1)
+            except (OSError, IOError):
+                return b''
+        self.assertEqual(forked(send), repr(b''))
+        self.assertEqual(forked(lambda: load('late')), '1')
+
+    def test_reads_nothing(self):
+        """What waits for a process that does not read is bounded, and others are served."""
+        self.parent({'late': 'VALUE = 1', 'large': 'VALUE = 1\n# ' + os.urandom(300000).hex()
+                     if core.PY3 else 'VALUE = 1\n# ' + os.urandom(300000).encode('hex')})
+        load('large')
+        forks = sys.modules['mitogen.forked']
+        r, w = os.pipe()
+
+        def flood():
+            for _ in range(200):
+                core.router.stream.send(core.Message(0, handle=core.GET_MODULE, data=b'large'))
+            os.read(r, 1)
+        process = Forked(flood)
+        harness.eventually('it is read no more', lambda: any(p.size > forks.LIMIT for p in list(forks.peers.values())))
+        self.assertEqual(forked(lambda: load('late')), '1')
+        self.assertTrue(all(p.size < 3 * forks.LIMIT for p in list(forks.peers.values())))
+        os.kill(process.pid, signal.SIGKILL)
+        process.result()
+        for fd in r, w:
+            os.close(fd)
+        harness.eventually('it is forgotten', lambda: not forks.peers)
+
+    def test_parent_lost(self):
+        parent = self.parent({'late': 'VALUE = 1'}, held=['late'])
+        waits = Forked(lambda: load('late'))
+        harness.eventually('it asks', lambda: parent.waiting)
+        r, w = os.pipe()
+        later = Forked(lambda: (os.read(r, 1), load('late')))
+        parent.disconnect()
+        harness.eventually('it is lost', lambda: core.io.lost)
+        os.write(w, b'x')
+        for process in waits, later:
+            self.assertIn('late', process.result())
+        for fd in r, w:
+            os.close(fd)
+
+    def test_keeps_nothing_open(self):
+        """Who reads the end of the parent's stream, or of its output, does not wait for what it has forked off."""
+        self.parent({})
+
+        def check():
+            mine = set(os.readlink('/proc/self/fd/' + fd) for fd in descriptors() if os.path.exists('/proc/self/fd/' + fd))
+            return mine & theirs
+        fds = [core.router.stream.rfd, core.io.wake_w] + [sys.modules['mitogen.forked'].inner]
+        theirs = set(os.readlink('/proc/self/fd/%d' % fd) for fd in fds)
+        self.assertEqual(forked(check), str(set()))
+
+    def test_many_forks(self):
+        """The same descriptors and threads before and after, and no name asked twice."""
+        count = 1000 if LONG else 12
+        parent = self.parent(dict(('m%d' % n, 'VALUE = %d' % n) for n in range(10)))
+        self.assertEqual(forked(lambda: load('m0')), '0')
+        forks = sys.modules['mitogen.forked']
+        harness.eventually('it is forgotten', lambda: not forks.peers)
+        before = descriptors()
+        threads = len(os.listdir('/proc/self/task'))
+        for n in range(count):
+            self.assertEqual(forked(lambda: load('m%d' % (n % 10))), str(n % 10))
+        harness.eventually('all are forgotten', lambda: not forks.peers)
+        self.assertEqual(descriptors(), before)
+        self.assertEqual(len(os.listdir('/proc/self/task')), threads)
+        self.assertEqual(sorted(parent.asked), sorted('m%d' % n for n in range(10)))
+
+    def test_many_at_once(self):
+        """Each name goes over the link once."""
+        processes, modules = (64, 200) if LONG else (6, 30)
+        names = ['n%d' % n for n in range(modules)]
+        parent = self.parent(dict((name, 'VALUE = 1') for name in names))
+        r, w = os.pipe()
+
+        def work(start):
+            os.read(r, 1)
+            return sum(load(name) for name in names[start:] + names[:start])
+        all_of_them = [Forked(lambda: work(n * modules // processes)) for n in range(processes)]
+        os.write(w, b'x' * processes)
+        self.assertEqual([p.result() for p in all_of_them], [str(modules)] * processes)
+        self.assertEqual(sorted(parent.asked), sorted(names))
+        for fd in r, w:
+            os.close(fd)
+
+
+if __name__ == '__main__':
+    harness.main()
