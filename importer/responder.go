@@ -231,6 +231,24 @@ func (r *Responder) Resource(ctx context.Context, pkg, name string) ([]byte, err
 	return r.im.Resource(ctx, pkg, name, r.opt.Policy)
 }
 
+// Withholds says why the child may not have a data file of a package, wherever it comes from; "" if it may.
+func (r *Responder) Withholds(pkg, name string) string {
+	for _, fault := range []string{nameFault(pkg), dataFault(name)} {
+		if fault != "" {
+			return fault
+		}
+	}
+	for _, p := range []*Policy{&r.im.opt.Policy, &r.opt.Policy} {
+		if why := p.Refuses(pkg); why != "" {
+			return why
+		}
+		if why := p.refusesData(pkg, name, false); why != "" {
+			return why
+		}
+	}
+	return ""
+}
+
 func (r *Responder) submit(ctx context.Context, j *job) error {
 	j.done = make(chan error, 1)
 	r.mu.Lock()

@@ -28,7 +28,7 @@ type Options struct {
 	Runtime *daemon.Runtime
 	// Logger may be nil.
 	Logger *zap.Logger
-	// ModuleTimeout is how long a client may take to answer a module request; 0 means 10 seconds.
+	// ModuleTimeout is how long a client may take to answer a request for a module or for a resource; 0 means 10 seconds.
 	ModuleTimeout time.Duration
 	// MaxConnects bounds the connects of one client that are under way; 0 means 256.
 	MaxConnects int
@@ -79,6 +79,7 @@ func New(d *daemon.Daemon, opt Options) *Server {
 	s := &Server{d: d, opt: opt, clients: map[pyproto.ContextID]*client{}, owners: map[pyproto.ContextID]*client{}}
 	d.Handle(pyproto.CallFunction, s.onCall)
 	d.Handle(pyproto.LoadModuleHandle, s.onLoadModule)
+	d.Handle(pyproto.LoadResource, s.onLoadResource)
 	d.Handle(pyproto.CallService, s.onService)
 	return s
 }
