@@ -19,6 +19,8 @@ import (
 
 	"mitogend/daemon"
 	"mitogend/pyproto"
+
+	"mitogend/integration/pythons"
 )
 
 // python is an interpreter that imports Mitogen.
@@ -32,7 +34,7 @@ func python(t testing.TB) string {
 		if os.Getenv("CI") == "true" {
 			t.Fatalf("%s: %v\n%s", path, err, out)
 		}
-		t.Skipf("%s has no Mitogen", path)
+		pythons.Missing(t, path, " has no Mitogen")
 	}
 	return path
 }
