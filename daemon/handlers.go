@@ -219,7 +219,7 @@ func (d *Daemon) onAddRoute(m message) string {
 		}
 		// A hop that has passed it on forgets it.
 		h := pyproto.Header{Enc: pyproto.EncMGC, Dst: m.s.id, Handle: pyproto.DelRoute}
-		_ = m.s.offer(newFrame(h, fmt.Append(nil, uint32(id))))
+		_ = m.s.offer(own(newFrame(h, fmt.Append(nil, uint32(id)))))
 		return err.Error()
 	}
 	return ""

@@ -183,14 +183,15 @@ def spawn(plan, fds, on_tty):
     more = {}
     if core.PY3:
         more['start_new_session'] = True
-    if on_tty or not core.PY3:
-        more['preexec_fn'] = lambda: prepare(on_tty)
     return subprocess.Popen([encode(a) for a in plan[u'argv']], stdin=fds[0], stdout=fds[1], stderr=fds[2],
-                            env=env, close_fds=core.PY3, **more)
+                            env=env, close_fds=core.PY3, preexec_fn=lambda: prepare(on_tty), **more)
 
 
 def prepare(on_tty):
     """In the new process, before it becomes the program."""
+    if core.PY3:
+        # The thread that started it takes none.
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if not core.PY3:
         os.setsid()
         for signum in signal.SIGPIPE, signal.SIGXFSZ:

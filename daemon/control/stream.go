@@ -71,6 +71,24 @@ func (s *stream) put(item wire.Item) error {
 	}
 }
 
+// message is put for a value that a child has sent.
+func (s *stream) message(v any, plain bool) error {
+	value, err := wire.NewValue(v, plain, s.c.s.maxMessage())
+	if err != nil {
+		return err
+	}
+	return s.put(wire.Item{Kind: wire.ItemMessage, Value: value})
+}
+
+// result ends the stream with what a function has returned.
+func (s *stream) result(v any, plain bool) error {
+	value, err := wire.NewValue(v, plain, s.c.s.maxMessage())
+	if err == nil {
+		s.finish(wire.Item{Kind: wire.ItemResult, Value: value})
+	}
+	return err
+}
+
 // offer adds an item if there is room, and counts it otherwise. It never blocks.
 func (s *stream) offer(item wire.Item) {
 	s.mu.Lock()
@@ -92,6 +110,13 @@ func (s *stream) add(item wire.Item) {
 	if s.dropped > 0 {
 		s.items = append(s.items, wire.Item{Kind: wire.ItemDropped, Count: s.dropped})
 		s.dropped = 0
+	}
+	if n := len(s.items); n > 0 && item.Kind == wire.ItemOutput && s.items[n-1].Kind == wire.ItemOutput && len(s.items[n-1].Data) < outputChunk {
+		// What is printed by the byte is kept as one piece.
+		s.items[n-1].Data = append(s.items[n-1].Data, item.Data...)
+		s.bytes += len(item.Data)
+		token(s.changed)
+		return
 	}
 	s.items = append(s.items, item)
 	s.bytes += item.Size()

@@ -34,6 +34,9 @@ type Options struct {
 	MaxConnects int
 	// MaxClients is how many there may be at once; 0 means 4096.
 	MaxClients int
+	// MaxMisses bounds the names that the children behind one connection may ask a client for in vain; 0 means 5000. Mitogen answers
+	// each name once, so that it is kept; and the modules are those of all the client's children, none of which may fill the table.
+	MaxMisses int
 }
 
 // handshakeTime is what a client gets to send its process id.
@@ -69,6 +72,9 @@ func New(d *daemon.Daemon, opt Options) *Server {
 	}
 	if opt.MaxClients <= 0 {
 		opt.MaxClients = 4096
+	}
+	if opt.MaxMisses <= 0 {
+		opt.MaxMisses = 5000
 	}
 	s := &Server{d: d, opt: opt, clients: map[pyproto.ContextID]*client{}, owners: map[pyproto.ContextID]*client{}}
 	d.Handle(pyproto.CallFunction, s.onCall)
