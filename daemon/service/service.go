@@ -41,6 +41,8 @@ const (
 const (
 	// maxPushed bounds the files of PushFileService, which are kept in the children's memory.
 	maxPushed = 64 << 20
+	// maxStored bounds the files that a client's own PushFileService has sent.
+	maxStored = 256 << 20
 	// maxQuestion is the size of a child's request, and maxRunning how many of one connection are answered at once.
 	maxQuestion = 64 << 10
 	maxRunning  = 1000
@@ -57,6 +59,8 @@ type Files struct {
 	prefixes map[string]bool
 	queues   map[pyproto.ContextID]*queue // by connection
 	pushed   map[pushedFile]bool
+	stored   map[string][]byte         // what a PushFileService of the client itself has sent, which takes context 0 for a child on the way
+	size     int                       // of stored
 	running  map[pyproto.ContextID]int // requests, by connection
 
 	wg sync.WaitGroup
@@ -72,7 +76,7 @@ type pushedFile struct {
 func New(ctx context.Context, d *daemon.Daemon) *Files {
 	return &Files{
 		ctx: ctx, d: d, paths: map[string]bool{}, prefixes: map[string]bool{}, queues: map[pyproto.ContextID]*queue{},
-		pushed: map[pushedFile]bool{}, running: map[pyproto.ContextID]int{},
+		pushed: map[pushedFile]bool{}, stored: map[string][]byte{}, running: map[pyproto.ContextID]int{},
 	}
 }
 
@@ -108,6 +112,9 @@ func (f *Files) Call(in *daemon.Incoming) {
 		f.d.Reached(in.Src, "requests to services at once", maxRunning)
 		_ = in.Reply(callError(raise("mitogen.service.Error: at most %d requests are answered at once", maxRunning)))
 		return
+	}
+	if in.Auth == 0 && c.service == pushService && c.method == "store_and_forward" {
+		f.store(c) // here, since what follows may ask to forward it
 	}
 	f.wg.Go(func() {
 		defer f.done(head)
@@ -224,6 +231,8 @@ func (f *Files) find(c *call) (method func(*call) error, parents bool) {
 		return f.acknowledge, false
 	case pushService + " propagate_to":
 		return f.propagate, true
+	case pushService + " store_and_forward", pushService + " forward":
+		return f.forward, true
 	case pushService + " propagate_paths_and_modules":
 		return f.propagateAll, true
 	}
@@ -318,10 +327,44 @@ func (f *Files) propagate(c *call) error {
 	if !ok {
 		return raised("Argument 'context' type incorrect")
 	}
-	if err := f.push(c, to, path, "overridden_source"); err != nil {
+	if err := f.push(to, path, func() ([]byte, error) { return f.small(c, path, "overridden_source") }); err != nil {
 		return err
 	}
 	return c.in.Reply(nil)
+}
+
+// store keeps a file that the client's own service has sent; forward tells of one that was not kept.
+func (f *Files) store(c *call) {
+	path, err := c.text("path")
+	v, _ := c.args.Get("data")
+	data, ok := v.(pyproto.Blob)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if size := f.size - len(f.stored[path]) + len(data); err == nil && ok && size <= maxStored {
+		f.stored[path], f.size = data, size
+	}
+}
+
+// forward sends on what store has kept. It gives no reply.
+func (f *Files) forward(c *call) error {
+	path, err := c.text("path")
+	if err != nil {
+		return err
+	}
+	v, _ := c.args.Get("context")
+	to, ok := v.(pyproto.Context)
+	if !ok {
+		return raised("Argument 'context' type incorrect")
+	}
+	return f.push(to, path, func() ([]byte, error) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		data, ok := f.stored[path]
+		if !ok {
+			return nil, raise("mitogen.service.Error: '%s' was not sent, or with others it has more than %d bytes", path, maxStored)
+		}
+		return data, nil
+	})
 }
 
 func (f *Files) propagateAll(c *call) error {
@@ -337,14 +380,14 @@ func (f *Files) propagateAll(c *call) error {
 		if !ok {
 			return raised("Argument 'paths' type incorrect")
 		}
-		if err := f.push(c, to, path, ""); err != nil {
+		if err := f.push(to, path, func() ([]byte, error) { return f.small(c, path, "") }); err != nil {
 			return err
 		}
 	}
 	return c.in.Reply(nil)
 }
 
-func (f *Files) push(c *call, to pyproto.Context, path, override string) error {
+func (f *Files) push(to pyproto.Context, path string, read func() ([]byte, error)) error {
 	head := f.d.Stream(to.ID)
 	if head == 0 {
 		return fmt.Errorf("no route to context %d", to.ID)
@@ -361,7 +404,7 @@ func (f *Files) push(c *call, to pyproto.Context, path, override string) error {
 	if sent {
 		method = "forward"
 	} else {
-		data, err := f.small(c, path, override)
+		data, err := read()
 		if err != nil {
 			return err
 		}

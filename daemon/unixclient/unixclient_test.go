@@ -625,6 +625,15 @@ if __name__ == '__main__':
             print('not registered' in str(e))
         parent.call_service(mitogen.service.PushFileService, 'propagate_to', context=below, path=path)
         print(below.call(pushed, path), c.call(pushed, path))
+        # A service of the client's own, for two behind the same child: the second gets it from there.
+        push = mitogen.service.PushFileService(router=router)
+        own = mitogen.core.to_text(os.path.join(sys.argv[2], 'own'))
+        with open(own, 'wb') as fp:
+            fp.write(b'12345')
+        also = router.local(via=c)
+        for context in below, also:
+            push.propagate_to(context, own)
+        print(below.call(pushed, own), also.call(pushed, own), c.call(pushed, own))
         try:
             parent.call_service(mitogen.service.FileService, 'nothing')
         except mitogen.core.CallError as e:
@@ -636,6 +645,6 @@ if __name__ == '__main__':
 
 func TestFiles(t *testing.T) {
 	_, socket := serve(t, Options{})
-	run(t, "True\n(True, 3000000, True) (True, 3000000, True)\nTrue\n3000000 3000000\nmitogen.core.CallError: No such method: 'nothing'\n",
+	run(t, "True\n(True, 3000000, True) (True, 3000000, True)\nTrue\n3000000 3000000\n5 5 5\nmitogen.core.CallError: No such method: 'nothing'\n",
 		filesProgram, nil, socket, t.TempDir())
 }
