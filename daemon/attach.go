@@ -115,6 +115,9 @@ func (d *Daemon) Send(ctx context.Context, dst pyproto.ContextID, handle, replyT
 	return s.send(ctx, newFrame(pyproto.Header{Enc: pyproto.EncMGC, Dst: dst, Handle: handle, ReplyTo: replyTo}, payload))
 }
 
+// siblings begins the record, of level debug, by which a client learns that two of its children may not talk.
+const siblings = "mitogen\x0010\x00siblings can not talk in this routing mode: "
+
 // passLog hands a log record of a child, or of one behind it, to the client that it belongs to. One that takes nothing loses
 // records.
 func (d *Daemon) passLog(to pyproto.ContextID, h pyproto.Header, payload []byte) {

@@ -36,7 +36,11 @@ func (d *Daemon) route(s *stream, h pyproto.Header, payload []byte, buf *buffer)
 		return
 	}
 	if (s.unidirectional || out.unidirectional) && !s.stamp && !out.stamp {
-		d.refuse(h, fmt.Sprintf("context %d may not send to context %d: one of them talks to its parents only", h.Src, h.Dst))
+		reason := fmt.Sprintf("context %d may not send to context %d: one of them talks to its parents only", h.Src, h.Dst)
+		if c := s.childOf(s.id); c != nil && c.opt.LogTo != 0 {
+			d.passLog(c.opt.LogTo, h, []byte(siblings+reason))
+		}
+		d.refuse(h, reason)
 		return
 	}
 	s.sent.LoadOrStore(h.Dst, nil)
