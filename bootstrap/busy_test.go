@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"mitogend/integration/pythons"
 )
 
 func TestEnvironmentHasEachNameOnce(t *testing.T) {
@@ -102,7 +104,7 @@ func TestPythonsByPattern(t *testing.T) {
 	elsewhere.Elsewhere = true
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
-		missing(t, "busybox is not installed")
+		pythons.Missing(t, "busybox is not installed")
 	}
 	for _, shell := range [][]string{nil, {busybox, "ash", "-c"}} {
 		p, err := Build("local", nil, elsewhere)

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"mitogend/integration/pythons"
 )
 
 // standIn is a program that checks that its arguments begin with want and then runs the rest.
@@ -91,7 +93,7 @@ func TestSetns(t *testing.T) {
 	needProgram(t, "nsenter")
 	needProgram(t, "/usr/bin/python3")
 	if os.Getuid() != 0 {
-		t.Skip("only root may enter namespaces")
+		pythons.Missing(t, "only root may enter namespaces")
 	}
 	ready := filepath.Join(t.TempDir(), "pid")
 	leader := exec.Command("unshare", "--mount", "--uts", "--ipc", "--net", "sh", "-c", `hostname inside; echo $$ >"$0.new"; mv "$0.new" "$0"; exec sleep 600`, ready)
@@ -166,7 +168,7 @@ func firstLine(t testing.TB, p *Process) string {
 // TestDocker talks to the real engine, where there is one: the image is the host's own /usr/bin/python3 and sh.
 func TestDocker(t *testing.T) {
 	if err := exec.Command("docker", "info").Run(); err != nil {
-		t.Skip("no docker engine answers here; the stand-ins cover the method")
+		pythons.Missing(t, "no docker engine answers here; the stand-ins cover the method")
 	}
 	needProgram(t, "/usr/bin/python3")
 	run := func(args ...string) string {

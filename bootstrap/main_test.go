@@ -15,7 +15,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	_ "mitogend/integration/pythons" // signals as a terminal has them
+	"mitogend/integration/pythons"
 	"mitogend/python"
 )
 
@@ -68,20 +68,8 @@ func children() []string {
 // interpreters gives the real Pythons to test with.
 func interpreters(t testing.TB) []string {
 	var out []string
-	if list := os.Getenv("MITOGEND_PYTHONS"); list != "" {
-		out = strings.Split(list, ":")
-	} else {
-		root := os.Getenv("PYENV_ROOT")
-		if root == "" {
-			root = filepath.Join(os.Getenv("HOME"), ".pyenv")
-		}
-		out, _ = filepath.Glob(filepath.Join(root, "versions", "*", "bin", "python"))
-		if _, err := os.Stat("/usr/bin/python3"); err == nil {
-			out = append(out, "/usr/bin/python3")
-		}
-	}
-	if len(out) == 0 {
-		t.Fatal("no Python found: set MITOGEND_PYTHONS to a colon-separated list of interpreters")
+	for _, p := range pythons.All(t) {
+		out = append(out, p.Path)
 	}
 	return out
 }
@@ -202,13 +190,4 @@ func has(t testing.TB, e error, parts ...string) {
 	if strings.ContainsAny(e.Error(), "\n\r") {
 		t.Errorf("the error is more than a line: %q", e.Error())
 	}
-}
-
-// missing skips a test for want of something that CI must have.
-func missing(t testing.TB, why string) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatal(why)
-	}
-	t.Skip(why)
 }

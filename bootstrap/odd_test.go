@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"mitogend/python"
+
+	"mitogend/integration/pythons"
 )
 
 var real = StartOptions{Preamble: func(hexVersion uint32) ([]byte, error) {
@@ -58,7 +60,7 @@ func TestOddSurroundings(t *testing.T) {
 // TestNoTerminal explains a machine without devpts, seen through a mount namespace of its own.
 func TestNoTerminal(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("needs root, for a mount namespace")
+		pythons.Missing(t, "needs root, for a mount namespace")
 	}
 	if os.Getenv("BOOTSTRAP_TEST_NO_PTS") != "" {
 		e := mustFail(t, build(t, "su", map[string]any{"su_path": "true"}), echo, StepProgram)

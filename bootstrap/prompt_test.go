@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"al.essio.dev/pkg/shellescape"
+
+	"mitogend/integration/pythons"
 )
 
 // nonce is what sudo is told to ask with.
@@ -343,6 +345,6 @@ func TestShellsThatReadCommands(t *testing.T) {
 func needProgram(t testing.TB, name string) {
 	t.Helper()
 	if _, err := exec.LookPath(name); err != nil {
-		missing(t, name+" is not installed")
+		pythons.Missing(t, name+" is not installed")
 	}
 }

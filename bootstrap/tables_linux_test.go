@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"mitogend/integration/machine"
+
+	"mitogend/integration/pythons"
 )
 
 // The tables of this file are long: every third row is tried, and with MITOGEND_LONG all of them.
@@ -94,7 +96,7 @@ func TestInsideLanguages(t *testing.T) {
 	somePythons(t)
 	for _, language := range someOf([]string{"de_DE", "fr_FR", "es_ES", "ja_JP", "ru_RU", "zh_CN"}) {
 		if err := machine.Shell("localedef --no-archive -i " + language + " -f UTF-8 " + language + ".UTF-8"); err != nil {
-			missing(t, err.Error())
+			pythons.Missing(t, err.Error())
 		}
 		opt := echo
 		opt.Env = append(os.Environ(), "LC_ALL="+language+".UTF-8", "LANGUAGE="+language)

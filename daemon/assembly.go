@@ -13,14 +13,16 @@ import (
 // with it; so is the oldest one when all wait for each other, since those who send halves were there before who needs the memory now.
 // It is safe for concurrent use.
 type Assembly struct {
-	max   int64
-	stall time.Duration
+	max     int64
+	stall   time.Duration
+	reached func(peer string) // tells the log
 
 	// mu protects the following and what parts say. Part.end is called without it.
 	mu    sync.Mutex
 	used  int64
 	parts map[*Part]bool
 	room  chan struct{} // closed when something ends
+	told  time.Time     // that somebody has to wait
 }
 
 const (
@@ -34,6 +36,7 @@ const (
 // Part is one message of an Assembly. Its methods are for one goroutine.
 type Part struct {
 	a     *Assembly
+	peer  string // whose message it is, for the log
 	ctx   context.Context
 	end   func(error) // wakes who reads the message; must not block
 	began time.Time
@@ -46,13 +49,13 @@ type Part struct {
 	err     error
 }
 
-func newAssembly(max int64) *Assembly {
-	return &Assembly{max: max, stall: assemblyStall, parts: map[*Part]bool{}, room: make(chan struct{})}
+func newAssembly(max int64, reached func(peer string)) *Assembly {
+	return &Assembly{max: max, stall: assemblyStall, reached: reached, parts: map[*Part]bool{}, room: make(chan struct{})}
 }
 
 // Begin begins a message. Done has to be called. ctx ends a wait; end is called from another goroutine when the message is given up.
-func (a *Assembly) Begin(ctx context.Context, end func(error)) *Part {
-	p := &Part{a: a, ctx: ctx, end: end, began: time.Now()}
+func (a *Assembly) Begin(ctx context.Context, peer string, end func(error)) *Part {
+	p := &Part{a: a, peer: peer, ctx: ctx, end: end, began: time.Now()}
 	p.moved.Store(p.began.UnixNano())
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -80,7 +83,17 @@ func (p *Part) Grow(n int) error {
 			victim.err = fmt.Errorf("%d bytes of messages that came in part wait already, and this one does not get on", a.used)
 		}
 		err, room := p.err, a.room
+		tell := err == nil && time.Since(a.told) >= warnEvery
+		if tell {
+			a.told = time.Now()
+		}
 		a.mu.Unlock()
+		switch {
+		case victim != nil:
+			a.reached(victim.peer) // once for each, whose connection it ends
+		case tell:
+			a.reached(p.peer)
+		}
 		if victim != nil && victim != p {
 			victim.end(victim.err)
 		}

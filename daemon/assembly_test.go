@@ -3,15 +3,20 @@ package daemon
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	zaptest "go.uber.org/zap/zaptest/observer"
 
 	"mitogend/pyproto"
 )
 
 func TestAssembly(t *testing.T) {
 	newTest := func() *Assembly {
-		a := newAssembly(4 << 20)
+		a := newAssembly(4<<20, func(string) {})
 		a.stall = 50 * time.Millisecond
 		return a
 	}
@@ -26,7 +31,7 @@ func TestAssembly(t *testing.T) {
 	// What stands still is given up for what waits, and only that.
 	a := newTest()
 	gone := make(chan error, 9)
-	still, moving, other := a.Begin(ctx, ended(gone)), a.Begin(ctx, func(err error) { t.Errorf("the moving one was ended: %v", err) }), a.Begin(ctx, nil)
+	still, moving, other := a.Begin(ctx, "", ended(gone)), a.Begin(ctx, "", func(err error) { t.Errorf("the moving one was ended: %v", err) }), a.Begin(ctx, "", nil)
 	if err := errors.Join(still.Grow(2<<20), moving.Grow(1<<20)); err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +64,7 @@ func TestAssembly(t *testing.T) {
 	var parts [4]*Part
 	var grown [4]<-chan error
 	for i := range parts {
-		parts[i] = a.Begin(ctx, func(error) {})
+		parts[i] = a.Begin(ctx, "", func(error) {})
 		if err := parts[i].Grow(1 << 20); err != nil {
 			t.Fatal(err)
 		}
@@ -83,21 +88,22 @@ func TestAssembly(t *testing.T) {
 	}
 
 	// One alone may be larger than all there is; whoever waits can give up.
-	large := a.Begin(ctx, nil)
+	large := a.Begin(ctx, "", nil)
 	if err := errors.Join(large.Grow(3<<20), large.Grow(9<<20)); err != nil {
 		t.Error(err)
 	}
 	short, cancel := context.WithCancel(ctx)
 	cancel()
-	if err := a.Begin(short, nil).Grow(1); !errors.Is(err, context.Canceled) {
+	if err := a.Begin(short, "", nil).Grow(1); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 }
 
 // Children that send halves of large messages lose their connections when an honest child needs the memory.
 func TestHalfFrames(t *testing.T) {
-	d := newDaemon(t, Options{})
-	d.assembly = newAssembly(16 << 20)
+	core, logs := zaptest.New(zapcore.WarnLevel)
+	d := newDaemon(t, Options{Logger: zap.New(core)})
+	d.assembly = newAssembly(16<<20, d.assembly.reached)
 	d.assembly.stall = 3 * time.Second
 	good := newPeer(t, d)
 	r, err := d.NewReceiver(good.c, 64<<20)
@@ -125,6 +131,15 @@ func TestHalfFrames(t *testing.T) {
 	v, err := r.Next(testContext(t))
 	if b, _ := v.([]byte); len(b) != 8<<20 || err != nil {
 		t.Errorf("got %d bytes, %v", len(b), err)
+	}
+	told := 0
+	for _, e := range logs.FilterMessage(boundText).All() {
+		if strings.Contains(e.ContextMap()["bound"].(string), "came in part") && strings.HasPrefix(e.ContextMap()["stream"].(string), "peer") {
+			told++
+		}
+	}
+	if told == 0 || told > 1+len(evil) {
+		t.Errorf("the bound was told %d times", told)
 	}
 	for _, p := range evil {
 		_ = p.f.Close()

@@ -8,6 +8,8 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
+
+	"mitogend/pyproto"
 )
 
 // What one peer can make the daemon keep. docs/security.md has this as a table, with what happens at each bound: it is the peer's
@@ -88,12 +90,25 @@ func (s *stream) warn(kind, text string, fields ...zap.Field) {
 	s.d.opt.Logger.Warn(text, fields...)
 }
 
+// boundText is what the log says at each bound.
+const boundText = "a bound was reached"
+
 // reached says that a peer is at a bound. The error is for whoever has asked.
 func (s *stream) reached(bound string, limit int) error {
 	s.d.bounded.Add(1)
-	s.warn(bound, "a bound was reached", zap.String("bound", bound), zap.Int("limit", limit))
+	s.warn(bound, boundText, zap.String("bound", bound), zap.Int("limit", limit))
 	return fmt.Errorf("%s: at most %d", bound, limit)
 }
+
+// Reached says that the connection over which a context is reached is at a bound of what somebody else keeps for it.
+func (d *Daemon) Reached(id pyproto.ContextID, bound string, limit int) {
+	if s := d.streamOf(id); s != nil {
+		_ = s.reached(bound, limit)
+	}
+}
+
+// Reached is [Daemon.Reached] for the child's connection.
+func (c *Child) Reached(bound string, limit int) { _ = c.stream.reached(bound, limit) }
 
 // Bounded counts how often a peer has come to a bound.
 func (d *Daemon) Bounded() int64 { return d.bounded.Load() }

@@ -167,6 +167,7 @@ func (c *Child) newResponder() error {
 	opt := importer.ResponderOptions{
 		Version: c.Version(), Policy: c.opt.Policy, Reasons: true, MarkPackages: true,
 		With: []string{"mitogen.resources"}, Observe: c.observers.tell,
+		Reached: c.Reached,
 	}
 	if c.runtime == nil && c.via == nil && !c.opt.NoBytecode && bytecodeMethods[c.method] && c.released() {
 		opt.Code = sink{c.stream, c.id}.LoadCode
@@ -229,12 +230,16 @@ func (c *Child) fail(err error) {
 func (c *Child) onGetModule(name string) bool {
 	c.mu.Lock()
 	r := c.responder
-	if r == nil && len(c.early) < maxEarly && c.earlyBytes+len(name) <= maxEarlyBytes {
+	full := r == nil && (len(c.early) >= maxEarly || c.earlyBytes+len(name) > maxEarlyBytes)
+	if r == nil && !full {
 		c.early = append(c.early, name)
 		c.earlyBytes += len(name)
 	}
 	own := c.ownResponder || r == nil
 	c.mu.Unlock()
+	if full {
+		c.Reached("modules asked for before the connect is done", maxEarly)
+	}
 	if r != nil && own {
 		if err := r.Request(name); err != nil {
 			c.fail(err)

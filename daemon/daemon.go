@@ -11,6 +11,8 @@ import (
 	"time"
 	"unicode"
 
+	"go.uber.org/zap"
+
 	"mitogend/bootstrap"
 	"mitogend/importer"
 	"mitogend/pyproto"
@@ -38,7 +40,9 @@ type Daemon struct {
 	runtimes runtimes
 	refused  atomic.Int64 // messages that their senders may not send
 	assembly *Assembly    // constant after New
-	bounded  atomic.Int64 // how often a peer has come to a bound
+	// launchGrace is constant after New. Tests shorten it.
+	launchGrace time.Duration
+	bounded     atomic.Int64 // how often a peer has come to a bound
 
 	ctx    context.Context // ends with Shutdown
 	cancel context.CancelCauseFunc
@@ -68,7 +72,13 @@ func New(opt Options) (*Daemon, error) {
 	d.ctx, d.cancel = context.WithCancelCause(context.Background())
 	d.alive, d.die = context.WithCancel(d.ctx)
 	d.hops.m = map[hopKey]*hop{}
-	d.assembly = newAssembly(max(minAssembly, 4*int64(opt.MaxMessage)))
+	memory := max(minAssembly, 4*int64(opt.MaxMessage))
+	d.assembly = newAssembly(memory, func(peer string) {
+		d.bounded.Add(1)
+		d.opt.Logger.Warn(boundText, zap.String("bound", "bytes of messages that came in part, of all together"), zap.Int64("limit", memory),
+			zap.String("stream", peer))
+	})
+	d.launchGrace = launchGrace
 	return d, nil
 }
 
@@ -228,7 +238,7 @@ func (d *Daemon) connectChild(ctx context.Context, c *Child, s step, opt Connect
 			// As under Mitogen, which knows one runtime.
 			c.runtime = c.via.runtime
 		}
-		err = c.via.proxyConnect(ctx, c, s)
+		err = c.via.proxyConnect(ctx, c, s, plan)
 	}
 	if err == nil && plan.Silence > 0 && d.enter() == nil {
 		go c.watchSilence(plan.Silence)

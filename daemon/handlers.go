@@ -45,6 +45,7 @@ func init() {
 		connectHandle:            {"CONNECT", ourChild, (*Daemon).onConnect},       // a child of its own, or of one behind it
 		pyproto.CallFunction:     {"CALL_FUNCTION", client, nil},                   // package unixclient: _proxy_connect
 		pyproto.LoadModuleHandle: {"LOAD_MODULE", client, nil},                     // package unixclient: for its own children
+		pyproto.LoadResource:     {"LOAD_RESOURCE", client, nil},                   // package unixclient: for its own children
 		pyproto.CallService:      {"CALL_SERVICE", anybody, nil},                   // package unixclient: its owner's services
 	}
 }
@@ -218,7 +219,7 @@ func (d *Daemon) onAddRoute(m message) string {
 		}
 		// A hop that has passed it on forgets it.
 		h := pyproto.Header{Enc: pyproto.EncMGC, Dst: m.s.id, Handle: pyproto.DelRoute}
-		_ = m.s.offer(newFrame(h, fmt.Append(nil, uint32(id))))
+		_ = m.s.offer(own(newFrame(h, fmt.Append(nil, uint32(id)))))
 		return err.Error()
 	}
 	return ""

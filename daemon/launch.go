@@ -11,8 +11,22 @@ import (
 	"mitogend/python"
 )
 
-// launchGrace is what a launcher has beyond a plan's time to say how it went.
+// launchGrace is what a hop has beyond a plan's time to say how the launch went.
 const launchGrace = 30 * time.Second
+
+// launchTime is what a plan's launch may take.
+func launchTime(plan *bootstrap.Plan) time.Duration {
+	if plan.Timeout <= 0 {
+		return bootstrap.DefaultTimeout
+	}
+	return plan.Timeout
+}
+
+// withGrace bounds the wait for a hop that is to start next within limit, and says so itself: one that does not answer by then never
+// will.
+func (d *Daemon) withGrace(ctx context.Context, next *Child, limit time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, limit+d.launchGrace, fmt.Errorf("daemon: %s: the hop before it does not answer", next.name))
+}
 
 // launch starts a child behind c: the plan is run by c's launcher (python/launch.py).
 func (c *Child) launch(ctx context.Context, next *Child, plan *bootstrap.Plan) error {
@@ -61,11 +75,7 @@ func (c *Child) routeless() error {
 
 // launchBusy launches, and tries again while the target says that it is busy.
 func (c *Child) launchBusy(ctx context.Context, next *Child, plan *bootstrap.Plan) error {
-	limit := plan.Timeout
-	if limit <= 0 {
-		limit = bootstrap.DefaultTimeout
-	}
-	deadline := time.Now().Add(limit)
+	deadline := time.Now().Add(launchTime(plan))
 	return bootstrap.WhileBusy(ctx, deadline, func() error { return c.launchOnce(ctx, next, plan, time.Until(deadline)) })
 }
 
@@ -87,6 +97,8 @@ type launched struct {
 
 // launchOnce makes one attempt, which may take as long as limit.
 func (c *Child) launchOnce(ctx context.Context, next *Child, plan *bootstrap.Plan, limit time.Duration) error {
+	ctx, cancel := c.d.withGrace(ctx, next, limit)
+	defer cancel()
 	handle, err := c.launcherHandle(ctx)
 	if err != nil {
 		return err
@@ -107,9 +119,6 @@ func (c *Child) launchOnce(ctx context.Context, next *Child, plan *bootstrap.Pla
 		return fmt.Errorf("daemon: %s: the plan can not be sent: %w", next.name, err)
 	}
 	var up launched
-	// The launcher keeps the time of the launch itself; one that does not answer by then never will.
-	ctx, cancel := context.WithTimeoutCause(ctx, plan.Timeout+launchGrace, fmt.Errorf("daemon: %s: the hop before it does not answer", next.name))
-	defer cancel()
 	err = c.request(ctx, handle, request).Decode(&up)
 	switch {
 	case err != nil && ctx.Err() != nil:

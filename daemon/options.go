@@ -77,6 +77,8 @@ type ConnectOptions struct {
 	// Miss is asked for a module that a stock child wants and that can not be served from here. True says that Miss will see
 	// to the answer, by [Child.SendModule]. It must not block.
 	Miss func(c *Child, name string) bool
+	// MissResource is the same for a data file of a package, which is answered by [Child.SendResource].
+	MissResource func(c *Child, q ResourceRequest) bool
 	// Dir and Env (NAME=VALUE) are the working directory and the environment in which the first hop's program is started, and
 	// looked up; empty means those of this process.
 	Dir string

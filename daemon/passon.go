@@ -7,11 +7,12 @@ import (
 	"mitogend/pyproto"
 )
 
-// maxPassed bounds the messages passed on whose answer is awaited. Some are never answered: Mitogen's services have methods that
-// give no reply to callers that left a handle for one.
-const maxPassed = 1 << 16
+// maxPassed bounds the messages of one stream that were passed on and whose answer is awaited. Some are never answered: Mitogen's
+// services have methods that give no reply to callers that left a handle for one.
+const maxPassed = 1 << 14
 
-// passed are the replies that a peer owes to messages for context 0 that it was given. They have to come from context 0.
+// passed are the replies that peers owe to those behind a stream, whose messages for context 0 they were given. They have to come from
+// context 0.
 type passed struct {
 	// mu protects the following. Nothing is locked under it.
 	mu    sync.Mutex
@@ -20,6 +21,7 @@ type passed struct {
 }
 
 type replyKey struct {
+	peer   pyproto.ContextID
 	dst    pyproto.ContextID
 	handle pyproto.Handle
 }
@@ -38,6 +40,15 @@ func (p *passed) add(k replyKey) {
 		delete(p.m, p.order[0])
 		p.order = p.order[1:]
 	}
+}
+
+// owes tells whether a message of a peer's is an answer that it gives in our place.
+func (p *stream) owes(d *Daemon, h pyproto.Header) bool {
+	if h.Handle < pyproto.FirstDynamic || h.Src != p.id {
+		return false
+	}
+	out := d.streamOf(h.Dst)
+	return out != nil && out.passed.take(replyKey{p.id, h.Dst, h.Handle})
 }
 
 // take tells whether a message is such a reply. Each is one message.
@@ -64,7 +75,9 @@ func (p *Peer) PassOn(in *Incoming) {
 		h.Enc, payload, _ = oldForm(in.Enc, payload, nil)
 	}
 	if h.ReplyTo >= pyproto.FirstDynamic {
-		p.s.passed.add(replyKey{h.Src, h.ReplyTo})
+		if from := p.d.streamOf(h.Src); from != nil {
+			from.passed.add(replyKey{p.s.id, h.Src, h.ReplyTo})
+		}
 	}
 	if err := p.s.offer(newFrame(h, bytes.Clone(payload))); err != nil {
 		in.Refuse(err.Error())

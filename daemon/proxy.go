@@ -104,7 +104,9 @@ type proxied struct {
 }
 
 // proxyConnect has a stock child start another behind it, by Mitogen's own means: the methods, prompts and errors are Mitogen's.
-func (c *Child) proxyConnect(ctx context.Context, next *Child, s step) error {
+func (c *Child) proxyConnect(ctx context.Context, next *Child, s step, plan *bootstrap.Plan) error {
+	ctx, cancel := c.d.withGrace(ctx, next, launchTime(plan))
+	defer cancel()
 	kwargs, err := stockArgs(s)
 	if err != nil {
 		return err

@@ -18,7 +18,7 @@ func (d *Daemon) route(s *stream, h pyproto.Header, payload []byte, buf *buffer)
 	}
 	if s.stamp {
 		h.Auth = 0
-		if h.Handle >= pyproto.FirstDynamic && h.Src == s.id && s.passed.take(replyKey{h.Dst, h.Handle}) {
+		if s.owes(d, h) {
 			h.Src = 0
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"mitogend/bootstrap"
 	"mitogend/importer"
 	"mitogend/pyproto"
+	"mitogend/python"
 )
 
 // Runtime is an installed Mitogen that children run in place of our own runtime. It is read once and does not change.
@@ -47,6 +48,7 @@ const maxRuntimeFile = 4 << 20
 var (
 	versionLine = regexp.MustCompile(`(?m)^__version__\s*=\s*\(([0-9, ]+)`)
 	importsImp  = regexp.MustCompile(`(?m)^import imp\b`)
+	nonBlocking = regexp.MustCompile(`(?m)^def set_nonblock\b`) // of releases whose children's stdio does not block
 	stageCall   = regexp.MustCompile(`(?m)^class ExternalContext\b`)
 )
 
@@ -126,7 +128,9 @@ func (r *Runtime) check(root string) error {
 	if r.before(versionOldest) {
 		return fmt.Errorf("daemon: runtime mitogen: %s is %s; 0.2.10 or later is needed", root, r)
 	}
-	r.core = string(core)
+	if r.core = string(core); nonBlocking.Match(core) {
+		r.core = strings.TrimRight(r.core, "\n") + "\n\n\n" + python.StockTail()
+	}
 	names := make([]string, 0, len(r.modules))
 	for name := range r.modules {
 		names = append(names, name)

@@ -54,7 +54,7 @@ type stream struct {
 
 	// sent holds the ids that this stream has sent a message to, for DEL_ROUTE.
 	sent sync.Map
-	// passed are the replies that a client gives in our place.
+	// passed are the replies that clients give in our place.
 	passed passed
 	// told holds the ids that the peer was asked to send nothing to.
 	told sync.Map
@@ -529,7 +529,7 @@ func (e foreignError) Error() string {
 
 // large reads a payload of its own memory.
 func (s *stream) large(length int) ([]byte, error) {
-	part := s.d.assembly.Begin(s.ctx, s.fail)
+	part := s.d.assembly.Begin(s.ctx, s.name, s.fail)
 	defer part.Done()
 	if err := part.Grow(min(length, growStep)); err != nil {
 		return nil, err

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"mitogend/integration/pythons"
 )
 
 // TestBytecodeIsTrusted: bytecode counts only if nobody could have written it who could not have written the source.
@@ -50,7 +52,7 @@ func TestBytecodeIsTrusted(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.root && os.Geteuid() != 0 {
-				t.Skip("gives files away: needs root")
+				pythons.Missing(t, "gives files away: needs root")
 			}
 			dir := tree(t, map[string]string{"mod.py": "X = 1\n"})
 			source := filepath.Join(dir, "mod.py")

@@ -98,7 +98,7 @@ func TestClosureAgreesWithPython(t *testing.T) {
 		t.Run(p.module, func(t *testing.T) {
 			dir := debianPath(t, p.needs...)
 			im := newImporter(t, Options{Path: []string{dir}})
-			for v, python := range pythons(t) {
+			for v, python := range interpreters(t) {
 				if v.less(p.first) || p.last.less(v) {
 					continue
 				}

@@ -123,7 +123,7 @@ if __name__ == '__main__':
 func TestClosureIsExact(t *testing.T) {
 	dir := tree(t, exactFiles)
 	im := newImporter(t, Options{Path: []string{dir}})
-	for v, python := range pythons(t) {
+	for v, python := range interpreters(t) {
 		var want []string
 		for name := range loadedBy(t, python, dir, "app") {
 			want = append(want, name)

@@ -55,7 +55,7 @@ class typing:
 __name__ = 'module'
 print(json.dumps([bool(eval(c)) for c in %s]))
 `, strings.TrimSpace(quoted.String()))
-	for v, python := range pythons(t) {
+	for v, python := range interpreters(t) {
 		out, err := exec.Command(python, "-c", program).Output()
 		if err != nil {
 			t.Fatalf("%v: %v %s", v, err, stderrOf(err))

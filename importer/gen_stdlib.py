@@ -54,6 +54,8 @@ OPTIONAL = {
     ScrolledText FileDialog Dialog SimpleDialog Canvas'''.split(),
     '3.6': BOTH + ['macpath', '_dummy_thread', 'dummy_threading'], '3.7': BOTH + ['macpath'],
     '3.8': BOTH, '3.9': BOTH,
+    # Of whoever has built it, and looked for by tracebacks.
+    '3.15': ['_missing_stdlib_info'],
 }
 
 

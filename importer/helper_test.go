@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"mitogend/integration/pythons"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -143,52 +145,18 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-// pythons lists the interpreters by version: $MITOGEND_PYTHONS, else pyenv's. In CI none may be missing.
-func pythons(t testing.TB) map[Version]string {
+// interpreters gives the Pythons by version. In CI none may be missing.
+func interpreters(t testing.TB) map[Version]string {
 	t.Helper()
-	var paths []string
-	if list := os.Getenv("MITOGEND_PYTHONS"); list != "" {
-		paths = strings.Split(list, ":")
-	} else {
-		root := os.Getenv("PYENV_ROOT")
-		if root == "" {
-			home, err := os.UserHomeDir()
-			if err != nil {
-				t.Fatal(err)
-			}
-			root = filepath.Join(home, ".pyenv")
-		}
-		var err error
-		if paths, err = filepath.Glob(filepath.Join(root, "versions", "*", "bin", "python")); err != nil {
+	out := map[Version]string{}
+	for _, p := range pythons.Whole(t) {
+		var v Version
+		if _, err := fmt.Sscanf(p.Version, "%d.%d", &v.Major, &v.Minor); err != nil {
 			t.Fatal(err)
 		}
-	}
-	out := map[Version]string{}
-	for _, p := range paths {
-		out[versionOf(t, p)] = p
-	}
-	for _, v := range stdlibVersions {
-		if _, ok := out[v]; !ok && os.Getenv("CI") == "true" {
-			t.Errorf("no Python %v", v)
-		}
-	}
-	if len(out) == 0 {
-		t.Skip("no interpreters: set MITOGEND_PYTHONS")
+		out[v] = p.Path
 	}
 	return out
-}
-
-func versionOf(t testing.TB, python string) Version {
-	t.Helper()
-	out, err := exec.Command(python, "-c", "import sys; print('%d %d' % sys.version_info[:2])").Output()
-	if err != nil {
-		t.Fatalf("%s: %v", python, err)
-	}
-	var v Version
-	if _, err := fmt.Sscan(string(out), &v.Major, &v.Minor); err != nil {
-		t.Fatalf("%s: %q", python, out)
-	}
-	return v
 }
 
 // stderrOf gives what a program printed before it failed.

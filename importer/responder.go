@@ -49,6 +49,8 @@ type ResponderOptions struct {
 	Code func(name string, code []byte) error
 	// Observe is told what was done, by the goroutine that runs Serve. It may be nil.
 	Observe func(Event)
+	// Reached is told, by the same goroutine, that the child has come to a bound of what is remembered for it. It may be nil.
+	Reached func(bound string, limit int)
 }
 
 // DefaultMaxPending is beyond what any program imports at once.
@@ -229,6 +231,24 @@ func (r *Responder) Resource(ctx context.Context, pkg, name string) ([]byte, err
 	return r.im.Resource(ctx, pkg, name, r.opt.Policy)
 }
 
+// Withholds says why the child may not have a data file of a package, wherever it comes from; "" if it may.
+func (r *Responder) Withholds(pkg, name string) string {
+	for _, fault := range []string{nameFault(pkg), dataFault(name)} {
+		if fault != "" {
+			return fault
+		}
+	}
+	for _, p := range []*Policy{&r.im.opt.Policy, &r.opt.Policy} {
+		if why := p.Refuses(pkg); why != "" {
+			return why
+		}
+		if why := p.refusesData(pkg, name, false); why != "" {
+			return why
+		}
+	}
+	return ""
+}
+
 func (r *Responder) submit(ctx context.Context, j *job) error {
 	j.done = make(chan error, 1)
 	r.mu.Lock()
@@ -378,7 +398,7 @@ func (r *Responder) answer(ctx context.Context, name string) error {
 	s, rec, err := r.lookUp(ctx, name)
 	var none *NotFoundError
 	if errors.As(err, &none) {
-		if r.opt.Miss != nil && r.im.refuses(&r.im.opt.Policy, name) == "" && r.im.refuses(&r.opt.Policy, name) == "" && r.opt.Miss(name) {
+		if r.opt.Miss != nil && nameFault(name) == "" && r.im.refuses(&r.im.opt.Policy, name) == "" && r.im.refuses(&r.opt.Policy, name) == "" && r.opt.Miss(name) {
 			return nil
 		}
 		return r.refuse(none, Refused, "", start)
@@ -474,12 +494,26 @@ func (r *Responder) refuse(none *NotFoundError, what What, by string, start time
 	if err := r.sink.LoadModule(rec, name); err != nil {
 		return err
 	}
-	if !r.refused[name] && len(name) <= MaxName && len(r.refused) < maxRefused && r.refusedBytes+len(name) <= maxRefusedBytes {
+	switch {
+	case r.refused[name]:
+	case len(name) > MaxName:
+		r.reached("bytes of a module's name that is remembered", MaxName)
+	case len(r.refused) >= maxRefused:
+		r.reached("refused names that are remembered", maxRefused)
+	case r.refusedBytes+len(name) > maxRefusedBytes:
+		r.reached("bytes of refused names that are remembered", maxRefusedBytes)
+	default:
 		r.refused[name] = true
 		r.refusedBytes += len(name)
 	}
 	r.observe(Event{Name: name, What: what, Bytes: len(rec), Took: time.Since(start), Reason: none.Reason, For: by})
 	return nil
+}
+
+func (r *Responder) reached(bound string, limit int) {
+	if r.opt.Reached != nil {
+		r.opt.Reached(bound, limit)
+	}
 }
 
 // foretell refuses ahead what a module will look for in vain, unless the child may have it itself or somebody below it can be

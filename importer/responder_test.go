@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -483,7 +484,8 @@ func TestResponderForetells(t *testing.T) {
 func TestRefusedNamesAreBounded(t *testing.T) {
 	im := onPath(t, appFiles)
 	sink := &countSink{}
-	r := serve(t, im, sink, ResponderOptions{Version: Version{3, 11}})
+	reached := map[string]int{} // by the responder's goroutine
+	r := serve(t, im, sink, ResponderOptions{Version: Version{3, 11}, Reached: func(bound string, _ int) { reached[bound]++ }})
 	ask(t, r, "app")
 	heap := func() uint64 {
 		runtime.GC()
@@ -513,6 +515,22 @@ func TestRefusedNamesAreBounded(t *testing.T) {
 		t.Errorf("%d bytes are kept", grown)
 	}
 	runtime.KeepAlive(r)
+	if len(reached) != 2 || reached["bytes of a module's name that is remembered"] != n/100 {
+		t.Errorf("these bounds were told: %v", reached)
+	}
+	// Short ones are counted.
+	for i := range maxRefused + 10 {
+		if i%1000 == 0 {
+			settle(t, r)
+		}
+		if err := r.Request(strconv.Itoa(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	settle(t, r)
+	if len(r.refused) > maxRefused || r.refusedBytes > maxRefusedBytes {
+		t.Errorf("%d names of %d bytes are kept", len(r.refused), r.refusedBytes)
+	}
 }
 
 // countSink counts modules.

@@ -123,7 +123,7 @@ func TestCutMain(t *testing.T) {
 // The interpreters' own libraries, each scanned as its own parser reads it: a sample, or with MITOGEND_LONG all of them, and what is
 // installed.
 func TestScanAgreesWithPython(t *testing.T) {
-	for v, python := range pythons(t) {
+	for v, python := range interpreters(t) {
 		t.Run(v.String(), func(t *testing.T) {
 			out, err := exec.Command(python, "-c", "import os; print(os.path.dirname(os.__file__))").Output()
 			if err != nil {

@@ -104,6 +104,7 @@ var stdlibTable = map[string]uint16{
 	"_markupbase":                0x7fe,
 	"_math_integer":              0x400,
 	"_md5":                       0x7ff,
+	"_missing_stdlib_info":       0x400,
 	"_msi":                       0x0ff,
 	"_multibytecodec":            0x7ff,
 	"_multiprocessing":           0x7ff,

@@ -43,7 +43,7 @@ names.update(n[:-3] for n in os.listdir(lib) if n.endswith('.py') and not n.star
 names.update(n for n in os.listdir(lib) if os.path.exists(os.path.join(lib, n, '__init__.py')) and n != 'test')
 print(json.dumps(sorted(n for n in names if not n.startswith(('xx', '_xx', '__phello', '__hello')) and n not in ('sitecustomize', 'usercustomize', '__main__', '_distutils_system_mod'))))
 `
-	for v, python := range pythons(t) {
+	for v, python := range interpreters(t) {
 		out, err := exec.Command(python, "-S", "-c", program).Output()
 		if err != nil {
 			t.Fatalf("%v: %v %s", v, err, stderrOf(err))

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"mitogend/integration/pythons"
 )
 
 // TestInventoryOfADirectory: one of the current directory counts, and is named, if nobody else can have written it.
@@ -137,7 +139,7 @@ func TestFilesOfOthers(t *testing.T) {
 		t.Errorf("a trace on descriptor 3: %.200q", b)
 	}
 	if os.Geteuid() != 0 {
-		t.Skip("needs root for what another user has made")
+		pythons.Missing(t, "needs root for what another user has made")
 	}
 	theirs := Write(t, dir, "theirs", "old")
 	if err := os.Chmod(theirs, 0o666); err != nil {

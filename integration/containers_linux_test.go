@@ -45,7 +45,11 @@ func newContainer(t *testing.T, list []pythons.Python) *container {
 func (c *container) run(t *testing.T, program string, args ...string) {
 	t.Helper()
 	if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {
-		t.Skipf("%s %s: %v: %s", program, strings.Join(args, " "), err, out)
+		why := fmt.Sprintf("%s %s: %v: %s", program, strings.Join(args, " "), err, out)
+		if program == "docker" {
+			pythons.Missing(t, why)
+		}
+		t.Skip(why) // the others are not installed for CI
 	}
 }
 
@@ -77,7 +81,7 @@ func (c *container) engine(t *testing.T, program string, before []string, flags 
 // interpreters.
 func TestRealContainers(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("needs root")
+		pythons.Missing(t, "needs root")
 	}
 	dir := t.TempDir()
 	Write(t, dir, "within.py", "import platform\ndef read():\n    return '%s %s' % (platform.python_version(), open('/inside').read())\n")
@@ -95,7 +99,9 @@ func TestRealContainers(t *testing.T) {
 		}
 	}
 	needs := func(t *testing.T, program string) {
-		if _, err := exec.LookPath(program); err != nil {
+		if _, err := exec.LookPath(program); err != nil && program == "docker" {
+			pythons.Missing(t, err)
+		} else if err != nil {
 			t.Skip(err)
 		}
 	}

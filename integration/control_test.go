@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"testing"
 	"time"
+
+	"mitogend/integration/pythons"
 )
 
 const clientModule = `
@@ -57,7 +59,7 @@ func TestIndependentClient(t *testing.T) {
 		if os.Getenv("CI") == "true" {
 			t.Fatalf("%s has no msgpack: install python3-msgpack", python)
 		}
-		t.Skipf("%s has no msgpack: install python3-msgpack", python)
+		pythons.Missing(t, python, " has no msgpack: install python3-msgpack")
 	}
 	script, err := filepath.Abs("testdata/control_client.py")
 	if err != nil {

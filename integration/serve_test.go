@@ -299,11 +299,16 @@ func TestSocketProblems(t *testing.T) {
 }
 
 func TestFullDiskForLogs(t *testing.T) {
-	d := Serve(t, "--log-file", "/dev/full", "--log-level", "debug")
+	d := Serve(t, "--log-file", "/dev/full", "--trace", "/dev/full", "--log-level", "debug")
 	dir := t.TempDir()
 	d.Run(t, dir, "call", "-H", AnyPython(t).Target(), "os:getcwd").Want(t, 0, quoted(t, dir), "")
 	if st := d.Stats(t); st.LogErrors == 0 {
 		t.Error("no record was counted as lost")
+	}
+	for _, line := range []string{"--log-file /dev/full: no space left on device", "--trace /dev/full: no space left on device"} {
+		if n := strings.Count(d.Log.String(), line); n != 1 {
+			t.Errorf("%q is told %d times: %s", line, n, d.Log)
+		}
 	}
 	// Those who ask still see them.
 	if r := d.Run(t, dir, "logs"); r.Status != 0 || !strings.Contains(r.Stdout, "listening") {

@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"mitogend/integration/pythons"
 )
 
 type goldenCase struct {
@@ -248,43 +250,12 @@ func TestGoldenAgain(t *testing.T) {
 	}
 }
 
-// pythons gives the interpreters to test with.
-func pythons(t *testing.T) []string {
-	t.Helper()
-	if list := os.Getenv("MITOGEND_PYTHONS"); list != "" {
-		return filepath.SplitList(list)
-	}
-	root := os.Getenv("PYENV_ROOT")
-	if root == "" {
-		if home, err := os.UserHomeDir(); err == nil {
-			root = filepath.Join(home, ".pyenv")
-		}
-	}
-	list, err := filepath.Glob(filepath.Join(root, "versions", "*", "bin", "python"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if p, err := exec.LookPath("python3"); err == nil {
-		list = append(list, p)
-	}
-	if len(list) == 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("no Python found")
-		}
-		t.Skip("no Python found; set MITOGEND_PYTHONS")
-	}
-	return list
-}
-
 // eachPython runs a subtest with each interpreter.
 func eachPython(t *testing.T, f func(t *testing.T, python string)) {
-	for _, p := range pythons(t) {
-		t.Run(p, func(t *testing.T) {
-			if _, err := os.Stat(p); err != nil {
-				t.Fatal(err)
-			}
+	for _, p := range pythons.Whole(t) {
+		t.Run(p.Version, func(t *testing.T) {
 			t.Parallel()
-			f(t, p)
+			f(t, p.Path)
 		})
 	}
 }

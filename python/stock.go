@@ -11,6 +11,9 @@ import (
 //go:embed stock_stage.py
 var stockStage string
 
+//go:embed stock_tail.py
+var stockTail string
+
 //go:embed either_stage.py
 var eitherStage string
 
@@ -27,6 +30,10 @@ func HopModule() Module { return Module{Path: "mitogend/stock_hop.py", Text: sto
 
 // HopName is the name of HopModule: none of Mitogen's own.
 const HopName = "mitogend_hop"
+
+// StockTail follows the source of a stock core whose children have descriptors 1 and 2 that do not block. It stands in the core's own
+// source, so that children which a child starts by itself have it, too.
+func StockTail() string { return stockTail }
 
 // StockPreamble is what the stub reads to become a child of the user's own Mitogen: core is the source of that Mitogen's core.py,
 // config what its ExternalContext takes. The interpreter is not started again.

@@ -96,7 +96,7 @@ func serve(ctx context.Context, a *app, f *settingFlags) error {
 		opt.Runtime = "mitogen:" + runtime.Dir
 	}
 	if s.trace != "" {
-		t, err := newTracer(s.trace)
+		t, err := newTracer(s.trace, a.console.complain)
 		if err != nil {
 			return err
 		}
@@ -375,11 +375,13 @@ type serviceLog struct {
 	core   zapcore.Core
 	f      *os.File // nil for stderr
 	errors atomic.Int64
+
+	complain func(format string, args ...any)
 }
 
 // newLog opens the log. Records that can not be written are counted: a full disk stops nothing.
 func newLog(s *settings, a *app) (*serviceLog, error) {
-	l := &serviceLog{}
+	l := &serviceLog{complain: a.console.complain}
 	var out interface{ Write([]byte) (int, error) } = os.Stderr
 	tty := term.IsTerminal(int(os.Stderr.Fd()))
 	if s.logFile != "" {
@@ -402,8 +404,15 @@ func newLog(s *settings, a *app) (*serviceLog, error) {
 	if a.quiet {
 		least = zap.WarnLevel
 	}
-	l.core = zapcore.NewCore(printableLog{encoder, console}, zapcore.Lock(zapcore.AddSync(countErrors{out, &l.errors})), least)
+	l.core = zapcore.NewCore(printableLog{encoder, console}, zapcore.Lock(zapcore.AddSync(&countErrors{w: out, lost: l.lost})), least)
 	return l, nil
+}
+
+// lost counts a record that could not be written. The first one is told, where that is possible.
+func (l *serviceLog) lost(err error) {
+	if l.errors.Add(1) == 1 && l.f != nil {
+		l.complain("--log-file %s: %v; records are lost, and counted (mitogend stats), until it can be written again", l.f.Name(), cause(err))
+	}
 }
 
 func (l *serviceLog) close() {
@@ -412,15 +421,24 @@ func (l *serviceLog) close() {
 	}
 }
 
-// countErrors is a writer that never fails.
+// countErrors is a writer of lines that never fails.
 type countErrors struct {
-	w interface{ Write([]byte) (int, error) }
-	n *atomic.Int64
+	w    interface{ Write([]byte) (int, error) }
+	lost func(error)
+	half bool // of a line was written
 }
 
-func (c countErrors) Write(p []byte) (int, error) {
-	if _, err := c.w.Write(p); err != nil {
-		c.n.Add(1)
+func (c *countErrors) Write(p []byte) (int, error) {
+	line := p
+	if c.half {
+		line = append([]byte{'\n'}, p...)
+	}
+	n, err := c.w.Write(line)
+	if err != nil {
+		c.lost(err)
+	}
+	if n > 0 {
+		c.half = n < len(line)
 	}
 	return len(p), nil
 }

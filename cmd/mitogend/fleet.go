@@ -153,9 +153,7 @@ func (fl *fleet) each(ctx context.Context, do func(context.Context, *job) *outco
 	fl.await(ctx, finished)
 	stop()
 	if fl.tracer != nil {
-		if err := fl.tracer.close(); err != nil {
-			fl.app.console.complain("--trace %s: %v", fl.flags.trace, cause(err))
-		}
+		fl.tracer.close()
 	}
 	if s := fl.status.Load(); s != statusOK {
 		return statusError(s)

@@ -112,7 +112,7 @@ func (fl *fleet) master(ctx context.Context, opt importer.Options) (daemon.Maste
 	o := daemon.Options{Logger: fl.app.logger()}
 	if f.trace != "" {
 		var err error
-		if fl.tracer, err = newTracer(f.trace); err != nil {
+		if fl.tracer, err = newTracer(f.trace, fl.app.console.complain); err != nil {
 			return nil, err
 		}
 		o.Trace = fl.tracer.frame

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"mitogend/daemon"
@@ -17,7 +18,10 @@ import (
 
 // tracer writes each frame as a line: when, in which direction, whose stream, header, and the payload as JSON.
 type tracer struct {
-	start time.Time
+	start    time.Time
+	path     string
+	complain func(format string, args ...any)
+	ended    atomic.Bool // it could not be written on
 
 	mu sync.Mutex
 	f  *os.File
@@ -25,30 +29,38 @@ type tracer struct {
 }
 
 // newTracer makes the file of --trace. What goes over the wire is nobody else's business.
-func newTracer(path string) (*tracer, error) {
+func newTracer(path string, complain func(format string, args ...any)) (*tracer, error) {
 	f, err := owned.Replace(path)
 	if err != nil {
 		return nil, usagef("--trace %s: %w", path, cause(err))
 	}
-	return &tracer{start: time.Now(), f: f, w: bufio.NewWriter(f)}, nil
+	return &tracer{start: time.Now(), path: path, complain: complain, f: f, w: bufio.NewWriter(f)}, nil
 }
 
 // frame is daemon.Options.Trace.
 func (t *tracer) frame(f daemon.Frame) {
+	if t.ended.Load() {
+		return
+	}
 	text := frameText(f)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	fmt.Fprintf(t.w, "%9.3f ms %s", milliseconds(time.Since(t.start)), text)
+	_, err := fmt.Fprintf(t.w, "%9.3f ms %s", milliseconds(time.Since(t.start)), text)
+	t.failed(err)
 }
 
-func (t *tracer) close() error {
+// failed ends a trace that can not be written on, as on a full disk, and tells it once. What is traced goes on.
+func (t *tracer) failed(err error) {
+	if err != nil && !t.ended.Swap(true) {
+		t.complain("--trace %s: %v; the trace ends here", t.path, cause(err))
+	}
+}
+
+func (t *tracer) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	err := t.w.Flush()
-	if e := t.f.Close(); err == nil {
-		err = e
-	}
-	return err
+	t.failed(t.w.Flush())
+	t.failed(t.f.Close())
 }
 
 func frameText(f daemon.Frame) string {

@@ -22,6 +22,8 @@ import (
 	"mitogend/daemon/client"
 	"mitogend/daemon/control"
 	"mitogend/daemon/wire"
+
+	"mitogend/integration/pythons"
 )
 
 // raw is a client that writes what it likes.
@@ -349,7 +351,7 @@ func TestForeignClient(t *testing.T) {
 		os.Exit(0)
 	}
 	if os.Geteuid() != 0 {
-		t.Skip("only root can be another user as well")
+		pythons.Missing(t, "only root can be another user as well")
 	}
 	b := newBed(t, nil)
 	// The directory alone keeps others out.

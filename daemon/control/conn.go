@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strconv"
 	"sync"
 	"time"
 
@@ -117,7 +118,7 @@ func (c *conn) sendAway(why string) {
 
 func (c *conn) readAll() error {
 	r := wire.NewReader(c.nc, c.s.maxMessage())
-	r.Count(c.ctx, c.s.d.Assembly(), c.stop)
+	r.Count(c.ctx, c.s.d.Assembly(), "client "+strconv.Itoa(c.pid), c.stop)
 	for {
 		data, err := r.Next()
 		if err == nil {

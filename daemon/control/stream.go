@@ -93,6 +93,13 @@ func (s *stream) add(item wire.Item) {
 		s.items = append(s.items, wire.Item{Kind: wire.ItemDropped, Count: s.dropped})
 		s.dropped = 0
 	}
+	if n := len(s.items); n > 0 && item.Kind == wire.ItemOutput && s.items[n-1].Kind == wire.ItemOutput && len(s.items[n-1].Data) < outputChunk {
+		// What is printed by the byte is kept as one piece.
+		s.items[n-1].Data = append(s.items[n-1].Data, item.Data...)
+		s.bytes += len(item.Data)
+		token(s.changed)
+		return
+	}
 	s.items = append(s.items, item)
 	s.bytes += item.Size()
 	token(s.changed)

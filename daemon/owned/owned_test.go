@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"mitogend/integration/pythons"
 )
 
 // other is a user that is neither root nor anybody else on the machine.
@@ -19,7 +21,7 @@ const other = 54321
 func give(t *testing.T, path string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root, to make files of another user")
+		pythons.Missing(t, "needs root, to make files of another user")
 	}
 	if err := os.Lchown(path, other, other); err != nil {
 		t.Fatal(err)

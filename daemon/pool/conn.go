@@ -123,21 +123,35 @@ func (c *Conn) remember(name string) {
 		return // never served
 	}
 	mark := c.mark(name, c.version())
+	if !c.keep(name, mark) {
+		select {
+		case <-c.ready:
+			if c.child != nil {
+				c.child.Reached("refused names that are looked at when files change", maxRefused)
+			}
+		default:
+		}
+	}
+}
+
+// keep is false for one more refused name than there may be.
+func (c *Conn) keep(name string, mark *byte) bool {
 	c.sentMu.Lock()
 	defer c.sentMu.Unlock()
 	if c.sent == nil {
 		c.sent = map[string]*byte{}
 	}
 	if _, ok := c.sent[name]; ok {
-		return
+		return true
 	}
 	if mark == nil {
 		if c.refused >= maxRefused {
-			return
+			return false
 		}
 		c.refused++
 	}
 	c.sent[name] = mark
+	return true
 }
 
 // maxRefused is how many names a connection remembers that were refused. For one beyond it, that there is such a module now does not

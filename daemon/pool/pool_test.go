@@ -313,3 +313,16 @@ func TestShutdownGivesUpConnects(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Beyond a number of them, refused names are not remembered; modules still are.
+func TestRefusedNamesThatAreWatched(t *testing.T) {
+	c := &Conn{}
+	for i := range 2 * maxRefused {
+		if kept := c.keep(fmt.Sprint("m", i), nil); kept != (i < maxRefused) {
+			t.Fatalf("name %d: kept %v", i, kept)
+		}
+	}
+	if !c.keep("m1", nil) || !c.keep("module", new(byte)) || len(c.sent) != maxRefused+1 {
+		t.Errorf("%d are kept", len(c.sent))
+	}
+}

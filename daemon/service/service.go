@@ -28,6 +28,7 @@ import (
 	"syscall"
 
 	"mitogend/daemon"
+	"mitogend/daemon/socket"
 	"mitogend/pyproto"
 )
 
@@ -98,8 +99,14 @@ func (f *Files) Call(in *daemon.Incoming) {
 		return
 	}
 	head := f.d.Stream(in.Src)
-	if in.Auth != 0 && len(in.Payload) > maxQuestion || !f.begin(head) {
-		_ = in.Reply(callError(raise("mitogen.service.Error: too many requests, or too large a one")))
+	if in.Auth != 0 && len(in.Payload) > maxQuestion {
+		f.d.Reached(in.Src, "bytes of a request to a service", maxQuestion)
+		_ = in.Reply(callError(raise("mitogen.service.Error: a request has at most %d bytes", maxQuestion)))
+		return
+	}
+	if !f.begin(head) {
+		f.d.Reached(in.Src, "requests to services at once", maxRunning)
+		_ = in.Reply(callError(raise("mitogen.service.Error: at most %d requests are answered at once", maxRunning)))
 		return
 	}
 	f.wg.Go(func() {
@@ -394,6 +401,9 @@ func (f *Files) small(c *call, path, override string) ([]byte, error) {
 
 // ioError words an error as Python does.
 func ioError(err error, path string) error {
+	if socket.IsShortage(err) {
+		return err // who asks waits
+	}
 	var e *os.PathError
 	if errors.As(err, &e) && errors.Is(err, os.ErrNotExist) {
 		return raise("[Errno 2] No such file or directory: '%s'", path)

@@ -11,10 +11,14 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 	"golang.org/x/sys/unix"
 
 	"mitogend/daemon"
@@ -31,6 +35,7 @@ type bed struct {
 	d     *daemon.Daemon
 	files *Files
 	end   func() // of the client that the files belong to
+	logs  *observer.ObservedLogs
 	// auth is the authority that calls have, by the handle for their reply: a caller acts with the daemon's own, as a client does,
 	// and shall also stand for the child of one.
 	auth sync.Map
@@ -38,12 +43,13 @@ type bed struct {
 
 func newBed(t *testing.T) *bed {
 	t.Helper()
-	d, err := daemon.New(daemon.Options{})
+	core, logs := observer.New(zapcore.WarnLevel)
+	d, err := daemon.New(daemon.Options{Logger: zap.New(core)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	b := &bed{d: d, files: New(ctx, d)}
+	b := &bed{d: d, files: New(ctx, d), logs: logs}
 	b.end = func() { cancel(); b.files.Close() }
 	d.Handle(pyproto.CallService, func(in *daemon.Incoming) {
 		if auth, ok := b.auth.Load(in.ReplyTo); ok {
@@ -316,8 +322,90 @@ func TestFetchWithoutEnd(t *testing.T) {
 	if n := openFiles(t, path); n > 2 {
 		t.Errorf("%d descriptors are open", n)
 	}
+	b.wantBound(t, "files that wait to be sent")
 	_ = c.conn.Close()
 	eventually(t, "the files are closed", func() bool { return openFiles(t, path) == 0 })
+}
+
+// wantBound wants one line in the log about a bound.
+func (b *bed) wantBound(t *testing.T, bound string) {
+	t.Helper()
+	if n := b.logs.FilterMessage("a bound was reached").FilterField(zap.String("bound", bound)).Len(); n != 1 {
+		t.Errorf("%q was told %d times: %v", bound, n, b.logs.All())
+	}
+}
+
+// Requests that take their time are bounded in number, and all in size; others are answered meanwhile.
+func TestRequestsWithoutEnd(t *testing.T) {
+	b := newBed(t)
+	c, other := b.caller(t), b.caller(t)
+	path, _ := writeFile(t, 10)
+	other.call(0, method(fileService, "register", arg("path", path)), nil)
+	q := b.files.queue(c.id)
+	q.mu.Lock() // so that what is acknowledged waits
+	for range maxRunning {
+		c.send(c.id, method(fileService, "acknowledge", arg("size", int64(0))))
+	}
+	for range 10 {
+		if e, ok := c.call(c.id, c.fetch(path), nil).(*pyproto.CallError); !ok || !strings.Contains(e.Text, "at most 1000 requests") {
+			t.Errorf("got %v", e)
+		}
+	}
+	b.wantBound(t, "requests to services at once")
+	if _, ok := other.call(other.id, other.fetch(path), nil).(*pyproto.Dict); !ok {
+		t.Error("another is not answered")
+	}
+	q.mu.Unlock()
+	eventually(t, "it is answered again", func() bool {
+		_, ok := c.call(c.id, c.fetch(path), func(pyproto.Header, any) {}).(*pyproto.Dict)
+		return ok
+	})
+	if e, ok := c.call(c.id, c.fetch(strings.Repeat("x", maxQuestion)), func(pyproto.Header, any) {}).(*pyproto.CallError); !ok || !strings.Contains(e.Text, "at most 65536 bytes") {
+		t.Errorf("got %v", e)
+	}
+	b.wantBound(t, "bytes of a request to a service")
+}
+
+// While the daemon has no descriptors, who asks for a file waits, and gets all of it then.
+func TestFetchOutOfDescriptors(t *testing.T) {
+	b := newBed(t)
+	c := b.caller(t)
+	path, data := writeFile(t, 3*chunk)
+	c.call(0, method(fileService, "register", arg("path", path)), nil)
+	var before syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	least := before
+	least.Cur = 1
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &least); err != nil {
+		t.Fatal(err)
+	}
+	reply := c.send(c.id, c.fetch(path))
+	for end := time.Now().Add(waitTime); b.d.Bounded() == 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	b.wantBound(t, "descriptors of the daemon, for files to send")
+	if h, v := c.next(); h.Handle != reply || v == nil {
+		t.Fatalf("got %v, %v", h, v)
+	} else if _, failed := v.(*pyproto.CallError); failed {
+		t.Fatalf("got %v", v)
+	}
+	var got []byte
+	for len(got) < len(data) {
+		_, v := c.next()
+		part, ok := v.(pyproto.Blob)
+		if !ok {
+			t.Fatalf("got %T after %d bytes", v, len(got))
+		}
+		got = append(got, part...)
+	}
+	if !bytes.Equal(got, data) {
+		t.Error("other bytes have come")
+	}
 }
 
 func TestRefusals(t *testing.T) {

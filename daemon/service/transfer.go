@@ -3,6 +3,7 @@ package service
 import (
 	"io"
 	"maps"
+	"math"
 	"os"
 	"os/user"
 	"strconv"
@@ -61,7 +62,7 @@ func (f *Files) fetch(c *call) error {
 	case to.Context != c.in.Src:
 		return raised("mitogen.service.Error: sender= kwarg context must match requestee context")
 	}
-	open := func() (*os.File, error) { return f.open(path, c.in.Auth == 0) }
+	open := func() (*os.File, error) { return f.openWhenPossible(c.in.Src, path, c.in.Auth == 0) }
 	file, err := open()
 	if err != nil {
 		return err
@@ -76,6 +77,7 @@ func (f *Files) fetch(c *call) error {
 		return nil // there is nobody to tell it
 	}
 	if !q.reserve() {
+		f.d.Reached(c.in.Src, "files that wait to be sent", maxJobs)
 		return raise("mitogen.service.Error: %d files wait to be sent already; acknowledge what has come", maxJobs)
 	}
 	// What it is comes before the first part of it.
@@ -90,6 +92,26 @@ func (f *Files) fetch(c *call) error {
 	q.mu.Unlock()
 	f.pump(q)
 	return nil
+}
+
+// openWhenPossible is open for a context. While there are no descriptors, it waits for some.
+func (f *Files) openWhenPossible(id pyproto.ContextID, path string, client bool) (*os.File, error) {
+	for pause := time.Duration(0); ; socket.Pause(f.ctx, &pause) {
+		file, err := f.open(path, client)
+		if !socket.IsShortage(err) || f.ctx.Err() != nil || f.d.Ended(id) == nil {
+			return file, err
+		}
+		if pause == 0 {
+			f.d.Reached(id, "descriptors of the daemon, for files to send", openLimit())
+		}
+	}
+}
+
+// openLimit is how many files this process may have open.
+func openLimit() int {
+	var limit syscall.Rlimit
+	_ = syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit)
+	return int(min(limit.Cur, math.MaxInt32))
 }
 
 // reserve takes a place for a file.
@@ -212,15 +234,10 @@ func (f *Files) pump(q *queue) {
 }
 
 // sendChunk sends the next part of a file, or its end. A file that fails, or is gone by now, is cut short, and the receiver sees that
-// the size is another. While there are no descriptors, it waits.
+// the size is another.
 func (f *Files) sendChunk(job *transfer, buf []byte) (n int, done bool) {
 	if job.file == nil {
-		var err error
-		for pause := time.Duration(0); ; socket.Pause(f.ctx, &pause) {
-			if job.file, err = job.open(); !socket.IsShortage(err) || f.ctx.Err() != nil {
-				break
-			}
-		}
+		job.file, _ = job.open()
 	}
 	if job.file != nil {
 		n, _ = io.ReadFull(job.file, buf) // after an error the next read gives nothing

@@ -37,8 +37,9 @@ type client struct {
 		runtime *daemon.Runtime
 		err     error
 	}
-	modules modules
-	files   *service.Files
+	modules   modules
+	resources resources
+	files     *service.Files
 
 	ownServices atomic.Bool // what its children ask of context 0 is the client's to answer
 
@@ -54,6 +55,7 @@ func newClient(ctx context.Context, s *Server, pid int) *client {
 		children: map[pyproto.ContextID]*daemon.Child{},
 	}
 	c.modules.init(c)
+	c.resources.init(c)
 	c.files = service.New(ctx, s.d)
 	return c
 }
@@ -78,6 +80,7 @@ func (c *client) add(child *daemon.Child) bool {
 // end closes what only this client has used, and waits until it is gone.
 func (c *client) end() {
 	c.modules.end()
+	c.resources.end()
 	c.files.Close()
 	c.mu.Lock()
 	c.gone = true

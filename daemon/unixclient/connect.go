@@ -248,7 +248,8 @@ func (c *client) start(q *request) (*daemon.Child, error) {
 		name = q.contextName(0)
 	}
 	return c.s.d.ConnectArgs(c.ctx, method, args, daemon.ConnectOptions{
-		Name: name, Runtime: runtime, LogTo: c.id, Miss: c.modules.want, StockLevel: int(level),
+		Name: name, Runtime: runtime, LogTo: c.id, Miss: c.modules.want, MissResource: c.resources.want,
+		StockLevel: int(level),
 	})
 }
 

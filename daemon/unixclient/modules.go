@@ -27,9 +27,12 @@ type modules struct {
 	mu    sync.Mutex
 	m     map[string]*module
 	bytes int
+	found int // of m: what the client has sent and is a module
 	asked int // requests that are not answered yet
-	sent  map[pyproto.ContextID]map[string]bool
-	ended bool
+	// By connection:
+	sent   map[pyproto.ContextID]map[string]bool
+	misses map[pyproto.ContextID]int // names that were asked for and are no modules, as far as it is known
+	ended  bool
 }
 
 // module is one that was asked for, or that came along with one.
@@ -38,11 +41,12 @@ type module struct {
 	related []string
 	waiting []*daemon.Child
 	asked   bool
+	by      pyproto.ContextID // the connection over which it was asked for first
 	timer   *time.Timer
 }
 
 func (t *modules) init(c *client) {
-	t.c, t.m, t.sent = c, map[string]*module{}, map[pyproto.ContextID]map[string]bool{}
+	t.c, t.m, t.sent, t.misses = c, map[string]*module{}, map[pyproto.ContextID]map[string]bool{}, map[pyproto.ContextID]int{}
 }
 
 // want is daemon.ConnectOptions.Miss.
@@ -66,14 +70,21 @@ func (t *modules) want(child *daemon.Child, name string) bool {
 			m.waiting = append(m.waiting, child)
 		}
 		return true
-	case len(t.m) >= maxModules:
+	}
+	by := t.c.s.d.Stream(child.ID())
+	if by == 0 || t.found >= maxModules {
 		return false
 	}
-	m = &module{asked: true, waiting: []*daemon.Child{child}}
+	if limit := t.c.s.opt.MaxMisses; t.misses[by] >= limit {
+		child.Reached("names that a client has no modules for", limit)
+		return false
+	}
+	m = &module{asked: true, by: by, waiting: []*daemon.Child{child}}
 	if err := t.c.peer.Send(pyproto.GetModule, 0, []byte(name)); err != nil {
 		return false
 	}
 	t.m[name] = m
+	t.misses[by]++
 	t.asked++
 	m.timer = time.AfterFunc(t.c.s.opt.ModuleTimeout, func() { t.expire(name, m) })
 	return true
@@ -124,7 +135,7 @@ func (t *modules) loaded(payload []byte) {
 	case m == nil && t.asked == 0:
 		log.Warn("a client has sent a module that nobody asked for", zap.String("module", lm.Name))
 		return
-	case m == nil && len(t.m) >= maxModules || t.bytes+len(payload) > maxModuleBytes:
+	case t.found >= maxModules && !lm.Missing || t.bytes+len(payload) > maxModuleBytes:
 		log.Warn("a client has sent too many modules", zap.String("module", lm.Name))
 		if m == nil {
 			return
@@ -140,6 +151,12 @@ func (t *modules) loaded(payload []byte) {
 	}
 	m.payload, m.related = payload, lm.Related
 	t.bytes += len(payload)
+	if !lm.Missing {
+		t.found++
+		if n, ok := t.misses[m.by]; ok {
+			t.misses[m.by] = n - 1
+		}
+	}
 	if m.asked {
 		m.timer.Stop()
 		t.asked--
@@ -181,6 +198,7 @@ func (t *modules) forget(id pyproto.ContextID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.sent, id)
+	delete(t.misses, id)
 }
 
 // end answers everybody that nothing comes any more.

@@ -28,12 +28,15 @@ type Options struct {
 	Runtime *daemon.Runtime
 	// Logger may be nil.
 	Logger *zap.Logger
-	// ModuleTimeout is how long a client may take to answer a module request; 0 means 10 seconds.
+	// ModuleTimeout is how long a client may take to answer a request for a module or for a resource; 0 means 10 seconds.
 	ModuleTimeout time.Duration
 	// MaxConnects bounds the connects of one client that are under way; 0 means 256.
 	MaxConnects int
 	// MaxClients is how many there may be at once; 0 means 4096.
 	MaxClients int
+	// MaxMisses bounds the names that the children behind one connection may ask a client for in vain; 0 means 5000. Mitogen answers
+	// each name once, so that it is kept; and the modules are those of all the client's children, none of which may fill the table.
+	MaxMisses int
 }
 
 // handshakeTime is what a client gets to send its process id.
@@ -70,9 +73,13 @@ func New(d *daemon.Daemon, opt Options) *Server {
 	if opt.MaxClients <= 0 {
 		opt.MaxClients = 4096
 	}
+	if opt.MaxMisses <= 0 {
+		opt.MaxMisses = 5000
+	}
 	s := &Server{d: d, opt: opt, clients: map[pyproto.ContextID]*client{}, owners: map[pyproto.ContextID]*client{}}
 	d.Handle(pyproto.CallFunction, s.onCall)
 	d.Handle(pyproto.LoadModuleHandle, s.onLoadModule)
+	d.Handle(pyproto.LoadResource, s.onLoadResource)
 	d.Handle(pyproto.CallService, s.onService)
 	return s
 }

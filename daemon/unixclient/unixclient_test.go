@@ -19,6 +19,8 @@ import (
 
 	"mitogend/daemon"
 	"mitogend/pyproto"
+
+	"mitogend/integration/pythons"
 )
 
 // python is an interpreter that imports Mitogen.
@@ -32,7 +34,7 @@ func python(t testing.TB) string {
 		if os.Getenv("CI") == "true" {
 			t.Fatalf("%s: %v\n%s", path, err, out)
 		}
-		t.Skipf("%s has no Mitogen", path)
+		pythons.Missing(t, path, " has no Mitogen")
 	}
 	return path
 }
@@ -425,6 +427,31 @@ func TestBadClients(t *testing.T) {
 	other.alive(t)
 }
 
+// One client more than there may be is sent away, until another has gone.
+func TestTooManyClients(t *testing.T) {
+	_, socket := serve(t, Options{MaxClients: 2})
+	one, two := dial(t, socket), dial(t, socket)
+	third := func() bool {
+		conn, err := net.Dial("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+		_, _ = conn.Write(binary.BigEndian.AppendUint32(nil, uint32(os.Getpid())))
+		_, err = io.ReadFull(conn, make([]byte, 12))
+		return err == nil
+	}
+	if third() {
+		t.Error("a third client was taken")
+	}
+	one.alive(t)
+	two.alive(t)
+	_ = one.Close()
+	eventually(t, "another is taken", third)
+	two.alive(t)
+}
+
 // A client that never answers, or answers late, costs its own children a negative answer.
 func TestSilentClient(t *testing.T) {
 	d, socket := serve(t, Options{ModuleTimeout: 200 * time.Millisecond, Runtime: stock(t)})
@@ -487,6 +514,75 @@ func TestSilentClient(t *testing.T) {
 	}
 	_ = c.Close()
 	eventually(t, "the child is gone", func() bool { return len(d.Routes()) == 0 })
+}
+
+// A child that asks for names without end is not passed on any more, and its siblings are.
+func TestNamesInVain(t *testing.T) {
+	const most = 20
+	d, socket := serve(t, Options{MaxMisses: most, Runtime: stock(t)})
+	c := dial(t, socket)
+	connect := func() pyproto.ContextID {
+		payload, _ := pyproto.Marshal(pyproto.Tuple{nil, "mitogen.parent", nil, "_proxy_connect", pyproto.Tuple{nil, "local",
+			pyproto.Kwargs{{Name: "python_path", Value: python(t)}}}, pyproto.Kwargs{}})
+		c.send(t, pyproto.Message{Header: c.header(pyproto.CallFunction, 2000), Payload: payload})
+		var up struct {
+			ID uint32 `py:"id"`
+		}
+		m := c.recv(t)
+		if err := pyproto.Decode(m.Payload, &up); err != nil || up.ID == 0 {
+			t.Fatal(m, err)
+		}
+		return pyproto.ContextID(up.ID)
+	}
+	asked := map[string]bool{}
+	answer := func(lm pyproto.LoadModule) {
+		p, err := lm.AppendPickle(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.send(t, pyproto.Message{Header: c.header(pyproto.LoadModuleHandle, 0), Payload: p})
+	}
+	call := func(child pyproto.ContextID, module string) any {
+		h := c.header(pyproto.CallFunction, 2001)
+		h.Dst = child
+		payload, _ := pyproto.Marshal(pyproto.Tuple{nil, module, nil, "f", pyproto.Tuple{}, pyproto.Kwargs{}})
+		c.send(t, pyproto.Message{Header: h, Payload: payload})
+		for {
+			m := c.recv(t)
+			switch name := string(m.Payload); {
+			case m.Handle == pyproto.GetModule && strings.HasPrefix(name, "is"):
+				asked[name] = true
+				answer(pyproto.LoadModule{Name: name, Path: name + ".py", Source: deflate(t, "def f():\n    return 7\n")})
+			case m.Handle == pyproto.GetModule:
+				asked[name] = true
+				answer(pyproto.LoadModule{Name: name, Missing: true})
+			case m.Handle == 2001:
+				v, err := m.Value()
+				if err != nil {
+					t.Fatal(err)
+				}
+				return v
+			}
+		}
+	}
+	evil, good := connect(), connect()
+	for i := range 2 * most {
+		if v := call(evil, fmt.Sprint("is", i)); v != int64(7) { // what there is does not count
+			t.Fatalf("got %v", v)
+		}
+	}
+	clear(asked)
+	for i := range 2 * most {
+		if _, ok := call(evil, fmt.Sprint("not", i)).(*pyproto.CallError); !ok {
+			t.Fatal("a module has come")
+		}
+	}
+	if len(asked) != most || d.Bounded() == 0 {
+		t.Errorf("%d names were asked for, and bounds were reached %d times", len(asked), d.Bounded())
+	}
+	if v := call(good, "is_for_another"); v != int64(7) {
+		t.Errorf("got %v", v)
+	}
 }
 
 const filesProgram = `

@@ -34,6 +34,7 @@ type Reader struct {
 	values int
 	// Where the message's memory is counted, from the first step on; nil for nowhere.
 	assembly *daemon.Assembly
+	peer     string
 	ctx      context.Context
 	end      func(error)
 	part     *daemon.Part
@@ -49,9 +50,9 @@ func NewReader(r io.Reader, max int) *Reader {
 	return &Reader{br: bufio.NewReaderSize(r, 16<<10), max: max}
 }
 
-// Count has the memory of messages that come in part be counted; see daemon.Assembly.Begin for ctx and end.
-func (r *Reader) Count(ctx context.Context, a *daemon.Assembly, end func(error)) {
-	r.ctx, r.assembly, r.end = ctx, a, end
+// Count has the memory of messages that come in part be counted; see daemon.Assembly.Begin for the others.
+func (r *Reader) Count(ctx context.Context, a *daemon.Assembly, peer string, end func(error)) {
+	r.ctx, r.assembly, r.peer, r.end = ctx, a, peer, end
 }
 
 // charge counts what the message takes by now.
@@ -60,7 +61,7 @@ func (r *Reader) charge() error {
 		return nil
 	}
 	if r.part == nil {
-		r.part = r.assembly.Begin(r.ctx, r.end)
+		r.part = r.assembly.Begin(r.ctx, r.peer, r.end)
 	}
 	n := cap(r.buf) - r.charged
 	r.charged += n

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"errors"
@@ -92,7 +93,7 @@ func (b *bed) python(version string) (string, error) {
 	})
 }
 
-// findPython looks at $MITOGEND_PYTHONS, else at pyenv's interpreters, else on $PATH.
+// findPython looks at $MITOGEND_PYTHONS, else at pyenv's interpreters and those of .ci/pythons, else on $PATH.
 func findPython(version string) (string, error) {
 	var candidates []string
 	if list := os.Getenv("MITOGEND_PYTHONS"); list != "" {
@@ -104,6 +105,7 @@ func findPython(version string) (string, error) {
 		}
 		candidates, _ = filepath.Glob(filepath.Join(root, "versions", version+"*", "bin", "python"))
 		sort.Sort(sort.Reverse(sort.StringSlice(candidates)))
+		candidates = append(candidates, filepath.Join(cmp.Or(os.Getenv("MITOGEND_TREE"), "/var/cache/mitogend-tests"), "python/usr/bin/python"+version))
 	}
 	for _, name := range []string{"python" + version, "python3"} {
 		if path, err := exec.LookPath(name); err == nil {

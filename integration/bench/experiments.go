@@ -171,7 +171,7 @@ func concurrentSpec(n int) *spec {
 // tableSpecs are the experiments behind the table.
 func tableSpecs() []*spec {
 	list := []*spec{
-		connectSpec("2.7"), connectSpec("3.6"), connectSpec("3.11"), connectSpec("3.13"),
+		connectSpec("2.7"), connectSpec("3.6"), connectSpec("3.11"), connectSpec("3.13"), connectSpec("3.15"),
 		{name: "process", op: "process", warm: 2, reps: 11, quick: 3, params: processParams},
 		{name: "warm", op: "warm", warm: 2, reps: 15, quick: 3, params: warmParams},
 		concurrentSpec(100),
@@ -203,7 +203,7 @@ func tableSpecs() []*spec {
 }
 
 // otherVersions are those besides 3.11 on which the child itself is measured.
-var otherVersions = []string{"2.7", "3.6", "3.13"}
+var otherVersions = []string{"2.7", "3.6", "3.13", "3.15"}
 
 // codecParams names the directory where CPython puts the pickles that everybody reads.
 func codecParams(b *bed, s subject) (params, error) {

@@ -87,7 +87,7 @@ var importedPackages = []struct{ short, name string }{
 
 func tableRows() []*row {
 	rows := []*row{}
-	for _, v := range []string{"2.7", "3.6", "3.11", "3.13"} {
+	for _, v := range []string{"2.7", "3.6", "3.11", "3.13", "3.15"} {
 		name := "connect-" + v
 		connect := &row{name: name, what: "connect to a local child, " + v, spec: name, metric: "seconds", unit: unitSeconds}
 		if v != "3.6" {

@@ -39,11 +39,11 @@ func Enter(t *testing.T, expression string) {
 		t.Skip("this is the run inside")
 	}
 	if os.Getuid() != 0 {
-		t.Skip("needs root, for users of its own in a mount namespace")
+		pythons.Missing(t, "needs root, for users of its own in a mount namespace")
 	}
 	for _, program := range []string{"sudo", "su", "doas", "ssh", "/usr/sbin/sshd", "useradd", "chpasswd", "chage", "setpriv", "tcsh", "fish"} {
 		if _, err := exec.LookPath(program); err != nil {
-			missing(t, program+" is not installed")
+			pythons.Missing(t, program+" is not installed")
 		}
 	}
 	args := []string{"-test.run=" + expression, "-test.count=1", "-test.timeout=600s"}
@@ -55,7 +55,7 @@ func Enter(t *testing.T, expression string) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 	out, err := cmd.CombinedOutput()
 	if strings.Contains(string(out), cannot) {
-		missing(t, string(out))
+		pythons.Missing(t, string(out))
 	}
 	if err != nil {
 		t.Errorf("%v\n%s", err, out)
@@ -65,15 +65,6 @@ func Enter(t *testing.T, expression string) {
 }
 
 const cannot = "the machine cannot be set up"
-
-// missing skips a test for want of something that CI must have.
-func missing(t testing.TB, why string) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatal(why)
-	}
-	t.Skip(why)
-}
 
 // Inside prepares the machine, once; it is a skip everywhere else.
 func Inside(t *testing.T) {

@@ -79,6 +79,19 @@ func All(t testing.TB) []Python {
 	return slices.Clone(list)
 }
 
+// Whole is All; in CI a version that is missing fails the test.
+func Whole(t testing.TB) []Python {
+	t.Helper()
+	list := All(t)
+	for _, version := range Versions {
+		have := func(p Python) bool { return p.Version == version }
+		if os.Getenv("CI") == "true" && unavailable(version) == "" && !slices.ContainsFunc(list, have) {
+			t.Errorf("there is no Python %s: name one in MITOGEND_PYTHONS", version)
+		}
+	}
+	return list
+}
+
 // Any gives a Python 3.
 func Any(t testing.TB) Python {
 	t.Helper()

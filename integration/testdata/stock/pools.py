@@ -1,0 +1,28 @@
+"""Workers of children: forked ones that import nothing. What else multiprocessing has, a child of Mitogen's runtime cannot have."""
+import multiprocessing
+
+import mitogen.utils
+
+
+def double(n):
+    return n * 2
+
+
+def pool(n):
+    workers = multiprocessing.get_context('fork').Pool(n)
+    try:
+        return workers.map(double, range(6))
+    finally:
+        workers.close()
+        workers.join()
+
+
+def main(router):
+    hop = router.local(name='hop')
+    for context in hop, router.local(name='behind', via=hop):
+        print(context.call(pool, 3))
+        print(context.call(pool, 2))
+
+
+if __name__ == '__main__':
+    mitogen.utils.run_with_router(main)
