@@ -71,7 +71,10 @@ func (c *callCommand) run(cmd *cobra.Command, a *app, args []string) error {
 		if err != nil {
 			return failed(ctx, err)
 		}
-		out := &outcome{OK: true, Result: toJSON(v, j.python == 2)}
+		out := &outcome{OK: true}
+		if out.Result, err = resultJSON(v, j.python == 2); err != nil {
+			return failed(ctx, err)
+		}
 		if !c.json {
 			c.print(j, v, out.Result)
 		}

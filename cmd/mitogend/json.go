@@ -45,6 +45,19 @@ func toJSON(v any, python2 bool) json.RawMessage {
 	return printable.JSON(w.buf.Bytes())
 }
 
+// jsonLimits bound a result: digits take more than linear time, and what a pickle shares may come to far more than it.
+var jsonLimits = pyproto.Limits{
+	Bytes: 2 * pyproto.DefaultMaxMessage, Values: math.MaxInt, Depth: pyproto.MaxDepth, Digits: 100_000,
+}
+
+// resultJSON is toJSON for what may be too much for it.
+func resultJSON(v any, python2 bool) (json.RawMessage, error) {
+	if _, err := jsonLimits.Extent(v); err != nil {
+		return nil, fmt.Errorf("it returned a value that can not be shown: it has %w", err)
+	}
+	return toJSON(v, python2), nil
+}
+
 func (w *jsonWriter) value(v any) {
 	switch v := v.(type) {
 	case nil:

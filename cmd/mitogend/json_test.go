@@ -91,6 +91,27 @@ func TestFromJSON(t *testing.T) {
 	}
 }
 
+// A small pickle does not become gigabytes of JSON, nor a number that takes minutes.
+func TestResultsTooLarge(t *testing.T) {
+	var shared any = strings.Repeat("x", 1<<20)
+	for range 5 {
+		shared = []any{shared, shared, shared, shared, shared, shared}
+	}
+	huge := new(big.Int).Lsh(big.NewInt(1), 64<<20)
+	for want, v := range map[string]any{"268435456 bytes": shared, "100000 digits": []any{pyproto.DictOf("n", huge)}} {
+		if text, err := resultJSON(v, false); err == nil || !strings.Contains(err.Error(), want) || text != nil {
+			t.Errorf("%v, want an error with %q", err, want)
+		}
+	}
+	if p, err := pyproto.Marshal(huge); err != nil || len(payloadText(pyproto.Header{}, p)) > 200 {
+		t.Errorf("a trace shows it: %v", err)
+	}
+	n := new(big.Int).Exp(big.NewInt(10), big.NewInt(99_999), nil)
+	if text, err := resultJSON(n, false); err != nil || len(text) != 100_000 {
+		t.Errorf("%d digits: %v", len(text), err)
+	}
+}
+
 func FuzzFromJSON(f *testing.F) {
 	for _, seed := range []string{"1", `{"$dict":[[[1],{"$bytes":"YQ=="}]]}`, `{"a":{"$float":"nan"}}`, "[1e5,-0]"} {
 		f.Add(seed)

@@ -105,8 +105,14 @@ func payloadText(h pyproto.Header, payload []byte) string {
 	if e, ok := v.(*pyproto.CallError); ok {
 		return "CallError " + quoted([]byte(e.Text))
 	}
+	if _, err := traceLimits.Extent(v); err != nil {
+		return "a value with " + err.Error()
+	}
 	return string(toJSON(masked(v), false))
 }
+
+// traceLimits bound the work for the little that is shown.
+var traceLimits = pyproto.Limits{Bytes: pyproto.DefaultMaxMessage, Values: 1 << 20, Depth: pyproto.MaxDepth, Digits: 10_000}
 
 func quoted(b []byte) string { return fmt.Sprintf("%q", b[:min(len(b), maxShown)]) }
 

@@ -203,7 +203,7 @@ func (c *call) call(p *wire.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &wire.Value{V: v, Plain: !p.Exact}, nil
+	return wire.NewValue(v, !p.Exact, c.s.maxMessage())
 }
 
 // called counts a call and tells of it.

@@ -71,6 +71,24 @@ func (s *stream) put(item wire.Item) error {
 	}
 }
 
+// message is put for a value that a child has sent.
+func (s *stream) message(v any, plain bool) error {
+	value, err := wire.NewValue(v, plain, s.c.s.maxMessage())
+	if err != nil {
+		return err
+	}
+	return s.put(wire.Item{Kind: wire.ItemMessage, Value: value})
+}
+
+// result ends the stream with what a function has returned.
+func (s *stream) result(v any, plain bool) error {
+	value, err := wire.NewValue(v, plain, s.c.s.maxMessage())
+	if err == nil {
+		s.finish(wire.Item{Kind: wire.ItemResult, Value: value})
+	}
+	return err
+}
+
 // offer adds an item if there is room, and counts it otherwise. It never blocks.
 func (s *stream) offer(item wire.Item) {
 	s.mu.Lock()

@@ -103,11 +103,12 @@ func (c *call) callAsync(p *wire.Call) (any, error) {
 		c.begun()
 		v, err := k.Wait(s.ctx).Value()
 		c.s.called(l, p.Function, p.Traceparent, started, err)
+		if err == nil {
+			err = s.result(v, !p.Exact)
+		}
 		if err != nil {
 			s.fail(err)
-			return
 		}
-		s.finish(wire.Item{Kind: wire.ItemResult, Value: &wire.Value{V: v, Plain: !p.Exact}})
 	})
 	return c.answer(s, p.Read)
 }
@@ -230,7 +231,7 @@ func pump(s *stream, ch *pool.Channel, plain bool) error {
 			break
 		}
 		if err == nil {
-			err = s.put(wire.Item{Kind: wire.ItemMessage, Value: &wire.Value{V: v, Plain: plain}})
+			err = s.message(v, plain)
 		}
 		if err != nil {
 			return err
@@ -240,8 +241,7 @@ func pump(s *stream, ch *pool.Channel, plain bool) error {
 	if err != nil {
 		return err
 	}
-	s.finish(wire.Item{Kind: wire.ItemResult, Value: &wire.Value{V: v, Plain: plain}})
-	return nil
+	return s.result(v, plain)
 }
 
 func (c *call) receiver(p *wire.Receiver) (any, error) {
@@ -265,7 +265,7 @@ func (c *call) receiver(p *wire.Receiver) (any, error) {
 			v, err := r.Next(s.ctx)
 			switch {
 			case err == nil:
-				err = s.put(wire.Item{Kind: wire.ItemMessage, Value: &wire.Value{V: v, Plain: !p.Exact}})
+				err = s.message(v, !p.Exact)
 			case errors.Is(err, io.EOF):
 				s.finish()
 				return

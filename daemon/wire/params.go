@@ -7,7 +7,6 @@ import (
 	"github.com/ugorji/go/codec"
 
 	"mitogend/bootstrap"
-	"mitogend/pyproto"
 )
 
 // Seconds is a duration as it is sent; 0 means none, or the default.
@@ -222,36 +221,10 @@ type Item struct {
 func (i *Item) Size() int {
 	n := 64 + len(i.Data)
 	if i.Value != nil {
-		n += size(i.Value.V)
+		n += i.Value.Size()
 	}
 	if i.Event != nil {
 		n += 128 + len(i.Event.Text) + len(i.Event.Target) + len(i.Event.Module)
-	}
-	return n
-}
-
-// size is about what a Python value takes, in bytes.
-func size(v any) int {
-	n := 16
-	switch v := v.(type) {
-	case string:
-		n += len(v)
-	case []byte:
-		n += len(v)
-	case pyproto.Blob:
-		n += len(v)
-	case []any:
-		for _, x := range v {
-			n += size(x)
-		}
-	case pyproto.Tuple:
-		for _, x := range v {
-			n += size(x)
-		}
-	case *pyproto.Dict:
-		for k, x := range v.All() {
-			n += size(k) + size(x)
-		}
 	}
 	return n
 }

@@ -45,11 +45,56 @@ type Value struct {
 	V any
 	// Plain writes a tuple as an array and bytes of every kind as bin, for clients that know no extension types.
 	Plain bool
+
+	size int // about what it takes in bytes, once it is measured; it is far more than 0 then
+}
+
+const (
+	// maxOwn bounds, in bytes, a value that no child has sent.
+	maxOwn = 4 * DefaultMaxMessage
+	// maxCopied bounds what nested tuples have copied: each is written on its own, and then into the one around it.
+	maxCopied = 8 * DefaultMaxMessage
+	// valueSize is about what a value takes beside its text or bytes.
+	valueSize = 16
+)
+
+// NewValue makes a value of what a child has sent. The error is that it is more than goes over the socket, in bytes (0 means
+// DefaultMaxMessage), values, depth or digits.
+func NewValue(v any, plain bool, max int) (*Value, error) {
+	if max <= 0 {
+		max = DefaultMaxMessage
+	}
+	out := &Value{V: v, Plain: plain}
+	return out, out.measure(max)
+}
+
+func (v *Value) measure(max int) error {
+	if v.size > 0 {
+		return nil
+	}
+	e, err := pyproto.Limits{Bytes: max, Values: MaxValues, Depth: MaxDepth, Digits: maxDigits}.Extent(v.V)
+	if err != nil {
+		return Errorf(KindInternal, "wire: the value can not be sent: it has %v", err)
+	}
+	v.size = e.Bytes + valueSize*e.Values
+	return nil
+}
+
+// Size is about what the value takes, in bytes; for one that can not be sent, little, as it is not.
+func (v *Value) Size() int {
+	if v.measure(maxOwn) != nil {
+		return valueSize
+	}
+	return v.size
 }
 
 // CodecEncodeSelf implements codec.Selfer.
 func (v *Value) CodecEncodeSelf(e *codec.Encoder) {
-	x, err := encoder{v.Plain}.value(v.V, 0)
+	if err := v.measure(maxOwn); err != nil {
+		panic(err) // the codec makes it Encode's error
+	}
+	enc := encoder{plain: v.Plain}
+	x, err := enc.value(v.V, 0)
 	if err != nil {
 		panic(err) // the codec makes it Encode's error
 	}
@@ -84,7 +129,7 @@ func marshal(v any, size int) ([]byte, error) {
 func hint(v any) int {
 	switch v := v.(type) {
 	case *Value:
-		return size(v.V)
+		return v.Size()
 	case *Items:
 		n := 0
 		for i := range v.Items {
@@ -94,7 +139,7 @@ func hint(v any) int {
 	case *Write:
 		return len(v.Data)
 	case *Call:
-		return size(v.Args.V) + size(v.Kwargs.V)
+		return v.Args.Size() + v.Kwargs.Size()
 	}
 	return 0
 }
@@ -123,10 +168,13 @@ func unmarshal(data []byte, v any, h *codec.MsgpackHandle) error {
 	return nil
 }
 
-type encoder struct{ plain bool }
+type encoder struct {
+	plain  bool
+	copied int
+}
 
 // value gives what the codec writes for a Python value.
-func (e encoder) value(v any, depth int) (any, error) {
+func (e *encoder) value(v any, depth int) (any, error) {
 	if depth > MaxDepth {
 		return nil, fmt.Errorf("wire: nested deeper than %d", MaxDepth)
 	}
@@ -182,7 +230,7 @@ func (e encoder) value(v any, depth int) (any, error) {
 }
 
 // other takes the Go types that pyproto.Marshal takes as well, by way of it.
-func (e encoder) other(v any, depth int) (any, error) {
+func (e *encoder) other(v any, depth int) (any, error) {
 	p, err := pyproto.Marshal(v)
 	if err != nil {
 		return nil, err
@@ -197,7 +245,7 @@ func (e encoder) other(v any, depth int) (any, error) {
 	return e.value(x, depth)
 }
 
-func (e encoder) list(v []any, depth int) (any, error) {
+func (e *encoder) list(v []any, depth int) (any, error) {
 	out := make([]any, len(v))
 	for i := range v {
 		var err error
@@ -208,12 +256,15 @@ func (e encoder) list(v []any, depth int) (any, error) {
 	return out, nil
 }
 
-func (e encoder) nested(tag byte, v []any, depth int) (any, error) {
+func (e *encoder) nested(tag byte, v []any, depth int) (any, error) {
 	x, err := e.list(v, depth)
 	if err != nil {
 		return nil, err
 	}
 	data, err := Marshal(x)
+	if e.copied += len(data); err == nil && e.copied > maxCopied {
+		err = fmt.Errorf("wire: tuples in tuples have more than %d bytes copied", maxCopied)
+	}
 	return ext(tag, data), err
 }
 

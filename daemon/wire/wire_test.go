@@ -209,3 +209,53 @@ func TestClaimsOfManyValues(t *testing.T) {
 		t.Errorf("got %v, %v", v, err)
 	}
 }
+
+// What a few bytes of a pickle share is not written out without a bound, and neither are numbers that would take minutes.
+func TestValuesTooLarge(t *testing.T) {
+	share := func(v any, levels int) any {
+		for range levels {
+			v = []any{v, v, v, v, v, v, v, v, v, v}
+		}
+		return v
+	}
+	number := func(digits int64) *big.Int { return new(big.Int).Exp(big.NewInt(10), big.NewInt(digits-1), nil) }
+	deep := any(strings.Repeat("x", 1<<20))
+	for range MaxDepth - 1 {
+		deep = pyproto.Tuple{deep}
+	}
+	if _, err := (&encoder{copied: maxCopied - 20<<20}).value(deep, 0); err == nil || !strings.Contains(err.Error(), "copied") {
+		t.Errorf("copies: %v", err)
+	}
+	for name, v := range map[string]any{
+		"values":                share(nil, 9),
+		"bytes":                 share(make([]byte, 1<<20), 7),
+		"bytes in keys":         share(pyproto.DictOf(strings.Repeat("k", 1<<20), nil), 7),
+		"a number":              number(maxDigits + 1),
+		"a negative number":     new(big.Int).Neg(number(maxDigits)),
+		"a number of megabytes": new(big.Int).Lsh(big.NewInt(1), 64<<20),
+		"depth":                 pyproto.Tuple{deep, pyproto.Tuple{deep}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := NewValue(v, false, 0)
+			if _, own := NewResponse(1, nil, &Items{Items: []Item{{Kind: ItemResult, Value: &Value{V: v}}}}); own == nil {
+				t.Error("it was written")
+			}
+			runtime.ReadMemStats(&after)
+			if err == nil {
+				t.Error("it was taken")
+			}
+			if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
+				t.Errorf("%d bytes were allocated", n)
+			}
+		})
+	}
+	for _, v := range []any{number(maxDigits), new(big.Int).Neg(number(maxDigits - 1)), share("x", 5)} {
+		if data, err := Marshal(&Value{V: v}); err != nil {
+			t.Error(err)
+		} else if err := Unmarshal(data, new(Value)); err != nil {
+			t.Error(err)
+		}
+	}
+}
