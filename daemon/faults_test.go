@@ -6,8 +6,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"mitogend/pyproto"
 )
@@ -15,12 +19,10 @@ import (
 // TestFaultyStreams: whatever happens to the bytes of one stream, each of its calls ends, the stream is gone when it is closed, and a
 // call over another one is not disturbed. MITOGEND_SEED repeats a run.
 func TestFaultyStreams(t *testing.T) {
-	seed := uint64(1)
-	if s := os.Getenv("MITOGEND_SEED"); s != "" {
-		seed, _ = strconv.ParseUint(s, 10, 64)
-	}
+	seed := faultSeed()
 	d := newDaemon(t, Options{})
 	honest := newPeer(t, d)
+	leaks := noLeaks(t)
 	for link := range links {
 		for _, fault := range []string{"none", "byte by byte", "in pieces", "cut", "flipped", "inserted", "left out"} {
 			t.Run(link+"/"+fault, func(t *testing.T) {
@@ -78,6 +80,7 @@ func TestFaultyStreams(t *testing.T) {
 			})
 		}
 	}
+	leaks()
 	got := make(chan bool, 1)
 	h := d.handles.add(handler{fn: func(pyproto.Header, []byte, bool) { got <- true }, respondent: honest.id, once: true})
 	honest.send(pyproto.Header{Src: honest.id, Auth: honest.id, Handle: h}, "N.")
@@ -85,5 +88,109 @@ func TestFaultyStreams(t *testing.T) {
 	case <-got:
 	case <-time.After(10 * time.Second):
 		t.Error("the honest stream is disturbed")
+	}
+}
+
+// TestFaultyWrites: what the daemon writes to one stream goes out short, late, or not at all. Its calls get their own answers, or end
+// when the stream does.
+func TestFaultyWrites(t *testing.T) {
+	seed := faultSeed()
+	d := newDaemon(t, Options{})
+	leaks := noLeaks(t)
+	for link := range links {
+		for _, fault := range []string{"byte by byte", "short", "not now", "late", "broken"} {
+			t.Run(link+"/"+fault, func(t *testing.T) {
+				r := rand.New(rand.NewPCG(seed, uint64(len(fault))))
+				const calls = 50
+				p := newPeerOn(t, d, link)
+				s := p.c.stream
+				left := 1 + r.IntN(20_000) // until it is broken
+				// Whoever writes owns it, and r.
+				s.wfn = func(fd uintptr) bool {
+					switch {
+					case fault == "not now" && !s.block && r.IntN(2) == 0:
+						s.werr = errNotWritten
+						return true
+					case fault == "late":
+						time.Sleep(time.Duration(r.IntN(2000)) * time.Microsecond)
+					case fault == "broken" && left <= 0:
+						s.werr = unix.EPIPE
+						return true
+					case fault == "byte by byte":
+						s.iov = [][]byte{s.iov[0][:1]}
+					case fault == "short", fault == "broken":
+						s.iov = [][]byte{s.iov[0][:1+r.IntN(len(s.iov[0]))]}
+					}
+					done := s.writeOnce(fd)
+					left -= s.wrote
+					return done
+				}
+				type ended struct {
+					i    int
+					h    pyproto.Header
+					text string
+				}
+				results := make(chan ended, calls)
+				for i := range calls {
+					h := d.handles.add(handler{fn: func(h pyproto.Header, payload []byte, _ bool) {
+						results <- ended{i, h, string(payload)}
+					}, respondent: p.id, once: true})
+					go func() { _ = d.post(p.id, 1234, h, fmt.Appendf(nil, "%d %s", i, strings.Repeat("x", i*20))) }()
+				}
+				echoed := make(chan bool)
+				go func() {
+					defer close(echoed)
+					for {
+						m, err := pyproto.ReadMessage(p.br, pyproto.DefaultMaxMessage)
+						if err != nil {
+							return
+						}
+						if m.ReplyTo != 0 {
+							answer := pyproto.Message{Header: pyproto.Header{Enc: pyproto.EncMGC, Src: p.id, Auth: p.id, Handle: m.ReplyTo}, Payload: m.Payload}
+							_, _ = p.f.Write(answer.Append(nil))
+						}
+					}
+				}()
+				for range calls {
+					select {
+					case e := <-results:
+						dead := e.h.ReplyTo == pyproto.IsDead
+						if dead && fault != "broken" || !dead && e.text != fmt.Sprintf("%d %s", e.i, strings.Repeat("x", e.i*20)) {
+							t.Errorf("seed %d: call %d got %v %.40q", seed, e.i, e.h, e.text)
+						}
+					case <-time.After(30 * time.Second):
+						t.Fatalf("seed %d: a call does not end", seed)
+					}
+				}
+				if fault == "broken" {
+					eventually(t, "the stream is gone", func() bool { return d.streamOf(p.id) == nil })
+					if err := p.c.gone(); err == nil || !strings.Contains(err.Error(), "broken pipe") {
+						t.Errorf("seed %d: %v", seed, err)
+					}
+				}
+				_, _ = p.f.Close(), p.in.Close()
+				<-echoed
+				eventually(t, "the stream is gone", func() bool { return p.c.gone() != nil && d.streamOf(p.id) == nil })
+			})
+		}
+	}
+	leaks()
+}
+
+// faultSeed repeats a run: MITOGEND_SEED.
+func faultSeed() uint64 {
+	if s, err := strconv.ParseUint(os.Getenv("MITOGEND_SEED"), 10, 64); err == nil {
+		return s
+	}
+	return 1
+}
+
+// noLeaks gives a function that checks that there are no more descriptors and goroutines than now.
+func noLeaks(t testing.TB) func() {
+	before, running := openFiles(t), goleak.IgnoreCurrent()
+	return func() {
+		t.Helper()
+		eventually(t, "all descriptors are closed", func() bool { return openFiles(t) <= before })
+		goleak.VerifyNone(t, running)
 	}
 }

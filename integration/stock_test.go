@@ -68,6 +68,40 @@ func TestMaster(t *testing.T) {
 	}
 }
 
+// Releases differ inside: what the shim does not find it says in one line, and it needs no more than it names.
+func TestMasterWithAnotherMitogen(t *testing.T) {
+	python := stockPython(t)
+	out, err := exec.Command(python, "-c", "import mitogen,os;print(os.path.dirname(mitogen.__file__))").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ file, old, new, stdout, stderr string }{
+		{"parent.py", "get_log_level", "get_log_levels", "2\n", ""}, // as from 0.3.42 on
+		{"parent.py", "ChildIdAllocator", "OtherIdAllocator", "",
+			"mitogend master: Mitogen 0.3.3 (DIR) has no mitogen.parent.ChildIdAllocator, which is needed to be its master; " +
+				"take another release, or a later mitogend\n"},
+	} {
+		dir := t.TempDir()
+		mitogen := filepath.Join(dir, "mitogen")
+		if err := os.CopyFS(mitogen, os.DirFS(strings.TrimSpace(string(out)))); err != nil {
+			t.Fatal(err)
+		}
+		source, err := os.ReadFile(filepath.Join(mitogen, c.file))
+		if err != nil || !strings.Contains(string(source), c.old) {
+			t.Fatalf("%s has no %s: %v", c.file, c.old, err)
+		}
+		Write(t, mitogen, c.file, regexp.MustCompile(`\b`+c.old+`\b`).ReplaceAllString(string(source), c.new))
+		program := Write(t, dir, "program.py", "import mitogen.utils\n\ndef f(x):\n    return x + 1\n\n"+
+			"if __name__ == '__main__':\n    print(mitogen.utils.run_with_router(lambda router: router.local().call(f, 1)))\n")
+		r := Mitogend(t, dir, "master", "--", python, program)
+		want := strings.ReplaceAll(c.stderr, "DIR", mitogen)
+		if r.Stdout != c.stdout || (r.Status == 0) != (want == "") || !strings.Contains(regexp.MustCompile(`Mitogen [0-9.]+`).
+			ReplaceAllString(r.Stderr, "Mitogen 0.3.3"), want) {
+			t.Errorf("without %s: %v; want %q, %q", c.old, r, c.stdout, want)
+		}
+	}
+}
+
 func TestMasterUsage(t *testing.T) {
 	stockPython(t)
 	dir := t.TempDir()

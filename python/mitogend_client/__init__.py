@@ -3,14 +3,37 @@ Lets a program that was written for Mitogen's own master run under the daemon, u
 
 install() waits until the program imports mitogen.master. From then on its first Router is a client of the daemon's socket, named
 by $MITOGEND_SOCKET: what it connects without via= is started by the daemon, as children of the same Mitogen, whose modules and
-log records come from and go to this process. 2.7 and 3.6 and later, any Mitogen from 0.2.10.
+log records come from and go to this process. 2.7 and 3.6 and later, any Mitogen from 0.2.10 that has what NEEDS and _attach() name.
 """
+import logging
 import os
 import socket
 import struct
 import sys
 
 _attached = []
+
+# What is used of Mitogen's modules, by module. Names that only some releases have are looked up where they are used.
+NEEDS = {
+    'mitogen.core': (
+        'CALL_FUNCTION', 'Kwargs', 'Message.pickled', 'MitogenProtocol.build_stream', 'StreamError', 'listen', 'to_text'),
+    'mitogen.parent': ('ChildIdAllocator', 'Context.send', 'Context.send_await', 'get_connection_class'),
+    'mitogen.master': ('Router.__init__', 'Router.connect', 'Router.context_by_id', 'Router.disconnect_stream', 'Router.register'),
+}
+
+
+def _need(root, names, label):
+    """Ends the program with one line if this Mitogen is another than is known here."""
+    import mitogen
+    for name in names:
+        obj = root
+        for part in name.split('.'):
+            obj = getattr(obj, part, None)
+        if obj is None:
+            version = '.'.join(str(n) for n in getattr(mitogen, '__version__', ()))
+            raise SystemExit(
+                'mitogend master: Mitogen %s (%s) has no %s.%s, which is needed to be its master; take another release, '
+                'or a later mitogend' % (version, os.path.dirname(mitogen.__file__), label, name))
 
 
 def install():
@@ -71,6 +94,8 @@ def patch(master):
     """Make the routers of that mitogen.master clients of the daemon."""
     import mitogen.core
     import mitogen.parent
+    for name in sorted(NEEDS):
+        _need(sys.modules[name], NEEDS[name], name)
     init = master.Router.__init__
     connect = master.Router.connect
 
@@ -129,6 +154,8 @@ def _attach(router, sock, daemon_id, pid):
     import mitogen.core
     import mitogen.parent
 
+    _need(router, ('broker', 'id_allocator', 'max_message_size', 'responder', 'route_monitor'), 'Router')
+    sock.setblocking(False)
     stream = mitogen.core.MitogenProtocol.build_stream(router, daemon_id)
     stream.accept(sock, sock)
     stream.name = u'mitogend.%d' % (pid,)
@@ -150,19 +177,25 @@ def _attach(router, sock, daemon_id, pid):
     router.importer = _Lists(router.responder)
     router._mitogend_context = context
     # Services of this program are asked for at context 0, where the daemon is.
-    context.send(mitogen.core.Message.pickled(
-        (None, 'mitogend', None, 'own_services', (), mitogen.core.Kwargs({})),
-        dst_id=daemon_id, handle=mitogen.core.CALL_FUNCTION))
+    context.send(_call('mitogend', 'own_services'))
+
+
+def _call(module, function, **kwargs):
+    """A message that calls a function of context 0."""
+    import mitogen.core
+    return mitogen.core.Message.pickled(
+        (None, module, None, function, (), mitogen.core.Kwargs(kwargs)), handle=mitogen.core.CALL_FUNCTION)
 
 
 class _Lists(object):
-    """What Mitogen reads of a child's importer when that child makes another."""
+    """What Mitogen reads of a child's importer when that child makes another: the lists, and from 0.3.42 on the policy."""
 
     def __init__(self, responder):
         self.responder = responder
 
     master_whitelist = property(lambda self: self.responder.whitelist)
     master_blacklist = property(lambda self: self.responder.blacklist)
+    policy = property(lambda self: self.responder.policy)
 
 
 def _connect(router, daemon, method_name, name, kwargs):
@@ -173,23 +206,19 @@ def _connect(router, daemon, method_name, name, kwargs):
         name = mitogen.core.to_text(name)
     kwargs.pop('via', None)
     klass = mitogen.parent.get_connection_class(method_name)
-    kwargs.setdefault('debug', router.debug)
-    kwargs.setdefault('profiling', router.profiling)
-    kwargs.setdefault('unidirectional', router.unidirectional)
-    # Refuses what the method does not take.
-    klass.options_class(
-        old_router=router, max_message_size=router.max_message_size, name=name, **mitogen.core.Kwargs(kwargs))
-    kwargs['log_level'] = mitogen.parent.get_log_level()
-    reply = daemon.call(
-        mitogen.parent._proxy_connect, name=name, method_name=method_name, kwargs=mitogen.core.Kwargs(kwargs))
+    for key in 'debug', 'profiling', 'unidirectional':
+        kwargs.setdefault(key, getattr(router, key, False))
+    if hasattr(klass, 'options_class'):
+        # Refuses what the method does not take.
+        klass.options_class(
+            old_router=router, max_message_size=router.max_message_size, name=name, **mitogen.core.Kwargs(kwargs))
+    kwargs['log_level'] = logging.getLogger('mitogen.parent').getEffectiveLevel() or logging.INFO
+    reply = daemon.send_await(_call(
+        'mitogen.parent', '_proxy_connect', name=name, method_name=method_name, kwargs=mitogen.core.Kwargs(kwargs)))
     if reply['msg'] is not None:
         raise _error(method_name, reply['msg'])
-    context = router.context_class(router, reply['id'], name=reply['name'])
-    router._write_lock.acquire()
-    try:
-        router._context_by_id[context.context_id] = context
-    finally:
-        router._write_lock.release()
+    context = router.context_by_id(reply['id'], name=reply['name'])
+    context.name = reply['name']
     return context
 
 
@@ -200,7 +229,8 @@ def _error(method_name, text):
     prefix = 'error occurred on host '
     if text.startswith(prefix):
         text = text[len(prefix):].partition(': ')[2]
-    if text.startswith(mitogen.parent.Connection.eof_error_msg):
+    eof = getattr(mitogen.parent.Connection, 'eof_error_msg', None)
+    if eof and text.startswith(eof) and hasattr(mitogen.parent, 'EofError'):
         return mitogen.parent.EofError('%s', text)
     module = sys.modules.get('mitogen.' + method_name)
     for klass, names in (
