@@ -178,8 +178,13 @@ func (c *Child) encode(ctx context.Context, chain, fn string, args []any, borrow
 // guard has the child watched before the first function of a user's is called there: when the connection is lost, its own code may
 // be kept from noticing by a function that never gives up the interpreter's lock. Programs are forked off what watches.
 func (c *Child) guard(ctx context.Context, module string) error {
-	if c.runtime != nil || c.stream.proc == nil || strings.HasPrefix(module, "mitogen.") || c.guarded.Load() {
+	if c.runtime != nil || strings.HasPrefix(module, "mitogen.") || c.guarded.Load() {
 		return nil
+	}
+	if c.stream.proc == nil {
+		// Who started it watches.
+		c.guarded.Store(true)
+		return c.Push(ctx, "mitogen.running")
 	}
 	// Whoever calls meanwhile waits for it, and does it if this call is given up.
 	select {
@@ -191,7 +196,7 @@ func (c *Child) guard(ctx context.Context, module string) error {
 	if c.guarded.Load() {
 		return nil
 	}
-	if err := c.Push(ctx, "mitogen.guard"); err != nil {
+	if err := c.Push(ctx, "mitogen.running", "mitogen.guard", "mitogen.watcher"); err != nil {
 		return err
 	}
 	call := pyproto.Call{Module: "mitogen.guard", Function: "start", Py3: c.Version().Major == 3}

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -167,5 +168,138 @@ func TestWorkersImport(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Workers that import a real package when they need it.
+func TestWorkersOfRealPrograms(t *testing.T) {
+	path := debian(t, "jinja2", "markupsafe", "sqlalchemy", "click")
+	dir := t.TempDir()
+	Write(t, dir, "program.py", `import multiprocessing
+def render(n):
+    import jinja2
+    return jinja2.Template('{% for i in range(n) %}{{ i }},{% endfor %}').render(n=n)
+def query(n):
+    from sqlalchemy import create_engine, text
+    with create_engine('sqlite://').connect() as connection:
+        return connection.execute(text('select :n * :n'), {'n': n}).scalar()
+def command(n):
+    import click
+    from click.testing import CliRunner
+    @click.command()
+    @click.option('--n', type=int)
+    def main(n):
+        click.echo(n + 1)
+    return CliRunner().invoke(main, ['--n', str(n)]).output
+if __name__ == '__main__':
+    for method in 'fork', 'forkserver', 'spawn':
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            for work in render, query, command:
+                print(method, pool.map_async(work, range(4), 1).get(80))
+`)
+	for _, version := range []string{"3.8", "3.11", "3.13"} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			p := clean(t, pythons.Of(t, version))
+			want := p.Local(t, dir, path, "program.py")
+			got := Mitogend(t, dir, "run", "-I", path, "-H", p.Target(), "program.py")
+			if want.Status != 0 || got != want {
+				t.Errorf("%v\nwanted %v", got, want)
+			}
+		})
+	}
+}
+
+// Forked processes import, one after the other: nothing of them stays, and each name is asked for once.
+func TestManyForks(t *testing.T) {
+	forks := 30
+	if os.Getenv("MITOGEND_LONG") != "" {
+		forks = 1000
+	}
+	dir := t.TempDir()
+	for n := range 20 {
+		Write(t, dir, fmt.Sprintf("late%d.py", n), fmt.Sprintf("VALUE = %d\n", n))
+	}
+	Write(t, dir, "program.py", workers[:strings.Index(workers, "import square")]+workers[strings.Index(workers, "def count"):strings.Index(workers, "def report")]+`
+def load(n):
+    return __import__('late%d' % n).VALUE == n
+
+for n in range(int(sys.argv[1])):
+    if n == 1:
+        before = count()
+    pid = os.fork()
+    if not pid:
+        ok = 0
+        try:
+            ok = load(n % 20) and load(n * 7 % 20)
+        finally:
+            os._exit(not ok)
+    assert os.waitpid(pid, 0)[1] == 0
+end = time.time() + 30
+while count() != before and time.time() < end:
+    time.sleep(0.01)
+print(count() == before)
+`)
+	for _, version := range []string{"2.7", "3.6", "3.15"} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			p := clean(t, pythons.Of(t, version))
+			trace := filepath.Join(t.TempDir(), "trace")
+			cmd := Command(t, dir, "run", "--trace", trace, "-H", p.Target(), "program.py", fmt.Sprint(forks))
+			runCommand(t, cmd).Want(t, 0, "True\n", "")
+			text, err := os.ReadFile(trace)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for n := range 20 {
+				if asked := strings.Count(string(text), fmt.Sprintf("  \"late%d\"\n", n)); asked != 1 {
+					t.Errorf("late%d was asked for %d times", n, asked)
+				}
+			}
+		})
+	}
+}
+
+// Modes of Python that show what is otherwise silent, or that load modules another way, are in no worker's way.
+func TestForksInModes(t *testing.T) {
+	dir := t.TempDir()
+	Write(t, dir, "late.py", "def square(n):\n    return n * n\n")
+	Write(t, dir, "program.py", `import multiprocessing, os, sys
+def work(n):
+    import late
+    return late.square(n)
+def fork():
+    pid = os.fork()
+    if not pid:
+        os._exit(work(2))
+    return os.waitpid(pid, 0)[1] >> 8
+def report():
+    out = [fork()]
+    for method in 'fork', 'forkserver', 'spawn':
+        pool = multiprocessing.get_context(method).Pool(2)
+        out.append(pool.map_async(work, range(3), 1).get(80))
+        pool.close()
+        pool.join()
+    return out
+if __name__ == '__main__':
+    print(str(report()).replace(' ', ''))
+    sys.exit(7)
+`)
+	const want = "[4,[0,1,4],[0,1,4],[0,1,4]]\n"
+	modes := map[string][]string{
+		"3.6":  {"-W error"},
+		"3.13": {"-X dev", "-W error"},
+		"3.15": {"-X dev", "-W error", "-X frozen_modules=off", "-X lazy_imports=all"},
+	}
+	for _, version := range []string{"3.6", "3.13", "3.15"} {
+		for _, mode := range modes[version] {
+			t.Run(version+" "+mode, func(t *testing.T) {
+				t.Parallel()
+				p := clean(t, pythons.Of(t, version))
+				target := Python{version, p.Command + " " + mode, nil}.Target()
+				Mitogend(t, dir, "run", "-H", target+"+"+target, "program.py").Want(t, 7, want, "")
+				Mitogend(t, dir, "call", "-H", target, "program:report").Want(t, 0, want, "")
+			})
+		}
 	}
 }

@@ -12,7 +12,7 @@ from _struct import Struct, error as StructError
 
 import mitogen.core as core
 from mitogen.core import CALL_FUNCTION, IS_DEAD, SHUTDOWN
-from mitogen.core import ChannelError, Error, Kwargs, Latch, LatchError, Message
+from mitogen.core import Error, Kwargs, Latch, LatchError, Message
 from mitogen.core import text_type
 
 DETACHING = 109
@@ -23,7 +23,12 @@ MAX_CONTEXTS = 10000
 string_types = (bytes, text_type)
 integer_types = (int,) if core.PY3 else (int, long)
 
-ChannelError.local_msg = 'Channel closed by local end.'
+
+class ChannelError(Error):
+    """The other end is gone or closed the channel; the text is its reason."""
+    __module__ = 'mitogen.core'
+    remote_msg = 'Channel closed by remote end.'
+    local_msg = 'Channel closed by local end.'
 
 
 def text_of(exc):
@@ -335,6 +340,22 @@ def _unpickle_context(context_id, name, router=None):
         # Others can send any number of them. Those that are in use live on, and are equal to those that come.
         router.contexts.clear()
     return router.context_by_id(context_id, name)
+
+
+def context_by_id(router, context_id, name=None, via_id=None, create=True):
+    context = router.contexts.get(context_id)
+    if context is None and create:
+        context = router.contexts[context_id] = Context(router, context_id, name)
+    return context
+
+
+def myself(router):
+    """The Context of this process."""
+    return context_by_id(router, router.context_id)
+
+
+core.Router.context_by_id = context_by_id
+core.Router.myself = myself
 
 
 class Sender(object):

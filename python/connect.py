@@ -16,7 +16,9 @@ import mitogen.launch as launch
 import mitogen.parent as parent
 import mitogen.process as process
 import mitogen.program as program
-from mitogen.api import StreamError
+import mitogen.running as running
+# For Router, whose methods those are.
+from mitogen.api import StreamError, context_by_id, myself
 from mitogen.core import Latch, Message, text_type
 
 # Ours alone, in context 0.
@@ -91,7 +93,7 @@ def fork(router, name=None, on_fork=None, **kwargs):
     with relay.spawning:
         ours, theirs = process.pair()
         try:
-            pid = core.fork()
+            pid = running.fork()
         except OSError:
             program.close(ours, theirs)
             ask(router, method=u'unfork', name=None, launcher=0, via=context_id, args={})

@@ -71,11 +71,6 @@ BIN = 0x4d4b
 HEADER = Struct('>HLLLLLL')
 HEADER_LEN = HEADER.size
 
-# Seconds between two looks of the ticker at the stream while user code runs: the least, and the most when nothing comes.
-TICK = 0.01
-SLOW_TICK = 0.1
-# Ticks without a call after which the ticker parks.
-PARK_TICKS = 50
 # Only 3.x.
 clock = time.monotonic
 # Only 2.x.
@@ -86,8 +81,6 @@ CHUNK = 65000
 
 # The one Io, Router and Importer of this process, set by main(). A forked child replaces them.
 io = router = importer = None
-# Threads that fork for the runtime itself.
-apart = set()
 # Modules of the standard library, and what of ours watches them once they are imported.
 WATCHED = {
     # Only 3.x.
@@ -113,11 +106,6 @@ class LatchError(Error):
 
 class TimeoutError(Error):
     """The time given passed without a message."""
-
-
-class ChannelError(Error):
-    """The other end is gone or closed the channel; the text is its reason."""
-    remote_msg = 'Channel closed by remote end.'
 
 
 class Blob(bytes):
@@ -207,27 +195,11 @@ class Message(Lazy):
         (router or self.router).route(msg)
 
 
-# Only 3.x.
-ALL_SIGNALS = getattr(signal, 'valid_signals', lambda: set(range(1, signal.NSIG)) - set((32, 33)))()
-
-
-def start_thread(fn, *args):
-    """Start a thread of the runtime, which takes no signals: they are for the user's threads."""
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
-    try:
-        _thread.start_new_thread(fn, args)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
-
-
-# Only 2.x.
-def start_thread(fn, *args):
-    _thread.start_new_thread(fn, args)
-
-
-# For both.
-class Io(object):
-    """The poller, and who of the waiting threads reads. See the module's text."""
+class Io(Lazy):
+    """The poller, and who of the waiting threads reads. See the module's text. What user code needs is in running.py."""
+    rest = 'mitogen.running'
+    # Before that is here, nothing is to be done about it.
+    leave = int
 
     def __init__(self):
         self.lock = RLock()
@@ -243,15 +215,12 @@ class Io(object):
         cloexec(self.wake_w)
         # For both.
         self.add(wake_r, lambda fd, _event: os.read(fd, 99))
-        self.running = 0
-        self.calls = 0
-        self.park = _thread.allocate_lock()
-        self.park.acquire()
-        self.parked = True
+        # The number of the user's call that runs, and how many there were.
+        self.running = self.calls = 0
         self.ticking = self.starting = False
         # True once the parent is gone; then the time since when the ticker insists.
         self.lost = None
-        # Whether only what is registered with atexit runs; it has three seconds.
+        # Seconds that what is registered with atexit has beyond the one of any call.
         self.leaving = 0
         self.pid = os.getpid()
         # Reads while user code runs that has forked; mitogen.forked starts it.
@@ -302,84 +271,6 @@ class Io(object):
         with self.lock:
             self.reading = self.wanted = False
             self.wake()
-
-    def begin_call(self):
-        self.calls += 1
-        self.running = self.calls
-        if self.parked:
-            self.parked = False
-            if not self.ticking:
-                self.ticking = self.starting = True
-                start_thread(self.ticker)
-            self.park.release()
-
-    def ticker(self):
-        self.starting = False
-        try:
-            self.tick()
-        except:
-            # 2.x clears the globals of modules when it ends, Exception among them, while threads still run.
-            if time:
-                raise
-
-    def tick(self):
-        """Read while the main thread runs user code and nobody else waits."""
-        seen = idle = 0
-        tick = TICK
-        while 1:
-            if self.parked:
-                self.park.acquire()
-                idle = 0
-                tick = TICK
-            time.sleep(tick)
-            if self.lost:
-                self.evict()
-            with self.lock:
-                run, seen = self.running == seen and seen, self.running
-                idle = 0 if seen else idle + 1
-                if idle > PARK_TICKS:
-                    self.parked = True
-                    continue
-                take = run and not self.reading
-                if take:
-                    self.reading = True
-            tick = min(tick * 1.2, SLOW_TICK)
-            if take:
-                try:
-                    while self.pump(0):
-                        tick = TICK
-                finally:
-                    self.hand_on()
-
-    def evict(self):
-        """
-        The stream is lost while user code runs: interrupt it, a second later end the process by SIGTERM, and after one more by
-        SIGKILL, with its group if it leads one.
-        """
-        if self.lost is True:
-            self.lost = clock()
-            if self.leaving:
-                return
-            try:
-                # Comes out of a system call of the main thread, too.
-                signal.pthread_kill(main_thread, signal.SIGINT)
-            except AttributeError:
-                os.kill(os.getpid(), signal.SIGINT)
-        elif clock() - self.lost > self.leaving + 2:
-            send = os.killpg if os.getpgrp() == os.getpid() else os.kill
-            send(os.getpid(), signal.SIGKILL)
-        elif clock() - self.lost > self.leaving + 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def leave(self):
-        """The main thread is on its way out of the process."""
-        self.leaving = 2
-        guard = sys.modules.get('mitogen.guard')
-        if guard:
-            guard.leave()
-        while self.starting:
-            # A thread that starts while the interpreter ends may crash it.
-            time.sleep(0.001)
 
 
 class Latch(object):
@@ -482,7 +373,7 @@ class Latch(object):
 
 # What mitogen/api.py has of this module's names: it is fetched when one of them is first used.
 LAZY = frozenset(
-    'CallError Context ExternalContext Receiver Secret Sender StreamError _unpickle_call_error _unpickle_context '
+    'CallError ChannelError Context ExternalContext Receiver Secret Sender StreamError _unpickle_call_error _unpickle_context '
     '_unpickle_sender WIRE call_message takes_econtext takes_router'.split())
 
 
@@ -706,16 +597,6 @@ class Router(Lazy):
         self.routes = {}
         self.last_handle = itertools.count(1000)
         self.contexts = {}
-
-    def myself(self):
-        """The Context of this process."""
-        return self.context_by_id(self.context_id)
-
-    def context_by_id(self, context_id, name=None, via_id=None, create=True):
-        context = self.contexts.get(context_id)
-        if context is None and create:
-            context = self.contexts[context_id] = lazy('Context')(self, context_id, name)
-        return context
 
     def add_handler(self, fn, handle=None, persist=True, respondent=None, policy=None, overwrite=False):
         """Call fn(msg), on the reading thread, for each message to `handle` (a new one if None); gives the handle."""
@@ -1171,6 +1052,8 @@ class Dispatcher(object):
                 return self.chains[chain_id]
             if not isinstance(modname, str):
                 modname = str(modname)
+            if modname[:8] != 'mitogen.':
+                io.begin_call()
             fn = self.find(modname, klass, func)
             # A proxy may have every attribute.
             if getattr(fn, 'mitogen_takes_econtext', 0) is True:
@@ -1203,7 +1086,6 @@ class Dispatcher(object):
                 return
             except KeyboardInterrupt:
                 continue
-            io.begin_call()
             try:
                 result = self.call(msg)
                 if forked():
@@ -1240,38 +1122,6 @@ def stray():
         if 'mitogen.forked' not in sys.modules:
             return 'this process was forked off by other means than os.fork()'
         sys.modules['mitogen.forked'].after_in_child()
-
-
-def fork(real=None, *args):
-    """Fork a process that the runtime itself looks after, by os.fork() or what calls it."""
-    me = _thread.get_ident()
-    apart.add(me)
-    try:
-        return (real or os.fork)(*args)
-    finally:
-        apart.discard(me)
-
-
-def first(name):
-    """Put in place of os.fork() what fetches mitogen.forked; that goes on with it."""
-    def fork():
-        try:
-            # Only 2.x.
-            if sys._getframe(1).f_globals['__name__'] == 'subprocess':
-                return real()
-            # For both.
-            if _thread.get_ident() not in apart:
-                __import__('mitogen.forked')
-        except ImportError:
-            # The connection is lost.
-            pass
-        return fork.real()
-    FORKS[name] = fork
-    fork.real = real = getattr(os, name)
-    setattr(os, name, fork)
-
-
-FORKS = {}
 
 
 def log(text, level=20, name=u'mitogen'):
@@ -1375,8 +1225,6 @@ def begin(config, source, *args):
     package.__dict__.update(core=core, __path__=[], is_master=False, main=main_decorator, __version__=(0, 3, 3))
     setup(config, *args)
     plug(core, package)
-    first('fork')
-    first('forkpty')
 
 
 def main(config, source, rfd=0, wfd=1):

@@ -155,11 +155,17 @@ var process string
 //go:embed program.py
 var program string
 
+//go:embed running.py
+var running string
+
 //go:embed script.py
 var script string
 
 //go:embed resources.py
 var resources string
+
+//go:embed watcher.py
+var watcher string
 
 // Modules gives the parts of the runtime that a child imports when it needs them, by name.
 func Modules() map[string]Module {
@@ -173,8 +179,10 @@ func Modules() map[string]Module {
 		"mitogen.parent":    {Path: "mitogen/parent.py", Text: Shrink(parent)},
 		"mitogen.process":   {Path: "mitogen/process.py", Text: Shrink(process)},
 		"mitogen.program":   {Path: "mitogen/program.py", Text: Shrink(program)},
+		"mitogen.running":   {Path: "mitogen/running.py", Text: Shrink(running)},
 		"mitogen.script":    {Path: "mitogen/script.py", Text: Shrink(script)},
 		"mitogen.resources": {Path: "mitogen/resources.py", Text: Shrink(resources)},
+		"mitogen.watcher":   {Path: "mitogen/watcher.py", Text: Shrink(watcher)},
 		// A child of the other generation than its parent needs what the parent's own core lacks.
 		"mitogen.core2": {Path: "mitogen/core2.py", Text: "SOURCE=b" + strconv.QuoteToASCII(Core(2)) + "\n"},
 		"mitogen.core3": {Path: "mitogen/core3.py", Text: "SOURCE=b" + strconv.QuoteToASCII(Core(3)) + "\n"},

@@ -21,8 +21,8 @@ func TestPayloadSize(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Logf("%x: stub %d bytes, preamble %d bytes", version, len(Stub()), len(p))
-		if len(p) > 8800 {
-			t.Errorf("%x: the preamble is %d bytes; at most 8800 are wanted", version, len(p))
+		if len(p) > 8000 {
+			t.Errorf("%x: the preamble is %d bytes; at most 8000 are wanted", version, len(p))
 		}
 	}
 }

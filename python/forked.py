@@ -32,6 +32,7 @@ import sys
 import zlib
 
 import mitogen.core as core
+import mitogen.running as running
 from mitogen.core import HEADER, HEADER_LEN, IS_DEAD, Latch, Message, _thread
 
 if core.PY3:
@@ -108,7 +109,7 @@ def relay():
 
 def before():
     global held
-    if _thread.get_ident() not in core.apart:
+    if _thread.get_ident() not in running.apart:
         locks = [relay().spawning] if relay() else []
         locks.append(lock)
         for one in locks:
@@ -123,7 +124,7 @@ def before():
 
 def after_in_parent():
     global held
-    if _thread.get_ident() not in core.apart:
+    if _thread.get_ident() not in running.apart:
         help_out()
         locks, held = held, []
         for one in reversed(locks):
@@ -132,7 +133,7 @@ def after_in_parent():
 
 def after_in_child():
     """Keep nothing of the parent's, and be fit to ask it."""
-    if _thread.get_ident() not in core.apart:
+    if _thread.get_ident() not in running.apart:
         fds = descriptors()
         leave_parent()
         close(fds)
@@ -276,7 +277,7 @@ def help_out():
     if io.running and io.helper is None and inner is not None:
         io.helper = Helper()
         if not relay():
-            core.start_thread(io.helper.read)
+            running.start_thread(io.helper.read)
 
 
 class Helper(Latch):
@@ -731,7 +732,7 @@ def hooked(real):
     return fork
 
 
-for name, stub in core.FORKS.items():
+for name, stub in running.FORKS.items():
     if not hasattr(os, 'register_at_fork'):
         stub.real = hooked(stub.real)
     elif getattr(os, name) is stub:

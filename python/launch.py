@@ -28,6 +28,7 @@ import zlib
 import mitogen.core as core
 import mitogen.parent as parent
 import mitogen.process as process
+import mitogen.running as running
 from mitogen.core import Message, _thread
 
 # What was printed: lines that are kept, their length, and the length of an unfinished one.
@@ -97,7 +98,7 @@ class Child(process.Process):
             theirs, self.rfd, self.wfd, self.efd, self.tty = layout(plan[u'stdio'])
             try:
                 # It must not be collected, which would reap the process.
-                self.popen = core.fork(spawn, plan, theirs, self.tty)
+                self.popen = running.fork(spawn, plan, theirs, self.tty)
             except BaseException:
                 self.close()
                 raise
@@ -189,9 +190,7 @@ def spawn(plan, fds, on_tty):
 
 def prepare(on_tty):
     """In the new process, before it becomes the program."""
-    if core.PY3:
-        # The thread that started it takes none.
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    running.unmask()
     if not core.PY3:
         os.setsid()
         for signum in signal.SIGPIPE, signal.SIGXFSZ:
@@ -550,7 +549,7 @@ def on_message(msg):
     context_id = int(context_id)
     if launch:
         attempt = attempts[context_id] = Attempt(msg, context_id, request)
-        core.start_thread(attempt.run)
+        running.start_thread(attempt.run)
     elif context_id in hops:
         hops[context_id].end(msg)
     else:

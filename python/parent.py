@@ -34,6 +34,7 @@ import time
 from collections import deque
 
 import mitogen.core as core
+import mitogen.running as running
 from mitogen.core import HEADER, HEADER_LEN, Message, _thread
 
 ADD_ROUTE = 103
@@ -478,7 +479,7 @@ class Relay(object):
             # The main thread is on its way out, and may be in leave().
             core.io.lost = clock()
         elif core.io.lost is True or not any([end(False) for end in self.at_end]):
-            type(core.io).evict(core.io)
+            running.evict(core.io)
 
     def leave(self):
         """The process ends: so does what it has started. On the main thread."""
@@ -607,7 +608,7 @@ class Relay(object):
             link.writer.when_room(lambda: self.call_soon(self.on_room, link))
         if not self.patrolling:
             self.patrolling = token = object()
-            core.start_thread(self.patrol, token)
+            running.start_thread(self.patrol, token)
 
     def on_room(self, link):
         link.watched = False
@@ -1008,7 +1009,9 @@ def attach():
             # whichever that is and whatever it polls; start() then, when it is done with what it has read.
             core.router.stream.send(Message(core.router.stream.remote_id, reply_to=core.router.add_handler(begin, persist=False)))
             started.wait()
-            core.start_thread(relay.forever.wait)
+            running.start_thread(relay.forever.wait)
+            # It sees to the end where none comes.
+            core.io.start_ticker()
     return relay
 
 

@@ -13,6 +13,7 @@ import time
 
 import mitogen.core as core
 import mitogen.parent as parent
+import mitogen.running as running
 from mitogen.core import _thread
 
 # Seconds between SIGTERM and SIGKILL, and after SIGKILL until a process that the kernel holds is given up.
@@ -142,7 +143,7 @@ class Ender(object):
             start = not self.running
             self.running = True
         if start:
-            core.start_thread(self.run)
+            running.start_thread(self.run)
 
     def end_of(self, link, process, on_gone=None):
         """The process's connection has ended."""

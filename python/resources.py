@@ -18,17 +18,21 @@ from mitogen.core import Latch, Message
 GET_RESOURCE = 112
 
 
+class Refused(core.Error):
+    """The master has no answer; the text is its reason."""
+
+
 def ask(*question):
     """
     The master's answer. Questions are `read`, package, file; `list`, package, directory; `installed`; and `metadata`,
-    project. Raises ChannelError with its reason when it has none.
+    project. Raises Refused with its reason when it has none.
     """
     latch = Latch()
     handle = core.router.add_handler(latch.put, persist=False, policy=core.has_parent_authority)
     core.router.route(Message(0, handle=GET_RESOURCE, reply_to=handle, data=core.dumps(question, 0)))
     answer = latch.get()
     if answer.is_dead:
-        raise core.ChannelError(answer.data or core.ChannelError.remote_msg)
+        raise Refused(answer.data or 'no answer')
     return answer.data if answer.enc == core.BIN else core.loads(answer.data)
 
 
@@ -41,7 +45,7 @@ def read(package, name):
     """The bytes of a package's data file; IOError with the master's reason."""
     try:
         return ask(u'read', core.text_type(package), core.text_type(name))
-    except core.ChannelError as e:
+    except Refused as e:
         raise missing(package.replace('.', '/') + '/' + name, str(e))
 
 
@@ -156,7 +160,7 @@ class Resource(object):
         if self.listing is None:
             try:
                 listing = ask(u'list', core.text_type(self.package), core.text_type(self.path))
-            except core.ChannelError as e:
+            except Refused as e:
                 raise missing(self.name, str(e))
             self.listing = dict((str(name), is_dir) for name, is_dir in listing)
         return self.listing
@@ -272,7 +276,7 @@ def find_distributions(importer, context=None):
         if name is None:
             return iter([cls(*found) for found in ask(u'installed')])
         return iter([cls(*ask(u'metadata', core.text_type(name)))])
-    except core.ChannelError:
+    except Refused:
         return iter(())
 
 

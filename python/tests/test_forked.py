@@ -80,10 +80,6 @@ def load(name):
 
 
 class ForkedTest(harness.TestCase):
-    def setUp(self):
-        if not core.FORKS:
-            core.first('fork')
-
     def parent(self, modules, fetched=True, **kwargs):
         parent = harness.TestCase.parent(self, modules, **kwargs)
         # A user's function runs.

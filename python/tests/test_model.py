@@ -469,11 +469,12 @@ class Run(object):
 
 def parent():
     """mitogen.parent, without a parent to fetch it from."""
-    name = 'mitogen.parent'
-    if name not in sys.modules:
-        module = sys.modules[name] = type(sys)(name)
-        exec(compile(harness.source('parent'), 'parent.py', 'exec', 0, 1), module.__dict__)
-        sys.modules['mitogen'].parent = module
+    for part in 'running', 'parent':
+        name = 'mitogen.' + part
+        if name not in sys.modules:
+            module = sys.modules[name] = type(sys)(name)
+            exec(compile(harness.source(part), part + '.py', 'exec', 0, 1), module.__dict__)
+            setattr(sys.modules['mitogen'], part, module)
     return sys.modules[name]
 
 

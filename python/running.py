@@ -1,0 +1,174 @@
+"""
+What a child needs beside the user's code: the ticker, which reads the stream meanwhile, the end of a process whose connection is
+lost, threads of the runtime's own, and forks. It comes over the importer as mitogen.running before the first function of a user's
+is called, or with the first program, and adds to the class core.Io.
+"""
+from __future__ import absolute_import
+import os
+import sys
+import time
+
+import mitogen.core as core
+from mitogen.core import Io, _thread
+
+# The module that core has, on 3.x that in C: the other one imports enum, which takes longer than the rest.
+signal = core.signal
+
+# Seconds between two looks of the ticker at the stream: the least, and the most when nothing comes.
+TICK = 0.01
+SLOW_TICK = 0.1
+# Ticks without a call after which the ticker parks.
+PARK_TICKS = 50
+
+# Threads that fork for the runtime itself.
+apart = set()
+# What is put in place of functions that fork, by name.
+FORKS = {}
+
+if core.PY3:
+    ALL_SIGNALS = getattr(signal, 'valid_signals', lambda: set(range(1, signal.NSIG)) - set((32, 33)))()
+    # As it was at the start: no user's code has run.
+    MASK = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def start_thread(fn, *args):
+    """Start a thread of the runtime, which takes no signals: they are for the user's threads."""
+    old = core.PY3 and signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
+    try:
+        _thread.start_new_thread(fn, args)
+    finally:
+        if core.PY3:
+            signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+def unmask():
+    """In a process that was forked off by a thread of the runtime: take the signals that the process took at its start."""
+    if core.PY3:
+        signal.pthread_sigmask(signal.SIG_SETMASK, MASK)
+
+
+def begin_call(io):
+    """A function of a user's is going to run."""
+    io.calls += 1
+    io.running = io.calls
+    io.start_ticker()
+
+
+def start_ticker(io):
+    """Have it look at the stream, until long after the last call."""
+    if not io.ticking:
+        io.ticking = io.starting = True
+        io.park = _thread.allocate_lock()
+        io.park.acquire()
+        io.parked = False
+        start_thread(io.ticker)
+    elif io.parked:
+        io.parked = False
+        io.park.release()
+
+
+def ticker(io):
+    io.starting = False
+    try:
+        io.tick()
+    except:
+        # 2.x clears the globals of modules when it ends, Exception among them, while threads still run.
+        if time:
+            raise
+
+
+def tick(io):
+    """Read while the main thread runs user code and nobody else waits."""
+    seen = idle = 0
+    pause = TICK
+    while 1:
+        if io.parked:
+            io.park.acquire()
+            idle = 0
+            pause = TICK
+        time.sleep(pause)
+        if io.lost:
+            io.evict()
+        with io.lock:
+            run, seen = io.running == seen and seen, io.running
+            idle = 0 if seen else idle + 1
+            if idle > PARK_TICKS:
+                io.parked = True
+                continue
+            take = run and not io.reading
+            if take:
+                io.reading = True
+        pause = min(pause * 1.2, SLOW_TICK)
+        if take:
+            try:
+                while io.pump(0):
+                    pause = TICK
+            finally:
+                io.hand_on()
+
+
+def evict(io):
+    """
+    The stream is lost while user code runs: interrupt it, a second later end the process by SIGTERM, and after one more by
+    SIGKILL, with its group if it leads one.
+    """
+    if io.lost is True:
+        io.lost = core.clock()
+        if io.leaving:
+            return
+        try:
+            # Comes out of a system call of the main thread, too.
+            signal.pthread_kill(core.main_thread, signal.SIGINT)
+        except AttributeError:
+            os.kill(os.getpid(), signal.SIGINT)
+    elif core.clock() - io.lost > io.leaving + 2:
+        send = os.killpg if os.getpgrp() == os.getpid() else os.kill
+        send(os.getpid(), signal.SIGKILL)
+    elif core.clock() - io.lost > io.leaving + 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def leave(io):
+    """The main thread is on its way out of the process: what is registered with atexit has three seconds."""
+    io.leaving = 2
+    guard = sys.modules.get('mitogen.guard')
+    if guard:
+        guard.leave()
+    while io.starting:
+        # A thread that starts while the interpreter ends may crash it.
+        time.sleep(0.001)
+
+
+for method in begin_call, start_ticker, ticker, tick, evict, leave:
+    setattr(Io, method.__name__, method)
+
+
+def fork(real=None, *args):
+    """Fork a process that the runtime itself looks after, by os.fork() or what calls it."""
+    me = _thread.get_ident()
+    apart.add(me)
+    try:
+        return (real or os.fork)(*args)
+    finally:
+        apart.discard(me)
+
+
+def first(name):
+    """Put in place of os.fork() what fetches mitogen.forked; that goes on with it."""
+    def fork():
+        try:
+            if not core.PY3 and sys._getframe(1).f_globals['__name__'] == 'subprocess':
+                return real()
+            if _thread.get_ident() not in apart:
+                __import__('mitogen.forked')
+        except ImportError:
+            # The connection is lost.
+            pass
+        return fork.real()
+    FORKS[name] = fork
+    fork.real = real = getattr(os, name)
+    setattr(os, name, fork)
+
+
+first('fork')
+first('forkpty')
