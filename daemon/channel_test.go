@@ -140,7 +140,7 @@ func TestChannelHoldsBothSides(t *testing.T) {
 			t.Fatal(err)
 		}
 		ch.mu.Lock()
-		if ch.waiting > channelWindow+64 {
+		if ch.waiting > channelWindow+64+messageCost {
 			t.Errorf("%d bytes wait", ch.waiting)
 		}
 		ch.mu.Unlock()

@@ -28,7 +28,7 @@ type Receiver struct {
 
 	changed chan struct{} // one token: look again
 
-	// mu protects the following. Nothing is locked under it.
+	// mu protects the following. A shard of handles is locked under it.
 	mu    sync.Mutex
 	queue []pyproto.Message
 	bytes int
@@ -41,7 +41,9 @@ func (d *Daemon) NewReceiver(c *Child, max int) (*Receiver, error) {
 		max = DefaultReceiverBytes
 	}
 	r := &Receiver{d: d, c: c, max: max, changed: make(chan struct{}, 1)}
+	r.mu.Lock() // a child that lies may send before it was told of the handle
 	r.handle = d.handles.add(handler{fn: r.deliver, respondent: c.id})
+	r.mu.Unlock()
 	if err := c.gone(); err != nil {
 		r.Close()
 		return nil, err
