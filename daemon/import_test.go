@@ -303,7 +303,7 @@ func TestResourcesWithinThePolicy(t *testing.T) {
 	defer c.Close(deadline(t))
 	for _, question := range []string{"u'read', u'full', u'text.txt'", "u'list', u'full', u''", "u'read', u'import_probe', u'../../etc/passwd'", "u'nonsense'", ""} {
 		var got string
-		run(t, c, "import mitogen.resources as r, mitogen.core as c\ntry:\n    result = repr(r.ask("+question+"))\nexcept c.ChannelError as e:\n    result = 'refused: ' + str(e)", &got)
+		run(t, c, "import mitogen.resources as r\ntry:\n    result = repr(r.ask("+question+"))\nexcept r.Refused as e:\n    result = 'refused: ' + str(e)", &got)
 		if !strings.HasPrefix(got, "refused: ") || len(got) < 20 {
 			t.Errorf("%s: %q", question, got)
 		}
