@@ -3,6 +3,7 @@ package integration
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -171,7 +172,7 @@ func TestFilesOfOthers(t *testing.T) {
 // TestInventoryIsInterrupted: a signal ends the command and the program that lists hosts, also where nobody waits for it.
 func TestInventoryIsInterrupted(t *testing.T) {
 	dir := t.TempDir()
-	Write(t, dir, "program", "#!/bin/sh\ntouch started\nexec sleep 1000\n")
+	Write(t, dir, "program", "#!/bin/sh\necho $PPID >pid\nmv pid started\nexec sleep 1000\n")
 	if err := os.Chmod(filepath.Join(dir, "program"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +187,13 @@ func TestInventoryIsInterrupted(t *testing.T) {
 			go func() {
 				defer close(ended)
 				Eventually(t, "the program runs", func() bool { _, err := os.Stat(filepath.Join(dir, "started")); return err == nil })
-				_ = cmd.Process.Signal(sig)
+				text, _ := os.ReadFile(filepath.Join(dir, "started"))
+				pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_ = syscall.Kill(pid, sig)
 			}()
 			if r := runCommand(t, cmd); r.Status != status {
 				t.Errorf("%v, %v: %v", args, sig, r)

@@ -59,7 +59,7 @@ func TestWrongUsage(t *testing.T) {
 		{"call -p 0 os:getpid", []string{"--parallel 0"}},
 		{"call -p x os:getpid", []string{"invalid argument", "-p"}},
 		{"call --timeout -1s os:getpid", []string{"--timeout"}},
-		{"call --timeout 5 os:getpid", []string{"--timeout", "missing unit"}},
+		{"call --timeout 5x os:getpid", []string{"--timeout", "5x"}},
 		{"call --connect-timeout 0s os:getpid", []string{"--connect-timeout"}},
 		{"call --python -x os:getpid", []string{`"-x" is no interpreter`}},
 		{"call --prefer there os:getpid", []string{"here or target"}},
