@@ -149,7 +149,13 @@ func (c *Child) proxyConnect(ctx context.Context, next *Child, s step, plan *boo
 	if _, taken := c.d.children.LoadOrStore(next.id, next); taken {
 		return fmt.Errorf("daemon: %s: the hop before it names context %d, which is another child", next.name, next.id)
 	}
-	if err = next.askVersion(ctx); err == nil && !same {
+	if next.runtime == nil {
+		err = next.pushRunning(ctx)
+	}
+	if err == nil {
+		err = next.askVersion(ctx)
+	}
+	if err == nil && !same {
 		err = next.newResponder()
 	}
 	if err != nil {
@@ -239,6 +245,23 @@ func stockArgs(s step) (pyproto.Kwargs, error) {
 		kwargs = append(kwargs, pyproto.Arg{Name: name, Value: v})
 	}
 	return kwargs, nil
+}
+
+// pushRunning sends what a child of ours needs for its first call, before its version is known, and with it its responder.
+func (c *Child) pushRunning(ctx context.Context) error {
+	r, err := importer.NewResponder(c.modules(), sink{c.stream, c.id}, importer.ResponderOptions{MarkPackages: true})
+	if err != nil {
+		return err
+	}
+	if err := c.d.enter(); err != nil {
+		return err
+	}
+	go func() {
+		defer c.d.wg.Done()
+		_ = r.Serve(c.d.ctx) // what fails here fails the push
+	}()
+	defer r.Close()
+	return r.Push(ctx, "mitogen.running")
 }
 
 // askVersion asks a child that was started by another which Python it is.
