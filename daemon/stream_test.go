@@ -84,6 +84,7 @@ func newPeerOn(t testing.TB, d *Daemon, link string) *peer {
 	r, w, theirR, theirW := links[link](t)
 	c := d.newChild(ConnectOptions{}, "local")
 	c.name = fmt.Sprintf("peer%d", c.id)
+	c.guarded.Store(true) // nothing of the runtime goes ahead of its calls
 	var err error
 	if c.stream, err = d.newStream(c.id, c.name, r, w); err != nil {
 		t.Fatal(err)
