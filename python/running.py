@@ -61,7 +61,12 @@ def start_ticker(io):
         io.park = _thread.allocate_lock()
         io.park.acquire()
         io.parked = False
-        start_thread(io.ticker)
+        try:
+            start_thread(io.ticker)
+        except BaseException:
+            # There can be no thread (any more), or a signal came first.
+            io.ticking = io.starting = False
+            raise
     elif io.parked:
         io.parked = False
         io.park.release()
@@ -134,8 +139,9 @@ def leave(io):
     guard = sys.modules.get('mitogen.guard')
     if guard:
         guard.leave()
-    while io.starting:
-        # A thread that starts while the interpreter ends may crash it.
+    end = core.clock() + 1
+    while io.starting and core.clock() < end:
+        # A thread that starts while the interpreter ends may crash it. In a process that was forked just then it never starts.
         time.sleep(0.001)
 
 
