@@ -44,7 +44,17 @@ func TestProgramFace(t *testing.T) {
 			r := runCommand(t, there)
 			here := p.command(dir, script)
 			here.Env = append(here.Env, env)
-			if want := runCommand(t, here); r != want {
+			want := runCommand(t, here)
+			if r.Stdout == want.Stdout && r != want {
+				// Whatever is forked crashes at its end with a debug allocator on 3.8 and some later ones (bpo-42540).
+				fork := p.command(dir, "-c", "import os\npid = os.fork()\nif pid:\n    os._exit(os.waitpid(pid, 0)[1] != 0)")
+				fork.Env = append(fork.Env, env)
+				if crashes := runCommand(t, fork).Status != 0; crashes && r.Status >= 128 {
+					t.Logf("%s: bpo-42540", env)
+					continue
+				}
+			}
+			if r != want {
 				t.Errorf("%s: here %v\nthere %v", env, want, r)
 			}
 		}
