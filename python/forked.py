@@ -277,19 +277,11 @@ def help_out():
     if io.running and io.helper is None and inner is not None:
         io.helper = Helper()
         if not relay():
-            running.start_thread(io.helper.read)
+            running.start_thread(io.helper.wait)
 
 
 class Helper(Latch):
     """Has the reader role while user code runs."""
-
-    def read(self):
-        try:
-            self.wait()
-        except:
-            # As in Io.ticker.
-            if core.time:
-                raise
 
     def rest(self):
         """The call is over: read what was sent for it, and give the role back."""

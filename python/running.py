@@ -35,10 +35,19 @@ def start_thread(fn, *args):
     """Start a thread of the runtime, which takes no signals: they are for the user's threads."""
     old = core.PY3 and signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
     try:
-        _thread.start_new_thread(fn, args)
+        _thread.start_new_thread(thread, (fn,) + args)
     finally:
         if core.PY3:
             signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+def thread(fn, *args):
+    try:
+        fn(*args)
+    except:
+        # 2.x clears sys.path, and then the globals of modules, when it ends, while threads still run.
+        if sys and sys.path is not None:
+            raise
 
 
 def unmask():
@@ -74,12 +83,7 @@ def start_ticker(io):
 
 def ticker(io):
     io.starting = False
-    try:
-        io.tick()
-    except:
-        # 2.x clears the globals of modules when it ends, Exception among them, while threads still run.
-        if time:
-            raise
+    io.tick()
 
 
 def tick(io):
