@@ -199,6 +199,16 @@ func (c *call) text(name string) (string, error) {
 	return s, nil
 }
 
+// context is the argument of that name.
+func (c *call) context() (pyproto.Context, error) {
+	v, _ := c.args.Get("context")
+	to, ok := v.(pyproto.Context)
+	if !ok {
+		return to, raise("Argument 'context' type incorrect")
+	}
+	return to, nil
+}
+
 // answer runs one method. Those that Mitogen marks as giving no reply give one only when they fail.
 func (f *Files) answer(c *call) {
 	method, parents := f.find(c)
@@ -322,10 +332,9 @@ func (f *Files) propagate(c *call) error {
 	if err != nil {
 		return err
 	}
-	v, _ := c.args.Get("context")
-	to, ok := v.(pyproto.Context)
-	if !ok {
-		return raised("Argument 'context' type incorrect")
+	to, err := c.context()
+	if err != nil {
+		return err
 	}
 	if err := f.push(to, path, func() ([]byte, error) { return f.small(c, path, "overridden_source") }); err != nil {
 		return err
@@ -351,10 +360,9 @@ func (f *Files) forward(c *call) error {
 	if err != nil {
 		return err
 	}
-	v, _ := c.args.Get("context")
-	to, ok := v.(pyproto.Context)
-	if !ok {
-		return raised("Argument 'context' type incorrect")
+	to, err := c.context()
+	if err != nil {
+		return err
 	}
 	return f.push(to, path, func() ([]byte, error) {
 		f.mu.Lock()
