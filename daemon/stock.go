@@ -48,7 +48,8 @@ const maxRuntimeFile = 4 << 20
 var (
 	versionLine = regexp.MustCompile(`(?m)^__version__\s*=\s*\(([0-9, ]+)`)
 	importsImp  = regexp.MustCompile(`(?m)^import imp\b`)
-	nonBlocking = regexp.MustCompile(`(?m)^def set_nonblock\b`) // of releases whose children's stdio does not block
+	nonBlocking = regexp.MustCompile(`(?m)^def set_nonblock\b`)             // of releases whose children's stdio does not block
+	strippable  = regexp.MustCompile(`(?m)^\s*#\s*!mitogen:\s*minify_safe`) // Mitogen's master strips what says so
 	stageCall   = regexp.MustCompile(`(?m)^class ExternalContext\b`)
 )
 
@@ -131,6 +132,9 @@ func (r *Runtime) check(root string) error {
 	if r.core = string(core); nonBlocking.Match(core) {
 		r.core = strings.TrimRight(r.core, "\n") + "\n\n\n" + python.StockTail()
 	}
+	if strippable.Match(core) {
+		r.core = python.Strip(r.core)
+	}
 	names := make([]string, 0, len(r.modules))
 	for name := range r.modules {
 		names = append(names, name)
@@ -142,6 +146,12 @@ func (r *Runtime) check(root string) error {
 		sum.Write(r.modules[name].Source)
 	}
 	r.digest = hex.EncodeToString(sum.Sum(nil))
+	for name, v := range r.modules {
+		if strippable.Match(v.Source) {
+			v.Source = []byte(python.Strip(string(v.Source)))
+			r.modules[name] = v
+		}
+	}
 	r.imp = importsImp.Match(core)
 	return nil
 }
