@@ -48,7 +48,8 @@ const maxRuntimeFile = 4 << 20
 var (
 	versionLine = regexp.MustCompile(`(?m)^__version__\s*=\s*\(([0-9, ]+)`)
 	importsImp  = regexp.MustCompile(`(?m)^import imp\b`)
-	nonBlocking = regexp.MustCompile(`(?m)^def set_nonblock\b`) // of releases whose children's stdio does not block
+	nonBlocking = regexp.MustCompile(`(?m)^def set_nonblock\b`)             // of releases whose children's stdio does not block
+	strippable  = regexp.MustCompile(`(?m)^\s*#\s*!mitogen:\s*minify_safe`) // Mitogen's master strips what says so
 	stageCall   = regexp.MustCompile(`(?m)^class ExternalContext\b`)
 )
 
@@ -102,7 +103,12 @@ func (r *Runtime) read(dir, name string, sources map[string][]byte) error {
 			module = name
 		}
 		sources[module] = source
-		r.modules[module] = importer.NewVirtual(path, module == name, func() []byte { return source })
+		r.modules[module] = importer.NewVirtual(path, module == name, func() []byte {
+			if strippable.Match(source) {
+				return []byte(python.Strip(string(source)))
+			}
+			return source
+		})
 	}
 	return nil
 }
@@ -131,6 +137,9 @@ func (r *Runtime) check(root string, sources map[string][]byte) error {
 	}
 	if r.core = string(core); nonBlocking.Match(core) {
 		r.core = strings.TrimRight(r.core, "\n") + "\n\n\n" + python.StockTail()
+	}
+	if strippable.Match(core) {
+		r.core = python.Strip(r.core)
 	}
 	names := make([]string, 0, len(sources))
 	for name := range sources {

@@ -379,6 +379,7 @@ class Relay(object):
         self.children = {}
         # Held while descriptors are made and given to a process, so that no other process inherits them.
         self.spawning = Lock()
+        self.ending = False
         # The poller's: what to do for a descriptor; its Writer; what it is polled for.
         self.readers = {}
         self.writers = {}
@@ -487,11 +488,25 @@ class Relay(object):
         elif core.io.lost is True or not any([end(False) for end in self.at_end]):
             running.evict(core.io)
 
+    def may_start(self):
+        """Raise if this process ends: nobody would end what it starts now. `spawning` is held."""
+        if self.ending:
+            raise core.Error('this process ends, and starts nothing')
+
     def leave(self):
         """The process ends: so does what it has started. On the main thread."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for link in list(self.children.values()):
             self.call_soon(link.on_lost)
+        end = clock() + 2
+        # What is being started is there by then, and is ended with the others.
+        taken = self.spawning.acquire(False)
+        while not taken and clock() < end:
+            time.sleep(0.003)
+            taken = self.spawning.acquire(False)
+        self.ending = True
+        if taken:
+            self.spawning.release()
         busy = self.at_end
         while busy:
             busy = [end for end in busy if end(True)]
