@@ -239,7 +239,7 @@ func (call *Call) Wait(ctx context.Context) *daemon.Result {
 		r = call.Result(context.Background())
 		call.c.finish(r.Err() == nil)
 	default:
-		call.c.abandon(call.Done())
+		call.c.abandon(call.Done(), call.Release)
 	}
 	return r
 }
@@ -268,7 +268,7 @@ func (ch *Channel) Close() {
 	case <-ch.Done():
 		ch.c.finish(ch.Result(context.Background()).Err() == nil)
 	default:
-		ch.c.abandon(ch.Done())
+		ch.c.abandon(ch.Done(), func() {})
 	}
 }
 
@@ -301,13 +301,14 @@ func (c *Conn) finish(ok bool) {
 	c.progress = time.Now()
 }
 
-// abandon follows a call that nobody waits for.
-func (c *Conn) abandon(done <-chan struct{}) {
+// abandon follows a call that nobody waits for. release gives back its result.
+func (c *Conn) abandon(done <-chan struct{}, release func()) {
 	c.p.mu.Lock()
 	defer c.p.mu.Unlock()
 	c.abandoned++
 	go func() { // ends with the call, at the latest with the child
 		<-done
+		release()
 		c.finish(false)
 		c.p.mu.Lock()
 		defer c.p.mu.Unlock()
