@@ -46,8 +46,9 @@ type conn struct {
 	// mu protects the following. Nothing is locked under it.
 	mu       sync.Mutex
 	requests map[uint32]context.CancelCauseFunc
-	count    int // requests under way, notifications included
-	bytes    int // of those
+	count    int       // requests under way, notifications included
+	bytes    int       // of those
+	busy     time.Time // when the first of them came: what the client has changed before that is looked for
 	streams  map[uint32]*stream
 	last     uint32 // stream
 	leases   map[uint32]*held
@@ -333,6 +334,9 @@ func (c *conn) lease(ctx context.Context, t *wire.Target, w *pool.Watcher) (l *p
 			return nil, nil, err
 		}
 		r.Watch = w
+		c.mu.Lock()
+		r.Since = c.busy
+		c.mu.Unlock()
 		l, err := c.s.pool.Get(ctx, *r)
 		if err != nil {
 			return nil, nil, err

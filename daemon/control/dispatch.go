@@ -158,6 +158,9 @@ func (c *conn) enter(m *wire.Message, size int, cancel context.CancelCauseFunc) 
 		}
 		c.requests[m.ID] = cancel
 	}
+	if c.count == 0 {
+		c.busy = time.Now()
+	}
 	c.count++
 	c.bytes += size
 	c.wg.Add(1)
