@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os/exec"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -233,6 +234,60 @@ func TestMapIsPlain(t *testing.T) {
 
 // TestPatternsAreTheSameInPython runs every prompt pattern of every method through re of each generation, on the texts of the
 // prompt table: the child's launcher must see what Go sees.
+// TestPatternsAreLinear: a hop's launcher searches what a program prints, which may be made to be slow to search.
+func TestPatternsAreLinear(t *testing.T) {
+	var patterns []string
+	for _, m := range []string{"ssh", "sudo", "su", "doas"} {
+		opts := map[string]any{}
+		if m == "ssh" {
+			opts["hostname"] = "h"
+		}
+		for _, q := range build(t, m, opts).Prompts {
+			if !slices.Contains(patterns, q.Pattern) {
+				patterns = append(patterns, q.Pattern)
+			}
+		}
+	}
+	units := []string{"(@", "(", "@", " ", ": ", "password", "password ", "password:", "password: x", "code", "pin ", "[sudo: ", "[sudo: ]", "a", "?", ":\t"}
+	for _, text := range promptTexts()[:20] {
+		if text = strings.TrimRight(text, " :\n"); text != "" {
+			units = append(units, text)
+		}
+	}
+	input, err := json.Marshal(map[string]any{"patterns": patterns, "units": units})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const check = `
+import json, re, sys, time
+clock = getattr(time, 'process_time', None) or time.clock
+given = json.load(getattr(sys.stdin, 'buffer', sys.stdin))
+def cost(pattern, text):
+    start = clock()
+    pattern.search(text)
+    return clock() - start
+for source in given['patterns']:
+    pattern = re.compile(source, re.UNICODE)
+    for unit in given['units']:
+        for start in u'', u'(', u'password', u'[sudo: ':
+            small, large = [start + unit * (n // len(unit)) + u'x' for n in (2000, 16000)]
+            # The least of several: other processes run, too.
+            if min(cost(pattern, large) for _ in range(3)) < 0.01:
+                continue
+            ratio = min(cost(pattern, large) / (cost(pattern, small) + 0.0005) for _ in range(5))
+            if ratio > 24:
+                sys.exit('%r takes %.0f times as long for 8 times as many of %r' % (source, ratio, unit))
+`
+	all := interpreters(t)
+	for _, py := range []string{all[0], all[len(all)-1]} {
+		cmd := exec.Command(py, "-c", check)
+		cmd.Stdin = strings.NewReader(string(input))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v: %s", py, err, out)
+		}
+	}
+}
+
 func TestPatternsAreTheSameInPython(t *testing.T) {
 	type row struct {
 		Pattern, Text string
