@@ -42,6 +42,7 @@ if PY3:
     import _imp
     import marshal
     from _frozen_importlib import ModuleSpec, _find_spec
+    from _frozen_importlib_external import MAGIC_NUMBER
     text_type = str
     # For both.
     pass
@@ -699,7 +700,7 @@ class Importer(Lazy):
         'msvcrt org winreg nt java clr __main__').split()
     prefix = 'master:'
     rest = 'mitogen.resources'
-    # Bytecode that came ahead of its module.
+    # Bytecode that came ahead of its module, each after its magic number.
     codes = {}
 
     def __init__(self, config, forked=None):
@@ -954,9 +955,9 @@ class Importer(Lazy):
     def get_code(self, name):
         # Only 3.x.
         code = self.codes.pop(name.encode(), None)
-        # Not under -O, for which it was not made.
-        if code and __debug__:
-            code = marshal.loads(code)
+        # Not under -O, in another release or in a build of another kind, for which it was not made.
+        if code and __debug__ and code[:4] == MAGIC_NUMBER and sys.implementation.cache_tag == 'cpython-%d%d' % sys.version_info[:2]:
+            code = marshal.loads(code[4:])
             _imp._fix_co_filename(code, self.get_filename(name))
             return code
         # For both.
