@@ -38,11 +38,9 @@ if PY3:
     if fresh:
         del sys.modules['functools']
     from io import BytesIO, FileIO
-    from _thread import RLock
     import _imp
-    import marshal
-    from _frozen_importlib import ModuleSpec, _find_spec
-    from _frozen_importlib_external import MAGIC_NUMBER
+    from _frozen_importlib_external import MAGIC_NUMBER, _compile_bytecode
+    RLock = _thread.RLock
     text_type = str
     # For both.
     pass
@@ -954,12 +952,10 @@ class Importer(Lazy):
 
     def get_code(self, name):
         # Only 3.x.
-        code = self.codes.pop(name.encode(), None)
-        # Not under -O, in another release or in a build of another kind, for which it was not made.
-        if code and __debug__ and code[:4] == MAGIC_NUMBER and sys.implementation.cache_tag == 'cpython-%d%d' % sys.version_info[:2]:
-            code = marshal.loads(code[4:])
-            _imp._fix_co_filename(code, self.get_filename(name))
-            return code
+        code = self.codes.pop(name.encode(), b'')
+        # Not under -O or in another release, for which it was not made.
+        if __debug__ and code[:4] == MAGIC_NUMBER:
+            return _compile_bytecode(code[4:], name, None, self.get_filename(name))
         # For both.
         source = self.get_bytes(name)
         # Only 2.x.
