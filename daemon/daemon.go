@@ -82,14 +82,20 @@ func New(opt Options) (*Daemon, error) {
 	return d, nil
 }
 
+// runtimeModules has the parts of the child runtime, for all importers.
+var runtimeModules = sync.OnceValue(func() map[string]importer.Virtual {
+	modules := map[string]importer.Virtual{}
+	for name, m := range python.Modules() {
+		modules[name] = importer.NewVirtual(m.Path, false, func() []byte { return []byte(m.Text()) })
+	}
+	return modules
+})
+
 // NewImporter makes an importer for ConnectOptions.Importer: it serves what opt says, and the parts of the child runtime
 // that a child fetches when it needs them.
 func (d *Daemon) NewImporter(opt importer.Options) (*importer.Importer, error) {
 	opt.Logger = d.opt.Logger
-	opt.Virtual = map[string]importer.Virtual{}
-	for name, source := range python.Modules() {
-		opt.Virtual[name] = importer.Virtual{Path: source.Path, Source: []byte(source.Text)}
-	}
+	opt.Virtual = runtimeModules()
 	opt.Reserved = map[string]string{
 		"mitogen": "not part of the embedded child runtime; --runtime mitogen gives the child all of the Mitogen installed here",
 	}

@@ -485,7 +485,11 @@ func (s *stream) handle() error {
 	for s.end-s.start >= pyproto.HeaderLen {
 		h, err := pyproto.ParseHeader(s.in.b[s.start:])
 		if err != nil {
-			return foreignError(bytes.Clone(s.in.b[s.start:min(s.end, s.start+maxForeign)]))
+			e := foreignError(bytes.Clone(s.in.b[s.start:min(s.end, s.start+maxForeign)]))
+			if s.proc == nil {
+				return fmt.Errorf("it is no frame of Mitogen's: %q", e.line())
+			}
+			return e
 		}
 		size := pyproto.HeaderLen + int(h.Length)
 		if int(h.Length) > s.d.opt.MaxMessage {
@@ -520,11 +524,15 @@ type foreignError []byte
 const maxForeign = 80
 
 func (e foreignError) Error() string {
+	return fmt.Sprintf("something else wrote into the connection: %q (a background job of a start-up file, ssh's LocalCommand?)", e.line())
+}
+
+func (e foreignError) line() string {
 	text := string(e)
 	if i := strings.IndexByte(text, '\n'); i > 0 {
 		text = text[:i]
 	}
-	return fmt.Sprintf("something else wrote into the connection: %q (a background job of a start-up file, ssh's LocalCommand?)", text)
+	return text
 }
 
 // large reads a payload of its own memory.

@@ -306,6 +306,7 @@ func TestFullDiskForLogs(t *testing.T) {
 		t.Error("no record was counted as lost")
 	}
 	for _, line := range []string{"--log-file /dev/full: no space left on device", "--trace /dev/full: no space left on device"} {
+		Eventually(t, line+" is told", func() bool { return strings.Contains(d.Log.String(), line) })
 		if n := strings.Count(d.Log.String(), line); n != 1 {
 			t.Errorf("%q is told %d times: %s", line, n, d.Log)
 		}
@@ -667,7 +668,7 @@ func TestGarbageOnTheSockets(t *testing.T) {
 	for _, c := range []struct{ socket, sent, said string }{
 		{stock, "", "a client has not said who it is"},
 		{stock, "\x00\x00", "a client has not said who it is"},
-		{stock, "\x00\x00\x00\x01" + strings.Repeat("?", 1000), "unknown encoding"},
+		{stock, "\x00\x00\x00\x01" + strings.Repeat("?", 1000), "is no frame of Mitogen's"},
 		{stock, "\x00\x00\x00\x01MI", "a client has gone"},
 		// A frame of 4 GB, of which nothing comes.
 		{stock, "\x00\x00\x00\x01MITO" + strings.Repeat("\x00", 20) + "\xff\xff\xff\xff", "a client has gone"},

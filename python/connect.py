@@ -91,6 +91,7 @@ def fork(router, name=None, on_fork=None, **kwargs):
     context_id = answer[u'id']
     core.stdio.flush()
     with relay.spawning:
+        relay.may_start()
         ours, theirs = process.pair()
         try:
             pid = running.fork()

@@ -95,6 +95,7 @@ class Child(process.Process):
 
     def __init__(self, plan):
         with parent.relay.spawning:
+            parent.relay.may_start()
             theirs, self.rfd, self.wfd, self.efd, self.tty = layout(plan[u'stdio'])
             try:
                 # It must not be collected, which would reap the process.

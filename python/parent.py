@@ -27,15 +27,21 @@ import errno
 import fcntl
 import os
 import select
-import signal
 import sys
-import threading
 import time
-from collections import deque
+from _collections import deque
 
 import mitogen.core as core
 import mitogen.running as running
 from mitogen.core import HEADER, HEADER_LEN, Message, _thread
+
+# On 3.x those in C: the modules signal and threading take longer to import than all that a program needs of the runtime.
+signal = core.signal
+Lock = _thread.allocate_lock
+if core.PY3:
+    RLock = core.RLock
+else:
+    from threading import RLock
 
 ADD_ROUTE = 103
 FORWARD_MODULE = 108
@@ -100,7 +106,7 @@ class Writer(object):
         self.fd = fd
         # Called on the reader when the descriptor is broken.
         self.on_error = on_error
-        self.lock = threading.RLock()
+        self.lock = RLock()
         self.queue = deque()
         # Of the first part: bytes that are written.
         self.offset = 0
@@ -372,7 +378,8 @@ class Relay(object):
         self.upstream = None
         self.children = {}
         # Held while descriptors are made and given to a process, so that no other process inherits them.
-        self.spawning = threading.Lock()
+        self.spawning = Lock()
+        self.ending = False
         # The poller's: what to do for a descriptor; its Writer; what it is polled for.
         self.readers = {}
         self.writers = {}
@@ -481,11 +488,25 @@ class Relay(object):
         elif core.io.lost is True or not any([end(False) for end in self.at_end]):
             running.evict(core.io)
 
+    def may_start(self):
+        """Raise if this process ends: nobody would end what it starts now. `spawning` is held."""
+        if self.ending:
+            raise core.Error('this process ends, and starts nothing')
+
     def leave(self):
         """The process ends: so does what it has started. On the main thread."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for link in list(self.children.values()):
             self.call_soon(link.on_lost)
+        end = clock() + 2
+        # What is being started is there by then, and is ended with the others.
+        taken = self.spawning.acquire(False)
+        while not taken and clock() < end:
+            time.sleep(0.003)
+            taken = self.spawning.acquire(False)
+        self.ending = True
+        if taken:
+            self.spawning.release()
         busy = self.at_end
         while busy:
             busy = [end for end in busy if end(True)]
@@ -967,7 +988,7 @@ class Assembler(object):
         self.data = data
 
 
-attaching = threading.Lock()
+attaching = Lock()
 
 
 def leaf():
@@ -979,7 +1000,7 @@ def leaf():
         else:
             atexit._exithandlers[:] = [h for h in atexit._exithandlers if h[0] != relay.leave]
     relay = None
-    attaching = threading.Lock()
+    attaching = Lock()
     for name in 'guard', 'process', 'program', 'launch':
         if 'mitogen.' + name in sys.modules:
             sys.modules['mitogen.' + name].leaf()

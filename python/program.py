@@ -7,7 +7,6 @@ from __future__ import absolute_import
 
 import errno
 import os
-import signal
 
 import mitogen.core as core
 import mitogen.guard
@@ -15,6 +14,8 @@ import mitogen.parent as parent
 import mitogen.process as process
 from mitogen.core import Message
 from mitogen.guard import TELL, close
+
+signal = core.signal
 
 # Bytes of a program's output that may be on the way.
 WINDOW = 1 << 20

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"regexp"
@@ -25,7 +24,6 @@ type tracer struct {
 
 	mu sync.Mutex
 	f  *os.File
-	w  *bufio.Writer
 }
 
 // newTracer makes the file of --trace. What goes over the wire is nobody else's business.
@@ -34,7 +32,7 @@ func newTracer(path string, complain func(format string, args ...any)) (*tracer,
 	if err != nil {
 		return nil, usagef("--trace %s: %w", path, cause(err))
 	}
-	return &tracer{start: time.Now(), path: path, complain: complain, f: f, w: bufio.NewWriter(f)}, nil
+	return &tracer{start: time.Now(), path: path, complain: complain, f: f}, nil
 }
 
 // frame is daemon.Options.Trace.
@@ -45,7 +43,8 @@ func (t *tracer) frame(f daemon.Frame) {
 	text := frameText(f)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	_, err := fmt.Fprintf(t.w, "%9.3f ms %s", milliseconds(time.Since(t.start)), text)
+	// Each line at once: somebody may watch the file, and a process that is killed has told all.
+	_, err := fmt.Fprintf(t.f, "%9.3f ms %s", milliseconds(time.Since(t.start)), text)
 	t.failed(err)
 }
 
@@ -59,7 +58,6 @@ func (t *tracer) failed(err error) {
 func (t *tracer) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.failed(t.w.Flush())
 	t.failed(t.f.Close())
 }
 

@@ -3,6 +3,7 @@ package pythons
 import (
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -18,7 +19,10 @@ func TestIgnoredSignals(t *testing.T) {
 	cmd := exec.Command("sh", "-c", `trap "" HUP INT QUIT TERM; exec "$@"`, "sh", os.Args[0], "-test.run=^TestIgnoredSignals$", "-test.v")
 	cmd.Env = append(os.Environ(), ask+"=1")
 	out, err := cmd.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "SigIgn:\t0000000000000000") {
-		t.Errorf("%v\n%s", err, out)
+	_, mask, _ := strings.Cut(string(out), "SigIgn:\t")
+	ignored, perr := strconv.ParseUint(mask[:min(16, len(mask))], 16, 64)
+	// Those from 32 on are the C library's, or nobody's here.
+	if err != nil || perr != nil || ignored&(1<<31-1) != 0 {
+		t.Errorf("%v, %v\n%s", err, perr, out)
 	}
 }

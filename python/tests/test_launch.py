@@ -3,9 +3,11 @@
 from __future__ import absolute_import
 
 import os
+import signal
 import stat
 import sys
 import tempfile
+import threading
 import time
 
 import harness
@@ -167,6 +169,37 @@ class LaunchTest(Base):
         self.master.send(handle, b'9')
         self.assertTrue(core.loads(self.wait_for(6000)[0][1])[u'cancelled'])
         harness.eventually('it is gone', lambda: not mitogen.process.ender.alive)
+
+    def test_end_while_starting(self):
+        """The process ends while a program is being started: that is ended too, and no other is started."""
+        relay = self.attached()
+        import mitogen.launch
+        import mitogen.process
+        begun, go = threading.Event(), threading.Event()
+
+        def spawn(*args):
+            begun.set()
+            go.wait(harness.DEADLINE)
+            return real(*args)
+        real, mitogen.launch.spawn = mitogen.launch.spawn, spawn
+        self.addCleanup(setattr, mitogen.launch, 'spawn', real)
+        self.addCleanup(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
+        handle = mitogen.launch.serve()
+        plan = {u'argv': [u'/bin/sleep', u'60'], u'env': {}, u'stdio': u'pty', u'input': u'', u'prompts': [],
+                u'timeout': 60.0, u'settle_time': 0.04}
+        self.master.send(handle, b'9\0' + core.dumps((u'name', plan, u'{}', False), 2), reply_to=6000)
+        begun.wait(harness.DEADLINE)
+        started = []
+        mitogen.process.Process.__init__, init = lambda self, pid: (started.append(pid), init(self, pid))[1], mitogen.process.Process.__init__
+        self.addCleanup(setattr, mitogen.process.Process, '__init__', init)
+        timer = threading.Timer(0.1, go.set)
+        timer.start()
+        relay.leave()
+        self.assertEqual(len(started), 1)
+        self.assertRaises(OSError, os.killpg, started[0], 0)
+        timer.join()
+        self.master.send(handle, b'10\0' + core.dumps((u'name', plan, u'{}', False), 2), reply_to=6001)
+        self.assertTrue('this process ends' in core.loads(self.wait_for(6001)[0][1])[u'reason'])
 
     def test_parallel(self):
         """Launches do not wait for one another."""
