@@ -39,7 +39,8 @@ if PY3:
         del sys.modules['functools']
     from io import BytesIO, FileIO
     import _imp
-    from _frozen_importlib_external import MAGIC_NUMBER, _compile_bytecode
+    from _frozen_importlib import ModuleSpec, _find_spec
+    import _frozen_importlib_external as frozen
     RLock = _thread.RLock
     text_type = str
     # For both.
@@ -954,8 +955,8 @@ class Importer(Lazy):
         # Only 3.x.
         code = self.codes.pop(name.encode(), b'')
         # Not under -O or in another release, for which it was not made.
-        if __debug__ and code[:4] == MAGIC_NUMBER:
-            return _compile_bytecode(code[4:], name, None, self.get_filename(name))
+        if __debug__ and code.startswith(frozen.MAGIC_NUMBER):
+            return frozen._compile_bytecode(code[4:], name, None, self.get_filename(name))
         # For both.
         source = self.get_bytes(name)
         # Only 2.x.
