@@ -225,6 +225,7 @@ func (d *Daemon) connectHop(ctx context.Context, via *hop, s step, opt ConnectOp
 func (d *Daemon) connectChild(ctx context.Context, c *Child, s step, opt ConnectOptions) error {
 	plan, err := bootstrap.Build(s.hop.Method, s.args, bootstrap.Boot{
 		Stub: python.Stub(), Args: []string{"mitogend:" + psName(opt.Name)}, Elsewhere: c.via != nil,
+		Mitogen: opt.AsMitogen, SudoPrompt: opt.AsMitogen && opt.Runtime != nil && !opt.Runtime.before(versionSudoPrompt),
 	})
 	if err != nil {
 		return err

@@ -233,13 +233,10 @@ func (c *client) start(q *request) (*daemon.Child, error) {
 	if p, ok := args["password"].(string); ok {
 		args["password"] = bootstrap.Secret(p)
 	}
-	// Here accounts and interpreters are this machine's, so the client's own is the one to take, as in Mitogen.
-	if args["python_path"] == nil && args["python"] == nil && sameMachine(method) && len(python) > 0 {
-		words := make([]any, len(python))
-		for i, w := range python {
-			words[i] = w
-		}
-		args["python_path"] = words
+	guessed := false
+	if args["python_path"] == nil && args["python"] == nil && len(python) > 0 {
+		guessed = !sameMachine(method)
+		args["python_path"] = defaultPython(method, python)
 	}
 	level, _ := args["log_level"].(int64)
 	delete(args, "log_level")
@@ -247,10 +244,34 @@ func (c *client) start(q *request) (*daemon.Child, error) {
 	if name == "" {
 		name = q.contextName(0)
 	}
-	return c.s.d.ConnectArgs(c.ctx, method, args, daemon.ConnectOptions{
+	opt := daemon.ConnectOptions{
 		Name: name, Runtime: runtime, LogTo: c.id, Miss: c.modules.want, MissResource: c.resources.want,
-		StockLevel: int(level),
-	})
+		StockLevel: int(level), AsMitogen: true,
+	}
+	child, err := c.s.d.ConnectArgs(c.ctx, method, args, opt)
+	var failed *bootstrap.Error
+	if guessed && errors.As(err, &failed) && failed.NoPython {
+		// The one that Mitogen names is not there. Another may be.
+		delete(args, "python_path")
+		if other, e := c.s.d.ConnectArgs(c.ctx, method, args, opt); e == nil {
+			return other, nil
+		}
+	}
+	return child, err
+}
+
+// defaultPython is the command that Mitogen takes where none is named: the client's own interpreter, but for some methods whatever
+// is called python.
+func defaultPython(method string, own []string) []any {
+	switch method {
+	case "ssh", "lxd", "incus", "setns":
+		return []any{"python"}
+	}
+	words := make([]any, len(own))
+	for i, w := range own {
+		words[i] = w
+	}
+	return words
 }
 
 func sameMachine(method string) bool {
