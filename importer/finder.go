@@ -470,9 +470,9 @@ func (s *search) children(sp *spec) (present, packages []string) {
 			names[leaf] = false
 		}
 	}
-	for name := range s.im.virtual {
+	for name, v := range s.im.opt.Virtual {
 		if parent, leaf := parentName(name); parent == sp.name {
-			names[leaf] = s.im.opt.Virtual[name].IsPkg
+			names[leaf] = v.isPkg
 		}
 	}
 	for _, loc := range s.portions(sp) {
