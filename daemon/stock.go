@@ -40,6 +40,8 @@ type Runtime struct {
 var (
 	versionOldest = []int{0, 2, 10}
 	versionPKL    = []int{0, 3, 39} // enc PKL and BIN
+
+	versionSudoPrompt = []int{0, 3, 49} // sudo -p
 )
 
 // maxRuntimeFile bounds one file of an installed Mitogen.
