@@ -214,7 +214,7 @@ class Io(Lazy):
         cloexec(wake_r)
         cloexec(self.wake_w)
         # For both.
-        self.add(wake_r, lambda fd, _event: os.read(fd, 99))
+        self.add(wake_r, lambda fd, event: self.gave_up(fd) if event & 32 else os.read(fd, 99))
         # The number of the user's call that runs, and how many there were.
         self.running = self.calls = 0
         self.ticking = self.starting = False
@@ -983,6 +983,9 @@ class Portion(object):
     # Only 2.x.
 
     def find_module(self, name, path=None):
+        if self.path != Importer.prefix:
+            # Of pkgutil and runpy, which ask no other for what lies in a package.
+            return importer if importer.request(name) else None
         return self if name in WATCHED and not io.lost else None
 
     def load_module(self, name):
