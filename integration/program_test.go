@@ -284,3 +284,24 @@ def fails():
 		Mitogend(t, dir, "call", "-H", p.Target(), "hard:proxy").Want(t, 0, "[]\n", "")
 	})
 }
+
+// Limits that are too low for the runtime, or for all of its threads, end with a line and not with a hang.
+func TestLowLimits(t *testing.T) {
+	dir := t.TempDir()
+	script := Write(t, dir, "p.py", "print(1)\n")
+	for _, version := range []string{"2.7", "3.13"} {
+		t.Run(version, func(t *testing.T) {
+			p := clean(t, pythons.Of(t, version))
+			for _, limit := range []string{"-v 20000", "-v 30000", "-v 40000", "-n 4", "-n 8", "-n 12"} {
+				stub := Write(t, dir, strings.ReplaceAll("limited"+version+limit, " ", ""), "#!/bin/sh\nulimit "+limit+"\nexec "+p.Command+` "$@"`+"\n")
+				if err := os.Chmod(stub, 0o755); err != nil {
+					t.Fatal(err)
+				}
+				r := Mitogend(t, dir, "run", "-H", "local:?python="+stub, script)
+				if r.Status == 0 && r.Stdout != "1\n" || r.Status != 0 && !strings.Contains(r.Stderr, "mitogend: ") {
+					t.Errorf("%s: %v", limit, r)
+				}
+			}
+		})
+	}
+}

@@ -283,7 +283,11 @@ def help_out():
     if io.running and io.helper is None and inner is not None:
         io.helper = Helper()
         if not relay():
-            running.start_thread(io.helper.wait)
+            try:
+                running.start_thread(io.helper.wait)
+            except Exception:
+                # No memory for a thread: what is forked off is read when this process waits for something itself.
+                io.helper = None
 
 
 class Helper(Latch):
