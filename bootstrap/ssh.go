@@ -290,13 +290,13 @@ func forgetKey(output []string) string {
 
 // sshFailures are the messages of OpenSSH's client, which it does not translate.
 func sshFailures(known bool) []Failure {
-	denied := Failure{Pattern: `Permission denied \(`, Hint: "a user name, a key in the agent or identity_file, or a password (" + hintPassword + ")"}
+	denied := Failure{Pattern: `(?i)Permission denied \(`, Hint: "a user name, a key in the agent or identity_file, or a password (" + hintPassword + ")"}
 	if known {
 		denied.Hint = hintNotAsked + ": does the server take passwords (PasswordAuthentication, KbdInteractiveAuthentication)?"
 	}
 	return []Failure{
 		{Pattern: `Permission denied \(`, With: throughProxy, Hint: "so says the jump host: a key or agent that it takes, or chain it: ssh:JUMP+ssh:HOST"},
-		{Pattern: `Permission denied \(`, Sent: true, Reason: "the target has refused the password", Hint: hintRefused},
+		{Pattern: `(?i)Permission denied \(`, Sent: true, Reason: "the target has refused the password", Hint: hintRefused},
 		{Pattern: `Could not resolve hostname`, Hint: "check the name, DNS, and Host lines in ~/.ssh/config"},
 		{Pattern: `connect to (host|address) .*: Connection refused`, Hint: "is sshd running there, and on that port?"},
 		{Pattern: `connect to (host|address) .*: (Connection|Operation) timed out|banner exchange: .*timed out`, Hint: "is the host up, and does a firewall let ssh through?"},

@@ -86,8 +86,10 @@ func planSudo(o *options, b Boot) (*Plan, error) {
 		user = extra.user
 	}
 	argv := o.program("sudo_path", "sudo")
+	prompt := "mitogen-sudo-prompt-" + newNonce() + ":"
 	if b.SudoPrompt && !known {
-		argv = append(argv, "-p", "mitogen-sudo-prompt:")
+		prompt = "mitogen-sudo-prompt:" // whoever asks it gets nothing
+		argv = append(argv, "-p", prompt)
 	}
 	argv = append(argv, "-u", user)
 	preserve := o.flag("preserve_env", extra.preserve)
@@ -118,7 +120,6 @@ func planSudo(o *options, b Boot) (*Plan, error) {
 	if len(in.choose) == 0 && !b.Mitogen && (preserve || slices.ContainsFunc(argv, func(a string) bool { return strings.HasPrefix(a, "--preserve-env") })) {
 		command = append([]string{"env", "-u", promptEnv}, command...) // the chooser does so by itself, and so does the stage of a stock child
 	}
-	prompt := "mitogen-sudo-prompt-" + newNonce() + ":"
 	p := &Plan{
 		Label:    "sudo " + user,
 		Argv:     slices.Concat(argv, []string{"--"}, command),

@@ -11,8 +11,6 @@ import (
 	"time"
 	"unicode"
 
-	"go.uber.org/zap"
-
 	"mitogend/bootstrap"
 	"mitogend/importer"
 	"mitogend/pyproto"
@@ -43,6 +41,7 @@ type Daemon struct {
 	// launchGrace is constant after New. Tests shorten it.
 	launchGrace time.Duration
 	bounded     atomic.Int64 // how often a peer has come to a bound
+	printing    atomic.Int64 // programs that run
 
 	ctx    context.Context // ends with Shutdown
 	cancel context.CancelCauseFunc
@@ -73,11 +72,7 @@ func New(opt Options) (*Daemon, error) {
 	d.alive, d.die = context.WithCancel(d.ctx)
 	d.hops.m = map[hopKey]*hop{}
 	memory := max(minAssembly, 4*int64(opt.MaxMessage))
-	d.assembly = newAssembly(memory, func(peer string) {
-		d.bounded.Add(1)
-		d.opt.Logger.Warn(boundText, zap.String("bound", "bytes of messages that came in part, of all together"), zap.Int64("limit", memory),
-			zap.String("stream", peer))
-	})
+	d.assembly = newAssembly(memory, d.reachedTogether("bytes of messages that came in part, of all together", memory))
 	d.launchGrace = launchGrace
 	return d, nil
 }

@@ -2,6 +2,7 @@ package importer
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -183,6 +184,13 @@ type Module struct {
 
 	unit *unit
 	loc  location
+}
+
+// Mark tells a module from what has been, or will be, served under its name: by its source and the file's path.
+func (m *Module) Mark() (mark [16]byte) {
+	sum := sha256.Sum256(append(m.unit.hash[:len(m.unit.hash):len(m.unit.hash)], m.Path...))
+	copy(mark[:], sum[:])
+	return mark
 }
 
 // Source gives the module's source.

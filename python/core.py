@@ -38,10 +38,10 @@ if PY3:
     if fresh:
         del sys.modules['functools']
     from io import BytesIO, FileIO
-    from _thread import RLock
     import _imp
-    import marshal
     from _frozen_importlib import ModuleSpec, _find_spec
+    import _frozen_importlib_external as frozen
+    RLock = _thread.RLock
     text_type = str
     # For both.
     pass
@@ -214,7 +214,7 @@ class Io(Lazy):
         cloexec(wake_r)
         cloexec(self.wake_w)
         # For both.
-        self.add(wake_r, lambda fd, _event: os.read(fd, 99))
+        self.add(wake_r, lambda fd, event: self.gave_up(fd) if event & 32 else os.read(fd, 99))
         # The number of the user's call that runs, and how many there were.
         self.running = self.calls = 0
         self.ticking = self.starting = False
@@ -699,7 +699,7 @@ class Importer(Lazy):
         'msvcrt org winreg nt java clr __main__').split()
     prefix = 'master:'
     rest = 'mitogen.resources'
-    # Bytecode that came ahead of its module.
+    # Bytecode that came ahead of its module, each after its magic number.
     codes = {}
 
     def __init__(self, config, forked=None):
@@ -953,12 +953,10 @@ class Importer(Lazy):
 
     def get_code(self, name):
         # Only 3.x.
-        code = self.codes.pop(name.encode(), None)
-        # Not under -O, for which it was not made.
-        if code and __debug__:
-            code = marshal.loads(code)
-            _imp._fix_co_filename(code, self.get_filename(name))
-            return code
+        code = self.codes.pop(name.encode(), b'')
+        # Not under -O or in another release, for which it was not made.
+        if __debug__ and code.startswith(frozen.MAGIC_NUMBER):
+            return frozen._compile_bytecode(code[4:], name, None, self.get_filename(name))
         # For both.
         source = self.get_bytes(name)
         # Only 2.x.
@@ -985,6 +983,9 @@ class Portion(object):
     # Only 2.x.
 
     def find_module(self, name, path=None):
+        if self.path != Importer.prefix:
+            # Of pkgutil and runpy, which ask no other for what lies in a package.
+            return importer if importer.request(name) else None
         return self if name in WATCHED and not io.lost else None
 
     def load_module(self, name):

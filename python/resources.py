@@ -88,13 +88,23 @@ def packages(importer):
 
 
 def list_modules(importer, path, prefix):
-    """For pkgutil: the names of the modules of the package with that entry in its `__path__`, and if they are packages."""
-    for directory, record in packages(importer):
-        if directory == path:
-            for name in sorted(record[1]):
-                # A package ends in a dot.
-                yield prefix + str(name.rstrip('.')), name.endswith('.')
+    """
+    For pkgutil: the names of the modules of the package with that entry in its `__path__`, and if they are packages. The path
+    may be made of that of a package above it (Django looks for its commands so).
+    """
+    path = path.rstrip('/')
+    above = [pair for pair in packages(importer) if (path + '/').startswith(pair[0] + '/')]
+    if not above:
+        return
+    directory, record = max(above, key=lambda pair: len(pair[0]))
+    for part in path[len(directory) + 1:].split('/') if path != directory else ():
+        directory += '/' + part
+        # A package ends in a dot.
+        record = importer.request(str(record[0]) + '.' + part) if part + '.' in record[1] else None
+        if type(record) is not tuple or record[1] is None or importer.search_path(record) != [directory]:
             return
+    for name in sorted(record[1]):
+        yield prefix + str(name.rstrip('.')), name.endswith('.')
 
 
 def get_data(importer, path):

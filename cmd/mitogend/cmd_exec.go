@@ -109,9 +109,9 @@ func (fl *fleet) stdin() func() (io.Reader, func()) {
 // program runs a program on one target and tells how it ended.
 func (fl *fleet) program(ctx context.Context, j *job, o daemon.RunOptions) *outcome {
 	o.Stdout, o.Stderr = j.stdout, j.stderr
-	var stdout, stderr captured
+	stdout, stderr := &captured{spool: &fl.spool}, &captured{spool: &fl.spool}
 	if fl.flags.json {
-		o.Stdout, o.Stderr = &stdout, &stderr
+		o.Stdout, o.Stderr = stdout, stderr
 	}
 	status, err := j.child.Run(ctx, o)
 	if err != nil {
@@ -119,7 +119,11 @@ func (fl *fleet) program(ctx context.Context, j *job, o daemon.RunOptions) *outc
 	}
 	out := programOutcome(status, len(fl.targets) == 1)
 	if fl.flags.json {
-		out.Result = programResult(status, &stdout, &stderr)
+		out.write = func(w io.Writer) {
+			programResult(w, status, stdout, stderr)
+			stdout.release()
+			stderr.release()
+		}
 	}
 	return out
 }

@@ -1,7 +1,7 @@
 // Package pool shares connections: clients that name the same target with the same options get the same child.
 //
-// A connection is counted while leases on it are held, kept for an idle time after that, and closed before its time, least
-// recently used first, when there are more than a limit. Connects that are under way are joined. A target that fails, or is
+// A connection is counted while leases on it are held, kept for an idle time after that, and closed before its time when
+// there are more than a limit (victim says which), or no descriptors for another one. Connects that are under way are joined. A target that fails, or is
 // lost soon after it was connected, is tried again with a growing pause.
 //
 // A child runs one call at a time. So a connection whose running call takes long is not given to a new lease while the target
@@ -9,7 +9,8 @@
 // When the last lease is released while a call runs, the child is ended: nobody waits for what it does.
 //
 // Python imports a module once. So a connection to which a module was sent that has changed since, here, or that was told that
-// there is none and now there is, is not given to a new lease either.
+// there is none and now there is, is not given to a new lease either. Whether that is so is looked up once for all connections that
+// are asked for within 100 ms (check), and again for a client that had nothing under way when it asked: it may have changed them.
 //
 // Nothing that may have run is done again: the pool connects anew only for a new lease.
 //
@@ -23,6 +24,6 @@
 //
 // # Locks
 //
-// Pool.mu guards everything but the atomics; Conn.watchMu and Conn.sentMu what their fields say. Each is taken alone, and nothing
+// Pool.mu guards everything but the atomics; Pool.checkMu, Conn.watchMu and Conn.sentMu what their fields say. Each is taken alone, and nothing
 // that blocks is done under them.
 package pool

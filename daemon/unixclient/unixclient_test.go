@@ -691,3 +691,26 @@ exec /bin/sh -c "$*"
 	}
 	run(t, "3 None\n", wrapped, nil, socket, filepath.Join(dir, "ssh"))
 }
+
+const refusedClient = `
+import errno
+import sys
+import mitogen.unix
+
+router, parent = mitogen.unix.connect(sys.argv[1])
+try:
+    for path in sys.argv[1], sys.argv[1] + '.none':
+        try:
+            mitogen.unix.connect(path)
+        except mitogen.unix.ConnectError as e:
+            print(errno.errorcode[e.errno] in sys.argv[2:])
+finally:
+    router.broker.shutdown()
+    router.broker.join()
+`
+
+// A client that is not taken learns so by the class that Mitogen documents.
+func TestConnectError(t *testing.T) {
+	_, socket := serve(t, Options{MaxClients: 1})
+	run(t, "True\nTrue\n", refusedClient, nil, socket, "ECONNRESET", "EPIPE", "ENOENT")
+}
