@@ -135,6 +135,9 @@ var channel string
 //go:embed forked.py
 var forked string
 
+//go:embed forker.py
+var forker string
+
 //go:embed guard.py
 var guard string
 
@@ -179,7 +182,7 @@ func Modules() map[string]Module {
 		"mitogen.core3": {"mitogen/core3.py", func() string { return "SOURCE=b" + strconv.QuoteToASCII(Core(3)) + "\n" }},
 	}
 	for name, source := range map[string]string{
-		"api": api, "channel": channel, "connect": connect, "forked": forked, "guard": guard, "launch": launch, "parent": parent,
+		"api": api, "channel": channel, "connect": connect, "forked": forked, "forker": forker, "guard": guard, "launch": launch, "parent": parent,
 		"process": process, "program": program, "resources": resources, "running": running, "script": script, "watcher": watcher,
 	} {
 		m["mitogen."+name] = Module{"mitogen/" + name + ".py", func() string { return Shrink(source) }}
