@@ -141,6 +141,12 @@ var forker string
 //go:embed guard.py
 var guard string
 
+//go:embed command.py
+var command string
+
+// Command is the program that becomes a command.
+func Command() string { return Shrink(command) }
+
 //go:embed connect.py
 var connect string
 
