@@ -1,0 +1,110 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// What called functions register with atexit has three seconds, and is not interrupted; what takes longer is ended.
+func TestAtexitOfCalls(t *testing.T) {
+	dir := t.TempDir()
+	Write(t, dir, "late.py", `import atexit, os, time
+def start(path, seconds):
+    atexit.register(end, path, seconds)
+    return os.getpid()
+def end(path, seconds):
+    until = time.time() + seconds
+    try:
+        while time.time() < until:
+            time.sleep(0.05)
+        open(path, 'w').write('done')
+    except BaseException as e:
+        open(path, 'w').write(repr(e))
+`)
+	EachPython(t, func(t *testing.T, p Python) {
+		if p.Version != "2.7" && p.Version != "3.6" && p.Version != "3.13" && p.Version != "3.15" {
+			t.Skip("the others end in the same way")
+		}
+		kept := filepath.Join(t.TempDir(), "kept")
+		if r := Mitogend(t, dir, "call", "-H", p.Target(), "late:start", kept, "1.5"); r.Status != 0 {
+			t.Error(r)
+		}
+		if text, err := os.ReadFile(kept); string(text) != "done" {
+			t.Errorf("what takes 1.5 s gave %q, %v", text, err)
+		}
+		ended := filepath.Join(t.TempDir(), "ended")
+		start := time.Now()
+		if r := Mitogend(t, dir, "call", "-H", p.Target(), "late:start", ended, "1000"); r.Status != 0 {
+			t.Error(r)
+		}
+		if text, err := os.ReadFile(ended); err == nil {
+			t.Errorf("what takes 1000 s gave %q", text)
+		}
+		if took := time.Since(start); took < 2*time.Second {
+			t.Errorf("it was ended after %v", took)
+		}
+	})
+}
+
+// unittest's own run of tests that fork, import in the processes forked off, and use pools.
+func TestUnittestsThatFork(t *testing.T) {
+	dir := t.TempDir()
+	Write(t, dir, "lazy.py", "def f(x):\n    import lazier\n    return lazier.g(x)\n")
+	Write(t, dir, "lazier.py", "def g(x):\n    return x * x\n")
+	Write(t, dir, "other.py", "VALUE = 7\n")
+	Write(t, dir, "test_forks.py", `import multiprocessing, os, signal, sys, unittest
+import lazy
+
+class ForkTest(unittest.TestCase):
+    def test_pool(self):
+        pool = multiprocessing.Pool(3)
+        try:
+            self.assertEqual(pool.map(lazy.f, range(20)), [x * x for x in range(20)])
+        finally:
+            pool.close()
+            pool.join()
+
+    def test_fork_imports(self):
+        pid = os.fork()
+        if not pid:
+            import other
+            os._exit(other.VALUE)
+        self.assertEqual(os.waitpid(pid, 0)[1] >> 8, 7)
+
+    def test_process(self):
+        process = multiprocessing.Process(target=lazy.f, args=(2,))
+        process.start()
+        process.join()
+        self.assertEqual(process.exitcode, 0)
+
+    def test_killed(self):
+        pid = os.fork()
+        if not pid:
+            signal.pause()
+        os.kill(pid, signal.SIGKILL)
+        self.assertEqual(os.waitpid(pid, 0)[1], signal.SIGKILL)
+
+    def test_fails(self):
+        if 'fail' in os.environ.get('WANT', ''):
+            self.fail('as wanted')
+
+if __name__ == '__main__':
+    unittest.main()
+`)
+	EachPython(t, func(t *testing.T, p Python) {
+		for _, args := range [][]string{{"test_forks.py"}, {"-m", "unittest", "test_forks"}} {
+			r := Mitogend(t, dir, append([]string{"run", "-I", dir, "-H", p.Target()}, args...)...)
+			if r.Status != 0 || r.Stdout != "" || !strings.Contains(r.Stderr, "Ran 5 tests") || !strings.HasSuffix(strings.TrimSpace(r.Stderr), "OK") {
+				t.Errorf("%v: %v", args, r)
+			}
+		}
+		cmd := Command(t, dir, "run", "-I", dir, "-H", p.Target(), "test_forks.py")
+		cmd.Env = append(cmd.Env, "WANT=fail")
+		if r := runCommand(t, cmd); r.Status != 1 || !strings.Contains(r.Stderr, "FAILED (failures=1)") {
+			t.Error(r)
+		}
+	})
+}
