@@ -121,6 +121,7 @@ func (s *stream) answerResource(m pyproto.Message) {
 //
 //	("read", package, file)       the file's bytes
 //	("list", package, directory)  pairs of a name and whether it is a directory; "" is the package's own directory
+//	("modules",)                  names of the modules, and with a dot of the packages, that lie in no other one
 //	("installed",)                the projects: (name, version, path, [(file, bytes)], whole); only entry points, not whole
 //	("metadata", project)         the same of one, whole
 func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
@@ -142,6 +143,8 @@ func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 			return im.Resource(d.ctx, args[0], args[1], c.opt.Policy)
 		}
 		return entries(im, args[0], args[1], c.opt.Policy)
+	case kind == "modules" && len(args) == 0:
+		return im.TopLevel(c.Version(), c.opt.Policy), nil
 	case kind == "installed" && len(args) == 0:
 		return installed(d.ctx, im, c.opt.Policy)
 	case kind == "metadata" && len(args) == 1:

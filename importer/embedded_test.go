@@ -28,7 +28,7 @@ func TestMarkPackages(t *testing.T) {
 	s := im.search(py3)
 	equal(t, "plain", presentOf(t, s, "top"), []string{"both", "mod", "ns", "sub"})
 	s.mark = true
-	equal(t, "marked", presentOf(t, s, "top"), []string{"both.", "mod", "ns.", "sub."})
+	equal(t, "marked", presentOf(t, s, "top"), []string{"both.", "mod", "ns.", "ns..", "sub."})
 	s = im.search(py2)
 	s.mark = true
 	equal(t, "marked for 2.x", presentOf(t, s, "top"), []string{"both.", "mod", "sub."})
@@ -36,7 +36,8 @@ func TestMarkPackages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	equal(t, "Packages", m.Packages, []string{"both", "ns", "sub"})
+	equal(t, "Packages", m.Packages, []string{"both", "sub"})
+	equal(t, "Namespaces", m.Namespaces, []string{"ns"})
 }
 
 func TestReserved(t *testing.T) {

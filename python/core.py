@@ -42,6 +42,7 @@ if PY3:
     import _imp
     import marshal
     from _frozen_importlib import ModuleSpec, _find_spec
+    from _frozen_importlib_external import FileLoader
     text_type = str
     # For both.
     pass
@@ -697,7 +698,8 @@ class Importer(Lazy):
         'builtins _thread '
         # For both.
         'msvcrt org winreg nt java clr __main__').split()
-    prefix = 'master:'
+    # Of paths: absolute, so that no function of os.path has it mean a file of the working directory.
+    prefix = '/master:'
     rest = 'mitogen.resources'
     # Bytecode that came ahead of its module.
     codes = {}
@@ -900,7 +902,7 @@ class Importer(Lazy):
         # Python imports a package for the sake of a module in it: asked for that, the parent sends both.
         wanted = name
         frame = name not in self.cache and sys._getframe(1)
-        while frame and 'importlib' in frame.f_code.co_filename:
+        while frame and ('importlib' in frame.f_code.co_filename or frame.f_globals is globals()):
             inner = str(frame.f_locals.get('name'))
             if inner.startswith(name + '.'):
                 wanted = inner
@@ -970,21 +972,29 @@ class Importer(Lazy):
 
 class Portion(object):
     """
-    A finder of nothing, which makes known to pkgutil what there is at a path entry of a package that is served. One of
-    them is in sys.meta_path and waits for the modules in WATCHED, as for logging, to have it send its records to the master.
+    The finder of a directory of what is served: an entry of `__path__`, or of sys.path. One that is of none is in sys.meta_path
+    and waits for the modules in WATCHED, as for logging, to have it send its records to the master.
     """
 
     def __init__(self, path):
-        if not path.startswith(Importer.prefix):
+        # Files are no entries of a path: runpy asks.
+        if not path.startswith(Importer.prefix) or path.endswith('.py'):
             raise ImportError(path)
-        self.path = path
+        self.path = os.path.normpath(path)
 
     def iter_modules(self, prefix=''):
         return importer.list_modules(self.path, prefix)
 
+    def is_of(self, name):
+        """Is this the directory of the package that the module lies in, by its name?"""
+        record = importer.cache.get(name.rpartition('.')[0])
+        return type(record) is tuple and importer.search_path(record) == [self.path]
+
     # Only 2.x.
 
     def find_module(self, name, path=None):
+        if self.path != Importer.prefix:
+            return (importer if importer.request(name) else None) if self.is_of(name) else importer.find_at(self, name)
         return self if name in WATCHED and not io.lost else None
 
     def load_module(self, name):
@@ -996,6 +1006,12 @@ class Portion(object):
     # Only 3.x.
 
     def find_spec(self, name, path=None, target=None):
+        if self.path != Importer.prefix:
+            try:
+                return importer.find_spec(name) if self.is_of(name) else importer.find_at(self, name)
+            except ModuleNotFoundError:
+                # Another entry may have it. If none has, Importer tells the reason.
+                return None
         rest = not io.lost and WATCHED.pop(name, 0)
         if rest:
             spec = _find_spec(name, path)
@@ -1220,7 +1236,7 @@ def begin(config, source, *args):
     global core_source
     core_source = source
     core = sys.modules[__name__]
-    core.__file__ = 'master:mitogen/core.py'
+    core.__file__ = '/master:mitogen/core.py'
     package = sys.modules['mitogen']
     package.__dict__.update(core=core, __path__=[], is_master=False, main=main_decorator, __version__=(0, 3, 3))
     setup(config, *args)
@@ -1270,3 +1286,9 @@ def plug(core, package):
     sys.meta_path.insert(len(sys.meta_path) if PY3 else 0, importer)
     sys.path_hooks.append(Portion)
     sys.meta_path.insert(0, Portion(Importer.prefix))
+    # Only 3.x.
+
+    def get_data(loader, path):
+        return importer.get_data(path) if str(path).startswith(Importer.prefix) else plain(loader, path)
+    plain = FileLoader.get_data
+    FileLoader.get_data = get_data

@@ -46,8 +46,8 @@ def load():
         return sys.modules['mitogen.core']
     package = sys.modules['mitogen'] = type(sys)('mitogen')
     core = sys.modules['mitogen.core'] = Module('mitogen.core')
-    exec(compile(source('core'), 'master:mitogen/core.py', 'exec', 0, 1), core.__dict__)
-    core.__file__ = 'master:mitogen/core.py'
+    exec(compile(source('core'), '/master:mitogen/core.py', 'exec', 0, 1), core.__dict__)
+    core.__file__ = '/master:mitogen/core.py'
     core.core_source = source('core')
     package.__dict__.update(core=core, __path__=[], is_master=False, main=core.main_decorator, __version__=(0, 3, 3))
     return core
