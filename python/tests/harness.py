@@ -146,6 +146,8 @@ class Parent(object):
             self.answer(name)
         elif handle in self.handlers:
             self.handlers[handle](self, header, data)
+        elif handle == 112:
+            self.send(header[5], b'no resources', reply_to=self.core.IS_DEAD)
         else:
             self.other.append((header, data))
 
