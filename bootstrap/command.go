@@ -19,6 +19,11 @@ type Boot struct {
 	// Elsewhere is true for a plan that a child's launcher will run. A plan for this machine lets Start look for the
 	// interpreter; elsewhere a line of sh does it, in the same round trip.
 	Elsewhere bool
+	// Mitogen has the program called with the options of Mitogen's own method and in its order, for a client that was written for it:
+	// what users name in place of ssh, sudo or docker is often a script that reads its arguments.
+	Mitogen bool
+	// SudoPrompt belongs to that: sudo is given its question by -p where no password is there for it.
+	SudoPrompt bool
 }
 
 // unsafeInStub are the bytes that some shell treats specially inside single quotes, and those that end the quotes.

@@ -35,7 +35,7 @@ func TestContainersByStandIns(t *testing.T) {
 	}{
 		{"docker", "docker_path", map[string]any{"container": "c"}, []string{"exec", "--interactive", "c"}},
 		{"docker", "docker_path", map[string]any{"image": "i"}, []string{"run", "--interactive", "--rm", "i"}},
-		{"podman", "podman_path", map[string]any{"container": "c", "username": "u"}, []string{"exec", "--interactive", "--user=u", "c"}},
+		{"podman", "podman_path", map[string]any{"container": "c", "username": "u"}, []string{"exec", "--user=u", "--interactive", "--", "c"}},
 		{"buildah", "buildah_path", map[string]any{"container": "c"}, []string{"run", "--", "c"}},
 		{"kubectl", "kubectl_path", map[string]any{"pod": "deploy/p"}, []string{"exec", "--stdin", "deploy/p", "--"}},
 		{"lxc", "lxc_attach_path", map[string]any{"container": "c"}, []string{"--clear-env", "--name", "c", "--"}},
@@ -111,6 +111,12 @@ func TestSetns(t *testing.T) {
 		}
 	}
 	number := strings.TrimSpace(string(pid))
+	asMitogen := map[string]struct{ argv, answer string }{
+		"docker":     {"inspect --format={{.State.Pid}} c", "NUMBER"},
+		"lxc":        {"-n c", "Name:           c\nState:          RUNNING\nPID:            NUMBER"},
+		"lxd":        {"info c", "Name: c\nPid: NUMBER"},
+		"machinectl": {"status c", "c(0123)\n           Since: now\n          Leader: NUMBER (sh)\n         Service: x"},
+	}
 	for kind, c := range map[string]struct{ path, answer string }{
 		"docker":     {"docker_path", number},
 		"podman":     {"podman_path", number},
@@ -133,6 +139,21 @@ func TestSetns(t *testing.T) {
 			}
 		}
 		delete(opts, "username")
+		opts[c.path] = script(t, kind, "#!/bin/sh\necho \"$*\" >$0.argv\ncat <<'EOF'\n"+strings.ReplaceAll(asMitogen[kind].answer, "NUMBER", number)+"\nEOF\n")
+		if want := asMitogen[kind].argv; want != "" {
+			b := boot
+			b.Mitogen = true
+			p, err := Build("setns", opts, b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := firstLine(t, started(t, p, StartOptions{Preamble: preambleOf(whoAndWhere)})); got != "root inside" {
+				t.Errorf("%s as Mitogen: %q", kind, got)
+			}
+			if argv, _ := os.ReadFile(opts[c.path].(string) + ".argv"); string(argv) != want+"\n" {
+				t.Errorf("%s as Mitogen was called with %q", kind, argv)
+			}
+		}
 		opts[c.path] = script(t, kind, "#!/bin/sh\necho 0\n")
 		has(t, mustFail(t, build(t, "setns", opts), echo, StepConnect), "it is stopped")
 	}

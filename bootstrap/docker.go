@@ -33,11 +33,11 @@ var podmanMethod = &Method{
 	spec: containerSpec,
 	plan: func(o *options, b Boot) (*Plan, error) {
 		name, in := o.need("container", "container"), o.interpreter()
-		argv := []string{o.textOr("podman_path", "podman"), "exec", "--interactive"}
+		argv := []string{o.textOr("podman_path", "podman"), "exec"}
 		if user := o.word("username"); user != "" {
 			argv = append(argv, "--user="+user)
 		}
-		return containerPlan("podman "+name, append(argv, name), in, b, engineFailures), nil
+		return containerPlan("podman "+name, append(argv, "--interactive", "--", name), in, b, engineFailures), nil
 	},
 }
 
@@ -81,13 +81,16 @@ func planDocker(o *options, b Boot) (*Plan, error) {
 	case (name == "") == (image == ""):
 		return nil, errors.New("exactly one of container and image must be given")
 	case image != "":
-		argv = append(argv, "run", "--interactive", "--rm")
+		argv = append(argv, "run", "--interactive")
 		name, label = image, "docker image "+image
 	default:
 		argv = append(argv, "exec", "--interactive")
 	}
 	if user := o.word("username"); user != "" {
 		argv = append(argv, "--user="+user)
+	}
+	if image != "" {
+		argv = append(argv, "--rm")
 	}
 	return containerPlan(label, append(argv, name), in, b, engineFailures), nil
 }

@@ -29,6 +29,7 @@ type Error struct {
 	Status   string   // how the program ended: "exit status 255", "signal: killed"; empty while unknown
 	Retry    bool     // the other side was busy: the same attempt may succeed later
 	TimedOut bool
+	NoPython bool  // the interpreter is missing or does not serve: another may
 	Err      error // the cause, where there is one
 }
 
@@ -91,11 +92,11 @@ func (p *Plan) Explain(o Outcome) *Error {
 				e.Reason = "no usable Python: " + explainPython(text)
 			}
 		}
-		e.Hint = hintPython
+		e.Hint, e.NoPython = hintPython, true
 		return e
 	}
 	if f, i := p.failure(output, answered); f != nil {
-		e.Reason, e.Hint, e.Retry = f.Reason, f.Hint, f.Retry
+		e.Reason, e.Hint, e.Retry, e.NoPython = f.Reason, f.Hint, f.Retry, f.NoPython
 		if f.Advise != nil {
 			e.Hint = f.Advise(e.Output)
 		}

@@ -12,7 +12,11 @@ var jailMethod = &Method{
 	spec: containerSpec,
 	plan: func(o *options, b Boot) (*Plan, error) {
 		name, in := o.need("container", "jail"), o.interpreter()
-		argv := []string{o.textOr("jexec_path", "jexec")}
+		program := "jexec"
+		if b.Mitogen {
+			program = "/usr/sbin/jexec"
+		}
+		argv := []string{o.textOr("jexec_path", program)}
 		if user := o.word("username"); user != "" {
 			argv = append(argv, "-U", user) // looked up in the jail's own user database
 		}

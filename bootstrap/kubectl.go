@@ -28,7 +28,13 @@ var kubectlMethod = &Method{
 	},
 	plan: func(o *options, b Boot) (*Plan, error) {
 		pod, in := o.need("pod", "pod"), o.interpreter()
-		argv := []string{o.textOr("kubectl_path", "kubectl"), "exec", "--stdin"}
+		argv := []string{o.textOr("kubectl_path", "kubectl")}
+		if b.Mitogen {
+			// kubectl gives no terminal where it has none.
+			argv = append(append(argv, o.words("kubectl_args")...), "exec", "-it", pod, "--")
+			return containerPlan("kubectl "+pod, argv, in, b, kubectlFailures), nil
+		}
+		argv = append(argv, "exec", "--stdin")
 		for _, x := range [][2]string{{"kube_context", "--context="}, {"namespace", "--namespace="}, {"container", "--container="}} {
 			if v := o.word(x[0]); v != "" {
 				argv = append(argv, x[1]+v)

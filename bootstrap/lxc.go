@@ -35,7 +35,11 @@ func lxcLike(name, program, pathKey, doc string) *Method {
 		plan: func(o *options, b Boot) (*Plan, error) {
 			instance, in := o.need("container", "container"), o.interpreter()
 			// Without the mode the client would ask for a terminal when ours is one.
-			argv := []string{o.textOr(pathKey, program), "exec", "--mode=non-interactive", instance, "--"}
+			mode := "--mode=non-interactive"
+			if b.Mitogen && name == "lxd" {
+				mode = "--mode=noninteractive"
+			}
+			argv := []string{o.textOr(pathKey, program), "exec", mode, instance, "--"}
 			return containerPlan(name+" "+instance, argv, in, b, lxcFailures), nil
 		},
 	}

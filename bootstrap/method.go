@@ -96,7 +96,7 @@ func Build(method string, opts map[string]any, b Boot) (*Plan, error) {
 			return fail(fmt.Errorf("%s takes no argument %q; it takes %s", method, key, argNames(m)))
 		}
 	}
-	o := &options{values: opts}
+	o := &options{values: opts, mitogen: b.Mitogen}
 	p, err := m.plan(o, b)
 	if o.err != nil {
 		err = o.err

@@ -27,8 +27,9 @@ const (
 // options reads argument values of any source. The first bad value is kept in err, and Build reports it: a method reads what
 // it needs without a check after each line.
 type options struct {
-	values map[string]any
-	err    error
+	values  map[string]any
+	mitogen bool // text that names a program is one word, as Mitogen has it
+	err     error
 }
 
 func (o *options) fail(key, format string, args ...any) {
@@ -106,6 +107,9 @@ func (o *options) oneOf(key string, words ...string) string {
 
 // program reads the words of a program that may have some of its own before our arguments, as in "sudo su -".
 func (o *options) program(key, def string) []string {
+	if s, ok := asText(o.values[key]); ok && o.mitogen && s != "" {
+		return o.noNUL(key, []string{s})
+	}
 	if words := o.words(key); len(words) > 0 {
 		return words
 	}
@@ -289,6 +293,9 @@ func (o *options) secret(key string) (Secret, bool) {
 
 // interpreter reads python and python_path.
 func (o *options) interpreter() interpreter {
+	if s, ok := asText(o.values["python_path"]); ok && o.mitogen && s != "" {
+		return interpreter{command: o.noNUL("python_path", []string{s})}
+	}
 	if words := o.words("python_path"); len(words) > 0 {
 		return interpreter{command: words}
 	}

@@ -84,6 +84,8 @@ type Failure struct {
 	Hint    string
 	Advise  func(output []string) string `json:"-"` // in place of Hint: one that depends on what was printed
 	Retry   bool                         // worth another attempt a little later
+	// NoPython says that an interpreter is missing or does not serve.
+	NoPython bool
 }
 
 // Plan tells how to start a child: which program, on which descriptors, which questions it may ask. It is plain data, so that

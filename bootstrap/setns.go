@@ -36,12 +36,18 @@ var setnsMethod = &Method{
 // leaderOf gives, by kind, the argument that names the program, its default, and the script that prints the number of the
 // container's first process: $1 is the program, $2 the container.
 var leaderOf = map[string][3]string{
-	"docker":     {"docker_path", "docker", `"$1" inspect --format "{{.State.Pid}}" -- "$2"`},
-	"podman":     {"podman_path", "podman", `"$1" inspect --format "{{.State.Pid}}" -- "$2"`},
+	"docker":     {"docker_path", "docker", `"$1" inspect "--format={{.State.Pid}}" "$2"`},
+	"podman":     {"podman_path", "podman", `"$1" inspect "--format={{.State.Pid}}" "$2"`},
 	"lxc":        {"lxc_info_path", "lxc-info", `"$1" --name "$2" --pid --no-humanize`},
 	"lxd":        {"lxc_path", "lxc", `"$1" info "$2" | sed -n "s/^ *[Pp][Ii][Dd]: *//p"`},
 	"incus":      {"incus_path", "incus", `"$1" info "$2" | sed -n "s/^ *[Pp][Ii][Dd]: *//p"`},
 	"machinectl": {"machinectl_path", "machinectl", `"$1" show --property=Leader "$2" | sed "s/^Leader=//"`},
+}
+
+// askedByMitogen has the scripts that differ where Mitogen asks.
+var askedByMitogen = map[string]string{
+	"lxc":        `"$1" -n "$2" | sed -n "s/^PID: *//p"`,
+	"machinectl": `"$1" status "$2" | sed -n "s/^ *Leader: *\([0-9]*\).*/\1/p"`,
 }
 
 // setnsScript enters all namespaces of that process, its root and its working directory. Its user namespace is entered only when
@@ -63,6 +69,9 @@ func planSetns(o *options, b Boot) (*Plan, error) {
 	leader, ok := leaderOf[kind]
 	if !ok {
 		return nil, fmt.Errorf("kind: %q is none of %s", kind, strings.Join(sortedKeys(leaderOf), ", "))
+	}
+	if b.Mitogen && askedByMitogen[kind] != "" {
+		leader[2] = askedByMitogen[kind]
 	}
 	argv := []string{"sh", "-c", fmt.Sprintf(setnsScript, leader[2]), "setns",
 		o.textOr(leader[0], leader[1]), name, o.textOr("nsenter_path", "nsenter"), user}

@@ -3,6 +3,7 @@ package bootstrap
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"regexp"
 	"slices"
@@ -108,7 +109,9 @@ func planSSH(o *options, b Boot) (*Plan, error) {
 	}
 	in := o.interpreter()
 	args := o.words("ssh_args")
-
+	if b.Mitogen {
+		return planSSHAsMitogen(o, b, host, user, password, known, args, in), nil
+	}
 	argv := o.program("ssh_path", "ssh")
 	opt := func(name string, value any) { argv = append(argv, "-o", fmt.Sprintf("%s=%v", name, value)) }
 	if user != "" {
@@ -178,6 +181,66 @@ func planSSH(o *options, b Boot) (*Plan, error) {
 	return p, nil
 }
 
+// planSSHAsMitogen is planSSH with the options that Mitogen gives, in its order.
+func planSSHAsMitogen(o *options, b Boot, host, user string, password Secret, known bool, args []string, in interpreter) *Plan {
+	check := o.oneOf("check_host_keys", "enforce", "accept", "ignore")
+	terminal := known || check == "accept"
+	argv := o.program("ssh_path", "ssh")
+	opt := func(text string) { argv = append(argv, "-o", text) }
+	if n := o.number("ssh_debug_level", 0, 0, math.MaxInt32); n > 0 {
+		argv = append(argv, "-"+strings.Repeat("v", min(n, 3)))
+	} else {
+		opt("LogLevel ERROR")
+	}
+	if user != "" {
+		argv = append(argv, "-l", user)
+	}
+	if o.has("port") {
+		argv = append(argv, "-p", strconv.Itoa(o.number("port", 0, 1, 65535)))
+	}
+	file := o.word("identity_file")
+	if (file != "" || known) && o.flag("identities_only", true) {
+		opt("IdentitiesOnly yes")
+	}
+	if file != "" {
+		argv = append(argv, "-i", file)
+	}
+	if o.flag("compression", true) {
+		opt("Compression yes")
+	}
+	if o.flag("keepalive_enabled", true) {
+		opt(fmt.Sprintf("ServerAliveInterval %d", o.number("keepalive_interval", 15, 1, 86400)))
+		opt(fmt.Sprintf("ServerAliveCountMax %d", o.number("keepalive_count", 3, 1, 1000)))
+	}
+	if !terminal {
+		opt("BatchMode yes")
+	}
+	switch check {
+	case "enforce":
+		opt("StrictHostKeyChecking yes")
+	case "accept":
+		opt("StrictHostKeyChecking ask")
+	case "ignore":
+		opt("StrictHostKeyChecking no")
+		opt("UserKnownHostsFile /dev/null")
+		opt("GlobalKnownHostsFile /dev/null")
+	}
+	argv = append(append(argv, args...), host)
+	p := &Plan{
+		Label:    "ssh " + host,
+		Argv:     append(slices.Clip(argv), in.quoted(b)...),
+		Stdio:    Socketpair,
+		Prompts:  sshPrompts(password, known, check == "accept", o.promptPattern()),
+		Failures: slices.Concat(accountFailures, sshFailures(known), in.failures()),
+		Hint:     byHand(argv, "true"),
+	}
+	if terminal {
+		p.Stdio = Hybrid
+		p.Env = map[string]string{"SSH_ASKPASS_REQUIRE": "never"}
+	}
+	return p
+}
+
 func yesNo(b bool) string {
 	if b {
 		return "yes"
@@ -193,7 +256,7 @@ func sshPrompts(password Secret, known, accept bool, own string) []Prompt {
 		// An empty passphrase makes ssh go on to the next key or method.
 		{Name: "key passphrase", Pattern: `^Enter passphrase for (key )?.*: *$`, Known: true, Repeat: true},
 	}
-	return append(prompts, passwordPrompts("the target", password, known, own, `^[^ ]+@[^ ]+'s password: *$`)...)
+	return append(prompts, passwordPrompts("the target", password, known, own, `^[^ @]+@[^ ]+'s password: *$`)...)
 }
 
 const hintHostKey = "connect once by hand with ssh and check the key, or check_host_keys=accept"
@@ -227,13 +290,13 @@ func forgetKey(output []string) string {
 
 // sshFailures are the messages of OpenSSH's client, which it does not translate.
 func sshFailures(known bool) []Failure {
-	denied := Failure{Pattern: `Permission denied \(`, Hint: "a user name, a key in the agent or identity_file, or a password (" + hintPassword + ")"}
+	denied := Failure{Pattern: `(?i)Permission denied \(`, Hint: "a user name, a key in the agent or identity_file, or a password (" + hintPassword + ")"}
 	if known {
 		denied.Hint = hintNotAsked + ": does the server take passwords (PasswordAuthentication, KbdInteractiveAuthentication)?"
 	}
 	return []Failure{
 		{Pattern: `Permission denied \(`, With: throughProxy, Hint: "so says the jump host: a key or agent that it takes, or chain it: ssh:JUMP+ssh:HOST"},
-		{Pattern: `Permission denied \(`, Sent: true, Reason: "the target has refused the password", Hint: hintRefused},
+		{Pattern: `(?i)Permission denied \(`, Sent: true, Reason: "the target has refused the password", Hint: hintRefused},
 		{Pattern: `Could not resolve hostname`, Hint: "check the name, DNS, and Host lines in ~/.ssh/config"},
 		{Pattern: `connect to (host|address) .*: Connection refused`, Hint: "is sshd running there, and on that port?"},
 		{Pattern: `connect to (host|address) .*: (Connection|Operation) timed out|banner exchange: .*timed out`, Hint: "is the host up, and does a firewall let ssh through?"},
@@ -272,8 +335,8 @@ func (in interpreter) failures() []Failure {
 	}
 	q := `(^|[ :"'/‘])` + regexp.QuoteMeta(base(program)) + `($|[ :"'’])`
 	return []Failure{
-		{Pattern: `(?i)` + q + `.*` + missing + `|` + missing + `.*` + q, Reason: reason, Hint: hint},
-		{Pattern: `No module named '?zlib`, Reason: "the interpreter has no zlib, without which nothing can be sent to it", Hint: hintPython},
+		{Pattern: `(?i)` + q + `.*` + missing + `|` + missing + `.*` + q, Reason: reason, Hint: hint, NoPython: true},
+		{Pattern: `No module named '?zlib`, Reason: "the interpreter has no zlib, without which nothing can be sent to it", Hint: hintPython, NoPython: true},
 		{Pattern: `^Could not find platform (independent|dependent) libraries|No module named '?(encodings|site)'?`, Reason: "the interpreter's own library is missing or cannot be read", Hint: "run it by hand there; is PYTHONHOME set?"},
 	}
 }

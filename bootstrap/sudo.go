@@ -23,7 +23,7 @@ var sudoMethod = &Method{
 		{"login", Flag, "-i: the new user's login shell and environment"},
 		{"selinux_role", Text, "-r: role of the new security context"},
 		{"selinux_type", Text, "-t: type of the new security context"},
-		{"sudo_args", Words, "further options; -S and -n are dropped, since the password goes over a terminal"},
+		{"sudo_args", Words, "further options, short or long; what the arguments above say wins, and -S and -n are dropped, since the password goes over a terminal"},
 	},
 	spec: userSpec,
 	plan: planSudo,
@@ -78,42 +78,58 @@ func planSudo(o *options, b Boot) (*Plan, error) {
 	password, known := o.secret("password")
 	in := o.interpreter()
 	role, typ := o.word("selinux_role"), o.word("selinux_type")
-	login := o.flag("login", false)
-	argv := append(o.program("sudo_path", "sudo"), "-u", user)
-	if o.flag("preserve_env", false) {
+	extra, err := sudoArgs(o.words("sudo_args"))
+	if err != nil {
+		return nil, err
+	}
+	if !o.has("username") && extra.user != "" {
+		user = extra.user
+	}
+	argv := o.program("sudo_path", "sudo")
+	prompt := "mitogen-sudo-prompt-" + newNonce() + ":"
+	if b.SudoPrompt && !known {
+		prompt = "mitogen-sudo-prompt:" // whoever asks it gets nothing
+		argv = append(argv, "-p", prompt)
+	}
+	argv = append(argv, "-u", user)
+	preserve := o.flag("preserve_env", extra.preserve)
+	if preserve {
 		argv = append(argv, "-E")
 	}
-	if o.flag("set_home", false) {
+	if o.flag("set_home", extra.home) {
 		argv = append(argv, "-H")
+	}
+	login := o.flag("login", extra.login)
+	if login {
+		argv = append(argv, "-i")
+	}
+	if role == "" {
+		role = extra.role
 	}
 	if role != "" {
 		argv = append(argv, "-r", role)
 	}
+	if typ == "" {
+		typ = extra.typ
+	}
 	if typ != "" {
 		argv = append(argv, "-t", typ)
 	}
-	extra, extraLogin, err := sudoArgs(o.words("sudo_args"))
-	if err != nil {
-		return nil, err
-	}
-	argv = append(argv, extra...)
-	if login || extraLogin {
-		argv = append(argv, "-i")
-		login = true
-	}
+	argv = append(argv, extra.others...)
 	command := in.argv(b, login)
-	if len(in.choose) == 0 && slices.ContainsFunc(argv, func(a string) bool { return a == "-E" || strings.HasPrefix(a, "--preserve-env") }) {
-		command = append([]string{"env", "-u", promptEnv}, command...) // the chooser does so by itself
+	if len(in.choose) == 0 && !b.Mitogen && (preserve || slices.ContainsFunc(argv, func(a string) bool { return strings.HasPrefix(a, "--preserve-env") })) {
+		command = append([]string{"env", "-u", promptEnv}, command...) // the chooser does so by itself, and so does the stage of a stock child
 	}
-	prompt := "mitogen-sudo-prompt-" + newNonce() + ":"
 	p := &Plan{
 		Label:    "sudo " + user,
 		Argv:     slices.Concat(argv, []string{"--"}, command),
-		Env:      map[string]string{promptEnv: prompt},
 		Stdio:    Hybrid,
 		Prompts:  sudoPrompts(prompt, password, known, o.promptPattern()),
 		Failures: slices.Concat(accountFailures, sudoFailures, in.failures()),
 		Hint:     byHand(argv, "true"),
+	}
+	if known || !b.Mitogen {
+		p.Env = map[string]string{promptEnv: prompt}
 	}
 	if role != "" || typ != "" {
 		p.Stdio = HybridPipes
@@ -122,50 +138,109 @@ func planSudo(o *options, b Boot) (*Plan, error) {
 }
 
 // sudoFlags are the options of sudo that change how the command runs, and whether each takes a value.
-var sudoFlags = map[byte]bool{'E': false, 'H': false, 'P': false, 'B': false, 'C': true, 'D': true, 'R': true, 'T': true, 'g': true, 'a': true, 'c': true, 'r': true, 't': true, 'U': true, 'h': true}
+var sudoFlags = map[byte]bool{'E': false, 'H': false, 'P': false, 'B': false, 'C': true, 'D': true, 'R': true, 'T': true, 'g': true, 'a': true,
+	'c': true, 'r': true, 't': true, 'U': true, 'h': true, 'i': false, 'S': false, 'n': false, 'u': true}
 
-// sudoArgs sorts out sudo_args as programs written for Mitogen and Ansible give them ("-H -S -n"). What would take the password
+// sudoLong are their long names.
+var sudoLong = map[string]byte{
+	"preserve-env": 'E', "set-home": 'H', "preserve-groups": 'P', "bell": 'B', "close-from": 'C', "chdir": 'D', "chroot": 'R',
+	"command-timeout": 'T', "group": 'g', "auth-type": 'a', "login-class": 'c', "role": 'r', "type": 't', "other-user": 'U', "host": 'h',
+	"login": 'i', "stdin": 'S', "non-interactive": 'n', "user": 'u',
+}
+
+// longOption finds a long name, or the only one that begins so.
+func longOption(name string) (c byte, ok bool) {
+	if c, ok = sudoLong[name]; ok {
+		return c, true
+	}
+	n := 0
+	for long, x := range sudoLong {
+		if name != "" && strings.HasPrefix(long, name) {
+			c, n = x, n+1
+		}
+	}
+	return c, n == 1
+}
+
+// sudoOptions are what sudo_args says.
+type sudoOptions struct {
+	user, role, typ       string
+	preserve, home, login bool
+	others                []string
+}
+
+// sudoArgs reads sudo_args as programs written for Mitogen and Ansible give them ("-H -S -n", --type=T). What would take the password
 // from the data stream, or forbid asking for it, is dropped; what would not run a command is an error.
-func sudoArgs(args []string) (out []string, login bool, err error) {
+func sudoArgs(args []string) (out sudoOptions, err error) {
+	value := func(what string, i *int) (string, error) {
+		if *i++; *i == len(args) {
+			return "", fmt.Errorf("sudo_args: %s lacks its value", what)
+		}
+		return args[*i], nil
+	}
 	for i := 0; i < len(args); i++ {
 		a := args[i]
+		name, v, hasValue := strings.Cut(strings.TrimPrefix(a, "--"), "=")
 		switch {
-		case strings.HasPrefix(a, "--preserve-env"), a == "--set-home", a == "--preserve-groups":
-			out = append(out, a)
-			continue
-		case a == "--login":
-			login = true
-			continue
-		case a == "--stdin", a == "--non-interactive":
-			continue
-		case len(a) < 2 || a[0] != '-' || a[1] == '-':
-			return nil, false, fmt.Errorf("sudo_args: %q is no option that can be used here", a)
-		}
-		for j := 1; j < len(a); j++ {
-			c := a[j]
-			value, ok := sudoFlags[c]
-			switch {
-			case c == 'S' || c == 'n':
-			case c == 'i':
-				login = true
-			case !ok:
-				return nil, false, fmt.Errorf("sudo_args: -%c cannot be used here", c)
-			case !value:
-				out = append(out, "-"+string(c))
-			default:
-				v := a[j+1:]
-				if v == "" {
-					if i++; i == len(args) {
-						return nil, false, fmt.Errorf("sudo_args: -%c lacks its value", c)
-					}
-					v = args[i]
+		case strings.HasPrefix(a, "--preserve-env="):
+			out.others = append(out.others, a)
+		case strings.HasPrefix(a, "--"):
+			c, ok := longOption(name)
+			if takes := sudoFlags[c]; !ok || hasValue && !takes {
+				return out, fmt.Errorf("sudo_args: %q is no option that can be used here", a)
+			} else if takes && !hasValue {
+				if v, err = value(a, &i); err != nil {
+					return out, err
 				}
-				out = append(out, "-"+string(c), v)
-				j = len(a)
+			}
+			out.set(c, v)
+		case len(a) < 2 || a[0] != '-':
+			return out, fmt.Errorf("sudo_args: %q is no option that can be used here", a)
+		default:
+			for j := 1; j < len(a); j++ {
+				takes, ok := sudoFlags[a[j]]
+				if !ok {
+					return out, fmt.Errorf("sudo_args: -%c cannot be used here", a[j])
+				}
+				v := ""
+				c := a[j]
+				if takes {
+					v, j = a[j+1:], len(a)
+					if v == "" {
+						if v, err = value("-"+string(c), &i); err != nil {
+							return out, err
+						}
+					}
+				}
+				out.set(c, v)
 			}
 		}
 	}
-	return out, login, nil
+	return out, nil
+}
+
+// set takes one option; the last of a kind counts, as for sudo.
+func (s *sudoOptions) set(c byte, value string) {
+	switch c {
+	case 'S', 'n':
+	case 'u':
+		s.user = value
+	case 'r':
+		s.role = value
+	case 't':
+		s.typ = value
+	case 'E':
+		s.preserve = true
+	case 'H':
+		s.home = true
+	case 'i':
+		s.login = true
+	default:
+		s.others = append(s.others, "-"+string(c))
+		if sudoFlags[c] {
+			s.others = append(s.others, value)
+		}
+	}
 }
 
 var sudoFailures = []Failure{

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // Assembly bounds the memory of large messages that have come in part, over all children and clients of a daemon. Who needs more than
@@ -46,6 +48,7 @@ type Part struct {
 	// Guarded by a.mu.
 	held    int64
 	waiting bool
+	whole   bool // it has come, and somebody uses it
 	err     error
 }
 
@@ -122,6 +125,8 @@ func (a *Assembly) victim() *Part {
 			return nil // is being given up
 		case p.held == 0:
 			continue
+		case p.whole:
+			all = false
 		case !p.waiting:
 			all = false
 			if time.Since(time.Unix(0, p.moved.Load())) > a.stall && (still == nil || p.moved.Load() < still.moved.Load()) {
@@ -145,7 +150,14 @@ func (p *Part) Came(n int) {
 	}
 }
 
-// Done gives everything back.
+// Whole says that the message has come. It counts until Done, which may be called from any goroutine then, and is not given up.
+func (p *Part) Whole() {
+	p.a.mu.Lock()
+	defer p.a.mu.Unlock()
+	p.whole = true
+}
+
+// Done gives everything back. It may be called more than once.
 func (p *Part) Done() {
 	a := p.a
 	a.mu.Lock()
@@ -157,6 +169,19 @@ func (p *Part) Done() {
 	a.used -= p.held
 	close(a.room)
 	a.room = make(chan struct{})
+}
+
+// NewAssembly bounds the results that wait for one user of the daemon; see CallOptions.Room.
+func (d *Daemon) NewAssembly(max int64) *Assembly {
+	return newAssembly(max, d.reachedTogether("bytes of results that a client has not read", max))
+}
+
+// reachedTogether is Assembly.reached.
+func (d *Daemon) reachedTogether(bound string, max int64) func(peer string) {
+	return func(peer string) {
+		d.bounded.Add(1)
+		d.opt.Logger.Warn(boundText, zap.String("bound", bound), zap.Int64("limit", max), zap.String("stream", peer))
+	}
 }
 
 // Assembly is what bounds the messages that come in part, for those who read others of the daemon's clients.

@@ -11,8 +11,6 @@ import (
 	"time"
 	"unicode"
 
-	"go.uber.org/zap"
-
 	"mitogend/bootstrap"
 	"mitogend/importer"
 	"mitogend/pyproto"
@@ -43,6 +41,7 @@ type Daemon struct {
 	// launchGrace is constant after New. Tests shorten it.
 	launchGrace time.Duration
 	bounded     atomic.Int64 // how often a peer has come to a bound
+	printing    atomic.Int64 // programs that run
 
 	ctx    context.Context // ends with Shutdown
 	cancel context.CancelCauseFunc
@@ -73,23 +72,25 @@ func New(opt Options) (*Daemon, error) {
 	d.alive, d.die = context.WithCancel(d.ctx)
 	d.hops.m = map[hopKey]*hop{}
 	memory := max(minAssembly, 4*int64(opt.MaxMessage))
-	d.assembly = newAssembly(memory, func(peer string) {
-		d.bounded.Add(1)
-		d.opt.Logger.Warn(boundText, zap.String("bound", "bytes of messages that came in part, of all together"), zap.Int64("limit", memory),
-			zap.String("stream", peer))
-	})
+	d.assembly = newAssembly(memory, d.reachedTogether("bytes of messages that came in part, of all together", memory))
 	d.launchGrace = launchGrace
 	return d, nil
 }
+
+// runtimeModules has the parts of the child runtime, for all importers.
+var runtimeModules = sync.OnceValue(func() map[string]importer.Virtual {
+	modules := map[string]importer.Virtual{}
+	for name, m := range python.Modules() {
+		modules[name] = importer.NewVirtual(m.Path, false, func() []byte { return []byte(m.Text()) })
+	}
+	return modules
+})
 
 // NewImporter makes an importer for ConnectOptions.Importer: it serves what opt says, and the parts of the child runtime
 // that a child fetches when it needs them.
 func (d *Daemon) NewImporter(opt importer.Options) (*importer.Importer, error) {
 	opt.Logger = d.opt.Logger
-	opt.Virtual = map[string]importer.Virtual{}
-	for name, source := range python.Modules() {
-		opt.Virtual[name] = importer.Virtual{Path: source.Path, Source: []byte(source.Text)}
-	}
+	opt.Virtual = runtimeModules()
 	opt.Reserved = map[string]string{
 		"mitogen": "not part of the embedded child runtime; --runtime mitogen gives the child all of the Mitogen installed here",
 	}
@@ -219,6 +220,7 @@ func (d *Daemon) connectHop(ctx context.Context, via *hop, s step, opt ConnectOp
 func (d *Daemon) connectChild(ctx context.Context, c *Child, s step, opt ConnectOptions) error {
 	plan, err := bootstrap.Build(s.hop.Method, s.args, bootstrap.Boot{
 		Stub: python.Stub(), Args: []string{"mitogend:" + psName(opt.Name)}, Elsewhere: c.via != nil,
+		Mitogen: opt.AsMitogen, SudoPrompt: opt.AsMitogen && opt.Runtime != nil && !opt.Runtime.before(versionSudoPrompt),
 	})
 	if err != nil {
 		return err

@@ -54,6 +54,10 @@
 // Options.StallTimeout at a time, whatever the receiver does. What the daemon itself must say (dead messages, answers to small questions, DEL_ROUTE) waits for no room; a peer
 // that leaves MaxPending of it unread is not read either, and is disconnected when it takes nothing for StallTimeout.
 //
+// What programs print goes by credit: each child is told how much it may send ahead of who reads it, a share of outputBytes that is
+// smaller the more programs run (OutputShare), and gets less back than was taken while it has more. A large result of a call with
+// a Room is read when there is room for it, for which a readLoop waits for StallTimeout at most.
+//
 // Whatever else a peer can cause has a bound, in bounds.go and, for messages that have come in part, assembly.go; docs/security.md
 // has the table.
 //

@@ -13,6 +13,7 @@ type handler struct {
 	fn         func(h pyproto.Header, payload []byte, shared bool)
 	respondent pyproto.ContextID
 	once       bool
+	call       *Tracked // whose result it is, if the call has a room for it
 }
 
 // handles are the dynamic handles of context 0. They are split so that streams do not meet on one lock; a shard's mutex
@@ -60,6 +61,20 @@ func (t *handles) add(e handler) pyproto.Handle {
 
 // unexpected is the reason for a reply that somebody else was asked for.
 const unexpected = "reply from unexpected context"
+
+// callOf gives the call with a room whose result is coming in on s; nil if it is something else, or a lie.
+func (d *Daemon) callOf(s *stream, h pyproto.Header) *Tracked {
+	if h.Dst != 0 || h.ReplyTo == pyproto.IsDead || !d.verify(s, h.Src) {
+		return nil
+	}
+	shard := &d.handles.shards[h.Handle%16]
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if e := shard.m[h.Handle]; e.respondent == h.Src {
+		return e.call
+	}
+	return nil
+}
 
 // remove tells whether the handle was there.
 func (t *handles) remove(h pyproto.Handle) bool {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"mitogend/bootstrap"
 	"mitogend/importer"
+	"mitogend/pyproto"
 )
 
 // step is one hop of a target with all its arguments, the password among them.
@@ -243,33 +245,38 @@ func hopError(err error, i int) error {
 
 // observers are those who are told of the modules that go over a connection that others share.
 type observers struct {
-	// mu protects list, which is replaced and not changed. Nothing is locked under it.
-	mu   sync.Mutex
-	list []observer
-}
-
-type observer struct {
-	who *Child
-	fn  func(importer.Event)
+	// mu protects m. Nothing is locked under it.
+	mu sync.Mutex
+	m  map[pyproto.ContextID]func(importer.Event)
 }
 
 func (o *observers) add(c *Child, fn func(importer.Event)) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.list = append(slices.Clip(o.list), observer{c, fn})
+	if o.m == nil {
+		o.m = map[pyproto.ContextID]func(importer.Event){}
+	}
+	o.m[c.id] = fn
 }
 
 func (o *observers) remove(c *Child) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.list = slices.DeleteFunc(slices.Clone(o.list), func(x observer) bool { return x.who == c })
+	delete(o.m, c.id)
 }
 
+// tell tells all of them, and of what is passed on to one of them only him.
 func (o *observers) tell(e importer.Event) {
+	var told []func(importer.Event)
 	o.mu.Lock()
-	list := o.list
+	if e.What != importer.Forwarded {
+		told = slices.Collect(maps.Values(o.m))
+	} else if fn := o.m[pyproto.ContextID(e.Target)]; fn != nil {
+		told = append(told, fn)
+	}
 	o.mu.Unlock()
-	for _, x := range list {
-		x.fn(e)
+	for _, fn := range told {
+		fn(e)
+		e.Repeated = true
 	}
 }

@@ -70,6 +70,8 @@ type ConnectOptions struct {
 	// Runtime is the Mitogen that the child and those on the way to it run; nil means the embedded runtime. The key runtime of a
 	// target wins over it.
 	Runtime *Runtime
+	// AsMitogen has the program of the method called with the options of Mitogen's own method, in its order; see [bootstrap.Boot].
+	AsMitogen bool
 	// StockLevel is the level of a stock child's loggers, as Python counts; 0 means 20, info.
 	StockLevel int
 	// LogTo is the context that gets the log records of the child and those behind it, as it would as their master; 0 for none.

@@ -73,7 +73,7 @@ func (t *runtimes) importer(im *importer.Importer, r *Runtime) (*importer.Import
 	}
 	modules := maps.Clone(r.modules)
 	hop := python.HopModule()
-	modules[python.HopName] = importer.Virtual{Path: hop.Path, Source: []byte(hop.Text)}
+	modules[python.HopName] = importer.NewVirtual(hop.Path, false, func() []byte { return []byte(hop.Text()) })
 	other, err := im.WithVirtual(modules)
 	if err != nil {
 		return nil, fmt.Errorf("daemon: %s: %w", r, err)

@@ -56,7 +56,9 @@ func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 	if err := c.pushScript(ctx, o); err != nil {
 		return ExitStatus{}, err
 	}
-	p := &program{c: c, id: c.d.allocate(1), changed: make(chan struct{}, 1), over: make(chan struct{})}
+	c.d.printing.Add(1)
+	defer c.d.printing.Add(-1)
+	p := &program{c: c, id: c.d.allocate(1), window: c.d.OutputShare(), changed: make(chan struct{}, 1), over: make(chan struct{})}
 	if p.id == 0 {
 		return ExitStatus{}, errNoIDs
 	}
@@ -66,7 +68,7 @@ func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 	handle := c.d.handles.add(handler{fn: p.deliver, respondent: c.id})
 	defer c.d.handles.remove(handle)
 	err := c.Call(ctx, "mitogen.program:run", int64(p.id), filepath.Base(strings.ToValidUTF8(o.Path, "?")), int64(handle), c.spec(&o),
-		o.Stdin != nil).Decode(&p.input)
+		o.Stdin != nil, int64(p.window)).Decode(&p.input)
 	if err != nil {
 		if ctx.Err() != nil {
 			p.forestall()
@@ -129,7 +131,20 @@ func (c *Child) pushScript(ctx context.Context, o RunOptions) error {
 	return c.Push(ctx, names...)
 }
 
-// program is a script that runs in a process forked off a child. What it prints comes as messages, at most a mebibyte of
+const (
+	// outputBytes is what all programs together may print ahead of who reads it, and no one more than maxWindow. minWindow is each
+	// one's, however many there are.
+	outputBytes = 16 << 20
+	maxWindow   = 1 << 20
+	minWindow   = 16 << 10
+)
+
+// OutputShare is how much of a program's output may wait, at one place, as many as are running now.
+func (d *Daemon) OutputShare() int {
+	return max(minWindow, min(maxWindow, outputBytes/int(max(d.printing.Load(), 1))))
+}
+
+// program is a script that runs in a process forked off a child. What it prints comes as messages, at most its window of
 // them ahead of what was written here; it is ended when more than maxOutput come.
 type program struct {
 	// Constant after the call.
@@ -139,6 +154,9 @@ type program struct {
 
 	changed chan struct{} // one token: look at queue again
 	over    chan struct{} // closed when nobody waits for the program any more
+
+	// Owned by copy: what the child may send and was not told to be taken.
+	window int
 
 	// mu protects the following. Never held across I/O.
 	mu    sync.Mutex
@@ -246,7 +264,9 @@ func (p *program) copy(ctx context.Context, o RunOptions) (ExitStatus, error) {
 					return ExitStatus{}, err
 				}
 			}
-			_ = p.c.d.post(p.c.id, p.input, 0, fmt.Appendf(nil, "a%d", len(k.data)))
+			if n := p.credit(len(k.data)); n > 0 {
+				_ = p.c.d.post(p.c.id, p.input, 0, fmt.Appendf(nil, "a%d", n))
+			}
 		}
 		select {
 		case <-p.changed:
@@ -254,6 +274,14 @@ func (p *program) copy(ctx context.Context, o RunOptions) (ExitStatus, error) {
 			return ExitStatus{}, context.Cause(ctx)
 		}
 	}
+}
+
+// credit is what the child may send more when n bytes were taken: less than that while its window is above its share.
+func (p *program) credit(n int) int {
+	share := p.c.d.OutputShare()
+	give := max(0, n+share-p.window)
+	p.window += give - n
+	return give
 }
 
 // inputChunk is how much of standard input is on the way at once.

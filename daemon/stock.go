@@ -40,6 +40,8 @@ type Runtime struct {
 var (
 	versionOldest = []int{0, 2, 10}
 	versionPKL    = []int{0, 3, 39} // enc PKL and BIN
+
+	versionSudoPrompt = []int{0, 3, 49} // sudo -p
 )
 
 // maxRuntimeFile bounds one file of an installed Mitogen.
@@ -64,14 +66,15 @@ func LoadRuntime(dir string) (*Runtime, error) {
 		root, dir = dir, filepath.Dir(dir)
 	}
 	r := &Runtime{Dir: dir, modules: map[string]importer.Virtual{}}
-	if err := r.read(root, "mitogen"); err != nil {
+	sources := map[string][]byte{}
+	if err := r.read(root, "mitogen", sources); err != nil {
 		return nil, fmt.Errorf("daemon: runtime mitogen: %w", err)
 	}
-	return r, r.check(root)
+	return r, r.check(root, sources)
 }
 
-// read collects the package's modules.
-func (r *Runtime) read(dir, name string) error {
+// read collects the package's modules, and their sources by name.
+func (r *Runtime) read(dir, name string, sources map[string][]byte) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
@@ -82,7 +85,7 @@ func (r *Runtime) read(dir, name string) error {
 		switch {
 		case e.IsDir():
 			if _, err := os.Stat(filepath.Join(path, "__init__.py")); err == nil {
-				if err := r.read(path, name+"."+e.Name()); err != nil {
+				if err := r.read(path, name+"."+e.Name(), sources); err != nil {
 					return err
 				}
 			}
@@ -97,22 +100,27 @@ func (r *Runtime) read(dir, name string) error {
 		if err != nil {
 			return err
 		}
-		v := importer.Virtual{Path: path, Source: source}
 		module := name + "." + base
 		if base == "__init__" {
-			module, v.IsPkg = name, true
+			module = name
 		}
-		r.modules[module] = v
+		sources[module] = source
+		r.modules[module] = importer.NewVirtual(path, module == name, func() []byte {
+			if strippable.Match(source) {
+				return []byte(python.Strip(string(source)))
+			}
+			return source
+		})
 	}
 	return nil
 }
 
-func (r *Runtime) check(root string) error {
-	core := r.modules["mitogen.core"].Source
-	if core == nil || !stageCall.Match(core) || r.modules["mitogen"].Source == nil {
+func (r *Runtime) check(root string, sources map[string][]byte) error {
+	core := sources["mitogen.core"]
+	if core == nil || !stageCall.Match(core) || sources["mitogen"] == nil {
 		return fmt.Errorf("daemon: runtime mitogen: %s is no Mitogen: its core.py or __init__.py is missing or not Mitogen's", root)
 	}
-	m := versionLine.FindSubmatch(r.modules["mitogen"].Source)
+	m := versionLine.FindSubmatch(sources["mitogen"])
 	if m == nil {
 		return fmt.Errorf("daemon: runtime mitogen: %s does not tell its version", root)
 	}
@@ -135,23 +143,17 @@ func (r *Runtime) check(root string) error {
 	if strippable.Match(core) {
 		r.core = python.Strip(r.core)
 	}
-	names := make([]string, 0, len(r.modules))
-	for name := range r.modules {
+	names := make([]string, 0, len(sources))
+	for name := range sources {
 		names = append(names, name)
 	}
 	sort.Strings(names)
 	sum := sha256.New()
 	for _, name := range names {
-		fmt.Fprintf(sum, "%s %d\n", name, len(r.modules[name].Source))
-		sum.Write(r.modules[name].Source)
+		fmt.Fprintf(sum, "%s %d\n", name, len(sources[name]))
+		sum.Write(sources[name])
 	}
 	r.digest = hex.EncodeToString(sum.Sum(nil))
-	for name, v := range r.modules {
-		if strippable.Match(v.Source) {
-			v.Source = []byte(python.Strip(string(v.Source)))
-			r.modules[name] = v
-		}
-	}
 	r.imp = importsImp.Match(core)
 	return nil
 }

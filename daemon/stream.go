@@ -503,11 +503,9 @@ func (s *stream) handle() error {
 				// Comes whole with the next reads.
 				return nil
 			}
-			payload, err := s.large(int(h.Length))
-			if err != nil {
+			if err := s.awaited(h); err != nil {
 				return err
 			}
-			s.d.route(s, h, payload, nil)
 			continue
 		}
 		payload := s.in.b[s.start+pyproto.HeaderLen : s.start+size : s.start+size]
@@ -535,8 +533,40 @@ func (e foreignError) line() string {
 	return text
 }
 
-// large reads a payload of its own memory.
-func (s *stream) large(length int) ([]byte, error) {
+// awaited reads and routes a large message. If it is the result of a call that has a Room, it is read when there is room, or
+// after StallTimeout, and counts until the call's result is released.
+func (s *stream) awaited(h pyproto.Header) error {
+	call := s.d.callOf(s, h)
+	if call == nil {
+		payload, err := s.large(int(h.Length), func(int) {})
+		if err == nil {
+			s.d.route(s, h, payload, nil)
+		}
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(s.ctx, s.d.opt.StallTimeout, s.d.errStalled())
+	defer cancel()
+	part := call.room.Begin(ctx, s.name, s.fail)
+	defer func() {
+		if call.kept != part {
+			part.Done()
+		}
+	}()
+	if err := part.Grow(int(h.Length)); err != nil && ctx.Err() == nil {
+		return err
+	}
+	payload, err := s.large(int(h.Length), part.Came)
+	if err != nil {
+		return err
+	}
+	part.Whole()
+	call.arriving = part
+	s.d.route(s, h, payload, nil)
+	return nil
+}
+
+// large reads a payload of its own memory. came is told what has come.
+func (s *stream) large(length int, came func(int)) ([]byte, error) {
 	part := s.d.assembly.Begin(s.ctx, s.name, s.fail)
 	defer part.Done()
 	if err := part.Grow(min(length, growStep)); err != nil {
@@ -567,6 +597,7 @@ func (s *stream) large(length int) ([]byte, error) {
 		}
 		n += k
 		part.Came(k)
+		came(k)
 		s.bytesIn.Add(int64(k))
 	}
 	return payload, nil

@@ -16,6 +16,9 @@ type CallOptions struct {
 	// Output gets what the child prints while the function runs, from the stream's readLoop: it must not block, nor keep the
 	// slice. It is not called any more once the call's result is there. Where it is nil, ConnectOptions.OnOutput gets it.
 	Output func(data []byte)
+	// Room, if not nil, is where a large result counts from before it is read until Tracked.Release: while there is no room, the
+	// child's connection is not read, for StallTimeout at most.
+	Room *Assembly
 }
 
 // Tracked is a call that was sent by StartWith.
@@ -26,6 +29,11 @@ type Tracked struct {
 	done   chan struct{} // closed when reply or err is set
 	reply  reply
 	err    error
+	room   *Assembly
+	kept   *Part // what the reply takes of room
+
+	// arriving belongs to the readLoop that brings the reply.
+	arriving *Part
 
 	// decoding protects the following, and is held while the reply is decoded.
 	decoding sync.Mutex
@@ -80,7 +88,7 @@ func (c *Child) StartWith(ctx context.Context, o CallOptions, fn string, args ..
 }
 
 func (c *Child) startTracked(ctx context.Context, o CallOptions, ended func(), fn string, args []any) *Tracked {
-	t := &Tracked{c: c, output: o.Output, ended: ended, done: make(chan struct{})}
+	t := &Tracked{c: c, output: o.Output, ended: ended, room: o.Room, done: make(chan struct{})}
 	payload, err := c.encode(ctx, o.Chain, fn, args, borrowFrom)
 	if err == nil {
 		select {
@@ -101,7 +109,11 @@ func (c *Child) startTracked(ctx context.Context, o CallOptions, ended func(), f
 func (t *Tracked) send(ctx context.Context, payload parts) error {
 	c := t.c
 	c.tracked.add(t)
-	handle := c.d.handles.add(handler{fn: t.deliver, respondent: c.id, once: true})
+	e := handler{fn: t.deliver, respondent: c.id, once: true}
+	if t.room != nil {
+		e.call = t
+	}
+	handle := c.d.handles.add(e)
 	err := c.sendCall(ctx, handle, payload)
 	if err != nil && !c.d.handles.remove(handle) {
 		return nil // it was delivered: the child is gone, and says so
@@ -117,8 +129,22 @@ func (t *Tracked) deliver(h pyproto.Header, payload []byte, shared bool) {
 	if shared {
 		payload = append(make([]byte, 0, len(payload)), payload...)
 	}
+	if h.ReplyTo != pyproto.IsDead {
+		t.kept = t.arriving
+	}
 	t.reply = reply{h, payload}
 	t.finish()
+}
+
+// Release gives back what the result takes of CallOptions.Room, once the call has ended and nobody uses its result any more.
+func (t *Tracked) Release() {
+	select {
+	case <-t.done:
+		if t.kept != nil {
+			t.kept.Done()
+		}
+	default:
+	}
 }
 
 func (t *Tracked) finish() {

@@ -44,7 +44,7 @@ func TestReserved(t *testing.T) {
 	dir := tree(t, map[string]string{"own/__init__.py": "", "own/other.py": "", "own/part.py": "disk = 1", "owner.py": "", "use.py": "import own.other, owner"})
 	im := newImporter(t, Options{
 		Path:     []string{dir},
-		Virtual:  map[string]Virtual{"own.part": {Path: "own/part.py", Source: []byte("virtual = 1")}},
+		Virtual:  map[string]Virtual{"own.part": NewVirtual("own/part.py", false, func() []byte { return []byte("virtual = 1") })},
 		Reserved: map[string]string{"own": "kept for us"},
 	})
 	for _, name := range []string{"own", "own.other", "own.absent.deep"} {

@@ -470,10 +470,10 @@ func (s *search) children(sp *spec) (present, packages, namespaces []string) {
 			names[leaf] = KindModule
 		}
 	}
-	for name := range s.im.virtual {
+	for name, v := range s.im.opt.Virtual {
 		if parent, leaf := parentName(name); parent == sp.name {
 			names[leaf] = KindModule
-			if s.im.opt.Virtual[name].IsPkg {
+			if v.isPkg {
 				names[leaf] = KindPackage
 			}
 		}

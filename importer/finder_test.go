@@ -291,8 +291,8 @@ func TestVirtual(t *testing.T) {
 	im := newImporter(t, Options{
 		Path: []string{tree(t, map[string]string{"mitogen/parent.py": "disk\n", "mitogen/__init__.py": "", "mitogen/extra.py": ""})},
 		Virtual: map[string]Virtual{
-			"mitogen":        {Path: "mitogend/mitogen", IsPkg: true},
-			"mitogen.parent": {Path: "mitogend/parent.py", Source: []byte("import socket\n")},
+			"mitogen":        NewVirtual("mitogend/mitogen", true, func() []byte { return nil }),
+			"mitogen.parent": NewVirtual("mitogend/parent.py", false, func() []byte { return []byte("import socket\n") }),
 		},
 	})
 	if got := sourceOf(t, im, "mitogen.parent", py3); got != "import socket\n" {

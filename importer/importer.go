@@ -2,6 +2,7 @@ package importer
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -54,13 +55,6 @@ type Main struct {
 	Run bool
 }
 
-// Virtual is a module that is served from memory.
-type Virtual struct {
-	Path   string // for tracebacks
-	Source []byte
-	IsPkg  bool
-}
-
 // NotFoundError says why a module is not served.
 type NotFoundError struct {
 	Name   string
@@ -87,12 +81,11 @@ func shorten(name string) string {
 // Importer finds modules and builds their records. It is safe for concurrent use, and shared by all streams.
 type Importer struct {
 	// Constant after New.
-	opt     Options
-	finder  *finder
-	cache   *cache
-	virtual map[string]*unit
-	empty   *unit // of namespace packages
-	log     *zap.Logger
+	opt    Options
+	finder *finder
+	cache  *cache
+	empty  *unit // of namespace packages
+	log    *zap.Logger
 }
 
 // New checks the options. It reads nothing of the path yet, save for what Venv has.
@@ -111,15 +104,12 @@ func New(opt Options) (*Importer, error) {
 			*p = def
 		}
 	}
-	im := &Importer{opt: opt, finder: f, cache: newCache(opt.MaxCache), virtual: map[string]*unit{}, empty: newUnit(nil), log: opt.Logger}
+	im := &Importer{opt: opt, finder: f, cache: newCache(opt.MaxCache), empty: newUnit(nil), log: opt.Logger}
 	if im.log == nil {
 		im.log = zap.NewNop()
 	}
-	for name, v := range opt.Virtual {
-		if fault := nameFault(name); fault != "" {
-			return nil, fmt.Errorf("importer: virtual module %q: %s", name, fault)
-		}
-		im.virtual[name] = newUnit(v.Source)
+	if err := checkVirtual(opt.Virtual); err != nil {
+		return nil, err
 	}
 	return im, nil
 }
@@ -227,6 +217,13 @@ type Module struct {
 	loc  location
 }
 
+// Mark tells a module from what has been, or will be, served under its name: by its source and the file's path.
+func (m *Module) Mark() (mark [16]byte) {
+	sum := sha256.Sum256(append(m.unit.hash[:len(m.unit.hash):len(m.unit.hash)], m.Path...))
+	copy(mark[:], sum[:])
+	return mark
+}
+
 // Source gives the module's source.
 func (m *Module) Source() ([]byte, error) { return inflate(m.Compressed) }
 
@@ -306,8 +303,8 @@ func (s *search) special(name string) *spec {
 		}
 		return nil
 	}
-	sp := &spec{kind: KindVirtual, file: location{dir: v.Path}}
-	if v.IsPkg {
+	sp := &spec{kind: KindVirtual, file: location{dir: v.path}}
+	if v.isPkg {
 		sp.dirs = []location{}
 	}
 	return sp
@@ -336,7 +333,7 @@ func (s *search) load(sp *spec) (*unit, error) {
 	case KindNamespace:
 		return s.im.empty, nil
 	case KindVirtual:
-		return s.im.virtual[sp.name], nil
+		return s.im.opt.Virtual[sp.name].unit(), nil
 	case KindMain:
 		return s.loadMain()
 	}

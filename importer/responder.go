@@ -81,6 +81,8 @@ type Event struct {
 	Reason string
 	// Target is the context that a module was forwarded to.
 	Target uint32
+	// Repeated: somebody else has been told of the same.
+	Repeated bool
 	// For is the module for whose sake another one was preloaded or foretold: the one that imports it, else the one asked for.
 	// It is empty for the one name of a push, and of several for what is imported by no other.
 	For string

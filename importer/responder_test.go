@@ -282,7 +282,9 @@ func TestResponderReasonsAndPolicy(t *testing.T) {
 		}
 	}
 	// The runtime's own modules are exempt.
-	own := newImporter(t, Options{Policy: Policy{Allow: []string{"app"}}, Virtual: map[string]Virtual{"mitogen.parent": {}, "mitogen": {IsPkg: true}}})
+	own := newImporter(t, Options{Policy: Policy{Allow: []string{"app"}}, Virtual: map[string]Virtual{
+		"mitogen.parent": NewVirtual("", false, func() []byte { return nil }), "mitogen": NewVirtual("", true, func() []byte { return nil }),
+	}})
 	sink := &recorder{}
 	ask(t, serve(t, own, sink, ResponderOptions{Policy: Policy{Deny: []string{"mitogen"}}}), "mitogen", "mitogen.parent", "mitogen.x")
 	equal(t, "virtual", sink.names(), []string{"mitogen", "mitogen.parent", "-mitogen.x"})

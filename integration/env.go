@@ -109,10 +109,17 @@ func clean(t testing.TB, p pythons.Python) Python {
 	return c
 }
 
-// EachPython runs a test under each interpreter, in parallel: when the function that calls it has returned.
+// between are versions of which those beside them tell as much. The packages' own tests run under them.
+var between = []string{"3.7", "3.10", "3.12"}
+
+// EachPython runs a test under each interpreter, in parallel: when the function that calls it has returned. MITOGEND_LONG runs
+// it under those between as well.
 func EachPython(t *testing.T, test func(*testing.T, Python)) {
 	t.Helper()
 	pythons.Each(t, func(t *testing.T, p pythons.Python) {
+		if os.Getenv("MITOGEND_LONG") == "" && slices.Contains(between, p.Version) {
+			t.Skip("MITOGEND_LONG runs it under this version as well")
+		}
 		t.Parallel()
 		test(t, clean(t, p))
 	})

@@ -22,12 +22,13 @@ var stub = sync.OnceValue(func() string {
 })
 
 // cores has core.py for 2.x and for 3.x.
-var cores = sync.OnceValue(func() map[int]string {
-	return map[int]string{2: Shrink(generation(core, 2)), 3: Shrink(generation(core, 3))}
-})
+var cores = map[int]func() string{
+	2: sync.OnceValue(func() string { return Shrink(generation(core, 2)) }),
+	3: sync.OnceValue(func() string { return Shrink(generation(core, 3)) }),
+}
 
 // Core is the source of core.py as children of Python 2.x or 3.x run it.
-func Core(major int) string { return cores()[major] }
+func Core(major int) string { return cores[major]() }
 
 // Stub is the text for `python -c`. It holds no character that any shell treats specially within single quotes: no
 // quote, newline, dollar, backtick, exclamation mark or backslash.
@@ -40,21 +41,18 @@ func Preamble(config map[string]any, hexVersion uint32) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	core, ok := packedCores()[int(hexVersion>>24)]
+	core, ok := packedCores[int(hexVersion>>24)]
 	if !ok {
 		return nil, fmt.Errorf("python: there is no runtime for sys.hexversion %#x", hexVersion)
 	}
-	stream := core.with([]byte("\x00" + literal))
+	stream := core().with([]byte("\x00" + literal))
 	return append([]byte(strconv.Itoa(len(stream))+"\n"), stream...), nil
 }
 
-var packedCores = sync.OnceValue(func() map[int]packed {
-	m := map[int]packed{}
-	for major, source := range cores() {
-		m[major] = pack([]byte(source))
-	}
-	return m
-})
+var packedCores = map[int]func() packed{
+	2: sync.OnceValue(func() packed { return pack([]byte(Core(2))) }),
+	3: sync.OnceValue(func() packed { return pack([]byte(Core(3))) }),
+}
 
 func deflate(data []byte) []byte { return pack(data).with(nil) }
 
@@ -125,7 +123,7 @@ func list(b *strings.Builder, n int, at func(int) any) error {
 // Module is a part of the child runtime that is served over the importer.
 type Module struct {
 	Path string // for tracebacks
-	Text string
+	Text func() string
 }
 
 //go:embed api.py
@@ -169,22 +167,16 @@ var watcher string
 
 // Modules gives the parts of the runtime that a child imports when it needs them, by name.
 func Modules() map[string]Module {
-	return map[string]Module{
-		"mitogen.api":       {Path: "mitogen/api.py", Text: Shrink(api)},
-		"mitogen.channel":   {Path: "mitogen/channel.py", Text: Shrink(channel)},
-		"mitogen.forked":    {Path: "mitogen/forked.py", Text: Shrink(forked)},
-		"mitogen.guard":     {Path: "mitogen/guard.py", Text: Shrink(guard)},
-		"mitogen.connect":   {Path: "mitogen/connect.py", Text: Shrink(connect)},
-		"mitogen.launch":    {Path: "mitogen/launch.py", Text: Shrink(launch)},
-		"mitogen.parent":    {Path: "mitogen/parent.py", Text: Shrink(parent)},
-		"mitogen.process":   {Path: "mitogen/process.py", Text: Shrink(process)},
-		"mitogen.program":   {Path: "mitogen/program.py", Text: Shrink(program)},
-		"mitogen.running":   {Path: "mitogen/running.py", Text: Shrink(running)},
-		"mitogen.script":    {Path: "mitogen/script.py", Text: Shrink(script)},
-		"mitogen.resources": {Path: "mitogen/resources.py", Text: Shrink(resources)},
-		"mitogen.watcher":   {Path: "mitogen/watcher.py", Text: Shrink(watcher)},
+	m := map[string]Module{
 		// A child of the other generation than its parent needs what the parent's own core lacks.
-		"mitogen.core2": {Path: "mitogen/core2.py", Text: "SOURCE=b" + strconv.QuoteToASCII(Core(2)) + "\n"},
-		"mitogen.core3": {Path: "mitogen/core3.py", Text: "SOURCE=b" + strconv.QuoteToASCII(Core(3)) + "\n"},
+		"mitogen.core2": {"mitogen/core2.py", func() string { return "SOURCE=b" + strconv.QuoteToASCII(Core(2)) + "\n" }},
+		"mitogen.core3": {"mitogen/core3.py", func() string { return "SOURCE=b" + strconv.QuoteToASCII(Core(3)) + "\n" }},
 	}
+	for name, source := range map[string]string{
+		"api": api, "channel": channel, "connect": connect, "forked": forked, "guard": guard, "launch": launch, "parent": parent,
+		"process": process, "program": program, "resources": resources, "running": running, "script": script, "watcher": watcher,
+	} {
+		m["mitogen."+name] = Module{"mitogen/" + name + ".py", func() string { return Shrink(source) }}
+	}
+	return m
 }

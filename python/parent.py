@@ -27,15 +27,21 @@ import errno
 import fcntl
 import os
 import select
-import signal
 import sys
-import threading
 import time
-from collections import deque
+from _collections import deque
 
 import mitogen.core as core
 import mitogen.running as running
 from mitogen.core import HEADER, HEADER_LEN, Message, _thread
+
+# On 3.x those in C: the modules signal and threading take longer to import than all that a program needs of the runtime.
+signal = core.signal
+Lock = _thread.allocate_lock
+if core.PY3:
+    RLock = core.RLock
+else:
+    from threading import RLock
 
 ADD_ROUTE = 103
 FORWARD_MODULE = 108
@@ -100,7 +106,7 @@ class Writer(object):
         self.fd = fd
         # Called on the reader when the descriptor is broken.
         self.on_error = on_error
-        self.lock = threading.RLock()
+        self.lock = RLock()
         self.queue = deque()
         # Of the first part: bytes that are written.
         self.offset = 0
@@ -372,7 +378,7 @@ class Relay(object):
         self.upstream = None
         self.children = {}
         # Held while descriptors are made and given to a process, so that no other process inherits them.
-        self.spawning = threading.Lock()
+        self.spawning = Lock()
         self.ending = False
         # The poller's: what to do for a descriptor; its Writer; what it is polled for.
         self.readers = {}
@@ -982,7 +988,7 @@ class Assembler(object):
         self.data = data
 
 
-attaching = threading.Lock()
+attaching = Lock()
 
 
 def leaf():
@@ -994,7 +1000,7 @@ def leaf():
         else:
             atexit._exithandlers[:] = [h for h in atexit._exithandlers if h[0] != relay.leave]
     relay = None
-    attaching = threading.Lock()
+    attaching = Lock()
     for name in 'guard', 'process', 'program', 'launch':
         if 'mitogen.' + name in sys.modules:
             sys.modules['mitogen.' + name].leaf()

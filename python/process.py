@@ -6,15 +6,16 @@ from __future__ import absolute_import
 
 import errno
 import os
-import signal
-import socket
-import threading
 import time
+
+import _socket
 
 import mitogen.core as core
 import mitogen.parent as parent
 import mitogen.running as running
 from mitogen.core import _thread
+
+signal = core.signal
 
 # Seconds between SIGTERM and SIGKILL, and after SIGKILL until a process that the kernel holds is given up.
 KILL_AFTER = 0.3
@@ -35,7 +36,7 @@ def patience():
 def pair():
     """Two connected sockets, as descriptors that no program inherits."""
     fds = []
-    for end in socket.socketpair():
+    for end in _socket.socketpair():
         fds.append(os.dup(end.fileno()))
         core.cloexec(fds[-1])
         end.close()
@@ -126,7 +127,7 @@ class Ender(object):
     """Ends processes, on a thread of its own while there are any."""
 
     def __init__(self):
-        self.lock = threading.Lock()
+        self.lock = _thread.allocate_lock()
         # Every process that is to be gone when this one is, and those that are to leave now.
         self.alive = set()
         self.leaving = set()

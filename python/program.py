@@ -7,7 +7,6 @@ from __future__ import absolute_import
 
 import errno
 import os
-import signal
 
 import mitogen.core as core
 import mitogen.guard
@@ -16,8 +15,8 @@ import mitogen.process as process
 from mitogen.core import Message
 from mitogen.guard import TELL, close
 
-# Bytes of a program's output that may be on the way.
-WINDOW = 1 << 20
+signal = core.signal
+
 # Seconds that a program has to leave after SIGINT, and after SIGTERM.
 GRACE = 2
 KILL_AFTER = 1
@@ -29,7 +28,7 @@ class Program(process.Process):
     """A process that runs a script, its three pipes, and where its output goes. Lives on the reader."""
     kill_after = KILL_AFTER
 
-    def __init__(self, context_id, handle, stdin, pipes):
+    def __init__(self, context_id, handle, stdin, pipes, credit):
         process.Process.__init__(self, None, reap=False)
         self.context_id = context_id
         self.handle = handle
@@ -37,8 +36,10 @@ class Program(process.Process):
         self.pipes = pipes
         # Where standard input comes in.
         self.input = None
-        # Bytes sent to the master and not yet acknowledged; beyond WINDOW the pipes are left alone.
-        self.unread = 0
+        # Bytes that the master still takes; without any the pipes are left alone.
+        self.credit = credit
+        # Set when it is stopped: nobody may take anything any more, and what is left in the pipes at the end is sent all the same.
+        self.stopped = False
         # Gets the error number with which it was not started, or 0.
         self.started = core.Latch()
 
@@ -53,15 +54,15 @@ class Program(process.Process):
     def on_output(self, fd, _event):
         """Pass on what was printed; False at the end."""
         try:
-            data = os.read(fd, core.CHUNK)
+            data = os.read(fd, min(core.CHUNK, self.credit) if self.credit > 0 else core.CHUNK)
         except (OSError, IOError) as e:
             return e.errno == errno.EINTR
         if not data:
             self.close_pipe(fd)
             return False
         self.tell(self.pipes[fd], data)
-        self.unread += len(data)
-        if self.unread > WINDOW:
+        self.credit -= len(data)
+        if self.credit <= 0:
             self.listen(False)
         return True
 
@@ -75,13 +76,15 @@ class Program(process.Process):
         os.close(fd)
 
     def on_message(self, msg):
-        """From the master: i and a chunk of standard input, nothing for its end; or a and the count of bytes taken."""
+        """From the master: i and a chunk of standard input, nothing for its end; or a and how many bytes more are taken."""
         tag, data = msg.data[:1], msg.data[1:]
         if msg.is_dead:
             return
         if tag == b'a':
-            self.unread -= int(data)
-            if self.unread <= WINDOW:
+            self.credit += int(data)
+            if self.status is not None:
+                self.finish()
+            elif self.credit > 0:
                 self.listen(True)
         elif self.stdin is not None and data:
             self.stdin.put(data)
@@ -110,14 +113,25 @@ class Program(process.Process):
         self.status = status
         # What it has left behind in its group.
         process.ender.end(self, 0)
+        self.finish()
+
+    def finish(self):
+        """Send what is left in the pipes, as far as it is taken, and then how the program has ended."""
         for fd in list(self.pipes):
-            while self.on_output(fd, None):
+            while (self.credit > 0 or self.stopped) and self.on_output(fd, None):
                 pass
+            if self.credit <= 0 and not self.stopped and fd in self.pipes:
+                return
             if fd in self.pipes:
                 self.close_pipe(fd)
         self.close_stdin()
         self.remove()
         self.tell(b'x', b'%d' % self.status)
+
+    def resume(self):
+        """It was stopped, maybe after its end."""
+        if self.status is not None and self.context_id in programs:
+            self.finish()
 
     def remove(self):
         programs.pop(self.context_id, None)
@@ -180,10 +194,10 @@ def leaf():
     programs.clear()
 
 
-def run(context_id, name, handle, spec, with_stdin):
+def run(context_id, name, handle, spec, with_stdin, credit):
     """
-    Start a program. Its output goes to the master's handle, tagged o or e, and last of all x with its wait status. Gives the
-    handle for standard input.
+    Start a program. Its output goes to the master's handle, tagged o or e, as much as `credit` at first, and last of all x with its
+    wait status. Gives the handle for standard input.
     """
     global news
     core.importer.record('mitogen.script')
@@ -204,7 +218,7 @@ def run(context_id, name, handle, spec, with_stdin):
                 pipes.append((os.open(os.devnull, os.O_RDONLY), None))
             (down_r, down_w), (up_r, up_w), (out_r, out_w), (err_r, err_w), (in_r, in_w) = pipes
             program = programs[context_id] = Program(
-                context_id, handle, parent.Writer(in_w) if with_stdin else None, {out_r: b'o', err_r: b'e'})
+                context_id, handle, parent.Writer(in_w) if with_stdin else None, {out_r: b'o', err_r: b'e'}, credit)
             records, codes = guard.news()
             guard.order(('fork', context_id, spec, records, codes), (down_r, up_w, in_r, out_w, err_w))
             failed = program.started.get()
@@ -227,5 +241,7 @@ def stop(context_id, signum):
     """End a program: by SIGINT or SIGTERM to its group, by SIGTERM if it is there GRACE seconds later, and then by SIGKILL."""
     program = programs.get(context_id)
     if program:
+        program.stopped = True
         program.signal(signum)
         process.ender.end(program, GRACE)
+        parent.relay.call_soon(program.resume)

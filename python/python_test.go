@@ -46,7 +46,7 @@ func writeRuntime(t *testing.T, major string) string {
 	n, _ := strconv.Atoi(major)
 	parts := map[string]string{"mitogen/core.py": Core(n)}
 	for _, m := range Modules() {
-		parts[m.Path] = m.Text
+		parts[m.Path] = m.Text()
 	}
 	if err := os.MkdirAll(filepath.Join(dir, "mitogen"), 0o755); err != nil {
 		t.Fatal(err)

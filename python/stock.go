@@ -26,7 +26,9 @@ var (
 )
 
 // HopModule is what a stock child imports, under the name of HopName, to start a child of another runtime behind itself.
-func HopModule() Module { return Module{Path: "mitogend/stock_hop.py", Text: stockHop} }
+func HopModule() Module {
+	return Module{Path: "mitogend/stock_hop.py", Text: func() string { return stockHop }}
+}
 
 // HopName is the name of HopModule: none of Mitogen's own.
 const HopName = "mitogend_hop"

@@ -28,6 +28,8 @@ def main(boot, _source):
     source = boot['source'].encode('utf-8')
     config = boot['config']
     config['version'] = tuple(config['version'])
+    if os.environ.get('SUDO_PROMPT', '').startswith('mitogen-sudo-prompt-'):
+        del os.environ['SUDO_PROMPT']  # it was for our sudo
     # Kept, since 2.x clears the globals of a module that is dropped, and these are ours.
     sys.stock_boot = [sys.modules.pop(name) for name in ('__main__', 'mitogen.core', 'mitogen')]
     os.setsid = setsid

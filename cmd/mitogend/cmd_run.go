@@ -2,8 +2,8 @@ package main
 
 import (
 	"archive/zip"
-	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -20,6 +19,7 @@ import (
 	"mitogend/daemon"
 	"mitogend/daemon/owned"
 	"mitogend/importer"
+	"mitogend/pyproto/printable"
 )
 
 type runCommand struct {
@@ -68,9 +68,9 @@ func (c *runCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	return fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
 		o := script.options
 		o.Args, o.Stdin, o.Stdout, o.Stderr = args[1:], stdin, j.stdout, j.stderr
-		var stdout, stderr captured
+		stdout, stderr := &captured{spool: &fl.spool}, &captured{spool: &fl.spool}
 		if c.json {
-			o.Stdout, o.Stderr = &stdout, &stderr
+			o.Stdout, o.Stderr = stdout, stderr
 		}
 		status, err := j.child.Run(ctx, o)
 		if err != nil {
@@ -78,7 +78,11 @@ func (c *runCommand) run(cmd *cobra.Command, a *app, args []string) error {
 		}
 		out := c.outcome(status, len(fl.targets) == 1)
 		if c.json {
-			out.Result = programResult(status, &stdout, &stderr)
+			out.write = func(w io.Writer) {
+				programResult(w, status, stdout, stderr)
+				stdout.release()
+				stderr.release()
+			}
 		}
 		return out
 	})
@@ -213,38 +217,34 @@ func (c *runCommand) outcome(s daemon.ExitStatus, single bool) *outcome {
 	return out
 }
 
-// maxCaptured is how much of a program's stdout, and of its stderr, --json keeps.
-const maxCaptured = 16 << 20
-
-// captured keeps the beginning of what is written to it.
-type captured struct {
-	bytes.Buffer
-	cut bool
+// programResult writes the result of run in --json.
+func programResult(w io.Writer, s daemon.ExitStatus, stdout, stderr *captured) {
+	fmt.Fprintf(w, `{"status":%d,"signal":%d,"stdout":`, s.Code, s.Signal)
+	writeOutput(w, stdout)
+	_, _ = io.WriteString(w, `,"stderr":`)
+	writeOutput(w, stderr)
+	fmt.Fprintf(w, `,"truncated":%t}`, stdout.cut || stderr.cut)
 }
 
-func (c *captured) Write(p []byte) (int, error) {
-	keep := min(len(p), maxCaptured-c.Len())
-	c.cut = c.cut || keep < len(p)
-	c.Buffer.Write(p[:keep])
-	return len(p), nil
-}
-
-// programResult is the result of run in --json.
-func programResult(s daemon.ExitStatus, stdout, stderr *captured) []byte {
-	w := jsonWriter{}
-	fmt.Fprintf(&w.buf, `{"status":%d,"signal":%d,"stdout":`, s.Code, s.Signal)
-	w.output(stdout)
-	w.buf.WriteString(`,"stderr":`)
-	w.output(stderr)
-	fmt.Fprintf(&w.buf, `,"truncated":%t}`, stdout.cut || stderr.cut)
-	return w.buf.Bytes()
-}
-
-// output writes what a program printed: as text where it is UTF-8.
-func (w *jsonWriter) output(c *captured) {
-	if utf8.Valid(c.Bytes()) {
-		w.text(c.String())
+// writeOutput writes what a program printed: as text where it is UTF-8. What can not be read back any more counts as cut off.
+func writeOutput(w io.Writer, c *captured) {
+	if c.eachText(func(string) error { return nil }) == nil {
+		_, _ = io.WriteString(w, `"`)
+		err := c.eachText(func(text string) error {
+			var piece jsonWriter
+			piece.text(text)
+			quoted := printable.JSON(piece.buf.Bytes())
+			_, err := w.Write(quoted[1 : len(quoted)-1])
+			return err
+		})
+		c.cut = c.cut || err != nil
+		_, _ = io.WriteString(w, `"`)
 		return
 	}
-	w.bytes(c.Bytes())
+	fmt.Fprintf(w, `{"%s":"`, keyBytes)
+	enc := base64.NewEncoder(base64.StdEncoding, w)
+	err := c.each(func(data []byte) error { _, err := enc.Write(data); return err })
+	c.cut = c.cut || err != nil
+	_ = enc.Close()
+	_, _ = io.WriteString(w, `"}`)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"io"
@@ -39,10 +40,28 @@ func newConsole(out, err *os.File, onFailed func(error)) *console {
 	return c
 }
 
+// together has fn write what nothing else may come between.
+func (s *stream) together(fn func(io.Writer)) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	b := bufio.NewWriterSize(writerFunc(s.write), 64<<10)
+	fn(b)
+	_ = b.Flush()
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
 // Write implements io.Writer. After stdout has failed once, what goes there is dropped: everything is being ended then.
 func (s *stream) Write(p []byte) (int, error) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
+	return s.write(p)
+}
+
+// write is Write with the lock held.
+func (s *stream) write(p []byte) (int, error) {
 	if s.tty {
 		s.c.erase()
 	}

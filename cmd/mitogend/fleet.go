@@ -59,6 +59,7 @@ type fleet struct {
 	daemon   daemon.Master
 	local    bool    // it is this process's own
 	tracer   *tracer // nil without --trace
+	spool    spool
 
 	running, done, failed atomic.Int32
 	status                atomic.Int32 // the highest so far
@@ -82,6 +83,7 @@ type outcome struct {
 	Seconds float64         `json:"seconds"`
 	Imports []importRow     `json:"imports,omitempty"`
 
+	write  func(io.Writer) // writes the result as JSON where that may be large, and then Result is not set
 	status int
 	silent bool // the error is the program's own business: it has an exit status
 }
@@ -311,7 +313,7 @@ func (fl *fleet) show(j *job, out *outcome) {
 	}
 	c := fl.app.console
 	if fl.flags.json {
-		writeJSON(c.out, out)
+		c.out.together(out.writeJSON)
 		return
 	}
 	if out.Error != nil && !out.silent {

@@ -196,6 +196,29 @@ func (w *jsonWriter) pairs(d *pyproto.Dict) {
 	w.buf.WriteString("]}")
 }
 
+// writeJSON writes the outcome's line, a large result piece by piece.
+func (out *outcome) writeJSON(w io.Writer) {
+	if out.write == nil {
+		writeJSON(w, out)
+		return
+	}
+	var head, tail bytes.Buffer
+	writeJSON(&head, struct {
+		Target string `json:"target"`
+		OK     bool   `json:"ok"`
+	}{out.Target, out.OK})
+	writeJSON(&tail, struct {
+		Error   *failure    `json:"error,omitempty"`
+		Seconds float64     `json:"seconds"`
+		Imports []importRow `json:"imports,omitempty"`
+	}{out.Error, out.Seconds, out.Imports})
+	_, _ = w.Write(bytes.TrimSuffix(head.Bytes(), []byte("}\n")))
+	_, _ = io.WriteString(w, `,"result":`)
+	out.write(w)
+	_, _ = io.WriteString(w, ",")
+	_, _ = w.Write(tail.Bytes()[1:])
+}
+
 // writeJSON writes one line, in which nothing is left that a terminal obeys.
 func writeJSON(w io.Writer, v any) {
 	var b bytes.Buffer

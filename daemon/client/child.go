@@ -345,6 +345,8 @@ func (s *stream) open(method string, params any, take func(*wire.Item) error) er
 		return toGo(err)
 	}
 	s.id = got.Stream
+	s.c.streams.Add(1)
+	defer s.c.streams.Add(-1)
 	if s.onOpen != nil {
 		s.onOpen()
 	}
@@ -383,12 +385,17 @@ type answer struct {
 	err   error
 }
 
-// readBytes is how much one read takes of a stream.
-const readBytes = 1 << 20
+// readBytes is how much is asked for at once of all streams together, and one read takes no more than maxRead and no less than minRead.
+const (
+	readBytes = 8 << 20
+	maxRead   = 1 << 20
+	minRead   = 16 << 10
+)
 
 func (s *stream) read(to chan<- answer) {
 	var a answer
-	a.err = s.c.Do(s.ctx, "read", &wire.Read{Stream: s.id, Max: readBytes}, &a.items)
+	share := max(minRead, min(maxRead, readBytes/int(max(s.c.streams.Load(), 1))))
+	a.err = s.c.Do(s.ctx, "read", &wire.Read{Stream: s.id, Max: share}, &a.items)
 	to <- a
 }
 

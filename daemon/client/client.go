@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"mitogend/daemon"
@@ -50,6 +51,8 @@ type Client struct {
 	opt   Options
 	slots chan struct{}
 	ended chan struct{} // closed when the reader has ended
+
+	streams atomic.Int64 // that are being read
 
 	wmu sync.Mutex // held while a message is written
 

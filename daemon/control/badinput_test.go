@@ -437,6 +437,43 @@ func TestClientThatNeverReads(t *testing.T) {
 	}
 }
 
+func TestResponsesWait(t *testing.T) {
+	b := newBed(t, nil)
+	c := b.raw(t)
+	if err := c.Conn.(*net.UnixConn).SetReadBuffer(4096); err != nil {
+		t.Fatal(err)
+	}
+	runtime.GC()
+	before, peak := b.Stats().HeapBytes, uint64(0)
+	// 120 MB of results are asked for before anything is read.
+	const count, size = 120, 1 << 20
+	for i := range uint32(count) {
+		method := []string{"call", "call_async"}[i%2]
+		p := map[string]any{"target": fmt.Sprintf("local:?connect_timeout=%d", 30+i%8), "function": "builtins:bytes", "args": []int{size}}
+		if method == "call_async" {
+			p["read"] = true
+		}
+		c.send(t, i, method, p)
+	}
+	other := b.connect(t, "local:")
+	seen := map[uint32]bool{}
+	for range count {
+		if err := other.Call(t.Context(), "mod:pid").Err(); err != nil {
+			t.Fatal("another client is disturbed: ", err)
+		}
+		m, e := c.reply(t)
+		if e != nil || len(m.Result) < size || seen[m.ID] {
+			t.Fatalf("%d of %d responses came, and then %v with %d bytes", len(seen), count, e, len(m.Result))
+		}
+		seen[m.ID] = true
+		peak = max(peak, b.Stats().HeapBytes)
+	}
+	t.Logf("the heap grew by %d MB", (int64(peak)-int64(before))>>20)
+	if peak > before+110<<20 {
+		t.Errorf("the heap grew by %d MB", (peak-before)>>20)
+	}
+}
+
 func TestProgramWaitsForItsReader(t *testing.T) {
 	b := newBed(t, nil)
 	c := b.connect(t, "local:")

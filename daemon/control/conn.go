@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"mitogend/daemon"
 	"mitogend/daemon/pool"
 	"mitogend/daemon/wire"
 )
@@ -18,9 +19,11 @@ import (
 const (
 	maxRequests     = 1024      // under way at once
 	maxRequestBytes = 256 << 20 // of those
-	maxReplyBytes   = 64 << 20  // replies that wait to be read; one may be larger
-	pauseBytes      = 8 << 20   // of those, before its requests are left unread
-	maxStreams      = 4096
+	// Replies that wait to be read, and one more. While there are more, the next one waits to be made, and requests are left unread.
+	maxReplyBytes = 8 << 20
+	// Large results of its calls, from before they are read from the child until their replies are made; one may be larger.
+	maxResultBytes = 32 << 20
+	maxStreams     = 4096
 )
 
 // conn is one client.
@@ -32,14 +35,20 @@ type conn struct {
 	log    *zap.Logger
 	ctx    context.Context // ends with the connection
 	cancel context.CancelCauseFunc
+	// room is what large results count in.
+	room *daemon.Assembly
 
 	wg sync.WaitGroup // requests and streams
+
+	// making is held while a reply is made, and while it waits for room before that. mu is locked under it.
+	making sync.Mutex
 
 	// mu protects the following. Nothing is locked under it.
 	mu       sync.Mutex
 	requests map[uint32]context.CancelCauseFunc
-	count    int // requests under way, notifications included
-	bytes    int // of those
+	count    int       // requests under way, notifications included
+	bytes    int       // of those
+	busy     time.Time // when the first of them came: what the client has changed before that is looked for
 	streams  map[uint32]*stream
 	last     uint32 // stream
 	leases   map[uint32]*held
@@ -59,7 +68,7 @@ type held struct {
 func newConn(s *Server, nc net.Conn, pid int) *conn {
 	c := &conn{
 		s: s, nc: nc, pid: pid, log: s.log.With(zap.Int("client", pid)), requests: map[uint32]context.CancelCauseFunc{},
-		streams: map[uint32]*stream{}, leases: map[uint32]*held{}, turns: map[string]*turn{},
+		room: s.d.NewAssembly(maxResultBytes), streams: map[uint32]*stream{}, leases: map[uint32]*held{}, turns: map[string]*turn{},
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	return c
@@ -85,8 +94,12 @@ func (c *conn) serve() {
 	leases := c.leases
 	c.leases = nil
 	c.s.counts.streams.Add(-int64(len(c.streams)))
+	streams := c.streams
 	c.streams = nil
 	c.mu.Unlock()
+	for _, s := range streams {
+		s.drop()
+	}
 	for _, h := range leases {
 		h.lease.Release()
 	}
@@ -135,7 +148,7 @@ func (c *conn) readAll() error {
 				data = r.Partial()
 			}
 			if id, ok := wire.PartialID(data); ok {
-				c.reply(id, wire.Errorf(wire.KindUsage, "%v", err), nil)
+				c.reply(id, wire.Errorf(wire.KindUsage, "%v", err), nil, func() {})
 			}
 		}
 		if err != nil {
@@ -152,11 +165,11 @@ func (s *Server) maxMessage() int {
 	return wire.DefaultMaxMessage
 }
 
-// breathe waits while many replies are unread: a client that does not read is not read either.
+// breathe waits while many replies are unread: a client that does not read is not read either, and what it gets next is not made.
 func (c *conn) breathe() error {
 	for {
 		c.mu.Lock()
-		if c.outBytes <= pauseBytes {
+		if c.outBytes <= maxReplyBytes {
 			c.mu.Unlock()
 			return nil
 		}
@@ -173,16 +186,21 @@ func (c *conn) breathe() error {
 	}
 }
 
-// reply queues a response, and writes it unless somebody is writing.
-func (c *conn) reply(id uint32, e *wire.Error, result any) {
-	msg, err := wire.NewResponse(id, e, result)
-	if err != nil {
-		msg, _ = wire.NewResponse(id, wire.Errorf(wire.KindInternal, "the result can not be sent: %v", err), nil)
-	}
+// late is a result that is taken from where it waits when there is room for the reply.
+type late func() (any, error)
+
+// reply makes a response once there is room for it, queues it, and writes it unless somebody is writing. queued is called before
+// the client can know of it. A response waits for a client that reads slowly, and is dropped only with the connection.
+func (c *conn) reply(id uint32, e error, result any, queued func()) {
+	c.making.Lock()
+	gone := c.breathe() != nil
+	msg := response(id, e, result)
+	queued()
 	c.mu.Lock()
-	if c.outBytes > 0 && c.outBytes+len(msg) > maxReplyBytes {
-		e := wire.Errorf(wire.KindOverflow, "%d bytes of replies wait to be read, and this one of %d bytes was dropped", c.outBytes, len(msg))
-		msg, _ = wire.NewResponse(id, e, nil)
+	c.making.Unlock()
+	if gone && c.outBytes > 0 && c.outBytes+len(msg) > maxReplyBytes {
+		c.mu.Unlock()
+		return
 	}
 	c.out = append(c.out, msg)
 	c.outBytes += len(msg)
@@ -193,6 +211,23 @@ func (c *conn) reply(id uint32, e *wire.Error, result any) {
 	c.writing = true
 	c.mu.Unlock()
 	c.writeAll()
+}
+
+// response encodes a result, or that it can not be sent.
+func response(id uint32, e error, result any) []byte {
+	if take, ok := result.(late); ok && e == nil {
+		result, e = take()
+	}
+	if e != nil {
+		if msg, err := wire.NewResponse(id, wire.FromError(e), nil); err == nil {
+			return msg
+		}
+	}
+	msg, err := wire.NewResponse(id, nil, result)
+	if err != nil {
+		msg, _ = wire.NewResponse(id, wire.Errorf(wire.KindInternal, "the result can not be sent: %v", err), nil)
+	}
+	return msg
 }
 
 // writeAll writes until nothing is left. The caller has set writing.
@@ -241,7 +276,7 @@ func (c *conn) wrote(n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.outBytes -= n
-	if c.drained != nil && c.outBytes <= pauseBytes/2 {
+	if c.drained != nil && c.outBytes <= maxReplyBytes/2 {
 		close(c.drained)
 		c.drained = nil
 	}
@@ -299,6 +334,9 @@ func (c *conn) lease(ctx context.Context, t *wire.Target, w *pool.Watcher) (l *p
 			return nil, nil, err
 		}
 		r.Watch = w
+		c.mu.Lock()
+		r.Since = c.busy
+		c.mu.Unlock()
 		l, err := c.s.pool.Get(ctx, *r)
 		if err != nil {
 			return nil, nil, err
@@ -380,6 +418,7 @@ func (c *conn) forget(s *stream) {
 	if ok {
 		c.s.counts.streams.Add(-1)
 		close(s.gone)
+		s.drop()
 	}
 	s.cancel(errStreamClosed)
 }

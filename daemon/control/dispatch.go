@@ -25,6 +25,7 @@ type call struct {
 	turn  *turn  // nil without an order
 	order string // that it has its turn in
 	later bool   // the turn is given on by the work that the request begins
+	made  func() // called when the reply was made; may be nil
 }
 
 // begun lets the next request of the same order begin. Without it, that begins when this one ends. It may be called twice.
@@ -65,7 +66,7 @@ func (c *conn) handle(m *wire.Message, size int) error {
 	c.s.counts.requests.Add(1)
 	refuse := func(err error) {
 		if m.Type == wire.Request {
-			c.reply(m.ID, wire.FromError(err), nil)
+			c.reply(m.ID, err, nil, func() {})
 		} else {
 			c.log.Info("a notification failed", zap.String("method", m.Method), zap.Error(err))
 		}
@@ -100,15 +101,25 @@ func (c *conn) handle(m *wire.Message, size int) error {
 		defer c.wg.Done()
 		result, err := r.do(run, timeout)
 		cancel(nil)
-		if !r.later {
-			r.begun()
+		done := func() {
+			if !r.later {
+				r.begun()
+			}
+			c.exit(m, size)
+			if r.made != nil {
+				r.made()
+			}
 		}
-		c.exit(m, size)
-		switch {
-		case err != nil:
-			refuse(err)
-		case m.Type == wire.Request:
-			c.reply(m.ID, nil, result)
+		if m.Type == wire.Request {
+			c.reply(m.ID, err, result, done)
+		} else {
+			if take, ok := result.(late); ok && err == nil {
+				_, err = take()
+			}
+			done()
+			if err != nil {
+				refuse(err)
+			}
 		}
 		if def.work {
 			c.s.end()
@@ -146,6 +157,9 @@ func (c *conn) enter(m *wire.Message, size int, cancel context.CancelCauseFunc) 
 			return wire.Errorf(wire.KindUsage, "another request with msgid %d is under way", m.ID)
 		}
 		c.requests[m.ID] = cancel
+	}
+	if c.count == 0 {
+		c.busy = time.Now()
 	}
 	c.count++
 	c.bytes += size

@@ -7,9 +7,11 @@
 // Every queue has a bound, and a rule for when it is full:
 //
 //	requests of one client under way      maxRequests, maxRequestBytes: refused with kind overflow
-//	replies that a client does not read   maxReplyBytes: the reply is replaced by an error of kind overflow; a client that
-//	                                      takes nothing for Options.StallTimeout while replies wait is disconnected
-//	a program's output, a channel         streamBytes: the program or the sender waits (end to end, to the process that writes)
+//	replies that a client does not read   maxReplyBytes: the next reply waits to be made, and requests are left unread; a client
+//	                                      that takes nothing for Options.StallTimeout while replies wait is disconnected
+//	large results of its calls            maxResultBytes: the child's stream is not read (daemon.CallOptions.Room)
+//	a channel                             streamBytes: the sender waits (end to end, to the process that writes)
+//	a program's output                    daemon.OutputShare: the program waits in the same way
 //	what a function prints, events        streamBytes: what does not fit is dropped and counted
 //	messages to a receiver                daemon.DefaultReceiverBytes: the receiver ends with an error
 //	what waits for a child to read        daemon.Options.MaxPending: the request waits
@@ -32,7 +34,8 @@
 //
 // # Locks
 //
-// Server.mu, conn.mu, stream.mu and exporter.mu are taken alone; a stream's is also taken under hub.mu, which gives out events.
-// Nothing that blocks is done under them. Server.invMu is held while the inventory is asked, which may run a program: it is
+// conn.making is held while a reply is made, and while it waits for room before that: who waits holds a result, not its encoding,
+// and what a stream has stays there. Server.mu, conn.mu, stream.mu and exporter.mu may be taken under it, and else are taken alone; a stream's is also taken under hub.mu, which gives out events.
+// Nothing that blocks is done under those four. Server.invMu is held while the inventory is asked, which may run a program: it is
 // taken by requests that name a target, with no other lock.
 package control

@@ -196,14 +196,16 @@ func (c *call) call(p *wire.Call) (any, error) {
 	}
 	defer done()
 	started := time.Now()
-	k := l.Start(c.ctx, daemon.CallOptions{Chain: p.Chain}, p.Function, args...)
+	k := l.Start(c.ctx, daemon.CallOptions{Chain: p.Chain, Room: c.room}, p.Function, args...)
 	c.begun()
 	v, err := k.Wait(c.ctx).Value()
 	c.s.called(l, p.Function, p.Traceparent, started, err)
-	if err != nil {
-		return nil, err
+	var value *wire.Value
+	if err == nil {
+		value, err = wire.NewValue(v, !p.Exact, c.s.maxMessage())
 	}
-	return wire.NewValue(v, !p.Exact, c.s.maxMessage())
+	c.made = k.Release
+	return value, err
 }
 
 // called counts a call and tells of it.

@@ -210,7 +210,7 @@ func (s *Server) onLog(log *zap.Logger) func(*pool.Conn, daemon.Log) {
 }
 
 func (s *Server) onImport(c *pool.Conn, e importer.Event) {
-	if e.Bytes > 0 {
+	if e.Bytes > 0 && !e.Repeated {
 		s.counts.modules.Add(1)
 		s.counts.moduleBytes.Add(int64(e.Bytes))
 	}

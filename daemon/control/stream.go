@@ -44,6 +44,7 @@ type stream struct {
 	dropped int64
 	ended   bool
 	child   *wire.Connected
+	release func() // gives back what the result takes of conn.room; nil for nothing
 }
 
 func token(c chan struct{}) {
@@ -80,13 +81,34 @@ func (s *stream) message(v any, plain bool) error {
 	return s.put(wire.Item{Kind: wire.ItemMessage, Value: value})
 }
 
-// result ends the stream with what a function has returned.
-func (s *stream) result(v any, plain bool) error {
+// result ends the stream with what a function has returned. release is called when the client has taken it, or will not.
+func (s *stream) result(v any, plain bool, release func()) error {
 	value, err := wire.NewValue(v, plain, s.c.s.maxMessage())
-	if err == nil {
-		s.finish(wire.Item{Kind: wire.ItemResult, Value: value})
+	if err != nil {
+		release()
+		return err
 	}
-	return err
+	s.mu.Lock()
+	s.release = release
+	s.mu.Unlock()
+	s.finish(wire.Item{Kind: wire.ItemResult, Value: value})
+	select {
+	case <-s.gone:
+		s.drop()
+	default:
+	}
+	return nil
+}
+
+// drop forgets what has not been read, of a stream that nobody reads any more.
+func (s *stream) drop() {
+	s.mu.Lock()
+	release := s.release
+	s.release, s.items, s.bytes = nil, nil, 0
+	s.mu.Unlock()
+	if release != nil {
+		release()
+	}
 }
 
 // offer adds an item if there is room, and counts it otherwise. It never blocks.
@@ -143,26 +165,37 @@ func (s *stream) fail(err error) {
 	s.finish(wire.Item{Kind: wire.ItemError, Error: wire.FromError(err)})
 }
 
-// read takes what is there, up to about max bytes, after waiting for something to be there.
-func (s *stream) read(ctx context.Context, max int) (*wire.Items, error) {
+// read waits for something to be there, of which the reply takes up to about max bytes.
+func (s *stream) read(ctx context.Context, max int) (any, error) {
 	if max <= 0 {
 		max = defaultRead
 	}
-	for {
-		if out := s.take(max); out != nil {
-			if out.End {
-				s.c.forget(s)
-			}
-			return out, nil
-		}
+	closed := wire.Errorf(wire.KindUnknown, "stream %d was closed", s.id)
+	for !s.ready() {
 		select {
 		case <-s.changed:
 		case <-s.gone:
-			return nil, wire.Errorf(wire.KindUnknown, "stream %d was closed", s.id)
+			return nil, closed
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
 	}
+	return late(func() (any, error) {
+		out := s.take(max)
+		if out == nil {
+			return nil, closed
+		}
+		if out.End {
+			s.c.forget(s)
+		}
+		return out, nil
+	}), nil
+}
+
+func (s *stream) ready() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.items) > 0 || s.ended || s.dropped > 0
 }
 
 func (s *stream) take(max int) *wire.Items {
@@ -198,6 +231,7 @@ type writer struct {
 
 // Write waits for room; by that the program waits.
 func (w writer) Write(p []byte) (int, error) {
+	w.s.setMax(w.s.c.s.d.OutputShare())
 	for n := 0; n < len(p); {
 		k := min(len(p)-n, outputChunk)
 		if err := w.s.put(wire.Item{Kind: w.kind, Data: append([]byte(nil), p[n:n+k]...)}); err != nil {

@@ -91,7 +91,7 @@ func (c *call) callAsync(p *wire.Call) (any, error) {
 		}
 		defer done()
 		s.setChild(l)
-		o := daemon.CallOptions{Chain: p.Chain}
+		o := daemon.CallOptions{Chain: p.Chain, Room: c.room}
 		if p.Output {
 			s.setMax(printBytes)
 			o.Output = func(data []byte) {
@@ -104,7 +104,9 @@ func (c *call) callAsync(p *wire.Call) (any, error) {
 		v, err := k.Wait(s.ctx).Value()
 		c.s.called(l, p.Function, p.Traceparent, started, err)
 		if err == nil {
-			err = s.result(v, !p.Exact)
+			err = s.result(v, !p.Exact, k.Release)
+		} else {
+			k.Release()
 		}
 		if err != nil {
 			s.fail(err)
@@ -241,7 +243,7 @@ func pump(s *stream, ch *pool.Channel, plain bool) error {
 	if err != nil {
 		return err
 	}
-	return s.result(v, plain)
+	return s.result(v, plain, func() {})
 }
 
 func (c *call) receiver(p *wire.Receiver) (any, error) {

@@ -47,10 +47,11 @@ type Conn struct {
 
 	stale bool // a module has changed
 
-	// sentMu protects sent: what the connection was sent, or refused (nil), by name. Nothing is locked under it.
+	// sentMu protects the following. Nothing is locked under it.
 	sentMu  sync.Mutex
-	sent    map[string]*byte
-	refused int // of those, by nil
+	sent    map[string]mark // what the connection was sent, or refused, by name
+	refused int             // of those
+	checked *check          // by which all of them are as they were
 
 	// watchMu protects watchers. Nothing is locked under it.
 	watchMu  sync.RWMutex
@@ -116,14 +117,15 @@ func (c *Conn) onImport(e importer.Event) {
 	}
 }
 
-// remember notes what a name is now. What is served is built once and kept, so that its place in memory tells whether it is the
-// same as before.
+// remember notes what a name is now, if it is not known.
 func (c *Conn) remember(name string) {
 	if len(name) > importer.MaxName {
 		return // never served
 	}
-	mark := c.mark(name, c.version())
-	if !c.keep(name, mark) {
+	c.sentMu.Lock()
+	_, known := c.sent[name]
+	c.sentMu.Unlock()
+	if !known && !c.keep(name, markOf(c.im, name, c.version())) {
 		select {
 		case <-c.ready:
 			if c.child != nil {
@@ -135,37 +137,29 @@ func (c *Conn) remember(name string) {
 }
 
 // keep is false for one more refused name than there may be.
-func (c *Conn) keep(name string, mark *byte) bool {
+func (c *Conn) keep(name string, m mark) bool {
 	c.sentMu.Lock()
 	defer c.sentMu.Unlock()
 	if c.sent == nil {
-		c.sent = map[string]*byte{}
+		c.sent = map[string]mark{}
 	}
 	if _, ok := c.sent[name]; ok {
 		return true
 	}
-	if mark == nil {
+	if m == (mark{}) {
 		if c.refused >= maxRefused {
 			return false
 		}
 		c.refused++
 	}
-	c.sent[name] = mark
+	c.sent[name] = m
+	c.checked = nil
 	return true
 }
 
 // maxRefused is how many names a connection remembers that were refused. For one beyond it, that there is such a module now does not
 // make the connection stale.
 const maxRefused = 10000
-
-// mark is nil for a module that is not served.
-func (c *Conn) mark(name string, v importer.Version) *byte {
-	m, err := c.im.Module(context.Background(), name, v)
-	if err != nil || len(m.Compressed) == 0 {
-		return nil
-	}
-	return &m.Compressed[0]
-}
 
 // version is the child's, or unknown while it is being connected.
 func (c *Conn) version() importer.Version {
@@ -179,16 +173,27 @@ func (c *Conn) version() importer.Version {
 	return importer.Version{}
 }
 
-// outdated tells whether something that was sent is not any more what would be sent now. It reads directories and files' times.
-func (c *Conn) outdated() bool {
+// outdated tells whether something that was sent is not any more what would be sent now, or at since. It reads directories and
+// files' times, for all connections at once.
+func (c *Conn) outdated(since time.Time) bool {
+	v := c.version()
+	k := c.p.check(c.im, v, since)
 	c.sentMu.Lock()
+	if c.checked == k || len(c.sent) == 0 {
+		c.sentMu.Unlock()
+		return false
+	}
 	sent := maps.Clone(c.sent)
 	c.sentMu.Unlock()
-	v := c.version()
-	for name, mark := range sent {
-		if c.mark(name, v) != mark {
+	for name, m := range sent {
+		if k.mark(name) != m {
 			return true
 		}
+	}
+	c.sentMu.Lock()
+	defer c.sentMu.Unlock()
+	if len(c.sent) == len(sent) {
+		c.checked = k
 	}
 	return false
 }
@@ -239,7 +244,7 @@ func (call *Call) Wait(ctx context.Context) *daemon.Result {
 		r = call.Result(context.Background())
 		call.c.finish(r.Err() == nil)
 	default:
-		call.c.abandon(call.Done())
+		call.c.abandon(call.Done(), call.Release)
 	}
 	return r
 }
@@ -268,7 +273,7 @@ func (ch *Channel) Close() {
 	case <-ch.Done():
 		ch.c.finish(ch.Result(context.Background()).Err() == nil)
 	default:
-		ch.c.abandon(ch.Done())
+		ch.c.abandon(ch.Done(), func() {})
 	}
 }
 
@@ -301,13 +306,14 @@ func (c *Conn) finish(ok bool) {
 	c.progress = time.Now()
 }
 
-// abandon follows a call that nobody waits for.
-func (c *Conn) abandon(done <-chan struct{}) {
+// abandon follows a call that nobody waits for. release gives back its result.
+func (c *Conn) abandon(done <-chan struct{}, release func()) {
 	c.p.mu.Lock()
 	defer c.p.mu.Unlock()
 	c.abandoned++
 	go func() { // ends with the call, at the latest with the child
 		<-done
+		release()
 		c.finish(false)
 		c.p.mu.Lock()
 		defer c.p.mu.Unlock()

@@ -9,7 +9,8 @@
 // When the last lease is released while a call runs, the child is ended: nobody waits for what it does.
 //
 // Python imports a module once. So a connection to which a module was sent that has changed since, here, or that was told that
-// there is none and now there is, is not given to a new lease either.
+// there is none and now there is, is not given to a new lease either. Whether that is so is looked up once for all connections that
+// are asked for within 100 ms (check), and again for a client that had nothing under way when it asked: it may have changed them.
 //
 // Nothing that may have run is done again: the pool connects anew only for a new lease.
 //
@@ -23,6 +24,6 @@
 //
 // # Locks
 //
-// Pool.mu guards everything but the atomics; Conn.watchMu and Conn.sentMu what their fields say. Each is taken alone, and nothing
+// Pool.mu guards everything but the atomics; Pool.checkMu, Conn.watchMu and Conn.sentMu what their fields say. Each is taken alone, and nothing
 // that blocks is done under them.
 package pool

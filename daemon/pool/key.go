@@ -37,6 +37,8 @@ type Request struct {
 	Env []string
 	// Fresh is a connection that nobody shares.
 	Fresh bool
+	// Since: changes of modules before this time are looked for. Those within the last 100 ms may go unnoticed if it is zero.
+	Since time.Time
 	// Watch is told what happens on the connection, beginning with the connect. May be nil.
 	Watch *Watcher
 }

@@ -74,6 +74,10 @@ type Pool struct {
 	pauses  map[string]*pause
 	sources map[string]*source
 
+	// checkMu protects checks: the last of each importer. Nothing is locked under it.
+	checkMu sync.Mutex
+	checks  map[checkKey]*check
+
 	// Add only with mu held and down false, or from a goroutine that it counts.
 	wg sync.WaitGroup
 }
@@ -93,7 +97,7 @@ type source struct {
 
 // New makes a pool of the daemon's children.
 func New(d *daemon.Daemon, opt Options) (*Pool, error) {
-	p := &Pool{d: d, log: opt.Logger, byKey: map[string][]*Conn{}, all: map[*Conn]bool{}, pauses: map[string]*pause{}, sources: map[string]*source{}}
+	p := &Pool{d: d, log: opt.Logger, byKey: map[string][]*Conn{}, all: map[*Conn]bool{}, pauses: map[string]*pause{}, sources: map[string]*source{}, checks: map[checkKey]*check{}}
 	if p.log == nil {
 		p.log = zap.NewNop()
 	}
@@ -157,7 +161,7 @@ func (p *Pool) Get(ctx context.Context, r Request) (*Lease, error) {
 			p.release(c)
 			return nil, c.err
 		}
-		if found && c.outdated() {
+		if found && c.outdated(r.Since) {
 			p.mu.Lock()
 			c.stale = true
 			p.mu.Unlock()

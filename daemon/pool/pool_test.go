@@ -318,11 +318,11 @@ func TestShutdownGivesUpConnects(t *testing.T) {
 func TestRefusedNamesThatAreWatched(t *testing.T) {
 	c := &Conn{}
 	for i := range 2 * maxRefused {
-		if kept := c.keep(fmt.Sprint("m", i), nil); kept != (i < maxRefused) {
+		if kept := c.keep(fmt.Sprint("m", i), mark{}); kept != (i < maxRefused) {
 			t.Fatalf("name %d: kept %v", i, kept)
 		}
 	}
-	if !c.keep("m1", nil) || !c.keep("module", new(byte)) || len(c.sent) != maxRefused+1 {
+	if !c.keep("m1", mark{}) || !c.keep("module", mark{1}) || len(c.sent) != maxRefused+1 {
 		t.Errorf("%d are kept", len(c.sent))
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -233,24 +234,66 @@ func (c *client) start(q *request) (*daemon.Child, error) {
 	if p, ok := args["password"].(string); ok {
 		args["password"] = bootstrap.Secret(p)
 	}
-	// Here accounts and interpreters are this machine's, so the client's own is the one to take, as in Mitogen.
-	if args["python_path"] == nil && args["python"] == nil && sameMachine(method) && len(python) > 0 {
-		words := make([]any, len(python))
-		for i, w := range python {
-			words[i] = w
-		}
-		args["python_path"] = words
+	guessed := false
+	if args["python_path"] == nil && args["python"] == nil && len(python) > 0 {
+		guessed = !sameMachine(method)
+		args["python_path"] = defaultPython(method, python)
 	}
 	level, _ := args["log_level"].(int64)
 	delete(args, "log_level")
+	dir, env, err := surroundings(args)
+	if err != nil {
+		return nil, err
+	}
 	name := q.name
 	if name == "" {
 		name = q.contextName(0)
 	}
-	return c.s.d.ConnectArgs(c.ctx, method, args, daemon.ConnectOptions{
+	opt := daemon.ConnectOptions{
 		Name: name, Runtime: runtime, LogTo: c.id, Miss: c.modules.want, MissResource: c.resources.want,
-		StockLevel: int(level),
-	})
+		StockLevel: int(level), AsMitogen: true, Dir: dir, Env: env,
+	}
+	child, err := c.s.d.ConnectArgs(c.ctx, method, args, opt)
+	var failed *bootstrap.Error
+	if guessed && errors.As(err, &failed) && failed.NoPython {
+		// The one that Mitogen names is not there. Another may be.
+		delete(args, "python_path")
+		if other, e := c.s.d.ConnectArgs(c.ctx, method, args, opt); e == nil {
+			return other, nil
+		}
+	}
+	return child, err
+}
+
+// surroundings takes the working directory and the environment out of args, which a program under `mitogend master` sends: there they
+// are its own at that time.
+func surroundings(args map[string]any) (dir string, env []string, err error) {
+	dir, _ = args["mitogend_dir"].(string)
+	list, _ := args["mitogend_env"].([]any)
+	delete(args, "mitogend_dir")
+	delete(args, "mitogend_env")
+	for _, v := range list {
+		s, _ := v.(string)
+		if strings.Index(s, "=") < 1 || strings.Contains(s, "\x00") {
+			return "", nil, errors.New("unixclient: an environment variable of the program can not be passed on")
+		}
+		env = append(env, s)
+	}
+	return dir, env, nil
+}
+
+// defaultPython is the command that Mitogen takes where none is named: the client's own interpreter, but for some methods whatever
+// is called python.
+func defaultPython(method string, own []string) []any {
+	switch method {
+	case "ssh", "lxd", "incus", "setns":
+		return []any{"python"}
+	}
+	words := make([]any, len(own))
+	for i, w := range own {
+		words[i] = w
+	}
+	return words
 }
 
 func sameMachine(method string) bool {
@@ -300,6 +343,14 @@ func (q *request) contextName(pid int) string {
 	return q.method + "." + strconv.Itoa(pid)
 }
 
+// deniedWithPassword tells whether ssh has said that a password would do.
+func deniedWithPassword(output []string) bool {
+	return slices.ContainsFunc(output, func(line string) bool {
+		line = strings.ToLower(line)
+		return strings.Contains(line, "permission denied") && strings.Contains(line, "password")
+	})
+}
+
 // message words a failure as Mitogen's own connection classes do, since programs compare with their texts.
 func message(err error, q *request) string {
 	var e *bootstrap.Error
@@ -314,6 +365,7 @@ func message(err error, q *request) string {
 		who = "SSH"
 	}
 	reason := e.Reason
+	unasked := strings.Contains(reason, "it gets none") // for a password that was given
 	has := func(words ...string) bool {
 		for _, w := range words {
 			if strings.Contains(reason, w) {
@@ -322,12 +374,12 @@ func message(err error, q *request) string {
 		}
 		return false
 	}
-	refused := has("refused the password", "password was refused")
-	wanted := has("asks for a password")
+	refused := has("refused the password", "password was refused") || q != nil && q.method == "su" && has("let nobody in")
+	wanted := has("asks for a password") || who == "SSH" && q.args["password"] == nil && deniedWithPassword(e.Output)
 	switch {
 	case e.TimedOut:
 		return "Connection timed out."
-	case e.Step == bootstrap.StepOptions:
+	case e.Step == bootstrap.StepOptions, unasked:
 		return reason
 	case e.Step == bootstrap.StepProgram:
 		if errors.Is(e.Err, exec.ErrNotFound) {
@@ -345,7 +397,7 @@ func message(err error, q *request) string {
 		return who + " password is required"
 	case who == "SSH" && has("host key"):
 		return "Host key checking is enabled, and SSH reported an unrecognized or mismatching host key."
-	case who == "SSH" && has("Permission denied", "refused every", "no key"):
+	case who == "SSH" && has("ermission denied", "refused every", "no key"):
 		return "SSH authentication is incorrect"
 	case e.Step == bootstrap.StepStage && len(e.Output) == 0:
 		return reason // it was refused from here: the interpreter is too new for this Mitogen, say

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -647,4 +648,69 @@ func TestFiles(t *testing.T) {
 	_, socket := serve(t, Options{})
 	run(t, "True\n(True, 3000000, True) (True, 3000000, True)\nTrue\n3000000 3000000\n5 5 5\nmitogen.core.CallError: No such method: 'nothing'\n",
 		filesProgram, nil, socket, t.TempDir())
+}
+
+const wrapped = `
+import os
+import sys
+import mitogen.unix
+
+router, parent = mitogen.unix.connect(sys.argv[1])
+try:
+    child = router.ssh(via=parent, hostname='h', ssh_path=sys.argv[2])
+    print(child.call(os.getenv, 'TRIED'), child.call(os.getenv, 'SUDO_PROMPT'))
+finally:
+    router.broker.shutdown()
+    router.broker.join()
+`
+
+// Where the interpreter that Mitogen names is missing, another is looked for, and only there.
+func TestMissingInterpreter(t *testing.T) {
+	_, socket := serve(t, Options{})
+	dir := t.TempDir()
+	log := filepath.Join(dir, "log")
+	write(t, filepath.Join(dir, "ssh"), `#!/bin/sh
+while [ "$1" != h ]; do shift; done
+shift
+echo "$1" >>`+log+`
+TRIED=$(echo $(wc -l <`+log+`))
+PATH=`+dir+`/bin
+export PATH TRIED
+exec /bin/sh -c "$*"
+`)
+	if err := errors.Join(os.Chmod(filepath.Join(dir, "ssh"), 0o700), os.Mkdir(filepath.Join(dir, "bin"), 0o700),
+		os.Symlink("/bin/sh", filepath.Join(dir, "bin", "sh")), os.Symlink(python(t), filepath.Join(dir, "bin", "python3"))); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "2 None\n", wrapped, nil, socket, filepath.Join(dir, "ssh"))
+	if tried, _ := os.ReadFile(log); string(tried) != "python\nsh\n" {
+		t.Errorf("was tried: %q", tried)
+	}
+	if err := os.Symlink(python(t), filepath.Join(dir, "bin", "python")); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "3 None\n", wrapped, nil, socket, filepath.Join(dir, "ssh"))
+}
+
+const refusedClient = `
+import errno
+import sys
+import mitogen.unix
+
+router, parent = mitogen.unix.connect(sys.argv[1])
+try:
+    for path in sys.argv[1], sys.argv[1] + '.none':
+        try:
+            mitogen.unix.connect(path)
+        except mitogen.unix.ConnectError as e:
+            print(errno.errorcode[e.errno] in sys.argv[2:])
+finally:
+    router.broker.shutdown()
+    router.broker.join()
+`
+
+// A client that is not taken learns so by the class that Mitogen documents.
+func TestConnectError(t *testing.T) {
+	_, socket := serve(t, Options{MaxClients: 1})
+	run(t, "True\nTrue\n", refusedClient, nil, socket, "ECONNRESET", "EPIPE", "ENOENT")
 }

@@ -1,5 +1,5 @@
 // Package pythons finds the interpreters that tests run with: those that MITOGEND_PYTHONS lists (paths, separated by
-// colons), else pyenv's, the system's, and those of the tree that .ci/pythons makes.
+// colons), else pyenv's, the system's, and those of the tree that .ci/pythons makes. MITOGEND_VERSIONS (2.7,3.11) takes some of them.
 package pythons
 
 import (
@@ -42,7 +42,7 @@ var find = sync.OnceValues(func() ([]Python, error) {
 		}
 		version := strings.TrimSpace(string(out))
 		known := func(p Python) bool { return p.Version == version }
-		if slices.Contains(Versions, version) && !slices.ContainsFunc(list, known) {
+		if slices.Contains(Versions, version) && wanted(version) && !slices.ContainsFunc(list, known) {
 			list = append(list, Python{version, path})
 		}
 	}
@@ -51,6 +51,12 @@ var find = sync.OnceValues(func() ([]Python, error) {
 	})
 	return list, nil
 })
+
+// wanted tells whether MITOGEND_VERSIONS, if there is one, has the version.
+func wanted(version string) bool {
+	env := os.Getenv("MITOGEND_VERSIONS")
+	return env == "" || slices.Contains(strings.Split(env, ","), version)
+}
 
 func candidates() []string {
 	if env := os.Getenv("MITOGEND_PYTHONS"); env != "" {
@@ -130,8 +136,11 @@ func of(t testing.TB, list []Python, version string) Python {
 	panic("unreachable")
 }
 
-// unavailable is why .ci/pythons could not make its tree, for the versions that come from there only.
+// unavailable is why a version is not to be had: it is not wanted, or .ci/pythons could not make its tree.
 func unavailable(version string) string {
+	if !wanted(version) {
+		return "MITOGEND_VERSIONS is " + os.Getenv("MITOGEND_VERSIONS")
+	}
 	if version != "3.14" && version != "3.15" {
 		return ""
 	}

@@ -213,6 +213,7 @@ def _connect(router, daemon, method_name, name, kwargs):
         klass.options_class(
             old_router=router, max_message_size=router.max_message_size, name=name, **mitogen.core.Kwargs(kwargs))
     kwargs['log_level'] = logging.getLogger('mitogen.parent').getEffectiveLevel() or logging.INFO
+    kwargs['mitogend_dir'], kwargs['mitogend_env'] = _surroundings()
     reply = daemon.send_await(_call(
         'mitogen.parent', '_proxy_connect', name=name, method_name=method_name, kwargs=mitogen.core.Kwargs(kwargs)))
     if reply['msg'] is not None:
@@ -220,6 +221,31 @@ def _connect(router, daemon, method_name, name, kwargs):
     context = router.context_by_id(reply['id'], name=reply['name'])
     context.name = reply['name']
     return context
+
+
+def _surroundings():
+    """The directory and the environment of this process as they are now, without what `mitogend master` has put there."""
+    environ = dict(getattr(os, 'environb', os.environ))
+    socket_path = environ.pop(_same('MITOGEND_SOCKET'), None)
+    path = environ.pop(_same('PYTHONPATH'), None)
+    if path is not None and socket_path is not None:
+        ours, sep = os.path.join(os.path.dirname(socket_path), _same('py')), _same(os.pathsep)
+        if path.startswith(ours + sep):
+            path = path[len(ours + sep):]
+        elif path == ours:
+            path = None
+    if path is not None:
+        environ[_same('PYTHONPATH')] = path
+    try:
+        directory = getattr(os, 'getcwdb', os.getcwd)()
+    except OSError:  # it is gone
+        directory = _same('')
+    return directory, [name + _same('=') + value for name, value in environ.items()]
+
+
+def _same(text):
+    """Text in the type of the environment's."""
+    return text.encode('ascii') if hasattr(os, 'environb') else text
 
 
 def _error(method_name, text):
@@ -231,6 +257,9 @@ def _error(method_name, text):
         text = text[len(prefix):].partition(': ')[2]
     eof = getattr(mitogen.parent.Connection, 'eof_error_msg', None)
     if eof and text.startswith(eof) and hasattr(mitogen.parent, 'EofError'):
+        hint = getattr(mitogen.parent.get_connection_class(method_name), 'eof_error_hint', None)
+        if hint:
+            text = '%s\n\n%s' % (text, hint)
         return mitogen.parent.EofError('%s', text)
     module = sys.modules.get('mitogen.' + method_name)
     for klass, names in (

@@ -479,7 +479,7 @@ class ParentTest(harness.TestCase):
         os.fork = fork
         try:
             with self.assertRaises(OSError):
-                mitogen.program.run(9, u'x', 1, {}, True)
+                mitogen.program.run(9, u'x', 1, {}, True, 1 << 20)
         finally:
             os.fork = real
         self.assertEqual(descriptors() - before, set())

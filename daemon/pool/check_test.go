@@ -1,0 +1,66 @@
+package pool
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"mitogend/importer"
+)
+
+// One look serves all connections for a time, but not a client that may have changed something since.
+func TestCheck(t *testing.T) {
+	dir := t.TempDir()
+	write := func(text string) {
+		if err := os.WriteFile(filepath.Join(dir, "m.py"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("x = 1\n")
+	im, err := importer.New(importer.Options{Path: []string{dir}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newPool(t, Options{})
+	v := importer.Version{Major: 3, Minor: 11}
+	one, two := &Conn{p: p, im: im, ready: make(chan struct{})}, &Conn{p: p, im: im, ready: make(chan struct{})}
+	one.remember("m")
+	two.remember("m")
+	two.remember("absent")
+	first := p.check(im, importer.Version{}, time.Time{})
+	if one.outdated(time.Time{}) || two.outdated(time.Time{}) {
+		t.Error("nothing has changed")
+	}
+	if one.checked != first && time.Since(first.began) < checkTime/2 {
+		t.Error("one look was not enough")
+	}
+	if p.check(im, v, time.Time{}) == first {
+		t.Error("another version has the same check")
+	}
+	write("x = 22\n")
+	now := time.Now()
+	for i, c := range []*Conn{one, two} {
+		if !c.outdated(now) {
+			t.Errorf("connection %d is not outdated", i)
+		}
+	}
+	write("x = 1\n")
+	if one.outdated(time.Now()) {
+		t.Error("what was sent is served again")
+	}
+	if err := os.WriteFile(filepath.Join(dir, "absent.py"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if now = time.Now(); one.outdated(now) || !two.outdated(now) {
+		t.Error("a module that was refused is there")
+	}
+	p.checkMu.Lock()
+	for _, k := range p.checks {
+		k.began = k.began.Add(-2 * checkTime)
+	}
+	p.checkMu.Unlock()
+	if p.check(im, v, time.Time{}); len(p.checks) != 1 {
+		t.Errorf("%d checks are kept", len(p.checks))
+	}
+}
