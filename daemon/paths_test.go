@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,7 +12,7 @@ import (
 
 // spread is a package that is looked at by its paths.
 var spread = map[string]string{
-	"import_probe.py":            probe,
+	"import_probe.py":            "# It uses __file__.\n" + probe,
 	"app/__init__.py":            "",
 	"app/plugins/__init__.py":    "from . import near\nwho = __name__",
 	"app/plugins/near.py":        "x = 'near'",
@@ -92,6 +93,25 @@ if PY3:
     r['second'] = again.who, again.near.x, again.near.__name__
     import runpy
     r['runpy'] = [attempt(lambda: runpy.run_path(os.path.join(here, p), init_globals={'x': 1}).get('result')) for p in ('program.py', 'main', 'absent.py')]
+def there(*path):
+    path = os.path.join(here, *path)
+    return os.path.exists(path), os.path.isfile(path), os.path.isdir(path), os.path.exists(path) and os.path.isfile(path) and os.path.getsize(path)
+r['there'] = [there(*p) for p in (('plugins',), ('plugins', 'data.txt'), ('absent',), ('..',), ('..', 'app'), ('__init__.py',),
+                                  ('plugins', 'near.py'), ('..', 'beside.py'), ('extra', 'pack', 'note.txt'))]
+r['listdir'] = sorted(n for n in os.listdir(os.path.join(here, 'extra')) if n != '__pycache__'), attempt(os.listdir, here + '/absent') in ('OSError', 'FileNotFoundError')
+r['os.walk'] = sorted((os.path.relpath(a, here), sorted(c)) for a, b, c in os.walk(here) if '__pycache__' not in a)
+with open(os.path.join(here, 'plugins', 'data.txt')) as f:
+    r['open'] = f.read(), open(os.path.join(here, 'plugins', 'data.txt'), 'rb').read().decode()
+import io, codecs, glob
+r['io.open'] = io.open(here + '/plugins/data.txt', encoding='utf-8').read(), codecs.open(here + '/plugins/data.txt', encoding='utf-8').read()
+r['glob'] = [os.path.relpath(n, here) for n in glob.glob(os.path.join(here, 'plugins', '*.txt'))]
+r['not there'] = [attempt(open, here + '/absent', m) in ('IOError', 'FileNotFoundError') for m in ('r', 'rb')]
+class C(object):
+    opener = open
+r['no method'] = C().opener(here + '/plugins/data.txt').read()
+if PY3:
+    p = pathlib.Path(here) / 'plugins'
+    r['Path'] = p.is_dir(), (p / 'data.txt').is_file(), (p / 'data.txt').read_text(), sorted(q.name for q in p.iterdir() if q.name != '__pycache__'), sorted(q.name for q in p.glob('*.txt'))
 if sys.version_info >= (3, 10):
     import importlib.resources as ir
     r['files'] = (ir.files('pack') / 'note.txt').read_text(), sorted(f.name for f in ir.files('pack').iterdir() if f.name != '__pycache__')
@@ -104,13 +124,16 @@ func TestPaths(t *testing.T) {
 	own := writeFiles(t, map[string]string{"import_probe.py": probe})
 	bare := newDaemon(t, Options{Path: []string{own}})
 	pythons.Each(t, func(t *testing.T, py pythons.Python) {
-		served, _ := importing(t, d, py, ConnectOptions{})
+		served, r := importing(t, d, py, ConnectOptions{})
 		local, _ := importing(t, bare, py, ConnectOptions{Env: []string{"PYTHONPATH=" + dir, "PYTHONDONTWRITEBYTECODE=1"}})
 		defer served.Close(deadline(t))
 		defer local.Close(deadline(t))
 		var got, want map[string]any
 		run(t, local, pathsProbe, &want)
 		run(t, served, pathsProbe, &got)
+		if asked := r.roundTrips(); slices.Contains(asked, "mitogen.files") {
+			t.Errorf("asked for %v", asked)
+		}
 		for key := range want {
 			if a, b := fmt.Sprintf("%q", got[key]), fmt.Sprintf("%q", want[key]); a != b {
 				t.Errorf("%s: served\n%s, on disk\n%s", key, a, b)

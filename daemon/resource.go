@@ -120,7 +120,7 @@ func (s *stream) answerResource(m pyproto.Message) {
 // resource answers a question of the embedded runtime's resources.py:
 //
 //	("read", package, file)       the file's bytes
-//	("list", package, directory)  pairs of a name and whether it is a directory; "" is the package's own directory
+//	("list", package, directory)  of each entry the name, whether it is a directory, and the size; "" is the package's own directory
 //	("modules",)                  names of the modules, and with a dot of the packages, that lie in no other one
 //	("installed",)                the projects: (name, version, path, [(file, bytes)], whole); only entry points, not whole
 //	("metadata", project)         the same of one, whole
@@ -164,7 +164,7 @@ func entries(im *importer.Importer, pkg, dir string, also importer.Policy) (any,
 	}
 	out := make([]any, len(list))
 	for i, e := range list {
-		out[i] = pyproto.Tuple{e.Name, e.Dir}
+		out[i] = pyproto.Tuple{e.Name, e.Dir, e.Size}
 	}
 	return out, nil
 }

@@ -148,15 +148,16 @@ func (s *spec) isPkg() bool { return s.dirs != nil }
 // search is one look at the path for a child's Python. Within one search every directory and file is looked at once, so it
 // sees one state of the disk; it is made for one operation, and not safe for concurrent use.
 type search struct {
-	im    *Importer
-	v     Version
-	ctx   context.Context // of the operation: waiting for what another search reads
-	main  *Main
-	mark  bool // records show which of a package's children are packages
-	roots []location
-	specs map[string]*spec
-	dirs  map[location]*listing // nil where there is none
-	by    map[string]string     // which module had a closure take in another one
+	im        *Importer
+	v         Version
+	ctx       context.Context // of the operation: waiting for what another search reads
+	main      *Main
+	mark      bool   // records show which of a package's children are packages
+	withPaths string // see ResponderOptions
+	roots     []location
+	specs     map[string]*spec
+	dirs      map[location]*listing // nil where there is none
+	by        map[string]string     // which module had a closure take in another one
 
 	places map[*Policy]*places // see denied
 }

@@ -953,16 +953,23 @@ class Importer(Lazy):
         return source.replace(b'\r\n', b'\n').replace(b'\r', b'\n')
         # For both.
 
+    def before(self, name, text):
+        """Code, or its source, is going to run: where it makes paths, they are likely to be opened."""
+        if (b'__file__' in text or b'__path__' in text) and name[:8] != 'mitogen.' and not io.lost:
+            __import__('mitogen.files')
+
     def get_code(self, name):
         # Only 3.x.
         code = self.codes.pop(name.encode(), None)
         # Not under -O, for which it was not made.
         if code and __debug__:
+            self.before(name, code)
             code = marshal.loads(code)
             _imp._fix_co_filename(code, self.get_filename(name))
             return code
         # For both.
         source = self.get_bytes(name)
+        self.before(name, source)
         # Only 2.x.
         if not PY3:
             source = self.get_source(name) + b'\n'

@@ -121,7 +121,7 @@ def listing(importer, path):
                     for n in record[1])
     names = {}
     try:
-        for name, is_dir in ask(u'list', core.text_type(record[0]), core.text_type(rest)):
+        for name, is_dir, _size in ask(u'list', core.text_type(record[0]), core.text_type(rest)):
             stem, dot, ending = str(name).partition('.')
             if is_dir and not dot:
                 names.setdefault(stem, None)
@@ -137,7 +137,7 @@ def is_package_directory(importer, path):
     record, rest = place(importer, path, True)
     try:
         return not rest or (u'__init__.py', False) in [
-            tuple(e) for e in ask(u'list', core.text_type(record[0]), core.text_type(rest))]
+            tuple(e)[:2] for e in ask(u'list', core.text_type(record[0]), core.text_type(rest))]
     except Refused:
         return False
 
@@ -301,6 +301,7 @@ class Resource(object):
         self.path = path
         self.parent = parent
         self.listing = None
+        self.sizes = {}
         self.children = {}
 
     def __repr__(self):
@@ -317,7 +318,8 @@ class Resource(object):
                 listing = ask(u'list', core.text_type(self.package), core.text_type(self.path))
             except Refused as e:
                 raise missing(self.name, str(e))
-            self.listing = dict((str(name), is_dir) for name, is_dir in listing)
+            self.listing = dict((str(name), is_dir) for name, is_dir, _size in listing)
+            self.sizes = dict((str(name), size) for name, _is_dir, size in listing)
         return self.listing
 
     def iterdir(self):
