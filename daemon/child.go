@@ -169,7 +169,7 @@ func (c *Child) newResponder() error {
 		With: []string{"mitogen.resources"}, WithPaths: "mitogen.files", Observe: c.observers.tell,
 		Reached: c.Reached,
 	}
-	if c.runtime == nil && c.via == nil && !c.opt.NoBytecode && bytecodeMethods[c.method] && c.released() {
+	if c.runtime == nil && c.via == nil && !c.opt.NoBytecode && bytecodeMethods[c.method] {
 		opt.Code = sink{c.stream, c.id}.LoadCode
 	}
 	if c.runtime != nil {
@@ -254,14 +254,12 @@ type sink struct {
 	id pyproto.ContextID
 }
 
-// codeHandle is ours alone: bytecode comes ahead of its LOAD_MODULE. The payload is the name, a NUL, and what marshal reads.
+// codeHandle is ours alone: bytecode comes ahead of its LOAD_MODULE. The payload is the name, a NUL, the four bytes
+// of a magic number, and what marshal reads.
 const codeHandle pyproto.Handle = 989
 
 // bytecodeMethods are those whose children run on this machine, over a link that is faster than compiling.
 var bytecodeMethods = map[string]bool{"local": true, "sudo": true, "su": true, "doas": true}
-
-// released tells whether the child's Python is no alpha, beta or release candidate, whose bytecode may be another.
-func (c *Child) released() bool { return c.hexVersion.Load()>>4&0xf == 0xf }
 
 func (k sink) LoadCode(name string, code []byte) error {
 	if len(name)+1+len(code) > k.s.d.opt.MaxMessage {

@@ -212,18 +212,19 @@ func FindRuntime(ctx context.Context, spec string, path []string, python []strin
 	if len(python) == 0 {
 		python = []string{"python3"}
 	}
-	return AskRuntime(ctx, exec.CommandContext(ctx, python[0], python[1:]...))
+	r, _, err := AskRuntime(ctx, exec.CommandContext(ctx, python[0], python[1:]...))
+	return r, err
 }
 
-// AskRuntime reads the Mitogen that an interpreter imports. cmd is the interpreter without a program, with the directory and
+// AskRuntime reads the Mitogen that an interpreter imports, and gives the interpreter's sys.hexversion. cmd is the interpreter without a program, with the directory and
 // environment that it shall have.
-func AskRuntime(ctx context.Context, cmd *exec.Cmd) (*Runtime, error) {
+func AskRuntime(ctx context.Context, cmd *exec.Cmd) (*Runtime, uint32, error) {
 	ctx, cancel := context.WithTimeout(ctx, findTime)
 	defer cancel()
 	cmd.Env = bootstrap.WithoutSecrets(cmd.Environ())
 	const program = `import os,sys
 import mitogen
-sys.stdout.write('\n' + os.path.dirname(os.path.dirname(os.path.abspath(mitogen.__file__))) + '\n')`
+sys.stdout.write('\n' + os.path.dirname(os.path.dirname(os.path.abspath(mitogen.__file__))) + '\n%d\n' % sys.hexversion)`
 	cmd.Args = append(cmd.Args, "-c", program)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -235,17 +236,19 @@ sys.stdout.write('\n' + os.path.dirname(os.path.dirname(os.path.abspath(mitogen.
 		stop()
 	}
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-	if err != nil || lines[len(lines)-1] == "" {
+	version, parseErr := strconv.ParseUint(lines[len(lines)-1], 10, 32)
+	if err != nil || parseErr != nil || len(lines) < 2 {
 		why := "nothing"
 		if last := strings.Split(strings.TrimSpace(errs.String()), "\n"); last[len(last)-1] != "" {
 			why = last[len(last)-1]
 		} else if err != nil {
 			why = err.Error()
 		}
-		return nil, fmt.Errorf("daemon: runtime mitogen: %s imports no Mitogen (%s); install it there, or name it by mitogen:DIR",
+		return nil, 0, fmt.Errorf("daemon: runtime mitogen: %s imports no Mitogen (%s); install it there, or name it by mitogen:DIR",
 			cmd.Args[0], why)
 	}
-	return LoadRuntime(lines[len(lines)-1])
+	r, err := LoadRuntime(lines[len(lines)-2])
+	return r, uint32(version), err
 }
 
 // stockConfig is what every release from 0.2.10 on takes as the configuration of its ExternalContext.

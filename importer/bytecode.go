@@ -5,16 +5,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// magicNumbers are those of the bytecode of each CPython's releases: importlib.util.MAGIC_NUMBER, less the CR and LF.
-var magicNumbers = map[Version]uint16{
-	{3, 6}: 3379, {3, 7}: 3394, {3, 8}: 3413, {3, 9}: 3425, {3, 10}: 3439, {3, 11}: 3495, {3, 12}: 3531, {3, 13}: 3571,
-	{3, 14}: 3627, {3, 15}: 3666,
-}
+// pycMagic is the size of the magic number at the beginning of a .pyc. The child compares it with its own, so that no table of
+// releases is needed here.
+const pycMagic = 4
 
 // pycHeader is the size of what comes before the marshalled code in a .pyc: magic number, flags, time and size (PEP 552); since 3.7.
 const pycHeader = 16
@@ -22,13 +21,12 @@ const pycHeader = 16
 // maxBytecode bounds a .pyc that is sent.
 const maxBytecode = 16 << 20
 
-// bytecode gives the marshalled code of a module as an interpreter of this machine has left it in __pycache__, if there is no doubt
-// that it is that of the source which is served: magic number, time and size are right, and whoever could have written it could have
-// written the source. Otherwise nil.
+// bytecode gives the magic number and the marshalled code of a module as an interpreter of this machine has left them in __pycache__,
+// if there is no doubt that it is the code of the source which is served: time and size are right, and whoever could have written it
+// could have written the source. Otherwise nil.
 func (s *search) bytecode(name string) []byte {
 	sp := s.find(name)
-	magic := magicNumbers[s.v]
-	if magic == 0 || sp.why != "" || sp.unit == nil || sp.file.arc != nil || sp.kind == KindMain || sp.kind == KindVirtual || sp.kind == KindNamespace {
+	if s.v.Major != 3 || sp.why != "" || sp.unit == nil || sp.file.arc != nil || sp.kind == KindMain || sp.kind == KindVirtual || sp.kind == KindNamespace {
 		return nil
 	}
 	path := sp.file.String()
@@ -42,7 +40,7 @@ func (s *search) bytecode(name string) []byte {
 	if s.v.Minor < 7 {
 		header = 12
 	}
-	if len(data) <= header || binary.LittleEndian.Uint16(data) != magic || string(data[2:4]) != "\r\n" {
+	if len(data) <= header || string(data[2:pycMagic]) != "\r\n" {
 		return nil
 	}
 	if s.v.Minor >= 7 {
@@ -55,7 +53,7 @@ func (s *search) bytecode(name string) []byte {
 	if stamp != uint32(sp.key.mtime/1e9) || size != uint32(sp.key.size) {
 		return nil
 	}
-	return data[header:]
+	return slices.Concat(data[:pycMagic], data[header:])
 }
 
 // readTrusted reads a file that nobody could have written who could not have written the source, which is in the state key: it

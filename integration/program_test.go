@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"mitogend/integration/pythons"
 )
 
 // face prints what a program can see of where it runs, as far as it is the same for a script on disk and one that is served.
@@ -63,26 +65,70 @@ func TestProgramFace(t *testing.T) {
 
 // ends are programs by how they end; each ends as it does without us.
 var ends = map[string]string{
-	"KeyboardInterrupt": "raise KeyboardInterrupt",
-	"SIGCHLD ignored":   "import signal, sys\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nsys.exit(3)",
-	"atexit":            "import atexit, sys\natexit.register(sys.stdout.write, 'at the end')\nsys.exit(4)",
-	"hook":              "import sys\nsys.excepthook = lambda kind, value, tb: sys.stderr.write('%s %d\\n' % (kind.__name__, tb.tb_lineno))\n1 / 0",
-	"thread":            "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.1), print('later'))).start()",
-	"syntax":            "x = = 1",
-	"wait":              "import os\ntry:\n    os.wait()\nexcept OSError as e:\n    raise SystemExit(e.errno)",
+	"KeyboardInterrupt":       "raise KeyboardInterrupt",
+	"SIGCHLD ignored":         "import signal, sys\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nsys.exit(3)",
+	"atexit":                  "import atexit, sys\natexit.register(sys.stdout.write, 'at the end')\nsys.exit(4)",
+	"hook":                    "import sys\nsys.excepthook = lambda kind, value, tb: sys.stderr.write('%s %d\\n' % (kind.__name__, tb.tb_lineno))\n1 / 0",
+	"thread":                  "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.1), print('later'))).start()",
+	"syntax":                  "x = = 1",
+	"wait":                    "import os\ntry:\n    os.wait()\nexcept OSError as e:\n    raise SystemExit(e.errno)",
+	"no stderr":               "import sys\nsys.stderr = None\nraise ValueError('x')",
+	"hook raises":             "import sys\ndef hook(*args):\n    raise RuntimeError('in the hook')\nsys.excepthook = hook\nraise ValueError('x')",
+	"hook exits":              "import sys\nsys.excepthook = lambda *args: sys.exit(9)\nraise ValueError('x')",
+	"class of its own":        "class Bad(Exception):\n    pass\ntry:\n    1 / 0\nexcept ZeroDivisionError:\n    raise Bad('x')",
+	"SystemExit of its own":   "class Exit(SystemExit):\n    code = 9\nraise Exit()",
+	"exit text":               "import sys\nsys.exit(u'caf\\xe9')",
+	"exit None":               "import sys\nsys.exit(None)",
+	"exit True":               "import sys\nsys.exit(True)",
+	"exit 300":                "import sys\nsys.exit(300)",
+	"exit -1":                 "import sys\nsys.exit(-1)",
+	"exit 2**40":              "import sys\nsys.exit(2**40)",
+	"exit tuple":              "import sys\nsys.exit((1, 2))",
+	"SIGTERM":                 "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)",
+	"stdout closed":           "import os, sys\nsys.stdout.write('x')\nsys.stdout.close()\nsys.stderr.write('y')",
+	"0 to 2 closed":           "import os, sys\nfor fd in range(3):\n    os.close(fd)\nimport late\nsys.exit(late.VALUE)",
+	"import raises":           "import boom",
+	"import in import raises": "import outer",
+	"import does not compile": "import broken",
+	"import of no module":     "import late.nothing",
+	"run_module":              "import runpy\nrunpy.run_module('pkg.sub', run_name='__main__', alter_sys=True)",
+	"all closed": "import os, sys\nif os.fork() == 0:\n    os._exit(0)\nos.wait()\nos.closerange(3, 300)\nfiles = [open(__file__ + str(n), 'w') for n in range(30)]\n" +
+		"for name in 'nothing1', 'nothing2':\n    try:\n        __import__(name)\n    except ImportError:\n        pass\n    pid = os.fork()\n    if pid:\n" +
+		"        os.waitpid(pid, 0)\nif pid:\n    print([os.fstat(f.fileno()).st_size for f in files])\nraise ValueError(pid == 0)",
+	"fork at exit": "import atexit, os, sys\ndef fork():\n    pid = os.fork()\n    if not pid:\n        name = 'late'\n        os._exit(__import__(name).VALUE)\n" +
+		"    print(os.waitpid(pid, 0)[1] >> 8)\natexit.register(fork)",
+	"preexec_fn": "import subprocess, sys\ndef begin():\n    name = 'late'\n    sys.stdout.write('%d\\n' % __import__(name).VALUE)\n    sys.stdout.flush()\n" +
+		"sys.exit(subprocess.call(['false'], preexec_fn=begin))",
+	// What is left is torn down as Python does it: finally of generators, __del__.
+	"teardown": "class Say(object):\n    def __del__(self):\n        print('gone')\ndef steps():\n    try:\n        yield\n    finally:\n        print('finally')\n" +
+		"step = steps()\nnext(step)\nsay = Say()\nring = Say()\nring.ring = ring\ndel ring",
+}
+
+// around are modules that the programs of ends import.
+var around = map[string]string{
+	"boom.py": "def f():\n    raise ValueError('boom')\nf()\n", "outer.py": "import boom\n", "broken.py": "def f(:\n", "late.py": "VALUE = 5\n",
+	"pkg/__init__.py": "", "pkg/sub/__init__.py": "", "pkg/sub/__main__.py": "print('sub')\n",
 }
 
 func TestProgramEnds(t *testing.T) {
 	dir := t.TempDir()
 	EachPython(t, func(t *testing.T, p Python) {
+		for name, source := range around {
+			Write(t, dir, p.Version+"/"+name, source)
+		}
 		for name, source := range ends {
 			script := Write(t, dir, p.Version+"/end_"+strings.ReplaceAll(name, " ", "")+".py", "from __future__ import print_function\n"+source+"\n")
 			here := p.Local(t, dir, "", script)
 			if here.Status < 0 {
-				here.Status = 128 + int(syscall.SIGINT) // as a shell says it
+				signal := syscall.SIGINT
+				if name == "SIGTERM" {
+					signal = syscall.SIGTERM
+				}
+				here.Status = 128 + int(signal) // as a shell says it
 			}
 			there := Mitogend(t, dir, "run", "-H", p.Target(), script)
 			there.Stderr, _, _ = strings.Cut(there.Stderr, "mitogend: ")
+			there.Stderr = strings.ReplaceAll(there.Stderr, "\"master:", "\"")
 			if here != there {
 				t.Errorf("%s: here %v\nthere %v", name, here, there)
 			}
@@ -180,6 +226,25 @@ func TestProgramFindsItsNeighbours(t *testing.T) {
 	})
 }
 
+// A program whose working directory was deleted runs there.
+func TestProgramInDeletedDirectory(t *testing.T) {
+	app := t.TempDir()
+	script := Write(t, app, "p.py", "import os, socket, late\ntry:\n    print(os.getcwd())\nexcept OSError as e:\n    print(e.errno)\n")
+	Write(t, app, "late.py", "")
+	for _, version := range []string{"2.7", "3.6", "3.13"} {
+		t.Run(version, func(t *testing.T) {
+			p := clean(t, pythons.Of(t, version))
+			dir := filepath.Join(t.TempDir(), "gone")
+			cmd := Command(t, app, "-c", `mkdir "$1" && cd "$1" && rmdir "$1" && shift && exec "$@"`, "sh", dir)
+			cmd.Args = append(cmd.Args, cmd.Path, "run", "-H", p.Target(), script)
+			cmd.Path = "/bin/sh"
+			if r := runCommand(t, cmd); r.Status != 0 || r.Stderr != "" || r.Stdout != "2\n" && (version != "3.13" || r.Stdout != "/\n") {
+				t.Error(r)
+			}
+		})
+	}
+}
+
 // Each call ends, whatever it returns or raises.
 func TestEveryCallEnds(t *testing.T) {
 	dir := t.TempDir()
@@ -204,14 +269,39 @@ def cause():
     e = ValueError('outer')
     e.__cause__ = KeyError('inner')
     raise e
+def fails():
+    import boom
 `)
+	Write(t, dir, "boom.py", "1 / 0\n")
 	EachPython(t, func(t *testing.T, p Python) {
-		for fn, want := range map[string]string{"big": "the result is 1350000", "row": "ValueError", "old": "", "cause": "inner"} {
+		for fn, want := range map[string]string{"big": "the result is 1350000", "row": "ValueError", "old": "", "cause": "inner", "fails": "boom.py\", line 1"} {
 			r := Mitogend(t, dir, "call", "-H", p.Target(), "hard:"+fn)
-			if r.Status != 1 || !strings.Contains(r.Stderr, want) || strings.Contains(r.Stderr, "lost") {
+			ours := fn == "fails" && (strings.Contains(r.Stderr, "mitogen/core.py") || strings.Contains(r.Stderr, "importlib"))
+			if r.Status != 1 || !strings.Contains(r.Stderr, want) || strings.Contains(r.Stderr, "lost") || ours {
 				t.Errorf("%s: %v", fn, r)
 			}
 		}
 		Mitogend(t, dir, "call", "-H", p.Target(), "hard:proxy").Want(t, 0, "[]\n", "")
 	})
+}
+
+// Limits that are too low for the runtime, or for all of its threads, end with a line and not with a hang.
+func TestLowLimits(t *testing.T) {
+	dir := t.TempDir()
+	script := Write(t, dir, "p.py", "print(1)\n")
+	for _, version := range []string{"2.7", "3.13"} {
+		t.Run(version, func(t *testing.T) {
+			p := clean(t, pythons.Of(t, version))
+			for _, limit := range []string{"-v 20000", "-v 30000", "-v 40000", "-n 4", "-n 8", "-n 12"} {
+				stub := Write(t, dir, strings.ReplaceAll("limited"+version+limit, " ", ""), "#!/bin/sh\nulimit "+limit+"\nexec "+p.Command+` "$@"`+"\n")
+				if err := os.Chmod(stub, 0o755); err != nil {
+					t.Fatal(err)
+				}
+				r := Mitogend(t, dir, "run", "-H", "local:?python="+stub, script)
+				if r.Status == 0 && r.Stdout != "1\n" || r.Status != 0 && !strings.Contains(r.Stderr, "mitogend: ") {
+					t.Errorf("%s: %v", limit, r)
+				}
+			}
+		})
+	}
 }

@@ -395,7 +395,7 @@ func TestConfig(t *testing.T) {
 	r := Mitogend(t, dir, "config", "show", "--config", ok, "--grace", "3s")
 	for _, want := range []string{
 		"# " + ok + "\nidle_time: 1m30s\n", "# " + ok + "\npath:\n    - " + filepath.Join(dir, "lib") + "\n    - /usr/share\n", "# --grace\ngrace: 3s\n",
-		"# default\nmax_connections: 500\n",
+		"# default\nmax_clients: 4096\n",
 	} {
 		if !strings.Contains(r.Stdout, want) {
 			t.Errorf("%q is not in\n%s", want, r.Stdout)

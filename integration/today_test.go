@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"path/filepath"
 	"testing"
 
 	"mitogend/integration/pythons"
@@ -42,7 +43,7 @@ atexit.register(lambda: print(bye.twice(2)))
 	}
 }
 
-// A release that came after our tables: calls, programs, served packages, and its own library first.
+// A release that came after our tables: calls, programs, served packages, its own library first, and bytecode that is for it.
 func TestLaterRelease(t *testing.T) {
 	newest := clean(t, pythons.Any(t))
 	dir := t.TempDir()
@@ -53,6 +54,8 @@ class Gone(object):
     def find_spec(self, name, path=None, target=None):
         return None
 sys.hexversion = 0x036300f0
+import _frozen_importlib_external as external
+external.MAGIC_NUMBER = external.MAGIC_NUMBER[:$MAGIC] + b'xx'[:2-$MAGIC] + external.MAGIC_NUMBER[2:]
 sys.version_info = (3, 99, 0, 'final', 0)
 sys.stdlib_module_names = frozenset(sys.stdlib_module_names) - {'colorsys'}
 old = sys.meta_path[-1].find_spec
@@ -64,7 +67,26 @@ $stub" "$@"
 	Write(t, dir, "lib/shop/orders.py", "import json, decimal\nfrom . import prices\ndef total():\n    return prices.one * 3\n")
 	Write(t, dir, "lib/shop/prices.py", "one = 14\n")
 	Write(t, dir, "p.py", "import sys, colorsys, shop.orders\nprint(sys.version_info[:2], colorsys.WHENCE, shop.orders.total())\n")
+	source := Write(t, dir, "lib/cached.py", "WHENCE = 'source'\n")
+	compile := Write(t, t.TempDir(), "compile.py", `
+import os, py_compile, sys
+source, cached = sys.argv[1:]
+stat = os.stat(source)
+with open(cached, 'w') as f:
+    f.write("WHENCE = 'cached'\n")
+os.utime(cached, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+os.mkdir(os.path.dirname(source) + '/__pycache__')
+py_compile.compile(cached, os.path.dirname(source) + '/__pycache__/cached.cpython-399.pyc', doraise=True)
+`)
+	newest.Local(t, dir, "", compile, source, filepath.Join(dir, "compiled.py")).Want(t, 0, "", "")
 	target := "local:?python=" + later
+	// As it is, and in a release with another magic number.
+	for drop, want := range map[string]string{"2": "\"cached\"\n", "1": "\"source\"\n"} {
+		t.Setenv("MAGIC", drop)
+		if r := Mitogend(t, dir, "call", "--daemon", "none", "-I", "lib", "-H", target, "cached:WHENCE.lower"); r.Status != 0 || r.Stdout != want {
+			t.Errorf("%s: %v", drop, r)
+		}
+	}
 	if r := Mitogend(t, dir, "run", "--daemon", "none", "-I", "lib", "-H", target, "p.py"); r.Status != 0 || r.Stdout != "(3, 99) served 42\n" {
 		t.Errorf("%v", r)
 	}

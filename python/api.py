@@ -79,7 +79,8 @@ def kind_of(exc):
 
 
 def printed(tb):
-    text = ''.join(traceback.format_tb(tb))
+    # On 2.x the importer's frames are among them.
+    text = ''.join(traceback.format_list([entry for entry in traceback.extract_tb(tb) if entry[0] != core.__file__]))
     return text if isinstance(text, text_type) else text.decode('utf-8', 'replace')
 
 

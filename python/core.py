@@ -38,11 +38,10 @@ if PY3:
     if fresh:
         del sys.modules['functools']
     from io import BytesIO, FileIO
-    from _thread import RLock
     import _imp
-    import marshal
     from _frozen_importlib import ModuleSpec, _find_spec
-    from _frozen_importlib_external import FileLoader
+    import _frozen_importlib_external as frozen
+    RLock = _thread.RLock
     text_type = str
     # For both.
     pass
@@ -215,7 +214,7 @@ class Io(Lazy):
         cloexec(wake_r)
         cloexec(self.wake_w)
         # For both.
-        self.add(wake_r, lambda fd, _event: os.read(fd, 99))
+        self.add(wake_r, lambda fd, event: self.gave_up(fd) if event & 32 else os.read(fd, 99))
         # The number of the user's call that runs, and how many there were.
         self.running = self.calls = 0
         self.ticking = self.starting = False
@@ -701,7 +700,7 @@ class Importer(Lazy):
     # Of paths: absolute, so that no function of os.path has it mean a file of the working directory.
     prefix = '/master:'
     rest = 'mitogen.resources'
-    # Bytecode that came ahead of its module.
+    # Bytecode that came ahead of its module, each after its magic number.
     codes = {}
 
     def __init__(self, config, forked=None):
@@ -960,13 +959,11 @@ class Importer(Lazy):
 
     def get_code(self, name):
         # Only 3.x.
-        code = self.codes.pop(name.encode(), None)
-        # Not under -O, for which it was not made.
-        if code and __debug__:
+        code = self.codes.pop(name.encode(), b'')
+        # Not under -O or in another release, for which it was not made.
+        if __debug__ and code.startswith(frozen.MAGIC_NUMBER):
             self.before(name, code)
-            code = marshal.loads(code)
-            _imp._fix_co_filename(code, self.get_filename(name))
-            return code
+            return frozen._compile_bytecode(code[4:], name, None, self.get_filename(name))
         # For both.
         source = self.get_bytes(name)
         self.before(name, source)
@@ -1297,5 +1294,5 @@ def plug(core, package):
 
     def get_data(loader, path):
         return importer.get_data(path) if str(path).startswith(Importer.prefix) else plain(loader, path)
-    plain = FileLoader.get_data
-    FileLoader.get_data = get_data
+    plain = frozen.FileLoader.get_data
+    frozen.FileLoader.get_data = get_data

@@ -51,7 +51,7 @@ def start():
 # What main() gives, in a process that was forked off this one, is a program. It runs here, with as little as possible below it.
 program = start()
 try:
-    exec(program.code(), program.space)
+    exec(program.code(), program.__dict__.pop("space"))
 except SystemExit:
     raise
 except:

@@ -52,6 +52,8 @@ lock = core.RLock()
 held = []
 # The two ends of the door: the parent's, None in any other process, and everybody's.
 inner = outer = None
+# What tells it from what user code has opened by its number.
+doorplate = None
 # By descriptor.
 peers = {}
 # Peers that wait until a stream has room, and latches of calls that wait until all peers are read.
@@ -61,13 +63,15 @@ drains = []
 
 def open_door():
     """Make the door, if there is none. The lock is held."""
-    global inner, outer
+    global inner, outer, doorplate
     if outer is None and not core.io.lost:
         if not core.PY3:
             # Has sendfd() and recvfd(), which the reader must not be the first to import.
             global _multiprocessing
             import _multiprocessing
         inner, outer = pair()
+        doorplate = running.same(outer)
+        core.io.remark(inner)
         core.io.add(inner, accept)
         core.io.pump = lambda timeout, io=core.io: pump(io, timeout)
         core.router.add_handler(lambda msg: lose())
@@ -134,7 +138,7 @@ def after_in_parent():
 def after_in_child():
     """Keep nothing of the parent's, and be fit to ask it."""
     if _thread.get_ident() not in running.apart:
-        fds = descriptors()
+        fds = descriptors() - set(core.io.changed())
         leave_parent()
         close(fds)
         for name in 'pump', 'evict':
@@ -147,6 +151,7 @@ def after_in_child():
         router.routes.clear()
         router.handlers = dict((h, router.handlers[h]) for h in (core.LOAD_MODULE, 989) if h in router.handlers)
         core.stdio.rfd = None
+        core.io.mark()
         if core.PY3:
             forget_imports()
 
@@ -213,7 +218,7 @@ def forget_imports():
 
 def connect(kind):
     """A descriptor of a new way to the parent; OSError if nobody is behind the door."""
-    if outer is None:
+    if outer is None or running.same(outer) != doorplate:
         raise OSError(errno.ENOTCONN, 'no door')
     ours, theirs = pair()
     try:
@@ -249,6 +254,7 @@ class Way(core.Stream):
             core.router.on_stream_lost(self)
             return
         core.io.add(self.rfd, self.on_readable)
+        core.io.mark()
         # Whoever polls now does not know of it.
         os.write(core.io.wake_w, b'x')
 
@@ -262,7 +268,7 @@ def report(kind, value, tb):
     tb = tb and tb.tb_next
     if core.PY3:
         value = value.with_traceback(tb)
-    if sys.excepthook is sys.__excepthook__:
+    if sys.excepthook is sys.__excepthook__ and getattr(sys, 'stderr', None):
         # That one looks for source on the disk only.
         traceback.print_exception(kind, value, tb)
     else:
@@ -277,7 +283,11 @@ def help_out():
     if io.running and io.helper is None and inner is not None:
         io.helper = Helper()
         if not relay():
-            running.start_thread(io.helper.wait)
+            try:
+                running.start_thread(io.helper.wait)
+            except Exception:
+                # No memory for a thread: what is forked off is read when this process waits for something itself.
+                io.helper = None
 
 
 class Helper(Latch):
@@ -344,6 +354,7 @@ def accept(_fd, _event):
                 close([fd])
             else:
                 peers[fd] = Peer(fd, kind)
+                core.io.remark(fd)
         help_out()
     except (OSError, IOError):
         # Too many descriptors: the other end sees that nobody has this one.
@@ -532,6 +543,7 @@ class Peer(object):
             del self.out[:]
         if fd is not None:
             peers.pop(fd, None)
+            core.io.__dict__.get('marks', {}).pop(fd, None)
             if self in paused:
                 paused.remove(self)
             core.io.remove(fd)
@@ -612,8 +624,9 @@ def boot():
 
 def adopt(door):
     """Be what BOOT has made: no context, with the parent behind that door."""
-    global outer
+    global outer, doorplate
     outer = door
+    doorplate = running.same(door)
     core.dispatcher.pid = None
     if not core.config['logs']:
         core.WATCHED.pop('logging', None)
@@ -724,10 +737,7 @@ def hooked(real):
     return fork
 
 
-for name, stub in running.FORKS.items():
-    if not hasattr(os, 'register_at_fork'):
-        stub.real = hooked(stub.real)
-    elif getattr(os, name) is stub:
-        setattr(os, name, stub.real)
+for stub in running.FORKS.values():
+    stub.real = hooked(stub.real)
 if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(before=before, after_in_parent=after_in_parent, after_in_child=after_in_child)
+    os.register_at_fork(after_in_parent=after_in_parent, after_in_child=after_in_child)

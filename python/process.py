@@ -144,7 +144,13 @@ class Ender(object):
             start = not self.running
             self.running = True
         if start:
-            running.start_thread(self.run)
+            try:
+                running.start_thread(self.run)
+            except Exception as e:
+                # No memory for a thread, on the reader as a rule: it must not wait, and go on. The next one tries again.
+                self.running = False
+                core.log(u'process %d is killed: %s' % (process.pid or 0, e), 40)
+                process.signal(signal.SIGKILL)
 
     def end_of(self, link, process, on_gone=None):
         """The process's connection has ended."""

@@ -30,6 +30,13 @@ if core.PY3:
     # As it was at the start: no user's code has run.
     MASK = signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
+    # Python leaves importlib's frames out of the traceback of a module that fails, and knows them by their file and what they call.
+    import _frozen_importlib
+    from _frozen_importlib_external import _LoaderBasics
+    core.Importer.exec_module = _LoaderBasics.exec_module
+    core._imp._fix_co_filename(core.Importer.get_code.__code__, core._find_spec.__code__.co_filename)
+    core.compile = core._functools.partial(_frozen_importlib._call_with_frames_removed, compile)
+
 
 def start_thread(fn, *args):
     """Start a thread of the runtime, which takes no signals: they are for the user's threads."""
@@ -163,12 +170,25 @@ def fork(real=None, *args):
         apart.discard(me)
 
 
+def before_fork():
+    """User code forks: fetch mitogen.forked, which goes on with it."""
+    if _thread.get_ident() not in apart:
+        try:
+            import mitogen.forked
+        except ImportError:
+            # The connection is lost.
+            return
+        mitogen.forked.before()
+
+
 def first(name):
     """Put in place of os.fork() what fetches mitogen.forked; that goes on with it."""
     def fork():
         try:
-            if not core.PY3 and sys._getframe(1).f_globals['__name__'] == 'subprocess':
-                return real()
+            if not core.PY3:
+                frame = sys._getframe(1)
+                if frame.f_globals['__name__'] == 'subprocess' and not frame.f_locals.get('preexec_fn'):
+                    return real()
             if _thread.get_ident() not in apart:
                 __import__('mitogen.forked')
         except ImportError:
@@ -180,5 +200,77 @@ def first(name):
     setattr(os, name, fork)
 
 
-first('fork')
-first('forkpty')
+def watch(subprocess):
+    """It has been imported, on 3.6: what it calls between fork and exec, preexec_fn, may import."""
+    real = subprocess._posixsubprocess.fork_exec
+
+    def fork_exec(*args):
+        if callable(args[-1]) and _thread.get_ident() not in apart:
+            try:
+                import mitogen.forked
+                mitogen.forked.prepare()
+            except (ImportError, OSError):
+                # The connection is lost, or there are no descriptors.
+                pass
+        return real(*args)
+    subprocess._posixsubprocess.fork_exec = fork_exec
+
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(before=before_fork)
+else:
+    first('fork')
+    first('forkpty')
+    if core.PY3 and 'subprocess' in sys.modules:
+        watch(sys.modules['subprocess'])
+    elif core.PY3:
+        core.WATCHED['subprocess'] = __name__
+
+if sys.version_info[:2] == (3, 13):
+    try:
+        os.getcwd()
+    except OSError:
+        # A directory that was deleted: an attribute that a module lacks is a SystemError there on 3.13.0, started by -c.
+        os.chdir('/')
+
+
+# A program may close what it does not know, and open files of its own by the same numbers.
+
+def mark(io):
+    """Remember what the descriptors of the runtime's are, in a program or what is forked off."""
+    fds = set(io.handlers) | set((io.wake_w, core.router.stream.wfd))
+    io.marks = dict((fd, same(fd)) for fd in fds)
+
+
+def remark(io, fd):
+    """Remember one more."""
+    if 'marks' in io.__dict__:
+        io.marks[fd] = same(fd)
+
+
+def changed(io):
+    """Descriptors that are the runtime's no more."""
+    return [fd for fd, old in list(io.__dict__.get('marks', {}).items()) if same(fd) != old]
+
+
+def same(fd):
+    try:
+        stat = os.fstat(fd)
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+def stray(real=core.stray):
+    return real() or changed(core.io) and 'the program has closed the connection'
+
+
+def gave_up(io, fd):
+    """The reader finds a descriptor closed."""
+    io.remove(fd)
+    core.router.stream.on_lost()
+
+
+core.stray = stray
+for method in mark, remark, changed, gave_up:
+    setattr(Io, method.__name__, method)

@@ -41,6 +41,7 @@ class Program(object):
         # Who reads for processes that the program forks off asks for it. There is no ticker: who waits reads, and the process
         # that this one was forked off sees to its end.
         core.io.running = 1
+        core.io.mark()
         mitogen.guard.quiet_fork()
         own_logging()
         line_buffered()
@@ -108,35 +109,80 @@ class Program(object):
         hook = sys.excepthook
 
         def excepthook(kind, value, tb):
-            while tb and tb.tb_frame.f_code.co_filename in OURS:
-                tb = tb.tb_next
-            if core.io.lost:
-                return
-            if core.PY3:
-                value = value.with_traceback(tb)
+            tb = without_ours(value, tb)
             sys.last_traceback = tb
-            if hook is not sys.__excepthook__ or tb is None and not getattr(value, '__context__', None):
-                hook(kind, value, tb)
+            if core.io.lost and not core.io.changed() and not core.forked():
                 return
-            # Before 3.13 that one looks for source lines on the disk only.
-            import traceback
-            if core.PY3:
-                traceback.print_exception(kind, value, tb)
-                if kind is KeyboardInterrupt:
-                    # Since 3.8 Python ends by SIGINT where the last code that it compiled by itself has ended so.
-                    try:
-                        exec('raise KeyboardInterrupt', {})
-                    except KeyboardInterrupt:
-                        pass
-                return
-            if tb:
-                sys.stderr.write('Traceback (most recent call last):\n')
-                traceback.print_tb(tb)
-            hook(kind, value, None)
+            if hook is sys.__excepthook__:
+                show(kind, value, tb)
+            else:
+                try:
+                    hook(kind, value, tb)
+                except SystemExit:
+                    raise
+                except:
+                    # Python would show the frame of this function, too.
+                    bad, error, bad_tb = sys.exc_info()
+                    say('Error in sys.excepthook:\n')
+                    show(bad, error, without_ours(error, bad_tb))
+                    say('\nOriginal exception was:\n')
+                    show(kind, value, tb)
+            if core.PY3 and kind is KeyboardInterrupt:
+                # Since 3.8 Python ends by SIGINT where the last code that it compiled by itself has ended so.
+                try:
+                    exec('raise KeyboardInterrupt', {})
+                except KeyboardInterrupt:
+                    pass
         sys.excepthook = excepthook
 
 
 OURS = '<string>', Program.code.__code__.co_filename
+
+
+def without_ours(value, tb):
+    """A traceback from where the program's own code begins."""
+    while tb and tb.tb_frame.f_code.co_filename in OURS:
+        tb = tb.tb_next
+    if core.PY3:
+        value.with_traceback(tb)
+    return tb
+
+
+def say(text):
+    if getattr(sys, 'stderr', None):
+        sys.stderr.write(text)
+
+
+def show(kind, value, tb):
+    """What Python itself prints of an exception that nobody has caught."""
+    show = sys.__excepthook__
+    if not getattr(sys, 'stderr', None) or tb is None and not getattr(value, '__context__', None):
+        show(kind, value, tb)
+        return
+    # Before 3.13 that one looks for source lines on the disk only.
+    import traceback
+    if not core.PY3:
+        if tb:
+            say('Traceback (most recent call last):\n')
+            say(''.join(traceback.format_list(
+                [entry for entry in traceback.extract_tb(tb) if entry[0] != core.__file__])))
+        show(kind, value, None)
+        return
+    if sys.version_info < (3, 10):
+        # Of a class of the program's own that one gives the module as well.
+        real = traceback.TracebackException.format_exception_only
+
+        def format_exception_only(self):
+            own = getattr(self.exc_type, '__module__', None) == '__main__' and not issubclass(self.exc_type, SyntaxError)
+            for line in real(self):
+                yield '__main__.' + line if own else line
+                own = False
+        traceback.TracebackException.format_exception_only = format_exception_only
+    try:
+        traceback.print_exception(kind, value, tb)
+    finally:
+        if sys.version_info < (3, 10):
+            traceback.TracebackException.format_exception_only = real
 
 
 class Script(object):

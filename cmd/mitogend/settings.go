@@ -97,7 +97,7 @@ func (s setting) list() bool {
 
 func defaultSettings() *settings {
 	return &settings{
-		idleTime: pool.DefaultIdle, maxConnections: pool.DefaultMax, perTarget: pool.DefaultPerTarget, maxClients: control.DefaultMaxClients,
+		idleTime: pool.DefaultIdle, maxConnections: pool.DefaultMax(), perTarget: pool.DefaultPerTarget, maxClients: control.DefaultMaxClients,
 		maxMessage: 128 << 20, maxPending: 4 << 20, stallTime: time.Minute, grace: control.DefaultGrace,
 		runtime: "embedded", logLevel: "info", logFormat: "auto", from: map[string]string{},
 	}

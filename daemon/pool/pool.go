@@ -20,7 +20,7 @@ type Options struct {
 	Source importer.Options
 	// Idle is how long a connection that nobody uses is kept; 0 means DefaultIdle, less than 0 not at all.
 	Idle time.Duration
-	// Max is how many connections there may be before those that nobody uses are closed; 0 means DefaultMax.
+	// Max is how many connections there may be before those that nobody uses are closed; 0 means DefaultMax().
 	Max int
 	// PerTarget is how many connections with one target are made when calls on it take long; 0 means DefaultPerTarget.
 	PerTarget int
@@ -32,7 +32,6 @@ type Options struct {
 // Defaults of Options.
 const (
 	DefaultIdle      = 10 * time.Minute
-	DefaultMax       = 500
 	DefaultPerTarget = 4
 )
 
@@ -45,6 +44,8 @@ const (
 	// The pause after the first failure, which doubles with each, and its limit.
 	firstPause = 250 * time.Millisecond
 	maxPause   = 10 * time.Second
+	// How often a connect is tried again for which there were no descriptors.
+	maxTries = 3
 	// What a child has to leave by itself.
 	closeTime = 5 * time.Second
 )
@@ -73,6 +74,8 @@ type Pool struct {
 	all     map[*Conn]bool
 	pauses  map[string]*pause
 	sources map[string]*source
+	ghosts  map[string]time.Time // when those were used that were closed for want of room
+	told    time.Time            // that there are too few
 
 	// checkMu protects checks: the last of each importer. Nothing is locked under it.
 	checkMu sync.Mutex
@@ -97,7 +100,7 @@ type source struct {
 
 // New makes a pool of the daemon's children.
 func New(d *daemon.Daemon, opt Options) (*Pool, error) {
-	p := &Pool{d: d, log: opt.Logger, byKey: map[string][]*Conn{}, all: map[*Conn]bool{}, pauses: map[string]*pause{}, sources: map[string]*source{}, checks: map[checkKey]*check{}}
+	p := &Pool{d: d, log: opt.Logger, byKey: map[string][]*Conn{}, all: map[*Conn]bool{}, pauses: map[string]*pause{}, sources: map[string]*source{}, checks: map[checkKey]*check{}, ghosts: map[string]time.Time{}}
 	if p.log == nil {
 		p.log = zap.NewNop()
 	}
@@ -115,7 +118,7 @@ func (p *Pool) Configure(opt Options) error {
 		opt.Idle = DefaultIdle
 	}
 	if opt.Max <= 0 {
-		opt.Max = DefaultMax
+		opt.Max = DefaultMax()
 	}
 	if opt.PerTarget <= 0 {
 		opt.PerTarget = DefaultPerTarget
@@ -129,7 +132,7 @@ func (p *Pool) Configure(opt Options) error {
 		p.gen++
 	}
 	p.opt = opt
-	p.trim()
+	p.trim(0)
 	return nil
 }
 
@@ -221,7 +224,7 @@ func (p *Pool) pick(r *Request) (c *Conn, found bool, wait time.Duration, err er
 		p.byKey[key] = append(p.byKey[key], c)
 	}
 	p.hold(c)
-	p.trim()
+	p.trim(p.again(key, r.Target))
 	var connecting context.Context
 	connecting, c.giveUp = context.WithCancel(p.ctx)
 	p.wg.Go(func() { p.connect(connecting, c, *r, im) })
@@ -289,6 +292,9 @@ func (p *Pool) connect(ctx context.Context, c *Conn, r Request, im *importer.Imp
 		opt.Dir = r.Dir
 	}
 	child, err := p.d.ConnectHops(ctx, r.Target, r.hops(), opt)
+	for try := 0; try < maxTries && err != nil && ctx.Err() == nil && p.shed(ctx, err); try++ {
+		child, err = p.d.ConnectHops(ctx, r.Target, r.hops(), opt)
+	}
 	p.mu.Lock()
 	given := ctx.Err() != nil // nobody waits any more
 	c.child, c.err, c.connected = child, err, time.Now()
@@ -404,7 +410,7 @@ func (p *Pool) release(c *Conn) {
 // rest is for a connection that nobody uses any more. mu is held.
 func (p *Pool) rest(c *Conn) {
 	switch {
-	case c.fresh || c.stale || c.running > 0 || p.opt.Idle < 0 || len(p.all) > p.opt.Max:
+	case c.fresh || c.stale || c.running > 0 || p.opt.Idle < 0:
 		p.close(c)
 	default:
 		c.idle = time.AfterFunc(p.opt.Idle, func() {
@@ -414,22 +420,7 @@ func (p *Pool) rest(c *Conn) {
 				p.close(c)
 			}
 		})
-	}
-}
-
-// trim closes what nobody uses, least recently used first, until the limit is kept. mu is held.
-func (p *Pool) trim() {
-	for len(p.all) > p.opt.Max {
-		var oldest *Conn
-		for c := range p.all {
-			if c.refs == 0 && c.child != nil && (oldest == nil || c.lastUsed.Before(oldest.lastUsed)) {
-				oldest = c
-			}
-		}
-		if oldest == nil {
-			return
-		}
-		p.close(oldest)
+		p.trim(0)
 	}
 }
 

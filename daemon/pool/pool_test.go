@@ -9,10 +9,13 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"mitogend/bootstrap"
 	"mitogend/daemon"
@@ -205,6 +208,62 @@ func TestLeastRecentlyUsedGoesFirst(t *testing.T) {
 	}
 	if id(get(1)) == one {
 		t.Error("the one used least recently was kept")
+	}
+}
+
+// A round over one target more than there may be connections finds most of them there, and the log says that there are too few.
+func TestRoundOverTooMany(t *testing.T) {
+	logged, logs := observer.New(zap.WarnLevel)
+	p := newPool(t, Options{Max: 5, Logger: zap.New(logged)})
+	seen := map[any]bool{}
+	round := func(first, n int) (connects int) {
+		for i := range n {
+			l := p.must(t, ask(t, "local:", func(r *Request) { r.Env = append(os.Environ(), fmt.Sprint("N=", first+i)) }))
+			if !seen[l.Child().ID()] {
+				seen[l.Child().ID()] = true
+				connects++
+			}
+			l.Release()
+		}
+		return connects
+	}
+	round(0, 6)
+	for i := range 3 {
+		if n := round(0, 6); n > 3 {
+			t.Errorf("%d connects in round %d", n, i)
+		}
+	}
+	if n := logs.FilterField(zap.Int("max_connections", 5)).Len(); n != 1 {
+		t.Errorf("the log says it %d times", n)
+	}
+	// Others take their places once those were not used for long.
+	p.mu.Lock()
+	for c := range p.all {
+		c.lastUsed = c.lastUsed.Add(-2 * unusedFor)
+	}
+	p.mu.Unlock()
+	round(100, 5)
+	if n := round(100, 5); n > 0 {
+		t.Errorf("%d connects for those that are used now", n)
+	}
+	if len(p.ghosts) > 4*5 {
+		t.Errorf("%d ghosts", len(p.ghosts))
+	}
+}
+
+func TestOutOfDescriptors(t *testing.T) {
+	p := newPool(t, Options{})
+	if p.shed(t.Context(), fmt.Errorf("x: %w", syscall.EMFILE)) {
+		t.Error("there was nothing to close")
+	}
+	used := p.must(t, ask(t, "local:", func(r *Request) { r.Fresh = true }))
+	defer used.Release()
+	p.must(t, ask(t, "local:")).Release()
+	if p.shed(t.Context(), syscall.ENOENT) || len(p.List()) != 2 {
+		t.Error("closed for another reason")
+	}
+	if !p.shed(t.Context(), fmt.Errorf("x: %w", syscall.EMFILE)) || len(p.List()) != 1 || isDone(used.Child()) {
+		t.Error("not the one that nobody uses")
 	}
 }
 

@@ -34,6 +34,7 @@ type client struct {
 	own struct {
 		once    sync.Once
 		python  []string
+		version uint32 // the interpreter's sys.hexversion; 0 where it is not known
 		runtime *daemon.Runtime
 		err     error
 	}
@@ -126,7 +127,7 @@ func (c *client) runtime() (*daemon.Runtime, []string, error) {
 		p, err := inspect(c.pid)
 		if err == nil {
 			c.own.python = p.python
-			c.own.runtime, err = c.s.runtimes.ask(c.ctx, p)
+			c.own.runtime, c.own.version, err = c.s.runtimes.ask(c.ctx, p)
 		}
 		if err != nil && c.s.opt.Runtime != nil {
 			c.s.opt.Logger.Info("a client's own Mitogen was not found", zap.Int("pid", c.pid), zap.Error(err))
@@ -146,22 +147,22 @@ type runtimes struct {
 
 // ask finds the Mitogen that a process like this one imports. The interpreter is asked each time, since what it finds may
 // change; what is found in the same place is read once, as long as it is of the same version.
-func (t *runtimes) ask(ctx context.Context, p *process) (*daemon.Runtime, error) {
+func (t *runtimes) ask(ctx context.Context, p *process) (*daemon.Runtime, uint32, error) {
 	cmd := exec.CommandContext(ctx, p.python[0], p.python[1:]...)
 	cmd.Dir, cmd.Env = p.dir, p.env
-	r, err := daemon.AskRuntime(ctx, cmd)
+	r, version, err := daemon.AskRuntime(ctx, cmd)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	key := r.Dir + " " + r.String() + " " + r.Digest()
 	if known := t.m[key]; known != nil {
-		return known, nil
+		return known, version, nil
 	}
 	if t.m == nil {
 		t.m = map[string]*daemon.Runtime{}
 	}
 	t.m[key] = r
-	return r, nil
+	return r, version, nil
 }

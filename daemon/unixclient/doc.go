@@ -5,6 +5,9 @@
 // starts a child, and the module requests of those children, which are passed to the client for what the daemon itself does
 // not have.
 //
+// Data files of packages go the same way (resources.go): what the daemon's path does not have is asked of the client that owns the child,
+// once for all of its children that wait, and is missing where the client is known not to answer or has not in ten seconds.
+//
 // # Ownership
 //
 // A child belongs to the client that asked for it. Its log records go there, its modules come from there, and it ends with

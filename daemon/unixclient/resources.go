@@ -18,7 +18,7 @@ const (
 )
 
 // resources are the questions for data files that a client's own children have and the daemon can not answer. Clients answer since
-// Mitogen 0.3.37, on Python 3.7 and later; others never do. Answers are not kept: a child asks for a file once.
+// Mitogen 0.3.37, on Python 3.7 and later; others never do, and are not asked. Answers are not kept: a child asks for a file once.
 type resources struct {
 	c *client
 
@@ -51,7 +51,7 @@ func (t *resources) init(c *client) {
 func (t *resources) want(child *daemon.Child, q daemon.ResourceRequest) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.ended || t.count >= maxResources || t.of[child] >= maxChildResources {
+	if t.c.mute() || t.ended || t.count >= maxResources || t.of[child] >= maxChildResources {
 		return false
 	}
 	key := resourceKey{q.Package, q.Name}
@@ -70,6 +70,9 @@ func (t *resources) want(child *daemon.Child, q daemon.ResourceRequest) bool {
 	t.count++
 	return true
 }
+
+// mute tells whether the client is one that never answers: its Mitogen's answer needs what Python has from 3.7 on.
+func (c *client) mute() bool { return c.own.version > 0 && c.own.version < 0x03070000 }
 
 // question is the payload of a GET_RESOURCE that the client's Mitogen reads.
 func (c *client) question(key resourceKey) pyproto.Tuple {

@@ -3,13 +3,16 @@ package unixclient
 import (
 	"bytes"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"mitogend/daemon"
 	"mitogend/importer"
+	"mitogend/integration/pythons"
 	"mitogend/pyproto"
 )
 
@@ -114,6 +117,29 @@ func TestResources(t *testing.T) {
 		if err != nil || outs[i].String() != resourceOutput {
 			t.Errorf("%v; want %q, got\n%s", err, resourceOutput, outs[i])
 		}
+	}
+}
+
+// A client whose Python is too old to answer is not asked, and its children do not wait.
+func TestResourcesOfAnOldPython(t *testing.T) {
+	list := pythons.All(t)
+	if list[0].Version != "2.7" && list[0].Version != "3.6" {
+		pythons.Missing(t, "needs a Python before 3.7")
+	}
+	out, err := exec.Command(python(t), "-c", "import mitogen,os;print(os.path.dirname(mitogen.__file__))").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.CopyFS(filepath.Join(dir, "mitogen"), os.DirFS(strings.TrimSpace(string(out)))); err != nil {
+		t.Fatal(err)
+	}
+	program := strings.Replace(resourceProgram, "        assert c.call", "        print(c.call(ask, [(u'data', u'own.txt')]), asked)\n        sys.exit()\n        assert c.call", 1)
+	write(t, filepath.Join(dir, "program.py"), "from __future__ import print_function\n"+program)
+	_, socket := serve(t, Options{ModuleTimeout: time.Hour})
+	cmd := exec.Command(list[0].Path, filepath.Join(dir, "program.py"), socket, "x")
+	if got, err := cmd.CombinedOutput(); err != nil || string(got) != "ready\n[None] []\n" {
+		t.Errorf("%v: %s", err, got)
 	}
 }
 

@@ -35,6 +35,7 @@ type spec struct {
 	op     string
 	pinned bool // bound to CPU 0, with all that it starts
 	fresh  bool // a new driver for each sample
+	under  bool // ours is Mitogen's driver, run by `mitogend master`
 	warm   int  // samples thrown away
 	reps   int  // samples kept
 	quick  int  // the same with -quick

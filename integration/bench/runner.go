@@ -36,9 +36,11 @@ func (r *runner) subjects(kind string) []subject {
 }
 
 // argv is how a subject's driver is started.
-func (r *runner) argv(op string, s subject) []string {
+func (r *runner) argv(sp *spec, s subject) []string {
 	switch {
-	case op == "process":
+	case sp.under && s == ours:
+		return []string{r.bed.mitogend, "master", "--", r.bed.peer, r.bed.py("mitogen_driver.py")}
+	case sp.op == "process":
 		// Whole programs are timed from outside, by one and the same driver.
 		return []string{r.bed.self, "-driver", string(floor)}
 	case s == mitogen:
@@ -60,7 +62,7 @@ func (r *runner) start(ctx context.Context, sp *spec, s subject) (*driver, error
 	if limit == 0 {
 		limit = 2 * time.Minute
 	}
-	return startDriver(ctx, string(s), r.argv(sp.op, s), r.env, sp.pinned, sp.op, p, limit, r.errs)
+	return startDriver(ctx, string(s), r.argv(sp, s), r.env, sp.pinned, sp.op, p, limit, r.errs)
 }
 
 // run measures one spec on all subjects, a sample of each in turn.

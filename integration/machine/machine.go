@@ -140,6 +140,7 @@ func Pythons(t testing.TB) []pythons.Python {
 	if i > 0 && i < len(all)-1 {
 		pick = slices.Insert(pick, 1, all[i])
 	}
+	pick = slices.Compact(pick) // there may be one only
 	opening.Lock()
 	defer opening.Unlock()
 	for _, p := range pick {

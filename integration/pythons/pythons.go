@@ -16,8 +16,8 @@ import (
 // Versions are the Pythons that a full test run has.
 var Versions = []string{"2.7", "3.6", "3.7", "3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15"}
 
-// treeDir is where .ci/pythons keeps its tree.
-func treeDir() string {
+// Tree is where .ci/pythons keeps its tree.
+func Tree() string {
 	if dir := os.Getenv("MITOGEND_TREE"); dir != "" {
 		return dir
 	}
@@ -68,7 +68,7 @@ func candidates() []string {
 		root = filepath.Join(home, ".pyenv")
 	}
 	list, _ := filepath.Glob(filepath.Join(root, "versions", "*", "bin", "python"))
-	newer, _ := filepath.Glob(filepath.Join(treeDir(), "python", "usr", "bin", "python3.*"))
+	newer, _ := filepath.Glob(filepath.Join(Tree(), "python", "usr", "bin", "python3.*"))
 	return append(append(list, "/usr/bin/python3", "/usr/bin/python2.7"), newer...)
 }
 
@@ -144,6 +144,6 @@ func unavailable(version string) string {
 	if version != "3.14" && version != "3.15" {
 		return ""
 	}
-	reason, _ := os.ReadFile(filepath.Join(treeDir(), "unavailable"))
+	reason, _ := os.ReadFile(filepath.Join(Tree(), "unavailable"))
 	return strings.TrimSpace(string(reason))
 }

@@ -465,6 +465,22 @@ class PkgutilTest(harness.TestCase):
         finder = pkgutil.get_importer(served.__path__[0])
         self.assertIs(pkgutil.get_importer(served.__path__[0]), finder)
 
+    def test_paths_made_of_a_package_above(self):
+        parent = self.parent({'served': '', 'served.sub': 'raise RuntimeError', 'served.sub.deep': '', 'served.sub.deep.mod': '', 'served.mod': ''})
+        import pkgutil
+        import served
+        root = served.__path__[0]
+
+        def listed(path):
+            return [(name, is_pkg) for _, name, is_pkg in pkgutil.iter_modules([path])]
+        self.assertEqual(listed(root + '/sub/deep'), [('mod', False)])
+        self.assertEqual(listed(root + '/sub/'), [('deep', True)])
+        self.assertEqual(listed(root + '//sub/../../served/sub'), [('deep', True)])
+        for path in '/mod', '/absent', '/absent/deep', 'x/sub':
+            self.assertEqual(listed(root + path), [])
+        # What is not there is not asked for.
+        self.assertEqual(parent.asked, ['served', 'served.sub', 'served.sub.deep'])
+
     def test_all_that_is_on_the_path(self):
         self.parent({'served': ''})
         import pkgutil
