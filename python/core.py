@@ -901,7 +901,7 @@ class Importer(Lazy):
         # Python imports a package for the sake of a module in it: asked for that, the parent sends both.
         wanted = name
         frame = name not in self.cache and sys._getframe(1)
-        while frame and ('importlib' in frame.f_code.co_filename or frame.f_globals is globals()):
+        while frame and 'importlib' in frame.f_code.co_filename:
             inner = str(frame.f_locals.get('name'))
             if inner.startswith(name + '.'):
                 wanted = inner
@@ -923,6 +923,9 @@ class Importer(Lazy):
     # For both.
 
     def exec_module(self, module):
+        # It came ahead of what makes paths, which are likely to be opened.
+        if 'mitogen.files' in self.cache:
+            __import__('mitogen.files')
         exec(self.get_code(module.__name__), module.__dict__)
 
     def search_path(self, record):
@@ -952,21 +955,14 @@ class Importer(Lazy):
         return source.replace(b'\r\n', b'\n').replace(b'\r', b'\n')
         # For both.
 
-    def before(self, name, text):
-        """Code, or its source, is going to run: where it makes paths, they are likely to be opened."""
-        if (b'__file__' in text or b'__path__' in text) and name[:8] != 'mitogen.' and not io.lost:
-            __import__('mitogen.files')
-
     def get_code(self, name):
         # Only 3.x.
         code = self.codes.pop(name.encode(), b'')
         # Not under -O or in another release, for which it was not made.
         if __debug__ and code.startswith(frozen.MAGIC_NUMBER):
-            self.before(name, code)
             return frozen._compile_bytecode(code[4:], name, None, self.get_filename(name))
         # For both.
         source = self.get_bytes(name)
-        self.before(name, source)
         # Only 2.x.
         if not PY3:
             source = self.get_source(name) + b'\n'
@@ -976,29 +972,25 @@ class Importer(Lazy):
 
 class Portion(object):
     """
-    The finder of a directory of what is served: an entry of `__path__`, or of sys.path. One that is of none is in sys.meta_path
-    and waits for the modules in WATCHED, as for logging, to have it send its records to the master.
+    A finder of nothing, which makes known to pkgutil what there is at a path entry of a package that is served. One of
+    them is in sys.meta_path and waits for the modules in WATCHED, as for logging, to have it send its records to the master.
+    Others find something once mitogen.files is here.
     """
 
     def __init__(self, path):
-        # Files are no entries of a path: runpy asks.
-        if not path.startswith(Importer.prefix) or path.endswith('.py'):
+        if not path.startswith(Importer.prefix):
             raise ImportError(path)
-        self.path = os.path.normpath(path)
+        self.path = path
 
     def iter_modules(self, prefix=''):
         return importer.list_modules(self.path, prefix)
-
-    def is_of(self, name):
-        """Is this the directory of the package that the module lies in, by its name?"""
-        record = importer.cache.get(name.rpartition('.')[0])
-        return type(record) is tuple and importer.search_path(record) == [self.path]
 
     # Only 2.x.
 
     def find_module(self, name, path=None):
         if self.path != Importer.prefix:
-            return (importer if importer.request(name) else None) if self.is_of(name) else importer.find_at(self, name)
+            # Of pkgutil and runpy, which ask no other for what lies in a package.
+            return importer if importer.request(name) else None
         return self if name in WATCHED and not io.lost else None
 
     def load_module(self, name):
@@ -1010,12 +1002,6 @@ class Portion(object):
     # Only 3.x.
 
     def find_spec(self, name, path=None, target=None):
-        if self.path != Importer.prefix:
-            try:
-                return importer.find_spec(name) if self.is_of(name) else importer.find_at(self, name)
-            except ModuleNotFoundError:
-                # Another entry may have it. If none has, Importer tells the reason.
-                return None
         rest = not io.lost and WATCHED.pop(name, 0)
         if rest:
             spec = _find_spec(name, path)
@@ -1290,9 +1276,3 @@ def plug(core, package):
     sys.meta_path.insert(len(sys.meta_path) if PY3 else 0, importer)
     sys.path_hooks.append(Portion)
     sys.meta_path.insert(0, Portion(Importer.prefix))
-    # Only 3.x.
-
-    def get_data(loader, path):
-        return importer.get_data(path) if str(path).startswith(Importer.prefix) else plain(loader, path)
-    plain = frozen.FileLoader.get_data
-    frozen.FileLoader.get_data = get_data

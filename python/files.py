@@ -1,13 +1,15 @@
 """
-Functions that open and look at files, for paths of what is served: reading gives what the master has, within the policy. It comes
-over the importer before the first module is run that mentions __file__ or __path__. A path that begins otherwise costs nothing but a call:
-Python's own function is asked first, and only where that finds nothing is it looked at.
+Paths of what is served, as places: functions that open and look at files read what the master has, within the policy, and
+directories in a path find modules, whatever these are called. It comes over the importer ahead of the first module that mentions
+__file__, __path__ or sys.modules. A path that begins otherwise costs nothing but a call: Python's own function is asked first, and only
+where that finds nothing is it looked at.
 """
 from __future__ import absolute_import
 import errno
 import io
 import os
 import stat
+import sys
 
 import mitogen.core as core
 
@@ -64,7 +66,10 @@ def read(path):
 def open_served(path, mode='r', buffering=-1, encoding=None, errors=None, newline=None, *_rest, **_opener):
     if set(mode) & set('wax+'):
         raise missing(path, 'files of what is served are not on this machine, and cannot be written', IOError)
-    data = io.BytesIO(read(path))
+    data = read(path)
+    if 'U' in mode:
+        data = data.replace(b'\r\n', b'\n').replace(b'\r', b'\n')
+    data = io.BytesIO(data)
     data.name = path
     if 'b' in mode or not core.PY3 and not encoding:
         return data
@@ -98,10 +103,10 @@ def stat_served(path, *_args, **_kwargs):
     return os.stat_result((stat.S_IFDIR | 0o555 if is_dir else stat.S_IFREG | 0o444, 0, 0, 1, 0, 0, size, 0, 0, 0))
 
 
-def listdir(path):
+def listdir(path='.'):
     found = find(path)
-    if not found:
-        raise missing(path, 'only directories of packages are known')
+    if not found or not found.kind():
+        raise missing(path, 'no directory of a package that is served')
     return sorted(found.entries())
 
 
@@ -153,7 +158,52 @@ class Scan(object):
         pass
 
 
+# Directories as entries of a path.
+
+def begin_portion(portion, path):
+    # Files are no entries of a path: runpy asks.
+    if not path.startswith(PREFIX) or path.endswith('.py'):
+        raise ImportError(path)
+    portion.path = os.path.normpath(path)
+
+
+def is_of(portion, name):
+    """Is this the directory of the package that the module lies in, by its name?"""
+    record = core.importer.cache.get(name.rpartition('.')[0])
+    return type(record) is tuple and core.importer.search_path(record) == [portion.path]
+
+
+find_watched = core.Portion.find_spec if core.PY3 else core.Portion.find_module
+
+
+def find_spec(portion, name, path=None, target=None):
+    if portion.path == PREFIX:
+        return find_watched(portion, name, path, target)
+    if not is_of(portion, name):
+        return core.importer.find_at(name, portion)
+    frame = sys._getframe(1)
+    while frame and 'importlib' in frame.f_code.co_filename:
+        if frame.f_code.co_name == '_find_spec':
+            # An import goes on to the importer.
+            return None
+        frame = frame.f_back
+    return core.importer.find_spec(name)
+
+
+def find_module(portion, name, path=None):
+    if portion.path == PREFIX:
+        return find_watched(portion, name, path)
+    if is_of(portion, name):
+        return core.importer if core.importer.request(name) else None
+    return core.importer.find_at(name, portion)
+
+
 def install():
+    core.Portion.__init__ = begin_portion
+    if core.PY3:
+        core.Portion.find_spec = find_spec
+    else:
+        core.Portion.find_module = find_module
     try:
         import builtins
     except ImportError:
@@ -163,9 +213,22 @@ def install():
     if hasattr(io, 'open_code'):
         io.open_code = Served(io.open_code, open_code)
     os.stat, os.lstat = Served(os.stat, stat_served), Served(os.lstat, stat_served)
+    if core.PY3:
+        core.frozen.FileLoader.get_data = get_data
+        if 'tokenize' in sys.modules:
+            # For linecache.
+            sys.modules['tokenize']._builtin_open = io.open
     os.listdir = Served(os.listdir, listdir)
     if hasattr(os, 'scandir'):
         os.scandir = Served(os.scandir, Scan)
+
+
+plain = core.PY3 and core.frozen.FileLoader.get_data
+
+
+def get_data(loader, path):
+    """Of Python's loaders of files."""
+    return core.importer.get_data(path) if str(path).startswith(PREFIX) else plain(loader, path)
 
 
 def open_text(path, mode='r', buffering=-1, encoding=None, errors=None, newline=None, *_rest):

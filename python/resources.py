@@ -144,6 +144,7 @@ def is_package_directory(importer, path):
 
 def list_modules(importer, path, prefix):
     """For pkgutil: the names of the modules in a directory, and if they are packages."""
+    path = os.path.normpath(path)
     names = listing(importer, path)
     known = place(importer, path)[1] == ''
     for name in sorted(names):
@@ -163,7 +164,7 @@ def iter_modules(importer, prefix=''):
         pass
 
 
-def find_at(importer, finder, name):
+def find_at(importer, name, finder):
     """What a directory has of that name, whatever the module there is called otherwise: a spec, on 2.x a loader."""
     if not hasattr(finder, 'names'):
         finder.names = listing(importer, finder.path)
