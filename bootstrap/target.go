@@ -257,6 +257,23 @@ func (h Hop) specOptions() (map[string]any, error) {
 	return opts, nil
 }
 
+// Host is the name of the machine or the container that the hop leads to; empty for one that stays where it is.
+func (h Hop) Host() string {
+	opts, err := h.specOptions()
+	if err != nil {
+		return ""
+	}
+	for _, key := range []string{"hostname", "container", "pod", "name"} {
+		if name := h.Args[key]; name != "" {
+			return name
+		}
+		if name, ok := opts[key].(string); ok {
+			return name
+		}
+	}
+	return ""
+}
+
 // Options gives the arguments for [Build]: those of SPEC, those after the question mark, and the password, read from the
 // environment or the file that the hop names. An argument that SPEC gives too is an error.
 func (h Hop) Options() (map[string]any, error) {

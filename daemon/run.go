@@ -122,7 +122,8 @@ func (c *Child) modules() *importer.Importer {
 
 // pushScript sends what running a script takes and what the script imports, so that the process that is forked off has it.
 func (c *Child) pushScript(ctx context.Context, o RunOptions) error {
-	names := []string{"mitogen.running", "mitogen.guard", "mitogen.watcher", "mitogen.process", "mitogen.parent", "mitogen.program", "mitogen.script"}
+	names := []string{"mitogen.running", "mitogen.guard", "mitogen.watcher", "mitogen.process", "mitogen.parent", "mitogen.program",
+		"mitogen.forker", "mitogen.script"}
 	if o.Source == nil {
 		names = append(names, o.Path, o.Path+".__main__")
 	} else {

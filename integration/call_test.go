@@ -103,7 +103,8 @@ func TestTwentyTargetsTwoBroken(t *testing.T) {
 	if n := strings.Count(r.Stdout, p.Target()+"| "); n != 18 || r.Status != 3 || strings.Count(r.Stdout, "\n") != 18 {
 		t.Fatal(r)
 	}
-	if strings.Count(r.Stderr, "\n") != 2 || !strings.Contains(r.Stderr, "/nowhere/python: ") || !strings.Contains(r.Stderr, "/bin/false: ") {
+	if strings.Count(r.Stderr, "\n") != 3 || !strings.Contains(r.Stderr, "/nowhere/python: ") || !strings.Contains(r.Stderr, "/bin/false: ") ||
+		!strings.Contains(r.Stderr, "\nmitogend: 18 ok, 2 not reached: local:?python") {
 		t.Fatal(r)
 	}
 	r = Mitogend(t, dir, "call", "--json", "-p", "3", "-H", "@hosts", "os:getpid")

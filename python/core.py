@@ -380,7 +380,7 @@ LAZY = frozenset(
 def lazy(name):
     """Called for an attribute that this module lacks."""
     if name not in LAZY:
-        raise AttributeError("mitogend's child runtime has no mitogen.core." + name)
+        raise AttributeError('no mitogen.core.%s here' % name)
     import mitogen.api
     return getattr(mitogen.api, name)
 
@@ -1126,7 +1126,7 @@ def stray():
     """In a process that was forked off past mitogen.forked, do what that would have; or the reason why it has no connection."""
     if os.getpid() != io.pid:
         if 'mitogen.forked' not in sys.modules:
-            return 'this process was forked off by other means than os.fork()'
+            return 'it was forked off, but not by os.fork()'
         sys.modules['mitogen.forked'].after_in_child()
 
 

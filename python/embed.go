@@ -138,8 +138,17 @@ var files string
 //go:embed forked.py
 var forked string
 
+//go:embed forker.py
+var forker string
+
 //go:embed guard.py
 var guard string
+
+//go:embed command.py
+var command string
+
+// Command is the program that becomes a command.
+func Command() string { return Shrink(command) }
 
 //go:embed connect.py
 var connect string
@@ -176,7 +185,8 @@ func Modules() map[string]Module {
 		"mitogen.core3": {"mitogen/core3.py", func() string { return "SOURCE=b" + strconv.QuoteToASCII(Core(3)) + "\n" }},
 	}
 	for name, source := range map[string]string{
-		"api": api, "channel": channel, "connect": connect, "files": files, "forked": forked, "guard": guard, "launch": launch, "parent": parent,
+		"api": api, "channel": channel, "connect": connect, "files": files, "forked": forked, "forker": forker, "guard": guard,
+		"launch": launch, "parent": parent,
 		"process": process, "program": program, "resources": resources, "running": running, "script": script, "watcher": watcher,
 	} {
 		m["mitogen."+name] = Module{"mitogen/" + name + ".py", func() string { return Shrink(source) }}

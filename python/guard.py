@@ -48,17 +48,10 @@ class Guard(object):
         try:
             self.sock.sendall(ORDER.pack(len(data), len(fds)) + data)
             if fds:
-                send_fds(self.sock, fds)
+                # Only programs have some.
+                sys.modules['mitogen.program'].send_fds(self.sock, fds)
         except (OSError, IOError, _socket.error) as e:
             raise core.Error('the process that programs are forked off is gone (%s): close this child and connect anew', e)
-
-    def news(self):
-        """New records and bytecode of the importer's, for the other one."""
-        cache, codes = core.importer.cache, core.importer.codes
-        new = [name for name in list(cache) if name not in self.sent]
-        self.sent.update(new)
-        keys = [(name, name.encode('utf-8') if core.PY3 else name) for name in new]
-        return [(name, plain(cache[name])) for name in new], [(key, codes[key]) for _, key in keys if key in codes]
 
     def move(self):
         """Have it be no child of this process, but an orphan, as soon as no program runs."""
@@ -86,27 +79,6 @@ class Guard(object):
         os.close(self.alive)
         if not self.moved:
             self.reap()
-
-
-if core.PY3:
-    def send_fds(sock, fds):
-        sock.sendmsg([b'f'], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack('%di' % len(fds), *fds))])
-else:
-    # The module that can send descriptors takes long to import.
-    def send_fds(sock, fds):
-        if os.path.exists('/proc/self/fd'):
-            # They are kept open until the answer is here.
-            sock.sendall(struct.pack('>L%dL' % len(fds), os.getpid(), *fds))
-        else:
-            from _multiprocessing import sendfd
-            sock.sendall(struct.pack('>L', 0))
-            for fd in fds:
-                sendfd(sock.fileno(), fd)
-
-
-def plain(record):
-    """A record as marshal takes it."""
-    return record if type(record) is not tuple else record[:3] + (bytes(record[3]),) + record[4:]
 
 
 def start():

@@ -380,6 +380,8 @@ class Relay(object):
         # Held while descriptors are made and given to a process, so that no other process inherits them.
         self.spawning = Lock()
         self.ending = False
+        # Seconds that the end of this process waits for a process that is being started.
+        self.start_time = 2
         # The poller's: what to do for a descriptor; its Writer; what it is polled for.
         self.readers = {}
         self.writers = {}
@@ -498,7 +500,7 @@ class Relay(object):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for link in list(self.children.values()):
             self.call_soon(link.on_lost)
-        end = clock() + 2
+        end = clock() + self.start_time
         # What is being started is there by then, and is ended with the others.
         taken = self.spawning.acquire(False)
         while not taken and clock() < end:

@@ -7,6 +7,9 @@ from __future__ import absolute_import
 
 import errno
 import os
+import struct
+
+import _socket
 
 import mitogen.core as core
 import mitogen.guard
@@ -189,6 +192,36 @@ def own():
     return fds
 
 
+def fresh(guard):
+    """New records and bytecode of the importer's, for the other process."""
+    cache, codes = core.importer.cache, core.importer.codes
+    new = [name for name in list(cache) if name not in guard.sent]
+    guard.sent.update(new)
+    keys = [(name, name.encode('utf-8') if core.PY3 else name) for name in new]
+    return [(name, plain(cache[name])) for name in new], [(key, codes[key]) for _, key in keys if key in codes]
+
+
+def plain(record):
+    """A record as marshal takes it."""
+    return record if type(record) is not tuple else record[:3] + (bytes(record[3]),) + record[4:]
+
+
+if core.PY3:
+    def send_fds(sock, fds):
+        sock.sendmsg([b'f'], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack('%di' % len(fds), *fds))])
+else:
+    # The module that can send descriptors takes long to import.
+    def send_fds(sock, fds):
+        if os.path.exists('/proc/self/fd'):
+            # They are kept open until the answer is here.
+            sock.sendall(struct.pack('>L%dL' % len(fds), os.getpid(), *fds))
+        else:
+            from _multiprocessing import sendfd
+            sock.sendall(struct.pack('>L', 0))
+            for fd in fds:
+                sendfd(sock.fileno(), fd)
+
+
 def leaf():
     """In a process that was forked off: it runs none."""
     programs.clear()
@@ -200,7 +233,9 @@ def run(context_id, name, handle, spec, with_stdin, credit):
     wait status. Gives the handle for standard input.
     """
     global news
+    # The other process asks for nothing.
     core.importer.record('mitogen.script')
+    core.importer.record('mitogen.forker')
     guard = mitogen.guard.start()
     relay, ender = process.start()
     if news is None:
@@ -219,7 +254,7 @@ def run(context_id, name, handle, spec, with_stdin, credit):
             (down_r, down_w), (up_r, up_w), (out_r, out_w), (err_r, err_w), (in_r, in_w) = pipes
             program = programs[context_id] = Program(
                 context_id, handle, parent.Writer(in_w) if with_stdin else None, {out_r: b'o', err_r: b'e'}, credit)
-            records, codes = guard.news()
+            records, codes = fresh(guard)
             guard.order(('fork', context_id, spec, records, codes), (down_r, up_w, in_r, out_w, err_w))
             failed = program.started.get()
             if failed:

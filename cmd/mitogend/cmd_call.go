@@ -54,7 +54,7 @@ func (c *callCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	case len(args) == 0:
 		return usagef("call which function? Write mitogend call MODULE:FUNCTION [ARG]...")
 	case !function.MatchString(args[0]):
-		return usagef("%q is not MODULE:FUNCTION, as in os:getpid or platform:python_version", args[0])
+		return usagef("%q is not MODULE:FUNCTION, as in os:getpid or platform:python_version; a command is run by mitogend exec -- %s", args[0], strings.Join(args, " "))
 	case c.raw && c.json:
 		return usagef("--raw and --json exclude each other")
 	}

@@ -33,7 +33,7 @@ func newRun(a *app) *cobra.Command {
 		Use:   "run [flags] SCRIPT [ARG]...",
 		Short: "Run a Python program on each target",
 		Long: `run makes SCRIPT the main program on each target, with its own sys.argv, stdout, stderr and exit status; its imports
-are served from here. For one target, stdin is the program's. SCRIPT - is read from stdin; a directory or zip file is run
+are served from here. stdin is the program's; of several targets, each gets all of it. SCRIPT - is read from stdin; a directory or zip file is run
 by its __main__.py. With -m, SCRIPT is a module's name.`,
 		Example: `  mitogend run examples/report/report.py
   mitogend run -H ssh:web1,ssh:web2 -I ./lib check.py --fast
@@ -61,30 +61,16 @@ func (c *runCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	if err != nil {
 		return err
 	}
-	stdin := stdinForOne(len(fl.targets))
-	if script.path == stdinScript {
-		stdin = nil
-	}
+	stdin := fl.stdin()
 	return fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
 		o := script.options
-		o.Args, o.Stdin, o.Stdout, o.Stderr = args[1:], stdin, j.stdout, j.stderr
-		stdout, stderr := &captured{spool: &fl.spool}, &captured{spool: &fl.spool}
-		if c.json {
-			o.Stdout, o.Stderr = stdout, stderr
+		o.Args = args[1:]
+		if script.path != stdinScript {
+			in, done := stdin()
+			defer done()
+			o.Stdin = in
 		}
-		status, err := j.child.Run(ctx, o)
-		if err != nil {
-			return failed(ctx, err)
-		}
-		out := c.outcome(status, len(fl.targets) == 1)
-		if c.json {
-			out.write = func(w io.Writer) {
-				programResult(w, status, stdout, stderr)
-				stdout.release()
-				stderr.release()
-			}
-		}
-		return out
+		return fl.program(ctx, j, o)
 	})
 }
 
@@ -154,6 +140,9 @@ func openScript(name string) (source []byte, packed bool, err error) {
 	// Without O_NONBLOCK, a FIFO that nobody writes to would be waited for.
 	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
+		if !strings.ContainsAny(name, "/.") {
+			return nil, false, usagef("there is no script %s; a command is run by mitogend exec -- %s", name, name)
+		}
 		return nil, false, usagef("there is no script %s", name)
 	}
 	if err != nil {
@@ -197,8 +186,8 @@ func readScript(name string, r io.Reader) ([]byte, error) {
 	return source, nil
 }
 
-// outcome says how the program ended. The status of a single one is its own, and a signal's is what a shell makes of it.
-func (c *runCommand) outcome(s daemon.ExitStatus, single bool) *outcome {
+// programOutcome says how a program ended. The status of a single one is its own, and a signal's is what a shell makes of it.
+func programOutcome(s daemon.ExitStatus, single bool) *outcome {
 	out := &outcome{OK: s == daemon.ExitStatus{}}
 	switch {
 	case out.OK:

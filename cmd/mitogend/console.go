@@ -93,6 +93,13 @@ func (c *console) complain(format string, args ...any) {
 	fmt.Fprintf(c.err, ownPrefix+"%s\n", printable.Text(fmt.Sprintf(format, args...)))
 }
 
+// sum tells how it went on several targets; on all of them well is told to somebody who watches.
+func (c *console) sum(text string, well bool) {
+	if !well || c.err.tty {
+		c.complain("%s", text)
+	}
+}
+
 // Progress appears only when something takes long.
 const (
 	progressAfter = 700 * time.Millisecond

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -63,6 +62,7 @@ type fleet struct {
 
 	running, done, failed atomic.Int32
 	status                atomic.Int32 // the highest so far
+	tally                 tally
 }
 
 // job is the work on one target.
@@ -154,6 +154,9 @@ func (fl *fleet) each(ctx context.Context, do func(context.Context, *job) *outco
 	}()
 	fl.await(ctx, finished)
 	stop()
+	if len(fl.targets) > 1 && !fl.flags.json && !fl.app.quiet {
+		fl.app.console.sum(fl.tally.text(fl.targets))
+	}
 	if fl.tracer != nil {
 		fl.tracer.close()
 	}
@@ -218,6 +221,7 @@ const stuckTime = 1500 * time.Millisecond
 func (fl *fleet) work(ctx context.Context, t target, do func(context.Context, *job) *outcome) {
 	fl.running.Add(1)
 	defer fl.running.Add(-1)
+	fl.tally.begin(t.name)
 	started := time.Now()
 	if d := fl.flags.timeout; d > 0 {
 		var cancel context.CancelFunc
@@ -302,6 +306,7 @@ func failed(ctx context.Context, err error) *outcome {
 // show counts an outcome and prints it.
 func (fl *fleet) show(j *job, out *outcome) {
 	fl.done.Add(1)
+	fl.tally.end(out)
 	if !out.OK {
 		fl.failed.Add(1)
 	}
@@ -394,13 +399,4 @@ func (a *app) logger() *zap.Logger {
 		},
 	})
 	return zap.New(zapcore.NewCore(printableLog{enc, true}, zapcore.AddSync(a.console.err), level))
-}
-
-// stdinForOne gives what the program of a single target reads; nil is /dev/null. Several can not share it, and a background
-// job that reads the terminal would be stopped.
-func stdinForOne(n int) io.Reader {
-	if n != 1 || background(os.Stdin) {
-		return nil
-	}
-	return os.Stdin
 }

@@ -9,6 +9,7 @@ import (
 	"mitogend/daemon"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -159,7 +160,7 @@ func newRoot(a *app) *cobra.Command {
 serves its imports from this machine. Nothing is installed or written there.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usagef("there is no command %q; mitogend help lists them", args[0])
+				return usagef("there is no command %q; mitogend help lists them, and mitogend exec -- %s runs that on targets", args[0], strings.Join(args, " "))
 			}
 			return nil
 		},
@@ -173,7 +174,7 @@ serves its imports from this machine. Nothing is installed or written there.`,
 	f := root.PersistentFlags()
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print results and errors only")
 	f.CountVarP(&a.verbose, "verbose", "v", "say more; -vv for everything")
-	root.AddCommand(newRun(a), newCall(a), newModules(a), newVersion(a),
+	root.AddCommand(newRun(a), newCall(a), newExec(a), newModules(a), newVersion(a),
 		newServe(a), newPs(a), newClose(a), newStop(a), newStats(a), newLogs(a), newTop(a), newConfig(a),
 		newMaster(a), newHosts(a), newDoctor(a))
 	return root

@@ -39,7 +39,7 @@ func (p *pathFlags) options(a *app, first string) (importer.Options, error) {
 			return opt, usagef("--path %s: %w", dir, cause(err))
 		}
 	}
-	if len(p.path) == 0 {
+	if len(p.path) == 0 && first != "" {
 		if err := owned.CheckDir(first); err == nil {
 			opt.Path = []string{first}
 		} else if hasModules(first) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,16 @@ type target struct {
 	name    string // as the user wrote it, or the inventory's name of the host
 	hops    []bootstrap.Hop
 	secrets map[int]bootstrap.Secret // passwords of the inventory, by hop
+}
+
+// host is the name of the machine, or of the container, that the last hop with one leads to.
+func (t target) host() string {
+	for _, h := range slices.Backward(t.hops) {
+		if name := h.Host(); name != "" {
+			return name
+		}
+	}
+	return "localhost"
 }
 
 // targetFlags say where to run something.

@@ -1,8 +1,8 @@
 // Package pool shares connections: clients that name the same target with the same options get the same child.
 //
 // A connection is counted while leases on it are held, kept for an idle time after that, and closed before its time when
-// there are more than a limit (victim says which), or no descriptors for another one. Connects that are under way are joined. A target that fails, or is
-// lost soon after it was connected, is tried again with a growing pause.
+// there are more than a limit (victim says which), or no descriptors for another one. Connects that are under way are
+// joined. A target that fails, or is lost soon after it was connected, is tried again with a growing pause.
 //
 // A child runs one call at a time. So a connection whose running call takes long is not given to a new lease while the target
 // may have another one (Options.PerTarget); and one on which a call was given up is given to nobody until that call ends.

@@ -72,6 +72,7 @@ type Pool struct {
 	gen     int // of opt.Source
 	byKey   map[string][]*Conn
 	all     map[*Conn]bool
+	byID    map[uint32]*Conn // those of all that have a child
 	pauses  map[string]*pause
 	sources map[string]*source
 	ghosts  map[string]time.Time // when those were used that were closed for want of room
@@ -100,7 +101,7 @@ type source struct {
 
 // New makes a pool of the daemon's children.
 func New(d *daemon.Daemon, opt Options) (*Pool, error) {
-	p := &Pool{d: d, log: opt.Logger, byKey: map[string][]*Conn{}, all: map[*Conn]bool{}, pauses: map[string]*pause{}, sources: map[string]*source{}, checks: map[checkKey]*check{}, ghosts: map[string]time.Time{}}
+	p := &Pool{d: d, log: opt.Logger, byKey: map[string][]*Conn{}, all: map[*Conn]bool{}, byID: map[uint32]*Conn{}, pauses: map[string]*pause{}, sources: map[string]*source{}, checks: map[checkKey]*check{}, ghosts: map[string]time.Time{}}
 	if p.log == nil {
 		p.log = zap.NewNop()
 	}
@@ -304,6 +305,9 @@ func (p *Pool) connect(ctx context.Context, c *Conn, r Request, im *importer.Imp
 			p.failed(c.key)
 		}
 	}
+	if err == nil && p.all[c] {
+		p.byID[uint32(child.ID())] = c
+	}
 	close(c.ready)
 	gone := err == nil && (c.closed || isDone(child))
 	if err == nil && c.refs == 0 && !gone {
@@ -353,17 +357,15 @@ func (p *Pool) Event(e daemon.Event) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for c := range p.all {
-		if c.child == nil || c.child.ID() != e.ID {
-			continue
-		}
-		p.forget(c)
-		if e.Kind == daemon.Lost && time.Since(c.connected) < shortLived {
-			p.failed(c.key)
-		} else if e.Kind == daemon.Lost {
-			delete(p.pauses, c.key)
-		}
+	c := p.byID[uint32(e.ID)]
+	if c == nil {
 		return
+	}
+	p.forget(c)
+	if e.Kind == daemon.Lost && time.Since(c.connected) < shortLived {
+		p.failed(c.key)
+	} else if e.Kind == daemon.Lost {
+		delete(p.pauses, c.key)
 	}
 }
 
@@ -373,6 +375,9 @@ func (p *Pool) forget(c *Conn) {
 		return
 	}
 	delete(p.all, c)
+	if c.child != nil {
+		delete(p.byID, uint32(c.child.ID()))
+	}
 	list := slices.DeleteFunc(p.byKey[c.key], func(x *Conn) bool { return x == c })
 	if p.byKey[c.key] = list; len(list) == 0 {
 		delete(p.byKey, c.key)

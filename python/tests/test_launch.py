@@ -194,6 +194,7 @@ class LaunchTest(Base):
         self.addCleanup(setattr, mitogen.process.Process, '__init__', init)
         timer = threading.Timer(0.1, go.set)
         timer.start()
+        relay.start_time = harness.DEADLINE
         relay.leave()
         self.assertEqual(len(started), 1)
         self.assertRaises(OSError, os.killpg, started[0], 0)

@@ -1,0 +1,37 @@
+"""
+The program of `mitogend exec`: it becomes the command. sys.argv has the directory, the count of settings of the environment, these,
+and then the command.
+"""
+import errno
+import os
+import signal
+import sys
+
+
+def fail(status, text):
+    sys.stderr.write('mitogend exec: %s\n' % text)
+    sys.stderr.flush()
+    os._exit(status)
+
+
+chdir, count = sys.argv[1], int(sys.argv[2])
+settings, command = sys.argv[3:3 + count], sys.argv[3 + count:]
+for setting in settings:
+    name, _, value = setting.partition('=')
+    os.environ[name] = value
+if chdir:
+    try:
+        os.chdir(chdir)
+    except OSError as e:
+        fail(126, '--chdir %s: %s' % (chdir, e.strerror))
+# Python ignores them, and what is ignored stays so.
+for name in 'SIGPIPE', 'SIGXFZ', 'SIGXFSZ':
+    if hasattr(signal, name):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+try:
+    os.execvp(command[0], command)
+except OSError as e:
+    # The statuses that a shell gives.
+    fail(127 if e.errno == errno.ENOENT else 126, '%s: %s' % (command[0], e.strerror))
+except ValueError as e:
+    fail(126, '%s: %s' % (command[0], e))
