@@ -132,9 +132,6 @@ class Kwargs(dict):
             # For both.
             self[k] = v
 
-    def __repr__(self):
-        return 'Kwargs(%s)' % (dict.__repr__(self),)
-
     def __reduce__(self):
         return Kwargs, (dict(self),)
 
@@ -672,7 +669,7 @@ class Router(Lazy):
     def on_stream_lost(self, stream):
         io.lost = io.lost or True
         for handle in [h for h in list(self.handlers) if h >= 1000]:
-            self.drop(handle, u'the connection with the parent is lost')
+            self.drop(handle, u'the connection is lost')
         importer.fail_all()
         dispatcher.latch.close()
 
