@@ -102,7 +102,8 @@ r['listdir'] = sorted(n for n in os.listdir(os.path.join(here, 'extra')) if n !=
 r['os.walk'] = sorted((os.path.relpath(a, here), sorted(c)) for a, b, c in os.walk(here) if '__pycache__' not in a)
 with open(os.path.join(here, 'plugins', 'data.txt')) as f:
     r['open'] = f.read(), open(os.path.join(here, 'plugins', 'data.txt'), 'rb').read().decode()
-import io, codecs, glob
+import io, codecs, glob, linecache
+r['linecache'] = linecache.getline(here + '/plugins/near.py', 1), linecache.getline(here + '/../beside.py', 1), linecache.getline(here + '/absent.py', 1)
 r['io.open'] = io.open(here + '/plugins/data.txt', encoding='utf-8').read(), codecs.open(here + '/plugins/data.txt', encoding='utf-8').read()
 r['glob'] = [os.path.relpath(n, here) for n in glob.glob(os.path.join(here, 'plugins', '*.txt'))]
 r['not there'] = [attempt(open, here + '/absent', m) in ('IOError', 'FileNotFoundError') for m in ('r', 'rb')]
