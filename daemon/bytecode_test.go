@@ -122,7 +122,7 @@ func TestBytecode(t *testing.T) {
 					t.Fatal(names, err)
 				}
 				for _, name := range names {
-					if name != "master:"+source {
+					if name != "/master:"+source {
 						t.Errorf("the file is %s", name)
 					}
 				}
@@ -130,7 +130,7 @@ func TestBytecode(t *testing.T) {
 					t.Errorf("got %q, %v", got, err)
 				}
 				if err := c.Call(ctx, "cachedmod:trace").Decode(&got); err != nil || !strings.Contains(got, "    raise ValueError('no')\n") ||
-					!strings.Contains(got, `File "master:`+source+`", line 12, in fail`) {
+					!strings.Contains(got, `File "/master:`+source+`", line 12, in fail`) {
 					t.Errorf("got %q, %v", got, err)
 				}
 			})

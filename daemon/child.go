@@ -166,7 +166,7 @@ func (c *Child) newResponder() error {
 	im := c.modules()
 	opt := importer.ResponderOptions{
 		Version: c.Version(), Policy: c.opt.Policy, Reasons: true, MarkPackages: true,
-		With: []string{"mitogen.resources"}, Observe: c.observers.tell,
+		With: []string{"mitogen.resources"}, WithPaths: "mitogen.files", Observe: c.observers.tell,
 		Reached: c.Reached,
 	}
 	if c.runtime == nil && c.via == nil && !c.opt.NoBytecode && bytecodeMethods[c.method] {
@@ -178,7 +178,7 @@ func (c *Child) newResponder() error {
 			return err
 		}
 		// Mitogen's own children take what they have of it, and ask for the rest.
-		opt.Reasons, opt.MarkPackages, opt.With, opt.Local = false, false, nil, []string{"mitogen"}
+		opt.Reasons, opt.MarkPackages, opt.With, opt.WithPaths, opt.Local = false, false, nil, "", []string{"mitogen"}
 		if c.opt.Miss != nil {
 			opt.Miss = func(name string) bool { return c.opt.Miss(c, name) }
 		}

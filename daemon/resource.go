@@ -120,7 +120,8 @@ func (s *stream) answerResource(m pyproto.Message) {
 // resource answers a question of the embedded runtime's resources.py:
 //
 //	("read", package, file)       the file's bytes
-//	("list", package, directory)  pairs of a name and whether it is a directory; "" is the package's own directory
+//	("list", package, directory)  of each entry the name, whether it is a directory, and the size; "" is the package's own directory
+//	("modules",)                  names of the modules, and with a dot of the packages, that lie in no other one
 //	("installed",)                the projects: (name, version, path, [(file, bytes)], whole); only entry points, not whole
 //	("metadata", project)         the same of one, whole
 func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
@@ -142,6 +143,8 @@ func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 			return im.Resource(d.ctx, args[0], args[1], c.opt.Policy)
 		}
 		return entries(im, args[0], args[1], c.opt.Policy)
+	case kind == "modules" && len(args) == 0:
+		return im.TopLevel(c.Version(), c.opt.Policy), nil
 	case kind == "installed" && len(args) == 0:
 		return installed(d.ctx, im, c.opt.Policy)
 	case kind == "metadata" && len(args) == 1:
@@ -161,7 +164,7 @@ func entries(im *importer.Importer, pkg, dir string, also importer.Policy) (any,
 	}
 	out := make([]any, len(list))
 	for i, e := range list {
-		out[i] = pyproto.Tuple{e.Name, e.Dir}
+		out[i] = pyproto.Tuple{e.Name, e.Dir, e.Size}
 	}
 	return out, nil
 }

@@ -2,6 +2,7 @@ package importer
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"mitogend/pyproto"
@@ -28,7 +29,7 @@ func TestMarkPackages(t *testing.T) {
 	s := im.search(py3)
 	equal(t, "plain", presentOf(t, s, "top"), []string{"both", "mod", "ns", "sub"})
 	s.mark = true
-	equal(t, "marked", presentOf(t, s, "top"), []string{"both.", "mod", "ns.", "sub."})
+	equal(t, "marked", presentOf(t, s, "top"), []string{"both.", "mod", "ns.", "ns..", "sub."})
 	s = im.search(py2)
 	s.mark = true
 	equal(t, "marked for 2.x", presentOf(t, s, "top"), []string{"both.", "mod", "sub."})
@@ -36,7 +37,8 @@ func TestMarkPackages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	equal(t, "Packages", m.Packages, []string{"both", "ns", "sub"})
+	equal(t, "Packages", m.Packages, []string{"both", "sub"})
+	equal(t, "Namespaces", m.Namespaces, []string{"ns"})
 }
 
 func TestReserved(t *testing.T) {
@@ -79,5 +81,29 @@ func TestWith(t *testing.T) {
 		}
 		eventually(t, "all are sent", func() bool { return len(sink.names()) >= len(want) })
 		equal(t, "sent", sink.names(), want)
+	}
+}
+
+func TestWithPaths(t *testing.T) {
+	im := onPath(t, map[string]string{"paths.py": "", "a.py": "", "b.py": "import c, d", "c.py": "HERE = __file__", "d.py": "__path__ = []"})
+	for _, push := range []bool{true, false} {
+		sink := &recorder{}
+		r := serve(t, im, sink, ResponderOptions{Version: py3, WithPaths: "paths"})
+		for _, name := range []string{"a", "b"} {
+			var err error
+			if push {
+				err = r.Push(context.Background(), name)
+			} else {
+				err = r.Request(name)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		eventually(t, "all are sent", func() bool { return len(sink.names()) >= 5 })
+		names := sink.names()
+		if slices.Index(names, "paths") > slices.Index(names, "c") || slices.Index(names, "paths") < slices.Index(names, "a") {
+			t.Errorf("push %v: sent %v", push, names)
+		}
 	}
 }

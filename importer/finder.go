@@ -148,15 +148,16 @@ func (s *spec) isPkg() bool { return s.dirs != nil }
 // search is one look at the path for a child's Python. Within one search every directory and file is looked at once, so it
 // sees one state of the disk; it is made for one operation, and not safe for concurrent use.
 type search struct {
-	im    *Importer
-	v     Version
-	ctx   context.Context // of the operation: waiting for what another search reads
-	main  *Main
-	mark  bool // records show which of a package's children are packages
-	roots []location
-	specs map[string]*spec
-	dirs  map[location]*listing // nil where there is none
-	by    map[string]string     // which module had a closure take in another one
+	im        *Importer
+	v         Version
+	ctx       context.Context // of the operation: waiting for what another search reads
+	main      *Main
+	mark      bool   // records show which of a package's children are packages
+	withPaths string // see ResponderOptions
+	roots     []location
+	specs     map[string]*spec
+	dirs      map[location]*listing // nil where there is none
+	by        map[string]string     // which module had a closure take in another one
 
 	places map[*Policy]*places // see denied
 }
@@ -463,16 +464,19 @@ func (s *search) portions(sp *spec) []location {
 
 // children lists the direct modules of a package, sorted, as pkgutil.iter_modules does, and its namespace packages as well
 // where the child's Python has them.
-func (s *search) children(sp *spec) (present, packages []string) {
-	names := map[string]bool{} // true for a package
+func (s *search) children(sp *spec) (present, packages, namespaces []string) {
+	names := map[string]Kind{}
 	note := func(leaf string) {
-		if _, known := names[leaf]; !known {
-			names[leaf] = false
+		if names[leaf] != KindPackage {
+			names[leaf] = KindModule
 		}
 	}
 	for name, v := range s.im.opt.Virtual {
 		if parent, leaf := parentName(name); parent == sp.name {
-			names[leaf] = v.isPkg
+			names[leaf] = KindModule
+			if v.isPkg {
+				names[leaf] = KindPackage
+			}
 		}
 	}
 	for _, loc := range s.portions(sp) {
@@ -484,8 +488,11 @@ func (s *search) children(sp *spec) (present, packages []string) {
 			if leaf, ok := strings.CutSuffix(name, ".py"); ok {
 				note(leaf)
 			} else if mode.IsDir() || mode&fs.ModeSymlink != 0 {
-				if name != "__pycache__" && nameFault(name) == "" && !strings.Contains(name, ".") && s.isPackageDir(loc, l, name) {
-					names[name] = true
+				if name == "__pycache__" || nameFault(name) != "" || strings.Contains(name, ".") {
+					continue
+				}
+				if kind := s.packageDir(loc, l, name); kind == KindPackage || kind == KindNamespace && names[name] == "" {
+					names[name] = kind
 				}
 			}
 		}
@@ -502,24 +509,31 @@ func (s *search) children(sp *spec) (present, packages []string) {
 	}
 	slices.Sort(present)
 	for _, name := range present {
-		if names[name] {
+		switch names[name] {
+		case KindPackage:
 			packages = append(packages, name)
+		case KindNamespace:
+			namespaces = append(namespaces, name)
 		}
 	}
-	return present, packages
+	return present, packages, namespaces
 }
 
-func (s *search) isPackageDir(loc location, l *listing, name string) bool {
+// packageDir tells what sort of package a directory is, if any.
+func (s *search) packageDir(loc location, l *listing, name string) (none Kind) {
 	if mode, _ := s.typeOf(loc, l, name); !mode.IsDir() {
-		return false
+		return none
 	}
 	sub := loc.join(name)
 	subl := s.list(sub)
 	if subl == nil {
-		return false
+		return none
 	}
 	if _, ok := subl.types["__init__.py"]; ok || subl.compiled["__init__"] != "" {
-		return true
+		return KindPackage
 	}
-	return s.v.Major != 2 && s.hasModules(sub, subl)
+	if s.v.Major != 2 && s.hasModules(sub, subl) {
+		return KindNamespace
+	}
+	return none
 }

@@ -129,27 +129,58 @@ func (im *Importer) Directory(dir string, v Version) []string {
 	s := im.search(v)
 	var names []string
 	for _, root := range s.roots {
-		if !sameFile(root.String(), dir) {
-			continue
+		if sameFile(root.String(), dir) {
+			names = append(names, s.directory(root)...)
 		}
-		l := s.list(root)
-		if l == nil {
-			continue
-		}
-		for name, mode := range l.types {
-			leaf, isFile := strings.CutSuffix(name, ".py")
-			if nameFault(leaf) != "" || strings.ContainsAny(leaf, ". ") || leaf == "__init__" || leaf == "__main__" || Stdlib(leaf, v) {
+	}
+	slices.Sort(names)
+	return names
+}
+
+// TopLevel lists the same of the whole path, but for what policies refuse.
+func (im *Importer) TopLevel(v Version, also ...Policy) []string {
+	s := im.search(v)
+	seen := map[string]bool{}
+	var names []string
+	for _, root := range s.roots {
+		for _, name := range s.directory(root) {
+			leaf := strings.TrimSuffix(name, ".")
+			if seen[leaf] {
 				continue
 			}
-			switch {
-			case isFile && !mode.IsDir():
-				names = append(names, leaf)
-			case !isFile && !mode.IsRegular() && s.hasInit(root.join(name)):
-				names = append(names, leaf+".")
+			seen[leaf] = true
+			sp := s.find(leaf)
+			refused := sp.why != ""
+			for i := range also {
+				refused = refused || s.refuses(&also[i], sp) != ""
+			}
+			if !refused {
+				names = append(names, name)
 			}
 		}
 	}
 	slices.Sort(names)
+	return names
+}
+
+func (s *search) directory(root location) []string {
+	l := s.list(root)
+	if l == nil {
+		return nil
+	}
+	var names []string
+	for name, mode := range l.types {
+		leaf, isFile := strings.CutSuffix(name, ".py")
+		if nameFault(leaf) != "" || strings.ContainsAny(leaf, ". ") || leaf == "__init__" || leaf == "__main__" || Stdlib(leaf, s.v) {
+			continue
+		}
+		switch {
+		case isFile && !mode.IsDir():
+			names = append(names, leaf)
+		case !isFile && !mode.IsRegular() && s.hasInit(root.join(name)):
+			names = append(names, leaf+".")
+		}
+	}
 	return names
 }
 
@@ -170,8 +201,8 @@ type Module struct {
 	IsPkg bool
 	// Present are the names of a package's direct children, as pkgutil.iter_modules lists them.
 	Present []string
-	// Packages are those of them that are packages.
-	Packages []string
+	// Packages are those of them that are packages, and Namespaces those that are namespace packages.
+	Packages, Namespaces []string
 	// Path is the file, in an archive the archive's path with the member's; a namespace package's first directory.
 	Path string
 	// Size is the length of the source in bytes.
@@ -388,7 +419,7 @@ func (s *search) module(ctx context.Context, name string) (*Module, error) {
 		Compressed: u.compressed(), Imports: u.src.imports, Related: s.relatedOf(sp, u), unit: u, loc: sp.file,
 	}
 	if m.IsPkg {
-		m.Present, m.Packages = s.children(sp)
+		m.Present, m.Packages, m.Namespaces = s.children(sp)
 	}
 	return m, nil
 }
@@ -411,13 +442,8 @@ func (s *search) record(ctx context.Context, name string) ([]byte, error) {
 		return nil, err
 	}
 	present := m.Present
-	if s.mark && len(m.Packages) > 0 {
-		present = slices.Clone(present)
-		for i, child := range present {
-			if _, ok := slices.BinarySearch(m.Packages, child); ok {
-				present[i] += "."
-			}
-		}
+	if s.mark && m.IsPkg {
+		present = marked(m)
 	}
 	key := strings.Join([]string{name, m.Path, string(m.Kind), strings.Join(present, ","), strings.Join(m.Related, ",")}, "\x00")
 	rec, made, err := m.unit.record(key, func() ([]byte, error) {
@@ -434,6 +460,22 @@ func (s *search) record(ctx context.Context, name string) ([]byte, error) {
 		s.im.cache.charge(m.loc, m.unit, int64(len(rec)+len(key)))
 	}
 	return rec, nil
+}
+
+// marked has the names of packages end in a dot. A namespace package is there twice, also with two dots: it can be imported, and
+// is not walked.
+func marked(m *Module) []string {
+	out := make([]string, 0, len(m.Present)+len(m.Namespaces))
+	for _, child := range m.Present {
+		if _, ok := slices.BinarySearch(m.Packages, child); ok {
+			child += "."
+		} else if _, ok := slices.BinarySearch(m.Namespaces, child); ok {
+			out = append(out, child+".")
+			child += ".."
+		}
+		out = append(out, child)
+	}
+	return out
 }
 
 // negative encodes the answer that there is no such module. A name that is not UTF-8 can only have come from a 2.x child,

@@ -301,6 +301,9 @@ func (c *closer) visit(name, by string) {
 	if err != nil {
 		return
 	}
+	if u.src.paths && c.withPaths != "" && sp.kind != KindVirtual {
+		c.visit(c.withPaths, name)
+	}
 	c.out = append(c.out, name)
 	if c.by[name] == "" {
 		c.by[name] = by

@@ -36,6 +36,8 @@ type ResponderOptions struct {
 	Reasons bool
 	// With names modules that go along with the first module that is sent.
 	With []string
+	// WithPaths names a module that goes ahead of the first that mentions __file__, __path__ or sys.modules; empty for none.
+	WithPaths string
 	// MarkPackages has the names of packages end in a dot where a package tells what it has: children of ours then know the one
 	// kind from the other. Stock children would look for such names.
 	MarkPackages bool
@@ -377,7 +379,7 @@ func (r *Responder) do(ctx context.Context, j *job) error {
 
 func (r *Responder) search(v Version) *search {
 	s := r.im.search(v)
-	s.main, s.mark = r.opt.Main, r.opt.MarkPackages
+	s.main, s.mark, s.withPaths = r.opt.Main, r.opt.MarkPackages, r.opt.WithPaths
 	return s
 }
 

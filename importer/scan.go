@@ -34,6 +34,8 @@ type source struct {
 	absolute bool
 	// extends: the package extends its __path__ over the whole path.
 	extends bool
+	// paths: it mentions __file__, __path__ or sys.modules.
+	paths bool
 	// mainGuard is the offset of the module-level line if __name__ == '__main__', -1 without one.
 	mainGuard int
 	// mitogenMain: calls mitogen.main(), Mitogen's own form of that guard.
@@ -120,6 +122,8 @@ func scanSource(src []byte) *source {
 	if s.out.mainGuard >= 0 {
 		s.out.mainGuard += len(src) - len(text)
 	}
+	s.out.paths = bytes.Contains(src, []byte("__file__")) || bytes.Contains(src, []byte("__path__")) ||
+		bytes.Contains(src, []byte("sys.modules["))
 	return s.out
 }
 

@@ -128,7 +128,7 @@ func TestProgramEnds(t *testing.T) {
 			}
 			there := Mitogend(t, dir, "run", "-H", p.Target(), script)
 			there.Stderr, _, _ = strings.Cut(there.Stderr, "mitogend: ")
-			there.Stderr = strings.ReplaceAll(there.Stderr, "\"master:", "\"")
+			there.Stderr = strings.ReplaceAll(there.Stderr, "\"/master:", "\"")
 			if here != there {
 				t.Errorf("%s: here %v\nthere %v", name, here, there)
 			}

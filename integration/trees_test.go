@@ -45,7 +45,7 @@ def load(names):
     if errors:
         raise ImportError('; '.join(errors))
     assert treepackage.value() == 42
-    return len([m for m in sys.modules.values() if (getattr(m, '__file__', None) or '').startswith('master:')])
+    return len([m for m in sys.modules.values() if (getattr(m, '__file__', None) or '').startswith('/master:')])
 `
 
 // writeTreePackage makes a package that 2.7 and 3.x import: with a cycle, a module that is missed, and enough modules to matter.

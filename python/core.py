@@ -132,9 +132,6 @@ class Kwargs(dict):
             # For both.
             self[k] = v
 
-    def __repr__(self):
-        return 'Kwargs(%s)' % (dict.__repr__(self),)
-
     def __reduce__(self):
         return Kwargs, (dict(self),)
 
@@ -672,7 +669,7 @@ class Router(Lazy):
     def on_stream_lost(self, stream):
         io.lost = io.lost or True
         for handle in [h for h in list(self.handlers) if h >= 1000]:
-            self.drop(handle, u'the connection with the parent is lost')
+            self.drop(handle, u'the connection is lost')
         importer.fail_all()
         dispatcher.latch.close()
 
@@ -697,7 +694,8 @@ class Importer(Lazy):
         'builtins _thread '
         # For both.
         'msvcrt org winreg nt java clr __main__').split()
-    prefix = 'master:'
+    # Of paths: absolute, so that no function of os.path has it mean a file of the working directory.
+    prefix = '/master:'
     rest = 'mitogen.resources'
     # Bytecode that came ahead of its module, each after its magic number.
     codes = {}
@@ -922,6 +920,9 @@ class Importer(Lazy):
     # For both.
 
     def exec_module(self, module):
+        # It came ahead of what makes paths, which are likely to be opened.
+        if 'mitogen.files' in self.cache:
+            __import__('mitogen.files')
         exec(self.get_code(module.__name__), module.__dict__)
 
     def search_path(self, record):
@@ -970,6 +971,7 @@ class Portion(object):
     """
     A finder of nothing, which makes known to pkgutil what there is at a path entry of a package that is served. One of
     them is in sys.meta_path and waits for the modules in WATCHED, as for logging, to have it send its records to the master.
+    Others find something once mitogen.files is here.
     """
 
     def __init__(self, path):
@@ -1221,7 +1223,7 @@ def begin(config, source, *args):
     global core_source
     core_source = source
     core = sys.modules[__name__]
-    core.__file__ = 'master:mitogen/core.py'
+    core.__file__ = '/master:mitogen/core.py'
     package = sys.modules['mitogen']
     package.__dict__.update(core=core, __path__=[], is_master=False, main=main_decorator, __version__=(0, 3, 3))
     setup(config, *args)

@@ -8,5 +8,5 @@ import sys
 def main(boot, _source):
     core = sys.modules['mitogen.core']
     source = boot['core%d' % sys.version_info[0]].encode('ascii')
-    exec(compile(source, 'master:mitogen/core.py', 'exec', 0, 1), core.__dict__)
+    exec(compile(source, '/master:mitogen/core.py', 'exec', 0, 1), core.__dict__)
     return core.main(boot['config'], source)

@@ -132,6 +132,9 @@ var api string
 //go:embed channel.py
 var channel string
 
+//go:embed files.py
+var files string
+
 //go:embed forked.py
 var forked string
 
@@ -182,7 +185,8 @@ func Modules() map[string]Module {
 		"mitogen.core3": {"mitogen/core3.py", func() string { return "SOURCE=b" + strconv.QuoteToASCII(Core(3)) + "\n" }},
 	}
 	for name, source := range map[string]string{
-		"api": api, "channel": channel, "connect": connect, "forked": forked, "forker": forker, "guard": guard, "launch": launch, "parent": parent,
+		"api": api, "channel": channel, "connect": connect, "files": files, "forked": forked, "forker": forker, "guard": guard,
+		"launch": launch, "parent": parent,
 		"process": process, "program": program, "resources": resources, "running": running, "script": script, "watcher": watcher,
 	} {
 		m["mitogen."+name] = Module{"mitogen/" + name + ".py", func() string { return Shrink(source) }}

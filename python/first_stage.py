@@ -44,7 +44,7 @@ def start():
     # 2.x looks up the parent package at each import within a module of a dotted name.
     sys.modules["mitogen"] = type(sys)("mitogen")
     module = sys.modules["mitogen.core"] = Module("mitogen.core")
-    exec(compile(parts[0], "master:mitogen/core.py", "exec", 0, 1), module.__dict__)
+    exec(compile(parts[0], "/master:mitogen/core.py", "exec", 0, 1), module.__dict__)
     return module.main(eval(parts[1]), parts[0])
 
 

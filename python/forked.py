@@ -588,7 +588,7 @@ BOOT = '\n'.join((
     '   return self.lazy(name)',
     ' sys.modules["mitogen"] = type(sys)("mitogen")',
     ' core = sys.modules["mitogen.core"] = Module("mitogen.core")',
-    ' exec(compile(source, "master:mitogen/core.py", "exec", 0, 1), core.__dict__)',
+    ' exec(compile(source, "/master:mitogen/core.py", "exec", 0, 1), core.__dict__)',
     ' core.begin(eval(config), source, fd, fd, False)',
     ' import mitogen.forked',
     ' mitogen.forked.adopt(door)',

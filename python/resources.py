@@ -24,8 +24,8 @@ class Refused(core.Error):
 
 def ask(*question):
     """
-    The master's answer. Questions are `read`, package, file; `list`, package, directory; `installed`; and `metadata`,
-    project. Raises Refused with its reason when it has none.
+    The master's answer. Questions are `read`, package, file; `list`, package, directory; `modules`; `installed`; and
+    `metadata`, project. Raises Refused with its reason when it has none.
     """
     latch = Latch()
     handle = core.router.add_handler(latch.put, persist=False, policy=core.has_parent_authority)
@@ -87,37 +87,182 @@ def packages(importer):
             yield importer.search_path(record)[0], record
 
 
+def place(importer, path, walk=False):
+    """
+    The record of the package with the longest directory that the path lies in, and the rest of the path; None and the path if
+    there is none. With walk, packages that were not received yet are asked for.
+    """
+    best = None
+    for directory, record in packages(importer):
+        if (path + '/').startswith(directory + '/') and (best is None or len(directory) > len(best[0])):
+            best = directory, record
+    if not best:
+        return None, path
+    directory, record = best
+    rest = path[len(directory) + 1:]
+    while walk and rest:
+        name, _, inner = rest.partition('/')
+        found = importer.request(record[0] + '.' + name) if name + '.' in record[1] else None
+        directory += '/' + name
+        if type(found) is not tuple or importer.search_path(found) != [directory]:
+            break
+        record, rest = found, inner
+    return record, rest
+
+
+def listing(importer, path):
+    """Names of the modules in a directory: True of a package, False of a module, None of a directory that is neither."""
+    record, rest = place(importer, path, True)
+    if not record:
+        return {}
+    if not rest:
+        # A package ends in a dot. A directory without __init__.py is there twice, with one and with two.
+        return dict((str(n.rstrip('.')), n.endswith('.') and (None if n.rstrip('.') + '..' in record[1] else True))
+                    for n in record[1])
+    names = {}
+    try:
+        for name, is_dir, _size in ask(u'list', core.text_type(record[0]), core.text_type(rest)):
+            stem, dot, ending = str(name).partition('.')
+            if is_dir and not dot:
+                names.setdefault(stem, None)
+            elif ending == 'py' and not is_dir:
+                names[stem] = False
+    except Refused:
+        pass
+    names.pop('__init__', None)
+    return names
+
+
+def is_package_directory(importer, path):
+    record, rest = place(importer, path, True)
+    try:
+        return not rest or (u'__init__.py', False) in [
+            tuple(e)[:2] for e in ask(u'list', core.text_type(record[0]), core.text_type(rest))]
+    except Refused:
+        return False
+
+
 def list_modules(importer, path, prefix):
-    """
-    For pkgutil: the names of the modules of the package with that entry in its `__path__`, and if they are packages. The path
-    may be made of that of a package above it (Django looks for its commands so).
-    """
-    path = path.rstrip('/')
-    above = [pair for pair in packages(importer) if (path + '/').startswith(pair[0] + '/')]
-    if not above:
-        return
-    directory, record = max(above, key=lambda pair: len(pair[0]))
-    for part in path[len(directory) + 1:].split('/') if path != directory else ():
-        directory += '/' + part
-        # A package ends in a dot.
-        record = importer.request(str(record[0]) + '.' + part) if part + '.' in record[1] else None
-        if type(record) is not tuple or record[1] is None or importer.search_path(record) != [directory]:
-            return
-    for name in sorted(record[1]):
-        yield prefix + str(name.rstrip('.')), name.endswith('.')
+    """For pkgutil: the names of the modules in a directory, and if they are packages."""
+    path = os.path.normpath(path)
+    names = listing(importer, path)
+    known = place(importer, path)[1] == ''
+    for name in sorted(names):
+        is_package = names[name]
+        if is_package is None and not known:
+            is_package = is_package_directory(importer, path + '/' + name) or None
+        if is_package is not None:
+            yield prefix + name, is_package
+
+
+def iter_modules(importer, prefix=''):
+    """For pkgutil: what the master has that lies in no package."""
+    try:
+        for name in ask(u'modules'):
+            yield prefix + str(name.rstrip('.')), name.endswith('.')
+    except Refused:
+        pass
+
+
+def find_at(importer, name, finder):
+    """What a directory has of that name, whatever the module there is called otherwise: a spec, on 2.x a loader."""
+    if not hasattr(finder, 'names'):
+        finder.names = listing(importer, finder.path)
+    tail = name.rpartition('.')[2]
+    if tail not in finder.names:
+        return None
+    path = finder.path + '/' + tail
+    is_package = finder.names[tail]
+    if is_package is None:
+        is_package = is_package_directory(importer, path) or None
+    filename = path + ('/__init__.py' if is_package else '.py')
+    if not core.PY3:
+        return None if is_package is None else Placed(importer, name, filename, is_package)
+    if is_package is None:
+        spec = core.ModuleSpec(name, None)
+        spec.submodule_search_locations = [path]
+        return spec
+    from importlib.util import spec_from_file_location
+    return spec_from_file_location(
+        name, filename, loader=loader_class()(name, filename), submodule_search_locations=[path] if is_package else None)
+
+
+def loader_class():
+    from importlib.machinery import SourceFileLoader
+
+    class Placed(SourceFileLoader):
+        """Loads by its path what has another name, or none, to the master."""
+
+        def get_resource_reader(self, name):
+            record, rest = place(core.importer, os.path.dirname(self.path))
+            return Reader(record[0], rest) if record and self.is_package(name) else None
+    return Placed
+
+
+class Placed(object):
+    """The same for 2.x."""
+
+    def __init__(self, importer, name, path, package):
+        self.importer, self.name, self.path, self.package = importer, name, path, package
+
+    def is_package(self, name):
+        return self.package
+
+    def get_filename(self, name):
+        return self.path
+
+    def get_data(self, path):
+        return self.importer.get_data(path)
+
+    def get_source(self, name):
+        return self.get_data(self.path).replace(b'\r\n', b'\n').replace(b'\r', b'\n')
+
+    def get_code(self, name):
+        return compile(self.get_source(name) + b'\n', self.path, 'exec', 0, 1)
+
+    def load_module(self, name):
+        fresh = name not in sys.modules
+        module = sys.modules.setdefault(name, type(sys)(name))
+        module.__file__, module.__loader__, module.__package__ = self.path, self, name.rpartition('.')[0] or None
+        if self.package:
+            module.__path__, module.__package__ = [os.path.dirname(self.path)], name
+        try:
+            exec(self.get_code(name), module.__dict__)
+        except BaseException:
+            if fresh:
+                sys.modules.pop(name, None)
+            raise
+        return sys.modules[name]
+
+
+def top(record):
+    """The directory that the top-level package, or module, of a record is in."""
+    names = record[0].count('.') + (record[1] is not None and record[2].endswith('.py'))
+    return os.path.normpath(core.Importer.prefix + record[2] + '/..' * (names + 1))
 
 
 def get_data(importer, path):
     """The content of the file with that path, as it is made of `__file__`; IOError if there is none."""
-    best = None
-    for directory, record in packages(importer):
-        if path.startswith(directory + '/') and (best is None or len(directory) > len(best[0])):
-            best = directory, record
-    if best:
-        return read(best[1][0], path[len(best[0]) + 1:])
-    for record in list(importer.cache.values()):
-        if type(record) is tuple and importer.prefix + record[2] == path:
+    path = os.path.normpath(str(path))
+    received = [record for record in list(importer.cache.values()) if type(record) is tuple]
+    for record in received:
+        if importer.prefix + record[2] == path:
             return importer.get_bytes(record[0])
+    record, rest = place(importer, path)
+    if not record:
+        # Beside what was received: by the name that it has there.
+        for home in set(map(top, received)):
+            name, _, inner = path[len(home) + 1:].partition('/')
+            if not path.startswith(home + '/') or not inner and name[-3:] != '.py':
+                continue
+            found = importer.request(name if inner else name[:-3])
+            if type(found) is tuple and importer.prefix + found[2] == path:
+                return importer.get_bytes(found[0])
+            record, rest = place(importer, path)
+            if record:
+                break
+    if record and rest:
+        return read(record[0], rest)
     raise missing(path, 'not in a package that is served')
 
 
@@ -128,14 +273,15 @@ def get_resource_reader(importer, name):
 class Reader(object):
     """importlib.abc.ResourceReader, and TraversableResources, of a package."""
 
-    def __init__(self, package):
+    def __init__(self, package, path=''):
         self.package = package
+        self.path = path
 
     def files(self):
-        return Resource(self.package)
+        return Resource(self.package, self.path)
 
     def open_resource(self, name):
-        return io.BytesIO(read(self.package, name))
+        return io.BytesIO(self.files().joinpath(name).read_bytes())
 
     def resource_path(self, name):
         # Has the caller make a temporary file.
@@ -156,6 +302,7 @@ class Resource(object):
         self.path = path
         self.parent = parent
         self.listing = None
+        self.sizes = {}
         self.children = {}
 
     def __repr__(self):
@@ -172,7 +319,8 @@ class Resource(object):
                 listing = ask(u'list', core.text_type(self.package), core.text_type(self.path))
             except Refused as e:
                 raise missing(self.name, str(e))
-            self.listing = dict((str(name), is_dir) for name, is_dir in listing)
+            self.listing = dict((str(name), is_dir) for name, is_dir, _size in listing)
+            self.sizes = dict((str(name), size) for name, _is_dir, size in listing)
         return self.listing
 
     def iterdir(self):

@@ -207,6 +207,8 @@ class Script(object):
 
     def get_code(self, _name=None):
         source = self.source
+        if 'mitogen.files' in core.importer.cache:
+            import mitogen.files
         if not core.PY3:
             source = source.replace(b'\r\n', b'\n') + b'\n'
         return compile(source, self.path, 'exec', 0, 1)

@@ -46,8 +46,8 @@ def load():
         return sys.modules['mitogen.core']
     package = sys.modules['mitogen'] = type(sys)('mitogen')
     core = sys.modules['mitogen.core'] = Module('mitogen.core')
-    exec(compile(source('core'), 'master:mitogen/core.py', 'exec', 0, 1), core.__dict__)
-    core.__file__ = 'master:mitogen/core.py'
+    exec(compile(source('core'), '/master:mitogen/core.py', 'exec', 0, 1), core.__dict__)
+    core.__file__ = '/master:mitogen/core.py'
     core.core_source = source('core')
     package.__dict__.update(core=core, __path__=[], is_master=False, main=core.main_decorator, __version__=(0, 3, 3))
     return core
@@ -146,6 +146,8 @@ class Parent(object):
             self.answer(name)
         elif handle in self.handlers:
             self.handlers[handle](self, header, data)
+        elif handle == 112:
+            self.send(header[5], b'no resources', reply_to=self.core.IS_DEAD)
         else:
             self.other.append((header, data))
 

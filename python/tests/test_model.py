@@ -75,7 +75,7 @@ class Actor(object):
             self.scheduler.back.release()
 
     def trace(self, frame, _event, _arg):
-        if frame.f_code.co_name in TRACED and frame.f_code.co_filename.startswith(('master:mitogen/core', 'parent.py')):
+        if frame.f_code.co_name in TRACED and frame.f_code.co_filename.startswith(('/master:mitogen/core', 'parent.py')):
             return self.line
         return None
 
