@@ -128,6 +128,17 @@ func (l *lineBuffer) take(b []byte) (n int, line []byte, full bool) {
 	return len(b), nil, false
 }
 
+// each takes b and passes its complete lines on, normalised.
+func (l *lineBuffer) each(b []byte, fn func(string)) {
+	for len(b) > 0 {
+		n, line, full := l.take(b)
+		b = b[n:]
+		if full {
+			fn(normalise(string(line)))
+		}
+	}
+}
+
 // normalise makes printed text fit for patterns and messages: invalid UTF-8 becomes U+FFFD, every space (a no-break space
 // before a colon, a tab) a plain one, and terminal escape sequences and control characters go. The launcher in a child does
 // the same.

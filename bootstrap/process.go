@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"mitogend/pyproto/printable"
 )
@@ -271,6 +274,28 @@ func (p *Process) stopErr() string {
 	return p.errOpen
 }
 
+// readRest reads, piece by piece and at most maxBanner, what lies there of a program that is over: it may have got no time to be read.
+// Deadlines that have passed do not matter.
+func readRest(f *os.File, buf []byte) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		conn, err := f.SyscallConn()
+		if err != nil {
+			return
+		}
+		for total := 0; total < maxBanner; {
+			n := 0
+			_ = conn.Control(func(fd uintptr) {
+				for n, err = unix.Read(int(fd), buf); err == unix.EINTR; {
+					n, err = unix.Read(int(fd), buf)
+				}
+			})
+			if total += n; n <= 0 || !yield(n) {
+				return
+			}
+		}
+	}
+}
+
 // line takes a finished line of output.
 func (p *Process) line(text string) {
 	shown := printable.Line(p.output.add(text))
@@ -295,18 +320,15 @@ func (p *Process) readErr(h *handshake) {
 	var lines lineBuffer
 	for {
 		n, err := p.errFile.Read(buf)
-		for b := buf[:n]; len(b) > 0; {
-			k, line, full := lines.take(b)
-			b = b[k:]
-			if full {
-				p.line(normalise(string(line)))
-			}
-		}
+		lines.each(buf[:n], p.line)
 		if h != nil && !h.errChunk(&lines, n, errors.Is(err, os.ErrDeadlineExceeded)) {
 			h = nil // let the handshake's memory go
 			p.armErr(time.Time{})
 		}
 		if err != nil && (!errors.Is(err, os.ErrDeadlineExceeded) || p.errIsOver()) {
+			for k := range readRest(p.errFile, buf) {
+				lines.each(buf[:k], p.line)
+			}
 			break
 		}
 	}

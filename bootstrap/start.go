@@ -326,7 +326,15 @@ func (h *handshake) run() error {
 		}
 		timedOut := errors.Is(err, os.ErrDeadlineExceeded)
 		if timedOut {
-			if cause := h.cause(); cause != nil {
+			cause := h.cause()
+			if errors.Is(cause, errExited) {
+				for k := range readRest(h.p.r, buf) {
+					if _, err := h.feed(buf[:k]); err != nil {
+						return err
+					}
+				}
+			}
+			if cause != nil {
 				return cause
 			}
 		}

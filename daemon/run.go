@@ -16,6 +16,7 @@ import (
 
 	"mitogend/importer"
 	"mitogend/pyproto"
+	"mitogend/python"
 )
 
 // RunOptions describe a program to run in a child.
@@ -36,6 +37,13 @@ type RunOptions struct {
 	// of it that is under way when the program ends goes on.
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
+}
+
+// Command gives the options of Run for a command of the target's, with settings NAME=VALUE for its environment and the directory that it
+// runs in, empty for the child's. A program becomes it, with status 127 where there is no such command and 126 where it cannot be run.
+func Command(argv, env []string, dir string) RunOptions {
+	args := append([]string{dir, strconv.Itoa(len(env))}, env...)
+	return RunOptions{Path: "mitogend-exec", Source: []byte(python.Command()), Args: append(args, argv...)}
 }
 
 // ExitStatus is how a program ended: by a status or, if Signal is not 0, by a signal.

@@ -1,9 +1,11 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -135,6 +137,36 @@ func TestWaitWhileTheClockIsSetBack(t *testing.T) {
 		c := connect(t, newDaemon(t, Options{Path: []string{dir}}), target(py))
 		if err := c.Call(ctx, "clocks:wait").Decode(&ended); err != nil || !ended {
 			t.Error(ended, err)
+		}
+	})
+}
+
+// A program may have ended before its start is told.
+func TestRunEndsAtOnce(t *testing.T) {
+	dir := writeFiles(t, map[string]string{"late.py": `import time
+import mitogen.program as program, mitogen.core as core
+def news():
+    real = program.News.on_readable
+    def on_readable(self, fd, event):
+        time.sleep(0.3)
+        return real(self, fd, event)
+    program.News.on_readable = on_readable
+    # The main thread reads by itself, as it does when no function was called.
+    core.Io.begin_call = lambda io: None
+`})
+	pythons.Each(t, func(t *testing.T, py pythons.Python) {
+		c := connect(t, newDaemon(t, Options{Path: []string{dir}}), target(py))
+		if err := c.Call(testContext(t), "late:news").Err(); err != nil {
+			t.Fatal(err)
+		}
+		for _, stdin := range []io.Reader{nil, strings.NewReader("input")} {
+			var out bytes.Buffer
+			status, err := c.Run(testContext(t), RunOptions{
+				Path: "p.py", Source: []byte("import os\nos.write(1, b'out')\nos._exit(3)\n"), Stdin: stdin, Stdout: &out,
+			})
+			if err != nil || status.Code != 3 || out.String() != "out" {
+				t.Errorf("%v, %v, %q", status, err, out.String())
+			}
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -94,6 +95,29 @@ func TestInsideNoSecretShows(t *testing.T) {
 				t.Error("there is no trace to look at")
 			}
 			t.Logf("%s, %s: /proc was read %d times", name, args[0], looks)
+		}
+		d := Serve(t, "--log-level", "debug", "--trace", filepath.Join(dir, "daemon"))
+		cmd := exec.Command(d.cmd.Path, "call", "-H", target, "os:getpid")
+		cmd.Dir, cmd.Env = dir, append(d.Env(), env...)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v: %s", name, err, out)
+		}
+		shown := ""
+		for _, args := range [][]string{{"ps"}, {"ps", "--json"}, {"stats"}, {"logs", "--level", "debug"}} {
+			r := d.Run(t, dir, args...)
+			if r.Status != 0 {
+				t.Error(r)
+			}
+			shown += r.Stdout + r.Stderr
+		}
+		trace, err := os.ReadFile(filepath.Join(dir, "daemon"))
+		if err != nil || len(trace) == 0 || !strings.Contains(shown, "password_env=") {
+			t.Errorf("%s: %d bytes are traced, %v, and shown is %s", name, len(trace), err, shown)
+		}
+		for _, secret := range secrets {
+			if strings.Contains(shown+d.Log.String()+string(trace), secret) {
+				t.Errorf("%s: a daemon shows a password", name)
+			}
 		}
 	}
 }

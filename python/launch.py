@@ -281,6 +281,7 @@ class Attempt(object):
         if self.ended_at is None and self.child.poll() is not None:
             self.ended_at = now + LINGER
         if self.ended_at is not None and now >= self.ended_at:
+            self.last_words()
             raise Failed(self.step)
         if now >= self.deadline:
             raise Failed(self.step, timed_out=True)
@@ -326,13 +327,20 @@ class Attempt(object):
             until = parent.clock() + LINGER
             while self.child.poll() is None and parent.clock() < until:
                 time.sleep(0.01)
-            while self.child.efd is not None and self.read_errors():
-                pass
+            if self.child.efd is not None:
+                self.last_words()
             raise Failed(self.step)
         for line in self.data.feed(data):
             self.on_line(line)
         if self.noise > MAX_BANNER:
             raise Failed(self.step, u'it printed more than a mebibyte that is no handshake')
+        return data
+
+    def last_words(self):
+        """Take what lies there of a program that has ended: it may have got no time to be read."""
+        take = self.read_data if self.child.efd is None else self.read_errors
+        while self.noise <= MAX_BANNER and self.step != u'ready' and take():
+            pass
 
     def read_errors(self):
         """Take what was printed on stderr: as read() gives it."""

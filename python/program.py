@@ -43,13 +43,18 @@ class Program(process.Process):
         self.credit = credit
         # Set when it is stopped: nobody may take anything any more, and what is left in the pipes at the end is sent all the same.
         self.stopped = False
+        # Set once its pipes are read, and nobody else here has their other ends.
+        self.up = False
         # Gets the error number with which it was not started, or 0.
         self.started = core.Latch()
 
     def start(self):
+        self.up = True
         for fd in self.pipes:
             parent.nonblock(fd)
             parent.relay.read_from(fd, self.on_output)
+        if self.status is not None:
+            self.finish()
 
     def tell(self, tag, data=b''):
         parent.relay.upstream.post(Message(0, handle=self.handle, data=tag + data))
@@ -120,6 +125,9 @@ class Program(process.Process):
 
     def finish(self):
         """Send what is left in the pipes, as far as it is taken, and then how the program has ended."""
+        if not self.up:
+            # It has ended before we have heard that it was started; start() goes on.
+            return
         for fd in list(self.pipes):
             while (self.credit > 0 or self.stopped) and self.on_output(fd, None):
                 pass

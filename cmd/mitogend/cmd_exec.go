@@ -4,14 +4,12 @@ import (
 	"context"
 	"io"
 	"os"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"mitogend/daemon"
-	"mitogend/python"
 )
 
 type execCommand struct {
@@ -72,20 +70,15 @@ func (c *execCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	return fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
 		in, done := stdin()
 		defer done()
-		return fl.program(ctx, j, daemon.RunOptions{
-			Path: "mitogend-exec", Source: []byte(python.Command()), Args: c.arguments(args, j.target), Stdin: in,
-		})
+		places := strings.NewReplacer("{target}", j.target.name, "{host}", j.target.host())
+		argv := make([]string, len(args))
+		for i, arg := range args {
+			argv[i] = places.Replace(arg)
+		}
+		o := daemon.Command(argv, c.env, c.chdir)
+		o.Stdin = in
+		return fl.program(ctx, j, o)
 	})
-}
-
-// arguments are those of python/command.py for one target.
-func (c *execCommand) arguments(args []string, t target) []string {
-	places := strings.NewReplacer("{target}", t.name, "{host}", t.host())
-	list := append([]string{c.chdir, strconv.Itoa(len(c.env))}, c.env...)
-	for _, arg := range args {
-		list = append(list, places.Replace(arg))
-	}
-	return list
 }
 
 // stdin gives a function that gives each target what its program reads, nil for /dev/null, and ends it. One target has stdin itself;

@@ -31,23 +31,32 @@ def outcome(fn):
 
 
 def forked_in_c(fn):
-    """What fn returns or raises in a process that a library has forked off."""
+    """
+    What fn returns or raises in a process that a library has forked off. Python's own locks are then as another thread had them, so
+    that such a process may hang by itself: that is tried again.
+    """
     try:
         import ctypes
     except ImportError:
         raise unittest.SkipTest('no ctypes')
-    r, w = os.pipe()
-    pid = ctypes.PyDLL(None).fork()
-    if not pid:
-        try:
-            os.write(w, outcome(fn).encode('utf-8'))
-        finally:
-            os._exit(0)
-    os.close(w)
-    data = os.read(r, 65536)
-    os.close(r)
-    os.waitpid(pid, 0)
-    return data.decode('utf-8')
+    for _ in range(5):
+        r, w = os.pipe()
+        pid = ctypes.PyDLL(None).fork()
+        if not pid:
+            try:
+                os.write(w, outcome(fn).encode('utf-8'))
+            finally:
+                os._exit(0)
+        os.close(w)
+        done = select.select([r], [], [], 10)[0]
+        if not done:
+            os.kill(pid, signal.SIGKILL)
+        data = os.read(r, 65536)
+        os.close(r)
+        os.waitpid(pid, 0)
+        if done:
+            return data.decode('utf-8')
+    raise AssertionError('each of five such processes hangs')
 
 
 class Forked(object):

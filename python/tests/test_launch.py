@@ -202,6 +202,23 @@ class LaunchTest(Base):
         self.master.send(handle, b'10\0' + core.dumps((u'name', plan, u'{}', False), 2), reply_to=6001)
         self.assertTrue('this process ends' in core.loads(self.wait_for(6001)[0][1])[u'reason'])
 
+    def test_last_words(self):
+        """What a program printed before its end is told, also if nobody had the time to read it meanwhile."""
+        self.attached()
+        import mitogen.launch
+
+        def spawn(*args):
+            popen = real(*args)
+            popen.wait()
+            return popen
+        real, mitogen.launch.spawn = mitogen.launch.spawn, spawn
+        self.addCleanup(setattr, mitogen.launch, 'spawn', real)
+        self.addCleanup(setattr, mitogen.launch, 'LINGER', mitogen.launch.LINGER)
+        mitogen.launch.LINGER = 0
+        for stdio in LAYOUTS:
+            report = self.launch([u'/bin/sh', u'-c', u'echo first >&2; echo second >&2; exit 255'], stdio=stdio)
+            self.assertEqual(report[u'output'], [u'first', u'second'], stdio)
+
     def test_parallel(self):
         """Launches do not wait for one another."""
         self.attached()
