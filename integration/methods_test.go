@@ -185,7 +185,7 @@ func TestMethodsByStandIns(t *testing.T) {
 		argv         []string
 	}{
 		{"docker:c?", "docker_path", []string{"exec", "--interactive", "c"}},
-		{"podman:c?username=u&", "podman_path", []string{"exec", "--interactive", "--user=u", "c"}},
+		{"podman:c?username=u&", "podman_path", []string{"exec", "--user=u", "--interactive", "--", "c"}},
 		{"buildah:c?", "buildah_path", []string{"run", "--", "c"}},
 		{"kubectl:deploy/p?", "kubectl_path", []string{"exec", "--stdin", "deploy/p", "--"}},
 		{"lxc:c?", "lxc_attach_path", []string{"--clear-env", "--name", "c", "--"}},

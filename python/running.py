@@ -52,8 +52,9 @@ def thread(fn, *args):
     try:
         fn(*args)
     except:
-        # 2.x clears sys.path, and then the globals of modules, when it ends, while threads still run.
-        if sys and sys.path is not None:
+        # 2.x clears sys.path, and then the globals of modules, when it ends, while threads still run. And user code that closes all
+        # descriptors closes ours (9 is EBADF).
+        if sys and sys.path is not None and getattr(sys.exc_info()[1], 'errno', 0) != 9:
             raise
 
 
