@@ -154,7 +154,7 @@ func (fl *fleet) each(ctx context.Context, do func(context.Context, *job) *outco
 	}()
 	fl.await(ctx, finished)
 	stop()
-	if len(fl.targets) > 1 && !fl.flags.json && !fl.app.quiet {
+	if len(fl.targets) > 1 && !fl.flags.json && !fl.app.quiet && !errors.Is(context.Cause(ctx), errStdoutClosed) {
 		fl.app.console.sum(fl.tally.text(fl.targets))
 	}
 	if fl.tracer != nil {
