@@ -111,7 +111,7 @@ func TestInsideNoSecretShows(t *testing.T) {
 			shown += r.Stdout + r.Stderr
 		}
 		trace, err := os.ReadFile(filepath.Join(dir, "daemon"))
-		if err != nil || len(trace) == 0 || !strings.Contains(shown, "password_env=") {
+		if err != nil || len(trace) == 0 || !strings.Contains(shown, "mg-alice") {
 			t.Errorf("%s: %d bytes are traced, %v, and shown is %s", name, len(trace), err, shown)
 		}
 		for _, secret := range secrets {
