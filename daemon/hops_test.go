@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -588,4 +589,50 @@ func TestChildrenOfAChild(t *testing.T) {
 			t.Errorf("%q, %v", text, err)
 		}
 	})
+}
+
+// In a container whose first process reaps nothing, what is left of a child's group stays there, dead: its end does not wait for that.
+func TestFirstProcessReapsNothing(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, for a namespace of its own")
+	}
+	if out, err := exec.Command("unshare", "-pf", "--mount-proc", "true").CombinedOutput(); err != nil {
+		t.Skipf("unshare: %v: %s", err, out)
+	}
+	for _, py := range ends(t) {
+		env := mark(t)
+		d := treeDaemon(t, Options{})
+		var mu sync.Mutex
+		var logs []string
+		// The interpreter is the first process there.
+		hop := connect(t, d, "local:?python_path=unshare%20-pf%20--kill-child%20--mount-proc%20"+py.Path, ConnectOptions{Env: env, OnLog: func(l Log) {
+			mu.Lock()
+			defer mu.Unlock()
+			logs = append(logs, l.Text)
+		}})
+		var made pyproto.Tuple
+		kwargs := pyproto.Kwargs{{Name: "how", Value: "local"}, {Name: "python_path", Value: py.Path}}
+		if err := hop.Call(testContext(t), "tree:make", kwargs).Decode(&made); err != nil {
+			t.Fatal(err)
+		}
+		c := d.child(made[0].(pyproto.Context).ID)
+		if err := c.Call(testContext(t), "os:system", "(trap '' TERM; sleep 300 & sleep 301) >/dev/null 2>&1 &").Err(); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Close(testContext(t)); err != nil {
+			t.Error(err)
+		}
+		if err := hop.Call(testContext(t), "os:getpid").Err(); err != nil {
+			t.Error(err)
+		}
+		if err := hop.Close(testContext(t)); err != nil {
+			t.Error(err)
+		}
+		eventually(t, "nothing is left", func() bool { return len(marked(env[0])) == 0 })
+		mu.Lock()
+		if text := strings.Join(logs, "\n"); strings.Contains(text, "does not end") {
+			t.Errorf("%s: %s", py.Version, text)
+		}
+		mu.Unlock()
+	}
 }

@@ -6,6 +6,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"mitogend/pyproto"
 )
 
 // A child that is stopped takes and gives nothing, but its connection stays open: as when a link goes silent. Who waits for it
@@ -36,6 +38,37 @@ func TestSilence(t *testing.T) {
 				}
 				eventually(t, "the child is gone", func() bool { return syscall.Kill(pid, 0) != nil })
 			})
+		}
+	}
+}
+
+// The same of a child that code starts; and of what it cannot have, a runtime of another kind, the code is told.
+func TestSilenceOfChildrenOfAChild(t *testing.T) {
+	env := mark(t)
+	d := newDaemon(t, Options{Path: []string{writeFiles(t, map[string]string{"tree.py": treeModule})}})
+	for _, py := range ends(t) {
+		c := connect(t, d, target(py), ConnectOptions{Env: env})
+		var made pyproto.Tuple
+		err := c.Call(testContext(t), "tree:make", pyproto.Kwargs{
+			{Name: "how", Value: "local"}, {Name: "python_path", Value: py.Path}, {Name: "silence_timeout", Value: "1s"},
+		}).Decode(&made)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pid := int(made[1].(int64))
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		var ce *pyproto.CallError
+		if err := c.Call(testContext(t), "tree:last", "pid").Err(); !errors.As(err, &ce) || !strings.HasSuffix(ce.Type(), "ChannelError") {
+			t.Errorf("%v", err)
+		}
+		eventually(t, "the child is gone", func() bool { return syscall.Kill(pid, 0) != nil })
+		err = c.Call(testContext(t), "tree:make", pyproto.Kwargs{
+			{Name: "how", Value: "local"}, {Name: "python_path", Value: py.Path}, {Name: "runtime", Value: "mitogen"},
+		}).Err()
+		if !errors.As(err, &ce) || !strings.Contains(ce.Message(), "name the runtime in a target") {
+			t.Errorf("a runtime of its own: %v", err)
 		}
 	}
 }
