@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"mitogend/integration/pythons"
 )
 
 // What called functions register with atexit has three seconds, and is not interrupted; what takes longer is ended.
@@ -107,4 +109,36 @@ if __name__ == '__main__':
 			t.Error(r)
 		}
 	})
+}
+
+// pytest's own run of such tests, which lie on the target's disk; pytest itself is served, with what it needs.
+func TestPytestThatForks(t *testing.T) {
+	dir := t.TempDir()
+	Write(t, dir, "helped.py", "def f(x):\n    import lazier\n    return lazier.g(x)\n")
+	Write(t, dir, "lazier.py", "def g(x):\n    return x * x\n")
+	Write(t, dir, "test_forks.py", `import multiprocessing, os
+import helped
+
+def test_pool():
+    pool = multiprocessing.Pool(3)
+    assert pool.map(helped.f, range(20)) == [x * x for x in range(20)]
+    pool.close()
+    pool.join()
+
+def test_fork_imports_what_is_served():
+    pid = os.fork()
+    if not pid:
+        import pytest_served
+        os._exit(pytest_served.VALUE)
+    assert os.waitpid(pid, 0)[1] >> 8 == 7
+`)
+	path := debian(t, "pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "attr", "attrs")
+	Write(t, path, "pytest_served.py", "VALUE = 7\n")
+	for _, version := range []string{"3.11", "3.13"} {
+		p := clean(t, pythons.Of(t, version))
+		r := Mitogend(t, dir, "run", "-I", path, "-H", p.Target(), "-m", "pytest", "-p", "no:cacheprovider", "-q", "test_forks.py")
+		if r.Status != 0 || !strings.Contains(r.Stdout, "2 passed") {
+			t.Errorf("%s: %v", version, r)
+		}
+	}
 }
