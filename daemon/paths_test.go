@@ -103,6 +103,10 @@ r['os.walk'] = sorted((os.path.relpath(a, here), sorted(c)) for a, b, c in os.wa
 with open(os.path.join(here, 'plugins', 'data.txt')) as f:
     r['open'] = f.read(), open(os.path.join(here, 'plugins', 'data.txt'), 'rb').read().decode()
 import io, codecs, glob, linecache
+if PY3:
+    import shutil
+    r['able'] = shutil.rmtree.avoids_symlink_attacks, os.stat in os.supports_fd, os.scandir in os.supports_fd, os.lstat in os.supports_dir_fd
+    r['keywords'] = io.open(file=here + '/plugins/data.txt', mode='rb').read().decode(), os.listdir(path=here + '/extra/pack') != []
 r['linecache'] = linecache.getline(here + '/plugins/near.py', 1), linecache.getline(here + '/../beside.py', 1), linecache.getline(here + '/absent.py', 1)
 r['io.open'] = io.open(here + '/plugins/data.txt', encoding='utf-8').read(), codecs.open(here + '/plugins/data.txt', encoding='utf-8').read()
 r['glob'] = [os.path.relpath(n, here) for n in glob.glob(os.path.join(here, 'plugins', '*.txt'))]

@@ -24,6 +24,10 @@ class Served(object):
     def __init__(self, plain, ours):
         self.plain, self.ours = plain, ours
         self.__name__, self.__doc__, self.__module__ = plain.__name__, plain.__doc__, plain.__module__
+        # shutil, for one, takes another way, which is less safe, where the function is not among these.
+        for able in 'supports_dir_fd', 'supports_fd', 'supports_follow_symlinks', 'supports_effective_ids':
+            if plain in getattr(os, able, ()):
+                getattr(os, able).add(self)
 
     def __reduce__(self):
         return self.__name__
@@ -35,6 +39,8 @@ class Served(object):
             path = e.filename
             if e.errno != errno.ENOENT or not path_text(path).startswith(PREFIX):
                 raise
+        for name in 'file', 'path':
+            kwargs.pop(name, None)
         return self.ours(os.path.normpath(path_text(path)), *args[1:], **kwargs)
 
 
