@@ -110,6 +110,10 @@ if PY3:
 r['linecache'] = linecache.getline(here + '/plugins/near.py', 1), linecache.getline(here + '/../beside.py', 1), linecache.getline(here + '/absent.py', 1)
 r['io.open'] = io.open(here + '/plugins/data.txt', encoding='utf-8').read(), codecs.open(here + '/plugins/data.txt', encoding='utf-8').read()
 r['glob'] = [os.path.relpath(n, here) for n in glob.glob(os.path.join(here, 'plugins', '*.txt'))]
+try:
+    open(here + '/absent')
+except EnvironmentError:
+    r['alone'] = 'During handling' in traceback.format_exc()
 r['not there'] = [attempt(open, here + '/absent', m) in ('IOError', 'FileNotFoundError') for m in ('r', 'rb')]
 class C(object):
     opener = open

@@ -41,7 +41,15 @@ class Served(object):
                 raise
         for name in 'file', 'path':
             kwargs.pop(name, None)
-        return self.ours(os.path.normpath(path_text(path)), *args[1:], **kwargs)
+        try:
+            return self.ours(os.path.normpath(path_text(path)), *args[1:], **kwargs)
+        except EnvironmentError as e:
+            error = e
+        # As one function of Python's: with no frames below, and no exception before it.
+        if core.PY3:
+            error = error.with_traceback(None)
+            error.__context__, error.__suppress_context__ = None, True
+        raise error
 
 
 def path_text(path):

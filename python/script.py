@@ -140,12 +140,22 @@ OURS = '<string>', Program.code.__code__.co_filename
 
 
 def without_ours(value, tb):
-    """A traceback from where the program's own code begins."""
+    """A traceback from where the program's own code begins, and, from 3.7 on, without our functions that stand in for Python's."""
     while tb and tb.tb_frame.f_code.co_filename in OURS:
         tb = tb.tb_next
+    at = tb if sys.version_info >= (3, 7) else None
+    while at and at.tb_next:
+        if is_ours(at.tb_next.tb_frame.f_code.co_filename):
+            at.tb_next = at.tb_next.tb_next
+        else:
+            at = at.tb_next
     if core.PY3:
         value.with_traceback(tb)
     return tb
+
+
+def is_ours(filename):
+    return filename.startswith(core.__file__[:-len('core.py')])
 
 
 def say(text):
@@ -165,7 +175,7 @@ def show(kind, value, tb):
         if tb:
             say('Traceback (most recent call last):\n')
             say(''.join(traceback.format_list(
-                [entry for entry in traceback.extract_tb(tb) if entry[0] != core.__file__])))
+                [entry for entry in traceback.extract_tb(tb) if not is_ours(entry[0])])))
         show(kind, value, None)
         return
     if sys.version_info < (3, 10):
