@@ -88,7 +88,7 @@ func TestResources(t *testing.T) {
 	write(t, filepath.Join(path, "daemons", "__init__.py"), "")
 	write(t, filepath.Join(path, "daemons", "here.txt"), "of the daemon")
 	_, socket := serveWith(t, daemon.Options{Path: []string{path}, Policy: importer.Policy{Deny: []string{"kept"}}},
-		Options{ModuleTimeout: 2 * time.Second})
+		Options{ModuleTimeout: 5 * time.Second})
 	var clients []*exec.Cmd
 	var outs []*bytes.Buffer
 	var ins []io.WriteCloser
