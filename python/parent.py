@@ -1020,9 +1020,13 @@ def attach():
 
             def start():
                 global relay
-                relay = new
-                new.start()
-                started.close()
+                try:
+                    # Where the connection is lost, handlers get a dead message at once, and this process ends.
+                    if not core.io.lost:
+                        relay = new
+                        new.start()
+                finally:
+                    started.close()
 
             def begin(_msg):
                 new.jobs.append((start, ()))
@@ -1032,6 +1036,8 @@ def attach():
             # whichever that is and whatever it polls; start() then, when it is done with what it has read.
             core.router.stream.send(Message(core.router.stream.remote_id, reply_to=core.router.add_handler(begin, persist=False)))
             started.wait()
+            if relay is None:
+                raise core.Error('the connection is lost')
             running.start_thread(relay.forever.wait)
             # It sees to the end where none comes.
             core.io.start_ticker()

@@ -126,6 +126,28 @@ class ParentTest(harness.TestCase):
         self.addCleanup(self.stop, relay)
         return relay
 
+    def test_lost_while_attaching(self):
+        """The connection is lost while a process becomes fit to have children: nobody waits for ever."""
+        self.master = self.parent({}, handlers={0: lambda parent, header, data: parent.socket.shutdown(socket.SHUT_RDWR)})
+        import mitogen.parent
+        import mitogen.process
+        mitogen.parent.relay = mitogen.process.ender = None
+        done = []
+
+        def attach():
+            try:
+                done.append(mitogen.parent.attach())
+            except core.Error as e:
+                done.append(e)
+        thread = threading.Thread(target=attach)
+        thread.daemon = True
+        thread.start()
+        thread.join(harness.DEADLINE)
+        self.assertTrue(done)
+        self.assertTrue(core.io.lost)
+        if mitogen.parent.relay:
+            self.stop(mitogen.parent.relay)
+
     def stop(self, relay):
         """End its thread: there is one Io at a time."""
         relay.forever.close()
