@@ -259,7 +259,8 @@ func TestInsideControlMaster(t *testing.T) {
 func TestInsideSSHCrowd(t *testing.T) {
 	inside(t)
 	opts := sshd(t, "")
-	plan := build(t, "ssh", with(opts, "username", "mg-bob", "python", somePythons(t)[1]))
+	list := somePythons(t)
+	plan := build(t, "ssh", with(opts, "username", "mg-bob", "python", list[len(list)-1]))
 	errs := make(chan error)
 	for range 50 {
 		go func() {

@@ -594,10 +594,10 @@ func TestChildrenOfAChild(t *testing.T) {
 // In a container whose first process reaps nothing, what is left of a child's group stays there, dead: its end does not wait for that.
 func TestFirstProcessReapsNothing(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("needs root, for a namespace of its own")
+		pythons.Missing(t, "needs root, for a namespace of its own")
 	}
 	if out, err := exec.Command("unshare", "-pf", "--mount-proc", "true").CombinedOutput(); err != nil {
-		t.Skipf("unshare: %v: %s", err, out)
+		pythons.Missing(t, "unshare: ", err, ": ", string(out))
 	}
 	for _, py := range ends(t) {
 		env := mark(t)

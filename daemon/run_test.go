@@ -143,12 +143,16 @@ func TestWaitWhileTheClockIsSetBack(t *testing.T) {
 
 // A program may have ended before its start is told.
 func TestRunEndsAtOnce(t *testing.T) {
-	dir := writeFiles(t, map[string]string{"late.py": `import time
+	dir := writeFiles(t, map[string]string{"late.py": `import socket, time
 import mitogen.program as program, mitogen.core as core
 def news():
     real = program.News.on_readable
     def on_readable(self, fd, event):
-        time.sleep(0.3)
+        # Both are there: that it was started, and that it has ended.
+        peer = socket.fromfd(fd, socket.AF_UNIX, socket.SOCK_STREAM)
+        deadline = time.time() + 20
+        while len(peer.recv(4096, socket.MSG_PEEK)) < 2 * program.TELL.size and time.time() < deadline:
+            time.sleep(0.005)
         return real(self, fd, event)
     program.News.on_readable = on_readable
     # The main thread reads by itself, as it does when no function was called.

@@ -26,29 +26,30 @@ def end(path, seconds):
     except BaseException as e:
         open(path, 'w').write(repr(e))
 `)
-	EachPython(t, func(t *testing.T, p Python) {
-		if p.Version != "2.7" && p.Version != "3.6" && p.Version != "3.13" && p.Version != "3.15" {
-			t.Skip("the others end in the same way")
-		}
-		kept := filepath.Join(t.TempDir(), "kept")
-		if r := Mitogend(t, dir, "call", "-H", p.Target(), "late:start", kept, "1.5"); r.Status != 0 {
-			t.Error(r)
-		}
-		if text, err := os.ReadFile(kept); string(text) != "done" {
-			t.Errorf("what takes 1.5 s gave %q, %v", text, err)
-		}
-		ended := filepath.Join(t.TempDir(), "ended")
-		start := time.Now()
-		if r := Mitogend(t, dir, "call", "-H", p.Target(), "late:start", ended, "1000"); r.Status != 0 {
-			t.Error(r)
-		}
-		if text, err := os.ReadFile(ended); err == nil {
-			t.Errorf("what takes 1000 s gave %q", text)
-		}
-		if took := time.Since(start); took < 2*time.Second {
-			t.Errorf("it was ended after %v", took)
-		}
-	})
+	for _, version := range []string{"2.7", "3.6", "3.13", "3.15"} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			p := clean(t, pythons.Of(t, version))
+			kept := filepath.Join(t.TempDir(), "kept")
+			if r := Mitogend(t, dir, "call", "-H", p.Target(), "late:start", kept, "1.5"); r.Status != 0 {
+				t.Error(r)
+			}
+			if text, err := os.ReadFile(kept); string(text) != "done" {
+				t.Errorf("what takes 1.5 s gave %q, %v", text, err)
+			}
+			ended := filepath.Join(t.TempDir(), "ended")
+			start := time.Now()
+			if r := Mitogend(t, dir, "call", "-H", p.Target(), "late:start", ended, "1000"); r.Status != 0 {
+				t.Error(r)
+			}
+			if text, err := os.ReadFile(ended); err == nil {
+				t.Errorf("what takes 1000 s gave %q", text)
+			}
+			if took := time.Since(start); took < 2*time.Second {
+				t.Errorf("it was ended after %v", took)
+			}
+		})
+	}
 }
 
 // unittest's own run of tests that fork, import in the processes forked off, and use pools.

@@ -52,10 +52,16 @@ def thread(fn, *args):
     try:
         fn(*args)
     except:
-        # 2.x clears sys.path, and then the globals of modules, when it ends, while threads still run. And user code that closes all
-        # descriptors closes ours (9 is EBADF).
-        if sys and sys.path is not None and getattr(sys.exc_info()[1], 'errno', 0) != 9:
+        # 2.x clears sys.path, and then the globals of modules, when it ends, while threads still run. And user code that closes
+        # all descriptors closes ours.
+        if sys and sys.path is not None and not closed():
             raise
+
+
+def closed():
+    """Is what is handled of a descriptor of the runtime's that user code has closed? It may have opened another by its number."""
+    # 9 is EBADF.
+    return getattr(sys.exc_info()[1], 'errno', 0) == 9 and (same(core.io.wake_w) is None or changed(core.io))
 
 
 def unmask():

@@ -2,12 +2,9 @@ package main
 
 import (
 	"context"
-	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"mitogend/daemon"
 )
@@ -79,44 +76,4 @@ func (c *execCommand) run(cmd *cobra.Command, a *app, args []string) error {
 		o.Stdin = in
 		return fl.program(ctx, j, o)
 	})
-}
-
-// stdin gives a function that gives each target what its program reads, nil for /dev/null, and ends it. One target has stdin itself;
-// several have all of it each, unless it is a terminal.
-func (fl *fleet) stdin() func() (io.Reader, func()) {
-	nothing := func() (io.Reader, func()) { return nil, func() {} }
-	switch one := len(fl.targets) == 1; {
-	// A background job that reads the terminal would be stopped.
-	case background(os.Stdin), !one && term.IsTerminal(int(os.Stdin.Fd())):
-		return nothing
-	case one:
-		return func() (io.Reader, func()) { return os.Stdin, func() {} }
-	}
-	shared := newSharedInput(os.Stdin)
-	return func() (io.Reader, func()) {
-		r := shared.reader()
-		return r, func() { _ = r.Close() }
-	}
-}
-
-// program runs a program on one target and tells how it ended.
-func (fl *fleet) program(ctx context.Context, j *job, o daemon.RunOptions) *outcome {
-	o.Stdout, o.Stderr = j.stdout, j.stderr
-	stdout, stderr := &captured{spool: &fl.spool}, &captured{spool: &fl.spool}
-	if fl.flags.json {
-		o.Stdout, o.Stderr = stdout, stderr
-	}
-	status, err := j.child.Run(ctx, o)
-	if err != nil {
-		return failed(ctx, err)
-	}
-	out := programOutcome(status, len(fl.targets) == 1)
-	if fl.flags.json {
-		out.write = func(w io.Writer) {
-			programResult(w, status, stdout, stderr)
-			stdout.release()
-			stderr.release()
-		}
-	}
-	return out
 }

@@ -186,6 +186,28 @@ func readScript(name string, r io.Reader) ([]byte, error) {
 	return source, nil
 }
 
+// program runs a program on one target and tells how it ended.
+func (fl *fleet) program(ctx context.Context, j *job, o daemon.RunOptions) *outcome {
+	o.Stdout, o.Stderr = j.stdout, j.stderr
+	stdout, stderr := &captured{spool: &fl.spool}, &captured{spool: &fl.spool}
+	if fl.flags.json {
+		o.Stdout, o.Stderr = stdout, stderr
+	}
+	status, err := j.child.Run(ctx, o)
+	if err != nil {
+		return failed(ctx, err)
+	}
+	out := programOutcome(status, len(fl.targets) == 1)
+	if fl.flags.json {
+		out.write = func(w io.Writer) {
+			programResult(w, status, stdout, stderr)
+			stdout.release()
+			stderr.release()
+		}
+	}
+	return out
+}
+
 // programOutcome says how a program ended. The status of a single one is its own, and a signal's is what a shell makes of it.
 func programOutcome(s daemon.ExitStatus, single bool) *outcome {
 	out := &outcome{OK: s == daemon.ExitStatus{}}

@@ -44,9 +44,7 @@ func (s *spool) take() (at int64, f *os.File) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.f == nil && s.err == nil {
-		if s.f, s.err = os.CreateTemp("", "mitogend-output-"); s.err == nil {
-			s.err = os.Remove(s.f.Name())
-		}
+		s.f, s.err = unnamed("mitogend-output-")
 	}
 	if s.err != nil {
 		return 0, nil
@@ -57,6 +55,15 @@ func (s *spool) take() (at int64, f *os.File) {
 	}
 	s.end += spoolBlock
 	return s.end - spoolBlock, s.f
+}
+
+// unnamed makes a temporary file that is gone with this process, however that ends.
+func unnamed(prefix string) (*os.File, error) {
+	f, err := os.CreateTemp("", prefix)
+	if err == nil {
+		err = os.Remove(f.Name())
+	}
+	return f, err
 }
 
 func (s *spool) give(at int64) {

@@ -16,7 +16,8 @@ func TestSharedInput(t *testing.T) {
 	data := make([]byte, 3_000_000)
 	rand.New(rand.NewSource(1)).Read(data)
 	r, w := io.Pipe()
-	s := newSharedInput(r)
+	never := func(err error) { t.Error(err) }
+	s := newSharedInput(r, never)
 	var wg sync.WaitGroup
 	for i := range 5 {
 		wg.Go(func() {
@@ -46,14 +47,23 @@ func TestSharedInput(t *testing.T) {
 	}
 	// What nobody reads stays where it is.
 	endless := &counter{}
-	_, _ = newSharedInput(endless).reader().Read(make([]byte, 1))
+	_, _ = newSharedInput(endless, never).reader().Read(make([]byte, 1))
 	if n := endless.n.Load(); n > 2*ahead {
 		t.Errorf("%d bytes were read for one", n)
 	}
-	broken := newSharedInput(iotest.TimeoutReader(bytes.NewReader(data)))
-	if _, err := io.ReadAll(broken.reader()); !errors.Is(err, iotest.ErrTimeout) {
+	// A failure is told, and is no end to those who read.
+	failed := make(chan error, 1)
+	in := newSharedInput(iotest.TimeoutReader(bytes.NewReader(data)), func(err error) { failed <- err }).reader()
+	wg.Go(func() {
+		if _, err := io.ReadAll(in); !errors.Is(err, os.ErrClosed) {
+			t.Error(err)
+		}
+	})
+	if err := <-failed; !errors.Is(err, iotest.ErrTimeout) {
 		t.Error(err)
 	}
+	_ = in.Close()
+	wg.Wait()
 }
 
 // counter is endless, and counts what is read of it.
