@@ -21,6 +21,10 @@ func shownBy(text string, pid int) (found []string) {
 				continue
 			}
 			if b, err := os.ReadFile(file); err == nil && bytes.Contains(b, []byte(text)) {
+				own, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+				if exe, err := os.Readlink(filepath.Dir(file) + "/exe"); err != nil || exe == own {
+					continue // pid itself, forked: in a moment it is the program that it starts, or it was gone
+				}
 				name, _ := os.ReadFile(filepath.Dir(file) + "/comm")
 				found = append(found, fmt.Sprintf("%s of %s", file, bytes.TrimSpace(name)))
 			}
