@@ -29,8 +29,8 @@ func TestExec(t *testing.T) {
 			{[]string{"--env", "A=\xff", "--shell", `printf %s "$A"`}, 0, "\xff", ""},
 			{[]string{"--", "echo", "\xff\xfe"}, 0, "\xff\xfe\n", ""},
 			{[]string{"--", "echo", "{host}", "{other}"}, 0, "localhost {other}\n", ""},
-			// What Python ignores, the command does not.
-			{[]string{"--shell", "yes | head -1; grep SigIgn /proc/self/status"}, 0, "y\nSigIgn:\t0000000000000000\n", ""},
+			// What Python ignores, the command does not. Signals from 32 on are left out: the C library lets nobody change those.
+			{[]string{"--shell", `yes | head -1; m=$(sed -n "s/^SigIgn:.//p" /proc/self/status); echo $((0x$m & 0x7fffffff))`}, 0, "y\n0\n", ""},
 		} {
 			args := append([]string{"exec", "-H", p.Target()}, c.args...)
 			cmd := Command(t, dir, args...)
