@@ -10,12 +10,16 @@ import io
 import os
 import stat
 import sys
+import time
+import zlib
 
 import mitogen.core as core
 
 PREFIX = core.Importer.prefix
 # The root of each package, which keeps what its directories have.
 roots = {}
+# Of all that is served: it does not change while this process sees it.
+MTIME = int(time.time())
 
 
 class Served(object):
@@ -52,6 +56,14 @@ class Served(object):
         raise error
 
 
+class Told(Served):
+    """The same of a function that raises nothing, and says no."""
+
+    def __call__(self, path, *args, **kwargs):
+        return self.plain(path, *args, **kwargs) or (
+            path_text(path).startswith(PREFIX) and self.ours(os.path.normpath(path_text(path)), *args, **kwargs))
+
+
 def path_text(path):
     return path.decode('utf-8', 'replace') if core.PY3 and isinstance(path, bytes) else str(path)
 
@@ -67,14 +79,33 @@ def find(path):
 
 def missing(path, why, error=OSError):
     """In 2.x it matters which of the two is raised."""
+    above = find(os.path.dirname(path))
+    if above and above.kind() is False:
+        return wrong(path, errno.ENOTDIR, error)
     return error(errno.ENOENT, 'No such file or directory (mitogend: %s)' % why, path)
+
+
+def wrong(path, number, error=OSError):
+    """It is there, and of the other kind."""
+    return error(number, os.strerror(number), path)
 
 
 def read(path):
     try:
         return core.importer.get_data(path)
     except EnvironmentError as e:
-        raise missing(path, e.strerror, IOError)
+        why = e.strerror
+    try:
+        is_dir = kind(path)[0]
+    except EnvironmentError:
+        is_dir = False
+    raise wrong(path, errno.EISDIR, IOError) if is_dir else missing(path, why, IOError)
+
+
+class Content(io.BytesIO):
+    """What a file has, in place of the file."""
+    name = None
+    mode = 'rb'
 
 
 def open_served(path, mode='r', buffering=-1, encoding=None, errors=None, newline=None, *_rest, **_opener):
@@ -83,15 +114,20 @@ def open_served(path, mode='r', buffering=-1, encoding=None, errors=None, newlin
     data = read(path)
     if 'U' in mode:
         data = data.replace(b'\r\n', b'\n').replace(b'\r', b'\n')
-    data = io.BytesIO(data)
+    data = Content(data)
     data.name = path
-    if 'b' in mode or not core.PY3 and not encoding:
+    if not core.PY3 and not encoding:
+        data.mode = mode
         return data
-    return io.TextIOWrapper(data, encoding, errors, newline)
+    if 'b' in mode:
+        return io.BufferedReader(data) if buffering else data
+    text = io.TextIOWrapper(io.BufferedReader(data), encoding, errors, newline)
+    text.mode = mode
+    return text
 
 
 def open_code(path):
-    return io.BytesIO(read(path))
+    return open_served(path, 'rb')
 
 
 def kind(path):
@@ -113,12 +149,37 @@ def kind(path):
 
 
 def stat_served(path, *_args, **_kwargs):
+    """Modes and times are those that copies should have; the inode tells one path from another."""
     is_dir, size = kind(path)
-    return os.stat_result((stat.S_IFDIR | 0o555 if is_dir else stat.S_IFREG | 0o444, 0, 0, 1, 0, 0, size, 0, 0, 0))
+    mode = stat.S_IFDIR | 0o755 if is_dir else stat.S_IFREG | 0o644
+    inode = zlib.crc32(path.encode('utf-8', 'replace') if core.PY3 else path) & 0xffffffff
+    return os.stat_result((mode, inode, 0, 1, 0, 0, size, MTIME, MTIME, MTIME),
+                          dict.fromkeys(('st_atime_ns', 'st_mtime_ns', 'st_ctime_ns'), MTIME * 10 ** 9))
+
+
+def access(path, mode, **_kwargs):
+    try:
+        kind(path)
+    except EnvironmentError:
+        return False
+    return not mode & os.W_OK
+
+
+def listxattr(path, **_kwargs):
+    """Of copies: shutil takes only some errors for an answer."""
+    kind(path)
+    return []
+
+
+def readlink(path, **_kwargs):
+    kind(path)
+    raise wrong(path, errno.EINVAL)
 
 
 def listdir(path='.'):
     found = find(path)
+    if found and found.kind() is False:
+        raise wrong(path, errno.ENOTDIR)
     if not found or not found.kind():
         raise missing(path, 'no directory of a package that is served')
     return sorted(found.entries())
@@ -138,6 +199,9 @@ class Entry(object):
 
     def stat(self, follow_symlinks=True):
         return stat_served(self.path)
+
+    def inode(self):
+        return self.stat().st_ino
 
     def is_dir(self, follow_symlinks=True):
         return kind(self.path)[0]
@@ -233,8 +297,17 @@ def install():
             # For linecache.
             sys.modules['tokenize']._builtin_open = io.open
     os.listdir = Served(os.listdir, listdir)
-    if hasattr(os, 'scandir'):
-        os.scandir = Served(os.scandir, Scan)
+    os.access = Told(os.access, access)
+    os.readlink = Served(os.readlink, readlink)
+    for name, ours in ('scandir', Scan), ('listxattr', listxattr):
+        if hasattr(os, name):
+            setattr(os, name, Served(getattr(os, name), ours))
+    # Before 3.11 pathlib keeps functions of its own.
+    accessor = getattr(sys.modules.get('pathlib'), '_NormalAccessor', None)
+    for ours in io.open, os.stat, os.lstat, os.listdir, getattr(os, 'scandir', None):
+        for name, kept in list(vars(accessor).items()) if accessor and ours else ():
+            if ours.plain in (kept, getattr(kept, '__func__', None)):
+                setattr(accessor, name, ours)
 
 
 plain = core.PY3 and core.frozen.FileLoader.get_data
