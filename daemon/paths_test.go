@@ -121,6 +121,20 @@ def fault(fn, *args):
     except EnvironmentError as e:
         return type(e).__name__, e.errno, os.path.relpath(e.filename, here), e.filename2 if PY3 else None
 r['faults'] = [fault(fn, os.path.join(here, *p)) for fn in (open, os.stat, os.listdir, os.readlink) for p in (('absent',), ('plugins', 'data.txt', 'x'), ('absent', 'x'))]
+if PY3:
+    r['bytes'] = open(os.fsencode(here) + b'/plugins/data.txt').read(), sorted(n.decode() for n in os.listdir(os.fsencode(here + '/extra/pack'))), os.path.isdir(os.fsencode(here))
+    r['Path-like'] = open(pathlib.Path(here) / 'plugins/data.txt').read(), os.listdir(pathlib.Path(here) / 'plugins/in') != []
+else:
+    r['unicode'] = open(unicode(here) + u'/plugins/data.txt').read(), [type(n).__name__ for n in os.listdir(unicode(here))][0]
+r['odd'] = []
+for bad in (u'/absent/\xe9', b'/absent/\xc3\xa9', u'/absent/master:/x', '', 'a\0b', None, 99999, 1.5, ['/']):
+    for fn in open, os.stat, os.listdir, os.readlink, io.open, lambda path: os.access(path, os.R_OK):
+        if bad is None and fn is os.listdir:
+            continue
+        try:
+            fn(bad)
+        except Exception as e:
+            r['odd'].append((type(e).__name__, str(e.args).replace('path:', ''), repr(getattr(e, 'filename', None))))
 r['other kind'] = fault(open, here + '/plugins'), fault(os.listdir, here + '/plugins/data.txt'), fault(os.readlink, here + '/plugins/data.txt')
 r['access'] = [os.access(os.path.join(here, p), os.R_OK) for p in ('plugins', 'plugins/data.txt', 'absent')]
 r['same file'] = [os.path.samefile(here + '/plugins/data.txt', os.path.join(here, p)) for p in ('plugins/../plugins/data.txt', 'plugins/near.py')]
@@ -159,8 +173,8 @@ func TestPaths(t *testing.T) {
 	own := writeFiles(t, map[string]string{"import_probe.py": probe})
 	bare := newDaemon(t, Options{Path: []string{own}})
 	pythons.Each(t, func(t *testing.T, py pythons.Python) {
-		served, r := importing(t, d, py, ConnectOptions{})
-		local, _ := importing(t, bare, py, ConnectOptions{Env: []string{"PYTHONPATH=" + dir, "PYTHONDONTWRITEBYTECODE=1"}})
+		served, r := importing(t, d, py, ConnectOptions{Env: []string{"LC_ALL=C.UTF-8"}})
+		local, _ := importing(t, bare, py, ConnectOptions{Env: []string{"LC_ALL=C.UTF-8", "PYTHONPATH=" + dir, "PYTHONDONTWRITEBYTECODE=1"}})
 		defer served.Close(deadline(t))
 		defer local.Close(deadline(t))
 		var got, want map[string]any
