@@ -159,11 +159,17 @@ func Command() string { return Shrink(command) }
 //go:embed connect.py
 var connect string
 
+//go:embed convert.py
+var convert string
+
 //go:embed launch.py
 var launch string
 
 //go:embed parent.py
 var parent string
+
+//go:embed plain.py
+var plain string
 
 //go:embed process.py
 var process string
@@ -194,9 +200,9 @@ func Modules() map[string]Module {
 		"mitogen.core3": {"mitogen/core3.py", func() string { return "SOURCE=b" + strconv.QuoteToASCII(Core(3)) + "\n" }},
 	}
 	for name, source := range map[string]string{
-		"api": api, "channel": channel, "connect": connect, "disk": disk, "files": files, "finders": finders, "forked": forked, "forker": forker, "guard": guard,
-		"launch": launch, "parent": parent,
-		"process": process, "program": program, "projects": projects, "resources": resources, "running": running, "script": script, "watcher": watcher,
+		"api": api, "channel": channel, "connect": connect, "convert": convert, "disk": disk, "files": files, "finders": finders,
+		"forked": forked, "forker": forker, "guard": guard, "launch": launch, "parent": parent, "plain": plain, "process": process,
+		"program": program, "projects": projects, "resources": resources, "running": running, "script": script, "watcher": watcher,
 	} {
 		m["mitogen."+name] = Module{"mitogen/" + name + ".py", func() string { return Shrink(source) }}
 	}
