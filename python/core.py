@@ -86,7 +86,7 @@ WATCHED = {
     # Only 3.x.
     'multiprocessing.util': 'mitogen.forked', 'concurrent.interpreters': 'mitogen.forked',
     # For both.
-    'logging': 'mitogen.resources'}
+    'logging': 'mitogen.resources', 'pkg_resources': 'mitogen.projects'}
 
 
 class Error(Exception):
@@ -318,7 +318,7 @@ class Latch(object):
                         slept[0].acquire()
                         io.sleepers.append(slept)
                 if reader == me and not io.polling:
-                    raise LatchError('cannot wait while a message is read')
+                    raise LatchError('cannot wait while reading')
                 if not reader or reader == me:
                     try:
                         while not self.queue and self.closed is None:
@@ -377,7 +377,7 @@ LAZY = frozenset(
 def lazy(name):
     """Called for an attribute that this module lacks."""
     if name not in LAZY:
-        raise AttributeError('no mitogen.core.%s here' % name)
+        raise AttributeError('no mitogen.core.%s' % name)
     import mitogen.api
     return getattr(mitogen.api, name)
 
@@ -749,7 +749,7 @@ class Importer(Lazy):
                         text = f.read()
                 except IOError:
                     return True
-                return b'extend_path' not in text and b'declare_namespace' not in text
+                return b'extend_path' not in text and b'declare_namespace' not in text or b'def declare_n' in text
                 # Only 3.x.
                 try:
                     return module.__path__ is module.__spec__.submodule_search_locations
@@ -911,8 +911,8 @@ class Importer(Lazy):
             spec.has_location = spec.origin
             spec.submodule_search_locations = self.search_path(record)
             return spec
-        if record:
-            raise ModuleNotFoundError('No module named %s (mitogend: %s)' % (name, record), name=name)
+        if record and (io.lost or self.rest not in self.cache or self.explain(name, record)):
+            self.record(name)
 
     def create_module(self, spec):
         return None
@@ -1000,8 +1000,8 @@ class Portion(object):
 
     def find_spec(self, name, path=None, target=None):
         rest = not io.lost and WATCHED.pop(name, 0)
-        if rest:
-            spec = _find_spec(name, path)
+        spec = rest and _find_spec(name, path)
+        if spec:
             load = spec.loader.exec_module
 
             def exec_module(module):
@@ -1123,7 +1123,7 @@ def stray():
     """In a process that was forked off past mitogen.forked, do what that would have; or the reason why it has no connection."""
     if os.getpid() != io.pid:
         if 'mitogen.forked' not in sys.modules:
-            return 'it was forked off, but not by os.fork()'
+            return 'it was not forked by os.fork()'
         sys.modules['mitogen.forked'].after_in_child()
 
 
