@@ -302,7 +302,7 @@ func (c *closer) visit(name, by string) {
 		return
 	}
 	if u.src.paths && c.withPaths != "" && sp.kind != KindVirtual {
-		c.visit(c.withPaths, name)
+		c.visit(c.withPaths, name) // ahead of the module
 	}
 	c.out = append(c.out, name)
 	if c.by[name] == "" {
@@ -313,10 +313,14 @@ func (c *closer) visit(name, by string) {
 	}
 }
 
-// relatedOf remembers related for the search.
+// relatedOf remembers related for the search. What is sent with paths is related to what makes them: whoever passes the one on
+// passes on both.
 func (s *search) relatedOf(sp *spec, u *unit) []string {
 	if !sp.resolved {
 		sp.related, sp.missed = s.related(sp, u.src)
+		if u.src.paths && s.withPaths != "" && sp.kind != KindVirtual {
+			sp.related = append([]string{s.withPaths}, sp.related...)
+		}
 		sp.resolved = true
 	}
 	return sp.related

@@ -920,9 +920,6 @@ class Importer(Lazy):
     # For both.
 
     def exec_module(self, module):
-        # It came ahead of what makes paths, which are likely to be opened.
-        if 'mitogen.files' in self.cache:
-            __import__('mitogen.files')
         exec(self.get_code(module.__name__), module.__dict__)
 
     def search_path(self, record):
@@ -953,6 +950,9 @@ class Importer(Lazy):
         # For both.
 
     def get_code(self, name):
+        # It came ahead of what makes paths, which are likely to be opened.
+        if 'mitogen.files' in self.cache:
+            __import__('mitogen.files')
         # Only 3.x.
         code = self.codes.pop(name.encode(), b'')
         # Not under -O or in another release, for which it was not made.

@@ -132,8 +132,14 @@ var api string
 //go:embed channel.py
 var channel string
 
+//go:embed disk.py
+var disk string
+
 //go:embed files.py
 var files string
+
+//go:embed finders.py
+var finders string
 
 //go:embed forked.py
 var forked string
@@ -171,6 +177,9 @@ var process string
 //go:embed program.py
 var program string
 
+//go:embed projects.py
+var projects string
+
 //go:embed running.py
 var running string
 
@@ -191,9 +200,9 @@ func Modules() map[string]Module {
 		"mitogen.core3": {"mitogen/core3.py", func() string { return "SOURCE=b" + strconv.QuoteToASCII(Core(3)) + "\n" }},
 	}
 	for name, source := range map[string]string{
-		"api": api, "channel": channel, "connect": connect, "convert": convert, "files": files, "forked": forked, "forker": forker, "guard": guard,
-		"launch": launch, "parent": parent, "plain": plain,
-		"process": process, "program": program, "resources": resources, "running": running, "script": script, "watcher": watcher,
+		"api": api, "channel": channel, "connect": connect, "convert": convert, "disk": disk, "files": files, "finders": finders,
+		"forked": forked, "forker": forker, "guard": guard, "launch": launch, "parent": parent, "plain": plain, "process": process,
+		"program": program, "projects": projects, "resources": resources, "running": running, "script": script, "watcher": watcher,
 	} {
 		m["mitogen."+name] = Module{"mitogen/" + name + ".py", func() string { return Shrink(source) }}
 	}

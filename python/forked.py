@@ -383,6 +383,7 @@ class Peer(object):
         self.handles = set()
         # Modules that were sent to a peer that has none of ours.
         self.sent = None if kind == b'f' else set()
+        self.files = False
         self.arm()
         if kind != b'f':
             self.put(boot())
@@ -524,8 +525,12 @@ class Peer(object):
             self.post(Message(core.router.context_id, handle=core.LOAD_MODULE, data=core.dumps((name, None, record, None, ()), 1)))
 
     def send_module(self, name):
-        """To one that has nothing of ours, what the module will import goes first."""
+        """To one that has nothing of ours, what the module will import goes first; to any, what has files opened by their paths."""
         record = core.importer.cache.get(name)
+        if not self.files and type(record) is tuple and 'mitogen.files' in (record[4] or ()):
+            self.files = True
+            if type(core.importer.cache.get('mitogen.files')) is tuple:
+                self.send_module('mitogen.files')
         if self.sent is not None:
             if type(record) is not tuple or name in self.sent:
                 return
