@@ -66,7 +66,9 @@ func TestBatches(t *testing.T) {
 	dir := t.TempDir()
 	fleet(t, dir, "w1", "w2", "w3", "w4", "w5", "w6")
 	shell := []string{"--", "sh", "-c", `case {target} in w2|w3) exit 1;; *) echo {target}; esac`}
-	exec := func(args ...string) Result { return Mitogend(t, dir, append(append([]string{"exec", "-H", "all"}, args...), shell...)...) }
+	exec := func(args ...string) Result {
+		return Mitogend(t, dir, append(append([]string{"exec", "-H", "all"}, args...), shell...)...)
+	}
 	r := exec("--batch", "1", "--max-fail", "1", "--failed", "failed")
 	r.Want(t, 1, "w1| w1\n", "mitogend: 1 ok, 2 failed: w2 w3, 3 not begun: more than --max-fail 1 have failed\n")
 	if got, _ := os.ReadFile(filepath.Join(dir, "failed")); string(got) != "w2\nw3\nw4\nw5\nw6\n" {
