@@ -89,6 +89,7 @@ func (c *callCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	if err != nil {
 		return err
 	}
+	fl.what = func(target) string { return "call " + strings.Join(args, " ") }
 	o := daemon.CallOptions{Convert: c.convert()}
 	err = fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
 		v, err := j.child.CallWith(ctx, o, args[0], values...).Value()
