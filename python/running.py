@@ -70,29 +70,24 @@ def unmask():
         signal.pthread_sigmask(signal.SIG_SETMASK, MASK)
 
 
-def begin_call(io):
-    """A function of a user's is going to run."""
-    io.calls += 1
-    io.running = io.calls
-    io.start_ticker()
-
-
 def start_ticker(io):
     """Have it look at the stream, until long after the last call."""
-    if not io.ticking:
-        io.ticking = io.starting = True
-        io.park = _thread.allocate_lock()
-        io.park.acquire()
-        io.parked = False
-        try:
-            start_thread(io.ticker)
-        except BaseException:
-            # There can be no thread (any more), or a signal came first.
-            io.ticking = io.starting = False
-            raise
-    elif io.parked:
-        io.parked = False
-        io.park.release()
+    if io.ticking:
+        if io.parked:
+            io.parked = False
+            io.park.release()
+        return
+    io.ticking = io.starting = True
+    io.park = _thread.allocate_lock()
+    io.park.acquire()
+    io.parked = False
+    try:
+        start_thread(io.ticker)
+    except BaseException:
+        # There can be no thread (any more), or a signal came first.
+        io.ticking = io.starting = False
+        io.parked = True
+        raise
 
 
 def ticker(io):
@@ -163,7 +158,7 @@ def leave(io):
         time.sleep(0.001)
 
 
-for method in begin_call, start_ticker, ticker, tick, evict, leave:
+for method in start_ticker, ticker, tick, evict, leave:
     setattr(Io, method.__name__, method)
 
 
@@ -245,6 +240,7 @@ if sys.version_info[:2] == (3, 13):
 
 def mark(io):
     """Remember what the descriptors of the runtime's are, in a program or what is forked off."""
+    core.stray = stray
     fds = set(io.handlers) | set((io.wake_w, core.router.stream.wfd))
     io.marks = dict((fd, same(fd)) for fd in fds)
 
@@ -278,6 +274,7 @@ def gave_up(io, fd):
     core.router.stream.on_lost()
 
 
-core.stray = stray
 for method in mark, remark, changed, gave_up:
     setattr(Io, method.__name__, method)
+# Nothing is lacking any more. Python is slower at every attribute of a class that has this.
+del Io.__getattr__
