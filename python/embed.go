@@ -174,6 +174,9 @@ var script string
 //go:embed resources.py
 var resources string
 
+//go:embed sharing.py
+var sharing string
+
 //go:embed watcher.py
 var watcher string
 
@@ -187,7 +190,7 @@ func Modules() map[string]Module {
 	for name, source := range map[string]string{
 		"api": api, "channel": channel, "connect": connect, "files": files, "forked": forked, "forker": forker, "guard": guard,
 		"launch": launch, "parent": parent,
-		"process": process, "program": program, "resources": resources, "running": running, "script": script, "watcher": watcher,
+		"process": process, "program": program, "resources": resources, "running": running, "script": script, "sharing": sharing, "watcher": watcher,
 	} {
 		m["mitogen."+name] = Module{"mitogen/" + name + ".py", func() string { return Shrink(source) }}
 	}
