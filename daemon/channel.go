@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"strconv"
-	"strings"
 	"sync"
 
 	"mitogend/pyproto"
@@ -41,35 +40,22 @@ type Channel struct {
 }
 
 // Open calls a function in the child with a channel as its first argument, before args. It occupies the child until the function
-// returns, as any call does. o.Chain is not looked at.
+// returns, as any call does. o.Chain and o.Convert are not looked at.
 func (c *Child) Open(ctx context.Context, o CallOptions, fn string, args ...any) (*Channel, error) {
 	if c.runtime != nil {
 		return nil, fmt.Errorf("daemon: %s runs %s, which has no channels with flow control: %w; use a Receiver", c.name, c.runtime, ErrRuntime)
 	}
-	module, name, ok := strings.Cut(fn, ":")
-	if !ok || module == "" || name == "" {
-		return nil, fmt.Errorf("daemon: %q is not MODULE:FUNCTION", fn)
+	module, klass, function, err := splitFunction(fn)
+	if err != nil {
+		return nil, err
 	}
-	class, function, isMethod := strings.Cut(name, ".")
-	var klass any = class
-	if !isMethod {
-		klass, function = nil, name
-	}
-	var kwargs pyproto.Kwargs
-	if n := len(args); n > 0 {
-		if kw, ok := args[n-1].(pyproto.Kwargs); ok {
-			args, kwargs = args[:n-1], kw
-		}
-	}
+	args, kwargs := splitKwargs(args)
 	if err := c.Push(ctx, module); err != nil {
 		return nil, err
 	}
 	ch := &Channel{c: c, changed: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 	ch.handle = c.d.handles.add(handler{fn: ch.deliver, respondent: c.id})
-	o.Chain = ""
-	if args == nil {
-		args = []any{}
-	}
+	o.Chain, o.Convert = "", 0
 	ch.call = c.startTracked(ctx, o, func() { ch.end(io.EOF) }, "mitogen.channel:serve",
 		[]any{int64(ch.handle), module, klass, function, kwargs, args})
 	return ch, nil

@@ -166,7 +166,7 @@ func (c *Child) newResponder() error {
 	im := c.modules()
 	opt := importer.ResponderOptions{
 		Version: c.Version(), Policy: c.opt.Policy, Reasons: true, MarkPackages: true,
-		With: []string{"mitogen.resources"}, WithPaths: "mitogen.files", Observe: c.observers.tell,
+		With: []string{"mitogen.resources", "mitogen.disk", "mitogen.finders", "mitogen.projects"}, WithPaths: "mitogen.files", Observe: c.observers.tell,
 		Reached: c.Reached,
 	}
 	if c.runtime == nil && c.via == nil && !c.opt.NoBytecode && bytecodeMethods[c.method] {

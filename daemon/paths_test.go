@@ -115,11 +115,51 @@ try:
 except EnvironmentError:
     r['alone'] = 'During handling' in traceback.format_exc()
 r['not there'] = [attempt(open, here + '/absent', m) in ('IOError', 'FileNotFoundError') for m in ('r', 'rb')]
+def fault(fn, *args):
+    try:
+        fn(*args)
+    except EnvironmentError as e:
+        return type(e).__name__, e.errno, os.path.relpath(e.filename, here), e.filename2 if PY3 else None
+r['faults'] = [fault(fn, os.path.join(here, *p)) for fn in (open, os.stat, os.listdir, os.readlink) for p in (('absent',), ('plugins', 'data.txt', 'x'), ('absent', 'x'))]
+if PY3:
+    r['bytes'] = open(os.fsencode(here) + b'/plugins/data.txt').read(), sorted(n.decode() for n in os.listdir(os.fsencode(here + '/extra/pack'))), os.path.isdir(os.fsencode(here))
+    r['Path-like'] = open(pathlib.Path(here) / 'plugins/data.txt').read(), os.listdir(pathlib.Path(here) / 'plugins/in') != []
+else:
+    r['unicode'] = open(unicode(here) + u'/plugins/data.txt').read(), [type(n).__name__ for n in os.listdir(unicode(here))][0]
+r['odd'] = []
+for bad in (u'/absent/\xe9', b'/absent/\xc3\xa9', u'/absent/master:/x', '', 'a\0b', None, 99999, 1.5, ['/']):
+    for fn in open, os.stat, os.listdir, os.readlink, io.open, lambda path: os.access(path, os.R_OK):
+        if bad is None and fn is os.listdir:
+            continue
+        try:
+            fn(bad)
+        except Exception as e:
+            r['odd'].append((type(e).__name__, str(e.args).replace('path:', ''), repr(getattr(e, 'filename', None))))
+r['other kind'] = fault(open, here + '/plugins'), fault(os.listdir, here + '/plugins/data.txt'), fault(os.readlink, here + '/plugins/data.txt')
+r['access'] = [os.access(os.path.join(here, p), os.R_OK) for p in ('plugins', 'plugins/data.txt', 'absent')]
+r['same file'] = [os.path.samefile(here + '/plugins/data.txt', os.path.join(here, p)) for p in ('plugins/../plugins/data.txt', 'plugins/near.py')]
+r['stat'] = [oct(os.stat(os.path.join(here, p)).st_mode & 0o700) for p in ('plugins', 'plugins/data.txt')], os.stat(here + '/plugins/data.txt').st_mtime > 1e9
+import shutil, tempfile
+to = os.path.join(tempfile.mkdtemp(), 'copy')
+shutil.copytree(here + '/plugins', to, ignore=shutil.ignore_patterns('__pycache__'))
+r['copytree'] = sorted((os.path.relpath(a, to), sorted(c)) for a, b, c in os.walk(to))
+with open(to + '/data.txt', 'a') as f:
+    f.write('more')
+shutil.rmtree(os.path.dirname(to))
+with open(here + '/plugins/near.py') as f:
+    r['attributes'] = f.name == here + '/plugins/near.py', f.mode, f.readline(), f.closed
+if PY3:
+    with open(here + '/plugins/near.py', 'rb') as f:
+        r['binary'] = f.name == here + '/plugins/near.py', f.mode, f.peek(1)[:1].decode(), f.read(1).decode(), f.seek(0), type(f).__name__
+    with open(here + '/plugins/near.py', 'rb', 0) as f:
+        r['raw'] = f.mode, f.read(1).decode(), f.readinto(bytearray(2))
 class C(object):
     opener = open
 r['no method'] = C().opener(here + '/plugins/data.txt').read()
 if PY3:
+    import pathlib
     p = pathlib.Path(here) / 'plugins'
+    r['Path.stat'] = p.stat().st_size > -1, (p / 'data.txt').open().read(), p.joinpath('absent').exists()
     r['Path'] = p.is_dir(), (p / 'data.txt').is_file(), (p / 'data.txt').read_text(), sorted(q.name for q in p.iterdir() if q.name != '__pycache__'), sorted(q.name for q in p.glob('*.txt'))
 if sys.version_info >= (3, 10):
     import importlib.resources as ir
@@ -133,8 +173,8 @@ func TestPaths(t *testing.T) {
 	own := writeFiles(t, map[string]string{"import_probe.py": probe})
 	bare := newDaemon(t, Options{Path: []string{own}})
 	pythons.Each(t, func(t *testing.T, py pythons.Python) {
-		served, r := importing(t, d, py, ConnectOptions{})
-		local, _ := importing(t, bare, py, ConnectOptions{Env: []string{"PYTHONPATH=" + dir, "PYTHONDONTWRITEBYTECODE=1"}})
+		served, r := importing(t, d, py, ConnectOptions{Env: []string{"LC_ALL=C.UTF-8"}})
+		local, _ := importing(t, bare, py, ConnectOptions{Env: []string{"LC_ALL=C.UTF-8", "PYTHONPATH=" + dir, "PYTHONDONTWRITEBYTECODE=1"}})
 		defer served.Close(deadline(t))
 		defer local.Close(deadline(t))
 		var got, want map[string]any
@@ -146,6 +186,36 @@ func TestPaths(t *testing.T) {
 		for key := range want {
 			if a, b := fmt.Sprintf("%q", got[key]), fmt.Sprintf("%q", want[key]); a != b {
 				t.Errorf("%s: served\n%s, on disk\n%s", key, a, b)
+			}
+		}
+	})
+}
+
+// TestPathsBehindOthers: what opens files goes along with the modules that make paths, through children of either generation, and
+// comes as well when the child first imports such a module long after its first call.
+func TestPathsBehindOthers(t *testing.T) {
+	dir := writeFiles(t, map[string]string{
+		"late.py":            "def read():\n    import named\n    return ' '.join([named.path, open(named.path).read()] + named.names())",
+		"named/__init__.py":  "import os\npath = os.path.join(os.path.dirname(__file__), 'data.txt')\ndef names():\n    return sorted(os.listdir(os.path.dirname(path)))",
+		"named/data.txt":     "data",
+		"pushed.py":          "import named\ndef read():\n    return ' '.join([named.path, open(named.path).read()] + named.names())",
+		"nothing_special.py": "def read():\n    return None",
+	})
+	d := newDaemon(t, Options{Path: []string{dir}})
+	pythons.Each(t, func(t *testing.T, py pythons.Python) {
+		for _, first := range []string{"", target(pythons.Of(t, "2.7")) + "+", target(pythons.Of(t, "3.11")) + "+"} {
+			for _, module := range []string{"late", "pushed"} {
+				c := connect(t, d, first+target(py), ConnectOptions{})
+				defer c.Close(deadline(t))
+				var got string
+				if err := c.Call(deadline(t), "nothing_special:read").Err(); err != nil {
+					t.Fatal(err)
+				}
+				if err := c.Call(deadline(t), module+":read").Decode(&got); err != nil {
+					t.Errorf("%s%s: %v", first, module, err)
+				} else if want := "/master:" + dir + "/named/data.txt data __init__.py data.txt"; got != want {
+					t.Errorf("%s%s: %v, not %s", first, module, got, want)
+				}
 			}
 		}
 	})

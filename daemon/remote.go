@@ -15,6 +15,8 @@ type Remote interface {
 	Version() importer.Version
 	// Call runs a function and waits for what it returns; see Child.Call. Calls of one goroutine run in their order.
 	Call(ctx context.Context, fn string, args ...any) *Result
+	// CallWith is Call with options. Over a socket, Output and Room have to be nil: they are the client's.
+	CallWith(ctx context.Context, o CallOptions, fn string, args ...any) *Result
 	// Notify runs a function and does not ask for its result.
 	Notify(ctx context.Context, fn string, args ...any) error
 	// Run runs a program; see Child.Run.

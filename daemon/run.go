@@ -51,6 +51,14 @@ type ExitStatus struct {
 	Code, Signal int
 }
 
+// Shell is the status as a shell tells it: 128 and the number of a signal.
+func (s ExitStatus) Shell() int {
+	if s.Signal != 0 {
+		return 128 + s.Signal
+	}
+	return s.Code
+}
+
 // stopTime is what a program has to end after ctx: the child sends SIGINT, SIGTERM two seconds later, and after one more SIGKILL.
 const stopTime = 5 * time.Second
 

@@ -19,6 +19,8 @@ type CallOptions struct {
 	// Room, if not nil, is where a large result counts from before it is read until Tracked.Release: while there is no room, the
 	// child's connection is not read, for StallTimeout at most.
 	Room *Assembly
+	// Convert has the child make values plain that can not be sent as they are. Without it, they are errors.
+	Convert Convert
 }
 
 // Tracked is a call that was sent by StartWith.
@@ -87,9 +89,21 @@ func (c *Child) StartWith(ctx context.Context, o CallOptions, fn string, args ..
 	return c.startTracked(ctx, o, nil, fn, args)
 }
 
+// CallWith is Call with options.
+func (c *Child) CallWith(ctx context.Context, o CallOptions, fn string, args ...any) *Result {
+	return c.StartWith(ctx, o, fn, args...).Result(ctx)
+}
+
 func (c *Child) startTracked(ctx context.Context, o CallOptions, ended func(), fn string, args []any) *Tracked {
 	t := &Tracked{c: c, output: o.Output, ended: ended, room: o.Room, done: make(chan struct{})}
-	payload, err := c.encode(ctx, o.Chain, fn, args, borrowFrom)
+	var payload parts
+	var err error
+	if o.Convert != 0 {
+		fn, args, err = c.converted(ctx, o.Convert, fn, args)
+	}
+	if err == nil {
+		payload, err = c.encode(ctx, o.Chain, fn, args, borrowFrom)
+	}
 	if err == nil {
 		select {
 		case <-c.tracked.sending:

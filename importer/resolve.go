@@ -1,5 +1,7 @@
 package importer
 
+import "strings"
+
 // related lists the modules that importing sp imports at once, in the order of its source: on the path, not in the standard
 // library, each after the packages it lies in. Neither sp nor its own packages are among them. missed are the names that it
 // will look for here in vain.
@@ -186,6 +188,9 @@ func (r *resolver) targets(imp *Import) []string {
 	}
 	var out []string
 	for _, up := range append(ancestors(base), base) {
+		if bundled := r.bundled(up); bundled != "" {
+			up = bundled
+		}
 		if !r.served(up) {
 			if imp.hint && len(out) < 2 {
 				return nil // only the name of a package, or nothing of ours
@@ -253,10 +258,27 @@ func (r *resolver) miss(out []string, name string) []string {
 }
 
 func (r *resolver) submodule(out []string, base, name string) []string {
-	if full := base + "." + name; r.find(base).isPkg() && r.served(full) {
+	full := base + "." + name
+	if bundled := r.bundled(full); bundled != "" {
+		return append(out, bundled)
+	}
+	if r.find(base).isPkg() && r.served(full) {
 		return append(out, full)
 	}
 	return out
+}
+
+// bundled gives the module that P.extern.NAME stands for in setuptools and pkg_resources, whose extern has a finder that takes NAME
+// from P._vendor; "" for other names.
+func (s *search) bundled(name string) string {
+	top, inner, ok := strings.Cut(name, ".extern.")
+	if !ok || strings.Contains(top, ".") || s.served(name) {
+		return ""
+	}
+	if name = top + "._vendor." + inner; !s.served(name) {
+		return ""
+	}
+	return name
 }
 
 // closure lists name and all that importing it imports from here, in the order in which it is needed: each module after the
@@ -302,7 +324,7 @@ func (c *closer) visit(name, by string) {
 		return
 	}
 	if u.src.paths && c.withPaths != "" && sp.kind != KindVirtual {
-		c.visit(c.withPaths, name)
+		c.visit(c.withPaths, name) // ahead of the module
 	}
 	c.out = append(c.out, name)
 	if c.by[name] == "" {
@@ -313,10 +335,14 @@ func (c *closer) visit(name, by string) {
 	}
 }
 
-// relatedOf remembers related for the search.
+// relatedOf remembers related for the search. What is sent with paths is related to what makes them: whoever passes the one on
+// passes on both.
 func (s *search) relatedOf(sp *spec, u *unit) []string {
 	if !sp.resolved {
 		sp.related, sp.missed = s.related(sp, u.src)
+		if u.src.paths && s.withPaths != "" && sp.kind != KindVirtual {
+			sp.related = append([]string{s.withPaths}, sp.related...)
+		}
 		sp.resolved = true
 	}
 	return sp.related

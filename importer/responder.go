@@ -36,7 +36,7 @@ type ResponderOptions struct {
 	Reasons bool
 	// With names modules that go along with the first module that is sent.
 	With []string
-	// WithPaths names a module that goes ahead of the first that mentions __file__, __path__ or sys.modules; empty for none.
+	// WithPaths names a module that goes ahead of the first that mentions __file__, __path__ and the like; empty for none.
 	WithPaths string
 	// MarkPackages has the names of packages end in a dot where a package tells what it has: children of ours then know the one
 	// kind from the other. Stock children would look for such names.

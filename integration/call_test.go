@@ -164,3 +164,68 @@ func TestLogsOfAFunction(t *testing.T) {
 		}
 	})
 }
+
+// unlike is a module whose functions return and take what is not plain.
+const unlike = `
+import collections, datetime, time
+Point = collections.namedtuple('Point', 'x y')
+def point(x=1):
+    return Point(x, set([2]))
+def types(*args, **kwargs):
+    return [type(a).__name__ for a in args] + [type(kwargs[k]).__name__ for k in sorted(kwargs)]
+def numbers(n):
+    for i in range(n):
+        print('made %d' % i)
+        yield datetime.date(2026, 1, i + 1)
+    raise ValueError('no more')
+class Odd(object):
+    def __repr__(self):
+        return '<odd>'
+def odd():
+    return [1, {'a': Odd()}]
+`
+
+func TestAnyResult(t *testing.T) {
+	dir := t.TempDir()
+	Write(t, dir, "unlike.py", unlike)
+	Write(t, dir, "arg.json", `{"$set": [1]}`)
+	EachPython(t, func(t *testing.T, p Python) {
+		call := func(args ...string) Result {
+			return Mitogend(t, dir, append([]string{"call", "-H", p.Target()}, args...)...)
+		}
+		call("--select", "[.x, .y]", "unlike:point").Want(t, 0, "[1,[2]]\n", "")
+		call("--table", "--select", "{x, y}", "unlike:point").Want(t, 0, "TARGET"+strings.Repeat(" ", len(p.Target())-4)+"x  y\n"+p.Target()+"  1  [2]\n", "")
+		r := call("unlike:numbers", "2")
+		r.Want(t, 1, "\"2026-01-01\"\n\"2026-01-02\"\n", "ValueError: no more")
+		if strings.Contains(r.Stderr, "mitogen/") || !strings.Contains(r.Stderr, "unlike.py") && p.Version != "2.7" {
+			t.Error("want the function's own frames only", r)
+		}
+		r = call("--json", "unlike:numbers", "2")
+		if r.Status != 1 || !strings.Contains(r.Stdout, `"message":"no more"`) {
+			t.Error(r)
+		}
+		call("unlike:odd").Want(t, 1, "", "it returned a value of type unlike.Odd (at [1].a), which can not be shown; --repr shows its repr()\n")
+		call("--repr", "unlike:odd").Want(t, 0, "[1, {'a': <odd>}]\n", "")
+		call("unlike:types", `{"$datetime": "2026-01-31T12:00:00Z"}`, "@arg.json", "@@x", `{"$mine": 1}`, "--kw", "k=@arg.json").Want(t, 0,
+			map[bool]string{true: `["datetime","set","unicode","dict","set"]`, false: `["datetime","set","str","dict","set"]`}[p.Version == "2.7"]+"\n", "")
+		call("unlike:types", "--args-json", `[1, {"$decimal": "1.5"}]`).Want(t, 0, `["int","Decimal"]`+"\n", "")
+		call("unlike:types", "--args-json", `{"a": {"$uuid": "12345678123456781234567812345678"}}`).Want(t, 0, `["UUID"]`+"\n", "")
+		call("unlike:types", `{"$datetime": "tomorrow"}`).Want(t, 1, "", "ValueError: $datetime: ")
+		call("unlike:types", "@nosuch").Want(t, 2, "", "argument @nosuch: the file nosuch: no such file or directory (for the text itself write @@nosuch, or --string-args)")
+	})
+}
+
+// TestAnyResultByDaemon: what a daemon's children convert is the same, over its socket.
+func TestAnyResultByDaemon(t *testing.T) {
+	p := AnyPython(t)
+	dir := t.TempDir()
+	d := Serve(t)
+	Write(t, dir, "unlike.py", unlike)
+	call := func(args ...string) Result {
+		return d.Run(t, dir, append([]string{"call", "-H", p.Target()}, args...)...)
+	}
+	call("unlike:point").Want(t, 0, `{"x":1,"y":[2]}`+"\n", "")
+	call("unlike:types", `{"$set": []}`).Want(t, 0, `["set"]`+"\n", "")
+	call("--select", ".", "unlike:numbers", "1").Want(t, 1, "\"2026-01-01\"\n", "ValueError: no more")
+	call("unlike:odd").Want(t, 1, "", "a value of type unlike.Odd (at [1].a)")
+}

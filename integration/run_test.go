@@ -124,7 +124,7 @@ func TestRunOnSeveralPrefixesLines(t *testing.T) {
 		}
 	}
 	if r.Status != 1 || strings.Count(r.Stdout, "\n") != 6 || strings.Count(r.Stderr, prefix+"c\n") != 2 ||
-		strings.Count(r.Stderr, "the program ended with status 3\n") != 2 {
+		strings.Count(r.Stderr, "the program ended with status 3\n") != 1 || !strings.Contains(r.Stderr, " (1): the same as local:") {
 		t.Fatal(r)
 	}
 }

@@ -90,7 +90,7 @@ func TestProgressOnATerminal(t *testing.T) {
 	}
 	// The line is off the screen before anything else is written, and at the end.
 	for _, part := range strings.Split(term.screen(), " running")[1:] {
-		if !strings.HasPrefix(part, "\r\x1b[K") {
+		if _, rest, _ := strings.Cut(part, "\r"); !strings.HasPrefix(rest, "\x1b[K") || strings.HasPrefix(part, "\r\n") {
 			t.Fatalf("%q", term.screen())
 		}
 	}

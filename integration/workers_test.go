@@ -113,7 +113,11 @@ def put(queue, n):
     queue.put(square(n))
 `)
 	Write(t, dir, "app/doubled.py", "def twice(n):\n    return 2 * n\n")
-	Write(t, dir, "app/late.py", "VALUE = 10\n")
+	Write(t, dir, "app/late/value.txt", "10\n")
+	Write(t, dir, "app/late/__init__.py", `import os
+with open(os.path.join(os.path.dirname(__file__), 'value.txt')) as f:
+    VALUE = int(f.read())
+`)
 	return filepath.Join(dir, "app")
 }
 

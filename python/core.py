@@ -86,7 +86,7 @@ WATCHED = {
     # Only 3.x.
     'multiprocessing.util': 'mitogen.forked', 'concurrent.interpreters': 'mitogen.forked',
     # For both.
-    'logging': 'mitogen.resources'}
+    'logging': 'mitogen.resources', 'pkg_resources': 'mitogen.projects'}
 
 
 class Error(Exception):
@@ -321,7 +321,7 @@ class Latch(object):
                         slept[0].acquire()
                         io.sleepers.append(slept)
                 if reader == me and not io.polling:
-                    raise LatchError('cannot wait while a message is read')
+                    raise LatchError('cannot wait while reading')
                 if not reader or reader == me:
                     try:
                         while not self.queue and self.closed is None:
@@ -751,7 +751,7 @@ class Importer(object):
                         text = f.read()
                 except IOError:
                     return True
-                return b'extend_path' not in text and b'declare_namespace' not in text
+                return b'extend_path' not in text and b'declare_namespace' not in text or b'def declare_n' in text
                 # Only 3.x.
                 try:
                     return module.__path__ is module.__spec__.submodule_search_locations
@@ -913,8 +913,8 @@ class Importer(object):
             spec.has_location = spec.origin
             spec.submodule_search_locations = self.search_path(record)
             return spec
-        if record:
-            raise ModuleNotFoundError('No module named %s (mitogend: %s)' % (name, record), name=name)
+        if record and (io.lost or self.rest not in self.cache or self.explain(name, record)):
+            self.record(name)
 
     def create_module(self, spec):
         return None
@@ -922,9 +922,6 @@ class Importer(object):
     # For both.
 
     def exec_module(self, module):
-        # It came ahead of what makes paths, which are likely to be opened.
-        if 'mitogen.files' in self.cache:
-            __import__('mitogen.files')
         exec(self.get_code(module.__name__), module.__dict__)
 
     def search_path(self, record):
@@ -955,6 +952,9 @@ class Importer(object):
         # For both.
 
     def get_code(self, name):
+        # It came ahead of what makes paths, which are likely to be opened.
+        if 'mitogen.files' in self.cache:
+            __import__('mitogen.files')
         # Only 3.x.
         code = self.codes.pop(name.encode(), b'')
         # Not under -O or in another release, for which it was not made.
@@ -1002,8 +1002,8 @@ class Portion(object):
 
     def find_spec(self, name, path=None, target=None):
         rest = not io.lost and WATCHED.pop(name, 0)
-        if rest:
-            spec = _find_spec(name, path)
+        spec = rest and _find_spec(name, path)
+        if spec:
             load = spec.loader.exec_module
 
             def exec_module(module):
@@ -1127,7 +1127,7 @@ def stray():
     """In a process that was forked off past mitogen.forked, do what that would have; or the reason why it has no connection."""
     if os.getpid() != io.pid:
         if 'mitogen.forked' not in sys.modules:
-            return 'it was forked off, but not by os.fork()'
+            return 'it was not forked by os.fork()'
         sys.modules['mitogen.forked'].after_in_child()
 
 

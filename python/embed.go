@@ -132,8 +132,14 @@ var api string
 //go:embed channel.py
 var channel string
 
+//go:embed disk.py
+var disk string
+
 //go:embed files.py
 var files string
+
+//go:embed finders.py
+var finders string
 
 //go:embed forked.py
 var forked string
@@ -153,17 +159,26 @@ func Command() string { return Shrink(command) }
 //go:embed connect.py
 var connect string
 
+//go:embed convert.py
+var convert string
+
 //go:embed launch.py
 var launch string
 
 //go:embed parent.py
 var parent string
 
+//go:embed plain.py
+var plain string
+
 //go:embed process.py
 var process string
 
 //go:embed program.py
 var program string
+
+//go:embed projects.py
+var projects string
 
 //go:embed running.py
 var running string
@@ -188,9 +203,10 @@ func Modules() map[string]Module {
 		"mitogen.core3": {"mitogen/core3.py", func() string { return "SOURCE=b" + strconv.QuoteToASCII(Core(3)) + "\n" }},
 	}
 	for name, source := range map[string]string{
-		"api": api, "channel": channel, "connect": connect, "files": files, "forked": forked, "forker": forker, "guard": guard,
-		"launch": launch, "parent": parent,
-		"process": process, "program": program, "resources": resources, "running": running, "script": script, "sharing": sharing, "watcher": watcher,
+		"api": api, "channel": channel, "connect": connect, "convert": convert, "disk": disk, "files": files, "finders": finders,
+		"forked": forked, "forker": forker, "guard": guard, "launch": launch, "parent": parent, "plain": plain, "process": process,
+		"program": program, "projects": projects, "resources": resources, "running": running, "script": script, "sharing": sharing,
+		"watcher": watcher,
 	} {
 		m["mitogen."+name] = Module{"mitogen/" + name + ".py", func() string { return Shrink(source) }}
 	}

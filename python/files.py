@@ -1,25 +1,25 @@
 """
 Paths of what is served, as places: functions that open and look at files read what the master has, within the policy, and
 directories in a path find modules, whatever these are called. It comes over the importer ahead of the first module that mentions
-__file__, __path__ or sys.modules. A path that begins otherwise costs nothing but a call: Python's own function is asked first, and only
-where that finds nothing is it looked at.
+__file__, __path__ and the like. A path that begins otherwise costs nothing but a call: Python's own function is asked first, and only
+where that finds nothing is it looked at. What is done then is in mitogen.disk and mitogen.finders.
 """
 from __future__ import absolute_import
 import errno
 import io
 import os
-import stat
 import sys
 
 import mitogen.core as core
 
 PREFIX = core.Importer.prefix
-# The root of each package, which keeps what its directories have.
-roots = {}
 
 
 class Served(object):
-    """A function of Python's, or ours where it fails for a path of what is served. Like Python's own, it is no method of a class."""
+    """
+    A function of Python's, or mitogen.disk's where it fails for a path of what is served. Like Python's own, it is no method of a
+    class.
+    """
 
     def __init__(self, plain, ours):
         self.plain, self.ours = plain, ours
@@ -36,140 +36,53 @@ class Served(object):
         try:
             return self.plain(*args, **kwargs)
         except EnvironmentError as e:
-            path = e.filename
-            if e.errno != errno.ENOENT or not path_text(path).startswith(PREFIX):
+            path = text(e.filename)
+            if e.errno != errno.ENOENT or not path.startswith(PREFIX):
                 raise
+            error = e
         for name in 'file', 'path':
             kwargs.pop(name, None)
         try:
-            return self.ours(os.path.normpath(path_text(path)), *args[1:], **kwargs)
+            found = self.find(path, *args[1:], **kwargs)
+            if type(found) is list and args and type(args[0]) is (bytes if core.PY3 else core.text_type):
+                # Names are of the path's type.
+                found = [name.encode('utf-8') if core.PY3 else name.decode('utf-8') for name in found]
+            return found
         except EnvironmentError as e:
             error = e
+        except ImportError:
+            # The connection is lost.
+            pass
         # As one function of Python's: with no frames below, and no exception before it.
         if core.PY3:
             error = error.with_traceback(None)
             error.__context__, error.__suppress_context__ = None, True
         raise error
 
-
-def path_text(path):
-    return path.decode('utf-8', 'replace') if core.PY3 and isinstance(path, bytes) else str(path)
-
-
-def find(path):
-    """The Resource at a path; None if no package that was received has the path."""
-    from mitogen.resources import Resource, place
-    record, rest = place(core.importer, path)
-    if record:
-        root = roots.get(record[0]) or roots.setdefault(record[0], Resource(record[0]))
-        return root.joinpath(rest) if rest else root
+    def find(self, path, *args, **kwargs):
+        from mitogen import disk
+        return getattr(disk, self.ours)(os.path.normpath(path), *args, **kwargs)
 
 
-def missing(path, why, error=OSError):
-    """In 2.x it matters which of the two is raised."""
-    return error(errno.ENOENT, 'No such file or directory (mitogend: %s)' % why, path)
+class Told(Served):
+    """The same of a function that raises nothing, and says no."""
+
+    def __call__(self, path, *args, **kwargs):
+        if self.plain(path, *args, **kwargs):
+            return True
+        try:
+            return text(path).startswith(PREFIX) and self.find(text(path), *args, **kwargs)
+        except ImportError:
+            return False
 
 
-def read(path):
-    try:
-        return core.importer.get_data(path)
-    except EnvironmentError as e:
-        raise missing(path, e.strerror, IOError)
-
-
-def open_served(path, mode='r', buffering=-1, encoding=None, errors=None, newline=None, *_rest, **_opener):
-    if set(mode) & set('wax+'):
-        raise missing(path, 'files of what is served are not on this machine, and cannot be written', IOError)
-    data = read(path)
-    if 'U' in mode:
-        data = data.replace(b'\r\n', b'\n').replace(b'\r', b'\n')
-    data = io.BytesIO(data)
-    data.name = path
-    if 'b' in mode or not core.PY3 and not encoding:
-        return data
-    return io.TextIOWrapper(data, encoding, errors, newline)
-
-
-def open_code(path):
-    return io.BytesIO(read(path))
-
-
-def kind(path):
-    """Whether it is a directory, and its size; ENOENT if there is none."""
-    from mitogen.resources import top
-    for record in list(core.importer.cache.values()):
-        if type(record) is tuple:
-            if PREFIX + record[2] == path:
-                if path.endswith('.py'):
-                    return False, len(core.importer.get_bytes(record[0]))
-                return True, 0
-            if top(record) == path:
-                return True, 0
-    found = find(path)
-    is_dir = found.kind() if found else None
-    if is_dir is None:
-        raise missing(path, 'not in a package that is served')
-    return is_dir, 0 if is_dir else found.parent.sizes[found.name]
-
-
-def stat_served(path, *_args, **_kwargs):
-    is_dir, size = kind(path)
-    return os.stat_result((stat.S_IFDIR | 0o555 if is_dir else stat.S_IFREG | 0o444, 0, 0, 1, 0, 0, size, 0, 0, 0))
-
-
-def listdir(path='.'):
-    found = find(path)
-    if not found or not found.kind():
-        raise missing(path, 'no directory of a package that is served')
-    return sorted(found.entries())
-
-
-class Entry(object):
-    """os.DirEntry."""
-
-    def __init__(self, directory, name):
-        self.name, self.path = name, os.path.join(directory, name)
-
-    def __repr__(self):
-        return '<DirEntry %r>' % (self.name,)
-
-    def __fspath__(self):
-        return self.path
-
-    def stat(self, follow_symlinks=True):
-        return stat_served(self.path)
-
-    def is_dir(self, follow_symlinks=True):
-        return kind(self.path)[0]
-
-    def is_file(self, follow_symlinks=True):
-        return not kind(self.path)[0]
-
-    def is_symlink(self):
-        return False
-
-    def is_junction(self):
-        return False
-
-
-class Scan(object):
-    def __init__(self, path):
-        self.entries = iter([Entry(path, name) for name in listdir(path)])
-
-    def __iter__(self):
-        return self.entries
-
-    def __next__(self):
-        return next(self.entries)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_args):
-        self.close()
-
-    def close(self):
-        pass
+def text(path):
+    """The path that is meant by a name, a number or anything else, as a str."""
+    if isinstance(path, str):
+        return path
+    if isinstance(path, bytes):
+        return path.decode('utf-8', 'surrogateescape')
+    return path.encode('utf-8') if isinstance(path, core.text_type) else str(path)
 
 
 # Directories as entries of a path.
@@ -187,6 +100,11 @@ def is_of(portion, name):
     return type(record) is tuple and core.importer.search_path(record) == [portion.path]
 
 
+def find_at(name, portion):
+    from mitogen import finders
+    return finders.find_at(core.importer, name, portion)
+
+
 find_watched = core.Portion.find_spec if core.PY3 else core.Portion.find_module
 
 
@@ -194,7 +112,7 @@ def find_spec(portion, name, path=None, target=None):
     if portion.path == PREFIX:
         return find_watched(portion, name, path, target)
     if not is_of(portion, name):
-        return core.importer.find_at(name, portion)
+        return find_at(name, portion)
     frame = sys._getframe(1)
     while frame and 'importlib' in frame.f_code.co_filename:
         if frame.f_code.co_name == '_find_spec':
@@ -209,7 +127,7 @@ def find_module(portion, name, path=None):
         return find_watched(portion, name, path)
     if is_of(portion, name):
         return core.importer if core.importer.request(name) else None
-    return core.importer.find_at(name, portion)
+    return find_at(name, portion)
 
 
 def install():
@@ -222,19 +140,23 @@ def install():
         import builtins
     except ImportError:
         import __builtin__ as builtins
-    builtins.open = Served(builtins.open, open_served)
-    io.open = builtins.open if core.PY3 else Served(io.open, open_text)
-    if hasattr(io, 'open_code'):
-        io.open_code = Served(io.open_code, open_code)
-    os.stat, os.lstat = Served(os.stat, stat_served), Served(os.lstat, stat_served)
+    builtins.open = Served(builtins.open, 'open_file')
+    io.open = builtins.open if core.PY3 else Served(io.open, 'open_text')
+    for module, names in (io, ['open_code']), (os, 'stat lstat listdir access readlink scandir listxattr'.split()):
+        for name in names:
+            if hasattr(module, name):
+                setattr(module, name, (Told if name == 'access' else Served)(getattr(module, name), name))
     if core.PY3:
         core.frozen.FileLoader.get_data = get_data
         if 'tokenize' in sys.modules:
             # For linecache.
             sys.modules['tokenize']._builtin_open = io.open
-    os.listdir = Served(os.listdir, listdir)
-    if hasattr(os, 'scandir'):
-        os.scandir = Served(os.scandir, Scan)
+    # Before 3.11 pathlib keeps functions of its own.
+    accessor = getattr(sys.modules.get('pathlib'), '_NormalAccessor', None)
+    for ours in io.open, os.stat, os.lstat, os.listdir, getattr(os, 'scandir', None):
+        for name, kept in list(vars(accessor).items()) if accessor and ours else ():
+            if ours.plain in (kept, getattr(kept, '__func__', None)):
+                setattr(accessor, name, ours)
 
 
 plain = core.PY3 and core.frozen.FileLoader.get_data
@@ -243,11 +165,6 @@ plain = core.PY3 and core.frozen.FileLoader.get_data
 def get_data(loader, path):
     """Of Python's loaders of files."""
     return core.importer.get_data(path) if str(path).startswith(PREFIX) else plain(loader, path)
-
-
-def open_text(path, mode='r', buffering=-1, encoding=None, errors=None, newline=None, *_rest):
-    """io.open of 2.x."""
-    return open_served(path, mode, buffering, encoding or 'utf-8', errors, newline)
 
 
 install()

@@ -544,13 +544,16 @@ class Peer(object):
             self.put(frames(name, core.PY3 and core.importer.codes.get(name.encode())))
 
     def needs(self, name):
-        """What it is sent of modules when it asks for one. To one that has nothing of ours, what that will import goes first."""
+        """
+        What it is sent of modules when it asks for one. What the module will import goes first, to one that has nothing of ours; to
+        any, what has files opened by their paths.
+        """
         names = []
         record = core.importer.cache.get(name)
-        if self.empty and type(record) is tuple:
+        if type(record) is tuple:
             for other in [name.rpartition('.')[0]] + list(record[4] or ()):
                 other = other if isinstance(other, str) else other.encode('utf-8')
-                if other not in self.sent and type(core.importer.cache.get(other)) is tuple:
+                if (self.empty or other == 'mitogen.files') and other not in self.sent and type(core.importer.cache.get(other)) is tuple:
                     self.sent.add(other)
                     names += self.needs(other)
         self.sent.add(name)

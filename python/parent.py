@@ -938,8 +938,10 @@ class Relay(object):
         record = self.importer.cache.get(name)
         if type(record) is not tuple or name in link.modules:
             return
+        if 'mitogen.files' in (record[4] or ()):
+            self.push_module(link, 'mitogen.files')
         package = name.rpartition('.')[0]
-        if package and package not in link.modules and package != asked:
+        if package and package not in link.modules and package not in ('mitogen', asked):
             self.push_module(link, package, asked)
             if package not in link.modules and name != asked:
                 return

@@ -1,7 +1,7 @@
 """
-What a child seldom needs of its importer: what packages contain, data files, metadata of what is installed where the modules
-come from, and the search order of --prefer here. It comes over the importer as mitogen.resources when first used; what
-mitogen.core.Importer lacks is looked up here, and called with the importer.
+What a child seldom needs of its importer: data files of packages, importlib.resources, logging, and the search order of --prefer
+here. It comes over the importer as mitogen.resources when first used; what mitogen.core.Importer lacks is looked up here, and
+called with the importer. What is needed more seldom still lies in mitogen.finders and mitogen.projects.
 
 Requests go to context 0 as GET_RESOURCE with a handle for the reply, like a call; whoever is between passes them on.
 """
@@ -69,6 +69,34 @@ def watch(logging):
 
 # What Importer has not itself.
 
+def elsewhere(module, name):
+    def call(importer, *args, **kwargs):
+        __import__(module)
+        return getattr(sys.modules[module], name)(importer, *args, **kwargs)
+    return call
+
+
+list_modules = elsewhere('mitogen.finders', 'list_modules')
+iter_modules = elsewhere('mitogen.finders', 'iter_modules')
+find_distributions = elsewhere('mitogen.projects', 'find_distributions')
+
+
+def explain(importer, name, reason):
+    """Of a module that is here, in a way, and is not served: have the import fail with the reason. Whoever only looks for it finds none."""
+    package, _, tail = name.rpartition('.')
+    frame, called = sys._getframe(2), None
+    while frame and 'importlib' in frame.f_code.co_filename and called != '_find_and_load':
+        called, frame = frame.f_code.co_name, frame.f_back
+    if called != '_find_and_load':
+        return
+    while frame and frame.f_code.co_name == '_call_with_frames_removed':
+        frame = frame.f_back
+    if frame and frame.f_code.co_name == '_handle_fromlist' and 'importlib' in frame.f_code.co_filename:
+        # Which drops a ModuleNotFoundError, and has Python raise one of this kind.
+        raise ImportError('cannot import name %r from %r (mitogend: %s)' % (tail, package, reason), name=package)
+    raise ModuleNotFoundError('No module named %r (mitogend: %s)' % (name, reason), name=name)
+
+
 def is_package(importer, name):
     return importer.record(name)[1] is not None
 
@@ -108,131 +136,6 @@ def place(importer, path, walk=False):
             break
         record, rest = found, inner
     return record, rest
-
-
-def listing(importer, path):
-    """Names of the modules in a directory: True of a package, False of a module, None of a directory that is neither."""
-    record, rest = place(importer, path, True)
-    if not record:
-        return {}
-    if not rest:
-        # A package ends in a dot. A directory without __init__.py is there twice, with one and with two.
-        return dict((str(n.rstrip('.')), n.endswith('.') and (None if n.rstrip('.') + '..' in record[1] else True))
-                    for n in record[1])
-    names = {}
-    try:
-        for name, is_dir, _size in ask(u'list', core.text_type(record[0]), core.text_type(rest)):
-            stem, dot, ending = str(name).partition('.')
-            if is_dir and not dot:
-                names.setdefault(stem, None)
-            elif ending == 'py' and not is_dir:
-                names[stem] = False
-    except Refused:
-        pass
-    names.pop('__init__', None)
-    return names
-
-
-def is_package_directory(importer, path):
-    record, rest = place(importer, path, True)
-    try:
-        return not rest or (u'__init__.py', False) in [
-            tuple(e)[:2] for e in ask(u'list', core.text_type(record[0]), core.text_type(rest))]
-    except Refused:
-        return False
-
-
-def list_modules(importer, path, prefix):
-    """For pkgutil: the names of the modules in a directory, and if they are packages."""
-    path = os.path.normpath(path)
-    names = listing(importer, path)
-    known = place(importer, path)[1] == ''
-    for name in sorted(names):
-        is_package = names[name]
-        if is_package is None and not known:
-            is_package = is_package_directory(importer, path + '/' + name) or None
-        if is_package is not None:
-            yield prefix + name, is_package
-
-
-def iter_modules(importer, prefix=''):
-    """For pkgutil: what the master has that lies in no package."""
-    try:
-        for name in ask(u'modules'):
-            yield prefix + str(name.rstrip('.')), name.endswith('.')
-    except Refused:
-        pass
-
-
-def find_at(importer, name, finder):
-    """What a directory has of that name, whatever the module there is called otherwise: a spec, on 2.x a loader."""
-    if not hasattr(finder, 'names'):
-        finder.names = listing(importer, finder.path)
-    tail = name.rpartition('.')[2]
-    if tail not in finder.names:
-        return None
-    path = finder.path + '/' + tail
-    is_package = finder.names[tail]
-    if is_package is None:
-        is_package = is_package_directory(importer, path) or None
-    filename = path + ('/__init__.py' if is_package else '.py')
-    if not core.PY3:
-        return None if is_package is None else Placed(importer, name, filename, is_package)
-    if is_package is None:
-        spec = core.ModuleSpec(name, None)
-        spec.submodule_search_locations = [path]
-        return spec
-    from importlib.util import spec_from_file_location
-    return spec_from_file_location(
-        name, filename, loader=loader_class()(name, filename), submodule_search_locations=[path] if is_package else None)
-
-
-def loader_class():
-    from importlib.machinery import SourceFileLoader
-
-    class Placed(SourceFileLoader):
-        """Loads by its path what has another name, or none, to the master."""
-
-        def get_resource_reader(self, name):
-            record, rest = place(core.importer, os.path.dirname(self.path))
-            return Reader(record[0], rest) if record and self.is_package(name) else None
-    return Placed
-
-
-class Placed(object):
-    """The same for 2.x."""
-
-    def __init__(self, importer, name, path, package):
-        self.importer, self.name, self.path, self.package = importer, name, path, package
-
-    def is_package(self, name):
-        return self.package
-
-    def get_filename(self, name):
-        return self.path
-
-    def get_data(self, path):
-        return self.importer.get_data(path)
-
-    def get_source(self, name):
-        return self.get_data(self.path).replace(b'\r\n', b'\n').replace(b'\r', b'\n')
-
-    def get_code(self, name):
-        return compile(self.get_source(name) + b'\n', self.path, 'exec', 0, 1)
-
-    def load_module(self, name):
-        fresh = name not in sys.modules
-        module = sys.modules.setdefault(name, type(sys)(name))
-        module.__file__, module.__loader__, module.__package__ = self.path, self, name.rpartition('.')[0] or None
-        if self.package:
-            module.__path__, module.__package__ = [os.path.dirname(self.path)], name
-        try:
-            exec(self.get_code(name), module.__dict__)
-        except BaseException:
-            if fresh:
-                sys.modules.pop(name, None)
-            raise
-        return sys.modules[name]
 
 
 def top(record):
@@ -420,74 +323,6 @@ def archive_of(root, importer):
         def close(self):
             pass
     return Archive()
-
-
-# importlib.metadata.
-
-def find_distributions(importer, context=None):
-    """What is installed where the modules come from, for importlib.metadata and for its backport."""
-    import importlib
-    metadata = importlib.import_module(type(context).__module__ if context else 'importlib.metadata')
-    cls = distribution_class(metadata.Distribution)
-    name = getattr(context, 'name', None)
-    try:
-        if name is None:
-            return iter([cls(*found) for found in ask(u'installed')])
-        return iter([cls(*ask(u'metadata', core.text_type(name)))])
-    except Refused:
-        return iter(())
-
-
-def distribution_class(base):
-    import pathlib
-
-    class Located(pathlib.PurePosixPath):
-        """A file of a project: its path where the modules come from, and its content."""
-        resource = None
-
-        def exists(self):
-            # Only a package tells what it has.
-            return self.resource is None or self.resource.exists()
-
-        def content(self):
-            if self.resource is None:
-                raise missing(str(self), 'not in a package')
-            return self.resource
-
-        def open(self, *args, **kwargs):
-            return self.content().open(*args, **kwargs)
-
-        def read_bytes(self):
-            return self.content().read_bytes()
-
-        def read_text(self, *args, **kwargs):
-            return self.content().read_text(*args, **kwargs)
-
-    class Distribution(base):
-        """A project: `texts` has its metadata files, all of them or, until another one is read, entry points alone."""
-
-        def __init__(self, name, version, path, texts, whole):
-            self.project, self.path, self.texts, self.whole = name, path, dict(texts), whole
-            self.packages = {}
-
-        @property
-        def _normalized_name(self):
-            return self.project.lower().replace('-', '_').replace('.', '_')
-
-        def read_text(self, filename):
-            name = str(filename)
-            if not self.whole and name not in self.texts:
-                self.texts, self.whole = dict(ask(u'metadata', core.text_type(self.project))[3]), True
-            data = self.texts.get(name)
-            return data if data is None else data.decode('utf-8')
-
-        def locate_file(self, path):
-            located = Located(core.Importer.prefix + os.path.dirname(self.path), str(path))
-            package, _, rest = str(path).partition('/')
-            if rest and '.' not in package:
-                located.resource = self.packages.setdefault(package, Resource(package)).joinpath(rest)
-            return located
-    return Distribution
 
 
 # --prefer here.

@@ -3,6 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -10,14 +14,23 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"mitogend/daemon"
 	"mitogend/pyproto"
 )
 
 type callCommand struct {
 	fleetFlags
 	kw         []string
+	argsJSON   string
 	stringArgs bool
 	raw        bool
+	repr       bool
+	table      bool
+	selection  string
+
+	files     map[string]string // of @FILE, by name
+	typed     bool              // an argument is for the child to read
+	readAgain bool
 }
 
 func newCall(a *app) *cobra.Command {
@@ -26,10 +39,12 @@ func newCall(a *app) *cobra.Command {
 		Use:   "call [flags] MODULE:FUNCTION [ARG]...",
 		Short: "Call a Python function on each target and print what it returns",
 		Long: `call imports MODULE on each target, calls FUNCTION (or CLASS.METHOD, for class and static methods) and prints what
-it returns as JSON. Each ARG is read as JSON, and is a string where it is no valid JSON. What the function prints goes to
-stderr. Flags may also stand behind MODULE:FUNCTION; -1 is a number there, and what follows -- is no flag.`,
+it returns as JSON: dates, named tuples, sets, paths and the like as plain values, a coroutine's result, and one line for each value of
+a generator. Each ARG is read as JSON, from a file for @FILE, and is a string where it is no valid JSON. What the function prints goes
+to stderr. Flags may also stand behind MODULE:FUNCTION; -1 is a number there, and what follows -- is no flag.`,
 		Example: `  mitogend call os:getpid
   mitogend call -H ssh:web1,ssh:web2 platform:python_version
+  mitogend call -H ssh:web1,ssh:web2 --table --select '{system, release}' platform:uname
   mitogend call -I ./lib inventory:add '{"name": "web1"}' --kw dry_run=true`,
 		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd, a, args) },
 	}
@@ -37,6 +52,10 @@ stderr. Flags may also stand behind MODULE:FUNCTION; -1 is a number there, and w
 	f := cmd.Flags()
 	f.StringArrayVar(&c.kw, "kw", nil, "keyword argument `NAME=VALUE`, read as ARG is; repeatable")
 	f.BoolVar(&c.stringArgs, "string-args", false, "take every ARG and VALUE as a string, also where it is JSON")
+	f.StringVar(&c.argsJSON, "args-json", "", "all arguments as `JSON`, or @FILE: a list of positional ones, or an object of keyword ones")
+	f.BoolVar(&c.repr, "repr", false, "show repr() of what it returns, which every value has")
+	f.StringVar(&c.selection, "select", "", "show what `FILTER`, in the language of jq, makes of it: .field, .[0], {a, b} ...")
+	f.BoolVar(&c.table, "table", false, "show a table: a line for each target, or for each value of a list, and a column for each field")
 	f.BoolVar(&c.raw, "raw", false, "write a str or bytes result as it is")
 	return cmd
 }
@@ -55,10 +74,14 @@ func (c *callCommand) run(cmd *cobra.Command, a *app, args []string) error {
 		return usagef("call which function? Write mitogend call MODULE:FUNCTION [ARG]...")
 	case !function.MatchString(args[0]):
 		return usagef("%q is not MODULE:FUNCTION, as in os:getpid or platform:python_version; a command is run by mitogend exec -- %s", args[0], strings.Join(args, " "))
-	case c.raw && c.json:
-		return usagef("--raw and --json exclude each other")
+	case c.raw && c.json, c.table && c.json, c.table && c.raw:
+		return usagef("--raw, --table and --json exclude each other")
 	}
-	values, err := c.arguments(args[1:])
+	values, err := c.arguments(args[1:], cmd.InOrStdin())
+	if err != nil {
+		return err
+	}
+	show, err := c.shower(a)
 	if err != nil {
 		return err
 	}
@@ -66,33 +89,121 @@ func (c *callCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	if err != nil {
 		return err
 	}
-	return fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
-		v, err := j.child.Call(ctx, args[0], values...).Value()
+	fl.what = func(target) string { return "call " + strings.Join(args, " ") }
+	o := daemon.CallOptions{Convert: c.convert()}
+	err = fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
+		v, err := j.child.CallWith(ctx, o, args[0], values...).Value()
 		if err != nil {
 			return failed(ctx, err)
 		}
-		out := &outcome{OK: true}
-		if out.Result, err = resultJSON(v, j.python == 2); err != nil {
-			return failed(ctx, err)
+		if number, ok := linesNumber(v); ok && o.Convert&daemon.ConvertLines != 0 {
+			return c.lines(ctx, j, show, number)
 		}
-		if !c.json {
-			c.print(j, v, out.Result)
+		out := &outcome{OK: true}
+		if out.Result, err = resultJSON(v, j.python == 2); err == nil {
+			out.Result, err = show.result(ctx, j, v, out.Result)
+		}
+		if err != nil {
+			return failed(ctx, err)
 		}
 		return out
 	})
+	show.flush(fl.targets)
+	return err
 }
 
-// arguments reads ARGs and --kw.
-func (c *callCommand) arguments(args []string) ([]any, error) {
+// convert says what the children convert.
+func (c *callCommand) convert() daemon.Convert {
+	o := daemon.ConvertResult
+	if !c.json && !c.table {
+		o |= daemon.ConvertLines
+	}
+	if c.repr {
+		o = daemon.ConvertRepr
+	}
+	if c.typed {
+		o |= daemon.ConvertArgs
+	}
+	return o
+}
+
+// linesNumber tells whether a result is a generator, and which.
+func linesNumber(v any) (int64, bool) {
+	d, ok := v.(*pyproto.Dict)
+	if !ok || d.Len() != 1 {
+		return 0, false
+	}
+	key, value := d.At(0)
+	number, ok := value.(int64)
+	return number, ok && key == "$lines"
+}
+
+// lineRoom is how many bytes of a generator's values are asked for at once.
+const lineRoom = 256 << 10
+
+// lines shows what a generator gives, as it comes.
+func (c *callCommand) lines(ctx context.Context, j *job, show *shower, number int64) *outcome {
+	for {
+		v, err := j.child.Call(ctx, "mitogen.plain:more", number, int64(lineRoom)).Value()
+		if err != nil {
+			if ctx.Err() != nil {
+				_ = j.child.Notify(context.WithoutCancel(ctx), "mitogen.plain:end", number)
+			}
+			return failed(ctx, err)
+		}
+		values, more, err := moreValues(v)
+		for _, v := range values {
+			var text json.RawMessage
+			if text, err = resultJSON(v, j.python == 2); err == nil {
+				_, err = show.result(ctx, j, v, text)
+			}
+			if err != nil {
+				break
+			}
+		}
+		if err != nil {
+			_ = j.child.Notify(ctx, "mitogen.plain:end", number)
+			return failed(ctx, err)
+		}
+		if !more {
+			return &outcome{OK: true}
+		}
+	}
+}
+
+// moreValues reads what plain.more gives.
+func moreValues(v any) (values []any, more bool, err error) {
+	list, _ := v.([]any)
+	if len(list) == 2 {
+		values, ok1 := list[0].([]any)
+		more, ok2 := list[1].(bool)
+		if ok1 && ok2 {
+			return values, more, nil
+		}
+	}
+	return nil, false, errors.New("the child gave what is no part of a generator")
+}
+
+// arguments reads ARGs, --args-json and --kw.
+func (c *callCommand) arguments(args []string, stdin io.Reader) ([]any, error) {
 	values := make([]any, 0, len(args)+1)
+	var kwargs pyproto.Kwargs
+	if c.argsJSON != "" {
+		if len(args) > 0 {
+			return nil, usagef("--args-json: it has all positional arguments, and there is %s beside it", args[0])
+		}
+		var err error
+		if values, kwargs, err = c.allArguments(stdin); err != nil {
+			return nil, usagef("--args-json: %w", err)
+		}
+	}
 	for _, arg := range args {
-		v, err := c.value(arg)
+		v, err := c.value(arg, stdin)
 		if err != nil {
 			return nil, usagef("argument %s: %w", arg, err)
 		}
 		values = append(values, v)
 	}
-	var kwargs pyproto.Kwargs
 	for _, kw := range c.kw {
 		name, text, ok := strings.Cut(kw, "=")
 		if !ok || name == "" {
@@ -101,7 +212,7 @@ func (c *callCommand) arguments(args []string) ([]any, error) {
 		if slices.ContainsFunc(kwargs, func(a pyproto.Arg) bool { return a.Name == name }) {
 			return nil, usagef("--kw %s: given twice", name)
 		}
-		v, err := c.value(text)
+		v, err := c.value(text, stdin)
 		if err != nil {
 			return nil, usagef("--kw %s: %w", kw, err)
 		}
@@ -110,28 +221,95 @@ func (c *callCommand) arguments(args []string) ([]any, error) {
 	if kwargs != nil {
 		values = append(values, kwargs)
 	}
+	if c.typed && !c.readAgain {
+		// Now that the child reads them, all is written for it.
+		c.readAgain = true
+		return c.arguments(args, stdin)
+	}
 	return values, nil
 }
 
-// value reads an argument as JSON, and as a string where it is none.
-func (c *callCommand) value(text string) (any, error) {
+// allArguments reads --args-json: a list of the positional arguments, or an object of the others.
+func (c *callCommand) allArguments(stdin io.Reader) (values []any, kwargs pyproto.Kwargs, err error) {
+	text := c.argsJSON
+	if name, ok := strings.CutPrefix(text, "@"); ok {
+		if text, err = c.file(name, stdin); err != nil {
+			return nil, nil, err
+		}
+	}
+	v, err := c.read(text)
+	switch v := v.(type) {
+	case []any:
+		return v, nil, err
+	case *pyproto.Dict:
+		for k, item := range v.All() {
+			name, ok := k.(string)
+			if !ok {
+				return nil, nil, errors.New("a name of an argument is no text")
+			}
+			kwargs = append(kwargs, pyproto.Arg{Name: name, Value: item})
+		}
+		return nil, kwargs, nil
+	}
+	if err == nil {
+		err = errors.New("a list of arguments is wanted, or an object of keyword arguments")
+	}
+	return nil, nil, err
+}
+
+// read reads JSON, and notes whether the child has to read it, too.
+func (c *callCommand) read(text string) (any, error) {
+	r := jsonReader{child: c.typed}
+	v, err := r.read(text)
+	c.typed = c.typed || r.typed
+	return v, err
+}
+
+// value reads an argument: what a file has for @FILE, JSON, and a string where it is none.
+func (c *callCommand) value(text string, stdin io.Reader) (any, error) {
+	if name, ok := strings.CutPrefix(text, "@"); ok && !c.stringArgs {
+		if strings.HasPrefix(name, "@") {
+			return escapeBytes(name), nil
+		}
+		text, err := c.file(name, stdin)
+		if err != nil {
+			return nil, fmt.Errorf("%w (for the text itself write @%s, or --string-args)", err, "@"+name)
+		}
+		return c.read(text)
+	}
 	if c.stringArgs || !utf8.ValidString(text) || !json.Valid([]byte(text)) {
 		return escapeBytes(text), nil
 	}
-	return fromJSON(text)
+	return c.read(text)
 }
 
-// print shows a result.
-func (c *callCommand) print(j *job, v any, text []byte) {
-	if c.raw {
-		switch v := v.(type) {
-		case string:
-			_, _ = j.stdout.Write([]byte(rawText(v)))
-			return
-		case []byte:
-			_, _ = j.stdout.Write(v)
-			return
-		}
+// maxArgument bounds a file of arguments: a larger one can not be sent.
+const maxArgument = pyproto.DefaultMaxMessage
+
+// file reads a file of arguments, - for stdin, once.
+func (c *callCommand) file(name string, stdin io.Reader) (string, error) {
+	if text, ok := c.files[name]; ok {
+		return text, nil
 	}
-	_, _ = j.stdout.Write(append(text, '\n'))
+	r := stdin
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return "", fmt.Errorf("the file %s: %w", name, cause(err))
+		}
+		defer f.Close()
+		r = f
+	}
+	data, err := io.ReadAll(io.LimitReader(r, maxArgument+1))
+	if err != nil {
+		return "", fmt.Errorf("the file %s: %w", name, cause(err))
+	}
+	if len(data) > maxArgument {
+		return "", fmt.Errorf("the file %s: it is larger than %d bytes", name, maxArgument)
+	}
+	if c.files == nil {
+		c.files = map[string]string{}
+	}
+	c.files[name] = string(data)
+	return string(data), nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 
+	"al.essio.dev/pkg/shellescape"
 	"github.com/spf13/cobra"
 
 	"mitogend/daemon"
@@ -63,16 +64,20 @@ func (c *execCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	if err != nil {
 		return err
 	}
-	stdin := fl.stdin()
-	return fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
-		in, done := stdin()
-		defer done()
-		places := strings.NewReplacer("{target}", j.target.name, "{host}", j.target.host())
+	command := func(t target) []string {
+		places := strings.NewReplacer("{target}", t.name, "{host}", t.host())
 		argv := make([]string, len(args))
 		for i, arg := range args {
 			argv[i] = places.Replace(arg)
 		}
-		o := daemon.Command(argv, c.env, c.chdir)
+		return argv
+	}
+	fl.what = func(t target) string { return "exec " + shellescape.QuoteCommand(command(t)) }
+	stdin := fl.stdin()
+	return fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
+		in, done := stdin()
+		defer done()
+		o := daemon.Command(command(j.target), c.env, c.chdir)
 		o.Stdin = in
 		return fl.program(ctx, j, o)
 	})

@@ -61,6 +61,7 @@ func (c *runCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	if err != nil {
 		return err
 	}
+	fl.what = func(target) string { return "run " + strings.Join(args, " ") }
 	stdin := fl.stdin()
 	return fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
 		o := script.options
@@ -191,7 +192,10 @@ func (fl *fleet) program(ctx context.Context, j *job, o daemon.RunOptions) *outc
 	o.Stdout, o.Stderr = j.stdout, j.stderr
 	stdout, stderr := &captured{spool: &fl.spool}, &captured{spool: &fl.spool}
 	if fl.flags.json {
-		o.Stdout, o.Stderr = stdout, stderr
+		o.Stdout, o.Stderr = io.MultiWriter(stdout, j.stdout), io.MultiWriter(stderr, j.stderr)
+		if j.files == nil {
+			o.Stdout, o.Stderr = stdout, stderr
+		}
 	}
 	status, err := j.child.Run(ctx, o)
 	if err != nil {
@@ -210,14 +214,14 @@ func (fl *fleet) program(ctx context.Context, j *job, o daemon.RunOptions) *outc
 
 // programOutcome says how a program ended. The status of a single one is its own, and a signal's is what a shell makes of it.
 func programOutcome(s daemon.ExitStatus, single bool) *outcome {
-	out := &outcome{OK: s == daemon.ExitStatus{}}
+	out := &outcome{OK: s == daemon.ExitStatus{}, ended: &s}
 	switch {
 	case out.OK:
 		return out
 	case s.Signal != 0:
 		sig := syscall.Signal(s.Signal)
 		out.Error = &failure{Kind: kindCall, Message: fmt.Sprintf("the program was ended by signal %d (%v)", s.Signal, sig)}
-		out.status = 128 + s.Signal
+		out.status = s.Shell()
 	default:
 		out.Error = &failure{Kind: kindCall, Message: fmt.Sprintf("the program ended with status %d", s.Code)}
 		out.status, out.silent = s.Code, single

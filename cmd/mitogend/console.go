@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"mitogend/pyproto/printable"
@@ -100,6 +102,26 @@ func (c *console) sum(text string, well bool) {
 	}
 }
 
+// note tells somebody who watches what is going on.
+func (c *console) note(text string) {
+	if c.err.tty {
+		c.complain("%s", text)
+	}
+}
+
+// colored tells whether colours are wanted on a stream (https://no-color.org).
+func (s *stream) colored() bool {
+	return s.tty && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+}
+
+// bold gives text for w.
+func (c *console) bold(w io.Writer, text string) string {
+	if s, ok := w.(*stream); ok && s.colored() {
+		return "\x1b[1m" + text + "\x1b[0m"
+	}
+	return text
+}
+
 // Progress appears only when something takes long.
 const (
 	progressAfter = 700 * time.Millisecond
@@ -112,8 +134,13 @@ func (c *console) progress(line func() string) (stop func()) {
 		return func() {}
 	}
 	quit, done := make(chan struct{}), make(chan struct{})
+	stopped := make(chan os.Signal, 1)
+	if !signal.Ignored(unix.SIGTSTP) {
+		signal.Notify(stopped, unix.SIGTSTP)
+	}
 	go func() {
 		defer close(done)
+		defer signal.Stop(stopped)
 		wait := progressAfter
 		for {
 			select {
@@ -122,6 +149,12 @@ func (c *console) progress(line func() string) (stop func()) {
 				c.erase()
 				c.mu.Unlock()
 				return
+			case <-stopped:
+				// ^Z: the line is not left on the screen.
+				c.mu.Lock()
+				c.erase()
+				c.mu.Unlock()
+				_ = unix.Kill(unix.Getpid(), unix.SIGSTOP)
 			case <-time.After(wait):
 			}
 			wait = progressEvery
@@ -137,6 +170,9 @@ func (c *console) progress(line func() string) (stop func()) {
 func (c *console) draw(line string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if background(c.err.f) {
+		return // the screen is another job's
+	}
 	// A line that wraps could not be erased.
 	if width, _, err := term.GetSize(int(c.err.f.Fd())); err == nil && width > 0 && len(line) >= width {
 		line = line[:width-1]

@@ -26,7 +26,11 @@ type fleetFlags struct {
 	pathFlags
 	daemonFlags
 	runtimeFlag
+	rolloutFlags
 	json         bool
+	gather       bool
+	output       string
+	failedTo     string
 	prefer       string
 	traceImports bool
 	trace        string
@@ -40,6 +44,10 @@ func (f *fleetFlags) register(cmd *cobra.Command, firstPath string) {
 	f.daemonFlags.register(fs)
 	f.registerFresh(fs)
 	f.runtimeFlag.register(fs)
+	f.rolloutFlags.register(fs)
+	fs.BoolVarP(&f.gather, "gather", "b", false, "show equal output of several targets once, at the end, under their folded names: web[01-20] (20)")
+	fs.StringVarP(&f.output, "output", "o", "", "write each target's stdout, stderr and status into files of `DIR`/TARGET; they are not shown then but with -b or --json")
+	fs.StringVar(&f.failedTo, "failed", "", "write the targets that were not ok into `FILE`, one a line, for -H @FILE")
 	fs.SetInterspersed(false) // what follows is the program's, or the function's: -1 is a number
 	fs.BoolVar(&f.json, "json", false, "one line of JSON for each target on stdout")
 	fs.StringVar(&f.prefer, "prefer", "target", "whose copy of a module wins when both have it: here or target")
@@ -59,10 +67,18 @@ type fleet struct {
 	local    bool    // it is this process's own
 	tracer   *tracer // nil without --trace
 	spool    spool
+	what     func(target) string // what is done there, for --dry-run
+	plan     rollout
+	stdouts  *gatherer // nil without -b
+	stderrs  *gatherer
+	outDir   *outDir     // nil without -o
+	failedTo *failedFile // nil without --failed
+	wg       sync.WaitGroup
 
 	running, done, failed atomic.Int32
 	status                atomic.Int32 // the highest so far
 	tally                 tally
+	failures              failures
 }
 
 // job is the work on one target.
@@ -72,6 +88,7 @@ type job struct {
 	python int // its generation
 	// What is printed goes here: byte by byte for one target, by lines with a prefix for several.
 	stdout, stderr io.WriteCloser
+	files          *outFiles // nil without -o
 }
 
 // outcome is what a job gave.
@@ -83,7 +100,8 @@ type outcome struct {
 	Seconds float64         `json:"seconds"`
 	Imports []importRow     `json:"imports,omitempty"`
 
-	write  func(io.Writer) // writes the result as JSON where that may be large, and then Result is not set
+	write  func(io.Writer)    // writes the result as JSON where that may be large, and then Result is not set
+	ended  *daemon.ExitStatus // of a program
 	status int
 	silent bool // the error is the program's own business: it has an exit status
 }
@@ -107,6 +125,20 @@ func newFleet(ctx context.Context, a *app, f *fleetFlags, firstPath string, main
 	}
 	opt.Main = main
 	fl := &fleet{app: a, flags: f, targets: targets}
+	if f.gather && f.json {
+		return nil, usagef("-b and --json exclude each other")
+	}
+	if fl.plan, err = f.plan(len(targets)); err != nil || f.dryRun {
+		return fl, err
+	}
+	if f.gather {
+		fl.stdouts, fl.stderrs = &gatherer{spool: &fl.spool, to: a.console.out}, &gatherer{spool: &fl.spool, to: a.console.err}
+	}
+	if f.output != "" {
+		if fl.outDir, err = newOutDir(f.output); err != nil {
+			return nil, err
+		}
+	}
 	if fl.daemon, err = fl.master(ctx, opt); err != nil {
 		return nil, err
 	}
@@ -119,7 +151,10 @@ func newFleet(ctx context.Context, a *app, f *fleetFlags, firstPath string, main
 	if err != nil {
 		return nil, usageError{err}
 	}
-	if fl.secrets, err = f.ask(ctx, targets); err != nil {
+	if fl.secrets, err = f.ask(ctx, targets); err == nil && f.failedTo != "" {
+		fl.failedTo, err = newFailedFile(f.failedTo)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return fl, nil
@@ -127,36 +162,23 @@ func newFleet(ctx context.Context, a *app, f *fleetFlags, firstPath string, main
 
 // each runs do for every target and shows its outcome. The error is for start.
 func (fl *fleet) each(ctx context.Context, do func(context.Context, *job) *outcome) error {
+	if fl.flags.dryRun {
+		return fl.dryRun()
+	}
 	stop := func() {}
 	if len(fl.targets) > 1 && !fl.app.quiet {
 		stop = fl.app.console.progress(fl.progress)
 	}
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, fl.flags.parallel)
-	for _, t := range fl.targets {
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-		}
-		if ctx.Err() != nil {
-			break
-		}
-		wg.Go(func() {
-			fl.work(ctx, t, do)
-			<-slots
-		})
-	}
 	finished := make(chan struct{})
 	go func() {
-		wg.Wait()
+		fl.start(ctx, do)
+		fl.wg.Wait()
 		fl.shutdown()
 		close(finished)
 	}()
 	fl.await(ctx, finished)
 	stop()
-	if len(fl.targets) > 1 && !fl.flags.json && !fl.app.quiet && !errors.Is(context.Cause(ctx), errStdoutClosed) {
-		fl.app.console.sum(fl.tally.text(fl.targets))
-	}
+	fl.sum(ctx)
 	if fl.tracer != nil {
 		fl.tracer.close()
 	}
@@ -164,6 +186,47 @@ func (fl *fleet) each(ctx context.Context, do func(context.Context, *job) *outco
 		return statusError(s)
 	}
 	return nil
+}
+
+// sum tells at the end how it went.
+func (fl *fleet) sum(ctx context.Context) {
+	c := fl.app.console
+	why := "interrupted"
+	if fl.tooMany() && ctx.Err() == nil {
+		why = fmt.Sprintf("more than --max-fail %s have failed", fl.flags.maxFail)
+	}
+	text, all := fl.tally.text(fl.targets)
+	if fl.failedTo != nil {
+		if err := fl.failedTo.write(fl.tally.failedNames(fl.targets)); err != nil {
+			c.complain("--failed %s: %v", fl.flags.failedTo, cause(err))
+			fl.raise(statusRaised)
+		}
+	}
+	if errors.Is(context.Cause(ctx), errStdoutClosed) {
+		return
+	}
+	fl.unfinished(why)
+	if fl.flags.gather {
+		fl.stdouts.show(c)
+		fl.stderrs.show(c)
+	}
+	fl.failures.show(c, fl.flags.gather)
+	if len(fl.targets) > 1 && !fl.flags.json && !fl.app.quiet {
+		if fl.tooMany() && ctx.Err() == nil && strings.Contains(text, "not begun") {
+			text += ": " + why
+		}
+		c.sum(text, all)
+	}
+}
+
+// raise makes the exit status at least this one.
+func (fl *fleet) raise(status int) {
+	for {
+		s := fl.status.Load()
+		if int(s) >= status || fl.status.CompareAndSwap(s, int32(status)) {
+			return
+		}
+	}
 }
 
 // How long what is being ended may take: a blocked terminal, say, must not hold the process for ever. It is more than the
@@ -221,7 +284,6 @@ const stuckTime = 1500 * time.Millisecond
 func (fl *fleet) work(ctx context.Context, t target, do func(context.Context, *job) *outcome) {
 	fl.running.Add(1)
 	defer fl.running.Add(-1)
-	fl.tally.begin(t.name)
 	started := time.Now()
 	if d := fl.flags.timeout; d > 0 {
 		var cancel context.CancelFunc
@@ -241,9 +303,9 @@ func (fl *fleet) work(ctx context.Context, t target, do func(context.Context, *j
 		_ = j.child.Close(closing)
 		cancel()
 	}
-	_ = j.stdout.Close()
-	_ = j.stderr.Close()
 	if stopped(ctx) {
+		_ = j.stdout.Close()
+		_ = j.stderr.Close()
 		return // there is nothing to say about this target
 	}
 	out.Target, out.Seconds = t.name, time.Since(started).Seconds()
@@ -260,11 +322,27 @@ func stopped(ctx context.Context) bool {
 }
 
 func (fl *fleet) newJob(t target) *job {
-	j := &job{target: t, stdout: keepOpen{fl.app.console.out}, stderr: keepOpen{fl.app.console.err}}
-	if len(fl.targets) > 1 {
-		j.stdout = newLines(fl.app.console.out, t.name+"| ")
-		j.stderr = newLines(fl.app.console.err, t.name+"| ")
+	j := &job{target: t}
+	c := fl.app.console
+	var files [2]io.WriteCloser
+	if fl.outDir != nil {
+		var err error
+		if j.files, err = fl.outDir.open(t.name); err != nil {
+			c.complain("-o %s: %v", j.files.dir, cause(err))
+		}
+		files = [2]io.WriteCloser{j.files.stdout, j.files.stderr}
 	}
+	var shown [2]io.WriteCloser
+	switch {
+	case fl.flags.gather:
+		shown = [2]io.WriteCloser{fl.stdouts.writer(t.name), fl.stderrs.writer(t.name)}
+	case fl.outDir != nil:
+	case len(fl.targets) > 1:
+		shown = [2]io.WriteCloser{newLines(c.out, t.name+"| "), newLines(c.err, t.name+"| ")}
+	default:
+		shown = [2]io.WriteCloser{keepOpen{c.out}, keepOpen{c.err}}
+	}
+	j.stdout, j.stderr = both(shown[0], files[0]), both(shown[1], files[1])
 	return j
 }
 
@@ -289,8 +367,7 @@ func (fl *fleet) connect(ctx context.Context, j *job, imports *importTrace) *out
 	if fl.flags.traceImports {
 		opt.OnImport = imports.add
 	}
-	j.child, err = fl.daemon.Open(ctx, j.target.name, j.target.hops, opt)
-	if err != nil {
+	if err = fl.open(ctx, j, opt); err != nil {
 		return failed(ctx, err)
 	}
 	j.python = j.child.Version().Major
@@ -305,41 +382,71 @@ func failed(ctx context.Context, err error) *outcome {
 
 // show counts an outcome and prints it.
 func (fl *fleet) show(j *job, out *outcome) {
+	c := fl.app.console
+	tell := out.Error != nil && !out.silent && !fl.flags.json
+	stack := ""
+	if tell {
+		stack = out.Error.stack()
+	}
+	first := tell && fl.failures.take(j.target, out.Error.String(), stack)
+	prefix := ""
+	if len(fl.targets) > 1 || len(fl.flags.hosts) > 0 {
+		prefix = strings.TrimSuffix(out.Target, ":") + ": "
+	}
+	if first && !fl.flags.gather {
+		c.complain("%s%v", prefix, out.Error)
+	}
+	if first || fl.flags.gather || j.files != nil {
+		_, _ = io.WriteString(j.stderr, stack)
+	}
+	if fl.flags.traceImports && !fl.flags.json {
+		_, _ = io.WriteString(j.stderr, importTable(out.Imports))
+	}
+	_ = j.stdout.Close()
+	_ = j.stderr.Close()
+	if j.files != nil {
+		reason := ""
+		if out.Error != nil {
+			reason = printable.Text(out.Error.String())
+		}
+		if err := j.files.finish(out.program(), reason); err != nil && out.OK {
+			c.complain("%s-o %s: %v", prefix, j.files.dir, cause(err))
+			out.OK, out.status = false, statusRaised
+			out.Error = &failure{Kind: kindCall, Message: fmt.Sprintf("-o %s: %v", j.files.dir, cause(err))}
+		}
+	}
+	if !fl.tally.end(out) {
+		return // the end was told already
+	}
 	fl.done.Add(1)
-	fl.tally.end(out)
 	if !out.OK {
 		fl.failed.Add(1)
 	}
-	for {
-		s := fl.status.Load()
-		if int(s) >= out.status || fl.status.CompareAndSwap(s, int32(out.status)) {
-			break
-		}
-	}
-	c := fl.app.console
+	fl.raise(out.status)
 	if fl.flags.json {
 		c.out.together(out.writeJSON)
-		return
-	}
-	if out.Error != nil && !out.silent {
-		prefix := ""
-		if len(fl.targets) > 1 || len(fl.flags.hosts) > 0 {
-			prefix = strings.TrimSuffix(out.Target, ":") + ": "
-		}
-		c.complain("%s%v", prefix, out.Error)
-		if stack := out.Error.stack(); stack != "" {
-			_, _ = io.WriteString(j.stderr, stack)
-		}
-	}
-	if fl.flags.traceImports {
-		_, _ = io.WriteString(j.stderr, importTable(out.Imports))
 	}
 }
 
+// program is the status of a program that has ended, or what stands for it.
+func (out *outcome) program() int {
+	if out.ended != nil {
+		return out.ended.Shell()
+	}
+	return out.status
+}
+
+// fewLeft is how many targets the progress line names.
+const fewLeft = 3
+
 // progress is the line that is shown meanwhile.
 func (fl *fleet) progress() string {
-	return fmt.Sprintf("%d of %s done, %d failed, %d running", fl.done.Load(), several(len(fl.targets), "target"),
+	text := fmt.Sprintf("%d of %s done, %d failed, %d running", fl.done.Load(), several(len(fl.targets), "target"),
 		fl.failed.Load(), fl.running.Load())
+	if open, begun := fl.tally.open(); begun == len(fl.targets) && len(open) <= fewLeft && len(open) > 0 {
+		text += ": " + printable.Line(fold(open))
+	}
+	return text
 }
 
 // Python's log levels.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math"
 	"math/big"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -230,8 +231,19 @@ func writeJSON(w io.Writer, v any) {
 	_, _ = w.Write(printable.JSON(b.Bytes())) // the console notes a failure
 }
 
-// fromJSON reads one JSON value as the Python value that it stands for.
-func fromJSON(text string) (any, error) {
+// jsonReader reads values. Some objects that stand for what JSON lacks are for the child to read (see convert.py), and then all
+// that it does not mean literally is left to it.
+type jsonReader struct {
+	child bool // whether the child reads
+	typed bool // whether it has to
+}
+
+// typedKeys are those that the child reads, beside keyDict.
+var typedKeys = []string{"$datetime", "$date", "$time", "$timedelta", "$decimal", "$fraction", "$uuid", "$path", "$set", "$frozenset",
+	"$tuple", "$bytearray", "$complex"}
+
+// read reads one JSON value as the Python value that it stands for.
+func (r *jsonReader) read(text string) (any, error) {
 	if !utf8.ValidString(text) {
 		return nil, errors.New("not valid UTF-8")
 	}
@@ -240,7 +252,7 @@ func fromJSON(text string) (any, error) {
 	}
 	dec := json.NewDecoder(strings.NewReader(hideLone(text)))
 	dec.UseNumber()
-	v, err := readJSON(dec)
+	v, err := r.value(dec)
 	if err != nil {
 		return nil, err
 	}
@@ -250,7 +262,7 @@ func fromJSON(text string) (any, error) {
 	return v, nil
 }
 
-func readJSON(dec *json.Decoder) (any, error) {
+func (r *jsonReader) value(dec *json.Decoder) (any, error) {
 	tok, err := dec.Token()
 	if err != nil {
 		return nil, err
@@ -260,19 +272,19 @@ func readJSON(dec *json.Decoder) (any, error) {
 		return number(tok.String())
 	case json.Delim:
 		if tok == '[' {
-			return readList(dec)
+			return r.list(dec)
 		}
-		return readObject(dec)
+		return r.object(dec)
 	case string:
 		return showLone(tok), nil
 	}
 	return tok, nil
 }
 
-func readList(dec *json.Decoder) (any, error) {
+func (r *jsonReader) list(dec *json.Decoder) (any, error) {
 	list := []any{}
 	for dec.More() {
-		v, err := readJSON(dec)
+		v, err := r.value(dec)
 		if err != nil {
 			return nil, err
 		}
@@ -282,14 +294,14 @@ func readList(dec *json.Decoder) (any, error) {
 	return list, err
 }
 
-func readObject(dec *json.Decoder) (any, error) {
+func (r *jsonReader) object(dec *json.Decoder) (any, error) {
 	d := pyproto.NewDict(0)
 	for dec.More() {
 		k, err := dec.Token()
 		if err != nil {
 			return nil, err
 		}
-		v, err := readJSON(dec)
+		v, err := r.value(dec)
 		if err != nil {
 			return nil, err
 		}
@@ -302,7 +314,7 @@ func readObject(dec *json.Decoder) (any, error) {
 	}
 	if d.Len() == 1 {
 		if k, v := d.At(0); strings.HasPrefix(k.(string), "$") {
-			return special(k.(string), v)
+			return r.special(k.(string), v)
 		}
 	}
 	return d, nil
@@ -324,7 +336,7 @@ func number(s string) (any, error) {
 }
 
 // special reads the objects that stand for what JSON lacks.
-func special(key string, v any) (any, error) {
+func (r *jsonReader) special(key string, v any) (any, error) {
 	text, isText := v.(string)
 	list, isList := v.([]any)
 	switch {
@@ -354,7 +366,12 @@ func special(key string, v any) (any, error) {
 				return nil, fmt.Errorf("%s: %w", keyDict, err)
 			}
 		}
+		if r.child {
+			return pyproto.DictOf(keyDict, v), nil // one of its keys may be one that the child reads
+		}
 		return d, nil
+	case slices.Contains(typedKeys, key):
+		r.typed = true
 	}
 	// Somebody's own key.
 	return pyproto.DictOf(key, v), nil

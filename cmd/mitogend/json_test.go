@@ -63,7 +63,7 @@ func TestJSONRoundTrip(t *testing.T) {
 		pyproto.DictOf(int64(1), "x", []byte("k"), 2.5), pyproto.DictOf("$dict", "x"), pyproto.NewDict(0),
 	} {
 		text := string(toJSON(v, false))
-		got, err := fromJSON(text)
+		got, err := new(jsonReader).read(text)
 		if err != nil || string(toJSON(got, false)) != text {
 			t.Errorf("%s: %v %v", text, got, err)
 		}
@@ -77,7 +77,7 @@ func TestFromJSON(t *testing.T) {
 		`"x"`: "x", "[1,[2]]": []any{int64(1), []any{int64(2)}}, " null ": nil, `{"$other":1}`: pyproto.DictOf("$other", int64(1)),
 		`{"$bytes":"YQ==","b":1}`: pyproto.DictOf("$bytes", "YQ==", "b", int64(1)), `{"$bytes":1}`: pyproto.DictOf("$bytes", int64(1)),
 	} {
-		if got, err := fromJSON(text); err != nil || !reflect.DeepEqual(toJSON(got, false), toJSON(want, false)) || reflect.TypeOf(got) != reflect.TypeOf(want) {
+		if got, err := new(jsonReader).read(text); err != nil || !reflect.DeepEqual(toJSON(got, false), toJSON(want, false)) || reflect.TypeOf(got) != reflect.TypeOf(want) {
 			t.Errorf("%s: %#v %v", text, got, err)
 		}
 	}
@@ -85,7 +85,7 @@ func TestFromJSON(t *testing.T) {
 		"", "x", "1 2", "[1", `{"$bytes":"*"}`, `{"$float":"x"}`, `{"$dict":[1]}`, `{"$dict":[[1]]}`, `{"$dict":[[{},1]]}`, "1e999", "\"\xff\"",
 		strings.Repeat("[", 20000),
 	} {
-		if v, err := fromJSON(text); err == nil {
+		if v, err := new(jsonReader).read(text); err == nil {
 			t.Errorf("%.40s: %v", text, v)
 		}
 	}
@@ -117,7 +117,7 @@ func FuzzFromJSON(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		v, err := fromJSON(text)
+		v, err := new(jsonReader).read(text)
 		if err != nil {
 			return
 		}
@@ -125,7 +125,7 @@ func FuzzFromJSON(f *testing.F) {
 			t.Fatalf("took %q", text)
 		}
 		printed := toJSON(v, false)
-		again, err := fromJSON(string(printed))
+		again, err := new(jsonReader).read(string(printed))
 		if err != nil || string(toJSON(again, false)) != string(printed) {
 			t.Fatalf("%q: printed as %s, read again as %v, %v", text, printed, again, err)
 		}

@@ -11,11 +11,12 @@ import (
 
 // tally is how it went on each of several targets.
 type tally struct {
-	mu    sync.Mutex
-	begun []string
-	ended map[string]int // how many times: a target may be named twice
-	ok    int
-	by    map[string][]string // those that are not ok, by the word for it
+	mu     sync.Mutex // guards the following
+	sealed bool       // nothing is counted any more
+	begun  []string
+	ended  map[string]int // how many times: a target may be named twice
+	good   []string
+	by     map[string][]string // those that are not ok, by the word for it
 }
 
 // words are those of the kinds of failures, in the order in which they are told.
@@ -29,36 +30,62 @@ func (t *tally) begin(name string) {
 	t.begun = append(t.begun, name)
 }
 
-func (t *tally) end(out *outcome) {
+// end counts an outcome; false says that it comes too late.
+func (t *tally) end(out *outcome) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.sealed {
+		return false
+	}
 	if t.ended == nil {
 		t.ended, t.by = map[string]int{}, map[string][]string{}
 	}
 	t.ended[out.Target]++
 	if out.OK {
-		t.ok++
-		return
+		t.good = append(t.good, out.Target)
+		return true
 	}
 	kind := kindCall
 	if out.Error != nil {
 		kind = out.Error.Kind
 	}
 	t.by[kind] = append(t.by[kind], out.Target)
+	return true
+}
+
+// counts gives how many times each target has ended, and was begun. The caller holds mu.
+func (t *tally) counts() (ended, begun map[string]int) {
+	ended, begun = map[string]int{}, map[string]int{}
+	maps.Copy(ended, t.ended)
+	for _, name := range t.begun {
+		begun[name]++
+	}
+	return ended, begun
 }
 
 // text is the line for the end; all tells whether all are ok.
 func (t *tally) text(targets []target) (text string, all bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	parts := []string{fmt.Sprintf("%d ok", t.ok)}
+	parts := []string{fmt.Sprintf("%d ok", len(t.good))}
 	for _, w := range words {
 		if names := t.by[w.kind]; len(names) > 0 {
 			parts = append(parts, some(w.word, names))
 		}
 	}
-	var open []string
-	ended := maps.Clone(t.ended)
+	open := t.left()
+	if len(open) > 0 {
+		parts = append(parts, some("interrupted", open))
+	}
+	if n := len(targets) - len(t.begun); n > 0 {
+		parts = append(parts, fmt.Sprintf("%d not begun", n))
+	}
+	return strings.Join(parts, ", "), len(t.good) == len(targets)
+}
+
+// left gives those that have begun and not ended. The caller holds mu.
+func (t *tally) left() (open []string) {
+	ended, _ := t.counts()
 	for _, name := range t.begun {
 		if ended[name] == 0 {
 			open = append(open, name)
@@ -66,13 +93,14 @@ func (t *tally) text(targets []target) (text string, all bool) {
 		}
 		ended[name]--
 	}
-	if len(open) > 0 {
-		parts = append(parts, some("interrupted", open))
-	}
-	if n := len(targets) - len(t.begun); n > 0 {
-		parts = append(parts, fmt.Sprintf("%d not begun", n))
-	}
-	return strings.Join(parts, ", "), t.ok == len(targets)
+	return open
+}
+
+// open gives those that are under way, and how many have begun.
+func (t *tally) open() ([]string, int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.left(), len(t.begun)
 }
 
 // maxNames is how many targets are told by name.

@@ -32,6 +32,9 @@ type failure struct {
 	Traceback string `json:"traceback"`
 }
 
+// notPlain is what a child raises for a result of which it makes no plain value.
+const notPlain = "mitogen.convert.NotPlain"
+
 // timeoutError is the cause of a context that --timeout has ended.
 type timeoutError struct{ after time.Duration }
 
@@ -49,6 +52,8 @@ func explain(ctx context.Context, err error) *failure {
 		return &failure{Kind: kindTimeout, Message: timeout.Error()}
 	case errors.As(err, &hop):
 		return &failure{Kind: kindConnect, Message: connectText(hop)}
+	case errors.As(err, &call) && call.Type() == notPlain:
+		return &failure{Kind: kindCall, Message: "it returned " + call.Message() + ", which can not be shown; --repr shows its repr()"}
 	case errors.As(err, &call):
 		return &failure{Kind: kindCall, Type: call.Type(), Message: call.Message(), Traceback: call.Traceback()}
 	case errors.As(err, &refused):

@@ -231,8 +231,16 @@ func (c *Child) Call(ctx context.Context, fn string, args ...any) *daemon.Result
 
 // ChainCall is Call as part of a call chain; see daemon.CallOptions.
 func (c *Child) ChainCall(ctx context.Context, chain, fn string, args ...any) *daemon.Result {
+	return c.CallWith(ctx, daemon.CallOptions{Chain: chain}, fn, args...)
+}
+
+// CallWith implements daemon.Remote.
+func (c *Child) CallWith(ctx context.Context, o daemon.CallOptions, fn string, args ...any) *daemon.Result {
+	if o.Output != nil || o.Room != nil {
+		return daemon.NewResult(nil, errors.New("client: Output and Room of a call can not be used over a socket"))
+	}
 	p := c.params(fn, args)
-	p.Chain = chain
+	p.Chain, p.Convert = o.Chain, o.Convert.Words()
 	if c.opt.OnOutput == nil && c.opt.OnLog == nil && c.opt.OnImport == nil {
 		var v wire.Value
 		err := c.c.Do(ctx, "call", p, &v)

@@ -155,9 +155,13 @@ func (c *call) connect(p *wire.Connect) (any, error) {
 	return out, nil
 }
 
-// arguments gives what a call passes: args, and kwargs as the last one.
-func arguments(p *wire.Call) ([]any, error) {
+// arguments gives what a call passes: args, and kwargs as the last one; and what the child converts.
+func arguments(p *wire.Call) ([]any, daemon.Convert, error) {
 	var args []any
+	convert, err := daemon.ParseConvert(p.Convert)
+	if err != nil {
+		return nil, 0, wire.Errorf(wire.KindUsage, "%v", err)
+	}
 	switch a := p.Args.V.(type) {
 	case nil:
 	case []any:
@@ -165,7 +169,7 @@ func arguments(p *wire.Call) ([]any, error) {
 	case pyproto.Tuple:
 		args = a
 	default:
-		return nil, wire.Errorf(wire.KindUsage, "args is no array")
+		return nil, 0, wire.Errorf(wire.KindUsage, "args is no array")
 	}
 	switch kw := p.Kwargs.V.(type) {
 	case nil:
@@ -174,19 +178,19 @@ func arguments(p *wire.Call) ([]any, error) {
 		for k, v := range kw.All() {
 			name, ok := k.(string)
 			if !ok {
-				return nil, wire.Errorf(wire.KindUsage, "kwargs has a name that is no text")
+				return nil, 0, wire.Errorf(wire.KindUsage, "kwargs has a name that is no text")
 			}
 			kwargs = append(kwargs, pyproto.Arg{Name: name, Value: v})
 		}
 		args = append(args, kwargs)
 	default:
-		return nil, wire.Errorf(wire.KindUsage, "kwargs is no map")
+		return nil, 0, wire.Errorf(wire.KindUsage, "kwargs is no map")
 	}
-	return args, nil
+	return args, convert, nil
 }
 
 func (c *call) call(p *wire.Call) (any, error) {
-	args, err := arguments(p)
+	args, convert, err := arguments(p)
 	if err != nil {
 		return nil, err
 	}
@@ -196,7 +200,7 @@ func (c *call) call(p *wire.Call) (any, error) {
 	}
 	defer done()
 	started := time.Now()
-	k := l.Start(c.ctx, daemon.CallOptions{Chain: p.Chain, Room: c.room}, p.Function, args...)
+	k := l.Start(c.ctx, daemon.CallOptions{Chain: p.Chain, Room: c.room, Convert: convert}, p.Function, args...)
 	c.begun()
 	v, err := k.Wait(c.ctx).Value()
 	c.s.called(l, p.Function, p.Traceparent, started, err)

@@ -73,7 +73,7 @@ func (s *stream) setChild(l *pool.Lease) {
 }
 
 func (c *call) callAsync(p *wire.Call) (any, error) {
-	args, err := arguments(p)
+	args, convert, err := arguments(p)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func (c *call) callAsync(p *wire.Call) (any, error) {
 		}
 		defer done()
 		s.setChild(l)
-		o := daemon.CallOptions{Chain: p.Chain, Room: c.room}
+		o := daemon.CallOptions{Chain: p.Chain, Room: c.room, Convert: convert}
 		if p.Output {
 			s.setMax(printBytes)
 			o.Output = func(data []byte) {
@@ -157,7 +157,10 @@ func (c *call) run(p *wire.Run) (any, error) {
 }
 
 func (c *call) open(p *wire.Call) (any, error) {
-	args, err := arguments(p)
+	args, convert, err := arguments(p)
+	if err == nil && convert != 0 {
+		err = wire.Errorf(wire.KindUsage, "open converts nothing")
+	}
 	if err != nil {
 		return nil, err
 	}

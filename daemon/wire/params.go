@@ -132,6 +132,8 @@ type Call struct {
 	Chain string `codec:"chain,omitempty"`
 	// Exact asks for extension types in the result.
 	Exact bool `codec:"exact,omitempty"`
+	// Convert has the child convert what can not be sent: words of daemon.Convert. Not of open.
+	Convert []string `codec:"convert,omitempty"`
 	// Output, of call_async, asks for what the function prints. Otherwise it is logged.
 	Output bool `codec:"output,omitempty"`
 	// Import and Log ask for those items.

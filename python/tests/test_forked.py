@@ -131,7 +131,7 @@ class ForkedTest(harness.TestCase):
         """Another way than os.fork(), before this runtime knows that there are forks: refused, and nobody else is harmed."""
         parent = self.parent({'late': 'VALUE = 1', 'other': 'VALUE = 2'}, fetched=False)
         if 'mitogen.forked' not in sys.modules:
-            self.assertIn('not by os.fork()', forked_in_c(lambda: load('late')))
+            self.assertIn('not forked by os.fork()', forked_in_c(lambda: load('late')))
             self.assertEqual(parent.asked, [])
         self.assertEqual(load('other'), 2)
 

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+)
+
+// outDir is the directory of -o: one for each target, with its stdout, stderr and status.
+type outDir struct {
+	path string
+
+	mu   sync.Mutex // guards used
+	used map[string]int
+}
+
+// outFiles are those of one target.
+type outFiles struct {
+	dir            string
+	stdout, stderr *outFile
+}
+
+// outFile keeps what is written to it, and the first error. It is safe for concurrent use.
+type outFile struct {
+	mu  sync.Mutex // guards the following
+	f   *os.File
+	err error
+}
+
+func (o *outFile) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err == nil && o.f != nil {
+		_, o.err = o.f.Write(p)
+	}
+	return len(p), nil
+}
+
+func (o *outFile) Close() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.f != nil {
+		if err := o.f.Close(); o.err == nil {
+			o.err = err
+		}
+		o.f = nil
+	}
+	return o.err
+}
+
+func newOutDir(path string) (*outDir, error) {
+	if err := os.MkdirAll(path, 0o777); err != nil {
+		return nil, usagef("-o %s: %w", path, cause(err))
+	}
+	return &outDir{path: path, used: map[string]int{}}, nil
+}
+
+// open makes the files of a target empty. A status that lies there is of an earlier time.
+func (d *outDir) open(name string) (*outFiles, error) {
+	base := fileName(name)
+	d.mu.Lock()
+	d.used[base]++
+	if n := d.used[base]; n > 1 {
+		base = fmt.Sprintf("%s#%d", base, n)
+	}
+	d.mu.Unlock()
+	o := &outFiles{dir: filepath.Join(d.path, base)}
+	err := os.Mkdir(o.dir, 0o777)
+	if errors.Is(err, fs.ErrExist) {
+		err = os.Remove(filepath.Join(o.dir, "status"))
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+	}
+	for _, each := range []struct {
+		name string
+		file **outFile
+	}{{"stdout", &o.stdout}, {"stderr", &o.stderr}} {
+		*each.file = &outFile{err: err}
+		if err == nil {
+			(*each.file).f, err = os.Create(filepath.Join(o.dir, each.name))
+			(*each.file).err = err
+		}
+	}
+	return o, err
+}
+
+// finish writes how it went: the status, and the reason where there is no status of a program's. The error is the first of all.
+func (o *outFiles) finish(status int, reason string) error {
+	err := o.stdout.Close()
+	if err2 := o.stderr.Close(); err == nil {
+		err = err2
+	}
+	if err != nil {
+		return err
+	}
+	text := fmt.Sprintln(status)
+	if reason != "" {
+		text += reason + "\n"
+	}
+	// It is there when all else is.
+	tmp := filepath.Join(o.dir, ".status")
+	if err := os.WriteFile(tmp, []byte(text), 0o666); err != nil {
+		return err
+	}
+	return os.Rename(tmp, filepath.Join(o.dir, "status"))
+}
+
+// maxFileName leaves room for what is put behind.
+const maxFileName = 200
+
+// fileName makes a name of a file of a target: what is no letter, digit or one of @+,=_.- is %XX.
+func fileName(target string) string {
+	target = strings.TrimSuffix(target, ":")
+	var b strings.Builder
+	for i := range len(target) {
+		c := target[i]
+		plain := c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || strings.IndexByte("@+,=_-:", c) >= 0 || c == '.' && i > 0
+		if plain {
+			b.WriteByte(c)
+		} else {
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	name := b.String()
+	if len(name) > maxFileName {
+		sum := sha256.Sum256([]byte(target))
+		name = name[:maxFileName-17] + "-" + hex.EncodeToString(sum[:8])
+	}
+	return name
+}
+
+// failedFile is the file of --failed. It is made at the start, so that what is wrong with it is told before anything has run.
+type failedFile struct {
+	name string
+	tmp  *os.File // nil where the name is no regular file: that is written to
+}
+
+func newFailedFile(name string) (*failedFile, error) {
+	f := &failedFile{name: name}
+	info, err := os.Stat(name)
+	switch {
+	case err == nil && info.IsDir():
+		return nil, usagef("--failed %s: it is a directory", name)
+	case err == nil && !info.Mode().IsRegular():
+		return f, nil
+	}
+	if f.tmp, err = os.CreateTemp(filepath.Dir(name), ".mitogend-failed-"); err != nil {
+		return nil, usagef("--failed %s: %w", name, cause(err))
+	}
+	return f, nil
+}
+
+// write puts the names into it, one a line.
+func (f *failedFile) write(names []string) error {
+	text := strings.Join(names, "\n")
+	if text != "" {
+		text += "\n"
+	}
+	if f.tmp == nil {
+		return os.WriteFile(f.name, []byte(text), 0o666)
+	}
+	_, err := f.tmp.WriteString(text)
+	if err == nil {
+		err = f.tmp.Chmod(0o644)
+	}
+	if err2 := f.tmp.Close(); err == nil {
+		err = err2
+	}
+	if err == nil {
+		err = os.Rename(f.tmp.Name(), f.name)
+	}
+	if err != nil {
+		_ = os.Remove(f.tmp.Name())
+	}
+	return err
+}

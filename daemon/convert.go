@@ -1,0 +1,109 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"mitogend/pyproto"
+)
+
+// Convert says what a child converts for a call: arguments, and the result. See docs/cli.md for the types.
+type Convert uint8
+
+const (
+	// ConvertResult makes the result of plain values: dates, named tuples, sets, paths and more; a coroutine is awaited, and
+	// a generator becomes a list.
+	ConvertResult Convert = 1 << iota
+	// ConvertRepr gives the result's repr() in place of it.
+	ConvertRepr
+	// ConvertArgs reads {"$datetime": text} and the like in arguments.
+	ConvertArgs
+	// ConvertLines, with ConvertResult, gives for a generator a dict {"$lines": number}: the function mitogen.plain:more takes the
+	// number, and how many bytes there is room for, and gives a list of values and whether more may come; mitogen.plain:end ends it.
+	ConvertLines
+)
+
+// convertWords are what clients of the socket call them, with the letters of plain.py.
+var convertWords = []struct{ word, letter string }{{"result", "p"}, {"repr", "r"}, {"args", "a"}, {"lines", "l"}}
+
+// Words gives the words for it.
+func (o Convert) Words() (words []string) {
+	for i, w := range convertWords {
+		if o&(1<<i) != 0 {
+			words = append(words, w.word)
+		}
+	}
+	return words
+}
+
+// ParseConvert reads Words.
+func ParseConvert(words []string) (o Convert, err error) {
+	for _, word := range words {
+		i := slices.IndexFunc(convertWords, func(w struct{ word, letter string }) bool { return w.word == word })
+		if i < 0 {
+			return 0, fmt.Errorf("convert is result, repr, args or lines, not %.40q", word)
+		}
+		o |= 1 << i
+	}
+	return o, nil
+}
+
+// letters are what plain.py calls them.
+func (o Convert) letters() string {
+	text := ""
+	for i, w := range convertWords {
+		if o&(1<<i) != 0 {
+			text += w.letter
+		}
+	}
+	return text
+}
+
+// converted gives the call of the function that calls fn and converts.
+func (c *Child) converted(ctx context.Context, o Convert, fn string, args []any) (string, []any, error) {
+	if c.runtime != nil {
+		if o&^(ConvertResult|ConvertLines) != 0 {
+			return "", nil, fmt.Errorf("daemon: %s runs %s, which converts nothing: %w", c.name, c.runtime, ErrRuntime)
+		}
+		return fn, args, nil
+	}
+	module, class, function, err := splitFunction(fn)
+	if err != nil {
+		return "", nil, err
+	}
+	if err := c.Push(ctx, "mitogen.plain", module); err != nil {
+		return "", nil, err
+	}
+	if err := c.guard(ctx, module); err != nil {
+		return "", nil, err
+	}
+	args, kwargs := splitKwargs(args)
+	return "mitogen.plain:call", []any{o.letters(), module, class, function, kwargs, args}, nil
+}
+
+// splitFunction reads MODULE:FUNCTION and MODULE:CLASS.METHOD; class is nil in the former.
+func splitFunction(fn string) (module string, class any, function string, err error) {
+	module, name, ok := strings.Cut(fn, ":")
+	if !ok || module == "" || name == "" {
+		return "", nil, "", fmt.Errorf("daemon: %q is not MODULE:FUNCTION", fn)
+	}
+	if class, method, isMethod := strings.Cut(name, "."); isMethod {
+		return module, class, method, nil
+	}
+	return module, nil, name, nil
+}
+
+// splitKwargs takes keyword arguments, of which there may be none, off the end.
+func splitKwargs(args []any) ([]any, pyproto.Kwargs) {
+	if n := len(args); n > 0 {
+		if kwargs, ok := args[n-1].(pyproto.Kwargs); ok {
+			return args[: n-1 : n-1], kwargs
+		}
+	}
+	if args == nil {
+		args = []any{}
+	}
+	return args, nil
+}

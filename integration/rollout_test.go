@@ -1,0 +1,155 @@
+package integration
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// fleet gives targets of one interpreter that differ in their names, and a file that lists them.
+func fleet(t *testing.T, dir string, names ...string) {
+	t.Helper()
+	p := AnyPython(t)
+	text := "all:\n  hosts:\n"
+	for _, name := range names {
+		target := p.Target()
+		if strings.HasPrefix(name, "gone") {
+			target = "exec:false"
+		}
+		text += "    " + name + ": {mitogend_target: '" + target + "'}\n"
+	}
+	Write(t, dir, "mitogend-hosts.yaml", text)
+}
+
+func TestGather(t *testing.T) {
+	dir := t.TempDir()
+	fleet(t, dir, "web08", "web09", "web10", "db1", "gone1", "gone2")
+	r := Mitogend(t, dir, "exec", "-b", "-H", "all", "--", "sh", "-c", `case {target} in db*) echo other >&2; exit 3;; *) echo same; esac`)
+	r.Want(t, 3, "--- web[08-10] (3)\nsame\n", "--- db1 (1)\nother\nmitogend: ")
+	if !strings.Contains(r.Stderr, "mitogend: 3 ok, 1 failed: db1, 2 not reached: gone") {
+		t.Error(r)
+	}
+	// Without -b, the second of two equal failures is no second text.
+	r = Mitogend(t, dir, "call", "-H", "web*", "builtins:int", "x")
+	if strings.Count(r.Stderr, "ValueError") != 1 || !strings.Contains(r.Stderr, " (2): the same as web") {
+		t.Error(r)
+	}
+}
+
+func TestOutputFiles(t *testing.T) {
+	dir := t.TempDir()
+	fleet(t, dir, "web1", "gone1")
+	script := Write(t, dir, "s.py", "import sys\nprint(sys.argv[1])\nsys.stderr.write('E')\nsys.exit(3)\n")
+	for _, flag := range []string{"--json", "-q", "-b"} {
+		r := Mitogend(t, dir, "run", "-H", "all", flag, "-o", "out", script, flag)
+		if r.Status != 3 || strings.Contains(r.Stdout, "{") != (flag == "--json") || strings.Contains(r.Stdout, "--- ") != (flag == "-b") {
+			t.Error(r)
+		}
+		for name, want := range map[string]string{"web1/stdout": flag + "\n", "web1/stderr": "E", "web1/status": "3\n", "gone1/stdout": "", "gone1/status": "3\nexec false"} {
+			got, err := os.ReadFile(filepath.Join(dir, "out", name))
+			if err != nil || !strings.HasPrefix(string(got), want) || want == "" && len(got) > 0 {
+				t.Errorf("%s: %s has %q, %v", flag, name, got, err)
+			}
+		}
+	}
+	Mitogend(t, dir, "call", "-q", "-H", "web1", "-o", "out", "builtins:len", "[1]").Want(t, 0, "", "")
+	if got, _ := os.ReadFile(filepath.Join(dir, "out/web1/stdout")); string(got) != "1\n" {
+		t.Errorf("%q", got)
+	}
+	Mitogend(t, dir, "exec", "-o", "mitogend-hosts.yaml", "--", "true").Want(t, 2, "", "mitogend: -o mitogend-hosts.yaml: not a directory\n")
+}
+
+func TestBatches(t *testing.T) {
+	dir := t.TempDir()
+	fleet(t, dir, "w1", "w2", "w3", "w4", "w5", "w6")
+	shell := []string{"--", "sh", "-c", `case {target} in w2|w3) exit 1;; *) echo {target}; esac`}
+	exec := func(args ...string) Result {
+		return Mitogend(t, dir, append(append([]string{"exec", "-H", "all"}, args...), shell...)...)
+	}
+	r := exec("--batch", "1", "--max-fail", "1", "--failed", "failed")
+	r.Want(t, 1, "w1| w1\n", "mitogend: 1 ok, 2 failed: w2 w3, 3 not begun: more than --max-fail 1 have failed\n")
+	if got, _ := os.ReadFile(filepath.Join(dir, "failed")); string(got) != "w2\nw3\nw4\nw5\nw6\n" {
+		t.Errorf("%q", got)
+	}
+	r = Mitogend(t, dir, "exec", "-q", "-b", "-H", "@failed", "--failed", "failed", "--", "echo", "x")
+	r.Want(t, 0, "--- w[2-6] (5)\nx\n", "")
+	if got, err := os.ReadFile(filepath.Join(dir, "failed")); err != nil || len(got) > 0 {
+		t.Errorf("%q %v", got, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, ".mitogend-*")); len(left) > 0 {
+		t.Error(left)
+	}
+	// 34% of six is 2.04: three at a time; and one failure of six is within 20%, two are not.
+	r = exec("--batch", "34%", "--max-fail", "20%", "--json", "--pause", "1ms")
+	if strings.Count(r.Stdout, `"ok":true`) != 1 || strings.Count(r.Stdout, `"kind":"not_begun"`) != 3 || strings.Count(r.Stdout, "\n") != 6 || r.Status != 1 {
+		t.Error(r)
+	}
+	r = exec("--dry-run", "--batch", "4")
+	if r.Status != 0 || !strings.Contains(r.Stdout, "batch 2: w5: exec sh -c ") || strings.Count(r.Stdout, "batch 1: ") != 4 {
+		t.Error(r)
+	}
+	for _, wrong := range [][]string{{"--batch", "0"}, {"--batch", "x"}, {"--batch", "101%"}, {"--max-fail", "-1"}, {"--retry", "-1"}, {"--pause", "1s"},
+		{"-b", "--json"}, {"--failed", "no/such"}} {
+		if r := exec(wrong...); r.Status != 2 || r.Stdout != "" {
+			t.Error(wrong, r)
+		}
+	}
+}
+
+func TestRetryConnecting(t *testing.T) {
+	dir := t.TempDir()
+	p := AnyPython(t)
+	program := Write(t, dir, "later", "#!/bin/sh\necho x >> "+dir+"/tries\n[ $(wc -l < "+dir+"/tries) -gt 1 ] || { echo not yet >&2; exit 1; }\nexec \"$@\"\n")
+	if err := os.Chmod(program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	target := "exec:" + program + "?python_path=" + strings.ReplaceAll(p.Command, " ", "%20")
+	Mitogend(t, dir, "exec", "-H", target, "--", "true").Want(t, 3, "", "not yet")
+	_ = os.Remove(filepath.Join(dir, "tries"))
+	Mitogend(t, dir, "exec", "--retry", "1", "-H", target, "--", "sh", "-c", "echo ran >> "+dir+"/ran; exit 5").Want(t, 5, "", "")
+	if got, _ := os.ReadFile(filepath.Join(dir, "ran")); string(got) != "ran\n" {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestInterruptedLines(t *testing.T) {
+	dir := t.TempDir()
+	fleet(t, dir, "w1", "w2", "w3")
+	cmd := Command(t, dir, "exec", "--json", "-p", "2", "-H", "all", "--failed", "failed", "--", "sh", "-c", "case {target} in w1) exit;; esac; touch "+dir+"/{target}; exec sleep 60")
+	var out, errs Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	Eventually(t, "two run", func() bool {
+		_, err2 := os.Stat(dir + "/w2")
+		_, err3 := os.Stat(dir + "/w3")
+		return err2 == nil && err3 == nil
+	})
+	_ = cmd.Process.Signal(syscall.SIGINT)
+	_ = cmd.Wait()
+	kinds := map[string]string{}
+	for line := range strings.Lines(out.String()) {
+		var row struct {
+			Target string
+			OK     bool
+			Error  struct{ Kind string }
+		}
+		if err := json.Unmarshal([]byte(line), &row); err != nil {
+			t.Fatal(err, line)
+		}
+		kinds[row.Target] = row.Error.Kind
+		if row.OK {
+			kinds[row.Target] = "ok"
+		}
+	}
+	if cmd.ProcessState.ExitCode() != 130 || len(kinds) != 3 || kinds["w1"] != "ok" || kinds["w2"] != "interrupted" || kinds["w3"] != "interrupted" {
+		t.Error(kinds, out.String(), errs.String())
+	}
+	if got, _ := os.ReadFile(filepath.Join(dir, "failed")); string(got) != "w2\nw3\n" {
+		t.Errorf("%q", got)
+	}
+}
