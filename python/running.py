@@ -70,6 +70,13 @@ def unmask():
         signal.pthread_sigmask(signal.SIG_SETMASK, MASK)
 
 
+def begin_call(io):
+    """A function of a user's is going to run. Dispatcher.call does it by itself, since this costs as much as the rest."""
+    io.running = io.calls = io.calls + 1
+    if io.parked:
+        io.start_ticker()
+
+
 def start_ticker(io):
     """Have it look at the stream, until long after the last call."""
     if io.ticking:
@@ -158,7 +165,7 @@ def leave(io):
         time.sleep(0.001)
 
 
-for method in start_ticker, ticker, tick, evict, leave:
+for method in begin_call, start_ticker, ticker, tick, evict, leave:
     setattr(Io, method.__name__, method)
 
 
