@@ -189,6 +189,9 @@ var script string
 //go:embed resources.py
 var resources string
 
+//go:embed sharing.py
+var sharing string
+
 //go:embed watcher.py
 var watcher string
 
@@ -202,7 +205,8 @@ func Modules() map[string]Module {
 	for name, source := range map[string]string{
 		"api": api, "channel": channel, "connect": connect, "convert": convert, "disk": disk, "files": files, "finders": finders,
 		"forked": forked, "forker": forker, "guard": guard, "launch": launch, "parent": parent, "plain": plain, "process": process,
-		"program": program, "projects": projects, "resources": resources, "running": running, "script": script, "watcher": watcher,
+		"program": program, "projects": projects, "resources": resources, "running": running, "script": script, "sharing": sharing,
+		"watcher": watcher,
 	} {
 		m["mitogen."+name] = Module{"mitogen/" + name + ".py", func() string { return Shrink(source) }}
 	}
