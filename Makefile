@@ -10,7 +10,7 @@ PARALLEL = 4
 # go test, with a list at the end of what was skipped and why.
 GOTEST = $(GO) run gotest.tools/gotestsum@v1.13.0 --format standard-quiet --
 
-.PHONY: help build install test check soak-tests fuzz vulncheck lint bench clean
+.PHONY: help build install test check soak-tests fuzz vulncheck lint bench packages clean
 
 help: ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -53,6 +53,10 @@ vulncheck: ## look for known vulnerabilities, where their database can be reache
 bench: ## measure beside Mitogen and execnet; docs/performance.md says what and how (BENCH=... for flags)
 	.ci/install
 	cd integration/bench && $(GO) run . $(BENCH)
+
+packages: ## use real packages served and from the disk, and write docs/packages.md; unpacks about 110 MB of Debian's once, as root
+	.ci/corpus all
+	MITOGEND_PACKAGES=$(CURDIR)/docs/packages.md $(GO) test ./integration -run '^TestPackages$$' -v -count 1
 
 clean: ## remove what was built
 	rm -rf bin
