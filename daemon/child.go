@@ -37,6 +37,8 @@ type Child struct {
 	launcher atomic.Uint32 // the handle that starts children behind this one; 0 until it is asked for
 	hop      *hop          // what of via is in use by this child; nil if it does not keep it
 
+	starting starting // of children on its machine
+
 	closing   atomic.Bool   // by us
 	closed    chan struct{} // when the child is out of the tree
 	pushed    sync.Map      // modules whose closure was sent: string to nil

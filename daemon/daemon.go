@@ -35,6 +35,7 @@ type Daemon struct {
 	gates    sync.Map // pyproto.ContextID to *gate, of those who want no messages
 
 	hops     hops
+	starting starting // constant after New
 	runtimes runtimes
 	refused  atomic.Int64 // messages that their senders may not send
 	assembly *Assembly    // constant after New
@@ -71,6 +72,7 @@ func New(opt Options) (*Daemon, error) {
 	d.ctx, d.cancel = context.WithCancelCause(context.Background())
 	d.alive, d.die = context.WithCancel(d.ctx)
 	d.hops.m = map[hopKey]*hop{}
+	d.starting = startingHere()
 	memory := max(minAssembly, 4*int64(opt.MaxMessage))
 	d.assembly = newAssembly(memory, d.reachedTogether("bytes of messages that came in part, of all together", memory))
 	d.launchGrace = launchGrace
@@ -230,6 +232,15 @@ func (d *Daemon) connectChild(ctx context.Context, c *Child, s step, opt Connect
 	}
 	c.unidirectional = isTrue(s.args["unidirectional"])
 	c.debug, c.profiling = isTrue(s.args["debug"]), isTrue(s.args["profiling"])
+	machine := d.starting
+	if c.via != nil {
+		machine = c.via.starting
+	}
+	started, err := machine.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer started()
 	switch {
 	case c.via == nil:
 		err = d.start(ctx, c, plan)
@@ -256,7 +267,7 @@ func (d *Daemon) newChild(opt ConnectOptions, method string) *Child {
 func (d *Daemon) makeChild(id pyproto.ContextID, opt ConnectOptions, method string) *Child {
 	c := &Child{
 		d: d, id: id, name: opt.Name, opt: opt, method: method, closed: make(chan struct{}),
-		leaving: make(chan struct{}), tracked: newTracked(), guarding: make(chan struct{}, 1),
+		leaving: make(chan struct{}), tracked: newTracked(), guarding: make(chan struct{}, 1), starting: newStarting(1),
 	}
 	if opt.OnImport != nil {
 		c.observers.add(c, opt.OnImport)

@@ -98,11 +98,11 @@ func (c *Client) connect(ctx context.Context, name string, hops []bootstrap.Hop,
 // errSilent ends a request that the daemon leaves unanswered while it answers nothing else, either.
 var errSilent = errors.New("the daemon does not answer")
 
-// answerTime is what a running daemon needs at most to answer a ping.
-const answerTime = time.Second
+// answerTime is how long a running daemon is silent at most that was asked something, on a machine that is very busy, too.
+const answerTime = 5 * time.Second
 
-// whileAnswering gives a context that ends when the daemon, after limit has passed, answers no ping. What it is busy with may take as
-// long as it likes.
+// whileAnswering gives a context that ends when the daemon, after limit has passed, is pinged and says nothing at all. What it is
+// busy with may take as long as it likes, and the answer waits behind others.
 func (c *Client) whileAnswering(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	t := time.NewTimer(limit)
@@ -114,10 +114,7 @@ func (c *Client) whileAnswering(ctx context.Context, limit time.Duration) (conte
 			case <-ctx.Done():
 				return
 			}
-			ping, done := context.WithTimeout(ctx, answerTime)
-			err := c.Do(ping, "ping", nil, nil)
-			done()
-			if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+			if !c.answers(ctx) {
 				cancel(errSilent)
 				return
 			}
@@ -125,6 +122,31 @@ func (c *Client) whileAnswering(ctx context.Context, limit time.Duration) (conte
 		}
 	}()
 	return ctx, func() { cancel(nil) }
+}
+
+// answers pings the daemon, and is false when nothing comes from it for answerTime.
+func (c *Client) answers(ctx context.Context) bool {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan struct{})
+	go func() { // it ends with the answer, or the connection, should the daemon not even read
+		_ = c.request(ctx, "ping", nil, nil, nil)
+		close(done)
+	}()
+	t := time.NewTicker(answerTime)
+	defer t.Stop()
+	for heard := c.heard.Load(); ; {
+		select {
+		case <-done:
+			return true
+		case <-t.C:
+		}
+		now := c.heard.Load()
+		if now == heard {
+			return false
+		}
+		heard = now
+	}
 }
 
 // source is what a child is served; nil is the daemon's own.
@@ -403,7 +425,7 @@ const (
 func (s *stream) read(to chan<- answer) {
 	var a answer
 	share := max(minRead, min(maxRead, readBytes/int(max(s.c.streams.Load(), 1))))
-	a.err = s.c.Do(s.ctx, "read", &wire.Read{Stream: s.id, Max: share}, &a.items)
+	a.err = s.c.request(s.ctx, "read", &wire.Read{Stream: s.id, Max: share}, &a.items, nil)
 	to <- a
 }
 
@@ -414,7 +436,7 @@ const killTime = 5 * time.Second
 func (s *stream) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), killTime)
 	defer cancel()
-	_ = s.c.Do(ctx, "close", &wire.Close{Stream: s.id}, nil)
+	_ = s.c.request(ctx, "close", &wire.Close{Stream: s.id}, nil, nil)
 }
 
 // feedChunk is how much standard input is sent at once.
@@ -426,7 +448,7 @@ func (s *stream) feed(r io.Reader) {
 	for {
 		n, err := r.Read(buf)
 		w := &wire.Write{Stream: s.id, Data: buf[:n], End: err != nil}
-		if s.c.Do(s.ctx, "write", w, nil) != nil || err != nil {
+		if s.c.request(s.ctx, "write", w, nil, nil) != nil || err != nil {
 			return
 		}
 	}

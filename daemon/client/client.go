@@ -42,7 +42,8 @@ type Options struct {
 	Fresh bool
 }
 
-// maxPending is how many requests may wait for their answers; others wait before they are sent.
+// maxPending is how many requests may wait for their answers; others wait before they are sent. What belongs to a stream does not
+// count, nor wait: its answer may depend on that of another.
 const maxPending = 1000
 
 // Client is a connection with a running daemon. It is safe for concurrent use.
@@ -53,6 +54,7 @@ type Client struct {
 	ended chan struct{} // closed when the reader has ended
 
 	streams atomic.Int64 // that are being read
+	heard   atomic.Int64 // bytes of the daemon
 
 	wmu sync.Mutex // held while a message is written
 
@@ -97,9 +99,21 @@ func checkPeer(nc net.Conn) error {
 	return err
 }
 
+// counted counts what is read.
+type counted struct {
+	io.Reader
+	n *atomic.Int64
+}
+
+func (c counted) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
 // readLoop gives responses to those who wait.
 func (c *Client) readLoop() {
-	r := wire.NewReader(c.nc, 1<<31-1)
+	r := wire.NewReader(counted{c.nc, &c.heard}, 1<<31-1)
 	for {
 		data, err := r.Next()
 		var m *wire.Message
@@ -169,6 +183,11 @@ func (c *Client) do(ctx context.Context, method string, params, result any, late
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	return c.request(ctx, method, params, result, late)
+}
+
+// request is do without a place among maxPending.
+func (c *Client) request(ctx context.Context, method string, params, result any, late func(*wire.Message)) error {
 	ch := make(chan *wire.Message, 1)
 	c.mu.Lock()
 	if c.pending == nil {

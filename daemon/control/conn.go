@@ -17,7 +17,7 @@ import (
 
 // Bounds for one client.
 const (
-	maxRequests     = 1024      // under way at once
+	maxRequests     = 10000     // under way at once: a read and a write of each stream, and others
 	maxRequestBytes = 256 << 20 // of those
 	// Replies that wait to be read, and one more. While there are more, the next one waits to be made, and requests are left unread.
 	maxReplyBytes = 8 << 20
