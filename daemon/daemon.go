@@ -29,9 +29,10 @@ type Daemon struct {
 	// Of the numbers given out; see ids.go.
 	lastID, lastAsked, lastPeer atomic.Uint32
 
-	routes   sync.Map // pyproto.ContextID to *stream
+	routes   routes
 	streams  sync.Map // *stream to nil
-	children sync.Map // pyproto.ContextID to *Child
+	children children
+	talkers  talkers
 	gates    sync.Map // pyproto.ContextID to *gate, of those who want no messages
 
 	hops     hops
@@ -104,10 +105,8 @@ func (d *Daemon) NewImporter(opt importer.Options) (*importer.Importer, error) {
 }
 
 func (d *Daemon) child(id pyproto.ContextID) *Child {
-	if v, ok := d.children.Load(id); ok {
-		return v.(*Child)
-	}
-	return nil
+	c, _ := d.children.Load(id)
+	return c
 }
 
 // enter counts one more goroutine, unless the daemon is down.
@@ -353,7 +352,7 @@ func (d *Daemon) start(ctx context.Context, c *Child, plan *bootstrap.Plan) erro
 	}
 	d.children.Store(c.id, c)
 	d.streams.Store(s, nil)
-	d.routes.Store(c.id, s)
+	d.routes.add(c.id, s)
 	go s.readLoop(proc.Buffered())
 	if d.alive.Err() != nil {
 		s.shut()
@@ -382,6 +381,7 @@ func (d *Daemon) teardown(s *stream) {
 		t.Stop()
 	}
 	d.streams.Delete(s)
+	d.talkers.leave(s)
 	d.lost(s, d.behind(s), reason)
 	d.endUnrouted(s, reason)
 	if s.proc != nil {
@@ -415,8 +415,8 @@ func (d *Daemon) closing() context.Context { return d.ctx }
 
 // Children lists the children that were connected and not closed or lost since.
 func (d *Daemon) Children() (list []*Child) {
-	d.children.Range(func(_, c any) bool {
-		list = append(list, c.(*Child))
+	d.children.Range(func(c *Child) bool {
+		list = append(list, c)
 		return true
 	})
 	return list
