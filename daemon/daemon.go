@@ -252,6 +252,7 @@ func (d *Daemon) connectChild(ctx context.Context, c *Child, s step, opt Connect
 		}
 		err = c.via.proxyConnect(ctx, c, s, plan)
 	}
+	c.opt.Env, c.opt.Secrets = nil, nil // may be large, and are of no use any more
 	if err == nil && plan.Silence > 0 && d.enter() == nil {
 		go c.watchSilence(plan.Silence)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,18 +58,14 @@ func (c *Client) connect(ctx context.Context, name string, hops []bootstrap.Hop,
 	p := &wire.Connect{}
 	p.Name, p.Python, p.PreferHere, p.NoBytecode, p.Fresh = opt.Name, opt.Python, opt.PreferHere, opt.NoBytecode, c.opt.Fresh
 	p.ConnectTimeout = wire.Seconds(opt.Timeout.Seconds())
-	p.Dir, p.Env = c.opt.Dir, c.opt.Env
+	p.Dir = c.opt.Dir
 	if opt.Dir != "" {
 		p.Dir = opt.Dir
-	}
-	if len(opt.Env) > 0 {
-		p.Env = opt.Env
 	}
 	var err error
 	if p.Target.Target, p.Passwords, err = c.resolve(hops, opt, p.Dir); err != nil {
 		return nil, &daemon.HopError{Target: name, Hops: len(hops), Err: err}
 	}
-	p.Env = bootstrap.WithoutSecrets(p.Env) // of the hops as well, which are read by now
 	p.Source, p.Allow, p.Deny = c.source(), opt.Policy.Allow, opt.Policy.Deny
 	var out wire.Connected
 	limit := opt.Timeout
@@ -77,7 +74,16 @@ func (c *Client) connect(ctx context.Context, name string, hops []bootstrap.Hop,
 	}
 	ctx, stop := c.whileAnswering(ctx, time.Duration(len(hops))*limit)
 	defer stop()
-	if err := c.Do(ctx, "connect", p, &out); err != nil {
+	// Passwords of the hops are read by now, and their variables known.
+	if len(opt.Env) > 0 {
+		p.Env = bootstrap.WithoutSecrets(opt.Env)
+	} else {
+		p.Environment, p.Env, err = c.environment(ctx, bootstrap.WithoutSecrets(c.opt.Env))
+	}
+	if err == nil {
+		err = c.Do(ctx, "connect", p, &out)
+	}
+	if err != nil {
 		if errors.Is(context.Cause(ctx), errSilent) {
 			err = &daemon.HopError{Target: name, Hops: len(hops), Err: &bootstrap.Error{Step: bootstrap.StepProgram, TimedOut: true,
 				Reason: errSilent.Error(), Hint: "is its process stopped? --daemon none does without"}}
@@ -93,6 +99,35 @@ func (c *Client) connect(ctx context.Context, name string, hops []bootstrap.Hop,
 		c: c, id: pyproto.ContextID(out.Child), name: out.Name, opt: opt, shared: out.Shared,
 		python: importer.Version{Major: out.Python[0], Minor: out.Python[1]},
 	}, nil
+}
+
+// environment gives the number by which the daemon knows an environment, which is sent once; or the environment itself. One without a
+// variable that has turned out to hold a password is another one.
+func (c *Client) environment(ctx context.Context, env []string) (uint32, []string, error) {
+	select {
+	case c.envTurn <- struct{}{}:
+		defer func() { <-c.envTurn }()
+	case <-ctx.Done():
+		return 0, nil, context.Cause(ctx)
+	}
+	if c.envSpelt || len(env) == 0 {
+		return 0, env, nil
+	}
+	if c.envNumber != 0 && slices.Equal(c.env, env) {
+		return c.envNumber, nil, nil
+	}
+	var out wire.NewEnvironment
+	err := c.Do(ctx, "environment", &wire.Environment{Env: env}, &out)
+	var refused *wire.Error
+	if errors.As(err, &refused) && (refused.Kind == wire.KindUsage || refused.Kind == wire.KindOverflow) {
+		c.envSpelt = true
+		return 0, env, nil
+	}
+	if err != nil {
+		return 0, nil, toGo(err)
+	}
+	c.env, c.envNumber = env, out.Environment
+	return c.envNumber, nil, nil
 }
 
 // errSilent ends a request that the daemon leaves unanswered while it answers nothing else, either.

@@ -53,6 +53,12 @@ type Client struct {
 	slots chan struct{}
 	ended chan struct{} // closed when the reader has ended
 
+	// envTurn has a token for whoever uses the following, also while an environment is named.
+	envTurn   chan struct{}
+	env       []string // that the daemon knows
+	envNumber uint32   // by this number
+	envSpelt  bool     // it knows none by number: it is older, or was told too many
+
 	streams atomic.Int64 // that are being read
 	heard   atomic.Int64 // bytes of the daemon
 
@@ -85,7 +91,7 @@ func Dial(ctx context.Context, path string, opt Options) (*Client, error) {
 	if opt.Env == nil {
 		opt.Env = os.Environ()
 	}
-	c := &Client{nc: nc, opt: opt, slots: make(chan struct{}, maxPending), ended: make(chan struct{}), pending: map[uint32]chan *wire.Message{}}
+	c := &Client{nc: nc, opt: opt, slots: make(chan struct{}, maxPending), ended: make(chan struct{}), envTurn: make(chan struct{}, 1), pending: map[uint32]chan *wire.Message{}}
 	go c.readLoop()
 	return c, nil
 }

@@ -39,6 +39,7 @@ func init() {
 		"stats":       on(false, nil, func(c *call, _ *wire.Common) (any, error) { return c.s.Stats(), nil }),
 		"modules":     on(true, nil, (*call).modules),
 		"log_level":   on(false, nil, (*call).logLevel),
+		"environment": on(false, nil, (*call).environment),
 		"ping":        on(false, nil, func(*call, *wire.Common) (any, error) { return true, nil }),
 		"shutdown":    on(false, nil, (*call).shutdown),
 	}

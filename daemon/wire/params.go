@@ -79,6 +79,19 @@ type Connection struct {
 	// empty means the daemon's.
 	Dir string   `codec:"dir,omitempty"`
 	Env []string `codec:"env,omitempty"`
+	// Environment, in place of Env, is one that the client has named by the method environment.
+	Environment uint32 `codec:"environment,omitempty"`
+}
+
+// Environment are the parameters of environment: one that requests of this connection can name.
+type Environment struct {
+	Common
+	Env []string `codec:"env"`
+}
+
+// NewEnvironment is its result.
+type NewEnvironment struct {
+	Environment uint32 `codec:"environment"`
 }
 
 // Source says where modules come from.
