@@ -156,6 +156,12 @@ var command string
 // Command is the program that becomes a command.
 func Command() string { return Shrink(command) }
 
+//go:embed transfer.py
+var transfer string
+
+// Transfer is the program that sends and receives files.
+func Transfer() string { return Shrink(transfer) }
+
 //go:embed connect.py
 var connect string
 
