@@ -155,6 +155,7 @@ class Receiver(object):
         self.top = dest.rstrip(b'/') or b'/'
         self.dirs, self.seen, self.answers, self.count, self.temporaries = [], set(), [], 0, 0
         self.names = {}
+        self.whole = False
         self.umask = os.umask(0o77)
 
     def place(self, path):
@@ -447,6 +448,9 @@ class Receiver(object):
     def question(self, entry, path):
         """Is it there as it is to be?"""
         self.seen.add(path)
+        if path == self.top:
+            # What lies in a directory is not in the way of a file: that is an error.
+            self.whole = stat.S_ISDIR(entry.mode)
         self.reply(b'=' if self.same(entry, path) else b'n')
 
     def same(self, entry, path):
@@ -478,7 +482,7 @@ class Receiver(object):
     def delete(self):
         """What was not asked for is not there any more at the source."""
         top = self.top
-        if not os.path.isdir(top) or os.path.islink(top):
+        if not self.whole or not os.path.isdir(top) or os.path.islink(top):
             return
         for directory, dirs, files in os.walk(top):
             for name in sorted(dirs + files):
