@@ -132,11 +132,17 @@ func (s *session) end(err error) error {
 	_ = s.out.Close()
 	<-s.ended
 	s.cancel()
-	if s.err != nil && (err == nil || !errors.Is(s.err, context.Canceled)) {
+	early := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.ErrClosedPipe)
+	switch {
+	case s.err != nil && (err == nil || early || errors.Is(err, context.Canceled)):
 		return s.err
+	case early:
+		return errEarly
 	}
 	return err
 }
+
+var errEarly = errors.New("transfer: the program there has ended too early")
 
 // tail keeps the end of what is written to it.
 type tail struct {
