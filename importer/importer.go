@@ -84,8 +84,10 @@ type Importer struct {
 	opt    Options
 	finder *finder
 	cache  *cache
-	empty  *unit // of namespace packages
-	log    *zap.Logger
+	// Of shared objects.
+	objects *objects
+	empty   *unit // of namespace packages
+	log     *zap.Logger
 }
 
 // New checks the options. It reads nothing of the path yet, save for what Venv has.
@@ -104,7 +106,7 @@ func New(opt Options) (*Importer, error) {
 			*p = def
 		}
 	}
-	im := &Importer{opt: opt, finder: f, cache: newCache(opt.MaxCache), empty: newUnit(nil), log: opt.Logger}
+	im := &Importer{opt: opt, finder: f, cache: newCache(opt.MaxCache), objects: &objects{known: map[location]*object{}}, empty: newUnit(nil), log: opt.Logger}
 	if im.log == nil {
 		im.log = zap.NewNop()
 	}
@@ -336,6 +338,12 @@ func (s *search) load(sp *spec) (*unit, error) {
 		return s.im.opt.Virtual[sp.name].unit(), nil
 	case KindMain:
 		return s.loadMain()
+	case KindExtension:
+		stub, err := s.stub(sp)
+		if err != nil {
+			return nil, err
+		}
+		return newUnit(stub), nil
 	}
 	limit := s.im.opt.MaxSource
 	for try := 1; ; try++ {
