@@ -258,7 +258,69 @@ func tagMisfit(tag string, v Version) string {
 // library is one that lies beside an extension module.
 type library struct {
 	*object
-	name string // that others need it by
+	name  string // that others need it by
+	spare bool   // of Options.Libs, for a child that lacks it
+}
+
+// LibsSystem is what Options.Libs has for the directories in which this machine's loader looks.
+const LibsSystem = "system"
+
+// systemLibs reads them from the loader's configuration.
+var systemLibs = sync.OnceValue(func() []string {
+	var dirs []string
+	seen := map[string]bool{}
+	var read func(pattern string)
+	read = func(pattern string) {
+		files, _ := filepath.Glob(pattern)
+		for _, file := range files {
+			if seen[file] {
+				continue
+			}
+			seen[file] = true
+			data, _, err := readFile(file, 1<<20)
+			if err != nil {
+				continue
+			}
+			for _, line := range strings.Split(string(data), "\n") {
+				line, _, _ = strings.Cut(line, "#")
+				if rest, ok := strings.CutPrefix(strings.TrimSpace(line), "include"); ok {
+					for _, pattern := range strings.Fields(rest) {
+						read(pattern)
+					}
+				} else if dir := strings.TrimSpace(line); filepath.IsAbs(dir) {
+					dirs = append(dirs, dir)
+				}
+			}
+		}
+	}
+	read("/etc/ld.so.conf")
+	return append(dirs, "/lib64", "/usr/lib64", "/lib", "/usr/lib")
+})
+
+// ofLibc are libraries that are never sent: they belong together, and to the loader.
+var ofLibc = []string{"libc.", "libm.", "libdl.", "libpthread.", "librt.", "libutil.", "libresolv.", "ld-linux", "ld64.", "ld-musl"}
+
+// spare looks in Options.Libs for a library of b's machine.
+func (s *search) spare(b *object, name string) *object {
+	if strings.Contains(name, "/") || slices.ContainsFunc(ofLibc, func(prefix string) bool { return strings.HasPrefix(name, prefix) }) {
+		return nil
+	}
+	for _, entry := range s.im.opt.Libs {
+		dirs := []string{entry}
+		if entry == LibsSystem {
+			dirs = systemLibs()
+		}
+		for _, dir := range dirs {
+			loc := location{dir: path.Join(dir, name)}
+			if key, err := s.key(loc); err != nil || !key.mode.IsRegular() {
+				continue
+			}
+			if lib, err := s.object(loc); err == nil && lib.why == "" && lib.machine == b.machine && lib.bits == b.bits {
+				return lib
+			}
+		}
+	}
+	return nil
 }
 
 // libraries finds what a shared object needs and its run path leads to within the path, in the order in which it is to be loaded,
@@ -273,13 +335,16 @@ func (s *search) libraries(b *object) (libs []library, wants []string) {
 				continue
 			}
 			seen[name] = true
-			lib := s.beside(b.file, runpath, name)
+			lib, spare := s.beside(b.file, runpath, name), false
+			if lib == nil {
+				lib, spare = s.spare(b, name), true
+			}
 			if lib == nil || len(libs) >= maxLibraries {
 				wants = append(wants, name)
 				continue
 			}
 			visit(lib, nil)
-			libs = append(libs, library{lib, name})
+			libs = append(libs, library{lib, name, spare})
 		}
 	}
 	visit(b, nil)
@@ -337,7 +402,11 @@ func (s *search) stub(sp *spec) ([]byte, error) {
 		libs, wants := s.libraries(b)
 		var beside []string
 		for _, lib := range libs {
-			beside = append(beside, fmt.Sprintf("(%s,%d,%s)", literal(lib.name), lib.key.size, literal(lib.token())))
+			spare := 0
+			if lib.spare {
+				spare = 1
+			}
+			beside = append(beside, fmt.Sprintf("(%s,%d,%s,%d)", literal(lib.name), lib.key.size, literal(lib.token()), spare))
 		}
 		for i := range wants {
 			wants[i] = literal(wants[i])

@@ -28,6 +28,9 @@ type Options struct {
 	Virtual map[string]Virtual
 	// Reserved has packages of which nothing is served that is not in Virtual, with the reason that a child is given.
 	Reserved map[string]string
+	// Libs are directories, absolute, with libraries that a child is sent that lacks what an extension module needs; LibsSystem stands
+	// for those of this machine. None: it is to have them itself, unless they lie beside the module.
+	Libs []string
 	// MaxSource is the size of the largest source that is served, in bytes; 0 means DefaultMaxSource.
 	MaxSource int64
 	// MaxResource is the same for data files; 0 means DefaultMaxResource.

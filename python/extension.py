@@ -37,15 +37,16 @@ paths = 0
 def load(name, choices):
     """
     Be that module. Each choice is the file's name, size and token, the machine and bits that it is for, its C library and the
-    version that it needs, names of libraries that must be here, and (name, size, token) of those that are sent.
+    version that it needs, names of libraries that must be here, and (name, size, token, spare) of those that are there. What is
+    spare is sent to who lacks it.
     """
     choice = pick(name, choices)
     problem = misfit(*choice[3:8])
     if problem:
         refuse(name, '%s %s' % (choice[0], problem))
     try:
-        for lib, size, token in choice[8]:
-            if lib not in loaded:
+        for lib, size, token, spare in choice[8]:
+            if lib not in loaded and not (spare and lacks(lib) is None):
                 library(name, choice[0], lib, size, token)
         with Memory(name, choice[0], u'', choice[1], choice[2]) as path:
             be(name, path)
@@ -105,12 +106,19 @@ def misfit(machine, bits, wanted, version, wants):
     if version and have and numbers(version) > numbers(have):
         return 'needs GLIBC_%s; this machine has %s' % (version, have)
     for lib in wants:
-        if not lib.startswith(tuple(COMMON)):
-            try:
-                import ctypes
-                ctypes.CDLL(lib)
-            except (OSError, ImportError) as e:
-                return 'needs %s, which this machine lacks: %s' % (lib, e)
+        reason = lacks(lib)
+        if reason:
+            return 'needs %s, which this machine lacks (%s); --libs sends it, where the other machine has it' % (lib, reason)
+
+
+def lacks(lib):
+    """Why a library can not be loaded here; None if it could, and is."""
+    if not lib.startswith(tuple(COMMON)):
+        try:
+            import ctypes
+            ctypes.CDLL(lib)
+        except (OSError, ImportError) as e:
+            return str(e)
 
 
 def numbers(version):

@@ -37,7 +37,7 @@ a program there: with --shell, it is text for the target's sh.`,
 	f.StringVar(&c.chdir, "chdir", "", "run the command in `DIR`, a directory of the target")
 	f.StringVar(&c.shell, "shell", "", "run `TEXT` by the target's sh; ARGs are its $1, $2 ...")
 	// No module is asked for.
-	for _, name := range []string{"path", "venv", "allow", "deny", "prefer", "no-bytecode", "trace-imports"} {
+	for _, name := range []string{"path", "venv", "libs", "allow", "deny", "prefer", "no-bytecode", "trace-imports"} {
 		_ = f.MarkHidden(name)
 	}
 	return cmd
