@@ -385,19 +385,61 @@ func (s *search) onPath(loc location) bool {
 	})
 }
 
+// sibling is a file beside the module's own.
+func (sp *spec) sibling(name string) location {
+	return location{arc: sp.file.arc, dir: path.Join(path.Dir(sp.file.dir), name)}
+}
+
+// ObjectDescription is one shared object that an extension module may be loaded from.
+type ObjectDescription struct {
+	File string `json:"file"`
+	Size int64  `json:"size"`
+	// Machine as uname(2) has it, with Bits to an address; Libc is glibc, with the Version that it needs at least, musl, or empty.
+	Machine string `json:"machine"`
+	Bits    int    `json:"bits"`
+	Libc    string `json:"libc,omitempty"`
+	Version string `json:"version,omitempty"`
+	// Libraries that it needs, and what those need that are sent.
+	Libraries []LibraryDescription `json:"libraries,omitempty"`
+}
+
+// LibraryDescription is a library that an extension module needs.
+type LibraryDescription struct {
+	Name string `json:"name"`
+	// File is what is sent, with Spare to a target that lacks it; empty: the target is to have it.
+	File  string `json:"file,omitempty"`
+	Size  int64  `json:"size,omitempty"`
+	Spare bool   `json:"spare,omitempty"`
+}
+
+// objectsOf describes what an extension module may be loaded from.
+func (s *search) objectsOf(sp *spec) []ObjectDescription {
+	var out []ObjectDescription
+	for _, name := range sp.ext {
+		b, err := s.object(sp.sibling(name))
+		if err != nil || b.why != "" {
+			continue
+		}
+		o := ObjectDescription{File: b.file.String(), Size: b.key.size, Machine: b.machine, Bits: b.bits, Libc: b.libc, Version: b.version}
+		libs, wants := s.libraries(b)
+		for _, lib := range libs {
+			o.Libraries = append(o.Libraries, LibraryDescription{lib.name, lib.file.String(), lib.key.size, lib.spare})
+		}
+		for _, name := range wants {
+			o.Libraries = append(o.Libraries, LibraryDescription{Name: name})
+		}
+		out = append(out, o)
+	}
+	return out
+}
+
 // stub is what is served as the source of an extension module.
 func (s *search) stub(sp *spec) ([]byte, error) {
 	var choices []string
-	var fault error
 	for _, name := range sp.ext {
-		b, err := s.object(location{arc: sp.file.arc, dir: path.Join(path.Dir(sp.file.dir), name)})
-		switch {
-		case err != nil:
-			fault = fmt.Errorf("%s: %s", location{arc: sp.file.arc, dir: path.Join(path.Dir(sp.file.dir), name)}, why(err))
-			continue
-		case b.why != "":
-			fault = fmt.Errorf("%s %s", b.file, b.why)
-			continue
+		b, err := s.object(sp.sibling(name))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %s", sp.sibling(name), why(err))
 		}
 		libs, wants := s.libraries(b)
 		var beside []string
@@ -413,9 +455,6 @@ func (s *search) stub(sp *spec) ([]byte, error) {
 		}
 		choices = append(choices, fmt.Sprintf("(%s,%d,%s,%s,%d,%s,%s,[%s],[%s])", literal(name), b.key.size, literal(b.token()),
 			literal(b.machine), b.bits, literal(b.libc), literal(b.version), strings.Join(wants, ","), strings.Join(beside, ",")))
-	}
-	if len(choices) == 0 {
-		return nil, fault
 	}
 	return []byte("import mitogen.extension\nmitogen.extension.load(__name__,[" + strings.Join(choices, ",") + "])\n"), nil
 }
@@ -444,7 +483,7 @@ func (im *Importer) ExtensionPart(ctx context.Context, v Version, name, file, li
 	if !slices.Contains(sp.ext, file) {
 		return none("it has no such file")
 	}
-	b, err := s.object(location{arc: sp.file.arc, dir: path.Join(path.Dir(sp.file.dir), file)})
+	b, err := s.object(sp.sibling(file))
 	if err != nil {
 		return none(fmt.Sprintf("%s: %s", file, why(err)))
 	}

@@ -397,22 +397,25 @@ func (s *search) source(loc location, l *listing, leaf string) (sp *spec, fault 
 // extension finds the shared objects that are a module.
 func (s *search) extension(loc location, l *listing, leaf, bin string) (*spec, string) {
 	names, misfit := l.extensions(leaf, s.v)
-	if len(names) == 0 {
-		return nil, fmt.Sprintf("%s is an extension module %s", loc.join(bin), cmp.Or(misfit, "of another system"))
-	}
+	sp := &spec{kind: KindExtension}
 	for _, name := range names {
 		file := loc.join(name)
-		mode, _ := s.typeOf(loc, l, name)
-		if !mode.IsRegular() {
-			return nil, fmt.Sprintf("%s %v", file, notRegular(mode))
+		switch b, err := s.object(file); {
+		case err != nil:
+			bin, misfit = name, "that can not be read: "+why(err)
+		case b.why != "":
+			bin, misfit = name, "that "+b.why
+		default:
+			if sp.ext == nil {
+				sp.file, sp.key = file, b.key
+			}
+			sp.ext = append(sp.ext, name)
 		}
-		key, err := s.key(file)
-		if err == nil {
-			return &spec{kind: KindExtension, file: file, key: key, ext: names}, ""
-		}
-		misfit = fmt.Sprintf("%s: %s", file, why(err))
 	}
-	return nil, misfit
+	if sp.ext == nil {
+		return nil, fmt.Sprintf("%s is an extension module %s", loc.join(bin), cmp.Or(misfit, "of another system"))
+	}
+	return sp, ""
 }
 
 func (s *search) key(file location) (fileKey, error) {

@@ -28,6 +28,9 @@ MFD_EXEC = 16
 # Numbers of the system call, for before Python 3.8 and C libraries that lack it.
 MEMFD_CREATE = {'x86_64': 319, 'aarch64': 279, 'riscv64': 279, 'i686': 356, 'arm': 385, 'ppc64le': 360, 's390x': 350}
 
+# What a module has of its loader.
+FACE = '__file__', '__loader__', '__package__', '__path__', '__spec__'
+
 # Names of libraries from here that are loaded.
 loaded = set()
 lock = _thread.allocate_lock()
@@ -135,20 +138,22 @@ def library(name, file, lib, size, token):
 
 def be(name, path):
     """Load the file and have it in place of the module whose source has called load()."""
-    old = sys.modules[name]
+    # On 2.x the file's own start fills the module that is there.
+    old = sys.modules[name].__dict__
+    old.pop('mitogen', None)
+    kept = [(attribute, old[attribute]) for attribute in FACE if attribute in old]
     if not core.PY3:
         import imp
         new = imp.load_dynamic(name, path)
     else:
         from importlib.machinery import ExtensionFileLoader
         new = core._imp.create_dynamic(core.ModuleSpec(name, ExtensionFileLoader(name, path), origin=path))
-    for attribute in '__file__', '__loader__', '__package__', '__path__', '__spec__':
-        if attribute in old.__dict__:
-            try:
-                setattr(new, attribute, old.__dict__[attribute])
-            except AttributeError:
-                # It may be any object.
-                pass
+    for attribute, value in kept:
+        try:
+            setattr(new, attribute, value)
+        except AttributeError:
+            # It may be any object.
+            pass
     sys.modules[name] = new
     if core.PY3:
         core._imp.exec_dynamic(new)
