@@ -273,7 +273,7 @@ func (s *search) findNew(name string) *spec {
 		if Stdlib(name, s.v) && !s.v.later() {
 			return &spec{why: s.stdlibReason(name)}
 		}
-		return s.findIn(s.roots, leaf, fmt.Sprintf("no such module in the %d entries of the path", len(s.roots)))
+		return s.findIn(s.roots, leaf, false, fmt.Sprintf("no such module in the %d entries of the path", len(s.roots)))
 	}
 	up := s.find(parent)
 	switch {
@@ -283,11 +283,11 @@ func (s *search) findNew(name string) *spec {
 		return &spec{why: parent + " is no package", absent: true}
 	}
 	missing := fmt.Sprintf("package %s has no such module", parent)
-	sp := s.findIn(up.dirs, leaf, missing)
+	sp := s.findIn(up.dirs, leaf, true, missing)
 	if sp.absent || sp.kind == KindNamespace {
 		if more := s.portions(up); len(more) > len(up.dirs) {
 			up.dirs = more
-			sp = s.findIn(more, leaf, missing)
+			sp = s.findIn(more, leaf, true, missing)
 		}
 	}
 	return sp
@@ -303,7 +303,10 @@ func (s *search) stdlibReason(name string) string {
 // findIn looks for one component in a list of directories. A package or a module ends the walk; directories without
 // __init__.py make a namespace package when nothing else is found. What can not be served is passed over, and is the reason
 // when nothing better comes.
-func (s *search) findIn(dirs []location, leaf, missing string) *spec {
+//
+// In a package all directories count, as for Python itself: data are looked up by such names. Elsewhere only those with modules do,
+// or any directory that happens to lie on the path would hide what the child has of that name.
+func (s *search) findIn(dirs []location, leaf string, inPackage bool, missing string) *spec {
 	var reason string
 	var portions []location
 	for _, loc := range dirs {
@@ -311,7 +314,7 @@ func (s *search) findIn(dirs []location, leaf, missing string) *spec {
 		if l == nil {
 			continue
 		}
-		sp, portion, fault := s.findAt(loc, l, leaf)
+		sp, portion, fault := s.findAt(loc, l, leaf, inPackage)
 		if sp != nil {
 			return sp
 		}
@@ -334,7 +337,7 @@ func (s *search) findIn(dirs []location, leaf, missing string) *spec {
 }
 
 // findAt looks for a component in one directory: what it is, or that it is a namespace portion, or why it can not be served.
-func (s *search) findAt(loc location, l *listing, leaf string) (sp *spec, portion bool, fault string) {
+func (s *search) findAt(loc location, l *listing, leaf string, inPackage bool) (sp *spec, portion bool, fault string) {
 	if mode, ok := s.typeOf(loc, l, leaf); ok && mode.IsDir() {
 		sub := loc.join(leaf)
 		if subl := s.list(sub); subl != nil {
@@ -345,7 +348,7 @@ func (s *search) findAt(loc location, l *listing, leaf string) (sp *spec, portio
 				}
 				return sp, false, ""
 			}
-			portion = fault == "" && s.hasModules(sub, subl)
+			portion = fault == "" && (inPackage || s.hasModules(sub, subl))
 		} else {
 			fault = fmt.Sprintf("%s can not be listed", sub)
 		}
@@ -554,7 +557,7 @@ func (s *search) children(sp *spec) (present, packages, namespaces []string) {
 	return present, packages, namespaces
 }
 
-// packageDir tells what sort of package a directory is, if any.
+// packageDir tells what sort of package a directory in a package is, if any.
 func (s *search) packageDir(loc location, l *listing, name string) (none Kind) {
 	if mode, _ := s.typeOf(loc, l, name); !mode.IsDir() {
 		return none
@@ -567,7 +570,7 @@ func (s *search) packageDir(loc location, l *listing, name string) (none Kind) {
 	if _, ok := subl.types["__init__.py"]; ok || subl.compiled["__init__"] != "" {
 		return KindPackage
 	}
-	if s.v.Major != 2 && s.hasModules(sub, subl) {
+	if s.v.Major != 2 {
 		return KindNamespace
 	}
 	return none
