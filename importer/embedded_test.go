@@ -107,3 +107,22 @@ func TestWithPaths(t *testing.T) {
 		}
 	}
 }
+
+// TestBundledModules: what setuptools takes from its _vendor by the name of extern goes ahead by the name that it has.
+func TestBundledModules(t *testing.T) {
+	im := onPath(t, map[string]string{
+		"pkg_resources/__init__.py":                   "from pkg_resources.extern import packaging\nfrom pkg_resources.extern.other.deep import x\n__import__('pkg_resources.extern.more')",
+		"pkg_resources/extern/__init__.py":            "",
+		"pkg_resources/_vendor/__init__.py":           "",
+		"pkg_resources/_vendor/packaging/__init__.py": "",
+		"pkg_resources/_vendor/other/__init__.py":     "",
+		"pkg_resources/_vendor/other/deep.py":         "x = 1",
+		"pkg_resources/_vendor/more.py":               "from ..extern import packaging",
+	})
+	got := im.Closure(py3, "pkg_resources")
+	for _, want := range []string{"pkg_resources.extern", "pkg_resources._vendor.packaging", "pkg_resources._vendor.other.deep", "pkg_resources._vendor.more"} {
+		if !slices.Contains(got, want) {
+			t.Errorf("%s is not in %v", want, got)
+		}
+	}
+}

@@ -1,5 +1,7 @@
 package importer
 
+import "strings"
+
 // related lists the modules that importing sp imports at once, in the order of its source: on the path, not in the standard
 // library, each after the packages it lies in. Neither sp nor its own packages are among them. missed are the names that it
 // will look for here in vain.
@@ -186,6 +188,9 @@ func (r *resolver) targets(imp *Import) []string {
 	}
 	var out []string
 	for _, up := range append(ancestors(base), base) {
+		if bundled := r.bundled(up); bundled != "" {
+			up = bundled
+		}
 		if !r.served(up) {
 			if imp.hint && len(out) < 2 {
 				return nil // only the name of a package, or nothing of ours
@@ -253,10 +258,27 @@ func (r *resolver) miss(out []string, name string) []string {
 }
 
 func (r *resolver) submodule(out []string, base, name string) []string {
-	if full := base + "." + name; r.find(base).isPkg() && r.served(full) {
+	full := base + "." + name
+	if bundled := r.bundled(full); bundled != "" {
+		return append(out, bundled)
+	}
+	if r.find(base).isPkg() && r.served(full) {
 		return append(out, full)
 	}
 	return out
+}
+
+// bundled gives the module that P.extern.NAME stands for in setuptools and pkg_resources, whose extern has a finder that takes NAME
+// from P._vendor; "" for other names.
+func (s *search) bundled(name string) string {
+	top, inner, ok := strings.Cut(name, ".extern.")
+	if !ok || strings.Contains(top, ".") || s.served(name) {
+		return ""
+	}
+	if name = top + "._vendor." + inner; !s.served(name) {
+		return ""
+	}
+	return name
 }
 
 // closure lists name and all that importing it imports from here, in the order in which it is needed: each module after the

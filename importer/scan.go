@@ -34,7 +34,7 @@ type source struct {
 	absolute bool
 	// extends: the package extends its __path__ over the whole path.
 	extends bool
-	// paths: it mentions __file__, __path__ or sys.modules.
+	// paths: it mentions __file__, __path__, sys.modules or pkg_resources, by which paths are made.
 	paths bool
 	// mainGuard is the offset of the module-level line if __name__ == '__main__', -1 without one.
 	mainGuard int
@@ -122,8 +122,9 @@ func scanSource(src []byte) *source {
 	if s.out.mainGuard >= 0 {
 		s.out.mainGuard += len(src) - len(text)
 	}
-	s.out.paths = bytes.Contains(src, []byte("__file__")) || bytes.Contains(src, []byte("__path__")) ||
-		bytes.Contains(src, []byte("sys.modules["))
+	for _, maker := range []string{"__file__", "__path__", "sys.modules[", "pkg_resources"} {
+		s.out.paths = s.out.paths || bytes.Contains(src, []byte(maker))
+	}
 	return s.out
 }
 

@@ -1,7 +1,7 @@
 """
 Paths of what is served, as places: functions that open and look at files read what the master has, within the policy, and
 directories in a path find modules, whatever these are called. It comes over the importer ahead of the first module that mentions
-__file__, __path__ or sys.modules. A path that begins otherwise costs nothing but a call: Python's own function is asked first, and only
+__file__, __path__ and the like. A path that begins otherwise costs nothing but a call: Python's own function is asked first, and only
 where that finds nothing is it looked at. What is done then is in mitogen.disk and mitogen.finders.
 """
 from __future__ import absolute_import

@@ -81,6 +81,22 @@ iter_modules = elsewhere('mitogen.finders', 'iter_modules')
 find_distributions = elsewhere('mitogen.projects', 'find_distributions')
 
 
+def explain(importer, name, reason):
+    """Of a module that is here, in a way, and is not served: have the import fail with the reason. Whoever only looks for it finds none."""
+    package, _, tail = name.rpartition('.')
+    frame, called = sys._getframe(2), None
+    while frame and 'importlib' in frame.f_code.co_filename and called != '_find_and_load':
+        called, frame = frame.f_code.co_name, frame.f_back
+    if called != '_find_and_load':
+        return
+    while frame and frame.f_code.co_name == '_call_with_frames_removed':
+        frame = frame.f_back
+    if frame and frame.f_code.co_name == '_handle_fromlist' and 'importlib' in frame.f_code.co_filename:
+        # Which drops a ModuleNotFoundError, and has Python raise one of this kind.
+        raise ImportError('cannot import name %r from %r (mitogend: %s)' % (tail, package, reason), name=package)
+    raise ModuleNotFoundError('No module named %r (mitogend: %s)' % (name, reason), name=name)
+
+
 def is_package(importer, name):
     return importer.record(name)[1] is not None
 
@@ -124,7 +140,7 @@ def place(importer, path, walk=False):
 
 def top(record):
     """The directory that the top-level package, or module, of a record is in."""
-    names = record[0].count('.') + (record[1] is not None and record[2].endswith('.py'))
+    names = record[0].count('.') + (record[1] is not None and record[2][-3:] in core.FILES)
     return os.path.normpath(core.Importer.prefix + record[2] + '/..' * (names + 1))
 
 
