@@ -127,7 +127,7 @@ func (s *stream) answerResource(m pyproto.Message) {
 //	("modules",)                  names of the modules, and with a dot of the packages, that lie in no other one
 //	("installed",)                the projects: (name, version, path, [(file, bytes)], whole); only entry points, not whole
 //	("metadata", project)         the same of one, whole
-//	("part", module, file, library, token, offset)  up to 256 KiB of a shared object, or of a library beside it, as z and zlib or r
+//	("part", module, file, library, token, offset)  up to 1 MiB of a shared object, or of a library beside it, as z and zlib or r
 func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 	v, err := pyproto.Unmarshal(payload)
 	if err != nil {
@@ -169,12 +169,16 @@ func (d *Daemon) extensionPart(c *Child, im *importer.Importer, args []string) (
 	if err != nil {
 		return nil, fmt.Errorf("no number of bytes: %q", args[4])
 	}
-	data, err := im.ExtensionPart(d.ctx, c.Version(), args[0], args[1], args[2], args[3], offset, c.opt.Policy)
+	head := ""
+	if c.via == nil && bytecodeMethods[c.method] {
+		head = "r"
+	}
+	data, err := im.ExtensionPart(d.ctx, c.Version(), args[0], args[1], args[2], args[3], offset, head, c.opt.Policy)
 	if err != nil {
 		return nil, err
 	}
-	if c.via == nil && bytecodeMethods[c.method] {
-		return append([]byte("r"), data...), nil
+	if head != "" {
+		return data, nil
 	}
 	var buf bytes.Buffer
 	buf.WriteByte('z')

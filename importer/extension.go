@@ -27,7 +27,7 @@ const KindExtension Kind = "extension module"
 const maxExtension = 256 << 20
 
 // extensionPart is how many bytes the child gets at once.
-const extensionPart = 256 << 10
+const extensionPart = 1 << 20
 
 // maxLibraries bounds the libraries beside one extension module.
 const maxLibraries = 100
@@ -462,9 +462,11 @@ func (s *search) stub(sp *spec) ([]byte, error) {
 // literal writes a text as both generations of Python read it.
 func literal(text string) string { return strconv.QuoteToASCII(text) }
 
-// ExtensionPart gives up to 256 KiB of an extension module's file, or of a library beside it, from an offset on; token is that of
-// the stub. Policies may apply in addition to the importer's. The error is a *NotFoundError, or ctx's.
-func (im *Importer) ExtensionPart(ctx context.Context, v Version, name, file, lib, token string, offset int64, also ...Policy) ([]byte, error) {
+// ExtensionPart gives up to 1 MiB of an extension module's file, or of a library beside it, from an offset on, behind the bytes in
+// head; token is that of the stub. Policies may apply in addition to the importer's. The error is a *NotFoundError, or ctx's.
+func (im *Importer) ExtensionPart(ctx context.Context, v Version, name, file, lib, token string, offset int64, head string, also ...Policy) (
+	[]byte, error,
+) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -509,8 +511,9 @@ func (im *Importer) ExtensionPart(ctx context.Context, v Version, name, file, li
 	if offset < 0 || offset > size {
 		return none("there is no such part")
 	}
-	data := make([]byte, min(extensionPart, size-offset))
-	if _, err := r.ReadAt(data, offset); err != nil && err != io.EOF {
+	data := make([]byte, int64(len(head))+min(extensionPart, size-offset))
+	copy(data, head)
+	if _, err := r.ReadAt(data[len(head):], offset); err != nil && err != io.EOF {
 		return none(fmt.Sprintf("%s: %s", b.file, why(err)))
 	}
 	return data, nil

@@ -17,8 +17,8 @@ from mitogen.core import Latch, Message, _thread
 
 GET_RESOURCE = 112
 # As the master has it; and parts that are asked for before the first has come.
-PART = 262144
-AHEAD = 6
+PART = 1048576
+AHEAD = 3
 # Libraries that belong to the C library or the compiler, so that every machine has them, or says so by itself.
 COMMON = 'libc. libm. libdl. libpthread. librt. libutil. ld-linux ld64. ld-musl linux-vdso libc.musl'.split()
 
@@ -216,9 +216,8 @@ class Memory(object):
             done += len(data)
             if len(data) != min(PART, self.size - done + len(data)):
                 raise core.Error('%d bytes came where %d were expected', done, self.size)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self.fd, view):]
+            while data:
+                data = data[os.write(self.fd, data):]
 
 
 def memfd():
@@ -251,4 +250,4 @@ def answer(latch):
     if msg.is_dead:
         raise core.Error('%s', msg.data.decode('utf-8', 'replace') or 'no answer')
     data = msg.data if msg.enc == core.BIN else core.loads(msg.data)
-    return zlib.decompress(data[1:]) if data[:1] == b'z' else data[1:]
+    return zlib.decompress(data[1:]) if data[:1] == b'z' else memoryview(data)[1:]
