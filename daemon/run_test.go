@@ -156,7 +156,7 @@ def news():
         return real(self, fd, event)
     program.News.on_readable = on_readable
     # The main thread reads by itself, as it does when no function was called.
-    core.Io.begin_call = lambda io: None
+    core.Io.start_ticker = lambda io: None
 `})
 	pythons.Each(t, func(t *testing.T, py pythons.Python) {
 		c := connect(t, newDaemon(t, Options{Path: []string{dir}}), target(py))

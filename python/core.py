@@ -141,23 +141,19 @@ def has_parent_authority(msg, _stream=None):
     return msg.auth_id == router.context_id or msg.auth_id in router.parent_ids
 
 
-class Lazy(object):
-    """What it lacks is in the module `rest`, which is fetched when first used."""
-    __slots__ = ()
-
-    def __getattr__(self, name):
-        if name[0] == '_' or io.lost:
-            raise AttributeError(name)
-        try:
-            __import__(self.rest)
-        except ImportError:
-            raise AttributeError(name)
-        return getattr(sys.modules[self.rest], name).__get__(self)
+def rest_of(self, name):
+    """`__getattr__` of a class: what it lacks is in the module `rest`, which is fetched when first used."""
+    if name[0] == '_' or io.lost:
+        raise AttributeError(name)
+    try:
+        __import__(self.rest)
+    except ImportError:
+        raise AttributeError(name)
+    return getattr(sys.modules[self.rest], name).__get__(self)
 
 
-class Message(Lazy):
-    """One message: the header's fields, and `data`, the payload. What it holds, unpickle() tells (see api.py)."""
-    rest = 'mitogen.api'
+class Message(object):
+    """One message: the header's fields, and `data`, the payload."""
     __slots__ = ('dst_id', 'src_id', 'auth_id', 'handle', 'reply_to', 'data', 'enc', 'router')
 
     def __init__(self, dst_id=0, src_id=None, auth_id=None, handle=0, reply_to=0, data=b'', enc=MGC):
@@ -173,6 +169,11 @@ class Message(Lazy):
     @property
     def is_dead(self):
         return self.reply_to == IS_DEAD
+
+    def unpickle(self, *args, **kwargs):
+        """What it holds; mitogen.api replaces this."""
+        lazy('WIRE')
+        return self.unpickle(*args, **kwargs)
 
     @classmethod
     def pickled(cls, obj, **kwargs):
@@ -192,9 +193,10 @@ class Message(Lazy):
         (router or self.router).route(msg)
 
 
-class Io(Lazy):
+class Io(object):
     """The poller, and who of the waiting threads reads. See the module's text. What user code needs is in running.py."""
     rest = 'mitogen.running'
+    __getattr__ = rest_of
     # Before that is here, nothing is to be done about it.
     leave = int
 
@@ -215,6 +217,7 @@ class Io(Lazy):
         # The number of the user's call that runs, and how many there were.
         self.running = self.calls = 0
         self.ticking = self.starting = False
+        self.parked = True
         # True once the parent is gone; then the time since when the ticker insists.
         self.lost = None
         # Seconds that what is registered with atexit has beyond the one of any call.
@@ -368,16 +371,10 @@ class Latch(object):
                 raise TimeoutError('deadline exceeded.')
 
 
-# What mitogen/api.py has of this module's names: it is fetched when one of them is first used.
-LAZY = frozenset(
-    'CallError ChannelError Context ExternalContext Receiver Secret Sender StreamError _unpickle_call_error _unpickle_context '
-    '_unpickle_sender WIRE call_message takes_econtext takes_router'.split())
-
-
 def lazy(name):
-    """Called for an attribute that this module lacks."""
-    if name not in LAZY:
-        raise AttributeError('no mitogen.core.%s' % name)
+    """Called for an attribute that this module lacks: mitogen.api may have it, which is fetched when first needed."""
+    if name[:2] == '__':
+        raise AttributeError(name)
     import mitogen.api
     return getattr(mitogen.api, name)
 
@@ -580,9 +577,10 @@ class Stream(object):
         router.on_stream_lost(self)
 
 
-class Router(Lazy):
+class Router(object):
     """Delivers to handles of this process; everything else goes to the parent."""
     rest = 'mitogen.connect'
+    __getattr__ = rest_of
 
     def __init__(self, config, stream):
         self.context_id = config['context_id']
@@ -619,6 +617,9 @@ class Router(Lazy):
         """Send a message to where its dst_id says, from any thread."""
         if stray():
             raise Error(stray())
+        self.send(msg)
+
+    def send(self, msg):
         if len(msg.data) > self.max_message_size:
             self.refuse(msg, u'message is %d bytes; at most %d are sent' % (len(msg.data), self.max_message_size))
         elif msg.dst_id == self.context_id:
@@ -647,7 +648,7 @@ class Router(Lazy):
             self.refuse(msg, u'invalid handle')
             return
         fn, persist, respondent, policy = entry
-        if respondent not in (None, msg.src_id) and (msg.reply_to != IS_DEAD or not has_parent_authority(msg)):
+        if respondent is not None and respondent != msg.src_id and (msg.reply_to != IS_DEAD or not has_parent_authority(msg)):
             # A dead message comes from the parents, too, one of which has noticed.
             self.refuse(msg, u'reply from unexpected context')
         elif policy and not policy(msg, stream):
@@ -674,11 +675,13 @@ class Router(Lazy):
         dispatcher.latch.close()
 
 
+# How files of modules end, not directories.
+FILES = '.py', '.so'
 # What the parent never serves; it answers for older versions, which do not know their own.
 STDLIB = getattr(sys, 'stdlib_module_names', ())
 
 
-class Importer(Lazy):
+class Importer(object):
     """
     Serves this process's imports from the parent: a PEP 302 and PEP 451 finder and loader.
 
@@ -697,6 +700,7 @@ class Importer(Lazy):
     # Of paths: absolute, so that no function of os.path has it mean a file of the working directory.
     prefix = '/master:'
     rest = 'mitogen.resources'
+    __getattr__ = rest_of
     # Bytecode that came ahead of its module, each after its magic number.
     codes = {}
 
@@ -907,7 +911,7 @@ class Importer(Lazy):
         record = self.request(name)
         if type(record) is tuple:
             # Packages with another path are namespaces.
-            spec = ModuleSpec(name, self, origin=self.get_filename(name) if record[2].endswith('.py') else None)
+            spec = ModuleSpec(name, self, origin=self.get_filename(name) if record[2][-3:] in FILES else None)
             spec.has_location = spec.origin
             spec.submodule_search_locations = self.search_path(record)
             return spec
@@ -925,7 +929,7 @@ class Importer(Lazy):
     def search_path(self, record):
         """`__path__` of a package: one entry, for which pkgutil finds a Portion. None of a plain module."""
         path = record[2]
-        return None if record[1] is None else [self.prefix + (os.path.dirname(path) if path.endswith('.py') else path)]
+        return None if record[1] is None else [self.prefix + (os.path.dirname(path) if path[-3:] in FILES else path)]
 
     def record(self, name):
         record = self.request(name)
@@ -1056,7 +1060,9 @@ class Dispatcher(object):
             if not isinstance(modname, str):
                 modname = str(modname)
             if modname[:8] != 'mitogen.':
-                io.begin_call()
+                io.running = io.calls = io.calls + 1
+                if io.parked:
+                    io.start_ticker()
             fn = self.find(modname, klass, func)
             # A proxy may have every attribute.
             if getattr(fn, 'mitogen_takes_econtext', 0) is True:
@@ -1091,8 +1097,8 @@ class Dispatcher(object):
                 continue
             try:
                 result = self.call(msg)
-                if forked():
-                    # It ends as a program does.
+                if os.getpid() != self.pid:
+                    # It was forked off, and ends as a program does.
                     sys.exit()
                 if io.helper:
                     io.helper.rest()
@@ -1111,7 +1117,7 @@ class Dispatcher(object):
                 raise Error('the result is %d bytes; at most %d are sent', len(data), router.max_message_size)
         except Exception as e:
             data = dumps(lazy('CallError')(e), msg.src_id)
-        router.route(Message(msg.src_id, handle=msg.reply_to, data=data))
+        router.send(Message(msg.src_id, handle=msg.reply_to, data=data))
 
 
 def forked():

@@ -30,6 +30,7 @@ import select
 import struct
 import sys
 import zlib
+from _collections import deque
 
 import mitogen.core as core
 import mitogen.running as running
@@ -59,6 +60,9 @@ peers = {}
 # Peers that wait until a stream has room, and latches of calls that wait until all peers are read.
 paused = []
 drains = []
+# Names of modules that peers were sent. Once one is asked for again: what mitogen.sharing answers, and the lock that it waits for.
+given = set()
+queue = turn = None
 
 
 def open_door():
@@ -179,11 +183,12 @@ def close(fds):
 
 def leave_parent():
     """In a process that was forked off: this is no parent, and nothing of the old one ends with it."""
-    global lock, held, inner
+    global lock, held, inner, queue
     lock = core.RLock()
     held = []
-    inner = None
+    inner = queue = None
     peers.clear()
+    given.clear()
     del paused[:], drains[:]
     for name in 'parent', 'guard':
         if 'mitogen.' + name in sys.modules:
@@ -377,13 +382,15 @@ class Peer(object):
         self.parts = []
         self.count = 0
         self.need = HEADER_LEN
-        # A stream that has to take what it has before this peer is read on.
+        # Is there something that has to be done before this peer is read on?
         self.waits = None
+        # Questions that wait for mitogen.sharing.
+        self.questions = 0
         # Handles of ours that the peer's replies come to.
         self.handles = set()
-        # Modules that were sent to a peer that has none of ours.
-        self.sent = None if kind == b'f' else set()
-        self.files = False
+        # Modules that were sent. One that was not forked off has none of ours.
+        self.sent = set()
+        self.empty = kind != b'f'
         self.arm()
         if kind != b'f':
             self.put(boot())
@@ -399,17 +406,15 @@ class Peer(object):
         else:
             core.io.remove(self.fd)
 
-    def put(self, *parts):
+    def put(self, data):
         with self.lock:
             if self.fd is not None:
-                self.out.extend(parts)
-                self.size += sum(map(len, parts))
+                self.out.append(data)
+                self.size += len(data)
                 self.flush()
 
     def post(self, msg):
-        data = msg.data
-        head = HEADER.pack(msg.enc, msg.dst_id, msg.src_id, msg.auth_id, msg.handle, msg.reply_to, len(data))
-        self.put(*([head + data] if len(data) < core.CHUNK else [head, data]))
+        self.put(frame(msg))
 
     def flush(self):
         """Write what the socket takes. The lock is held."""
@@ -500,12 +505,16 @@ class Peer(object):
         stream = router.routes.get(dst) or router.stream
         stream.post(msg)
         if busy(stream):
-            self.waits = stream
+            self.pause(lambda: busy(stream))
+
+    def pause(self, waits):
+        if not self.waits and self.fd is not None:
+            self.waits = waits
             paused.append(self)
             self.arm()
 
     def go_on(self):
-        if not busy(self.waits):
+        if not self.waits():
             self.waits = None
             paused.remove(self)
             self.arm()
@@ -518,29 +527,37 @@ class Peer(object):
 
     def answer(self, name):
         """Send a module that it has asked for, or the reason why there is none."""
+        if queue is None and name in given and core.PY3 and __debug__:
+            share_out()
+        if queue is None:
+            given.add(name)
+            self.send(name)
+        else:
+            with self.lock:
+                self.questions += 1
+            self.pause(lambda: self.questions)
+            queue.append((self, name))
+            wake(turn)
+
+    def send(self, name):
+        for name in self.needs(name):
+            self.put(frames(name, core.PY3 and core.importer.codes.get(name.encode())))
+
+    def needs(self, name):
+        """
+        What it is sent of modules when it asks for one. What the module will import goes first, to one that has nothing of ours; to
+        any, what has files opened by their paths.
+        """
+        names = []
         record = core.importer.cache.get(name)
         if type(record) is tuple:
-            self.send_module(name)
-        else:
-            self.post(Message(core.router.context_id, handle=core.LOAD_MODULE, data=core.dumps((name, None, record, None, ()), 1)))
-
-    def send_module(self, name):
-        """To one that has nothing of ours, what the module will import goes first; to any, what has files opened by their paths."""
-        record = core.importer.cache.get(name)
-        if not self.files and type(record) is tuple and 'mitogen.files' in (record[4] or ()):
-            self.files = True
-            if type(core.importer.cache.get('mitogen.files')) is tuple:
-                self.send_module('mitogen.files')
-        if self.sent is not None:
-            if type(record) is not tuple or name in self.sent:
-                return
-            self.sent.add(name)
             for other in [name.rpartition('.')[0]] + list(record[4] or ()):
-                self.send_module(other if isinstance(other, str) else other.encode('utf-8'))
-        code = core.importer.codes.get(name.encode('utf-8')) if core.PY3 else None
-        if code is not None:
-            self.post(Message(core.router.context_id, handle=989, data=name.encode('utf-8') + b'\0' + code))
-        self.post(Message(core.router.context_id, handle=core.LOAD_MODULE, data=record[3]))
+                other = other if isinstance(other, str) else other.encode('utf-8')
+                if (self.empty or other == 'mitogen.files') and other not in self.sent and type(core.importer.cache.get(other)) is tuple:
+                    self.sent.add(other)
+                    names += self.needs(other)
+        self.sent.add(name)
+        return names + [name]
 
     def close(self):
         with self.lock:
@@ -548,6 +565,8 @@ class Peer(object):
             del self.out[:]
         if fd is not None:
             peers.pop(fd, None)
+            if queue is not None and not peers:
+                stop_sharing()
             core.io.__dict__.get('marks', {}).pop(fd, None)
             if self in paused:
                 paused.remove(self)
@@ -555,6 +574,54 @@ class Peer(object):
             os.close(fd)
         for handle in self.handles:
             core.router.del_handler(handle)
+
+
+def frame(msg):
+    return HEADER.pack(msg.enc, msg.dst_id, msg.src_id, msg.auth_id, msg.handle, msg.reply_to, len(msg.data)) + msg.data
+
+
+def frames(name, code):
+    """What a process gets of a module: its bytecode, if there is some, and its record, or the reason why there is none."""
+    record = core.importer.cache.get(name)
+    data = record[3] if type(record) is tuple else core.dumps((name, None, record, None, ()), 1)
+    head = frame(Message(core.router.context_id, handle=989, data=name.encode('utf-8') + b'\0' + code)) if code else b''
+    return head + frame(Message(core.router.context_id, handle=core.LOAD_MODULE, data=data))
+
+
+def share_out():
+    """Have mitogen.sharing answer from here on."""
+    global queue, turn
+    queue = deque()
+    turn = _thread.allocate_lock()
+    turn.acquire()
+    try:
+        running.start_thread(share, queue, turn)
+    except Exception:
+        # No memory for a thread.
+        queue = None
+
+
+def share(queue, turn):
+    """In a thread of its own. Replaced by that of mitogen.sharing, which the reader must not import."""
+    try:
+        import mitogen.sharing
+    except ImportError:
+        # The connection is lost.
+        core.router.on_stream_lost(core.router.stream)
+        return
+    share(queue, turn)
+
+
+def stop_sharing():
+    global queue
+    queue.append(None)
+    wake(turn)
+    queue = None
+
+
+def wake(turn):
+    if turn.locked():
+        turn.release()
 
 
 def busy(stream):

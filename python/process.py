@@ -23,6 +23,8 @@ GIVE_UP = 2
 # Seconds between two looks, the first and the longest: the kernel tells nobody that a process group has become empty.
 POLL = 0.002
 SLOW_POLL = 0.02
+# Seconds from SIGTERM to the first look at what processes there are, which takes long where there are many.
+LOOK = 0.05
 
 
 def patience():
@@ -61,6 +63,8 @@ class Process(object):
         self.status = None
         self.on_gone = None
         self.term_at = self.kill_at = None
+        # When to look next whether those that are left are dead, and nobody reaps them.
+        self.look_at = 0
 
     def poll(self):
         """The wait status, or None while it runs; 0 if somebody else has taken it."""
@@ -95,11 +99,17 @@ class Process(object):
         if self.kill_at is None and now >= self.term_at:
             self.signal(signal.SIGTERM)
             self.kill_at = now + self.kill_after
-        elif self.kill_at is not None and now >= self.kill_at:
-            self.signal(signal.SIGKILL)
-            if self.status is not None and now >= self.kill_at + KILL_AFTER and not living(self.pid):
-                # All are dead, and the first process of this container reaps nothing.
+            self.look_at = now + LOOK
+            return False
+        if self.kill_at is None:
+            return False
+        if self.status is not None and now >= self.look_at:
+            # The first process of a container may reap seldom, or never.
+            if not living(self.pid):
                 return True
+            self.look_at = now + max(LOOK, now - self.kill_at + self.kill_after)
+        if now >= self.kill_at:
+            self.signal(signal.SIGKILL)
             if now >= self.kill_at + GIVE_UP:
                 core.log(u'process %d does not end after SIGKILL' % self.pid, 40)
                 return True

@@ -71,28 +71,30 @@ def unmask():
 
 
 def begin_call(io):
-    """A function of a user's is going to run."""
-    io.calls += 1
-    io.running = io.calls
-    io.start_ticker()
+    """A function of a user's is going to run. Dispatcher.call does it by itself, since this costs as much as the rest."""
+    io.running = io.calls = io.calls + 1
+    if io.parked:
+        io.start_ticker()
 
 
 def start_ticker(io):
     """Have it look at the stream, until long after the last call."""
-    if not io.ticking:
-        io.ticking = io.starting = True
-        io.park = _thread.allocate_lock()
-        io.park.acquire()
-        io.parked = False
-        try:
-            start_thread(io.ticker)
-        except BaseException:
-            # There can be no thread (any more), or a signal came first.
-            io.ticking = io.starting = False
-            raise
-    elif io.parked:
-        io.parked = False
-        io.park.release()
+    if io.ticking:
+        if io.parked:
+            io.parked = False
+            io.park.release()
+        return
+    io.ticking = io.starting = True
+    io.park = _thread.allocate_lock()
+    io.park.acquire()
+    io.parked = False
+    try:
+        start_thread(io.ticker)
+    except BaseException:
+        # There can be no thread (any more), or a signal came first.
+        io.ticking = io.starting = False
+        io.parked = True
+        raise
 
 
 def ticker(io):
@@ -245,6 +247,7 @@ if sys.version_info[:2] == (3, 13):
 
 def mark(io):
     """Remember what the descriptors of the runtime's are, in a program or what is forked off."""
+    core.stray = stray
     fds = set(io.handlers) | set((io.wake_w, core.router.stream.wfd))
     io.marks = dict((fd, same(fd)) for fd in fds)
 
@@ -278,6 +281,7 @@ def gave_up(io, fd):
     core.router.stream.on_lost()
 
 
-core.stray = stray
 for method in mark, remark, changed, gave_up:
     setattr(Io, method.__name__, method)
+# Nothing is lacking any more. Python is slower at every attribute of a class that has this.
+del Io.__getattr__

@@ -197,6 +197,12 @@ func (c *Client) source() *wire.Source {
 	if o.Venv != "" {
 		s.Venv = absolute(c.opt.Dir, o.Venv)
 	}
+	for _, dir := range o.Libs {
+		if dir != importer.LibsSystem {
+			dir = absolute(c.opt.Dir, dir)
+		}
+		s.Libs = append(s.Libs, dir)
+	}
 	if o.Main != nil {
 		s.Main = &wire.Main{Path: o.Main.Path, Source: o.Main.Source, Run: o.Main.Run}
 	}

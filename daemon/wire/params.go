@@ -100,7 +100,9 @@ type Source struct {
 	Venv  string   `codec:"venv,omitempty"`
 	Allow []string `codec:"allow,omitempty"`
 	Deny  []string `codec:"deny,omitempty"`
-	Main  *Main    `codec:"main,omitempty"`
+	// Libs are directories, absolute, with libraries that extension modules need and a child may lack; "system" for the daemon's machine's.
+	Libs []string `codec:"libs,omitempty"`
+	Main *Main    `codec:"main,omitempty"`
 }
 
 // Main is the script that is served as __main__.

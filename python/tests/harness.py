@@ -98,7 +98,7 @@ class Parent(object):
         sys.path_importer_cache.update(self.saved[2])
         linecache.clearcache()
         # What hooks os.fork(), and adds to Io, stays.
-        for name in set(sys.modules) - self.saved[3] - set(['mitogen.forked', 'mitogen.running']):
+        for name in set(sys.modules) - self.saved[3] - set(['mitogen.forked', 'mitogen.running', 'mitogen.sharing']):
             module = sys.modules[name]
             loader = getattr(module, '__loader__', None)
             if type(loader) is self.core.Importer or module is None or name.partition('.')[0] in self.modules:

@@ -113,7 +113,8 @@ class ForkedTest(harness.TestCase):
     def parent(self, modules, fetched=True, **kwargs):
         parent = harness.TestCase.parent(self, modules, **kwargs)
         # A user's function runs.
-        core.io.begin_call()
+        core.io.running = core.io.calls = core.io.calls + 1
+        core.io.start_ticker()
         # What the ticker does to user code when the connection is lost.
         core.io.evict = int
 
@@ -283,6 +284,42 @@ class ForkedTest(harness.TestCase):
         for fd in r, w:
             os.close(fd)
         harness.eventually('it is forgotten', lambda: not forks.peers)
+
+    def test_what_others_imported(self):
+        """The second process that asks for a module gets bytecode, and what the first one went on with."""
+        names = ['m%d' % n for n in range(20)]
+        parent = self.parent(dict((name, 'VALUE = "%s"' % name) for name in names))
+
+        def imports():
+            asked = []
+            real = core.Stream.send
+
+            def send(stream, msg):
+                if msg.handle == core.GET_MODULE:
+                    asked.append(msg.data)
+                real(stream, msg)
+            core.Stream.send = send
+            ready = [len(core.importer.codes) for name in names if load(name) != name or name == names[-1]]
+            return len(asked), ready
+        r, w = os.pipe()
+        others = [Forked(lambda: (os.read(r, 1), imports())[1]) for _ in range(3)]
+        self.assertEqual(forked(imports), '(20, [0])')
+        # One has no bytecode when the next one asks.
+        for _ in others:
+            os.write(w, b'x')
+        self.assertEqual([other.result() for other in others], ['(1, [0])' if core.PY3 else '(20, [0])'] * 3)
+        for fd in r, w:
+            os.close(fd)
+        if core.PY3:
+            import mitogen.sharing
+            self.assertEqual([name for name in names if name not in mitogen.sharing.made], [])
+            code = mitogen.sharing.bytecode('m7')
+            self.assertTrue(code.startswith(core.frozen.MAGIC_NUMBER) and code in mitogen.sharing.made['m7'])
+        forks = sys.modules['mitogen.forked']
+        harness.eventually('nobody waits for a process that has gone', lambda: not forks.peers and forks.queue is None)
+        self.assertEqual([name for name in names if parent.asked.count(name) != 1], [])
+        # A module that cannot be compiled is for the process to report.
+        self.assertIn('broken', forked(lambda: load('broken')))
 
     def test_parent_lost(self):
         parent = self.parent({'late': 'VALUE = 1'}, held=['late'])
