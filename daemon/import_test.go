@@ -95,7 +95,8 @@ var data = map[string]string{
 	"single.py":                           "",
 	"full-1.2.dist-info/METADATA":         "Metadata-Version: 2.1\nName: full\nVersion: 1.2.post1\nSummary: all\nRequires-Dist: other (>=2)\n\nLong.\n",
 	"full-1.2.dist-info/entry_points.txt": "[some.plugins]\nfirst = full.mod:x\n",
-	"full-1.2.dist-info/RECORD":           "full/mod.py,,\nfull/text.txt,,\n",
+	"full-1.2.dist-info/RECORD":           "full/mod.py,,\nfull/text.txt,,\nsingle.py,,\nfull-1.2.dist-info/METADATA,,\nfull-1.2.dist-info/licenses/LICENSE,,\nabsent.py,,\n",
+	"full-1.2.dist-info/licenses/LICENSE": "as is",
 	"full-1.2.dist-info/top_level.txt":    "full\n",
 	"Old_Style.egg-info/PKG-INFO":         "Metadata-Version: 1.0\nName: Old.Style\nVersion: 3\n",
 }
@@ -145,6 +146,7 @@ if sys.version_info >= (3, 9):
             r['files%d' % again].append(p.read_text())
     r['joined'] = error((root / 'absent').read_bytes)
 if sys.version_info >= (3, 10):
+    r['by name'] = [sorted(p.name for p in ir.files(n).iterdir()) for n in ('full.data', 'full.data.more')], error(ir.files, 'full.absent')
     import space
     r['space'] = ir.files('space').joinpath('part.txt').read_text()
 `
@@ -165,7 +167,8 @@ result = {
     'summary': m.metadata('full')['Summary'], 'points': [(e.name, e.value) for e in eps], 'load': [e.load() for e in eps],
     'absent': absent, 'all': sorted(x.metadata['Name'] for x in m.distributions() if x.metadata['Name'] in ('full', 'Old.Style')),
     'files': [str(f) for f in d.files], 'top': d.read_text('top_level.txt'), 'none': d.read_text('no-such.txt'),
-    'locate': str(d.locate_file('full/mod.py')).endswith('full/mod.py'),
+    'contents': [(str(f), f.locate().exists(), f.locate().exists() and f.read_text(), f.locate().exists() and f.read_binary()) for f in d.files],
+    'license': d.read_text('licenses/LICENSE'), 'locate': str(d.locate_file('full/mod.py')).endswith('full/mod.py'),
 }
 `
 

@@ -35,7 +35,7 @@ func TestArchives(t *testing.T) {
 	if want := filepath.Join(wheel, "thing/__init__.py"); m.Path != want {
 		t.Errorf("path %s, want %s", m.Path, want)
 	}
-	equal(t, "present", m.Present, []string{"sub"})
+	equal(t, "present", m.Present, []string{"data", "sub"})
 	wantReason(t, im, "native", py3, "extension module")
 	for _, name := range []string{"evil", "abs", "lib"} {
 		wantReason(t, im, name, py3, "no such module")

@@ -1,6 +1,7 @@
 package importer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io/fs"
@@ -136,6 +137,7 @@ type spec struct {
 	why  string     // why there is nothing; the rest is empty then
 	// absent: because nothing of that name exists.
 	absent bool
+	ext    []string // names of the shared objects in file's directory, of an extension module; file is the first of them
 
 	// Filled in by search when first asked for.
 	unit            *unit
@@ -154,6 +156,7 @@ type search struct {
 	main      *Main
 	mark      bool   // records show which of a package's children are packages
 	withPaths string // see ResponderOptions
+	noExt     bool   // the child can not load extension modules
 	roots     []location
 	specs     map[string]*spec
 	dirs      map[location]*listing // nil where there is none
@@ -270,7 +273,7 @@ func (s *search) findNew(name string) *spec {
 		if Stdlib(name, s.v) && !s.v.later() {
 			return &spec{why: s.stdlibReason(name)}
 		}
-		return s.findIn(s.roots, leaf, fmt.Sprintf("no such module in the %d entries of the path", len(s.roots)))
+		return s.findIn(s.roots, leaf, false, fmt.Sprintf("no such module in the %d entries of the path", len(s.roots)))
 	}
 	up := s.find(parent)
 	switch {
@@ -280,11 +283,11 @@ func (s *search) findNew(name string) *spec {
 		return &spec{why: parent + " is no package", absent: true}
 	}
 	missing := fmt.Sprintf("package %s has no such module", parent)
-	sp := s.findIn(up.dirs, leaf, missing)
+	sp := s.findIn(up.dirs, leaf, true, missing)
 	if sp.absent || sp.kind == KindNamespace {
 		if more := s.portions(up); len(more) > len(up.dirs) {
 			up.dirs = more
-			sp = s.findIn(more, leaf, missing)
+			sp = s.findIn(more, leaf, true, missing)
 		}
 	}
 	return sp
@@ -300,7 +303,10 @@ func (s *search) stdlibReason(name string) string {
 // findIn looks for one component in a list of directories. A package or a module ends the walk; directories without
 // __init__.py make a namespace package when nothing else is found. What can not be served is passed over, and is the reason
 // when nothing better comes.
-func (s *search) findIn(dirs []location, leaf, missing string) *spec {
+//
+// In a package all directories count, as for Python itself: data are looked up by such names. Elsewhere only those with modules do,
+// or any directory that happens to lie on the path would hide what the child has of that name.
+func (s *search) findIn(dirs []location, leaf string, inPackage bool, missing string) *spec {
 	var reason string
 	var portions []location
 	for _, loc := range dirs {
@@ -308,7 +314,7 @@ func (s *search) findIn(dirs []location, leaf, missing string) *spec {
 		if l == nil {
 			continue
 		}
-		sp, portion, fault := s.findAt(loc, l, leaf)
+		sp, portion, fault := s.findAt(loc, l, leaf, inPackage)
 		if sp != nil {
 			return sp
 		}
@@ -331,15 +337,18 @@ func (s *search) findIn(dirs []location, leaf, missing string) *spec {
 }
 
 // findAt looks for a component in one directory: what it is, or that it is a namespace portion, or why it can not be served.
-func (s *search) findAt(loc location, l *listing, leaf string) (sp *spec, portion bool, fault string) {
+func (s *search) findAt(loc location, l *listing, leaf string, inPackage bool) (sp *spec, portion bool, fault string) {
 	if mode, ok := s.typeOf(loc, l, leaf); ok && mode.IsDir() {
 		sub := loc.join(leaf)
 		if subl := s.list(sub); subl != nil {
 			if sp, fault = s.source(sub, subl, "__init__"); sp != nil {
-				sp.kind, sp.dirs = KindPackage, []location{sub}
+				sp.dirs = []location{sub}
+				if sp.kind != KindExtension {
+					sp.kind = KindPackage
+				}
 				return sp, false, ""
 			}
-			portion = fault == "" && s.hasModules(sub, subl)
+			portion = fault == "" && (inPackage || s.hasModules(sub, subl))
 		} else {
 			fault = fmt.Sprintf("%s can not be listed", sub)
 		}
@@ -348,7 +357,9 @@ func (s *search) findAt(loc location, l *listing, leaf string) (sp *spec, portio
 	}
 	sp, other := s.source(loc, l, leaf)
 	if sp != nil {
-		sp.kind = KindModule
+		if sp.kind != KindExtension {
+			sp.kind = KindModule
+		}
 		return sp, false, ""
 	}
 	if other != "" {
@@ -378,9 +389,36 @@ func (s *search) source(loc location, l *listing, leaf string) (sp *spec, fault 
 		if isBytecode(bin) {
 			return nil, fmt.Sprintf("%s is bytecode without its source", loc.join(bin))
 		}
-		return nil, fmt.Sprintf("%s is an extension module, which can not be sent to another machine", loc.join(bin))
+		if s.noExt {
+			return nil, fmt.Sprintf("%s is an extension module, which a child of Mitogen's can not load", loc.join(bin))
+		}
+		return s.extension(loc, l, leaf, bin)
 	}
 	return nil, fault
+}
+
+// extension finds the shared objects that are a module.
+func (s *search) extension(loc location, l *listing, leaf, bin string) (*spec, string) {
+	names, misfit := l.extensions(leaf, s.v)
+	sp := &spec{kind: KindExtension}
+	for _, name := range names {
+		file := loc.join(name)
+		switch b, err := s.object(file); {
+		case err != nil:
+			bin, misfit = name, "that can not be read: "+why(err)
+		case b.why != "":
+			bin, misfit = name, "that "+b.why
+		default:
+			if sp.ext == nil {
+				sp.file, sp.key = file, b.key
+			}
+			sp.ext = append(sp.ext, name)
+		}
+	}
+	if sp.ext == nil {
+		return nil, fmt.Sprintf("%s is an extension module %s", loc.join(bin), cmp.Or(misfit, "of another system"))
+	}
+	return sp, ""
 }
 
 func (s *search) key(file location) (fileKey, error) {
@@ -519,7 +557,7 @@ func (s *search) children(sp *spec) (present, packages, namespaces []string) {
 	return present, packages, namespaces
 }
 
-// packageDir tells what sort of package a directory is, if any.
+// packageDir tells what sort of package a directory in a package is, if any.
 func (s *search) packageDir(loc location, l *listing, name string) (none Kind) {
 	if mode, _ := s.typeOf(loc, l, name); !mode.IsDir() {
 		return none
@@ -532,7 +570,7 @@ func (s *search) packageDir(loc location, l *listing, name string) (none Kind) {
 	if _, ok := subl.types["__init__.py"]; ok || subl.compiled["__init__"] != "" {
 		return KindPackage
 	}
-	if s.v.Major != 2 && s.hasModules(sub, subl) {
+	if s.v.Major != 2 {
 		return KindNamespace
 	}
 	return none

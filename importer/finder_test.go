@@ -44,7 +44,7 @@ func TestFind(t *testing.T) {
 		present      []string
 	}{
 		{"plain", "x = 1\n", py3, KindModule, nil},
-		{"pkg", "import pkg.a\n", py3, KindPackage, []string{"0001_initial", "a", "sub"}},
+		{"pkg", "import pkg.a\n", py3, KindPackage, []string{"0001_initial", "a", "data", "sub"}},
 		{"pkg.a", "a\n", py2, KindModule, nil},
 		{"pkg.sub", "", py3, KindPackage, []string{"deep"}},
 		{"pkg.sub.deep", "deep\n", py3, KindModule, nil},
@@ -52,6 +52,7 @@ func TestFind(t *testing.T) {
 		{"both", "package\n", py3, KindPackage, []string{}},
 		{"naïve", "accent\n", py3, KindModule, nil},
 		{"space", "", py3, KindNamespace, []string{"inner"}},
+		{"pkg.data", "", py3, KindNamespace, []string{}},
 		{"space.inner.thing", "thing\n", py3, KindModule, nil},
 		{"configparser", "a backport\n", py2, KindModule, nil},
 		{"mixed", "pure\n", py3, KindModule, nil},
@@ -82,7 +83,7 @@ func TestFind(t *testing.T) {
 		{"absent.x", "its package absent: no such module", py3},
 		{"space", "Python 2 has no namespace packages", py2},
 		{"nothing", "no such module", py3},
-		{"pkg.data", "no such module", py3},
+		{"pkg.data", "Python 2 has no namespace packages", py2},
 		{"sqlite3", "standard library of Python 3.11", py3},
 		{"sqlite3", "standard library", none},
 		{"configparser", "standard library", py3},

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -22,7 +23,7 @@ type Distribution struct {
 // Metadata is the content of a distribution's .dist-info or .egg-info.
 type Metadata struct {
 	Distribution
-	// Files by name: METADATA or PKG-INFO, entry_points.txt, top_level.txt and the like. An .egg-info that is one file
+	// Files by name: METADATA or PKG-INFO, entry_points.txt, top_level.txt, licenses/LICENSE and the like. An .egg-info that is one file
 	// appears as its PKG-INFO.
 	Files map[string][]byte
 }
@@ -117,20 +118,41 @@ func (im *Importer) Metadata(ctx context.Context, name string, also ...Policy) (
 			if data, err := s.read(d.loc); err == nil {
 				m.Files["PKG-INFO"] = data
 			}
-		} else if l := s.list(d.loc); l != nil {
-			for file := range l.types {
-				if mode, _ := s.typeOf(d.loc, l, file); !mode.IsRegular() {
-					continue
-				}
-				if data, err := s.read(d.loc.join(file)); err == nil {
-					m.Files[file] = data
-				}
-			}
+		} else {
+			left := int64(maxMetadata)
+			s.metadataFiles(m, d.loc, "", &left)
 		}
 		m.header()
 		return m, nil
 	}
 	return nil, &NotFoundError{Name: name, Reason: "no such distribution on the path"}
+}
+
+// maxMetadataDepth is how deep directories lie in a .dist-info whose files are read: licenses/ and what it has.
+const maxMetadataDepth = 4
+
+// metadataFiles reads a directory of a distribution's. What lies in directories below it is read within a budget.
+func (s *search) metadataFiles(m *Metadata, loc location, dir string, left *int64) {
+	l := s.list(loc)
+	if l == nil || strings.Count(dir, "/") >= maxMetadataDepth {
+		return
+	}
+	names := slices.Sorted(maps.Keys(l.types))
+	for _, name := range names {
+		file := loc.join(name)
+		switch mode, _ := s.typeOf(loc, l, name); {
+		case mode.IsDir() && dataFault(name) == "":
+			s.metadataFiles(m, file, dir+name+"/", left)
+		case mode.IsRegular():
+			data, err := s.read(file)
+			if dir != "" {
+				*left -= int64(len(data))
+			}
+			if err == nil && *left >= 0 {
+				m.Files[dir+name] = data
+			}
+		}
+	}
 }
 
 // projectRefused says why a distribution is kept back, or "": one of its modules is denied as a whole, or none is allowed. What

@@ -209,7 +209,7 @@ func (m *model) serveOne() bool {
 	for i, name := range m.batch {
 		parent, _ := parentName(name)
 		at := slices.Index(m.batch, parent)
-		late := at > i && !(j.asked && at == len(m.batch)-1)
+		late := at > i && !(j.asked && parent == j.names[0])
 		if parent != "" && (m.sent[parent] == 0 || late) {
 			m.fault("%s is sent before its package", name)
 		}

@@ -78,7 +78,7 @@ func TestMetadata(t *testing.T) {
 	}
 	equal(t, "distributions", got, []string{"dev ", "egged 1.5", "Foo_Bar 2.0", "single 3", "zipped 4"})
 	for name, want := range map[string]string{
-		"foo-bar": "Foo.Bar 2.0 2", "DEV": "dev 0.1.dev0 1", "single": "single 3 1", "zipped": "zipped 4 1", "egged": "egged 1.5 1",
+		"foo-bar": "Foo.Bar 2.0 3", "DEV": "dev 0.1.dev0 1", "single": "single 3 1", "zipped": "zipped 4 1", "egged": "egged 1.5 1",
 	} {
 		m, err := im.Metadata(context.Background(), name)
 		if err != nil {

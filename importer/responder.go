@@ -41,6 +41,8 @@ type ResponderOptions struct {
 	// MarkPackages has the names of packages end in a dot where a package tells what it has: children of ours then know the one
 	// kind from the other. Stock children would look for such names.
 	MarkPackages bool
+	// NoExtensions refuses extension modules, which stock children can not load.
+	NoExtensions bool
 	// MaxPending bounds the names that were asked for and not yet answered; 0 means DefaultMaxPending.
 	MaxPending int
 	// Miss is asked for a module that the child asked for and that was not found here; true says that it will be answered
@@ -133,6 +135,8 @@ type Responder struct {
 	refused      map[string]bool
 	refusedBytes int // of the names
 	forwarded    map[uint32]map[string]bool
+	asked        map[string]int // modules of a package that were asked for, see sendSiblings
+	ahead        int            // bytes of what went ahead because of that
 }
 
 // maxRefused and maxRefusedBytes bound Responder.refused. What is refused beyond them may be preloaded when it appears, and ignored
@@ -146,6 +150,7 @@ const (
 type sentModule struct {
 	asked  bool // the child has asked for it
 	resent int
+	bytes  int // of its record
 }
 
 // job is one request, or the names of one push.
@@ -172,7 +177,7 @@ func NewResponder(im *Importer, sink Sink, opt ResponderOptions) (*Responder, er
 	return &Responder{
 		im: im, sink: sink, opt: opt, versions: []Version{opt.Version}, pending: map[string]bool{},
 		wake: make(chan struct{}, 1), sent: map[string]*sentModule{}, refused: map[string]bool{},
-		forwarded: map[uint32]map[string]bool{},
+		forwarded: map[uint32]map[string]bool{}, asked: map[string]int{},
 	}, nil
 }
 
@@ -379,7 +384,7 @@ func (r *Responder) do(ctx context.Context, j *job) error {
 
 func (r *Responder) search(v Version) *search {
 	s := r.im.search(v)
-	s.main, s.mark, s.withPaths = r.opt.Main, r.opt.MarkPackages, r.opt.WithPaths
+	s.main, s.mark, s.withPaths, s.noExt = r.opt.Main, r.opt.MarkPackages, r.opt.WithPaths, r.opt.NoExtensions
 	return s
 }
 
@@ -428,8 +433,9 @@ func (r *Responder) answer(ctx context.Context, name string) error {
 		if err := r.foretell(ctx, s, name); err != nil {
 			return err
 		}
-		was = &sentModule{}
+		was = &sentModule{bytes: len(rec)}
 	}
+	first := r.sent[name] == nil
 	if err := r.send(s, rec, name); err != nil {
 		return err
 	}
@@ -445,7 +451,10 @@ func (r *Responder) answer(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	return nil
+	if !first {
+		return nil
+	}
+	return r.sendSiblings(ctx, s, name)
 }
 
 // send sends a record, and ahead of it the module's bytecode if that is wanted and there is some.
@@ -575,7 +584,7 @@ func (r *Responder) preload(ctx context.Context, s *search, name, asked string, 
 	if err := r.send(s, rec, name); err != nil {
 		return err
 	}
-	r.sent[name] = &sentModule{}
+	r.sent[name] = &sentModule{bytes: len(rec)}
 	r.observe(Event{Name: name, What: Preloaded, Bytes: len(rec), Took: took, For: cmp.Or(s.by[name], asked)})
 	return r.foretell(ctx, s, name)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand"
 	"runtime"
 	"slices"
 	"strconv"
@@ -540,3 +541,52 @@ type countSink struct{ n int }
 
 func (s *countSink) LoadModule([]byte, string) error            { s.n++; return nil }
 func (s *countSink) ForwardModule([]byte, uint32, string) error { return nil }
+
+// TestSiblingsGoAhead: a child that asks for the modules of a package one after another is sent more and more of them, and no more than
+// is allowed.
+func TestSiblingsGoAhead(t *testing.T) {
+	files := map[string]string{"p/__init__.py": "", "p/test.py": "", "p/secret.py": "", "p/data/a.txt": "", "other.py": "", "q/__init__.py": "", "q/a.py": "", "q/b.py": ""}
+	var names []string
+	for i := range 200 {
+		name := fmt.Sprintf("m%03d", i)
+		files["p/"+name+".py"] = "import other\n"
+		names = append(names, "p."+name)
+	}
+	// Not in the order of the alphabet.
+	rand.New(rand.NewSource(1)).Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	sink := &recorder{}
+	r := serve(t, onPath(t, files), sink, ResponderOptions{Version: py3, Policy: Policy{Deny: []string{"p.secret"}}})
+	asked := 0
+	for _, name := range append([]string{"q.a", "q.b"}, names...) {
+		if !slices.Contains(sink.names(), name) {
+			asked++
+			ask(t, r, name)
+		}
+	}
+	if asked > 15 {
+		t.Errorf("%d questions", asked)
+	}
+	for _, name := range []string{"p.test", "p.secret", "p.data"} {
+		if slices.Contains(sink.names(), name) {
+			t.Errorf("%s was sent", name)
+		}
+	}
+
+	// A large package.
+	noise := make([]byte, 100<<10)
+	for i := range 100 {
+		for j := range noise {
+			noise[j] = byte(' ' + rand.Intn(90))
+		}
+		files[fmt.Sprintf("q/big%02d.py", i)] = "#" + strings.ReplaceAll(string(noise), "\n", " ")
+	}
+	sink = &recorder{}
+	r = serve(t, onPath(t, files), sink, ResponderOptions{Version: py3})
+	for i := range 10 {
+		before := len(sink.names())
+		ask(t, r, fmt.Sprintf("q.big%02d", 99-i))
+		if n := len(sink.names()) - before; n > 7 {
+			t.Errorf("question %d: %d modules", i, n)
+		}
+	}
+}

@@ -23,6 +23,12 @@ class Project(object):
         data = self.texts.get(filename)
         return data if data is None else data.decode('utf-8')
 
+    def read_bytes(self, filename):
+        self.read('')
+        if filename not in self.texts:
+            raise missing(filename)
+        return self.texts[filename]
+
 
 # importlib.metadata.
 
@@ -44,26 +50,22 @@ def distribution_class(base):
     import pathlib
 
     class Located(pathlib.PurePosixPath):
-        """A file of a project: its path where the modules come from, and its content."""
-        resource = None
+        """A file of a project: its path where the modules come from, and its content: a Resource, or of the project itself."""
+        project = resource = None
 
         def exists(self):
-            # Only a package tells what it has.
-            return self.resource is None or self.resource.exists()
-
-        def content(self):
-            if self.resource is None:
-                raise missing(str(self), 'not in a package')
-            return self.resource
-
-        def open(self, *args, **kwargs):
-            return self.content().open(*args, **kwargs)
+            try:
+                return self.resource.exists() if self.resource else self.read_bytes() is not None
+            except EnvironmentError:
+                return False
 
         def read_bytes(self):
-            return self.content().read_bytes()
+            if self.resource:
+                return self.resource.read_bytes()
+            inner = os.path.relpath(str(self), core.Importer.prefix + self.project.path)
+            return core.importer.get_data(str(self)) if inner.startswith('..') else self.project.read_bytes(inner)
 
-        def read_text(self, *args, **kwargs):
-            return self.content().read_text(*args, **kwargs)
+        open, read_text = Resource.open, Resource.read_text
 
     class Distribution(base):
         def __init__(self, *told):
@@ -79,6 +81,7 @@ def distribution_class(base):
 
         def locate_file(self, path):
             located = Located(core.Importer.prefix + os.path.dirname(self.project.path), str(path))
+            located.project = self.project
             package, _, rest = str(path).partition('/')
             if rest and '.' not in package:
                 located.resource = self.packages.setdefault(package, Resource(package)).joinpath(rest)
@@ -112,11 +115,13 @@ def watch(pkg_resources):
             return pkg_resources.yield_lines(self.get_metadata(name))
 
         def metadata_isdir(self, name):
-            return not name
+            self.project.read('')
+            return not name or any(n.startswith(name + '/') for n in self.project.texts)
 
         def metadata_listdir(self, name):
             self.project.read('')
-            return sorted(self.project.texts) if not name else []
+            inside = name and name + '/'
+            return sorted(set(n[len(inside):].partition('/')[0] for n in self.project.texts if n.startswith(inside)))
 
     try:
         found = ask(u'installed')
