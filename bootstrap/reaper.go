@@ -5,10 +5,11 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // reaper collects the exit statuses of all started programs of this Go process. One goroutine for all of them, woken
-// by SIGCHLD, takes the place of a thread that is blocked in wait4, or of a pidfd, for each. It asks for our own pids only, so
+// by SIGCHLD, takes the place of a thread that is blocked in wait4, or of a pidfd, for each. It reaps our own pids only, so
 // that os/exec and other users of wait4 in the same process keep theirs.
 //
 // It is state of the operating system's process, as its children are; two daemons in one process share it without meeting.
@@ -51,20 +52,62 @@ func startReaped(p *Process, fork func() (int, error)) error {
 	return nil
 }
 
+// lookTime is the least time between two looks at all children for want of one that is known to have ended.
+const lookTime = time.Second
+
 // reapLoop ends when no child is left. A signal that comes while it does not run waits in the channel.
 func reapLoop() {
-	for range reaper.signals {
+	var looked time.Time
+	var again <-chan time.Time
+	for done := false; !done; {
+		all := false
+		select {
+		case <-reaper.signals:
+		case <-again:
+			again, all = nil, true
+		}
 		reaper.mu.Lock()
-		for pid, p := range reaper.procs {
-			if p.reap() {
-				delete(reaper.procs, pid)
+		found := reapEnded()
+		if !found && !all && again == nil {
+			// The one that the signal is about is reaped already, or somebody else has done that.
+			if wait := lookTime - time.Since(looked); wait > 0 {
+				again = time.After(wait)
+			} else {
+				all = true
 			}
 		}
+		if all {
+			reapAll()
+			looked = time.Now()
+		}
 		reaper.running = len(reaper.procs) > 0
-		done := !reaper.running
+		done = !reaper.running
 		reaper.mu.Unlock()
-		if done {
-			return
+	}
+}
+
+// reapEnded asks the system which child has ended, so that the end of one costs the same however many there are, and tells whether
+// there was one. Where one that is not ours has, and is not reaped yet, it hides others: then each is asked for. reaper.mu is held.
+func reapEnded() (found bool) {
+	for {
+		pid := endedChild()
+		if pid == 0 {
+			return found
+		}
+		found = true
+		if p := reaper.procs[pid]; p == nil || !p.reap() {
+			reapAll()
+			return true
+		}
+		delete(reaper.procs, pid)
+	}
+}
+
+// reapAll asks for each child. reaper.mu is held.
+func reapAll() {
+	for pid, p := range reaper.procs {
+		if p.reap() {
+			delete(reaper.procs, pid)
 		}
 	}
 }

@@ -38,7 +38,7 @@ func (d *Daemon) Attach(conn *os.File, name string, begin func(pyproto.ContextID
 		return nil, err
 	}
 	d.streams.Store(s, nil)
-	d.routes.Store(id, s)
+	d.routes.add(id, s)
 	go s.readLoop(nil)
 	if d.alive.Err() != nil {
 		s.shut()

@@ -187,10 +187,9 @@ func (c *Child) isBehind(x *Child) bool {
 
 // endUnrouted ends the children behind a lost stream that have not told of their routes.
 func (d *Daemon) endUnrouted(s *stream, reason string) {
-	d.children.Range(func(id, v any) bool {
-		if c := v.(*Child); c.stream == s && d.children.CompareAndDelete(id, c) {
+	s.eachChild(func(c *Child) {
+		if d.children.CompareAndDelete(c.id, c) {
 			c.end(reason)
 		}
-		return true
 	})
 }

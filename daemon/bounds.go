@@ -158,13 +158,10 @@ func (s *stream) takeRoute() error {
 
 // unrouted counts the children behind s that have not told of their routes.
 func (d *Daemon) unrouted(s *stream) (n int) {
-	d.children.Range(func(id, v any) bool {
-		if c := v.(*Child); c.stream == s {
-			if _, ok := d.routes.Load(id); !ok {
-				n++
-			}
+	s.eachChild(func(c *Child) {
+		if d.streamOf(c.id) == nil {
+			n++
 		}
-		return true
 	})
 	return n
 }

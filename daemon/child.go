@@ -37,6 +37,8 @@ type Child struct {
 	launcher atomic.Uint32 // the handle that starts children behind this one; 0 until it is asked for
 	hop      *hop          // what of via is in use by this child; nil if it does not keep it
 
+	starting starting // of children on its machine
+
 	closing   atomic.Bool   // by us
 	closed    chan struct{} // when the child is out of the tree
 	pushed    sync.Map      // modules whose closure was sent: string to nil
@@ -179,6 +181,7 @@ func (c *Child) newResponder() error {
 		}
 		// Mitogen's own children take what they have of it, and ask for the rest.
 		opt.Reasons, opt.MarkPackages, opt.With, opt.WithPaths, opt.Local = false, false, nil, "", []string{"mitogen"}
+		opt.NoExtensions = true
 		if c.opt.Miss != nil {
 			opt.Miss = func(name string) bool { return c.opt.Miss(c, name) }
 		}

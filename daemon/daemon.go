@@ -29,12 +29,14 @@ type Daemon struct {
 	// Of the numbers given out; see ids.go.
 	lastID, lastAsked, lastPeer atomic.Uint32
 
-	routes   sync.Map // pyproto.ContextID to *stream
+	routes   routes
 	streams  sync.Map // *stream to nil
-	children sync.Map // pyproto.ContextID to *Child
+	children children
+	talkers  talkers
 	gates    sync.Map // pyproto.ContextID to *gate, of those who want no messages
 
 	hops     hops
+	starting starting // constant after New
 	runtimes runtimes
 	refused  atomic.Int64 // messages that their senders may not send
 	assembly *Assembly    // constant after New
@@ -71,6 +73,7 @@ func New(opt Options) (*Daemon, error) {
 	d.ctx, d.cancel = context.WithCancelCause(context.Background())
 	d.alive, d.die = context.WithCancel(d.ctx)
 	d.hops.m = map[hopKey]*hop{}
+	d.starting = startingHere()
 	memory := max(minAssembly, 4*int64(opt.MaxMessage))
 	d.assembly = newAssembly(memory, d.reachedTogether("bytes of messages that came in part, of all together", memory))
 	d.launchGrace = launchGrace
@@ -102,10 +105,8 @@ func (d *Daemon) NewImporter(opt importer.Options) (*importer.Importer, error) {
 }
 
 func (d *Daemon) child(id pyproto.ContextID) *Child {
-	if v, ok := d.children.Load(id); ok {
-		return v.(*Child)
-	}
-	return nil
+	c, _ := d.children.Load(id)
+	return c
 }
 
 // enter counts one more goroutine, unless the daemon is down.
@@ -230,6 +231,15 @@ func (d *Daemon) connectChild(ctx context.Context, c *Child, s step, opt Connect
 	}
 	c.unidirectional = isTrue(s.args["unidirectional"])
 	c.debug, c.profiling = isTrue(s.args["debug"]), isTrue(s.args["profiling"])
+	machine := d.starting
+	if c.via != nil {
+		machine = c.via.starting
+	}
+	started, err := machine.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer started()
 	switch {
 	case c.via == nil:
 		err = d.start(ctx, c, plan)
@@ -242,6 +252,7 @@ func (d *Daemon) connectChild(ctx context.Context, c *Child, s step, opt Connect
 		}
 		err = c.via.proxyConnect(ctx, c, s, plan)
 	}
+	c.opt.Env, c.opt.Secrets = nil, nil // may be large, and are of no use any more
 	if err == nil && plan.Silence > 0 && d.enter() == nil {
 		go c.watchSilence(plan.Silence)
 	}
@@ -256,7 +267,7 @@ func (d *Daemon) newChild(opt ConnectOptions, method string) *Child {
 func (d *Daemon) makeChild(id pyproto.ContextID, opt ConnectOptions, method string) *Child {
 	c := &Child{
 		d: d, id: id, name: opt.Name, opt: opt, method: method, closed: make(chan struct{}),
-		leaving: make(chan struct{}), tracked: newTracked(), guarding: make(chan struct{}, 1),
+		leaving: make(chan struct{}), tracked: newTracked(), guarding: make(chan struct{}, 1), starting: newStarting(1),
 	}
 	if opt.OnImport != nil {
 		c.observers.add(c, opt.OnImport)
@@ -342,7 +353,7 @@ func (d *Daemon) start(ctx context.Context, c *Child, plan *bootstrap.Plan) erro
 	}
 	d.children.Store(c.id, c)
 	d.streams.Store(s, nil)
-	d.routes.Store(c.id, s)
+	d.routes.add(c.id, s)
 	go s.readLoop(proc.Buffered())
 	if d.alive.Err() != nil {
 		s.shut()
@@ -371,6 +382,7 @@ func (d *Daemon) teardown(s *stream) {
 		t.Stop()
 	}
 	d.streams.Delete(s)
+	d.talkers.leave(s)
 	d.lost(s, d.behind(s), reason)
 	d.endUnrouted(s, reason)
 	if s.proc != nil {
@@ -404,8 +416,8 @@ func (d *Daemon) closing() context.Context { return d.ctx }
 
 // Children lists the children that were connected and not closed or lost since.
 func (d *Daemon) Children() (list []*Child) {
-	d.children.Range(func(_, c any) bool {
-		list = append(list, c.(*Child))
+	d.children.Range(func(c *Child) bool {
+		list = append(list, c)
 		return true
 	})
 	return list

@@ -41,8 +41,13 @@
 //
 // # Locks
 //
-// Daemon.mu, stream.mu, Child.mu and each shard of handles are taken alone. None is held across I/O. Routes, streams and
+// Daemon.mu, stream.mu, Child.mu, each shard of handles and of talkers are taken alone. None is held across I/O. Routes, streams and
 // children are sync.Maps, so that forwarding takes no lock that another stream holds but the queue's own.
+//
+// # Many children
+//
+// What ends costs what it has: each stream keeps which contexts and children are behind it (tables.go), who has sent to a context is
+// kept with the context, and handles are split by respondent. What is being started at once on one machine is bounded (starting.go).
 //
 // # Full queues
 //

@@ -84,8 +84,21 @@ func (b *babbler) handle() pyproto.Handle {
 	case 2:
 		return []pyproto.Handle{flowHandle, connectHandle, codeHandle, pingHandle, pyproto.IsDead, 0}[b.rng.IntN(6)]
 	default:
-		return pyproto.Handle(b.d.handles.last.Load()) - pyproto.Handle(b.rng.IntN(20)) // of calls under way
+		return b.underWay()
 	}
+}
+
+// underWay is a handle of a call that is, or was just now.
+func (b *babbler) underWay() pyproto.Handle {
+	shard := b.rng.IntN(handleShards)
+	last := b.d.handles.shards[shard].last.Load()
+	for i := range b.d.handles.shards {
+		s := &b.d.handles.shards[i]
+		if s.last.Load() > last || b.rng.IntN(2) == 0 && s.last.Load() > uint32(pyproto.FirstDynamic)/handleShards {
+			shard, last = i, s.last.Load()
+		}
+	}
+	return (pyproto.Handle(last)-pyproto.Handle(b.rng.IntN(5)))*handleShards + pyproto.Handle(shard)
 }
 
 func (b *babbler) payload(h pyproto.Handle) []byte {

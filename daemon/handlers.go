@@ -267,7 +267,7 @@ func (d *Daemon) addRoute(s *stream, id pyproto.ContextID) error {
 	if err := s.takeRoute(); err != nil {
 		return err
 	}
-	if old, loaded := d.routes.LoadOrStore(id, s); loaded && old != s {
+	if !d.routes.add(id, s) {
 		s.routes.Add(-1)
 		return fmt.Errorf("context %d has a route over another stream", id)
 	}

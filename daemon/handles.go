@@ -16,40 +16,47 @@ type handler struct {
 	call       *Tracked // whose result it is, if the call has a room for it
 }
 
-// handles are the dynamic handles of context 0. They are split so that streams do not meet on one lock; a shard's mutex
-// guards its map only and nothing is locked under it.
+// handles are the dynamic handles of context 0. They are split by respondent, so that streams do not meet on one lock and the end
+// of one need not look at what all others are asked; a shard's mutex guards its map only and nothing is locked under it.
 type handles struct {
 	// leadsTo tells whether a context is on the way to another.
 	leadsTo func(id, respondent pyproto.ContextID) bool
 
-	last   atomic.Uint32
-	shards [16]struct {
-		mu sync.Mutex
-		m  map[pyproto.Handle]handler
+	shards [handleShards]struct {
+		last atomic.Uint32 // the last handle of the shard, divided by handleShards
+		mu   sync.Mutex
+		m    map[pyproto.Handle]handler // made with the first
 	}
 }
 
+// handleShards is a power of two. A handle of shard n is n more than a multiple of it.
+const handleShards = 256
+
 func newHandles(leadsTo func(id, respondent pyproto.ContextID) bool) *handles {
 	t := &handles{leadsTo: leadsTo}
-	t.last.Store(uint32(pyproto.FirstDynamic) - 1)
 	for i := range t.shards {
-		t.shards[i].m = map[pyproto.Handle]handler{}
+		t.shards[i].last.Store(uint32(pyproto.FirstDynamic) / handleShards)
 	}
 	return t
 }
 
 // add gives a fresh handle, never 0 nor a fixed one.
 func (t *handles) add(e handler) pyproto.Handle {
+	shard := uint32(e.respondent) % handleShards
+	s := &t.shards[shard]
 	for {
-		h := pyproto.Handle(t.last.Add(1))
+		// A number comes again after 16 million calls. A reply that late counts only from the same respondent.
+		h := pyproto.Handle(s.last.Add(1)*handleShards + shard)
 		if h < pyproto.FirstDynamic {
 			// Wrapped around.
 			continue
 		}
-		s := &t.shards[h%16]
 		s.mu.Lock()
 		_, taken := s.m[h]
 		if !taken {
+			if s.m == nil {
+				s.m = map[pyproto.Handle]handler{}
+			}
 			s.m[h] = e
 		}
 		s.mu.Unlock()
@@ -67,7 +74,7 @@ func (d *Daemon) callOf(s *stream, h pyproto.Header) *Tracked {
 	if h.Dst != 0 || h.ReplyTo == pyproto.IsDead || !d.verify(s, h.Src) {
 		return nil
 	}
-	shard := &d.handles.shards[h.Handle%16]
+	shard := &d.handles.shards[h.Handle%handleShards]
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	if e := shard.m[h.Handle]; e.respondent == h.Src {
@@ -78,7 +85,7 @@ func (d *Daemon) callOf(s *stream, h pyproto.Header) *Tracked {
 
 // remove tells whether the handle was there.
 func (t *handles) remove(h pyproto.Handle) bool {
-	s := &t.shards[h%16]
+	s := &t.shards[h%handleShards]
 	s.mu.Lock()
 	_, ok := s.m[h]
 	delete(s.m, h)
@@ -92,7 +99,7 @@ func (t *handles) deliver(from *stream, h pyproto.Header, payload []byte) (reaso
 }
 
 func (t *handles) deliverShared(from *stream, h pyproto.Header, payload []byte, shared bool) string {
-	s := &t.shards[h.Handle%16]
+	s := &t.shards[h.Handle%handleShards]
 	s.mu.Lock()
 	e, ok := s.m[h.Handle]
 	// A reply comes from the respondent; a dead message from there, from a hop on the way that noticed, or it is our own.
@@ -113,7 +120,11 @@ func (t *handles) deliverShared(from *stream, h pyproto.Header, payload []byte, 
 
 // drop ends every handle that waits for one of these contexts.
 func (t *handles) drop(gone map[pyproto.ContextID]bool, reason string) {
-	for i := range t.shards {
+	shards := map[uint32]bool{}
+	for id := range gone {
+		shards[uint32(id)%handleShards] = true
+	}
+	for i := range shards {
 		s := &t.shards[i]
 		var ended []handler
 		s.mu.Lock()

@@ -171,7 +171,7 @@ func testHopLies(t *testing.T, py pythons.Python) {
 		t.Error("the routes are wrong")
 	}
 	var root pyproto.ContextID
-	d.routes.Range(func(id, _ any) bool {
+	d.routes.m.Range(func(id, _ any) bool {
 		if id != honest.id && id != honest.stream.id {
 			root = id.(pyproto.ContextID)
 		}

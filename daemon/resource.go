@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
+
+	"github.com/klauspost/compress/zlib"
 
 	"mitogend/importer"
 	"mitogend/pyproto"
@@ -124,6 +127,7 @@ func (s *stream) answerResource(m pyproto.Message) {
 //	("modules",)                  names of the modules, and with a dot of the packages, that lie in no other one
 //	("installed",)                the projects: (name, version, path, [(file, bytes)], whole); only entry points, not whole
 //	("metadata", project)         the same of one, whole
+//	("part", module, file, library, token, offset)  up to 1 MiB of a shared object, or of a library beside it, as z and zlib or r
 func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 	v, err := pyproto.Unmarshal(payload)
 	if err != nil {
@@ -143,6 +147,8 @@ func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 			return im.Resource(d.ctx, args[0], args[1], c.opt.Policy)
 		}
 		return entries(im, args[0], args[1], c.opt.Policy)
+	case kind == "part" && len(args) == 5:
+		return d.extensionPart(c, im, args)
 	case kind == "modules" && len(args) == 0:
 		return im.TopLevel(c.Version(), c.opt.Policy), nil
 	case kind == "installed" && len(args) == 0:
@@ -155,6 +161,34 @@ func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 		return project(m, nil), nil
 	}
 	return nil, fmt.Errorf("no such request for a resource: %q", q[0])
+}
+
+// extensionPart compresses what does not stay on this machine.
+func (d *Daemon) extensionPart(c *Child, im *importer.Importer, args []string) (any, error) {
+	offset, err := strconv.ParseInt(args[4], 10, 64)
+	if err != nil {
+		return nil, fmt.Errorf("no number of bytes: %q", args[4])
+	}
+	head := ""
+	if c.via == nil && bytecodeMethods[c.method] {
+		head = "r"
+	}
+	data, err := im.ExtensionPart(d.ctx, c.Version(), args[0], args[1], args[2], args[3], offset, head, c.opt.Policy)
+	if err != nil {
+		return nil, err
+	}
+	if head != "" {
+		return data, nil
+	}
+	var buf bytes.Buffer
+	buf.WriteByte('z')
+	w, err := zlib.NewWriterLevel(&buf, zlib.BestSpeed)
+	if err != nil {
+		return nil, err
+	}
+	_, _ = w.Write(data) // a bytes.Buffer does not fail
+	_ = w.Close()
+	return buf.Bytes(), nil
 }
 
 func entries(im *importer.Importer, pkg, dir string, also importer.Policy) (any, error) {

@@ -43,7 +43,7 @@ func (d *Daemon) route(s *stream, h pyproto.Header, payload []byte, buf *buffer)
 		d.refuse(h, reason)
 		return
 	}
-	s.sent.LoadOrStore(h.Dst, nil)
+	d.talkers.add(h.Dst, s)
 	if h.Enc != pyproto.EncMGC && d.readsPicklesOnly(out, h.Dst) {
 		h.Enc, payload, buf = oldForm(h.Enc, payload, buf)
 	}
@@ -99,10 +99,7 @@ func (s *stream) childOf(id pyproto.ContextID) *Child {
 }
 
 func (d *Daemon) streamOf(id pyproto.ContextID) *stream {
-	if v, ok := d.routes.Load(id); ok {
-		return v.(*stream)
-	}
-	return nil
+	return d.routes.get(id)
 }
 
 // refuse sends a dead message to whoever waits for an answer to h. It never blocks.
@@ -133,7 +130,7 @@ func (d *Daemon) post(dst pyproto.ContextID, handle, replyTo pyproto.Handle, pay
 func (d *Daemon) dropRoutes(s *stream, ids []pyproto.ContextID, reason string) {
 	gone := make(map[pyproto.ContextID]bool, len(ids))
 	for _, id := range ids {
-		if d.routes.CompareAndDelete(id, s) {
+		if d.routes.drop(id, s) {
 			gone[id] = true
 			s.routes.Add(-1)
 		}
@@ -145,27 +142,20 @@ func (d *Daemon) dropRoutes(s *stream, ids []pyproto.ContextID, reason string) {
 		d.openGate(id)
 	}
 	d.handles.drop(gone, reason)
-	d.streams.Range(func(key, _ any) bool {
-		other := key.(*stream)
-		if other == s {
-			return true
-		}
-		for id := range gone {
-			if _, ok := other.sent.LoadAndDelete(id); ok {
+	for id := range gone {
+		for other := range d.talkers.take(id) {
+			if _, ok := other.sent.LoadAndDelete(id); ok && other != s {
 				h := pyproto.Header{Enc: pyproto.EncMGC, Dst: other.id, Handle: pyproto.DelRoute}
 				_ = other.offer(own(newFrame(h, fmt.Append(nil, id))))
 			}
 		}
-		return true
-	})
+	}
 }
 
 // behind lists the contexts that are reached through s.
 func (d *Daemon) behind(s *stream) (ids []pyproto.ContextID) {
-	d.routes.Range(func(id, via any) bool {
-		if via == s {
-			ids = append(ids, id.(pyproto.ContextID))
-		}
+	s.behind.Range(func(id, _ any) bool {
+		ids = append(ids, id.(pyproto.ContextID))
 		return true
 	})
 	return ids

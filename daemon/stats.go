@@ -33,7 +33,7 @@ func (c *Child) Reaches(id pyproto.ContextID) bool { return c.d.streamOf(id) == 
 // Routes gives, for each context that can be reached, the child at the head of the connection that leads there.
 func (d *Daemon) Routes() map[pyproto.ContextID]pyproto.ContextID {
 	out := map[pyproto.ContextID]pyproto.ContextID{}
-	d.routes.Range(func(id, s any) bool {
+	d.routes.m.Range(func(id, s any) bool {
 		out[id.(pyproto.ContextID)] = s.(*stream).id
 		return true
 	})

@@ -54,6 +54,8 @@ type stream struct {
 
 	// sent holds the ids that this stream has sent a message to, for DEL_ROUTE.
 	sent sync.Map
+	// behind holds the ids that are reached through it, children the children; see tables.go.
+	behind, children sync.Map
 	// passed are the replies that clients give in our place.
 	passed passed
 	// told holds the ids that the peer was asked to send nothing to.

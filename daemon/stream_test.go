@@ -97,7 +97,7 @@ func newPeerOn(t testing.TB, d *Daemon, link string) *peer {
 	}
 	d.children.Store(c.id, c)
 	d.streams.Store(c.stream, nil)
-	d.routes.Store(c.id, c.stream)
+	d.routes.add(c.id, c.stream)
 	go c.stream.readLoop(nil)
 	t.Cleanup(func() { _, _ = theirW.Close(), theirR.Close() })
 	return &peer{t: t, id: c.id, f: theirW, in: theirR, br: bufio.NewReader(theirR), c: c}

@@ -20,6 +20,8 @@ type Description struct {
 	Modules    []string            `json:"modules,omitempty"` // in a package
 	Imports    []ImportDescription `json:"imports,omitempty"`
 	Related    []string            `json:"related,omitempty"`
+	// Objects are what an extension module may be loaded from, in the order of preference; the target takes the first that fits it.
+	Objects []ObjectDescription `json:"objects,omitempty"`
 	// Closure is what a child is sent that has nothing yet; ClosureBytes what that takes on the wire.
 	Closure      []string `json:"closure,omitempty"`
 	ClosureBytes int      `json:"closure_bytes"`
@@ -58,6 +60,10 @@ func (im *Importer) Describe(ctx context.Context, name string, v Version) (*Desc
 			id.Loads = slices.DeleteFunc(r.targets(imp), func(loaded string) bool { return within(name, loaded) })
 		}
 		d.Imports = append(d.Imports, id)
+	}
+	d.Objects = s.objectsOf(r.sp)
+	if d.Objects != nil {
+		d.Imports = nil // of what stands for it
 	}
 	d.Closure = s.closure(name)
 	for _, name := range d.Closure {

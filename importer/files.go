@@ -22,7 +22,7 @@ func (s *search) refuses(p *Policy, sp *spec) string {
 		return why
 	}
 	switch sp.kind {
-	case KindModule, KindPackage:
+	case KindModule, KindPackage, KindExtension:
 		return s.denied(p, sp.file)
 	case KindNamespace:
 		why := ""

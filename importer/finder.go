@@ -1,6 +1,7 @@
 package importer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io/fs"
@@ -136,6 +137,7 @@ type spec struct {
 	why  string     // why there is nothing; the rest is empty then
 	// absent: because nothing of that name exists.
 	absent bool
+	ext    []string // names of the shared objects in file's directory, of an extension module; file is the first of them
 
 	// Filled in by search when first asked for.
 	unit            *unit
@@ -154,6 +156,7 @@ type search struct {
 	main      *Main
 	mark      bool   // records show which of a package's children are packages
 	withPaths string // see ResponderOptions
+	noExt     bool   // the child can not load extension modules
 	roots     []location
 	specs     map[string]*spec
 	dirs      map[location]*listing // nil where there is none
@@ -339,7 +342,10 @@ func (s *search) findAt(loc location, l *listing, leaf string, inPackage bool) (
 		sub := loc.join(leaf)
 		if subl := s.list(sub); subl != nil {
 			if sp, fault = s.source(sub, subl, "__init__"); sp != nil {
-				sp.kind, sp.dirs = KindPackage, []location{sub}
+				sp.dirs = []location{sub}
+				if sp.kind != KindExtension {
+					sp.kind = KindPackage
+				}
 				return sp, false, ""
 			}
 			portion = fault == "" && (inPackage || s.hasModules(sub, subl))
@@ -351,7 +357,9 @@ func (s *search) findAt(loc location, l *listing, leaf string, inPackage bool) (
 	}
 	sp, other := s.source(loc, l, leaf)
 	if sp != nil {
-		sp.kind = KindModule
+		if sp.kind != KindExtension {
+			sp.kind = KindModule
+		}
 		return sp, false, ""
 	}
 	if other != "" {
@@ -381,9 +389,36 @@ func (s *search) source(loc location, l *listing, leaf string) (sp *spec, fault 
 		if isBytecode(bin) {
 			return nil, fmt.Sprintf("%s is bytecode without its source", loc.join(bin))
 		}
-		return nil, fmt.Sprintf("%s is an extension module, which can not be sent to another machine", loc.join(bin))
+		if s.noExt {
+			return nil, fmt.Sprintf("%s is an extension module, which a child of Mitogen's can not load", loc.join(bin))
+		}
+		return s.extension(loc, l, leaf, bin)
 	}
 	return nil, fault
+}
+
+// extension finds the shared objects that are a module.
+func (s *search) extension(loc location, l *listing, leaf, bin string) (*spec, string) {
+	names, misfit := l.extensions(leaf, s.v)
+	sp := &spec{kind: KindExtension}
+	for _, name := range names {
+		file := loc.join(name)
+		switch b, err := s.object(file); {
+		case err != nil:
+			bin, misfit = name, "that can not be read: "+why(err)
+		case b.why != "":
+			bin, misfit = name, "that "+b.why
+		default:
+			if sp.ext == nil {
+				sp.file, sp.key = file, b.key
+			}
+			sp.ext = append(sp.ext, name)
+		}
+	}
+	if sp.ext == nil {
+		return nil, fmt.Sprintf("%s is an extension module %s", loc.join(bin), cmp.Or(misfit, "of another system"))
+	}
+	return sp, ""
 }
 
 func (s *search) key(file location) (fileKey, error) {

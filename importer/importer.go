@@ -28,6 +28,9 @@ type Options struct {
 	Virtual map[string]Virtual
 	// Reserved has packages of which nothing is served that is not in Virtual, with the reason that a child is given.
 	Reserved map[string]string
+	// Libs are directories, absolute, with libraries that a child is sent that lacks what an extension module needs; LibsSystem stands
+	// for those of this machine. None: it is to have them itself, unless they lie beside the module.
+	Libs []string
 	// MaxSource is the size of the largest source that is served, in bytes; 0 means DefaultMaxSource.
 	MaxSource int64
 	// MaxResource is the same for data files; 0 means DefaultMaxResource.
@@ -84,8 +87,10 @@ type Importer struct {
 	opt    Options
 	finder *finder
 	cache  *cache
-	empty  *unit // of namespace packages
-	log    *zap.Logger
+	// Of shared objects.
+	objects *objects
+	empty   *unit // of namespace packages
+	log     *zap.Logger
 }
 
 // New checks the options. It reads nothing of the path yet, save for what Venv has.
@@ -104,7 +109,7 @@ func New(opt Options) (*Importer, error) {
 			*p = def
 		}
 	}
-	im := &Importer{opt: opt, finder: f, cache: newCache(opt.MaxCache), empty: newUnit(nil), log: opt.Logger}
+	im := &Importer{opt: opt, finder: f, cache: newCache(opt.MaxCache), objects: &objects{known: map[location]*object{}}, empty: newUnit(nil), log: opt.Logger}
 	if im.log == nil {
 		im.log = zap.NewNop()
 	}
@@ -336,6 +341,12 @@ func (s *search) load(sp *spec) (*unit, error) {
 		return s.im.opt.Virtual[sp.name].unit(), nil
 	case KindMain:
 		return s.loadMain()
+	case KindExtension:
+		stub, err := s.stub(sp)
+		if err != nil {
+			return nil, err
+		}
+		return newUnit(stub), nil
 	}
 	limit := s.im.opt.MaxSource
 	for try := 1; ; try++ {

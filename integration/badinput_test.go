@@ -191,7 +191,7 @@ func TestFunctionsThatFail(t *testing.T) {
 			{"trouble.sub:f", 1, "sub"},
 			{"broken:f", 1, "SyntaxError: "},
 			{"needs:f", 1, "this_is_nowhere"},
-			{"_ext:f", 1, "extension module"},
+			{"_ext:f", 1, "extension module that is no ELF file"},
 		} {
 			r := call(c.function)
 			if r.Status != c.status || r.Stdout != "" || !strings.Contains(r.Stderr, c.want) || !strings.Contains(r.Stderr, "mitogend: ") {

@@ -167,11 +167,11 @@ func TestModules(t *testing.T) {
 			t.Errorf("want %q in %v", want, r)
 		}
 	}
-	r = Mitogend(t, path, "modules", "-I", path, "--json", "django.db.models", "markupsafe._speedups", "os", "no.where", "../etc/passwd")
+	r = Mitogend(t, path, "modules", "-I", path, "--python-version", "3.10", "--json", "django.db.models", "markupsafe._speedups", "os", "no.where", "../etc/passwd")
 	if r.Status != 1 || r.Stderr != "" {
 		t.Fatal(r)
 	}
-	reasons := map[string]string{"markupsafe._speedups": "extension module", "os": "standard library", "no.where": "no", "../etc/passwd": "name"}
+	reasons := map[string]string{"markupsafe._speedups": "extension module built for cpython-311", "os": "standard library", "no.where": "no", "../etc/passwd": "name"}
 	dec := json.NewDecoder(strings.NewReader(r.Stdout))
 	n := 0
 	for ; dec.More(); n++ {

@@ -675,6 +675,8 @@ class Router(object):
         dispatcher.latch.close()
 
 
+# How files of modules end, not directories.
+FILES = '.py', '.so'
 # What the parent never serves; it answers for older versions, which do not know their own.
 STDLIB = getattr(sys, 'stdlib_module_names', ())
 
@@ -909,7 +911,7 @@ class Importer(object):
         record = self.request(name)
         if type(record) is tuple:
             # Packages with another path are namespaces.
-            spec = ModuleSpec(name, self, origin=self.get_filename(name) if record[2].endswith('.py') else None)
+            spec = ModuleSpec(name, self, origin=self.get_filename(name) if record[2][-3:] in FILES else None)
             spec.has_location = spec.origin
             spec.submodule_search_locations = self.search_path(record)
             return spec
@@ -927,7 +929,7 @@ class Importer(object):
     def search_path(self, record):
         """`__path__` of a package: one entry, for which pkgutil finds a Portion. None of a plain module."""
         path = record[2]
-        return None if record[1] is None else [self.prefix + (os.path.dirname(path) if path.endswith('.py') else path)]
+        return None if record[1] is None else [self.prefix + (os.path.dirname(path) if path[-3:] in FILES else path)]
 
     def record(self, name):
         record = self.request(name)

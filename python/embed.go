@@ -135,6 +135,9 @@ var channel string
 //go:embed disk.py
 var disk string
 
+//go:embed extension.py
+var extension string
+
 //go:embed files.py
 var files string
 
@@ -155,6 +158,12 @@ var command string
 
 // Command is the program that becomes a command.
 func Command() string { return Shrink(command) }
+
+//go:embed transfer.py
+var transfer string
+
+// Transfer is the program that sends and receives files.
+func Transfer() string { return Shrink(transfer) }
 
 //go:embed connect.py
 var connect string
@@ -203,7 +212,7 @@ func Modules() map[string]Module {
 		"mitogen.core3": {"mitogen/core3.py", func() string { return "SOURCE=b" + strconv.QuoteToASCII(Core(3)) + "\n" }},
 	}
 	for name, source := range map[string]string{
-		"api": api, "channel": channel, "connect": connect, "convert": convert, "disk": disk, "files": files, "finders": finders,
+		"api": api, "channel": channel, "connect": connect, "convert": convert, "disk": disk, "extension": extension, "files": files, "finders": finders,
 		"forked": forked, "forker": forker, "guard": guard, "launch": launch, "parent": parent, "plain": plain, "process": process,
 		"program": program, "projects": projects, "resources": resources, "running": running, "script": script, "sharing": sharing,
 		"watcher": watcher,

@@ -140,7 +140,7 @@ def place(importer, path, walk=False):
 
 def top(record):
     """The directory that the top-level package, or module, of a record is in."""
-    names = record[0].count('.') + (record[1] is not None and record[2].endswith('.py'))
+    names = record[0].count('.') + (record[1] is not None and record[2][-3:] in core.FILES)
     return os.path.normpath(core.Importer.prefix + record[2] + '/..' * (names + 1))
 
 

@@ -36,11 +36,20 @@ a program there: with --shell, it is text for the target's sh.`,
 	f.StringArrayVar(&c.env, "env", nil, "set `NAME=VALUE` in the command's environment; repeatable")
 	f.StringVar(&c.chdir, "chdir", "", "run the command in `DIR`, a directory of the target")
 	f.StringVar(&c.shell, "shell", "", "run `TEXT` by the target's sh; ARGs are its $1, $2 ...")
-	// No module is asked for.
-	for _, name := range []string{"path", "venv", "allow", "deny", "prefer", "no-bytecode", "trace-imports"} {
-		_ = f.MarkHidden(name)
-	}
+	hideImports(cmd)
 	return cmd
+}
+
+// hideImports keeps flags of imports out of the help of commands that ask for no module.
+func hideImports(cmd *cobra.Command) {
+	for _, name := range []string{"path", "venv", "libs", "allow", "deny", "prefer", "no-bytecode", "trace-imports"} {
+		_ = cmd.Flags().MarkHidden(name)
+	}
+}
+
+// placed puts what {target} and {host} stand for into a text.
+func placed(text string, t target) string {
+	return strings.NewReplacer("{target}", t.name, "{host}", t.host()).Replace(text)
 }
 
 func (c *execCommand) run(cmd *cobra.Command, a *app, args []string) error {
@@ -65,10 +74,9 @@ func (c *execCommand) run(cmd *cobra.Command, a *app, args []string) error {
 		return err
 	}
 	command := func(t target) []string {
-		places := strings.NewReplacer("{target}", t.name, "{host}", t.host())
 		argv := make([]string, len(args))
 		for i, arg := range args {
-			argv[i] = places.Replace(arg)
+			argv[i] = placed(arg, t)
 		}
 		return argv
 	}

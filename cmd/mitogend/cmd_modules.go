@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -89,7 +90,26 @@ func describe(w io.Writer, d *importer.Description) {
 	}
 	row("file", "%s", d.Path)
 	row("kind", "%s", d.Kind)
-	row("size", "%d bytes, %d compressed", d.Size, d.Compressed)
+	for _, o := range d.Objects {
+		libc := o.Libc
+		if o.Version != "" {
+			libc += " " + o.Version
+		}
+		row("object", "%s, %d bytes, for %s with %d bits%s", filepath.Base(o.File), o.Size, o.Machine, o.Bits, strings.TrimSuffix(", "+libc, ", "))
+		for _, lib := range o.Libraries {
+			switch {
+			case lib.Spare:
+				row("needs", "%s, sent from %s (%d bytes) if the target lacks it", lib.Name, lib.File, lib.Size)
+			case lib.File != "":
+				row("needs", "%s, sent from %s (%d bytes)", lib.Name, lib.File, lib.Size)
+			default:
+				row("needs", "%s, of the target", lib.Name)
+			}
+		}
+	}
+	if d.Objects == nil {
+		row("size", "%d bytes, %d compressed", d.Size, d.Compressed)
+	}
 	if len(d.Modules) > 0 {
 		row("modules", "%s", strings.Join(d.Modules, " "))
 	}

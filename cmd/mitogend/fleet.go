@@ -68,6 +68,7 @@ type fleet struct {
 	tracer   *tracer // nil without --trace
 	spool    spool
 	what     func(target) string // what is done there, for --dry-run
+	line     func() string       // what the progress line says besides, also for one target; may be nil
 	plan     rollout
 	stdouts  *gatherer // nil without -b
 	stderrs  *gatherer
@@ -128,7 +129,7 @@ func newFleet(ctx context.Context, a *app, f *fleetFlags, firstPath string, main
 	if f.gather && f.json {
 		return nil, usagef("-b and --json exclude each other")
 	}
-	if fl.plan, err = f.plan(len(targets)); err != nil || f.dryRun {
+	if fl.plan, err = f.plan(len(targets)); err != nil || f.dryRun && !f.dryWork {
 		return fl, err
 	}
 	if f.gather {
@@ -162,11 +163,11 @@ func newFleet(ctx context.Context, a *app, f *fleetFlags, firstPath string, main
 
 // each runs do for every target and shows its outcome. The error is for start.
 func (fl *fleet) each(ctx context.Context, do func(context.Context, *job) *outcome) error {
-	if fl.flags.dryRun {
+	if fl.flags.dryRun && !fl.flags.dryWork {
 		return fl.dryRun()
 	}
 	stop := func() {}
-	if len(fl.targets) > 1 && !fl.app.quiet {
+	if (len(fl.targets) > 1 || fl.line != nil) && !fl.app.quiet {
 		stop = fl.app.console.progress(fl.progress)
 	}
 	finished := make(chan struct{})
@@ -445,6 +446,12 @@ func (fl *fleet) progress() string {
 		fl.failed.Load(), fl.running.Load())
 	if open, begun := fl.tally.open(); begun == len(fl.targets) && len(open) <= fewLeft && len(open) > 0 {
 		text += ": " + printable.Line(fold(open))
+	}
+	switch {
+	case fl.line != nil && len(fl.targets) == 1:
+		return fl.line()
+	case fl.line != nil:
+		return fl.line() + ", " + text
 	}
 	return text
 }

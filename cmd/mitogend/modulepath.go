@@ -19,6 +19,7 @@ type pathFlags struct {
 	venv  string
 	allow []string
 	deny  []string
+	libs  []string
 }
 
 func (p *pathFlags) register(cmd *cobra.Command, first string) {
@@ -27,12 +28,14 @@ func (p *pathFlags) register(cmd *cobra.Command, first string) {
 	f.StringVar(&p.venv, "venv", "", "virtual environment `DIR` whose site-packages follow")
 	f.StringSliceVar(&p.allow, "allow", nil, "serve only these `MODULES` and what lies in them; repeatable, comma-separated")
 	f.StringSliceVar(&p.deny, "deny", nil, "never serve these `MODULES`, nor what lies in them; repeatable, comma-separated")
+	f.StringSliceVar(&p.libs, "libs", nil, "send libraries of this machine that extension modules need and a target lacks; --libs=`DIRS` looks there instead")
+	f.Lookup("libs").NoOptDefVal = importer.LibsSystem
 }
 
 // options gives what the flags say; first is the default path's first entry. It is left out if somebody else could have put modules
 // there: nobody has named it.
 func (p *pathFlags) options(a *app, first string) (importer.Options, error) {
-	opt := importer.Options{Path: p.path, Venv: p.venv, Policy: importer.Policy{Allow: p.allow, Deny: p.deny}}
+	opt := importer.Options{Path: p.path, Venv: p.venv, Policy: importer.Policy{Allow: p.allow, Deny: p.deny}, Libs: p.libs}
 	for _, dir := range p.path {
 		// Python takes no notice of such an entry, and so does the importer; here it is a typing mistake.
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {

@@ -23,6 +23,7 @@ type rolloutFlags struct {
 	retry   int
 	pause   time.Duration
 	dryRun  bool
+	dryWork bool // the work itself knows of dryRun
 }
 
 func (f *rolloutFlags) register(fs *pflag.FlagSet) {

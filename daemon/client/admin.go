@@ -125,12 +125,12 @@ func (c *Child) OpenChannel(ctx context.Context, fn string, args ...any) (*Chann
 
 // Send sends a value; it waits until the function has taken most of those before.
 func (ch *Channel) Send(ctx context.Context, v any) error {
-	return toGo(ch.s.c.Do(ctx, "write", &wire.Write{Stream: ch.s.id, Value: &wire.Value{V: v}}, nil))
+	return toGo(ch.s.c.request(ctx, "write", &wire.Write{Stream: ch.s.id, Value: &wire.Value{V: v}}, nil, nil))
 }
 
 // CloseSend tells the function that nothing more comes.
 func (ch *Channel) CloseSend(ctx context.Context) error {
-	return toGo(ch.s.c.Do(ctx, "write", &wire.Write{Stream: ch.s.id, End: true}, nil))
+	return toGo(ch.s.c.request(ctx, "write", &wire.Write{Stream: ch.s.id, End: true}, nil, nil))
 }
 
 // Recv gives the next value that the function has sent; io.EOF says that it has ended, after which Result gives what it returned.

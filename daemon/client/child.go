@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,18 +58,14 @@ func (c *Client) connect(ctx context.Context, name string, hops []bootstrap.Hop,
 	p := &wire.Connect{}
 	p.Name, p.Python, p.PreferHere, p.NoBytecode, p.Fresh = opt.Name, opt.Python, opt.PreferHere, opt.NoBytecode, c.opt.Fresh
 	p.ConnectTimeout = wire.Seconds(opt.Timeout.Seconds())
-	p.Dir, p.Env = c.opt.Dir, c.opt.Env
+	p.Dir = c.opt.Dir
 	if opt.Dir != "" {
 		p.Dir = opt.Dir
-	}
-	if len(opt.Env) > 0 {
-		p.Env = opt.Env
 	}
 	var err error
 	if p.Target.Target, p.Passwords, err = c.resolve(hops, opt, p.Dir); err != nil {
 		return nil, &daemon.HopError{Target: name, Hops: len(hops), Err: err}
 	}
-	p.Env = bootstrap.WithoutSecrets(p.Env) // of the hops as well, which are read by now
 	p.Source, p.Allow, p.Deny = c.source(), opt.Policy.Allow, opt.Policy.Deny
 	var out wire.Connected
 	limit := opt.Timeout
@@ -77,7 +74,16 @@ func (c *Client) connect(ctx context.Context, name string, hops []bootstrap.Hop,
 	}
 	ctx, stop := c.whileAnswering(ctx, time.Duration(len(hops))*limit)
 	defer stop()
-	if err := c.Do(ctx, "connect", p, &out); err != nil {
+	// Passwords of the hops are read by now, and their variables known.
+	if len(opt.Env) > 0 {
+		p.Env = bootstrap.WithoutSecrets(opt.Env)
+	} else {
+		p.Environment, p.Env, err = c.environment(ctx, bootstrap.WithoutSecrets(c.opt.Env))
+	}
+	if err == nil {
+		err = c.Do(ctx, "connect", p, &out)
+	}
+	if err != nil {
 		if errors.Is(context.Cause(ctx), errSilent) {
 			err = &daemon.HopError{Target: name, Hops: len(hops), Err: &bootstrap.Error{Step: bootstrap.StepProgram, TimedOut: true,
 				Reason: errSilent.Error(), Hint: "is its process stopped? --daemon none does without"}}
@@ -95,14 +101,43 @@ func (c *Client) connect(ctx context.Context, name string, hops []bootstrap.Hop,
 	}, nil
 }
 
+// environment gives the number by which the daemon knows an environment, which is sent once; or the environment itself. One without a
+// variable that has turned out to hold a password is another one.
+func (c *Client) environment(ctx context.Context, env []string) (uint32, []string, error) {
+	select {
+	case c.envTurn <- struct{}{}:
+		defer func() { <-c.envTurn }()
+	case <-ctx.Done():
+		return 0, nil, context.Cause(ctx)
+	}
+	if c.envSpelt || len(env) == 0 {
+		return 0, env, nil
+	}
+	if c.envNumber != 0 && slices.Equal(c.env, env) {
+		return c.envNumber, nil, nil
+	}
+	var out wire.NewEnvironment
+	err := c.Do(ctx, "environment", &wire.Environment{Env: env}, &out)
+	var refused *wire.Error
+	if errors.As(err, &refused) && (refused.Kind == wire.KindUsage || refused.Kind == wire.KindOverflow) {
+		c.envSpelt = true
+		return 0, env, nil
+	}
+	if err != nil {
+		return 0, nil, toGo(err)
+	}
+	c.env, c.envNumber = env, out.Environment
+	return c.envNumber, nil, nil
+}
+
 // errSilent ends a request that the daemon leaves unanswered while it answers nothing else, either.
 var errSilent = errors.New("the daemon does not answer")
 
-// answerTime is what a running daemon needs at most to answer a ping.
-const answerTime = time.Second
+// answerTime is how long a running daemon is silent at most that was asked something, on a machine that is very busy, too.
+const answerTime = 5 * time.Second
 
-// whileAnswering gives a context that ends when the daemon, after limit has passed, answers no ping. What it is busy with may take as
-// long as it likes.
+// whileAnswering gives a context that ends when the daemon, after limit has passed, is pinged and says nothing at all. What it is
+// busy with may take as long as it likes, and the answer waits behind others.
 func (c *Client) whileAnswering(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	t := time.NewTimer(limit)
@@ -114,10 +149,7 @@ func (c *Client) whileAnswering(ctx context.Context, limit time.Duration) (conte
 			case <-ctx.Done():
 				return
 			}
-			ping, done := context.WithTimeout(ctx, answerTime)
-			err := c.Do(ping, "ping", nil, nil)
-			done()
-			if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+			if !c.answers(ctx) {
 				cancel(errSilent)
 				return
 			}
@@ -125,6 +157,31 @@ func (c *Client) whileAnswering(ctx context.Context, limit time.Duration) (conte
 		}
 	}()
 	return ctx, func() { cancel(nil) }
+}
+
+// answers pings the daemon, and is false when nothing comes from it for answerTime.
+func (c *Client) answers(ctx context.Context) bool {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan struct{})
+	go func() { // it ends with the answer, or the connection, should the daemon not even read
+		_ = c.request(ctx, "ping", nil, nil, nil)
+		close(done)
+	}()
+	t := time.NewTicker(answerTime)
+	defer t.Stop()
+	for heard := c.heard.Load(); ; {
+		select {
+		case <-done:
+			return true
+		case <-t.C:
+		}
+		now := c.heard.Load()
+		if now == heard {
+			return false
+		}
+		heard = now
+	}
 }
 
 // source is what a child is served; nil is the daemon's own.
@@ -139,6 +196,12 @@ func (c *Client) source() *wire.Source {
 	}
 	if o.Venv != "" {
 		s.Venv = absolute(c.opt.Dir, o.Venv)
+	}
+	for _, dir := range o.Libs {
+		if dir != importer.LibsSystem {
+			dir = absolute(c.opt.Dir, dir)
+		}
+		s.Libs = append(s.Libs, dir)
 	}
 	if o.Main != nil {
 		s.Main = &wire.Main{Path: o.Main.Path, Source: o.Main.Source, Run: o.Main.Run}
@@ -403,7 +466,7 @@ const (
 func (s *stream) read(to chan<- answer) {
 	var a answer
 	share := max(minRead, min(maxRead, readBytes/int(max(s.c.streams.Load(), 1))))
-	a.err = s.c.Do(s.ctx, "read", &wire.Read{Stream: s.id, Max: share}, &a.items)
+	a.err = s.c.request(s.ctx, "read", &wire.Read{Stream: s.id, Max: share}, &a.items, nil)
 	to <- a
 }
 
@@ -414,7 +477,7 @@ const killTime = 5 * time.Second
 func (s *stream) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), killTime)
 	defer cancel()
-	_ = s.c.Do(ctx, "close", &wire.Close{Stream: s.id}, nil)
+	_ = s.c.request(ctx, "close", &wire.Close{Stream: s.id}, nil, nil)
 }
 
 // feedChunk is how much standard input is sent at once.
@@ -426,7 +489,7 @@ func (s *stream) feed(r io.Reader) {
 	for {
 		n, err := r.Read(buf)
 		w := &wire.Write{Stream: s.id, Data: buf[:n], End: err != nil}
-		if s.c.Do(s.ctx, "write", w, nil) != nil || err != nil {
+		if s.c.request(s.ctx, "write", w, nil, nil) != nil || err != nil {
 			return
 		}
 	}

@@ -42,7 +42,8 @@ type Options struct {
 	Fresh bool
 }
 
-// maxPending is how many requests may wait for their answers; others wait before they are sent.
+// maxPending is how many requests may wait for their answers; others wait before they are sent. What belongs to a stream does not
+// count, nor wait: its answer may depend on that of another.
 const maxPending = 1000
 
 // Client is a connection with a running daemon. It is safe for concurrent use.
@@ -52,7 +53,14 @@ type Client struct {
 	slots chan struct{}
 	ended chan struct{} // closed when the reader has ended
 
+	// envTurn has a token for whoever uses the following, also while an environment is named.
+	envTurn   chan struct{}
+	env       []string // that the daemon knows
+	envNumber uint32   // by this number
+	envSpelt  bool     // it knows none by number: it is older, or was told too many
+
 	streams atomic.Int64 // that are being read
+	heard   atomic.Int64 // bytes of the daemon
 
 	wmu sync.Mutex // held while a message is written
 
@@ -83,7 +91,7 @@ func Dial(ctx context.Context, path string, opt Options) (*Client, error) {
 	if opt.Env == nil {
 		opt.Env = os.Environ()
 	}
-	c := &Client{nc: nc, opt: opt, slots: make(chan struct{}, maxPending), ended: make(chan struct{}), pending: map[uint32]chan *wire.Message{}}
+	c := &Client{nc: nc, opt: opt, slots: make(chan struct{}, maxPending), ended: make(chan struct{}), envTurn: make(chan struct{}, 1), pending: map[uint32]chan *wire.Message{}}
 	go c.readLoop()
 	return c, nil
 }
@@ -97,9 +105,21 @@ func checkPeer(nc net.Conn) error {
 	return err
 }
 
+// counted counts what is read.
+type counted struct {
+	io.Reader
+	n *atomic.Int64
+}
+
+func (c counted) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
 // readLoop gives responses to those who wait.
 func (c *Client) readLoop() {
-	r := wire.NewReader(c.nc, 1<<31-1)
+	r := wire.NewReader(counted{c.nc, &c.heard}, 1<<31-1)
 	for {
 		data, err := r.Next()
 		var m *wire.Message
@@ -169,6 +189,11 @@ func (c *Client) do(ctx context.Context, method string, params, result any, late
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	return c.request(ctx, method, params, result, late)
+}
+
+// request is do without a place among maxPending.
+func (c *Client) request(ctx context.Context, method string, params, result any, late func(*wire.Message)) error {
 	ch := make(chan *wire.Message, 1)
 	c.mu.Lock()
 	if c.pending == nil {

@@ -17,13 +17,15 @@ import (
 
 // Bounds for one client.
 const (
-	maxRequests     = 1024      // under way at once
+	maxRequests     = 10000     // under way at once: a read and a write of each stream, and others
 	maxRequestBytes = 256 << 20 // of those
 	// Replies that wait to be read, and one more. While there are more, the next one waits to be made, and requests are left unread.
 	maxReplyBytes = 8 << 20
 	// Large results of its calls, from before they are read from the child until their replies are made; one may be larger.
 	maxResultBytes = 32 << 20
 	maxStreams     = 4096
+	// Environments that a client has named, of at most so many bytes together.
+	maxEnvironmentBytes = 4 << 20
 )
 
 // conn is one client.
@@ -53,6 +55,8 @@ type conn struct {
 	last     uint32 // stream
 	leases   map[uint32]*held
 	turns    map[string]*turn // the last of each order
+	envs     [][]string       // by their numbers, from 1
+	envBytes int
 	out      [][]byte
 	outBytes int
 	writing  bool
@@ -330,6 +334,9 @@ func (t *turn) done() { t.once.Do(func() { close(t.begun) }) }
 func (c *conn) lease(ctx context.Context, t *wire.Target, w *pool.Watcher) (l *pool.Lease, done func(), err error) {
 	if t.Child == 0 {
 		r, err := c.s.request(t)
+		if err == nil && t.Environment != 0 {
+			r.Env, err = c.namedEnvironment(t)
+		}
 		if err != nil {
 			return nil, nil, err
 		}
@@ -356,6 +363,34 @@ func (c *conn) lease(ctx context.Context, t *wire.Target, w *pool.Watcher) (l *p
 		return h.lease, func() {}, nil
 	}
 	return h.lease, h.lease.Watch(w), nil
+}
+
+// environment names an environment, for requests after this one.
+func (c *call) environment(p *wire.Environment) (any, error) {
+	size := 64
+	for _, entry := range p.Env {
+		size += len(entry) + 16
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.envBytes+size > maxEnvironmentBytes {
+		return nil, wire.Errorf(wire.KindOverflow, "the environments of this client have %d bytes", c.envBytes)
+	}
+	c.envBytes += size
+	c.envs = append(c.envs, p.Env)
+	return &wire.NewEnvironment{Environment: uint32(len(c.envs))}, nil
+}
+
+func (c *conn) namedEnvironment(t *wire.Target) ([]string, error) {
+	if len(t.Env) > 0 {
+		return nil, wire.Errorf(wire.KindUsage, "env and environment exclude each other")
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if int64(t.Environment) > int64(len(c.envs)) {
+		return nil, wire.Errorf(wire.KindUnknown, "this client has named no environment %d", t.Environment)
+	}
+	return c.envs[t.Environment-1], nil
 }
 
 // keep makes the lease the client's, until it closes the child or is gone.

@@ -39,6 +39,7 @@ func init() {
 		"stats":       on(false, nil, func(c *call, _ *wire.Common) (any, error) { return c.s.Stats(), nil }),
 		"modules":     on(true, nil, (*call).modules),
 		"log_level":   on(false, nil, (*call).logLevel),
+		"environment": on(false, nil, (*call).environment),
 		"ping":        on(false, nil, func(*call, *wire.Common) (any, error) { return true, nil }),
 		"shutdown":    on(false, nil, (*call).shutdown),
 	}
@@ -124,8 +125,13 @@ func sourceOptions(s *wire.Source) (*importer.Options, error) {
 			return nil, wire.Errorf(wire.KindUsage, "path entry %s is not absolute", shorten(dir))
 		}
 	}
+	for _, dir := range s.Libs {
+		if dir != importer.LibsSystem && !filepath.IsAbs(dir) {
+			return nil, wire.Errorf(wire.KindUsage, "directory of libraries %s is not absolute", shorten(dir))
+		}
+	}
 	o := &importer.Options{
-		Path: s.Path, Venv: s.Venv, Policy: importer.Policy{Allow: s.Allow, Deny: s.Deny}, MaxCache: clientCache,
+		Path: s.Path, Venv: s.Venv, Policy: importer.Policy{Allow: s.Allow, Deny: s.Deny}, Libs: s.Libs, MaxCache: clientCache,
 	}
 	if s.Main != nil {
 		o.Main = &importer.Main{Path: s.Main.Path, Source: s.Main.Source, Run: s.Main.Run}

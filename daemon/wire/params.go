@@ -79,6 +79,19 @@ type Connection struct {
 	// empty means the daemon's.
 	Dir string   `codec:"dir,omitempty"`
 	Env []string `codec:"env,omitempty"`
+	// Environment, in place of Env, is one that the client has named by the method environment.
+	Environment uint32 `codec:"environment,omitempty"`
+}
+
+// Environment are the parameters of environment: one that requests of this connection can name.
+type Environment struct {
+	Common
+	Env []string `codec:"env"`
+}
+
+// NewEnvironment is its result.
+type NewEnvironment struct {
+	Environment uint32 `codec:"environment"`
 }
 
 // Source says where modules come from.
@@ -87,7 +100,9 @@ type Source struct {
 	Venv  string   `codec:"venv,omitempty"`
 	Allow []string `codec:"allow,omitempty"`
 	Deny  []string `codec:"deny,omitempty"`
-	Main  *Main    `codec:"main,omitempty"`
+	// Libs are directories, absolute, with libraries that extension modules need and a child may lack; "system" for the daemon's machine's.
+	Libs []string `codec:"libs,omitempty"`
+	Main *Main    `codec:"main,omitempty"`
 }
 
 // Main is the script that is served as __main__.

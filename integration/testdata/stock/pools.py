@@ -9,7 +9,7 @@ def double(n):
 
 
 def pool(n):
-    workers = multiprocessing.get_context('fork').Pool(n)
+    workers = getattr(multiprocessing, 'get_context', lambda _: multiprocessing)('fork').Pool(n)
     try:
         return workers.map(double, range(6))
     finally:

@@ -1,0 +1,82 @@
+package client
+
+import (
+	"context"
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"mitogend/daemon/wire"
+)
+
+// stub is a daemon that answers only what answer is true for.
+func stub(t *testing.T, answer func(*wire.Message) bool) *Client {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		nc, err := l.Accept()
+		if err != nil {
+			return
+		}
+		r := wire.NewReader(nc, 1<<20)
+		for {
+			data, err := r.Next()
+			if err != nil {
+				return
+			}
+			m, err := wire.Parse(data)
+			if err != nil || !answer(m) {
+				continue
+			}
+			if msg, err := wire.NewResponse(m.ID, nil, nil); err == nil {
+				_, _ = nc.Write(msg)
+			}
+		}
+	}()
+	c, err := Dial(t.Context(), path, Options{Env: []string{"A=1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Shutdown(context.Background()) })
+	return c
+}
+
+// Standard input, a close and a ping go through while as many reads wait as there are streams: what they wait for may depend on it.
+func TestStreamsWaitForNoPlace(t *testing.T) {
+	const streams = 2 * maxPending
+	reads := make(chan bool, streams)
+	c := stub(t, func(m *wire.Message) bool {
+		if m.Method == "read" {
+			reads <- true
+		}
+		return m.Method != "read"
+	})
+	for i := range streams {
+		s := &stream{c: c, ctx: t.Context(), id: uint32(i + 1)}
+		go s.read(make(chan answer, 1))
+	}
+	for range streams {
+		select {
+		case <-reads:
+		case <-time.After(30 * time.Second):
+			t.Fatalf("%d of %d reads were sent", len(reads), streams)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	ch := &Channel{s: stream{c: c, ctx: ctx, id: 1}}
+	if err := ch.CloseSend(ctx); err != nil {
+		t.Error(err)
+	}
+	if !c.answers(ctx) {
+		t.Error("the daemon does not answer")
+	}
+	if err := c.Do(ctx, "stats", nil, nil); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,134 @@
+package daemon
+
+import (
+	"sync"
+
+	"mitogend/pyproto"
+)
+
+// routes says over which stream a context is reached. What is behind a stream is kept with it, so that its end costs what it leads
+// to, whatever else there is.
+type routes struct {
+	m sync.Map // pyproto.ContextID to *stream
+}
+
+func (t *routes) get(id pyproto.ContextID) *stream {
+	if v, ok := t.m.Load(id); ok {
+		return v.(*stream)
+	}
+	return nil
+}
+
+// add is false where the context is reached over another stream.
+func (t *routes) add(id pyproto.ContextID, s *stream) bool {
+	s.behind.Store(id, nil)
+	if old, there := t.m.LoadOrStore(id, s); there && old != s {
+		s.behind.Delete(id)
+		return false
+	}
+	return true
+}
+
+// drop is false where the context is not reached over s.
+func (t *routes) drop(id pyproto.ContextID, s *stream) bool {
+	if !t.m.CompareAndDelete(id, s) {
+		return false
+	}
+	s.behind.Delete(id)
+	return true
+}
+
+// children are those in the tree. Those of a stream are kept with it, as routes are.
+type children struct {
+	m sync.Map // pyproto.ContextID to *Child
+}
+
+func (t *children) Load(id pyproto.ContextID) (*Child, bool) {
+	if v, ok := t.m.Load(id); ok {
+		return v.(*Child), true
+	}
+	return nil, false
+}
+
+// Store is for a child whose stream is known.
+func (t *children) Store(id pyproto.ContextID, c *Child) { t.LoadOrStore(id, c) }
+
+func (t *children) LoadOrStore(id pyproto.ContextID, c *Child) (there *Child, taken bool) {
+	c.stream.children.Store(c, nil)
+	if old, loaded := t.m.LoadOrStore(id, c); loaded && old != c {
+		c.stream.children.Delete(c)
+		return old.(*Child), true
+	}
+	return c, false
+}
+
+// CompareAndDelete tells whether it was there: who takes it out ends it.
+func (t *children) CompareAndDelete(id pyproto.ContextID, c *Child) bool {
+	if !t.m.CompareAndDelete(id, c) {
+		return false
+	}
+	c.stream.children.Delete(c)
+	return true
+}
+
+// Range calls fn for each child until it is false.
+func (t *children) Range(fn func(*Child) bool) {
+	t.m.Range(func(_, c any) bool { return fn(c.(*Child)) })
+}
+
+// eachChild calls fn for the children that are reached through s.
+func (s *stream) eachChild(fn func(*Child)) {
+	s.children.Range(func(c, _ any) bool {
+		fn(c.(*Child))
+		return true
+	})
+}
+
+// talkers are the streams that have sent to a context, which hear of its end. Parts of the table have a lock each; nothing is locked
+// under it.
+type talkers [64]struct {
+	mu sync.Mutex
+	m  map[pyproto.ContextID]map[*stream]bool
+}
+
+// add notes that s has sent to a context.
+func (t *talkers) add(id pyproto.ContextID, s *stream) {
+	if _, known := s.sent.Load(id); known {
+		return
+	}
+	s.sent.Store(id, nil)
+	p := &t[id%64]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.m == nil {
+		p.m = map[pyproto.ContextID]map[*stream]bool{}
+	}
+	if p.m[id] == nil {
+		p.m[id] = map[*stream]bool{}
+	}
+	p.m[id][s] = true
+}
+
+// take gives the streams that have sent to a context, and forgets them.
+func (t *talkers) take(id pyproto.ContextID) map[*stream]bool {
+	p := &t[id%64]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := p.m[id]
+	delete(p.m, id)
+	return out
+}
+
+// leave forgets a stream that is lost. Its readLoop, which alone adds, calls it.
+func (t *talkers) leave(s *stream) {
+	s.sent.Range(func(id, _ any) bool {
+		p := &t[id.(pyproto.ContextID)%64]
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.m[id.(pyproto.ContextID)], s)
+		if len(p.m[id.(pyproto.ContextID)]) == 0 {
+			delete(p.m, id.(pyproto.ContextID))
+		}
+		return true
+	})
+}

@@ -1,0 +1,24 @@
+// Package transfer copies files between this machine and a child, by a program there (python/transfer.py) whose stdin and stdout are
+// the way: what Remote.Run promises of flow control, interruption and loss holds for files as well, over any hops.
+//
+// # Messages
+//
+// A message is a letter, its length in four bytes and what belongs to it; none is longer than maxMessage. Files are cut into blocks
+// of 256 KiB, each of which has a digest (BLAKE2b, of Python 2 SHA-256); a file's is that of its blocks' digests.
+//
+//	d, l, f   a directory, a link, a file of less than a block with its digest and content: see entry
+//	F         a file that is larger. The receiver answers n and N with the digests of the blocks that it has, or x with a reason
+//	B, K, Z   then: a block; a count of blocks that the receiver has; a count of blocks of zeros
+//	E, X      the file's digest; or the source can not be read (any more)
+//	Q, P      questions of sync: an entry that is to be, with the digest for --checksum; and the end of them. A has an answer for each (= it
+//	          is so, n it is not), r is a path that is deleted, p their end
+//	e         an error with one file
+//	q, T      the end, and the count of files that are in place
+//
+// A file is written to a temporary name beside its own, checked, given its mode and times, and renamed. The name of a large one is made
+// of the file's, so that what a lost connection has left is found by the next transfer, which sends the blocks that are not there. It
+// is locked while somebody writes to it, and not used if somebody else has made it.
+//
+// A Source is read for any number of targets at once: it keeps digests, and small files within maxCached. Each Put has one
+// goroutine that runs the program, one that reads its answers, and the caller's, which writes. A Get has two.
+package transfer

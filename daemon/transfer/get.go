@@ -1,0 +1,456 @@
+package transfer
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/user"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mitogend/daemon"
+)
+
+// Get copies files and trees of a child to this machine. Where dest is a directory, or ends with a slash, they go into that; otherwise
+// dest is the name of the one. Nothing is written outside of it, whatever the child says, and no file gets a bit of setuid or the like.
+func Get(ctx context.Context, r daemon.Remote, names []string, dest string, o Options) (*Result, error) {
+	g, err := newGet(dest, o, len(names))
+	if err != nil {
+		return nil, err
+	}
+	defer g.root.Close()
+	return g.run(ctx, r, names)
+}
+
+// GetTo writes one file of a child to w. What has been written is not all of it where there is an error.
+func GetTo(ctx context.Context, r daemon.Remote, name string, w io.Writer, o Options) (*Result, error) {
+	g := &get{o: &o, to: w}
+	return g.run(ctx, r, []string{name})
+}
+
+// get is the receiving side.
+type get struct {
+	*session
+	o      *Options
+	a      algorithm
+	result *Result
+	root   *os.Root
+	name   string    // in place of the first part of each path; empty for none
+	to     io.Writer // of GetTo
+	dirs   []entry
+	temps  int
+	ids    map[string]int
+}
+
+func newGet(dest string, o Options, sources int) (*get, error) {
+	info, err := os.Stat(dest)
+	into := o.Into || strings.HasSuffix(dest, "/") || sources > 1 || err == nil && info.IsDir()
+	g := &get{o: &o, ids: map[string]int{}}
+	dir := dest
+	if !into {
+		dir, g.name = filepath.Split(filepath.Clean(dest))
+		if dir == "" {
+			dir = "."
+		}
+	}
+	if err = os.MkdirAll(dir, 0o777); err == nil {
+		g.root, err = os.OpenRoot(dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, cause(err))
+	}
+	return g, nil
+}
+
+func (g *get) run(ctx context.Context, r daemon.Remote, names []string) (*Result, error) {
+	g.a, g.result = algorithmOf(r.Version().Major), &Result{}
+	g.session = start(ctx, r, append([]string{"send", g.o.letters()}, names...)...)
+	err := g.end(g.receive(ctx))
+	switch {
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		err = context.Cause(ctx)
+	case err == nil && len(g.result.Errors) > 0:
+		err = &Error{g.result}
+	}
+	return g.result, err
+}
+
+func (g *get) receive(ctx context.Context) error {
+	for {
+		tag, data, err := g.reader.read()
+		switch {
+		case err != nil:
+			return err
+		case tag == 'q':
+			g.finishDirs()
+			return nil
+		case tag == 'e':
+			g.result.fail(string(data))
+			continue
+		}
+		e, rest, err := readEntry(data)
+		if err != nil {
+			return err
+		}
+		from := e.path
+		if g.name != "" {
+			_, below, _ := strings.Cut(e.path, "/")
+			e.path = path.Join(g.name, below)
+		}
+		switch {
+		case g.to != nil && (tag != 'f' && tag != 'F' || g.result.Files > 0):
+			err = fatalError{fmt.Errorf("%s: it is no file", from)}
+		case tag == 'F':
+			err = g.large(ctx, &e)
+		case tag == 'd':
+			err = g.directory(&e)
+		case tag == 'l':
+			err = g.symlink(&e)
+		case tag == 'f':
+			err = g.small(&e, rest)
+		default:
+			return errProtocol
+		}
+		var fatal fatalError
+		switch {
+		case errors.As(err, &fatal):
+			return fatal.error
+		case errors.Is(err, errAbandoned):
+			// The child says why.
+		case err != nil:
+			g.result.fail(from + ": " + cause(err).Error())
+		case tag != 'd':
+			g.result.Files++
+			g.result.Bytes += e.size
+		}
+	}
+}
+
+// fatalError ends the transfer, not just one file.
+type fatalError struct{ error }
+
+func (g *get) directory(e *entry) error {
+	info, err := g.root.Stat(e.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = g.root.Mkdir(e.path, 0o700)
+	} else if err == nil && !info.IsDir() {
+		err = unix.ENOTDIR
+	}
+	if err == nil {
+		g.dirs = append(g.dirs, *e)
+	}
+	return err
+}
+
+func (g *get) finishDirs() {
+	for i := len(g.dirs) - 1; i >= 0; i-- {
+		if err := g.finish(g.dirs[i].path, &g.dirs[i]); err != nil {
+			g.result.fail(g.dirs[i].path + ": " + cause(err).Error())
+		}
+	}
+}
+
+// finish gives a file its owner, mode and time.
+func (g *get) finish(name string, e *entry) error {
+	if g.o.Owner {
+		if err := g.root.Lchown(name, g.id(e.user, int(e.uid), userID), g.id(e.group, int(e.gid), groupID)); err != nil {
+			return err
+		}
+	}
+	if err := g.root.Chmod(name, fs.FileMode(e.mode&0o777)); err != nil {
+		return err
+	}
+	t := time.Unix(0, e.mtime)
+	return g.root.Chtimes(name, t, t)
+}
+
+// id gives the number of a name here, or the number that came where the name is not known.
+func (g *get) id(name string, number int, look func(string) (string, error)) int {
+	if name == "" {
+		return number
+	}
+	key := fmt.Sprintf("%p %s", look, name)
+	if id, ok := g.ids[key]; ok {
+		return id
+	}
+	if text, err := look(name); err == nil {
+		if n, err := strconv.Atoi(text); err == nil {
+			number = n
+		}
+	}
+	g.ids[key] = number
+	return number
+}
+
+func userID(name string) (string, error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return "", err
+	}
+	return u.Uid, nil
+}
+
+func groupID(name string) (string, error) {
+	gr, err := user.LookupGroup(name)
+	if err != nil {
+		return "", err
+	}
+	return gr.Gid, nil
+}
+
+func (g *get) temporary(name string) string {
+	g.temps++
+	return path.Join(path.Dir(name), fmt.Sprintf(".mitogend-%d-%d", os.Getpid(), g.temps))
+}
+
+// free tells whether a file can take the name.
+func (g *get) free(name string) error {
+	if info, err := g.root.Lstat(name); err == nil && info.IsDir() {
+		return unix.EISDIR
+	}
+	return nil
+}
+
+// rename puts a temporary file in place, or removes it.
+func (g *get) rename(tmp, name string, err error) error {
+	if err == nil {
+		err = g.free(name)
+	}
+	if err == nil {
+		err = g.root.Rename(tmp, name)
+	}
+	if err != nil {
+		_ = g.root.Remove(tmp)
+	}
+	return err
+}
+
+func (g *get) symlink(e *entry) error {
+	tmp := g.temporary(e.path)
+	err := g.root.Symlink(e.link, tmp)
+	if err == nil && g.o.Owner {
+		err = g.root.Lchown(tmp, g.id(e.user, int(e.uid), userID), g.id(e.group, int(e.gid), groupID))
+	}
+	return g.rename(tmp, e.path, err)
+}
+
+var errDiffers = errors.New("what has come is not what was sent, or it was changed while it was read")
+
+func (g *get) small(e *entry, rest []byte) error {
+	if len(rest) < digestLen || int64(len(rest)-digestLen) != e.size {
+		return fatalError{errProtocol}
+	}
+	data := rest[digestLen:]
+	if g.a.sum(data) != digest(rest) {
+		return errDiffers
+	}
+	g.result.Sent += e.size
+	if g.o.OnBytes != nil {
+		g.o.OnBytes(e.size)
+	}
+	if g.to != nil {
+		_, err := g.to.Write(data)
+		return err
+	}
+	tmp := g.temporary(e.path)
+	f, err := g.root.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = g.finish(tmp, e)
+	}
+	return g.rename(tmp, e.path, err)
+}
+
+// part opens what has come of a file so far; see Receiver.part of transfer.py.
+func (g *get) part(name string) (f *os.File, tmp string, err error) {
+	sum := g.a.sum([]byte(path.Base(name)))
+	tmp = path.Join(path.Dir(name), fmt.Sprintf(".mitogend-%x.part", sum[:8]))
+	for range 3 {
+		if info, err := g.root.Lstat(tmp); err == nil && !info.Mode().IsRegular() {
+			_ = g.root.Remove(tmp)
+		}
+		f, err = g.root.OpenFile(tmp, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			_ = g.root.Remove(tmp)
+			continue
+		}
+		if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+			_ = f.Close()
+			break // somebody writes to it
+		}
+		var st unix.Stat_t
+		info, err2 := f.Stat()
+		there, err3 := g.root.Lstat(tmp)
+		if err2 == nil && err3 == nil && os.SameFile(info, there) {
+			if unix.Fstat(int(f.Fd()), &st) == nil && info.Mode().IsRegular() && st.Uid == uint32(os.Geteuid()) && st.Nlink == 1 {
+				return f, tmp, f.Chmod(0o600)
+			}
+			_ = g.root.Remove(tmp)
+		}
+		_ = f.Close()
+	}
+	tmp = g.temporary(name)
+	f, err = g.root.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	return f, tmp, err
+}
+
+// large takes a large file.
+func (g *get) large(ctx context.Context, e *entry) error {
+	if g.to != nil {
+		if err := g.reply('N'); err != nil {
+			return err
+		}
+		return g.blocks(ctx, e, nil, 0, nil)
+	}
+	err := g.free(e.path)
+	var f *os.File
+	var tmp string
+	if err == nil {
+		f, tmp, err = g.part(e.path)
+	}
+	if err != nil {
+		return errors.Join(err, g.reply('x'))
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return errors.Join(err, g.reply('x'))
+	}
+	old, err := g.offer(f, info.Size())
+	if err != nil {
+		return err
+	}
+	err = g.blocks(ctx, e, f, info.Size(), old)
+	var fatal fatalError
+	switch {
+	case errors.As(err, &fatal), errors.Is(err, errAbandoned):
+		return err // what has come is gone on with
+	case err == nil:
+		err = g.finish(tmp, e)
+	}
+	return g.rename(tmp, e.path, err)
+}
+
+// offer tells the child what is here of a file.
+func (g *get) offer(f *os.File, size int64) (old []digest, err error) {
+	buf := make([]byte, block)
+	list := make([]byte, 0, block)
+	for at := int64(0); at < size; at += block {
+		n, err := io.ReadFull(io.NewSectionReader(f, at, block), buf)
+		if n == 0 {
+			break
+		}
+		if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil, errors.Join(err, g.reply('x'))
+		}
+		d := g.a.sum(buf[:n])
+		old = append(old, d)
+		if list = append(list, d[:]...); len(list) >= block {
+			if err := g.reply('n', list); err != nil {
+				return nil, err
+			}
+			list = list[:0]
+		}
+	}
+	return old, g.reply('N', list)
+}
+
+func (g *get) reply(tag byte, data ...[]byte) error {
+	err := g.wire.write(tag, data...)
+	if err == nil {
+		err = g.wire.w.Flush()
+	}
+	if err != nil {
+		return fatalError{err}
+	}
+	return nil
+}
+
+var errAbandoned = errors.New("it can not be read any more")
+
+// blocks takes a file's blocks. An error with the file here is kept until all have come.
+func (g *get) blocks(ctx context.Context, e *entry, f *os.File, had int64, old []digest) error {
+	w := func(data []byte, at int64) error {
+		if g.to != nil {
+			_, err := g.to.Write(data)
+			return err
+		}
+		_, err := f.WriteAt(data, at)
+		return err
+	}
+	root := g.a.new()
+	var at int64
+	var kept error
+	for {
+		tag, data, err := g.reader.read()
+		switch {
+		case err != nil:
+			return fatalError{err}
+		case tag == 'X':
+			return errAbandoned
+		case tag == 'E':
+			if kept == nil && (at != e.size || len(data) != digestLen || digest(root.Sum(nil)) != digest(data)) {
+				kept = errDiffers
+			}
+			if kept == nil && f != nil {
+				kept = f.Truncate(e.size)
+			}
+			return kept
+		case tag == 'B' && int64(len(data)) == min(block, e.size-at) && len(data) > 0:
+			d := g.a.sum(data)
+			_, _ = root.Write(d[:])
+			if kept == nil {
+				kept = w(data, at)
+			}
+			g.result.Sent += int64(len(data))
+			at += int64(len(data))
+			g.done(int64(len(data)))
+		case (tag == 'Z' || tag == 'K') && len(data) == 8:
+			count := binary.BigEndian.Uint64(data)
+			if count > uint64(blocksOf(e.size-at)) {
+				return fatalError{errProtocol}
+			}
+			for range count {
+				n := min(block, e.size-at)
+				d := g.a.zero(int(n))
+				number := int(at / block)
+				switch {
+				case ctx.Err() != nil:
+					return fatalError{context.Cause(ctx)}
+				case tag == 'K' && number >= len(old):
+					return fatalError{errProtocol}
+				case tag == 'K':
+					d = old[number]
+				case kept == nil && (at < had || g.to != nil):
+					kept = w(zeros[:n], at)
+				}
+				_, _ = root.Write(d[:])
+				at += n
+				g.done(n)
+			}
+		default:
+			return fatalError{errProtocol}
+		}
+	}
+}
+
+func (g *get) done(n int64) {
+	if g.o.OnBytes != nil {
+		g.o.OnBytes(n)
+	}
+}

@@ -1,0 +1,174 @@
+package transfer
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mitogend/daemon"
+	"mitogend/importer"
+)
+
+// liar is a child whose program says what a test wants.
+type liar struct {
+	daemon.Remote
+	say func(w wire, r *reader) error
+}
+
+func (liar) Version() importer.Version { return importer.Version{Major: 3, Minor: 11} }
+
+func (l liar) Run(_ context.Context, o daemon.RunOptions) (daemon.ExitStatus, error) {
+	w := wire{bufio.NewWriter(o.Stdout)}
+	err := l.say(w, &reader{r: bufio.NewReader(o.Stdin)})
+	_ = w.w.Flush()
+	if err != nil {
+		return daemon.ExitStatus{Code: 1}, nil
+	}
+	return daemon.ExitStatus{}, nil
+}
+
+func file(path string, mode uint32, size int64) []byte {
+	e := entry{path: path, mode: mode, size: size, mtime: 1e18}
+	return e.append(nil)
+}
+
+func small(w wire, path, data string) error {
+	d := blake.sum([]byte(data))
+	return w.write('f', file(path, unix.S_IFREG|0o6755, int64(len(data))), d[:], []byte(data))
+}
+
+// TestGetOfALiar: whatever a child says, nothing is written outside of the destination, and no wrong byte is called right.
+func TestGetOfALiar(t *testing.T) {
+	for name, test := range map[string]struct {
+		say  func(w wire, r *reader) error
+		want string // in the error; empty for none
+		file string // what top has then; empty for no such file
+	}{
+		"an honest one":    {func(w wire, _ *reader) error { return small(w, "top", "x") }, "", "x"},
+		"a path upwards":   {func(w wire, _ *reader) error { return small(w, "../out", "x") }, errProtocol.Error(), ""},
+		"an absolute path": {func(w wire, _ *reader) error { return small(w, "/out", "x") }, errProtocol.Error(), ""},
+		"a hidden one":     {func(w wire, _ *reader) error { return small(w, "top/../../out", "x") }, errProtocol.Error(), ""},
+		"by a link": {func(w wire, _ *reader) error {
+			e := entry{path: "link", link: "..", mode: unix.S_IFLNK | 0o777}
+			return errors.Join(w.write('l', e.append(nil)), small(w, "link/out", "x"))
+		}, "link/out: path escapes from parent", ""},
+		"a link as a directory": {func(w wire, _ *reader) error {
+			e := entry{path: "link", link: "..", mode: unix.S_IFLNK | 0o777}
+			return errors.Join(w.write('l', e.append(nil)), w.write('d', file("link", unix.S_IFDIR|0o777, 0)), w.write('q'))
+		}, "link: path escapes from parent", ""},
+		"another digest": {func(w wire, _ *reader) error {
+			return w.write('f', file("top", unix.S_IFREG, 1), make([]byte, digestLen), []byte("x"))
+		}, "top: " + errDiffers.Error(), ""},
+		"another size": {func(w wire, _ *reader) error {
+			d := blake.sum([]byte("x"))
+			return w.write('f', file("top", unix.S_IFREG, 2), d[:], []byte("x"))
+		}, errProtocol.Error(), ""},
+		"a short message":  {func(w wire, _ *reader) error { return w.write('f', []byte("x")) }, errProtocol.Error(), ""},
+		"a long message":   {func(w wire, _ *reader) error { _, err := w.w.Write([]byte{'f', 255, 255, 255, 255}); return err }, errProtocol.Error(), ""},
+		"no such message":  {func(w wire, _ *reader) error { return w.write('?', file("top", 0, 0)) }, errProtocol.Error(), ""},
+		"an early end":     {func(w wire, _ *reader) error { return io.ErrUnexpectedEOF }, "ended with status 1", ""},
+		"blocks without E": {func(w wire, _ *reader) error { return w.write('F', file("top", unix.S_IFREG, 2*block)) }, "too early", ""},
+		"more than there is": {func(w wire, _ *reader) error {
+			return errors.Join(w.write('F', file("top", unix.S_IFREG, block)), w.write('B', make([]byte, block)), w.write('B', make([]byte, block)))
+		}, errProtocol.Error(), ""},
+		"zeros without end": {func(w wire, _ *reader) error {
+			return errors.Join(w.write('F', file("top", unix.S_IFREG, block)), w.write('Z', binary.BigEndian.AppendUint64(nil, 1<<63)))
+		}, errProtocol.Error(), ""},
+		"what is not here": {func(w wire, _ *reader) error {
+			return errors.Join(w.write('F', file("top", unix.S_IFREG, block)), w.write('K', binary.BigEndian.AppendUint64(nil, 1)))
+		}, errProtocol.Error(), ""},
+		"an early E": {func(w wire, _ *reader) error {
+			d := blake.sum(nil)
+			return errors.Join(w.write('F', file("top", unix.S_IFREG, block)), w.write('E', d[:]), w.write('q'))
+		}, errDiffers.Error(), ""},
+		"errors without end": {func(w wire, _ *reader) error {
+			for range 10 * maxErrors {
+				if err := w.write('e', []byte("no")); err != nil {
+					return err
+				}
+			}
+			return w.write('q')
+		}, "and 990 more", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			inside := filepath.Join(dir, "inside")
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			l := liar{say: func(w wire, r *reader) error {
+				over := make(chan struct{})
+				go func() {
+					defer close(over)
+					for { // the answers
+						if _, _, err := r.read(); err != nil {
+							return
+						}
+					}
+				}()
+				err := test.say(w, r)
+				if err == nil && !strings.Contains(name, " E") && name != "an early end" {
+					err = w.write('q')
+				}
+				err = errors.Join(err, w.w.Flush())
+				if name != "an early end" && name != "blocks without E" {
+					<-over
+				}
+				return err
+			}}
+			_, err := Get(ctx, l, []string{"x"}, inside+"/", Options{})
+			switch {
+			case err == nil && test.want != "", err != nil && (test.want == "" || !strings.Contains(err.Error(), test.want)):
+				t.Errorf("%v, not %q", err, test.want)
+			}
+			if _, err := os.Lstat(filepath.Join(dir, "out")); err == nil {
+				t.Error("a file was written outside of the destination")
+			}
+			got, _ := os.ReadFile(filepath.Join(inside, "top"))
+			if string(got) != test.file {
+				t.Errorf("%q", got)
+			}
+			if info, err := os.Stat(filepath.Join(inside, "top")); err == nil && info.Mode()&^0o777 != 0 {
+				t.Error("it has ", info.Mode())
+			}
+		})
+	}
+}
+
+// TestPutToALiar: answers to questions that nobody has asked end the transfer.
+func TestPutToALiar(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "large"), bytes.Repeat([]byte("x"), 3*block), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := NewSource([]string{filepath.Join(dir, "large")}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, say := range map[string]func(w wire) error{
+		"answers":      func(w wire) error { return w.write('A', []byte("=====")) },
+		"digests":      func(w wire) error { return w.write('N', []byte("x")) },
+		"deletions":    func(w wire) error { return w.write('r', []byte("x")) },
+		"nothing":      func(wire) error { return nil },
+		"an early end": func(w wire) error { return w.write('T', make([]byte, 8)) },
+		"no total":     func(w wire) error { return w.write('T') },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			_, err := Put(ctx, liar{say: func(w wire, _ *reader) error { return errors.Join(say(w), w.w.Flush()) }}, s, "dest", Options{})
+			if err == nil || ctx.Err() != nil {
+				t.Error("no error in time: ", err)
+			}
+		})
+	}
+}

@@ -1,0 +1,342 @@
+package transfer
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"path"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"mitogend/daemon"
+)
+
+// Put copies a source to a child. Where dest is a directory there, or ends with a slash, it goes into that; otherwise dest is its name.
+// An *Error says that some files are not in place; the others are.
+func Put(ctx context.Context, r daemon.Remote, s *Source, dest string, o Options) (*Result, error) {
+	p := &put{session: start(ctx, r, "receive", o.letters(), dest), source: s, o: &o, a: algorithmOf(r.Version().Major), result: &Result{}}
+	p.changed = sync.NewCond(&p.mu)
+	answered := make(chan error, 1)
+	go func() {
+		err := p.answers()
+		p.mu.Lock()
+		p.over = true
+		p.changed.Broadcast()
+		p.mu.Unlock()
+		if err != nil {
+			p.cancel() // what is written would not be read
+		}
+		answered <- err
+	}()
+	err := p.send()
+	if err == nil {
+		err = <-answered
+	}
+	err = p.end(err)
+	switch {
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		err = context.Cause(ctx)
+	case err == nil && len(p.result.Errors) > 0:
+		err = &Error{p.result}
+	}
+	return p.result, err
+}
+
+// put is the sending side, for one child.
+type put struct {
+	*session
+	source *Source
+	o      *Options
+	a      algorithm
+	result *Result // Sent and Bytes are send's; the rest is of answers, under mu
+	asked  int     // questions
+
+	// mu protects the following.
+	mu      sync.Mutex
+	changed *sync.Cond
+	over    bool
+	same    []byte   // answers to questions
+	settled bool     // all of them
+	wanted  bool     // a large file is announced
+	old     []digest // what is there of it
+	reply   byte     // N, or x for none; 0 until it is there
+}
+
+// answers takes what the child says until its end.
+func (p *put) answers() error {
+	for {
+		tag, data, err := p.reader.read()
+		if err != nil {
+			return err
+		}
+		p.mu.Lock()
+		done := p.answer(tag, data)
+		p.changed.Broadcast()
+		bad := tag == 0
+		p.mu.Unlock()
+		switch {
+		case bad:
+			return errProtocol
+		case done != nil:
+			if errors.Is(done, io.EOF) {
+				return nil
+			}
+			return done
+		}
+	}
+}
+
+// answer takes one message; io.EOF is the end.
+func (p *put) answer(tag byte, data []byte) error {
+	switch {
+	case tag == 'A' && len(p.same)+len(data) <= p.asked:
+		p.same = append(p.same, data...)
+	case tag == 'p':
+		p.settled = true
+	case tag == 'r' && p.o.Delete:
+		p.result.Deleted++
+		if p.o.OnFile != nil {
+			p.o.OnFile("delete", string(data))
+		}
+	case (tag == 'n' || tag == 'N') && p.wanted && len(data)%digestLen == 0 && len(p.old) <= maxBlocks:
+		for at := 0; at < len(data); at += digestLen {
+			p.old = append(p.old, digest(data[at:]))
+		}
+		if tag == 'N' {
+			p.reply, p.wanted = tag, false
+		}
+	case tag == 'x' && p.wanted:
+		p.result.fail(string(data))
+		p.reply, p.wanted = tag, false
+	case tag == 'e':
+		p.result.fail(string(data))
+	case tag == 'T' && len(data) == 8:
+		p.result.Files = int(binary.BigEndian.Uint64(data))
+		return io.EOF
+	default:
+		return errProtocol
+	}
+	return nil
+}
+
+// maxBlocks is how many blocks of a file that is there count: 16 TiB.
+const maxBlocks = 1 << 26
+
+func (p *put) send() error {
+	items := p.source.items
+	for _, text := range p.source.Errors {
+		p.mu.Lock()
+		p.result.fail(text)
+		p.mu.Unlock()
+	}
+	var err error
+	if p.o.Sync {
+		if items, err = p.differing(); err != nil {
+			return err
+		}
+	}
+	for _, it := range items {
+		if p.o.DryRun {
+			break
+		}
+		if err := p.item(it); err != nil {
+			return err
+		}
+	}
+	err = p.wire.write('q')
+	if err == nil {
+		err = p.wire.w.Flush()
+	}
+	return err
+}
+
+// differing asks which of the source's files are not there as they are here.
+func (p *put) differing() ([]*item, error) {
+	p.mu.Lock()
+	p.asked = len(p.source.items)
+	p.mu.Unlock()
+	for _, it := range p.source.items {
+		var sum []byte
+		if p.o.Checksum && it.kind() == unix.S_IFREG {
+			d, err := p.source.whole(it, p.a)
+			if err != nil {
+				p.fail(it, err)
+			}
+			sum = d[:]
+		}
+		if err := p.wire.write('Q', it.append(nil), sum); err != nil {
+			return nil, err
+		}
+	}
+	err := p.wire.write('P')
+	if err == nil {
+		err = p.wire.w.Flush()
+	}
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for !p.settled && !p.over {
+		p.changed.Wait()
+	}
+	if len(p.same) != p.asked {
+		return nil, errProtocol
+	}
+	var out []*item
+	for i, it := range p.source.items {
+		if p.same[i] == '=' {
+			p.result.Same++
+			p.done(it.size)
+			continue
+		}
+		out = append(out, it)
+		if p.o.OnFile != nil && it.kind() != unix.S_IFDIR {
+			p.o.OnFile("send", it.path)
+		}
+	}
+	return out, nil
+}
+
+func (p *put) done(n int64) {
+	if p.o.OnBytes != nil && n > 0 {
+		p.o.OnBytes(n)
+	}
+}
+
+func (p *put) fail(it *item, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.result.fail(it.name + ": " + cause(err).Error())
+}
+
+// item sends one file. The error is that nothing can be sent any more.
+func (p *put) item(it *item) error {
+	head := it.append(make([]byte, 0, entryLen+len(it.path)+len(it.link)+64))
+	switch {
+	case it.kind() == unix.S_IFDIR:
+		return p.wire.write('d', head)
+	case it.kind() == unix.S_IFLNK:
+		return p.wire.write('l', head)
+	case it.size < block:
+		data, d, err := p.source.small(it, p.a)
+		if err != nil {
+			p.fail(it, err)
+			p.done(it.size)
+			return nil
+		}
+		p.result.Bytes += it.size
+		p.result.Sent += it.size
+		err = p.wire.write('f', head, d[:], data)
+		p.done(it.size)
+		return err
+	}
+	return p.large(it, head)
+}
+
+// large announces a file, waits for what the child has of it, and sends the rest.
+func (p *put) large(it *item, head []byte) error {
+	r, err := openBlocks(it, p.a)
+	if err != nil {
+		p.fail(it, err)
+		p.done(it.size)
+		return nil
+	}
+	defer r.close()
+	p.mu.Lock()
+	p.wanted, p.reply, p.old = true, 0, p.old[:0]
+	p.mu.Unlock()
+	if err = p.wire.write('F', head); err == nil {
+		err = p.wire.w.Flush()
+	}
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	for p.reply == 0 && !p.over {
+		p.changed.Wait()
+	}
+	reply, old := p.reply, p.old
+	p.mu.Unlock()
+	switch reply {
+	case 0:
+		return io.ErrClosedPipe
+	case 'x':
+		p.done(it.size)
+		return nil
+	}
+	err = p.blocks(it, r, old)
+	var failed sourceError
+	if errors.As(err, &failed) {
+		p.fail(it, failed.error)
+		return p.wire.write('X')
+	}
+	p.result.Bytes += it.size
+	return err
+}
+
+// sourceError is a file that can not be read any more.
+type sourceError struct{ error }
+
+func (p *put) blocks(it *item, r *blockReader, old []digest) error {
+	root := p.a.new()
+	var run byte // K or Z, of which count are to be told
+	var count uint64
+	flush := func() error {
+		if count == 0 {
+			return nil
+		}
+		err := p.wire.write(run, binary.BigEndian.AppendUint64(nil, count))
+		count = 0
+		return err
+	}
+	for n := range blocksOf(it.size) {
+		size := min(block, it.size-int64(n)*block)
+		data, d, err := r.block(n)
+		if err != nil {
+			return errors.Join(flush(), sourceError{err})
+		}
+		_, _ = root.Write(d[:])
+		tag := byte('B')
+		switch {
+		case n < len(old) && old[n] == d:
+			tag = 'K'
+		case data == nil:
+			tag = 'Z'
+		}
+		if tag != run {
+			if err := flush(); err != nil {
+				return err
+			}
+			run = tag
+		}
+		if tag == 'B' {
+			err = p.wire.write('B', data)
+			p.result.Sent += size
+		} else {
+			count++
+		}
+		if err != nil {
+			return err
+		}
+		p.done(size)
+	}
+	err := flush()
+	if err == nil {
+		err = p.wire.write('E', root.Sum(nil))
+	}
+	return err
+}
+
+// Names gives what the source's top files are called.
+func (s *Source) Names() (names []string) {
+	for _, it := range s.items {
+		if name := path.Base(it.path); name == it.path && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}

@@ -1,0 +1,317 @@
+package transfer
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Source is what is put: files and trees of this machine. It is safe for concurrent use.
+type Source struct {
+	Files int
+	Bytes int64
+	// Errors are what can not be read, one text each.
+	Errors []string
+
+	items []*item
+	open  *os.File // of NewFile
+
+	mu     sync.Mutex // guards the following
+	cached int        // bytes of small files that are in memory
+	order  []*item    // of these, the oldest first
+}
+
+// item is one file of it.
+type item struct {
+	entry
+	name string // here
+
+	mu      sync.Mutex // guards the following
+	data    []byte     // of a small one, nil if it is not cached
+	sums    [algorithms]digest
+	summed  [algorithms]bool
+	digests [algorithms][]digest // of a large one's blocks
+	known   [algorithms][]bool
+}
+
+// maxCached is how much of small files is kept for targets that are not as far.
+const maxCached = 64 << 20
+
+// NewSource lists files and trees. Owner has the names of owners looked up.
+func NewSource(names []string, owner bool) (*Source, error) {
+	s := &Source{}
+	look := &lookup{users: map[uint32]string{}, groups: map[uint32]string{}, on: owner}
+	for _, name := range names {
+		info, err := os.Stat(name) // what is named may be a link
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, cause(err))
+		}
+		absolute, err := filepath.Abs(name)
+		if err != nil {
+			return nil, err
+		}
+		base := filepath.Base(absolute)
+		if base == "/" {
+			base = "root"
+		}
+		s.add(name, base, info, look)
+	}
+	return s, nil
+}
+
+// NewFile is a source of one open file under a name.
+func NewFile(f *os.File, name string) (*Source, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	s := &Source{open: f}
+	s.add(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), name, info, &lookup{})
+	return s, nil
+}
+
+func (s *Source) add(name, path string, info fs.FileInfo, look *lookup) {
+	var st unix.Stat_t
+	err := unix.Lstat(name, &st)
+	if path == filepath.Base(path) {
+		err = unix.Stat(name, &st)
+	}
+	it := &item{name: name, entry: entry{path: path, mode: st.Mode, mtime: st.Mtim.Nano(), uid: int32(st.Uid), gid: int32(st.Gid)}}
+	it.user, it.group = look.names(st.Uid, st.Gid)
+	switch {
+	case err != nil:
+		s.fail(name, err)
+	case len(path) > 0xffff:
+		s.fail(name, errors.New("its name is too long"))
+	case info.IsDir():
+		s.items = append(s.items, it)
+		list, err := os.ReadDir(name)
+		if err != nil {
+			s.fail(name, err)
+		}
+		for _, each := range list {
+			below, err := each.Info()
+			if err != nil {
+				s.fail(filepath.Join(name, each.Name()), err)
+				continue
+			}
+			s.add(name+"/"+each.Name(), path+"/"+each.Name(), below, look)
+		}
+	case it.kind() == unix.S_IFLNK:
+		if it.link, err = os.Readlink(name); err != nil {
+			s.fail(name, err)
+			return
+		}
+		s.items = append(s.items, it)
+		s.Files++
+	case it.kind() == unix.S_IFREG:
+		it.size = st.Size
+		s.items = append(s.items, it)
+		s.Files++
+		s.Bytes += it.size
+	default:
+		s.fail(name, errors.New("it is no file, directory or link"))
+	}
+}
+
+func (s *Source) fail(name string, err error) {
+	s.Errors = append(s.Errors, fmt.Sprintf("%s: %v", name, cause(err)))
+}
+
+// cause is an error without the path, which is told anyway.
+func cause(err error) error {
+	var path *fs.PathError
+	var link *os.LinkError
+	switch {
+	case errors.As(err, &path):
+		return path.Err
+	case errors.As(err, &link):
+		return link.Err
+	}
+	return err
+}
+
+// lookup finds names of owners, each once.
+type lookup struct {
+	on            bool
+	users, groups map[uint32]string
+}
+
+func (l *lookup) names(uid, gid uint32) (string, string) {
+	if !l.on {
+		return "", ""
+	}
+	if _, ok := l.users[uid]; !ok {
+		l.users[uid] = ""
+		if u, err := user.LookupId(strconv.Itoa(int(uid))); err == nil {
+			l.users[uid] = u.Username
+		}
+	}
+	if _, ok := l.groups[gid]; !ok {
+		l.groups[gid] = ""
+		if g, err := user.LookupGroupId(strconv.Itoa(int(gid))); err == nil {
+			l.groups[gid] = g.Name
+		}
+	}
+	return l.users[uid], l.groups[gid]
+}
+
+var errShorter = errors.New("it has become shorter while it was read")
+
+// small gives a small file's content and its digest. It is read once for targets that are about as far.
+func (s *Source) small(it *item, a algorithm) ([]byte, digest, error) {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	if it.data == nil {
+		f, err := os.OpenFile(it.name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return nil, digest{}, err
+		}
+		data := make([]byte, it.size)
+		_, err = io.ReadFull(f, data)
+		_ = f.Close()
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			err = errShorter
+		}
+		if err != nil {
+			return nil, digest{}, err
+		}
+		it.data = data
+		it.summed = [algorithms]bool{}
+		s.cache(it, len(data))
+	}
+	if !it.summed[a] {
+		it.sums[a], it.summed[a] = a.sum(it.data), true
+	}
+	return it.data, it.sums[a], nil
+}
+
+// cache counts what a file takes, and drops the oldest of others. The caller holds it.mu; of others it is only tried.
+func (s *Source) cache(it *item, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cached += n
+	s.order = append(s.order, it)
+	for i := 0; s.cached > maxCached && i < len(s.order); {
+		old := s.order[i]
+		if old == it || !old.mu.TryLock() {
+			i++
+			continue
+		}
+		s.cached -= len(old.data)
+		old.data = nil
+		old.mu.Unlock()
+		s.order = append(s.order[:i], s.order[i+1:]...)
+	}
+}
+
+// digest gives the digest of a large file's block, if it is known.
+func (it *item) digest(a algorithm, number int) (d digest, ok bool) {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	if number >= len(it.known[a]) || !it.known[a][number] {
+		return d, false
+	}
+	return it.digests[a][number], true
+}
+
+func (it *item) learn(a algorithm, number int, d digest) {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	if it.known[a] == nil {
+		it.known[a], it.digests[a] = make([]bool, blocksOf(it.size)), make([]digest, blocksOf(it.size))
+	}
+	it.known[a][number], it.digests[a][number] = true, d
+}
+
+// whole is the digest of all of a file.
+func (s *Source) whole(it *item, a algorithm) (digest, error) {
+	if it.size < block {
+		_, d, err := s.small(it, a)
+		var list []byte
+		if it.size > 0 {
+			list = d[:]
+		}
+		return a.sum(list), err
+	}
+	r, err := openBlocks(it, a)
+	if err != nil {
+		return digest{}, err
+	}
+	defer r.close()
+	root := a.new()
+	for n := range blocksOf(it.size) {
+		_, d, err := r.block(n)
+		if err != nil {
+			return digest{}, err
+		}
+		_, _ = root.Write(d[:])
+	}
+	return digest(root.Sum(nil)), nil
+}
+
+// blockReader reads a large file for one target.
+type blockReader struct {
+	it   *item
+	a    algorithm
+	f    *os.File
+	data int64 // nothing but holes lies before, from where it was looked up
+	buf  []byte
+}
+
+func openBlocks(it *item, a algorithm) (*blockReader, error) {
+	f, err := os.OpenFile(it.name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &blockReader{it: it, a: a, f: f, buf: make([]byte, block)}, nil
+}
+
+func (r *blockReader) close() { _ = r.f.Close() }
+
+// block gives a block and its digest; no bytes where all are zeros. They are good until the next call.
+func (r *blockReader) block(number int) ([]byte, digest, error) {
+	at := int64(number) * block
+	n := int(min(block, r.it.size-at))
+	if at+int64(n) > r.data {
+		r.data = nextData(r.f, max(at, r.data), r.it.size)
+	}
+	if at+int64(n) <= r.data {
+		return nil, r.a.zero(n), nil
+	}
+	if _, err := io.ReadFull(io.NewSectionReader(r.f, at, int64(n)), r.buf[:n]); err != nil {
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			err = errShorter
+		}
+		return nil, digest{}, err
+	}
+	if string(r.buf[:n]) == string(zeros[:n]) {
+		return nil, r.a.zero(n), nil
+	}
+	d, ok := r.it.digest(r.a, number)
+	if !ok {
+		d = r.a.sum(r.buf[:n])
+		r.it.learn(r.a, number, d)
+	}
+	return r.buf[:n], d, nil
+}
+
+// nextData is where data begin, past a hole.
+func nextData(f *os.File, at, size int64) int64 {
+	next, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO):
+		return size
+	case err != nil:
+		return at
+	}
+	return next
+}

@@ -1,0 +1,176 @@
+package transfer
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"path"
+	"strings"
+
+	"golang.org/x/crypto/blake2b"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	block      = 256 << 10
+	maxMessage = 4 * block
+	digestLen  = 32
+	entryLen   = 4 + 8 + 8 + 4 + 4 + 4*2
+)
+
+type digest = [digestLen]byte
+
+// algorithm is how digests are made, by Python's generation.
+type algorithm int
+
+const (
+	sha algorithm = iota
+	blake
+	algorithms
+)
+
+func algorithmOf(python int) algorithm {
+	if python == 2 {
+		return sha
+	}
+	return blake
+}
+
+func (a algorithm) sum(data []byte) digest {
+	if a == sha {
+		return sha256.Sum256(data)
+	}
+	return blake2b.Sum256(data)
+}
+
+// new makes a running digest.
+func (a algorithm) new() hash.Hash {
+	if a == sha {
+		return sha256.New()
+	}
+	h, err := blake2b.New256(nil)
+	if err != nil {
+		panic(err) // it is for a key only
+	}
+	return h
+}
+
+var zeros [block]byte
+
+// zero is the digest of n zeros.
+func (a algorithm) zero(n int) digest {
+	if n == block {
+		return zeroDigests[a]
+	}
+	return a.sum(zeros[:n])
+}
+
+var zeroDigests = [algorithms]digest{sha: sha.sum(zeros[:]), blake: blake.sum(zeros[:])}
+
+// entry is a file as the wire has it: path and link are bytes, path relative, with slashes.
+type entry struct {
+	mode        uint32 // st_mode
+	mtime       int64  // nanoseconds
+	size        int64
+	uid, gid    int32
+	path, link  string
+	user, group string
+}
+
+func (e *entry) append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(b, e.mode)
+	b = binary.BigEndian.AppendUint64(b, uint64(e.mtime))
+	b = binary.BigEndian.AppendUint64(b, uint64(e.size))
+	b = binary.BigEndian.AppendUint32(b, uint32(e.uid))
+	b = binary.BigEndian.AppendUint32(b, uint32(e.gid))
+	for _, s := range []string{e.path, e.link, e.user, e.group} {
+		b = binary.BigEndian.AppendUint16(b, uint16(len(s)))
+	}
+	return append(append(append(append(b, e.path...), e.link...), e.user...), e.group...)
+}
+
+// readEntry reads one, and gives what follows it.
+func readEntry(b []byte) (e entry, rest []byte, err error) {
+	if len(b) < entryLen {
+		return e, nil, errProtocol
+	}
+	e.mode = binary.BigEndian.Uint32(b)
+	e.mtime = int64(binary.BigEndian.Uint64(b[4:]))
+	e.size = int64(binary.BigEndian.Uint64(b[12:]))
+	e.uid = int32(binary.BigEndian.Uint32(b[20:]))
+	e.gid = int32(binary.BigEndian.Uint32(b[24:]))
+	rest = b[entryLen:]
+	for i, s := range []*string{&e.path, &e.link, &e.user, &e.group} {
+		n := int(binary.BigEndian.Uint16(b[28+2*i:]))
+		if n > len(rest) {
+			return e, nil, errProtocol
+		}
+		*s, rest = string(rest[:n]), rest[n:]
+	}
+	if e.size < 0 || e.path == "" || path.Clean("/"+e.path) != "/"+e.path || strings.ContainsRune(e.path, 0) || strings.ContainsRune(e.link, 0) {
+		return e, nil, errProtocol
+	}
+	return e, rest, nil
+}
+
+func (e *entry) kind() uint32 { return e.mode & unix.S_IFMT }
+
+// perm are the bits that chmod takes.
+func (e *entry) perm() uint32 { return e.mode & 0o7777 }
+
+var errProtocol = errors.New("transfer: the other side does not keep to the protocol")
+
+// wire writes messages. It is for one goroutine.
+type wire struct{ w *bufio.Writer }
+
+func (w wire) write(tag byte, parts ...[]byte) error {
+	n := 0
+	for _, p := range parts {
+		n += len(p)
+	}
+	if n > maxMessage {
+		return fmt.Errorf("transfer: a message of %d bytes", n)
+	}
+	var head [5]byte
+	head[0] = tag
+	binary.BigEndian.PutUint32(head[1:], uint32(n))
+	_, err := w.w.Write(head[:])
+	for _, p := range parts {
+		if err == nil {
+			_, err = w.w.Write(p)
+		}
+	}
+	return err
+}
+
+// reader reads messages.
+type reader struct {
+	r   *bufio.Reader
+	buf []byte
+}
+
+// read gives a message that is good until the next one.
+func (r *reader) read() (tag byte, data []byte, err error) {
+	var head [5]byte
+	if _, err := io.ReadFull(r.r, head[:]); err != nil {
+		return 0, nil, err
+	}
+	n := int(binary.BigEndian.Uint32(head[1:]))
+	if n > maxMessage {
+		return 0, nil, errProtocol
+	}
+	if cap(r.buf) < n {
+		r.buf = make([]byte, max(n, block+entryLen))
+	}
+	r.buf = r.buf[:n]
+	if _, err = io.ReadFull(r.r, r.buf); err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return head[0], r.buf, err
+}
+
+func blocksOf(size int64) int { return int((size + block - 1) / block) }

@@ -1,0 +1,164 @@
+package integration
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"mitogend/integration/pythons"
+)
+
+// compile makes a shared object of testdata/extension.c.
+func compile(t *testing.T, file string, args ...string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	args = append([]string{"-shared", "-fPIC", "-O1", "-o", file, filepath.Join("testdata", "extension.c")}, args...)
+	if out, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
+		t.Fatalf("gcc %v: %v\n%s", args, err, out)
+	}
+}
+
+// extensions makes a package cx with extension modules for a generation of Python, one of which needs a library beside it.
+func extensions(t *testing.T, python string) (dir string) {
+	t.Helper()
+	if _, err := exec.LookPath("gcc"); err != nil {
+		pythons.Missing(t, "there is no gcc")
+	}
+	dir = t.TempDir()
+	suffix, flags := ".abi3.so", []string{}
+	if python == "2.7" {
+		suffix, flags = ".so", []string{"-DPYTHON2"}
+	}
+	build := func(name string, args ...string) {
+		leaf := filepath.Base(name)
+		if leaf == "__init__" {
+			leaf = filepath.Base(filepath.Dir(name))
+		}
+		compile(t, filepath.Join(dir, name+suffix), append(append(args[:len(args):len(args)], "-DNAME="+leaf), flags...)...)
+	}
+	Write(t, dir, "cx/__init__.py", "")
+	compile(t, filepath.Join(dir, "cx.libs/libanswer-1.so.1"), "-DLIBRARY", "-Wl,-soname,libanswer-1.so.1")
+	needs := []string{"-DNEEDS", "-L" + filepath.Join(dir, "cx.libs"), "-l:libanswer-1.so.1"}
+	build("cx/beside", append(needs, "-Wl,-rpath,$ORIGIN/../cx.libs")...)
+	gone := filepath.Join(t.TempDir(), "libgone.so.2")
+	compile(t, gone, "-DLIBRARY", "-Wl,-soname,libgone.so.2")
+	build("cx/lacking", "-DNEEDS", gone)
+	build("cx/single")
+	build("cx/multi", "-DMULTIPHASE")
+	build("cx/broken", "-DBROKEN")
+	build("cx/later", "-DMULTIPHASE", "-DBROKEN")
+	build("cx/pack/__init__", "-DMULTIPHASE")
+	Write(t, dir, "cx/pack/inner.py", "from . import answer\nVALUE = answer()\n")
+	build("top")
+	whole, err := os.ReadFile(filepath.Join(dir, "top"+suffix))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := bytes.Clone(whole)
+	other[18], other[19] = 183, 0 // e_machine: aarch64
+	for name, data := range map[string][]byte{"cx/half": whole[:len(whole)/2], "cx/text": []byte("#!/bin/sh\n"), "cx/arm": other} {
+		if err := os.WriteFile(filepath.Join(dir, name+suffix), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+const extensionProgram = `
+from __future__ import print_function
+import os, sys
+import cx.beside, cx.single, cx.multi, cx.pack.inner, top
+print(cx.beside.answer(), cx.single.answer(), cx.multi.answer(), cx.pack.inner.VALUE, top.answer())
+print(cx.multi.started, cx.single.__name__, cx.multi.__package__, cx.pack.__name__, [p[-8:] for p in cx.pack.__path__])
+print(sys.modules['cx.multi'] is cx.multi, os.path.basename(cx.multi.__file__).split('.')[0], cx.multi.__file__[:8])
+for name in 'broken', 'later', 'lacking', 'half', 'text', 'arm':
+    try:
+        __import__('cx.' + name)
+        print(name, 'is there')
+    except (ImportError, ValueError) as e:
+        print(name, (ValueError if isinstance(e, ValueError) else ImportError).__name__, 'cx.' + name in sys.modules, str(e))
+r, w = os.pipe()
+if not os.fork():
+    os.close(r)
+    try:
+        os.write(w, b'%d' % cx.beside.answer())
+    finally:
+        os._exit(0)
+os.close(w)
+print(os.read(r, 9).decode())
+os.wait()
+print([f for f in os.listdir('/dev/shm') if 'mitogend' in f], sorted(set(os.listdir('.'))))
+`
+
+func TestExtensionModules(t *testing.T) {
+	EachPython(t, func(t *testing.T, p Python) {
+		dir := extensions(t, p.Version)
+		script := Write(t, t.TempDir(), "program.py", extensionProgram)
+		empty := t.TempDir()
+		run := func(target string, args ...string) {
+			t.Helper()
+			cmd := Command(t, empty, append(append([]string{"run", "-I", dir, "-H", target}, args...), script)...)
+			got := runCommand(t, cmd)
+			lines := strings.Split(got.Stdout, "\n")
+			want := []string{
+				"42 7 7 7 7",
+				"1 cx.single cx cx.pack ['/cx/pack']",
+				"True multi /master:",
+				"broken ValueError False it does not start",
+				"later ValueError False it does not start",
+				"lacking ImportError False ... needs libgone.so.2, which this machine lacks",
+				"half ImportError False ...",
+				"text ImportError False ... is an extension module that is no ELF file",
+				"arm ImportError False ... for aarch64",
+				"42",
+				"[] []",
+			}
+			if p.Version == "2.7" {
+				// Python drops the reason of a finder's.
+				want[7] = "text ImportError False ..."
+			}
+			for i, line := range want {
+				head, tail, _ := strings.Cut(line, "...")
+				if i >= len(lines) || !strings.HasPrefix(lines[i], head) || !strings.Contains(lines[i], strings.TrimSpace(tail)) {
+					t.Fatalf("line %d: want %q, got %v", i+1, line, got)
+				}
+			}
+			if got.Status != 0 || got.Stderr != "" {
+				t.Fatalf("%v", got)
+			}
+		}
+		run(p.Target())
+		run(p.Target() + "+" + p.Target())
+
+		wheel := filepath.Join(t.TempDir(), "cx.whl")
+		if out, err := exec.Command("python3", "-c", "import shutil, sys, os; shutil.make_archive(*sys.argv[1:]); os.rename(sys.argv[1] + '.zip', sys.argv[1])",
+			wheel, "zip", dir).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		short := "import sys\nif sys.argv[1:]:\n    import mitogen.extension as e\n" +
+			"    def fail(): raise OSError(38, 'no memfd here')\n    e.memfd = fail\n" +
+			"    if sys.argv[1] == 'none':\n        real = e.os.open\n        e.os = type('os', (), dict(e.os.__dict__, open=staticmethod(lambda *a: fail())))\n" +
+			"try:\n    import cx.beside\n    print(cx.beside.answer())\nexcept ImportError as e:\n    print(e)\n" +
+			"import os\nprint([f for f in os.listdir('/dev/shm') if 'mitogend' in f])\n"
+		script = Write(t, t.TempDir(), "short.py", short)
+		for _, c := range []struct {
+			want string
+			args []string
+		}{
+			{"42\n[]\n", []string{"-I", wheel, script}},
+			{"42\n[]\n", []string{"-I", dir, script, "shm"}},
+			{"no memfd here", []string{"-I", dir, script, "none"}},
+			{"cx.beside", []string{"-I", dir, "--deny", "cx.beside", script}},
+		} {
+			got := runCommand(t, Command(t, empty, append([]string{"run", "-H", p.Target()}, c.args...)...))
+			if got.Status != 0 || !strings.Contains(got.Stdout, c.want) || strings.Contains(c.want, "\n") && got.Stdout != c.want {
+				t.Errorf("%v: want %q, got %v", c.args, c.want, got)
+			}
+		}
+	})
+}

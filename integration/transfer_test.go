@@ -1,0 +1,384 @@
+package integration
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// tree makes files of all kinds below dir.
+func tree(t *testing.T, dir string) {
+	t.Helper()
+	large := bytes.Repeat([]byte("0123456789abcdef"), 3<<16)
+	for i := range large[:1<<20] {
+		large[i] = byte(rand.Uint32())
+	}
+	for name, data := range map[string][]byte{
+		"empty": nil, "small": []byte("text\n"), "sub/block": large[:256<<10], "sub/less": large[:256<<10-1], "sub/deep/large": large[:len(large)-5],
+		"caf\xe9": []byte("not UTF-8"), "a\nb": []byte("two lines"), "-x": []byte("a flag"), "sub/zeros": append(make([]byte, 1<<20), 'x'),
+	} {
+		name = filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, data, 0o640); err != nil {
+			t.Fatal(err)
+		}
+		when := time.Unix(1500000000+int64(len(data)), 123456000)
+		if err := os.Chtimes(name, when, when); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, to := range map[string]string{"link": "small", "dangling": "/no/such", "sub/up": "../small"} {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(dir, "sub/deep"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	when := time.Unix(1400000000, 0)
+	if err := os.Chtimes(filepath.Join(dir, "sub"), when, when); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// listing is all that a copy has to keep.
+func listing(t *testing.T, dir string) string {
+	t.Helper()
+	var b strings.Builder
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := os.Lstat(path)
+		if err != nil {
+			return err
+		}
+		name, _ := filepath.Rel(dir, path)
+		fmt.Fprintf(&b, "%q %v", name, info.Mode())
+		switch {
+		case info.Mode()&fs.ModeSymlink != 0:
+			to, _ := os.Readlink(path)
+			fmt.Fprintf(&b, " %q", to)
+		case info.Mode().IsRegular():
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(&b, " %d %x", info.ModTime().UnixMicro(), data)
+		default:
+			fmt.Fprintf(&b, " %d", info.ModTime().UnixMicro())
+		}
+		b.WriteByte('\n')
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// noneHidden fails where something of a transfer is left.
+func noneHidden(t *testing.T, dir string) {
+	t.Helper()
+	_ = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, _ error) error {
+		if strings.HasPrefix(filepath.Base(path), ".mitogend-") {
+			t.Errorf("%s is left", path)
+		}
+		return nil
+	})
+}
+
+func TestTransferTrees(t *testing.T) {
+	dir := t.TempDir()
+	tree(t, filepath.Join(dir, "here"))
+	want := listing(t, filepath.Join(dir, "here"))
+	EachPython(t, func(t *testing.T, p Python) {
+		there := t.TempDir()
+		run := func(args ...string) {
+			t.Helper()
+			Mitogend(t, dir, append(args[:1:1], append([]string{"-H", p.Target()}, args[1:]...)...)...).Want(t, 0, "", "")
+		}
+		run("put", "here", there+"/copy")
+		run("put", "here", there+"/copy") // there is a directory now
+		run("get", there+"/copy", there+"/back/")
+		run("get", there+"/copy", there+"/again")
+		run("sync", there+"/again", there+"/synced")
+		for _, copied := range []string{"copy/here", "again/here", "back/copy/here", "synced/here"} {
+			if got := listing(t, filepath.Join(there, copied)); got != want {
+				t.Errorf("%s is not what was copied:\n%.2000s\nand not\n%.2000s", copied, got, want)
+			}
+		}
+		run("put", "here/small", "here/empty", there+"/new")
+		run("put", "here/small", there+"/named")
+		run("put", "here/link", there+"/followed")
+		for _, name := range []string{"new/small", "named", "followed"} {
+			if got, err := os.ReadFile(filepath.Join(there, name)); string(got) != "text\n" {
+				t.Errorf("%s: %q %v", name, got, err)
+			}
+		}
+		r := Mitogend(t, dir, "get", "-H", p.Target(), there+"/copy/sub/zeros", "-")
+		r.Want(t, 0, strings.Repeat("\x00", 1<<20)+"x", "")
+		noneHidden(t, there)
+	})
+}
+
+func TestTransferToMany(t *testing.T) {
+	dir := t.TempDir()
+	fleet(t, dir, "w1", "w2", "w3", "gone1")
+	tree(t, filepath.Join(dir, "here"))
+	cmd := Command(t, dir, "put", "-q", "-H", "all", "-", dir+"/{target}.in")
+	cmd.Stdin = strings.NewReader(strings.Repeat("0123456789", 100_000))
+	runCommand(t, cmd).Want(t, 3, "", "gone1: exec false")
+	r := Mitogend(t, dir, "get", "--json", "-H", "all", dir+"/{target}.in", "in")
+	if r.Status != 3 || strings.Count(r.Stdout, `"result":{"files":1,"bytes":1000000,"sent":1000000,"same":0,"deleted":0}`) != 3 {
+		t.Error(r)
+	}
+	for _, w := range []string{"w1", "w2", "w3"} {
+		if data, err := os.ReadFile(filepath.Join(dir, "in", w, w+".in")); len(data) != 1_000_000 {
+			t.Error(len(data), err)
+		}
+	}
+	Mitogend(t, dir, "put", "-H", "w*", "--dry-run", "here", "/x/{target}").Want(t, 0, "w1: put here /x/w1\nw2: put here /x/w2\nw3: put here /x/w3\n", "using the inventory")
+}
+
+func TestTransferFaults(t *testing.T) {
+	dir := t.TempDir()
+	p := AnyPython(t)
+	tree(t, filepath.Join(dir, "here"))
+	Write(t, dir, "file", "x")
+	run := func(args ...string) Result {
+		return Mitogend(t, dir, append(args[:1:1], append([]string{"-H", p.Target()}, args[1:]...)...)...)
+	}
+	run("put", "nosuch", dir+"/x").Want(t, 2, "", "mitogend: nosuch: no such file or directory\n")
+	run("put", "here").Want(t, 2, "", "mitogend put SOURCE... DEST")
+	run("get", dir+"/nosuch", "x").Want(t, 1, "", "/nosuch: No such file or directory\n")
+	run("put", "file", dir+"/file/below").Want(t, 1, "", "/file/below: ")
+	run("put", "here", dir+"/file").Want(t, 1, "", "/file: ")
+	run("get", dir+"/here", "file").Want(t, 1, "", "not a directory")
+	run("get", dir+"/here", "-").Want(t, 1, "", "it is no file")
+	run("sync", "file", dir+"/here").Want(t, 1, "", "/here: Is a directory")
+	run("sync", "--delete", "file", dir+"/here").Want(t, 1, "", "/here: Is a directory")
+	if err := syscall.Mkfifo(filepath.Join(dir, "here/fifo"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// What cannot be copied is told, and the rest is there.
+	run("put", "here", dir+"/copy").Want(t, 1, "", "here/fifo: it is no file, directory or link\n")
+	run("get", dir+"/here", dir+"/back").Want(t, 1, "", "here/fifo: it is no file, directory or link\n")
+	_ = os.Remove(filepath.Join(dir, "here/fifo"))
+	if err := os.MkdirAll(filepath.Join(dir, "there/here/small"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	run("put", "here", dir+"/there").Want(t, 1, "", "there/here/small: Is a directory\n")
+	want := strings.Split(listing(t, filepath.Join(dir, "here")), "\n")
+	for _, name := range []string{"copy", "back", "there/here"} {
+		got := listing(t, filepath.Join(dir, name))
+		for _, line := range want[1:] {
+			if !strings.Contains(got, line) && !(name == "there/here" && strings.HasPrefix(line, `"small"`)) {
+				t.Errorf("%s lacks %.100s", name, line)
+			}
+		}
+	}
+	noneHidden(t, dir)
+}
+
+// TestTransferToAFullDisk: a file that does not fit leaves nothing, and the others are there.
+func TestTransferToAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	p := AnyPython(t)
+	Write(t, dir, "src/a", "a")
+	Write(t, dir, "src/b", strings.Repeat("x", 3<<20))
+	Write(t, dir, "src/c", "c")
+	Write(t, dir, "dst/src/b", "old")
+	limit := "exec:prlimit%20--fsize=1048576?python_path=" + strings.ReplaceAll(p.Command, " ", "%20")
+	Mitogend(t, dir, "put", "-H", limit, "src", dir+"/dst").Want(t, 1, "", dir+"/dst/src/b: File too large\n")
+	for name, want := range map[string]string{"a": "a", "b": "old", "c": "c"} {
+		if got, err := os.ReadFile(filepath.Join(dir, "dst/src", name)); string(got) != want {
+			t.Errorf("%s: %q %v", name, got, err)
+		}
+	}
+	noneHidden(t, dir)
+}
+
+func TestSync(t *testing.T) {
+	dir := t.TempDir()
+	tree(t, filepath.Join(dir, "here"))
+	for range 40 {
+		name := fmt.Sprintf("here/many/%d", rand.Uint64())
+		Write(t, dir, name, name)
+	}
+	EachPython(t, func(t *testing.T, p Python) {
+		here, there := t.TempDir()+"/here", t.TempDir()+"/there"
+		if out, err := exec.Command("cp", "-a", filepath.Join(dir, "here"), here).CombinedOutput(); err != nil {
+			t.Fatal(err, string(out))
+		}
+		type row struct {
+			Files, Same, Deleted int
+			Sent                 int64
+			Errors               []string
+		}
+		sync := func(args ...string) row {
+			t.Helper()
+			r := Mitogend(t, dir, append([]string{"sync", "--json", "-H", p.Target()}, args...)...)
+			var line struct{ Result row }
+			if err := json.Unmarshal([]byte(r.Stdout), &line); err != nil || r.Status != 0 {
+				t.Fatal(err, r)
+			}
+			if got, want := listing(t, there), listing(t, here); got != want && !strings.Contains(fmt.Sprint(args), "-") {
+				t.Fatalf("%.2000s\n%.2000s", got, want)
+			}
+			return line.Result
+		}
+		all := sync(here, there)
+		if got := sync(here, there); got.Sent != 0 || got.Same < all.Files {
+			t.Error(all, got)
+		}
+		// One block of a large file; a file that grows; one that goes.
+		large := filepath.Join(here, "sub/deep/large")
+		data, _ := os.ReadFile(large)
+		data[700_000]++
+		if err := os.WriteFile(large, data, 0o640); err != nil {
+			t.Fatal(err)
+		}
+		Write(t, here, "new", "new")
+		if got := sync(here, there); got.Sent != 256<<10+3 {
+			t.Error(got)
+		}
+		// Same size and time, another content.
+		old, _ := os.Stat(filepath.Join(here, "new"))
+		Write(t, here, "new", "NEW")
+		if err := os.Chtimes(filepath.Join(here, "new"), old.ModTime(), old.ModTime()); err != nil {
+			t.Fatal(err)
+		}
+		if got := sync(here, there, "--dry-run"); got.Sent != 0 {
+			t.Error(got)
+		}
+		if got := sync("--checksum", here, there); got.Sent != 3 {
+			t.Error(got)
+		}
+		for _, name := range []string{"new", "sub/deep/large", "sub/deep", "link"} {
+			if err := os.Remove(filepath.Join(here, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		Write(t, here, "link/is a directory", "now")
+		r := Mitogend(t, dir, "sync", "-H", p.Target(), "--delete", "--dry-run", here, there)
+		if r.Status != 0 || !strings.Contains(r.Stdout, "delete "+there+"/sub/deep/large\n") || !strings.Contains(r.Stdout, "send here/link/is a directory\n") {
+			t.Error(r)
+		}
+		if got := sync("--delete", here, there); got.Deleted != 3 || got.Sent != 3 {
+			t.Error(got)
+		}
+		if got, want := listing(t, there), listing(t, here); got != want {
+			t.Errorf("%.2000s\n%.2000s", got, want)
+		}
+		noneHidden(t, there)
+	})
+}
+
+// TestTransferResumes: a transfer that is killed, wherever it is, leaves no half file, and the next goes on.
+func TestTransferResumes(t *testing.T) {
+	dir := t.TempDir()
+	p := AnyPython(t)
+	times := 6
+	if os.Getenv("MITOGEND_LONG") != "" {
+		times = 50
+	}
+	data := make([]byte, 24<<20+77)
+	for i := range data {
+		data[i] = byte(rand.Uint32())
+	}
+	if err := os.WriteFile(filepath.Join(dir, "large"), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, verb := range []string{"put", "get"} {
+		there := filepath.Join(dir, verb)
+		if err := os.Mkdir(there, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		args := []string{verb, "--json", "-H", p.Target(), dir + "/large", there + "/large"}
+		part := func() (n int64) {
+			files, _ := filepath.Glob(there + "/.mitogend-*.part")
+			for _, f := range files {
+				if info, err := os.Stat(f); err == nil {
+					n = info.Size()
+				}
+			}
+			return n
+		}
+		for i := range times {
+			cmd := Command(t, dir, args...)
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			until := rand.Int64N(int64(len(data)) * int64(i+1) / int64(times+1))
+			Eventually(t, "it has come so far", func() bool {
+				_, err := os.Stat(there + "/large")
+				return part() > until || err == nil
+			})
+			_ = cmd.Process.Signal([]os.Signal{os.Kill, syscall.SIGINT, syscall.SIGTERM}[i%3])
+			_ = cmd.Wait()
+			if got, err := os.ReadFile(there + "/large"); err == nil {
+				if !bytes.Equal(got, data) {
+					t.Fatal("a wrong file has the final name")
+				}
+				_ = os.Remove(there + "/large")
+			}
+		}
+		Eventually(t, "the programs have ended", func() bool {
+			r := Mitogend(t, dir, "exec", "-H", p.Target(), "--shell", "flock -n "+there+"/.mitogend-*.part true || ! test -e "+there+"/.mitogend-*.part")
+			return r.Status == 0
+		})
+		had := part()
+		r := Mitogend(t, dir, args...)
+		var line struct{ Result struct{ Sent int64 } }
+		if err := json.Unmarshal([]byte(r.Stdout), &line); err != nil || r.Status != 0 {
+			t.Fatal(err, r)
+		}
+		if got, _ := os.ReadFile(there + "/large"); !bytes.Equal(got, data) {
+			t.Fatal("not the same")
+		}
+		if sent := line.Result.Sent; sent > int64(len(data))-had+256<<10 || had > 1<<20 && sent == int64(len(data)) {
+			t.Errorf("%s: %d of %d bytes were sent, though %d were there", verb, sent, len(data), had)
+		}
+		noneHidden(t, there)
+	}
+}
+
+// TestTransferOfASparseFile: holes cost nothing, neither on the wire nor on the disk.
+func TestTransferOfASparseFile(t *testing.T) {
+	dir := t.TempDir()
+	f, err := os.Create(filepath.Join(dir, "sparse"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := int64(20 << 30)
+	_, err = f.WriteAt([]byte("end"), size-3)
+	if err == nil {
+		_, err = f.WriteAt([]byte("middle"), size/2)
+	}
+	if err != nil {
+		t.Skip("no such file here: ", err)
+	}
+	_ = f.Close()
+	for _, args := range [][]string{{"put", "sparse", dir + "/there"}, {"get", dir + "/there", "back"}} {
+		r := Mitogend(t, dir, append([]string{args[0], "--json", "-H", AnyPython(t).Target()}, args[1:]...)...)
+		if r.Status != 0 || !strings.Contains(r.Stdout, `"bytes":21474836480,"sent":524288,`) {
+			t.Error(r)
+		}
+	}
+	var st syscall.Stat_t
+	if err := syscall.Stat(dir+"/back", &st); err != nil || st.Size != size || st.Blocks*512 > 2<<20 {
+		t.Error(err, st.Size, st.Blocks)
+	}
+}
