@@ -85,7 +85,7 @@ func TestPackages(t *testing.T) {
 				outcome, note := "pass", ""
 				switch {
 				case there.Status == 0 && there.Stdout == here.Stdout:
-				case extensionError.MatchString(there.Stderr):
+				case there.Status != 0 && extensionError.MatchString(there.Stderr):
 					outcome, note = "extension", "needs an extension module"
 				default:
 					outcome, note = "fail", "see the test"
