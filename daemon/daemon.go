@@ -267,7 +267,7 @@ func (d *Daemon) newChild(opt ConnectOptions, method string) *Child {
 func (d *Daemon) makeChild(id pyproto.ContextID, opt ConnectOptions, method string) *Child {
 	c := &Child{
 		d: d, id: id, name: opt.Name, opt: opt, method: method, closed: make(chan struct{}),
-		leaving: make(chan struct{}), tracked: newTracked(), guarding: make(chan struct{}, 1), starting: newStarting(1),
+		leaving: make(chan struct{}), tracked: newTracked(), guarding: make(chan struct{}, 1), starting: newStarting(),
 	}
 	if opt.OnImport != nil {
 		c.observers.add(c, opt.OnImport)
