@@ -1,6 +1,10 @@
 package bootstrap
 
 import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -30,4 +34,22 @@ func endedChild() int {
 		}
 		return -1
 	}
+}
+
+// exiting is PF_EXITING of the kernel's include/linux/sched.h.
+const exiting = 4
+
+// Exiting tells whether the system is ending the process, or has: its descriptors are closed before its exit status is there.
+func (p *Process) Exiting() bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID))
+	if err != nil {
+		return false
+	}
+	// Behind the name, which may have any characters: state ppid pgrp session tty_nr tpgid flags.
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 7 {
+		return false
+	}
+	flags, err := strconv.ParseUint(string(fields[6]), 10, 64)
+	return err == nil && flags&exiting != 0
 }

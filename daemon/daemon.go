@@ -267,7 +267,7 @@ func (d *Daemon) newChild(opt ConnectOptions, method string) *Child {
 func (d *Daemon) makeChild(id pyproto.ContextID, opt ConnectOptions, method string) *Child {
 	c := &Child{
 		d: d, id: id, name: opt.Name, opt: opt, method: method, closed: make(chan struct{}),
-		leaving: make(chan struct{}), tracked: newTracked(), guarding: make(chan struct{}, 1), starting: newStarting(1),
+		leaving: make(chan struct{}), tracked: newTracked(), guarding: make(chan struct{}, 1), starting: newStarting(),
 	}
 	if opt.OnImport != nil {
 		c.observers.add(c, opt.OnImport)
@@ -361,25 +361,40 @@ func (d *Daemon) start(ctx context.Context, c *Child, plan *bootstrap.Plan) erro
 	return nil
 }
 
-// exitWait is how long a lost connection waits for the program's exit status, to say more than that it is lost.
-const exitWait = 300 * time.Millisecond
+// exitWait is how long a lost connection waits for the program's exit status, to say more than that it is lost; maxExitWait while the
+// system is about to end the program, which closes its descriptors first. On a busy machine that may take long.
+const (
+	exitWait    = 300 * time.Millisecond
+	maxExitWait = 5 * time.Second
+)
+
+// waitExit waits for the program's exit status, and tells whether it is there.
+func waitExit(proc *bootstrap.Process) bool {
+	began := time.Now()
+	for wait := exitWait; ; wait = exitWait / 10 {
+		select {
+		case <-proc.Done():
+			return true
+		case <-time.After(wait):
+			if !proc.Exiting() || time.Since(began) > maxExitWait {
+				return false
+			}
+		}
+	}
+}
 
 // teardown takes a stream out of the tree: waiters learn why, then the process is ended and reaped. Called by its readLoop.
 func (d *Daemon) teardown(s *stream) {
 	reason := "the connection was lost: " + s.failure().Error()
 	if s.proc != nil && !errors.Is(s.failure(), errClosed) {
-		t := time.NewTimer(exitWait)
-		select {
-		case <-s.proc.Done():
+		if waitExit(s.proc) {
 			if status := s.proc.ExitStatus(); status != "" && status != "exit status 0" {
 				reason = "the connection was lost: Python ended with " + status
 				if said := s.proc.OwnEnd(); said != "" {
 					reason = "the connection was lost: " + said
 				}
 			}
-		case <-t.C:
 		}
-		t.Stop()
 	}
 	d.streams.Delete(s)
 	d.talkers.leave(s)

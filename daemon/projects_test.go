@@ -115,7 +115,7 @@ for statement in ('import pkg._fast', 'from pkg import _fast', 'import pkg.user'
         result.append([statement, type(e).__name__, str(e)])
 `, &got)
 		for _, g := range got {
-			why := "can not be sent"
+			why := "is an extension module built for cpython"
 			if strings.Contains(g[0], "secret") {
 				why = "denied by the policy"
 			}

@@ -244,7 +244,7 @@ func tagMisfit(tag string, v Version) string {
 		_, digits, _ := strings.Cut(tag, "-")
 		digits, _, _ = strings.Cut(digits, "-")
 		if number := strings.TrimRight(digits, "dmut"); number != fmt.Sprint(v.Major, v.Minor) && number != fmt.Sprintf("%d%d", v.Major, v.Minor) {
-			return "cpython-" + digits
+			return strings.TrimSuffix("cpython-"+digits, "-")
 		}
 	case strings.HasPrefix(abi, "pypy") || strings.HasPrefix(abi, "graalpy"):
 		return abi

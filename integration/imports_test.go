@@ -16,7 +16,7 @@ var allowed = map[string][]string{
 	"importer":          {"pyproto"},
 	"bootstrap":         {},
 	"daemon":            {"bootstrap", "importer", "pyproto", "python"},
-	"daemon/*":          {"daemon", "daemon/*", "bootstrap", "importer", "pyproto"},
+	"daemon/*":          {"daemon", "daemon/*", "bootstrap", "importer", "pyproto", "python"},
 	"cmd/mitogend":      {"daemon", "daemon/*", "bootstrap", "importer", "pyproto"},
 	"integration":       {"daemon", "daemon/*", "bootstrap", "importer", "pyproto", "python", "integration/*"},
 	// What tests of every package share.

@@ -280,8 +280,8 @@ func TestTrace(t *testing.T) {
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
 		t.Error(info.Mode(), err)
 	}
-	if strings.Contains(string(text), "hush") || !strings.Contains(string(text), `CALL_FUNCTION dst=1 src=0 auth=0 reply=1000`) ||
-		!strings.Contains(string(text), `"fsencode",["a"],{"password":"******"}`) || !strings.Contains(string(text), "CallError") {
+	if strings.Contains(string(text), "hush") || !strings.Contains(string(text), `CALL_FUNCTION dst=1 src=0 auth=0 reply=10`) ||
+		!strings.Contains(string(text), `"fsencode",{"password":"******"},["a"]`) || !strings.Contains(string(text), "CallError") {
 		t.Errorf("%s", text)
 	}
 	oneLine(t, Mitogend(t, dir, "call", "--trace", "/nowhere/trace", "os:getpid"), 2, "--trace /nowhere/trace: no such file")

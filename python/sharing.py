@@ -2,7 +2,8 @@
 Modules for many processes at once: workers of one pool import the same, each for itself. It comes over the importer as
 mitogen.sharing once a second process asks for a module that another one has been sent. From then on a thread of its own answers
 all of them, so that the reader does not wait for the compiler. A module goes as bytecode, which is made once, and with it goes
-what came here after it, since that is likely to be asked for next.
+what came here after it, since that is likely to be asked for next. One that Python warns of goes as it is: the warning, or what the
+filters make of it, is for the process that imports it.
 
 The thread ends with the last of the processes; the bytecode is kept for others.
 """
@@ -10,9 +11,11 @@ from __future__ import absolute_import
 
 import marshal
 import os
+import warnings
 
 import mitogen.core as core
 import mitogen.forked as forked
+from mitogen.core import _thread
 
 # Bytes, compressed, of modules that go with one that was asked for, and how many names are looked at for them.
 AHEAD = 65536
@@ -26,6 +29,8 @@ size = 0
 # The names in the importer's cache, as they came, and the place of each.
 order = []
 places = {}
+# The process and the thread that compile here.
+compiling = None
 
 
 def run(queue, turn):
@@ -86,12 +91,24 @@ def told(name):
 
 def bytecode(name):
     """The module's, after the magic number; None if there can be none."""
+    global compiling
+    compiling = os.getpid(), _thread.get_ident()
     try:
         return core.importer.codes.get(name.encode()) or core.frozen.MAGIC_NUMBER + marshal.dumps(
             compile(core.importer.get_bytes(name), core.importer.get_filename(name), 'exec', 0, 1))
     except Exception:
         # It is not served, or whoever imports it will be told.
         return None
+    finally:
+        compiling = None
 
 
+def show(warning, real=warnings._showwarnmsg):
+    """In place of what the compiler calls to show a warning."""
+    if compiling == (os.getpid(), _thread.get_ident()):
+        raise core.Error('a warning')
+    real(warning)
+
+
+warnings._showwarnmsg = show
 forked.share = run

@@ -93,8 +93,7 @@ type session struct {
 	cancel context.CancelFunc
 	ended  chan struct{} // closed when the program has ended
 
-	once sync.Once
-	err  error // why, once ended is closed; nil for status 0
+	err error // why, once ended is closed; nil for status 0
 }
 
 // start starts it.

@@ -119,9 +119,6 @@ func readEntry(b []byte) (e entry, rest []byte, err error) {
 
 func (e *entry) kind() uint32 { return e.mode & unix.S_IFMT }
 
-// perm are the bits that chmod takes.
-func (e *entry) perm() uint32 { return e.mode & 0o7777 }
-
 var errProtocol = errors.New("transfer: the other side does not keep to the protocol")
 
 // wire writes messages. It is for one goroutine.

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import unittest
+import warnings
 
 import harness
 
@@ -320,6 +321,28 @@ class ForkedTest(harness.TestCase):
         self.assertEqual([name for name in names if parent.asked.count(name) != 1], [])
         # A module that cannot be compiled is for the process to report.
         self.assertIn('broken', forked(lambda: load('broken')))
+
+    def test_warnings(self):
+        """What Python warns of while it compiles is shown by each process that imports it, and not by the parent as well."""
+        source = "VALUE = '\\d'\n"
+        self.parent({'warned': source})
+
+        def count(fn, *args):
+            with warnings.catch_warnings(record=True) as shown:
+                warnings.simplefilter('always')
+                fn(*args)
+            return len(shown)
+        want = count(compile, source, 'warned', 'exec')
+        r, w = os.pipe()
+        others = [Forked(lambda: (os.read(r, 1), count(__import__, 'warned'))[1]) for _ in range(3)]
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.simplefilter('always')
+            for _ in others:
+                os.write(w, b'x')
+            self.assertEqual([int(other.result()) for other in others], [want] * 3)
+        self.assertEqual([str(one.message) for one in shown if issubclass(one.category, (SyntaxWarning, DeprecationWarning))], [])
+        for fd in r, w:
+            os.close(fd)
 
     def test_parent_lost(self):
         parent = self.parent({'late': 'VALUE = 1'}, held=['late'])
