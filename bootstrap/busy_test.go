@@ -48,6 +48,8 @@ func TestProxyIsNoBusyServer(t *testing.T) {
 	}{
 		{[]string{kex, "Connection closed by 192.0.2.1 port 22"}, false, true, "MaxStartups"},
 		{[]string{"sh: 1: nc: not found", kex, "Connection closed by UNKNOWN port 65535"}, false, false, "ProxyCommand or jump host"},
+		{[]string{"banner exchange: Connection to 192.0.2.1 port 22: Broken pipe"}, false, true, "MaxStartups"},
+		{[]string{"no way through", "banner exchange: Connection to UNKNOWN port 65535: Broken pipe"}, false, false, "ProxyCommand or jump host"},
 		{[]string{kex, "Connection closed by 192.0.2.1 port 22", kex, "Connection closed by UNKNOWN port 65535"}, false, true, "jump host closed"},
 		{[]string{"j@jump: Permission denied (publickey).", kex, "Connection closed by UNKNOWN port 65535"}, true, false, "so says the jump host"},
 		{[]string{"ssh: connect to host jump port 22: Connection refused", kex, "Connection closed by UNKNOWN port 65535"}, false, false, "connect to host jump"},

@@ -262,7 +262,7 @@ func sshPrompts(password Secret, known, accept bool, own string) []Prompt {
 const hintHostKey = "connect once by hand with ssh and check the key, or check_host_keys=accept"
 
 // throughProxy is what ssh prints of a connection that it has from a ProxyCommand or a jump host.
-const throughProxy = `by UNKNOWN port|stdio forwarding failed`
+const throughProxy = `(by|to|with) UNKNOWN port|stdio forwarding failed`
 
 // keyChanged are the lines of ssh about a host key that has changed: the name that it looks up, and the file that it was in.
 var (
@@ -304,7 +304,7 @@ func sshFailures(known bool) []Failure {
 		{Pattern: `REMOTE HOST IDENTIFICATION HAS CHANGED|Host key for .* has changed`, Reason: "the host key has changed: another machine answers, or it was installed anew",
 			Advise: forgetKey},
 		{Pattern: `No .* host key is known for|Host key verification failed`, Reason: "the host key is unknown or could not be verified", Hint: hintHostKey},
-		{Pattern: `^(kex|ssh)_exchange_identification: |Exceeded MaxStartups|[Cc]onnection (closed|reset) .*\[preauth\]`, Unless: throughProxy, Reason: "the ssh server closed the connection before it said anything: it is busy (MaxStartups), or blocks this address",
+		{Pattern: `^(kex|ssh)_exchange_identification: |^banner exchange: Connection to .*: (Broken pipe|Connection reset)|Exceeded MaxStartups|[Cc]onnection (closed|reset) .*\[preauth\]`, Unless: throughProxy, Reason: "the ssh server closed the connection before it said anything: it is busy (MaxStartups), or blocks this address",
 			Hint: "fewer targets at once (--parallel), or look at the server's log", Retry: true},
 		{Pattern: `^(kex|ssh)_exchange_identification: `, With: `^Connection (closed|reset) by [^U ]+ port`, Reason: "the jump host closed the connection before it said anything: it is busy (MaxStartups), or blocks this address",
 			Hint: "fewer targets at once (--parallel), or look at the jump host's log", Retry: true},
