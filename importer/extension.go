@@ -1,19 +1,14 @@
 package importer
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"debug/elf"
 	"fmt"
 	"io"
 	"path"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"unicode/utf8"
 )
 
 // Extension modules: shared objects that a child of ours loads from memory. What is served as the module's source is one line that
@@ -23,185 +18,8 @@ import (
 // KindExtension is a module, or with a directory a package, that is a shared object.
 const KindExtension Kind = "extension module"
 
-// maxExtension is the size of the largest shared object that is sent.
-const maxExtension = 256 << 20
-
 // extensionPart is how many bytes the child gets at once.
 const extensionPart = 1 << 20
-
-// maxLibraries bounds the libraries beside one extension module.
-const maxLibraries = 100
-
-// An object is what is known of a shared object. It does not change.
-type object struct {
-	file    location
-	key     fileKey
-	why     string // why it can not be loaded anywhere; the rest is empty then
-	machine string // as uname(2) has it
-	bits    int
-	libc    string // glibc, musl, or "" for none that we know
-	version string // of glibc, the newest that it needs
-	soname  string
-	needed  []string
-	runpath []string
-}
-
-// token tells one state of the file from another.
-func (b *object) token() string {
-	return fmt.Sprintf("%x.%x.%x.%x", b.key.ino, b.key.size, b.key.mtime, b.key.ctime)
-}
-
-// machines has the names that uname(2) has.
-var machines = map[elf.Machine]string{
-	elf.EM_X86_64: "x86_64", elf.EM_AARCH64: "aarch64", elf.EM_386: "i686", elf.EM_ARM: "arm", elf.EM_PPC64: "ppc64le",
-	elf.EM_S390: "s390x", elf.EM_RISCV: "riscv64", elf.EM_LOONGARCH: "loongarch64",
-}
-
-// objects keeps what was read of shared objects.
-type objects struct {
-	mu    sync.Mutex
-	known map[location]*object
-	// The member of an archive that was read last: its parts are asked for one after another.
-	data    []byte
-	dataOf  location
-	dataKey fileKey
-}
-
-// maxObjects bounds objects.known; when it is reached the cache starts anew.
-const maxObjects = 10000
-
-// object reads what is to be known of a file.
-func (s *search) object(file location) (*object, error) {
-	key, err := s.key(file)
-	if err != nil {
-		return nil, err
-	}
-	kept := s.im.objects
-	kept.mu.Lock()
-	b := kept.known[file]
-	kept.mu.Unlock()
-	if b != nil && b.key == key {
-		return b, nil
-	}
-	r, size, done, err := s.im.openObject(s.ctx, file, key)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	b = readObject(io.NewSectionReader(r, 0, size))
-	b.file, b.key = file, key
-	kept.mu.Lock()
-	if len(kept.known) >= maxObjects {
-		clear(kept.known)
-	}
-	kept.known[file] = b
-	kept.mu.Unlock()
-	return b, nil
-}
-
-// openObject opens a file in the state that it was found in.
-func (im *Importer) openObject(_ context.Context, file location, key fileKey) (r io.ReaderAt, size int64, done func(), err error) {
-	if key.size > maxExtension {
-		return nil, 0, nil, tooLarge(key.size, maxExtension)
-	}
-	if file.arc != nil {
-		kept := im.objects
-		kept.mu.Lock()
-		defer kept.mu.Unlock()
-		if kept.data == nil || kept.dataOf != file || kept.dataKey != key {
-			data, err := file.arc.read(file.dir, maxExtension)
-			if err != nil {
-				return nil, 0, nil, err
-			}
-			kept.data, kept.dataOf, kept.dataKey = data, file, key
-		}
-		return bytes.NewReader(kept.data), int64(len(kept.data)), func() {}, nil
-	}
-	f, now, err := openFile(file.dir)
-	if err != nil {
-		return nil, 0, nil, err
-	}
-	if now != key {
-		_ = f.Close()
-		return nil, 0, nil, fmt.Errorf("has changed while it was sent")
-	}
-	return f, key.size, func() { _ = f.Close() }, nil
-}
-
-func readObject(r io.ReaderAt) (b *object) {
-	defer func() {
-		if fault := recover(); fault != nil {
-			b = &object{why: "is no valid shared object"}
-		}
-	}()
-	f, err := elf.NewFile(r)
-	if err != nil {
-		return &object{why: "is no ELF file: " + err.Error()}
-	}
-	if f.Type != elf.ET_DYN {
-		return &object{why: "is no shared object"}
-	}
-	b = &object{machine: machines[f.Machine], bits: 32}
-	if f.Class == elf.ELFCLASS64 {
-		b.bits = 64
-	}
-	if b.machine == "" {
-		b.machine = strings.ToLower(strings.TrimPrefix(f.Machine.String(), "EM_"))
-	}
-	for _, name := range text(f.DynString(elf.DT_SONAME)) {
-		b.soname = name
-	}
-	b.needed = text(f.DynString(elf.DT_NEEDED))
-	for _, tag := range []elf.DynTag{elf.DT_RUNPATH, elf.DT_RPATH} {
-		for _, list := range text(f.DynString(tag)) {
-			b.runpath = append(b.runpath, strings.Split(list, ":")...)
-		}
-	}
-	for _, name := range b.needed {
-		switch {
-		case name == "libc.so.6":
-			b.libc = "glibc"
-		case strings.HasPrefix(name, "libc.musl-") || name == "libc.so":
-			b.libc = "musl"
-		}
-	}
-	needs, _ := f.DynamicVersionNeeds()
-	for _, need := range needs {
-		for _, dep := range need.Needs {
-			if v, ok := strings.CutPrefix(dep.Dep, "GLIBC_"); ok && v != "PRIVATE" {
-				b.libc = "glibc"
-				if newer(v, b.version) {
-					b.version = v
-				}
-			}
-		}
-	}
-	return b
-}
-
-// text leaves out what is no name.
-func text(names []string, err error) []string {
-	if err != nil {
-		return nil
-	}
-	return slices.DeleteFunc(names, func(name string) bool { return name == "" || len(name) > 4096 || !utf8.ValidString(name) })
-}
-
-// newer compares versions such as 2.34 and 2.3.4.
-func newer(a, b string) bool {
-	x, y := strings.Split(a, "."), strings.Split(b, ".")
-	for i := range x {
-		if i >= len(y) {
-			return true
-		}
-		m, _ := strconv.Atoi(x[i])
-		n, _ := strconv.Atoi(y[i])
-		if m != n {
-			return m > n
-		}
-	}
-	return false
-}
 
 // extensions gives the shared objects of a listing that are the module for a child of version v, by the tags in their names; or why
 // those that there are fit none.
@@ -243,7 +61,7 @@ func tagMisfit(tag string, v Version) string {
 	case abi == "cpython":
 		_, digits, _ := strings.Cut(tag, "-")
 		digits, _, _ = strings.Cut(digits, "-")
-		if number := strings.TrimRight(digits, "dmut"); number != fmt.Sprint(v.Major, v.Minor) && number != fmt.Sprintf("%d%d", v.Major, v.Minor) {
+		if number := strings.TrimRight(digits, "dmut"); number != fmt.Sprintf("%d%d", v.Major, v.Minor) {
 			return strings.TrimSuffix("cpython-"+digits, "-")
 		}
 	case strings.HasPrefix(abi, "pypy") || strings.HasPrefix(abi, "graalpy"):
@@ -253,136 +71,6 @@ func tagMisfit(tag string, v Version) string {
 		return "Python 2"
 	}
 	return ""
-}
-
-// library is one that lies beside an extension module.
-type library struct {
-	*object
-	name  string // that others need it by
-	spare bool   // of Options.Libs, for a child that lacks it
-}
-
-// LibsSystem is what Options.Libs has for the directories in which this machine's loader looks.
-const LibsSystem = "system"
-
-// systemLibs reads them from the loader's configuration.
-var systemLibs = sync.OnceValue(func() []string {
-	var dirs []string
-	seen := map[string]bool{}
-	var read func(pattern string)
-	read = func(pattern string) {
-		files, _ := filepath.Glob(pattern)
-		for _, file := range files {
-			if seen[file] {
-				continue
-			}
-			seen[file] = true
-			data, _, err := readFile(file, 1<<20)
-			if err != nil {
-				continue
-			}
-			for _, line := range strings.Split(string(data), "\n") {
-				line, _, _ = strings.Cut(line, "#")
-				if rest, ok := strings.CutPrefix(strings.TrimSpace(line), "include"); ok {
-					for _, pattern := range strings.Fields(rest) {
-						read(pattern)
-					}
-				} else if dir := strings.TrimSpace(line); filepath.IsAbs(dir) {
-					dirs = append(dirs, dir)
-				}
-			}
-		}
-	}
-	read("/etc/ld.so.conf")
-	return append(dirs, "/lib64", "/usr/lib64", "/lib", "/usr/lib")
-})
-
-// ofLibc are libraries that are never sent: they belong together, and to the loader.
-var ofLibc = []string{"libc.", "libm.", "libdl.", "libpthread.", "librt.", "libutil.", "libresolv.", "ld-linux", "ld64.", "ld-musl"}
-
-// spare looks in Options.Libs for a library of b's machine.
-func (s *search) spare(b *object, name string) *object {
-	if strings.Contains(name, "/") || slices.ContainsFunc(ofLibc, func(prefix string) bool { return strings.HasPrefix(name, prefix) }) {
-		return nil
-	}
-	for _, entry := range s.im.opt.Libs {
-		dirs := []string{entry}
-		if entry == LibsSystem {
-			dirs = systemLibs()
-		}
-		for _, dir := range dirs {
-			loc := location{dir: path.Join(dir, name)}
-			if key, err := s.key(loc); err != nil || !key.mode.IsRegular() {
-				continue
-			}
-			if lib, err := s.object(loc); err == nil && lib.why == "" && lib.machine == b.machine && lib.bits == b.bits {
-				return lib
-			}
-		}
-	}
-	return nil
-}
-
-// libraries finds what a shared object needs and its run path leads to within the path, in the order in which it is to be loaded,
-// and the names of what else it and they need.
-func (s *search) libraries(b *object) (libs []library, wants []string) {
-	seen := map[string]bool{}
-	var visit func(b *object, runpath []string)
-	visit = func(b *object, runpath []string) {
-		runpath = append(slices.Clip(b.runpath), runpath...)
-		for _, name := range b.needed {
-			if seen[name] {
-				continue
-			}
-			seen[name] = true
-			lib, spare := s.beside(b.file, runpath, name), false
-			if lib == nil {
-				lib, spare = s.spare(b, name), true
-			}
-			if lib == nil || len(libs) >= maxLibraries {
-				wants = append(wants, name)
-				continue
-			}
-			visit(lib, nil)
-			libs = append(libs, library{lib, name, spare})
-		}
-	}
-	visit(b, nil)
-	return libs, wants
-}
-
-// beside looks for a library where a run path made of $ORIGIN leads, as long as that is within an entry of the path.
-func (s *search) beside(file location, runpath []string, name string) *object {
-	if strings.Contains(name, "/") {
-		return nil
-	}
-	for _, dir := range runpath {
-		rest, ok := strings.CutPrefix(strings.Replace(dir, "${ORIGIN}", "$ORIGIN", 1), "$ORIGIN")
-		if !ok || rest != "" && rest[0] != '/' {
-			continue
-		}
-		loc := location{arc: file.arc, dir: path.Join(path.Dir(filepath.ToSlash(file.dir)), rest, name)}
-		if !s.onPath(loc) || s.denied(&s.im.opt.Policy, loc) != "" {
-			continue
-		}
-		if key, err := s.key(loc); err != nil || !key.mode.IsRegular() {
-			continue
-		}
-		if b, err := s.object(loc); err == nil && b.why == "" {
-			return b
-		}
-	}
-	return nil
-}
-
-// onPath tells whether a file lies in an entry of the path.
-func (s *search) onPath(loc location) bool {
-	if loc.arc != nil {
-		return loc.arc.files[loc.dir] != nil
-	}
-	return slices.ContainsFunc(s.roots, func(root location) bool {
-		return root.arc == nil && strings.HasPrefix(loc.dir, strings.TrimSuffix(root.dir, "/")+"/")
-	})
 }
 
 // sibling is a file beside the module's own.
@@ -450,6 +138,7 @@ func (s *search) stub(sp *spec) ([]byte, error) {
 			}
 			beside = append(beside, fmt.Sprintf("(%s,%d,%s,%d)", literal(lib.name), lib.key.size, literal(lib.token()), spare))
 		}
+		wants = slices.DeleteFunc(wants, ofLibc)
 		for i := range wants {
 			wants[i] = literal(wants[i])
 		}
@@ -503,7 +192,7 @@ func (im *Importer) ExtensionPart(ctx context.Context, v Version, name, file, li
 	if b.token() != token {
 		return none(b.file.String() + " has changed while it was sent")
 	}
-	r, size, done, err := im.openObject(ctx, b.file, b.key)
+	r, size, done, err := im.openObject(b.file, b.key)
 	if err != nil {
 		return none(fmt.Sprintf("%s: %s", b.file, why(err)))
 	}

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"mitogend/integration/pythons"
 )
 
 func TestTags(t *testing.T) {
@@ -66,7 +68,7 @@ func TestNewer(t *testing.T) {
 func sharedObject(t *testing.T, file string, args ...string) {
 	t.Helper()
 	if _, err := exec.LookPath("gcc"); err != nil {
-		t.Skip("there is no gcc, which go test -race needs as well")
+		pythons.Missing(t, "there is no gcc")
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		t.Fatal(err)
@@ -187,7 +189,7 @@ func TestExtensionPart(t *testing.T) {
 func TestNoSharedObject(t *testing.T) {
 	self, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
-		t.Skip(err)
+		pythons.Missing(t, err)
 	}
 	dir := tree(t, map[string]string{"text.so": "#!/bin/sh\n", "empty.so": "", "head.so": string(self[:100]), "program.so": string(self)})
 	im := newImporter(t, Options{Path: []string{dir}})
@@ -195,9 +197,6 @@ func TestNoSharedObject(t *testing.T) {
 		wantReason(t, im, name, py3, "extension module that is no ")
 	}
 	// Whatever is cut or overwritten, there is an answer.
-	if _, err := exec.LookPath("gcc"); err != nil {
-		return
-	}
 	file := filepath.Join(t.TempDir(), "x.so")
 	sharedObject(t, file)
 	whole, err := os.ReadFile(file)

@@ -13,15 +13,12 @@ import sys
 import zlib
 
 import mitogen.core as core
-from mitogen.core import Latch, Message, _thread
+import mitogen.resources as resources
+from mitogen.core import _thread
 
-GET_RESOURCE = 112
 # As the master has it; and parts that are asked for before the first has come.
 PART = 1048576
 AHEAD = 3
-# Libraries that belong to the C library or the compiler, so that every machine has them, or says so by itself.
-COMMON = 'libc. libm. libdl. libpthread. librt. libutil. ld-linux ld64. ld-musl linux-vdso libc.musl'.split()
-
 MFD_CLOEXEC = 1
 # Since Linux 6.3; before that EINVAL.
 MFD_EXEC = 16
@@ -40,8 +37,8 @@ paths = 0
 def load(name, choices):
     """
     Be that module. Each choice is the file's name, size and token, the machine and bits that it is for, its C library and the
-    version that it needs, names of libraries that must be here, and (name, size, token, spare) of those that are there. What is
-    spare is sent to who lacks it.
+    version that it needs, names of other libraries that must be here, and (name, size, token, spare) of those that are there.
+    What is spare is sent to who lacks it.
     """
     choice = pick(name, choices)
     problem = misfit(*choice[3:8])
@@ -116,12 +113,11 @@ def misfit(machine, bits, wanted, version, wants):
 
 def lacks(lib):
     """Why a library can not be loaded here; None if it could, and is."""
-    if not lib.startswith(tuple(COMMON)):
-        try:
-            import ctypes
-            ctypes.CDLL(lib)
-        except (OSError, ImportError) as e:
-            return str(e)
+    try:
+        import ctypes
+        ctypes.CDLL(lib)
+    except (OSError, ImportError) as e:
+        return str(e)
 
 
 def numbers(version):
@@ -210,9 +206,9 @@ class Memory(object):
         at = done = 0
         while done < self.size:
             while at < self.size and len(waiting) < AHEAD:
-                waiting.append(ask(self.question, at))
+                waiting.append(resources.put(u'part', *(self.question + (u'%d' % at,))))
                 at += PART
-            data = answer(waiting.pop(0))
+            data = part(waiting.pop(0))
             done += len(data)
             if len(data) != min(PART, self.size - done + len(data)):
                 raise core.Error('%d bytes came where %d were expected', done, self.size)
@@ -237,17 +233,6 @@ def memfd():
                 raise
 
 
-def ask(question, offset):
-    latch = Latch()
-    handle = core.router.add_handler(latch.put, persist=False, policy=core.has_parent_authority)
-    core.router.route(Message(0, handle=GET_RESOURCE, reply_to=handle, data=core.dumps(
-        (u'part',) + question + (u'%d' % offset,), 0)))
-    return latch
-
-
-def answer(latch):
-    msg = latch.get()
-    if msg.is_dead:
-        raise core.Error('%s', msg.data.decode('utf-8', 'replace') or 'no answer')
-    data = msg.data if msg.enc == core.BIN else core.loads(msg.data)
+def part(latch):
+    data = resources.take(latch)
     return zlib.decompress(data[1:]) if data[:1] == b'z' else memoryview(data)[1:]

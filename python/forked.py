@@ -553,7 +553,8 @@ class Peer(object):
         if type(record) is tuple:
             for other in [name.rpartition('.')[0]] + list(record[4] or ()):
                 other = other if isinstance(other, str) else other.encode('utf-8')
-                if (self.empty or other == 'mitogen.files') and other not in self.sent and type(core.importer.cache.get(other)) is tuple:
+                wanted = (self.empty or other == 'mitogen.files') and other not in self.sent
+                if wanted and type(core.importer.cache.get(other)) is tuple:
                     self.sent.add(other)
                     names += self.needs(other)
         self.sent.add(name)
@@ -602,14 +603,13 @@ def share_out():
 
 
 def share(queue, turn):
-    """In a thread of its own. Replaced by that of mitogen.sharing, which the reader must not import."""
+    """In a thread of its own, since the reader must not import."""
     try:
-        import mitogen.sharing
+        from mitogen.sharing import run
     except ImportError:
-        # The connection is lost.
-        core.router.on_stream_lost(core.router.stream)
+        # The connection is lost, and with it all peers: see lose().
         return
-    share(queue, turn)
+    run(queue, turn)
 
 
 def stop_sharing():

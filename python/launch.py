@@ -106,10 +106,11 @@ class Child(process.Process):
             finally:
                 for fd in set(theirs):
                     os.close(fd)
-        process.Process.__init__(self, self.popen.pid)
+            process.Process.__init__(self, self.popen.pid)
+            # Before the lock is free: who waits for it ends all that is there.
+            process.ender.alive.add(self)
         for fd in set((self.rfd, self.wfd, self.efd)) - set((None,)):
             parent.nonblock(fd)
-        process.ender.alive.add(self)
 
     def poll(self):
         status = process.Process.poll(self)

@@ -24,12 +24,21 @@ class Refused(core.Error):
 
 def ask(*question):
     """
-    The master's answer. Questions are `read`, package, file; `list`, package, directory; `modules`; `installed`; and
-    `metadata`, project. Raises Refused with its reason when it has none.
+    The master's answer. Questions are `read`, package, file; `list`, package, directory; `modules`; `installed`;
+    `metadata`, project; and `part`, of which mitogen.extension knows. Raises Refused with its reason when it has none.
     """
+    return take(put(*question))
+
+
+def put(*question):
+    """Ask, and go on: take() gives the answer."""
     latch = Latch()
     handle = core.router.add_handler(latch.put, persist=False, policy=core.has_parent_authority)
     core.router.route(Message(0, handle=GET_RESOURCE, reply_to=handle, data=core.dumps(question, 0)))
+    return latch
+
+
+def take(latch):
     answer = latch.get()
     if answer.is_dead:
         raise Refused(answer.data or 'no answer')

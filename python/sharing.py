@@ -111,4 +111,3 @@ def show(warning, real=warnings._showwarnmsg):
 
 
 warnings._showwarnmsg = show
-forked.share = run
