@@ -92,7 +92,7 @@ if not os.fork():
 os.close(w)
 print(os.read(r, 9).decode())
 os.wait()
-print([f for f in os.listdir('/dev/shm') if 'mitogend' in f], sorted(set(os.listdir('.'))))
+print([f for f in os.listdir('/dev/shm') if 'mitogend-%d-' % os.getpid() in f], sorted(set(os.listdir('.'))))
 `
 
 func TestExtensionModules(t *testing.T) {
@@ -144,7 +144,7 @@ func TestExtensionModules(t *testing.T) {
 			"    def fail(): raise OSError(38, 'no memfd here')\n    e.memfd = fail\n" +
 			"    if sys.argv[1] == 'none':\n        real = e.os.open\n        e.os = type('os', (), dict(e.os.__dict__, open=staticmethod(lambda *a: fail())))\n" +
 			"try:\n    import cx.beside\n    print(cx.beside.answer())\nexcept ImportError as e:\n    print(e)\n" +
-			"import os\nprint([f for f in os.listdir('/dev/shm') if 'mitogend' in f])\n"
+			"import os\nprint([f for f in os.listdir('/dev/shm') if 'mitogend-%d-' % os.getpid() in f])\n"
 		script = Write(t, t.TempDir(), "short.py", short)
 		for _, c := range []struct {
 			want string

@@ -192,7 +192,7 @@ class Memory(object):
         except (OSError, AttributeError, ImportError) as e:
             reasons.append('memfd_create: %s' % e)
         try:
-            path = '/dev/shm/mitogend-%s.so' % ''.join('%02x' % c for c in bytearray(os.urandom(12)))
+            path = '/dev/shm/mitogend-%d-%s.so' % (os.getpid(), ''.join('%02x' % c for c in bytearray(os.urandom(12))))
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o700)
             core.cloexec(fd)
             self.unlink = path
