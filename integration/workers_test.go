@@ -82,10 +82,19 @@ def count():
             pass
     return children, len(os.listdir('/proc/self/fd'))
 
+def settled():
+    """The count once it has stayed for 0.3 s: ends of workers of an earlier round may still be noticed."""
+    last, looks, end = count(), 0, time.time() + 30
+    while looks < 30 and time.time() < end:
+        time.sleep(0.01)
+        now = count()
+        last, looks = now, looks + 1 if now == last else 0
+    return last
+
 def report(rounds):
     lines = []
     for n in range(rounds):
-        before = count()
+        before = settled() if n else count()
         one_round(lines.append)
     # The ends of the last workers may still be noticed.
     end = time.time() + 30
