@@ -52,7 +52,7 @@ type stream struct {
 	start int // of what is not handled yet
 	end   int
 
-	// sent holds the ids that this stream has sent a message to, for DEL_ROUTE.
+	// sent holds the ids that this stream has sent a message to, for DEL_ROUTE, and whether it has waited for an answer.
 	sent sync.Map
 	// behind holds the ids that are reached through it, children the children; see tables.go.
 	behind, children sync.Map

@@ -48,6 +48,12 @@ func serve(t *testing.T, opt Options) (d *daemon.Daemon, socket string) {
 
 func serveWith(t *testing.T, dopt daemon.Options, opt Options) (d *daemon.Daemon, socket string) {
 	t.Helper()
+	return serveUntil(context.Background(), t, dopt, opt)
+}
+
+// serveUntil serves clients until ctx ends or the test does.
+func serveUntil(ctx context.Context, t *testing.T, dopt daemon.Options, opt Options) (d *daemon.Daemon, socket string) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "mg")
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +69,7 @@ func serveWith(t *testing.T, dopt daemon.Options, opt Options) (d *daemon.Daemon
 		t.Fatal(err)
 	}
 	opt.Logger = log
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	s := New(d, opt)
 	go func() { done <- s.Serve(ctx, ln) }()
