@@ -485,9 +485,11 @@ const feedChunk = 256 << 10
 
 // feed sends standard input. It ends with the input, or when a read returns after the program has ended.
 func (s *stream) feed(r io.Reader) {
-	buf := make([]byte, feedChunk)
+	var chunk daemon.InputBuffer
 	for {
+		buf := chunk.Next(feedChunk)
 		n, err := r.Read(buf)
+		chunk.Read(n)
 		w := &wire.Write{Stream: s.id, Data: buf[:n], End: err != nil}
 		if s.c.request(s.ctx, "write", w, nil, nil) != nil || err != nil {
 			return
