@@ -158,7 +158,6 @@ def sweep(place):
 
 def watch(path):
     """Have a helper remove the directory after this process."""
-    global kept
     # It is locked before there is anything in it.
     fd = held(path)
     read, write = os.pipe()
@@ -186,7 +185,7 @@ def watch(path):
         os.close(write)
         os.close(fd)
         raise core.Error('%s can not be started, which would remove it', args[0])
-    kept = [write, fd]
+    kept[:] = write, fd
     atexit.register(leave)
 
 
@@ -210,6 +209,12 @@ def become(args, read, tell, fd):
         os.execv(args[0], args)
     finally:
         os._exit(1)
+
+
+def leaf():
+    """In a process that was forked off: the files go when the one before it ends."""
+    guard.close(*kept)
+    del kept[:]
 
 
 def leave():
