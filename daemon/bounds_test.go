@@ -254,8 +254,7 @@ func TestBounds(t *testing.T) {
 			return r
 		}},
 		{name: "empty messages in a channel", bound: "bytes that wait in a channel", attack: func(_ *testing.T, d *Daemon, evil *peer) any {
-			ch := &Channel{c: evil.c, changed: make(chan struct{}, 1), room: make(chan struct{}, 1)}
-			ch.handle = d.handles.add(handler{fn: ch.deliver, respondent: evil.id})
+			ch := evil.c.newChannel()
 			evil.pour(16<<20, evil.frame(ch.handle, 0, "m"))
 			return ch
 		}},

@@ -53,12 +53,20 @@ func (c *Child) Open(ctx context.Context, o CallOptions, fn string, args ...any)
 	if err := c.Push(ctx, module); err != nil {
 		return nil, err
 	}
-	ch := &Channel{c: c, changed: make(chan struct{}, 1), room: make(chan struct{}, 1)}
-	ch.handle = c.d.handles.add(handler{fn: ch.deliver, respondent: c.id})
+	ch := c.newChannel()
 	o.Chain, o.Convert = "", 0
 	ch.call = c.startTracked(ctx, o, func() { ch.end(io.EOF) }, "mitogen.channel:serve",
 		[]any{int64(ch.handle), module, klass, function, kwargs, args})
 	return ch, nil
+}
+
+// newChannel gives a channel that takes messages.
+func (c *Child) newChannel() *Channel {
+	ch := &Channel{c: c, changed: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+	ch.mu.Lock() // a child that lies may send before it was told of the handle, and its end may come
+	defer ch.mu.Unlock()
+	ch.handle = c.d.handles.add(handler{fn: ch.deliver, respondent: c.id})
+	return ch
 }
 
 // deliver takes a message of the child; see channel.py.
@@ -113,13 +121,14 @@ func (ch *Channel) wake() {
 
 // end is called when the function has ended.
 func (ch *Channel) end(err error) {
-	ch.c.d.handles.remove(ch.handle)
 	ch.mu.Lock()
+	handle := ch.handle
 	ch.finished = true
 	if ch.err == nil {
 		ch.err = err
 	}
 	ch.mu.Unlock()
+	ch.c.d.handles.remove(handle)
 	ch.wake()
 }
 

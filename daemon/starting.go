@@ -65,11 +65,13 @@ func (s starting) enter(ctx context.Context) (done func(), err error) {
 	}
 	var look func()
 	look = func() {
-		if s.busy() && time.Since(began) < maxStartTime && !isClosed(over) {
+		switch {
+		case isClosed(over):
+		case s.busy() && time.Since(began) < maxStartTime:
 			time.AfterFunc(startTime, look)
-			return
+		default:
+			leave()
 		}
-		leave()
 	}
 	t := time.AfterFunc(startTime, look)
 	return func() {
