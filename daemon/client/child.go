@@ -190,7 +190,7 @@ func (c *Client) source() *wire.Source {
 	if o == nil {
 		return nil
 	}
-	s := &wire.Source{Allow: o.Policy.Allow, Deny: o.Policy.Deny}
+	s := &wire.Source{Allow: o.Policy.Allow, Deny: o.Policy.Deny, Unpack: o.Unpack}
 	for _, dir := range o.Path {
 		s.Path = append(s.Path, absolute(c.opt.Dir, dir))
 	}
