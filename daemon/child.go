@@ -181,7 +181,7 @@ func (c *Child) newResponder() error {
 		}
 		// Mitogen's own children take what they have of it, and ask for the rest.
 		opt.Reasons, opt.MarkPackages, opt.With, opt.WithPaths, opt.Local = false, false, nil, "", []string{"mitogen"}
-		opt.NoExtensions = true
+		opt.Stock = true
 		if c.opt.Miss != nil {
 			opt.Miss = func(name string) bool { return c.opt.Miss(c, name) }
 		}

@@ -124,6 +124,8 @@ func (s *stream) answerResource(m pyproto.Message) {
 //
 //	("read", package, file)       the file's bytes
 //	("list", package, directory)  of each entry the name, whether it is a directory, and the size; "" is the package's own directory
+//	("tree", package)             the names, sizes and 1 for executable of the files to be unpacked, as zlib of lines that end in NULs
+//	("files", package, file ...)  the content of these, joined, as z and zlib or r
 //	("modules",)                  names of the modules, and with a dot of the packages, that lie in no other one
 //	("installed",)                the projects: (name, version, path, [(file, bytes)], whole); only entry points, not whole
 //	("metadata", project)         the same of one, whole
@@ -147,6 +149,10 @@ func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 			return im.Resource(d.ctx, args[0], args[1], c.opt.Policy)
 		}
 		return entries(im, args[0], args[1], c.opt.Policy)
+	case kind == "tree" && len(args) == 1:
+		return d.unpackTree(c, im, args[0])
+	case kind == "files" && len(args) > 1:
+		return d.unpackFiles(c, im, args[0], args[1:])
 	case kind == "part" && len(args) == 5:
 		return d.extensionPart(c, im, args)
 	case kind == "modules" && len(args) == 0:
@@ -170,18 +176,52 @@ func (d *Daemon) extensionPart(c *Child, im *importer.Importer, args []string) (
 		return nil, fmt.Errorf("no number of bytes: %q", args[4])
 	}
 	head := ""
-	if c.via == nil && bytecodeMethods[c.method] {
+	if c.sameMachine() {
 		head = "r"
 	}
 	data, err := im.ExtensionPart(d.ctx, c.Version(), args[0], args[1], args[2], args[3], offset, head, c.opt.Policy)
+	if err != nil || head != "" {
+		return data, err
+	}
+	return deflated("z", data)
+}
+
+// sameMachine: what goes to the child need not be compressed.
+func (c *Child) sameMachine() bool { return c.via == nil && bytecodeMethods[c.method] }
+
+// unpackTree lists what a child is to unpack.
+func (d *Daemon) unpackTree(c *Child, im *importer.Importer, pkg string) (any, error) {
+	files, err := im.Unpack(pkg, c.Version(), c.opt.Policy)
 	if err != nil {
 		return nil, err
 	}
-	if head != "" {
-		return data, nil
+	var b bytes.Buffer
+	for _, f := range files {
+		mode := 0
+		if f.Executable {
+			mode = 1
+		}
+		fmt.Fprintf(&b, "%s\x00%d\x00%d\x00", f.Name, f.Size, mode)
 	}
+	return deflated("", b.Bytes())
+}
+
+// unpackFiles reads some of them.
+func (d *Daemon) unpackFiles(c *Child, im *importer.Importer, pkg string, names []string) (any, error) {
+	head := ""
+	if c.sameMachine() {
+		head = "r"
+	}
+	data, err := im.UnpackedData(d.ctx, pkg, names, head, d.opt.MaxMessage, c.Version(), c.opt.Policy)
+	if err != nil || head != "" {
+		return data, err
+	}
+	return deflated("z", data)
+}
+
+func deflated(head string, data []byte) (any, error) {
 	var buf bytes.Buffer
-	buf.WriteByte('z')
+	buf.WriteString(head)
 	w, err := zlib.NewWriterLevel(&buf, zlib.BestSpeed)
 	if err != nil {
 		return nil, err

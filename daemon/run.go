@@ -39,6 +39,13 @@ type RunOptions struct {
 	Stdout, Stderr io.Writer
 }
 
+// Keeper is a writer that may be given bytes to keep, which saves it a copy.
+type Keeper interface {
+	io.Writer
+	// Keep is Write of bytes that nobody else uses any more.
+	Keep(p []byte) (int, error)
+}
+
 // Command gives the options of Run for a command of the target's, with settings NAME=VALUE for its environment and the directory that it
 // runs in, empty for the child's. A program becomes it, with status 127 where there is no such command and 126 where it cannot be run.
 func Command(argv, env []string, dir string) RunOptions {
@@ -69,12 +76,12 @@ func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 	if c.runtime != nil {
 		return ExitStatus{}, fmt.Errorf("daemon: %s runs %s, which calls functions and can run no program: %w", c.name, c.runtime, ErrRuntime)
 	}
+	c.d.printing.Add(1)
+	defer c.d.printing.Add(-1)
 	if err := c.pushScript(ctx, o); err != nil {
 		return ExitStatus{}, err
 	}
-	c.d.printing.Add(1)
-	defer c.d.printing.Add(-1)
-	p := &program{c: c, id: c.d.allocate(1), window: c.d.OutputShare(), changed: make(chan struct{}, 1), over: make(chan struct{})}
+	p := &program{c: c, id: c.d.allocate(1), window: minWindow, changed: make(chan struct{}, 1), over: make(chan struct{})}
 	if p.id == 0 {
 		return ExitStatus{}, errNoIDs
 	}
@@ -150,10 +157,10 @@ func (c *Child) pushScript(ctx context.Context, o RunOptions) error {
 
 const (
 	// outputBytes is what all programs together may print ahead of who reads it, and no one more than maxWindow. minWindow is each
-	// one's, however many there are.
-	outputBytes = 16 << 20
+	// one's, however many there are, and what each begins with.
+	outputBytes = 8 << 20
 	maxWindow   = 1 << 20
-	minWindow   = 16 << 10
+	minWindow   = 8 << 10
 )
 
 // OutputShare is how much of a program's output may wait, at one place, as many as are running now.
@@ -273,7 +280,11 @@ func (p *program) copy(ctx context.Context, o RunOptions) (ExitStatus, error) {
 				w = o.Stderr
 			}
 			if w != nil {
-				if _, err := w.Write(k.data); err != nil {
+				write := w.Write
+				if keeper, ok := w.(Keeper); ok {
+					write = keeper.Keep
+				}
+				if _, err := write(k.data); err != nil {
 					// The exit status may be there already, for stop.
 					p.mu.Lock()
 					p.queue = slices.Concat(queue[i+1:], p.queue)
@@ -311,9 +322,11 @@ func (p *program) feed(ctx context.Context, r io.Reader) {
 	p.mu.Lock()
 	p.acks = acks
 	p.mu.Unlock()
-	buf := make([]byte, 1+inputChunk)
+	var chunk InputBuffer
 	for {
+		buf := chunk.Next(1 + inputChunk)
 		n, err := r.Read(buf[1:])
+		chunk.Read(1 + n)
 		if n > 0 {
 			buf[0] = 'i'
 			h := pyproto.Header{Enc: pyproto.EncMGC, Dst: p.c.id, Handle: p.input}
@@ -332,6 +345,30 @@ func (p *program) feed(ctx context.Context, r io.Reader) {
 		}
 	}
 }
+
+// InputBuffer grows with what is read into it: of a thousand programs that are given standard input, most get none.
+type InputBuffer struct {
+	b    []byte
+	full bool
+}
+
+// firstInput is what it begins with.
+const firstInput = 512
+
+// Next gives the buffer, of at most max bytes.
+func (i *InputBuffer) Next(max int) []byte {
+	switch {
+	case i.b == nil:
+		i.b = make([]byte, min(firstInput, max))
+	case i.full:
+		i.b = make([]byte, min(8*len(i.b), max))
+	}
+	i.full = false
+	return i.b
+}
+
+// Read says how much of it was used.
+func (i *InputBuffer) Read(n int) { i.full = n == len(i.b) }
 
 // stop ends the program, waits until it is gone, and writes what it has to say meanwhile, if anybody wants to read it.
 func (p *program) stop(o RunOptions, quiet bool) {

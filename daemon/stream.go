@@ -52,6 +52,7 @@ type stream struct {
 	start int // of what is not handled yet
 	end   int
 	large bool // the pipe is
+	much  bool // a small buffer was filled, and since then much has come with each read
 
 	// sent holds the ids that this stream has sent a message to, for DEL_ROUTE, and whether it has waited for an answer.
 	sent sync.Map
@@ -368,7 +369,7 @@ func (s *stream) readLoop(first []byte) {
 		go s.watchExit()
 	}
 	if len(first) > 0 {
-		s.in = getBuffer()
+		s.in = getBuffer(len(first) > smallBuffer)
 		s.end = copy(s.in.b, first)
 	}
 	s.fail(s.read())
@@ -442,9 +443,9 @@ func (s *stream) fill() error {
 	var rerr error
 	err := s.rraw.Read(func(fd uintptr) bool {
 		if s.in == nil {
-			s.in, s.start, s.end = getBuffer(), 0, 0
+			s.in, s.start, s.end = getBuffer(s.much), 0, 0
 		} else if s.end == len(s.in.b) {
-			fresh := getBuffer()
+			fresh := getBuffer(s.much || s.end-s.start > smallBuffer/2)
 			s.end = copy(fresh.b, s.in.b[s.start:s.end])
 			s.start = 0
 			s.in.release()
@@ -475,6 +476,7 @@ func (s *stream) fill() error {
 		return fmt.Errorf("read: %w", err)
 	}
 	s.end += n
+	s.much = s.end == len(s.in.b) || s.much && n > smallBuffer
 	s.bytesIn.Add(int64(n))
 	return nil
 }
@@ -507,7 +509,7 @@ func (s *stream) handle() error {
 			continue
 		}
 		if s.end-s.start < size {
-			if size <= len(s.in.b)/2 {
+			if size <= readBuffer/2 {
 				// Comes whole with the next reads.
 				return nil
 			}
@@ -624,7 +626,7 @@ func (s *stream) skip(h pyproto.Header, size int) error {
 		if s.in.refs.Load() > 1 {
 			// Frames in it wait in other streams' queues.
 			s.in.release()
-			s.in = getBuffer()
+			s.in = getBuffer(true)
 		}
 		s.start, s.end = 0, 0
 	}

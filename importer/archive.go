@@ -145,6 +145,7 @@ func (a *archive) read(name string, limit int64) ([]byte, error) {
 // fileKey is the key of a member: the archive's own, so that a new archive means new members.
 func (a *archive) fileKey(name string) fileKey {
 	k := a.key
+	k.mode = a.files[name].Mode() & 0o100
 	k.size = int64(min(a.files[name].UncompressedSize64, 1<<62))
 	return k
 }

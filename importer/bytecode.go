@@ -26,7 +26,7 @@ const maxBytecode = 16 << 20
 // could have written the source. Otherwise nil.
 func (s *search) bytecode(name string) []byte {
 	sp := s.find(name)
-	if s.v.Major != 3 || sp.why != "" || sp.unit == nil || sp.file.arc != nil || sp.kind == KindMain || sp.kind == KindVirtual || sp.kind == KindNamespace {
+	if s.v.Major != 3 || sp.why != "" || sp.unit == nil || sp.unit != sp.packed || sp.file.arc != nil || sp.kind == KindMain || sp.kind == KindVirtual || sp.kind == KindNamespace {
 		return nil
 	}
 	path := sp.file.String()

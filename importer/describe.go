@@ -20,6 +20,9 @@ type Description struct {
 	Modules    []string            `json:"modules,omitempty"` // in a package
 	Imports    []ImportDescription `json:"imports,omitempty"`
 	Related    []string            `json:"related,omitempty"`
+	// Unpacked is how many files are laid down on the target, and UnpackedBytes what they have; 0 of what is not unpacked.
+	Unpacked      int   `json:"unpacked,omitempty"`
+	UnpackedBytes int64 `json:"unpacked_bytes,omitempty"`
 	// Objects are what an extension module may be loaded from, in the order of preference; the target takes the first that fits it.
 	Objects []ObjectDescription `json:"objects,omitempty"`
 	// Closure is what a child is sent that has nothing yet; ClosureBytes what that takes on the wire.
@@ -60,6 +63,13 @@ func (im *Importer) Describe(ctx context.Context, name string, v Version) (*Desc
 			id.Loads = slices.DeleteFunc(r.targets(imp), func(loaded string) bool { return within(name, loaded) })
 		}
 		d.Imports = append(d.Imports, id)
+	}
+	if s.unpackTop(name) == name {
+		files, _, _ := s.tree(name, nil) // else it would not be served
+		d.Unpacked = len(files)
+		for _, f := range files {
+			d.UnpackedBytes += f.Size
+		}
 	}
 	d.Objects = s.objectsOf(r.sp)
 	if d.Objects != nil {

@@ -54,6 +54,7 @@ func keyOf(st *unix.Stat_t) fileKey {
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
+		k.mode = fs.FileMode(st.Mode) & 0o100 // whether it is executable
 	case unix.S_IFDIR:
 		k.mode = fs.ModeDir
 	case unix.S_IFIFO:

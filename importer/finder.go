@@ -140,7 +140,7 @@ type spec struct {
 	ext    []string // names of the shared objects in file's directory, of an extension module; file is the first of them
 
 	// Filled in by search when first asked for.
-	unit            *unit
+	unit, packed    *unit // packed: of the source itself, see search.load
 	resolved        bool
 	related, missed []string
 }
@@ -156,11 +156,12 @@ type search struct {
 	main      *Main
 	mark      bool   // records show which of a package's children are packages
 	withPaths string // see ResponderOptions
-	noExt     bool   // the child can not load extension modules
+	stock     bool   // the child is Mitogen's own: it can not load extension modules, nor unpack
 	roots     []location
 	specs     map[string]*spec
 	dirs      map[location]*listing // nil where there is none
 	by        map[string]string     // which module had a closure take in another one
+	unpack    map[string]bool       // see unpacks
 
 	places map[*Policy]*places // see denied
 }
@@ -389,7 +390,7 @@ func (s *search) source(loc location, l *listing, leaf string) (sp *spec, fault 
 		if isBytecode(bin) {
 			return nil, fmt.Sprintf("%s is bytecode without its source", loc.join(bin))
 		}
-		if s.noExt {
+		if s.stock {
 			return nil, fmt.Sprintf("%s is an extension module, which a child of Mitogen's can not load", loc.join(bin))
 		}
 		return s.extension(loc, l, leaf, bin)

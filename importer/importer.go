@@ -31,6 +31,8 @@ type Options struct {
 	// Libs are directories, absolute, with libraries that a child is sent that lacks what an extension module needs; LibsSystem stands
 	// for those of this machine. None: it is to have them itself, unless they lie beside the module.
 	Libs []string
+	// Unpack names packages and modules whose files a child of ours lays down in memory, to load them from there; see unpack.go.
+	Unpack []string
 	// MaxSource is the size of the largest source that is served, in bytes; 0 means DefaultMaxSource.
 	MaxSource int64
 	// MaxResource is the same for data files; 0 means DefaultMaxResource.
@@ -97,6 +99,11 @@ type Importer struct {
 func New(opt Options) (*Importer, error) {
 	if err := opt.Policy.check(); err != nil {
 		return nil, err
+	}
+	for _, name := range opt.Unpack {
+		if fault := nameFault(name); fault != "" {
+			return nil, fmt.Errorf("importer: package to unpack %q: %s", name, fault)
+		}
 	}
 	f, err := newFinder(opt.Path, opt.Venv)
 	if err != nil {
@@ -334,6 +341,24 @@ func (s *search) unit(sp *spec) (*unit, error) {
 }
 
 func (s *search) load(sp *spec) (*unit, error) {
+	u, err := s.packedUnit(sp)
+	if err != nil || s.unpackTop(sp.name) != sp.name {
+		return u, err
+	}
+	return s.unpackStub(sp, u)
+}
+
+// packedUnit is what a package's own source is, whether or not something else is served for it.
+func (s *search) packedUnit(sp *spec) (*unit, error) {
+	if sp.packed != nil {
+		return sp.packed, nil
+	}
+	u, err := s.loadPacked(sp)
+	sp.packed = u
+	return u, err
+}
+
+func (s *search) loadPacked(sp *spec) (*unit, error) {
 	switch sp.kind {
 	case KindNamespace:
 		return s.im.empty, nil
@@ -410,7 +435,7 @@ func CutMain(script []byte) (cut []byte, ok bool) {
 
 // extendsPath tells whether a package spreads itself over the path.
 func (s *search) extendsPath(sp *spec) bool {
-	u, err := s.unit(sp)
+	u, err := s.packedUnit(sp)
 	return err == nil && u.src.extends
 }
 
@@ -427,7 +452,12 @@ func (s *search) module(ctx context.Context, name string) (*Module, error) {
 	}
 	m := &Module{
 		Name: name, Kind: sp.kind, IsPkg: sp.isPkg(), Path: s.path(sp), Size: u.size,
-		Compressed: u.compressed(), Imports: u.src.imports, Related: s.relatedOf(sp, u), unit: u, loc: sp.file,
+		Compressed: u.compressed(), Imports: u.src.imports, unit: u, loc: sp.file,
+	}
+	for _, rel := range s.relatedOf(sp, u) {
+		if !s.unpacked(rel) {
+			m.Related = append(m.Related, rel)
+		}
 	}
 	if m.IsPkg {
 		m.Present, m.Packages, m.Namespaces = s.children(sp)

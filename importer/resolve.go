@@ -326,7 +326,9 @@ func (c *closer) visit(name, by string) {
 	if u.src.paths && c.withPaths != "" && sp.kind != KindVirtual {
 		c.visit(c.withPaths, name) // ahead of the module
 	}
-	c.out = append(c.out, name)
+	if !c.unpacked(name) {
+		c.out = append(c.out, name)
+	}
 	if c.by[name] == "" {
 		c.by[name] = by
 	}
@@ -342,6 +344,9 @@ func (s *search) relatedOf(sp *spec, u *unit) []string {
 		sp.related, sp.missed = s.related(sp, u.src)
 		if u.src.paths && s.withPaths != "" && sp.kind != KindVirtual {
 			sp.related = append([]string{s.withPaths}, sp.related...)
+		}
+		if s.unpackTop(sp.name) == sp.name && sp.kind != KindVirtual {
+			sp.related = append([]string{"mitogen.unpack"}, sp.related...)
 		}
 		sp.resolved = true
 	}

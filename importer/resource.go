@@ -23,8 +23,11 @@ func (im *Importer) Resource(ctx context.Context, pkg, name string, also ...Poli
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	return im.search(Version{}).resource(pkg, name, also)
+}
+
+func (s *search) resource(pkg, name string, also []Policy) ([]byte, error) {
 	full := pkg + "/" + name
-	s := im.search(Version{})
 	reason := "the package has no such file"
 	dirs, _, err := s.resourceDirs(pkg, name, full, false, also)
 	if err != nil {
@@ -39,9 +42,9 @@ func (im *Importer) Resource(ctx context.Context, pkg, name string, also ...Poli
 		var data []byte
 		var err error
 		if file.arc != nil {
-			data, err = file.arc.read(file.dir, im.opt.MaxResource)
+			data, err = file.arc.read(file.dir, s.im.opt.MaxResource)
 		} else {
-			data, _, err = readFile(file.dir, im.opt.MaxResource)
+			data, _, err = readFile(file.dir, s.im.opt.MaxResource)
 		}
 		if err == nil {
 			return data, nil
@@ -56,15 +59,28 @@ func (im *Importer) Resource(ctx context.Context, pkg, name string, also ...Poli
 // Resources lists a directory of a package, sorted by name; dir is relative to the package's own, "" is that one. A namespace
 // package shows what its directories have together, of two files with one name the first. What policies refuse is not shown.
 func (im *Importer) Resources(pkg, dir string, also ...Policy) ([]ResourceInfo, error) {
+	entries, err := im.search(Version{}).entries(pkg, dir, also)
+	var out []ResourceInfo
+	for _, e := range entries {
+		out = append(out, e.info)
+	}
+	return out, err
+}
+
+// entry is one of a directory, with its file's state.
+type entry struct {
+	info ResourceInfo
+	key  fileKey
+}
+
+func (s *search) entries(pkg, dir string, also []Policy) (out []entry, err error) {
 	full := strings.TrimSuffix(pkg+"/"+dir, "/")
-	s := im.search(Version{})
 	dirs, base, err := s.resourceDirs(pkg, dir, full, true, also)
 	if err != nil {
 		return nil, err
 	}
 	found, reason := false, "the package has no such directory"
 	seen := map[string]bool{}
-	var out []ResourceInfo
 	for _, loc := range dirs {
 		loc = loc.inside(dir)
 		l := s.list(loc)
@@ -77,34 +93,34 @@ func (im *Importer) Resources(pkg, dir string, also ...Policy) ([]ResourceInfo, 
 		}
 		found = true
 		for name := range l.types {
-			info, ok := s.resourceInfo(loc, l, name)
-			ok = ok && dataFault(name) == "" && s.refusesData(also, base, path.Join(dir, name), info.Dir) == "" &&
+			e, ok := s.entry(loc, l, name)
+			ok = ok && dataFault(name) == "" && s.refusesData(also, base, path.Join(dir, name), e.info.Dir) == "" &&
 				s.deniedAlso(also, loc.join(name)) == ""
 			if ok && !seen[name] && name != "__pycache__" {
 				seen[name] = true
-				out = append(out, info)
+				out = append(out, e)
 			}
 		}
 	}
 	if !found {
 		return nil, &NotFoundError{Name: full, Reason: reason}
 	}
-	slices.SortFunc(out, func(a, b ResourceInfo) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(out, func(a, b entry) int { return cmp.Compare(a.info.Name, b.info.Name) })
 	return out, nil
 }
 
-func (s *search) resourceInfo(loc location, l *listing, name string) (ResourceInfo, bool) {
+func (s *search) entry(loc location, l *listing, name string) (e entry, ok bool) {
 	mode, _ := s.typeOf(loc, l, name)
-	info := ResourceInfo{Name: name, Dir: mode.IsDir()}
-	if info.Dir {
-		return info, true
+	e.info = ResourceInfo{Name: name, Dir: mode.IsDir()}
+	if e.info.Dir {
+		return e, true
 	}
 	if !mode.IsRegular() {
-		return info, false
+		return e, false
 	}
 	key, err := s.key(loc.join(name))
-	info.Size = key.size
-	return info, err == nil
+	e.key, e.info.Size = key, key.size
+	return e, err == nil
 }
 
 // resourceDirs gives the directories that a package's data is in, and the package. A plain module's is that of the package it lies

@@ -41,8 +41,8 @@ type ResponderOptions struct {
 	// MarkPackages has the names of packages end in a dot where a package tells what it has: children of ours then know the one
 	// kind from the other. Stock children would look for such names.
 	MarkPackages bool
-	// NoExtensions refuses extension modules, which stock children can not load.
-	NoExtensions bool
+	// Stock children can not load extension modules, which are refused, nor unpack packages, which go as they are.
+	Stock bool
 	// MaxPending bounds the names that were asked for and not yet answered; 0 means DefaultMaxPending.
 	MaxPending int
 	// Miss is asked for a module that the child asked for and that was not found here; true says that it will be answered
@@ -384,7 +384,7 @@ func (r *Responder) do(ctx context.Context, j *job) error {
 
 func (r *Responder) search(v Version) *search {
 	s := r.im.search(v)
-	s.main, s.mark, s.withPaths, s.noExt = r.opt.Main, r.opt.MarkPackages, r.opt.WithPaths, r.opt.NoExtensions
+	s.main, s.mark, s.withPaths, s.stock = r.opt.Main, r.opt.MarkPackages, r.opt.WithPaths, r.opt.Stock
 	return s
 }
 

@@ -36,6 +36,8 @@ type source struct {
 	extends bool
 	// paths: it mentions __file__, __path__, sys.modules or pkg_resources, by which paths are made.
 	paths bool
+	// unpack: it asks for being unpacked.
+	unpack bool
 	// mainGuard is the offset of the module-level line if __name__ == '__main__', -1 without one.
 	mainGuard int
 	// mitogenMain: calls mitogen.main(), Mitogen's own form of that guard.
@@ -125,6 +127,7 @@ func scanSource(src []byte) *source {
 	for _, maker := range []string{"__file__", "__path__", "sys.modules[", "pkg_resources"} {
 		s.out.paths = s.out.paths || bytes.Contains(src, []byte(maker))
 	}
+	s.out.unpack = bytes.Contains(src, []byte(strings.TrimSpace(unpackMark))) && markedUnpack(src)
 	return s.out
 }
 

@@ -37,6 +37,18 @@ def missing(path, why, error=OSError):
     return error(errno.ENOENT, 'No such file or directory (mitogend: %s)' % why, path)
 
 
+def refuse(path, *_args, **_kwargs):
+    """Of functions that need the file itself."""
+    raise missing(path, here(path))
+
+
+def here(path):
+    """What to do for a file to be on this machine."""
+    record = place(core.importer, path)[0]
+    package = record[0].partition('.')[0] if record else 'PACKAGE'
+    return 'it is no file of this machine; --unpack %s lays down the files of %s here' % (package, package)
+
+
 def wrong(path, number, error=OSError):
     """It is there, and of the other kind."""
     return error(number, os.strerror(number), path)
@@ -62,7 +74,7 @@ class Content(io.BytesIO):
 
 def open_file(path, mode='r', buffering=-1, encoding=None, errors=None, newline=None, *_rest, **_opener):
     if set(mode) & set('wax+'):
-        raise missing(path, 'files of what is served are not on this machine, and cannot be written', IOError)
+        raise missing(path, 'it cannot be written: ' + here(path), IOError)
     data = read(path)
     if 'U' in mode:
         data = data.replace(b'\r\n', b'\n').replace(b'\r', b'\n')

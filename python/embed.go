@@ -201,6 +201,9 @@ var resources string
 //go:embed sharing.py
 var sharing string
 
+//go:embed unpack.py
+var unpack string
+
 //go:embed watcher.py
 var watcher string
 
@@ -215,7 +218,7 @@ func Modules() map[string]Module {
 		"api": api, "channel": channel, "connect": connect, "convert": convert, "disk": disk, "extension": extension, "files": files, "finders": finders,
 		"forked": forked, "forker": forker, "guard": guard, "launch": launch, "parent": parent, "plain": plain, "process": process,
 		"program": program, "projects": projects, "resources": resources, "running": running, "script": script, "sharing": sharing,
-		"watcher": watcher,
+		"unpack": unpack, "watcher": watcher,
 	} {
 		m["mitogen."+name] = Module{"mitogen/" + name + ".py", func() string { return Shrink(source) }}
 	}

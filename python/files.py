@@ -13,6 +13,10 @@ import sys
 import mitogen.core as core
 
 PREFIX = core.Importer.prefix
+# What reads here what the master has, and what cannot, and says what to do.
+READING = 'stat lstat listdir access readlink scandir listxattr'
+OTHERS = ('open chdir mkdir rmdir remove unlink rename replace link symlink chmod chown utime truncate statvfs getxattr '
+          'posix_spawn posix_spawnp')
 
 
 class Served(object):
@@ -142,10 +146,16 @@ def install():
         import __builtin__ as builtins
     builtins.open = Served(builtins.open, 'open_file')
     io.open = builtins.open if core.PY3 else Served(io.open, 'open_text')
-    for module, names in (io, ['open_code']), (os, 'stat lstat listdir access readlink scandir listxattr'.split()):
-        for name in names:
-            if hasattr(module, name):
-                setattr(module, name, (Told if name == 'access' else Served)(getattr(module, name), name))
+    if hasattr(io, 'open_code'):
+        io.open_code = Served(io.open_code, 'open_code')
+    for names, ours in (READING, None), (OTHERS, 'refuse'):
+        for name in names.split():
+            if hasattr(os, name):
+                setattr(os, name, (Told if name == 'access' else Served)(getattr(os, name), ours or name))
+    if 'subprocess' in sys.modules:
+        watch(sys.modules['subprocess'])
+    else:
+        core.WATCHED.setdefault('subprocess', __name__)
     if core.PY3:
         core.frozen.FileLoader.get_data = get_data
         if 'tokenize' in sys.modules:
@@ -153,10 +163,23 @@ def install():
             sys.modules['tokenize']._builtin_open = io.open
     # Before 3.11 pathlib keeps functions of its own.
     accessor = getattr(sys.modules.get('pathlib'), '_NormalAccessor', None)
-    for ours in io.open, os.stat, os.lstat, os.listdir, getattr(os, 'scandir', None):
-        for name, kept in list(vars(accessor).items()) if accessor and ours else ():
-            if ours.plain in (kept, getattr(kept, '__func__', None)):
-                setattr(accessor, name, ours)
+    for name, kept in list(vars(accessor).items()) if accessor else ():
+        kept = getattr(kept, '__func__', kept)
+        ours = getattr(io if kept is io.open.plain else os, getattr(kept, '__name__', ''), None)
+        if isinstance(ours, Served) and ours.plain is kept:
+            setattr(accessor, name, ours)
+
+
+def watch(subprocess):
+    """It has been imported: no program can be started from such a path, or in it."""
+    execute = Served(subprocess.Popen._execute_child, 'refuse')
+
+    def execute_child(popen, args, *rest):
+        if not core.PY3 and not isinstance(args, (str, core.text_type)) and list(args)[:1] and text(args[0]).startswith(PREFIX):
+            # Its error tells no path.
+            return execute.find(text(args[0]))
+        return execute(popen, args, *rest)
+    subprocess.Popen._execute_child = execute_child
 
 
 plain = core.PY3 and core.frozen.FileLoader.get_data

@@ -190,7 +190,7 @@ def leave_parent():
     peers.clear()
     given.clear()
     del paused[:], drains[:]
-    for name in 'parent', 'guard':
+    for name in 'parent', 'guard', 'unpack':
         if 'mitogen.' + name in sys.modules:
             sys.modules['mitogen.' + name].leaf()
 

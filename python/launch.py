@@ -123,11 +123,14 @@ class Child(process.Process):
             os.close(fd)
         self.rfd = self.wfd = None
 
-    def close(self):
-        self.close_data()
+    def close_errors(self):
         if self.efd is not None:
             os.close(self.efd)
             self.efd = None
+
+    def close(self):
+        self.close_data()
+        self.close_errors()
 
 
 def layout(stdio):
@@ -519,8 +522,10 @@ class Hop(object):
                 relay.upstream.post(Message(0, self.context_id, self.context_id, core.FORWARD_LOG,
                                             data=b'stdio\x0020\0' + text.encode('utf-8', 'replace') + b'\n'))
         if not data:
-            # Of a terminal that may only mean that the child has let go of stderr: closing it would hang up on its session.
             relay.drop(fd)
+            # Of a terminal it may only mean that the child has let go of stderr: closing it would hang up on its session.
+            if not self.child.tty:
+                self.child.close_errors()
         elif relay.blocked(0, relay.upstream):
             relay.hold(fd, 0)
 

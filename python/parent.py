@@ -82,6 +82,8 @@ MAX_TOLD = 1000
 MIN_PART = 4096
 # Contexts that one stream is remembered to have sent to.
 MAX_TALKED = 1 << 16
+# Descriptors that poll() gets, which takes time for each of them whenever it is called; further ones are in a Crowd.
+FEW = 16
 
 clock = core.clock
 relay = None
@@ -369,6 +371,82 @@ class Link(object):
             relay.on_lost(self)
 
 
+class Crowd(object):
+    """
+    Many descriptors, by epoll where there is one: that takes no time for those with which nothing happens. The poller has its
+    descriptor. A set is shared with what is forked off, which has to close it. On the reader.
+    """
+
+    def __init__(self, on_event):
+        self.on_event = on_event
+        self.epoll = None
+        # What each is polled for.
+        self.masks = {}
+
+    def watch(self, fd, mask):
+        """Poll for it here; False if that cannot be."""
+        try:
+            if self.epoll is None:
+                self.epoll = select.epoll()
+                core.cloexec(self.epoll.fileno())
+                core.io.add(self.epoll.fileno(), self.on_readable)
+            if fd in self.masks:
+                self.epoll.modify(fd, mask)
+            else:
+                self.epoll.register(fd, mask)
+        except (AttributeError, OSError, IOError):
+            # Or it is of a kind that epoll does not take, or there may be no more.
+            self.forget(fd)
+            return False
+        self.masks[fd] = mask
+        return True
+
+    def forget(self, fd):
+        """Poll for it no more; it is still open. False if it is not polled for here."""
+        if self.masks.pop(fd, None) is None:
+            return False
+        try:
+            self.epoll.unregister(fd)
+        except (OSError, IOError):
+            # User code has closed it: it stays in the set for as long as it is open in another process.
+            self.renew()
+        return True
+
+    def renew(self):
+        """Begin with a new set."""
+        masks = dict(self.masks)
+        self.close()
+        for fd, mask in masks.items():
+            if not self.watch(fd, mask):
+                core.io.handlers[fd] = self.on_event
+                core.io.poller.register(fd, mask)
+
+    def close(self):
+        self.masks.clear()
+        epoll, self.epoll = self.epoll, None
+        if epoll is not None:
+            core.io.remove(epoll.fileno())
+            try:
+                epoll.close()
+            except (OSError, IOError):
+                pass
+
+    def on_readable(self, _fd, _event):
+        try:
+            ready = self.epoll.poll(0)
+        except (OSError, IOError) as e:
+            if e.errno != errno.EINTR:
+                # User code has closed it.
+                self.renew()
+            return
+        if any([fd not in self.masks for fd, _ in ready]):
+            self.renew()
+            return
+        for fd, event in ready:
+            if fd in self.masks:
+                self.on_event(fd, event)
+
+
 class Relay(object):
     """Routes between the parent and the children, and passes modules down."""
 
@@ -386,6 +464,7 @@ class Relay(object):
         self.readers = {}
         self.writers = {}
         self.events = {}
+        self.crowd = Crowd(self.on_event)
         # The thread that handles an event just now.
         self.reader = None
         self.jobs = deque()
@@ -565,10 +644,16 @@ class Relay(object):
     def poll_for(self, fd):
         writer = self.writers.get(fd)
         mask = self.events.get(fd, 0) | (select.POLLOUT if writer and writer.armed else 0)
-        if mask:
-            core.io.handlers[fd] = self.on_event
-            core.io.poller.register(fd, mask)
-        else:
+        io = core.io
+        if not mask:
+            self.rest(fd)
+        elif fd in io.handlers or len(io.handlers) < FEW and fd not in self.crowd.masks or not self.crowd.watch(fd, mask):
+            io.handlers[fd] = self.on_event
+            io.poller.register(fd, mask)
+
+    def rest(self, fd):
+        """Poll for it no more."""
+        if not self.crowd.forget(fd):
             core.io.remove(fd)
 
     def on_event(self, fd, event):
@@ -587,7 +672,7 @@ class Relay(object):
         """Forget a descriptor, which is then closed."""
         for table in self.events, self.readers, self.writers, self.held:
             table.pop(fd, None)
-        core.io.remove(fd)
+        self.rest(fd)
 
     # Full queues.
 
@@ -868,7 +953,11 @@ class Relay(object):
         self.told = set(pair for pair in self.told if pair[0] is not link)
         self.lose([link.remote_id] + list(link.routes), link)
         for fd in set((link.rfd, link.wfd)):
-            os.close(fd)
+            try:
+                os.close(fd)
+            except (OSError, IOError):
+                # User code has.
+                pass
         self.check()
         if link.on_end:
             link.on_end()
@@ -1003,6 +1092,7 @@ def leaf():
             atexit.unregister(relay.leave)
         else:
             atexit._exithandlers[:] = [h for h in atexit._exithandlers if h[0] != relay.leave]
+        relay.crowd.close()
     relay = None
     attaching = Lock()
     for name in 'guard', 'process', 'program', 'launch':

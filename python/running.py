@@ -223,6 +223,8 @@ def watch(subprocess):
                 pass
         return real(*args)
     subprocess._posixsubprocess.fork_exec = fork_exec
+    if 'mitogen.files' in sys.modules:
+        sys.modules['mitogen.files'].watch(subprocess)
 
 
 if hasattr(os, 'register_at_fork'):

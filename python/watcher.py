@@ -68,6 +68,7 @@ class Watcher(object):
         fds.update(core.io.handlers)
         if parent and parent.relay:
             fds.update(parent.relay.own())
+            parent.relay.crowd.close()
         null = os.open(os.devnull, os.O_RDWR)
         for fd in range(3):
             os.dup2(null, fd)

@@ -90,6 +90,9 @@ func describe(w io.Writer, d *importer.Description) {
 	}
 	row("file", "%s", d.Path)
 	row("kind", "%s", d.Kind)
+	if d.Unpacked > 0 {
+		row("unpacked", "%s, %d bytes", several(d.Unpacked, "file"), d.UnpackedBytes)
+	}
 	for _, o := range d.Objects {
 		libc := o.Libc
 		if o.Version != "" {

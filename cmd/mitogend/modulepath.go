@@ -20,6 +20,8 @@ type pathFlags struct {
 	allow []string
 	deny  []string
 	libs  []string
+	// unpack has packages.
+	unpack []string
 }
 
 func (p *pathFlags) register(cmd *cobra.Command, first string) {
@@ -29,13 +31,14 @@ func (p *pathFlags) register(cmd *cobra.Command, first string) {
 	f.StringSliceVar(&p.allow, "allow", nil, "serve only these `MODULES` and what lies in them; repeatable, comma-separated")
 	f.StringSliceVar(&p.deny, "deny", nil, "never serve these `MODULES`, nor what lies in them; repeatable, comma-separated")
 	f.StringSliceVar(&p.libs, "libs", nil, "send libraries of this machine that extension modules need and a target lacks; --libs=`DIRS` looks there instead")
+	f.StringSliceVar(&p.unpack, "unpack", nil, "unpack these `PACKAGES` in the target's memory, for code that needs files on a disk; repeatable, comma-separated")
 	f.Lookup("libs").NoOptDefVal = importer.LibsSystem
 }
 
 // options gives what the flags say; first is the default path's first entry. It is left out if somebody else could have put modules
 // there: nobody has named it.
 func (p *pathFlags) options(a *app, first string) (importer.Options, error) {
-	opt := importer.Options{Path: p.path, Venv: p.venv, Policy: importer.Policy{Allow: p.allow, Deny: p.deny}, Libs: p.libs}
+	opt := importer.Options{Path: p.path, Venv: p.venv, Policy: importer.Policy{Allow: p.allow, Deny: p.deny}, Libs: p.libs, Unpack: p.unpack}
 	for _, dir := range p.path {
 		// Python takes no notice of such an entry, and so does the importer; here it is a typing mistake.
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {

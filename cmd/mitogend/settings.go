@@ -30,6 +30,7 @@ type settings struct {
 	path             []string
 	venv             string
 	libs             []string
+	unpack           []string
 	allow, deny      []string
 	runtime          string
 	inventory        []string
@@ -67,6 +68,7 @@ var settingList = []setting{
 	{key: "path", usage: "`DIR`ectory, zip, egg or wheel file to look modules up in, for clients that name none; repeatable", file: true, value: func(s *settings) any { return &s.path }},
 	{key: "venv", usage: "virtual environment `DIR` whose site-packages follow", file: true, value: func(s *settings) any { return &s.venv }},
 	{key: "libs", usage: "send such clients' targets the libraries that extension modules need and they lack, from `DIRS`; system stands for this machine's own", value: func(s *settings) any { return &s.libs }},
+	{key: "unpack", usage: "unpack these `PACKAGES` in the memory of such clients' targets, for code that needs files on a disk; repeatable, comma-separated", value: func(s *settings) any { return &s.unpack }},
 	{key: "allow", usage: "serve only these `MODULES` to such clients; repeatable, comma-separated", value: func(s *settings) any { return &s.allow }},
 	{key: "deny", usage: "never serve these `MODULES` to such clients; repeatable, comma-separated", value: func(s *settings) any { return &s.deny }},
 	{key: "runtime", usage: "what the children of such clients run, and of programs on mitogen.sock whose own Mitogen is not found: embedded, mitogen (on path, or python3's) or mitogen:DIR", fixed: true, value: func(s *settings) any { return &s.runtime }},
@@ -176,7 +178,7 @@ func (s *settings) check() error {
 	if _, err := s.levels(); err != nil {
 		return err
 	}
-	_, err := importer.New(importer.Options{Path: s.path, Venv: s.venv, Policy: importer.Policy{Allow: s.allow, Deny: s.deny}, Libs: s.libs})
+	_, err := importer.New(importer.Options{Path: s.path, Venv: s.venv, Policy: importer.Policy{Allow: s.allow, Deny: s.deny}, Libs: s.libs, Unpack: s.unpack})
 	return err
 }
 
@@ -222,7 +224,7 @@ func (s *settings) levels() (*control.Levels, error) {
 // poolOptions gives what a reload can change of the pool.
 func (s *settings) poolOptions() pool.Options {
 	o := pool.Options{
-		Source: importer.Options{Path: s.path, Venv: s.venv, Policy: importer.Policy{Allow: s.allow, Deny: s.deny}, Libs: s.libs},
+		Source: importer.Options{Path: s.path, Venv: s.venv, Policy: importer.Policy{Allow: s.allow, Deny: s.deny}, Libs: s.libs, Unpack: s.unpack},
 		Idle:   s.idleTime, Max: s.maxConnections, PerTarget: s.perTarget,
 	}
 	if o.Idle == 0 {

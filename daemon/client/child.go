@@ -190,7 +190,7 @@ func (c *Client) source() *wire.Source {
 	if o == nil {
 		return nil
 	}
-	s := &wire.Source{Allow: o.Policy.Allow, Deny: o.Policy.Deny}
+	s := &wire.Source{Allow: o.Policy.Allow, Deny: o.Policy.Deny, Unpack: o.Unpack}
 	for _, dir := range o.Path {
 		s.Path = append(s.Path, absolute(c.opt.Dir, dir))
 	}
@@ -485,9 +485,11 @@ const feedChunk = 256 << 10
 
 // feed sends standard input. It ends with the input, or when a read returns after the program has ended.
 func (s *stream) feed(r io.Reader) {
-	buf := make([]byte, feedChunk)
+	var chunk daemon.InputBuffer
 	for {
+		buf := chunk.Next(feedChunk)
 		n, err := r.Read(buf)
+		chunk.Read(n)
 		w := &wire.Write{Stream: s.id, Data: buf[:n], End: err != nil}
 		if s.c.request(s.ctx, "write", w, nil, nil) != nil || err != nil {
 			return

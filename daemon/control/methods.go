@@ -131,7 +131,7 @@ func sourceOptions(s *wire.Source) (*importer.Options, error) {
 		}
 	}
 	o := &importer.Options{
-		Path: s.Path, Venv: s.Venv, Policy: importer.Policy{Allow: s.Allow, Deny: s.Deny}, Libs: s.Libs, MaxCache: clientCache,
+		Path: s.Path, Venv: s.Venv, Policy: importer.Policy{Allow: s.Allow, Deny: s.Deny}, Libs: s.Libs, Unpack: s.Unpack, MaxCache: clientCache,
 	}
 	if s.Main != nil {
 		o.Main = &importer.Main{Path: s.Main.Path, Source: s.Main.Source, Run: s.Main.Run}

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"sync"
@@ -229,12 +230,15 @@ type writer struct {
 	kind string
 }
 
-// Write waits for room; by that the program waits.
-func (w writer) Write(p []byte) (int, error) {
+// Write is daemon.Keeper.
+func (w writer) Write(p []byte) (int, error) { return w.Keep(bytes.Clone(p)) }
+
+// Keep waits for room; by that the program waits.
+func (w writer) Keep(p []byte) (int, error) {
 	w.s.setMax(w.s.c.s.d.OutputShare())
 	for n := 0; n < len(p); {
 		k := min(len(p)-n, outputChunk)
-		if err := w.s.put(wire.Item{Kind: w.kind, Data: append([]byte(nil), p[n:n+k]...)}); err != nil {
+		if err := w.s.put(wire.Item{Kind: w.kind, Data: p[n : n+k : n+k]}); err != nil {
 			return n, err
 		}
 		n += k

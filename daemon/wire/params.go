@@ -102,7 +102,9 @@ type Source struct {
 	Deny  []string `codec:"deny,omitempty"`
 	// Libs are directories, absolute, with libraries that extension modules need and a child may lack; "system" for the daemon's machine's.
 	Libs []string `codec:"libs,omitempty"`
-	Main *Main    `codec:"main,omitempty"`
+	// Unpack names packages whose files are laid down on the child's machine, in memory.
+	Unpack []string `codec:"unpack,omitempty"`
+	Main   *Main    `codec:"main,omitempty"`
 }
 
 // Main is the script that is served as __main__.

@@ -2,6 +2,8 @@
 from __future__ import absolute_import
 
 import errno
+import fcntl
+import gc
 import os
 import select
 import socket
@@ -9,6 +11,7 @@ import sys
 import threading
 import time
 import tty
+import unittest
 
 import harness
 
@@ -489,6 +492,100 @@ class ParentTest(harness.TestCase):
         self.assertEqual(relay.children, {})
         harness.eventually('it has ended', lambda: core.io.lost)
         harness.eventually('nothing is open', lambda: descriptors() <= before)
+
+    def ask(self, peer, handle):
+        """A message from the master, and one to it."""
+        self.master.send(handle, b'down', dst=peer.context_id)
+        header, data = peer.receive()
+        self.assertEqual((header[4], data), (handle, b'down'))
+        peer.send(0, handle, b'up')
+        self.wait_for(handle)
+
+    def crowd(self):
+        """More children than poll() gets descriptors."""
+        relay = self.relay()
+        peers = self.peers(relay, *range(2, 42))
+        for peer in peers:
+            self.ask(peer, 3000 + peer.context_id)
+        return relay, peers
+
+    @unittest.skipUnless(hasattr(select, 'epoll'), 'there is no epoll')
+    def test_crowd(self):
+        """All are read from, and poll() does not get slower for each of them."""
+        relay, peers = self.crowd()
+        self.assertLessEqual(len(core.io.handlers), self.parent_module.FEW + 1)
+        self.assertEqual(len(set(core.io.handlers) | set(relay.crowd.masks)), len(peers) + 4)
+        # Its queue is full, and then not.
+        slow = peers[-1]
+        payload = b'x' * (relay.upstream.writer.size + (2 << 20))
+        self.master.send(3000, payload, dst=slow.context_id)
+        harness.eventually('it waits to be written', lambda: relay.crowd.masks[slow.link.wfd] & select.POLLOUT)
+        self.assertTrue(slow.receive()[1] == payload)
+        harness.eventually('it does not', lambda: not relay.crowd.masks[slow.link.wfd] & select.POLLOUT)
+        slow.socket.close()
+        harness.eventually('it is gone', lambda: slow.context_id not in relay.children)
+        self.assertEqual(self.wait_for(core.DEL_ROUTE)[-1][1], b'%d' % slow.context_id)
+        self.ask(peers[20], 5000)
+
+    def test_no_epoll(self):
+        real = select.epoll
+
+        def epoll():
+            raise OSError(errno.EMFILE, 'too many of them')
+        select.epoll = epoll
+        self.addCleanup(setattr, select, 'epoll', real)
+        relay, peers = self.crowd()
+        # Nor is there such a thing.
+        del select.epoll
+        peers += self.peers(relay, *range(50, 60))
+        self.assertEqual(relay.crowd.masks, {})
+        for peer in peers:
+            self.ask(peer, 4000 + peer.context_id)
+        peers[-1].socket.close()
+        harness.eventually('it is gone', lambda: peers[-1].context_id not in relay.children)
+
+    @unittest.skipUnless(hasattr(select, 'epoll'), 'there is no epoll')
+    def test_closed_behind_our_back(self):
+        """User code closes a descriptor that a process it has forked off has as well; then the set itself."""
+        relay, peers = self.crowd()
+        victim = peers[30]
+        copy = os.dup(victim.link.rfd)
+        self.addCleanup(os.close, copy)
+        first = relay.crowd.epoll.fileno()
+        os.close(victim.link.rfd)
+        victim.send(0, 4000, b'nobody reads it')
+        harness.eventually('it is gone', lambda: victim.context_id not in relay.children)
+        rounds = []
+        ready = relay.crowd.on_readable
+        core.io.handlers[relay.crowd.epoll.fileno()] = lambda *args: rounds.append(ready(*args))
+        for peer in peers[:5] + peers[-5:]:
+            self.ask(peer, 6000 + peer.context_id)
+        self.assertLessEqual(len(rounds), 2 * 10, 'events come for a descriptor that nobody has any more')
+        os.close(relay.crowd.epoll.fileno())
+        for peer in peers[:5] + peers[-5:]:
+            self.ask(peer, 7000 + peer.context_id)
+        self.assertGreaterEqual(first, 0)
+
+    @unittest.skipUnless(hasattr(select, 'epoll'), 'there is no epoll')
+    def test_forked_off(self):
+        """What is forked off closes the set, and takes nothing from it."""
+        relay, peers = self.crowd()
+        fd = relay.crowd.epoll.fileno()
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                self.parent_module.leaf()
+                other = fcntl.fcntl(os.open(os.devnull, os.O_RDONLY), fcntl.F_DUPFD, fd)
+                del relay
+                gc.collect()
+                os.fstat(other)
+                status = 0 if other == fd else 2
+            finally:
+                os._exit(status)
+        self.assertEqual(os.waitpid(pid, 0)[1], 0)
+        for peer in peers:
+            self.ask(peer, 8000 + peer.context_id)
 
     def test_fork_that_fails(self):
         relay = self.relay()
