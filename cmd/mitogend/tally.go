@@ -16,7 +16,7 @@ type tally struct {
 	begun  []string
 	ended  map[string]int // how many times: a target may be named twice
 	good   []string
-	unmet  int                 // left out by --where
+	unmet  []string            // left out by --where
 	by     map[string][]string // those that are not ok, by the word for it
 }
 
@@ -43,7 +43,7 @@ func (t *tally) end(out *outcome) bool {
 	}
 	t.ended[out.Target]++
 	if out.unmet {
-		t.unmet++
+		t.unmet = append(t.unmet, out.Target)
 		return true
 	}
 	if out.OK {
@@ -85,10 +85,10 @@ func (t *tally) text(targets []target) (text string, all bool) {
 	if n := len(targets) - len(t.begun); n > 0 {
 		parts = append(parts, fmt.Sprintf("%d not begun", n))
 	}
-	if t.unmet > 0 {
-		parts = append(parts, fmt.Sprintf("%d left out by --where", t.unmet))
+	if n := len(t.unmet); n > 0 {
+		parts = append(parts, fmt.Sprintf("%d left out by --where", n))
 	}
-	return strings.Join(parts, ", "), len(t.good)+t.unmet == len(targets)
+	return strings.Join(parts, ", "), len(t.good)+len(t.unmet) == len(targets)
 }
 
 // left gives those that have begun and not ended. The caller holds mu.
