@@ -445,8 +445,12 @@ func (d *Daemon) Shutdown(ctx context.Context) error {
 	d.down = true
 	d.mu.Unlock()
 	d.die()
-	d.streams.Range(func(s, _ any) bool {
-		s.(*stream).shut()
+	d.streams.Range(func(v, _ any) bool {
+		if s := v.(*stream); s.stamp {
+			s.dismiss()
+		} else {
+			s.shut()
+		}
 		return true
 	})
 	done := make(chan struct{})

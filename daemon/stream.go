@@ -51,9 +51,10 @@ type stream struct {
 	in    *buffer
 	start int // of what is not handled yet
 	end   int
+	large bool // the pipe is
 	much  bool // a small buffer was filled, and since then much has come with each read
 
-	// sent holds the ids that this stream has sent a message to, for DEL_ROUTE.
+	// sent holds the ids that this stream has sent a message to, for DEL_ROUTE, and whether it has waited for an answer.
 	sent sync.Map
 	// behind holds the ids that are reached through it, children the children; see tables.go.
 	behind, children sync.Map
@@ -89,6 +90,7 @@ type stream struct {
 	iov   [][]byte
 	wrote int
 	werr  error
+	grown bool // the pipe is
 	wfn   func(fd uintptr) bool
 	block bool
 }
@@ -219,6 +221,10 @@ func (s *stream) write(block bool) {
 		s.account(n)
 		switch {
 		case err == errNotWritten:
+			if !s.grown {
+				s.grown = true
+				growPipe(s.wraw)
+			}
 			s.handOver()
 			return
 		case err != nil:
@@ -542,7 +548,7 @@ func (e foreignError) line() string {
 func (s *stream) awaited(h pyproto.Header) error {
 	call := s.d.callOf(s, h)
 	if call == nil {
-		payload, err := s.large(int(h.Length), func(int) {})
+		payload, err := s.readLarge(int(h.Length), func(int) {})
 		if err == nil {
 			s.d.route(s, h, payload, nil)
 		}
@@ -559,7 +565,7 @@ func (s *stream) awaited(h pyproto.Header) error {
 	if err := part.Grow(int(h.Length)); err != nil && ctx.Err() == nil {
 		return err
 	}
-	payload, err := s.large(int(h.Length), part.Came)
+	payload, err := s.readLarge(int(h.Length), part.Came)
 	if err != nil {
 		return err
 	}
@@ -569,12 +575,16 @@ func (s *stream) awaited(h pyproto.Header) error {
 	return nil
 }
 
-// large reads a payload of its own memory. came is told what has come.
-func (s *stream) large(length int, came func(int)) ([]byte, error) {
+// readLarge reads a payload of its own memory. came is told what has come.
+func (s *stream) readLarge(length int, came func(int)) ([]byte, error) {
 	part := s.d.assembly.Begin(s.ctx, s.name, s.fail)
 	defer part.Done()
 	if err := part.Grow(min(length, growStep)); err != nil {
 		return nil, err
+	}
+	if !s.large {
+		s.large = true
+		growPipe(s.rraw)
 	}
 	payload := make([]byte, min(length, growStep))
 	have := s.in.b[s.start+pyproto.HeaderLen : s.end]

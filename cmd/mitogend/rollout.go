@@ -254,7 +254,7 @@ func (t *tally) failedNames(targets []target) (names []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	ok := map[string]int{}
-	for _, name := range t.good {
+	for _, name := range slices.Concat(t.good, t.unmet) {
 		ok[name]++
 	}
 	for _, target := range targets {

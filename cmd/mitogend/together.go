@@ -27,12 +27,12 @@ type together struct {
 }
 
 // possible tells whether one request does. A daemon is not asked where this process has to see a failure before the next target begins, nor
-// for what only a request for each target tells.
+// for what only a request for each target tells, or has to be asked ahead.
 func (t *together) possible() bool {
 	fl := t.fl
 	_, running := fl.daemon.(*client.Client)
 	judged := fl.flags.maxFail != "" && (t.judges || fl.outDir != nil)
-	return running && len(fl.targets) > 1 && !fl.flags.traceImports && !judged
+	return running && len(fl.targets) > 1 && !fl.flags.traceImports && fl.where == nil && !judged
 }
 
 // run makes the call, and returns when there are no more outcomes. It is false where the daemon is too old.
