@@ -70,6 +70,7 @@ type fleet struct {
 	tracer   *tracer // nil without --trace
 	spool    spool
 	what     func(target) string // what is done there, for --dry-run
+	together *together           // what a running daemon does on all targets as one request; may be nil
 	line     func() string       // what the progress line says besides, also for one target; may be nil
 	plan     rollout
 	where    *where    // nil without --where
@@ -181,7 +182,9 @@ func (fl *fleet) each(ctx context.Context, do func(context.Context, *job) *outco
 	}
 	finished := make(chan struct{})
 	go func() {
-		fl.start(ctx, do)
+		if fl.together == nil || !fl.together.possible() || !fl.together.run(ctx) {
+			fl.start(ctx, do)
+		}
 		fl.wg.Wait()
 		fl.shutdown()
 		close(finished)
@@ -316,8 +319,7 @@ func (fl *fleet) work(ctx context.Context, t target, do func(context.Context, *j
 		cancel()
 	}
 	if stopped(ctx) {
-		_ = j.stdout.Close()
-		_ = j.stderr.Close()
+		j.drop()
 		return // there is nothing to say about this target
 	}
 	out.Target, out.Seconds = t.name, time.Since(started).Seconds()
@@ -325,6 +327,12 @@ func (fl *fleet) work(ctx context.Context, t target, do func(context.Context, *j
 		out.Imports = imports.rows(fl.importer, j.child)
 	}
 	fl.show(j, out)
+}
+
+// drop ends the job of a target of which there is nothing to say.
+func (j *job) drop() {
+	_ = j.stdout.Close()
+	_ = j.stderr.Close()
 }
 
 // unmet gives nil where --where holds for the target.
@@ -378,14 +386,20 @@ type keepOpen struct{ io.Writer }
 
 func (keepOpen) Close() error { return nil }
 
+// connectOptions are those of all targets.
+func (fl *fleet) connectOptions() daemon.ConnectOptions {
+	return daemon.ConnectOptions{
+		Python: fl.flags.python, Timeout: fl.flags.connectTimeout, PreferHere: fl.flags.prefer == "here", NoBytecode: fl.flags.noBytecode,
+	}
+}
+
 // connect gives nil when the child is there.
 func (fl *fleet) connect(ctx context.Context, j *job, imports *importTrace) *outcome {
 	var err error
-	opt := daemon.ConnectOptions{
-		Python: fl.flags.python, Timeout: fl.flags.connectTimeout, Secrets: j.target.passwords(fl.secrets), PreferHere: fl.flags.prefer == "here", NoBytecode: fl.flags.noBytecode,
-		OnOutput: func(data []byte) { _, _ = j.stderr.Write(data) },
-		OnLog:    func(l daemon.Log) { fl.app.childLog(j.stderr, l) },
-	}
+	opt := fl.connectOptions()
+	opt.Secrets = j.target.passwords(fl.secrets)
+	opt.OnOutput = func(data []byte) { _, _ = j.stderr.Write(data) }
+	opt.OnLog = func(l daemon.Log) { fl.app.childLog(j.stderr, l) }
 	if fl.local {
 		opt.Importer = fl.importer
 		// A daemon's children are shared: nobody's -v changes what they log.
