@@ -174,7 +174,7 @@ serves its imports from this machine. Nothing is installed or written there.`,
 	f := root.PersistentFlags()
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print results and errors only")
 	f.CountVarP(&a.verbose, "verbose", "v", "say more; -vv for everything")
-	root.AddCommand(newRun(a), newCall(a), newExec(a), newPut(a), newGet(a), newSync(a), newModules(a), newVersion(a),
+	root.AddCommand(newRun(a), newCall(a), newExec(a), newFacts(a), newPut(a), newGet(a), newSync(a), newModules(a), newVersion(a),
 		newServe(a), newPs(a), newClose(a), newStop(a), newStats(a), newLogs(a), newTop(a), newConfig(a),
 		newMaster(a), newHosts(a), newDoctor(a))
 	return root
