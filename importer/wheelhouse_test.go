@@ -269,7 +269,7 @@ func TestWheelChoice(t *testing.T) {
 		if got := servedWheel(t, im, p); got != want {
 			t.Errorf("%s gets %s, want %s", p, got, want)
 		}
-		if im.For(p) != im.For(p) {
+		if view := im.For(p); im.For(p) != view {
 			t.Errorf("%s: there are two importers", p)
 		}
 	}
