@@ -52,6 +52,15 @@ func Command(argv, env []string, dir string) RunOptions {
 	return RunOptions{Path: "mitogend-exec", Source: []byte(python.Command()), Args: append(args, argv...)}
 }
 
+// Terminal gives the options of Run for a command at a terminal of its own; for Python, whose prompt begins with where, if there is no
+// command. Stdin has messages then; see terminal.py. What both stdout and stderr of the command show is stdout.
+func Terminal(argv, env []string, dir, where string, rows, columns int) RunOptions {
+	o := Command(argv, env, dir)
+	o.Args = append([]string{strconv.Itoa(rows), strconv.Itoa(columns), where}, o.Args...)
+	o.Path, o.Source = "mitogend-terminal", []byte(python.Terminal())
+	return o
+}
+
 // ExitStatus is how a program ended: by a status or, if Signal is not 0, by a signal.
 type ExitStatus struct {
 	Code, Signal int

@@ -162,6 +162,12 @@ var command string
 // Command is the program that becomes a command.
 func Command() string { return Shrink(command) }
 
+//go:embed terminal.py
+var terminal string
+
+// Terminal is the program that stands between a terminal and a command there.
+func Terminal() string { return Shrink(terminal) }
+
 //go:embed transfer.py
 var transfer string
 
