@@ -32,6 +32,7 @@ type Daemon struct {
 	routes   routes
 	streams  sync.Map // *stream to nil
 	children children
+	programs sync.Map // pyproto.ContextID to *Child, of those that run
 	talkers  talkers
 	gates    sync.Map // pyproto.ContextID to *gate, of those who want no messages
 
@@ -267,7 +268,8 @@ func (d *Daemon) newChild(opt ConnectOptions, method string) *Child {
 func (d *Daemon) makeChild(id pyproto.ContextID, opt ConnectOptions, method string) *Child {
 	c := &Child{
 		d: d, id: id, name: opt.Name, opt: opt, method: method, closed: make(chan struct{}),
-		leaving: make(chan struct{}), tracked: newTracked(), guarding: make(chan struct{}, 1), starting: newStarting(),
+		leaving: make(chan struct{}), tracked: newTracked(), guarding: make(chan struct{}, 1),
+		asking: make(chan struct{}, 1), starting: newStarting(),
 	}
 	if opt.OnImport != nil {
 		c.observers.add(c, opt.OnImport)
