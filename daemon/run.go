@@ -32,6 +32,8 @@ type RunOptions struct {
 	Packed bool
 	// Args are sys.argv[1:]. Like the names above they may be any bytes.
 	Args []string
+	// Env are settings NAME=VALUE of the program's environment, beside what the child has in its own.
+	Env []string
 	// Stdin, Stdout and Stderr are the program's; nil is /dev/null. Stdin is read ahead of what the program reads, and a read
 	// of it that is under way when the program ends goes on.
 	Stdin          io.Reader
@@ -84,6 +86,11 @@ func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 	if c.runtime != nil {
 		return ExitStatus{}, fmt.Errorf("daemon: %s runs %s, which calls functions and can run no program: %w", c.name, c.runtime, ErrRuntime)
 	}
+	for _, e := range o.Env {
+		if strings.IndexByte(e, '=') < 1 || strings.IndexByte(e, 0) >= 0 {
+			return ExitStatus{}, fmt.Errorf("daemon: %s: %.100q is no setting NAME=VALUE of an environment", c.name, e)
+		}
+	}
 	c.d.printing.Add(1)
 	defer c.d.printing.Add(-1)
 	if err := c.pushScript(ctx, o); err != nil {
@@ -126,6 +133,10 @@ func (c *Child) spec(o *RunOptions) *pyproto.Dict {
 	for i, a := range o.Args {
 		args[i] = []byte(a)
 	}
+	env := make([]any, len(o.Env))
+	for i, e := range o.Env {
+		env[i] = []byte(e)
+	}
 	var source, pack any
 	if o.Source != nil {
 		source = pyproto.Blob(o.Source)
@@ -141,7 +152,7 @@ func (c *Child) spec(o *RunOptions) *pyproto.Dict {
 	if o.Dir != "" {
 		names = c.Importer().Directory(o.Dir, c.Version())
 	}
-	return pyproto.DictOf("path", []byte(o.Path), "file", []byte(file), "source", source, "package", pack, "argv", args,
+	return pyproto.DictOf("path", []byte(o.Path), "file", []byte(file), "source", source, "package", pack, "argv", args, "env", env,
 		"dir", []byte(o.Dir), "names", []byte(strings.Join(names, " ")), "disk", c.via == nil && bytecodeMethods[c.method])
 }
 

@@ -189,3 +189,32 @@ func TestInputBuffer(t *testing.T) {
 		t.Errorf("%d bytes of at most 9", n)
 	}
 }
+
+// What a program gets in its environment is in no other's, and what is no setting is told before anything runs.
+func TestRunEnvironment(t *testing.T) {
+	pythons.Each(t, func(t *testing.T, py pythons.Python) {
+		c := connect(t, newDaemon(t, Options{}), target(py))
+		for _, row := range []struct {
+			env  []string
+			want string
+		}{
+			{[]string{"A=b=c", "E=", "W=w\u00f6rd", "X=\xff"}, "['b=c', '', 'w\u00f6rd', '\xff']"},
+			{nil, "[None, None, None, None]"},
+		} {
+			var out bytes.Buffer
+			_, err := c.Run(context.Background(), RunOptions{Path: "p.py", Stdout: &out, Env: row.env, Source: []byte(
+				"import os, sys\nget = getattr(os, 'environb', os.environ).get\nvalues = [get(n if str is bytes else n.encode()) for n in 'AEWX']\n" +
+					"out = getattr(sys.stdout, 'buffer', sys.stdout)\n" +
+					"out.write(b'[' + b', '.join(b'None' if v is None else b\"'\" + v + b\"'\" for v in values) + b']')\n")})
+			if err != nil || out.String() != row.want {
+				t.Errorf("%q: %q, %v", row.env, out.String(), err)
+			}
+		}
+		for _, bad := range []string{"", "A", "=b", "A=\x00"} {
+			if _, err := c.Run(context.Background(), RunOptions{Path: "p.py", Source: []byte("pass"), Env: []string{bad}}); err == nil ||
+				!strings.Contains(err.Error(), "no setting NAME=VALUE") {
+				t.Errorf("%q: %v", bad, err)
+			}
+		}
+	})
+}

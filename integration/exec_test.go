@@ -28,6 +28,8 @@ func TestExec(t *testing.T) {
 			{[]string{"--env", "A=b=c", "--env", "E=", "--shell", `echo "$A|$E|$1"`, "x y"}, 0, "b=c||x y\n", ""},
 			{[]string{"--env", "A=\xff", "--shell", `printf %s "$A"`}, 0, "\xff", ""},
 			{[]string{"--", "echo", "\xff\xfe"}, 0, "\xff\xfe\n", ""},
+			{[]string{"--env", "MITOGEND_TARGET=own", "--shell", `echo "$MITOGEND_TARGET"`}, 0, "own\n", ""},
+			{[]string{"--shell", `echo "$MITOGEND_TARGET"`}, 0, p.Target() + "\n", ""},
 			{[]string{"--", "echo", "{host}", "{other}"}, 0, "localhost {other}\n", ""},
 			// What Python ignores, the command does not. Signals from 32 on are left out: the C library lets nobody change those.
 			{[]string{"--shell", `yes | head -1; m=$(sed -n "s/^SigIgn:.//p" /proc/self/status); echo $((0x$m & 0x7fffffff))`}, 0, "y\n0\n", ""},

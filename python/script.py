@@ -21,8 +21,8 @@ class Program(object):
     """
     What the process is to be. `spec` has: config; path, the script as it was named, or the name of a module if `source` is
     None; file, its absolute name; package, its `__package__` where it has one; dir, what sys.path begins with, and whether
-    that is a directory on this disk; names, of the modules there that are served, packages with a dot behind; argv. `fds` are
-    the connection's two and those that become 0, 1 and 2.
+    that is a directory on this disk; names, of the modules there that are served, packages with a dot behind; argv; env, settings
+    NAME=VALUE. `fds` are the connection's two and those that become 0, 1 and 2.
     """
 
     def __init__(self, spec, fds):
@@ -45,6 +45,9 @@ class Program(object):
         mitogen.guard.quiet_fork()
         own_logging()
         line_buffered()
+        for setting in spec['env']:
+            variable, _, value = native(setting).partition('=')
+            os.environ[variable] = value
         path, name = native(spec['path']), native(spec['file'])
         sys.argv[:] = [path] + [native(a) for a in spec['argv']]
         if spec['dir'] and not getattr(sys.flags, 'safe_path', False):

@@ -190,6 +190,8 @@ func readScript(name string, r io.Reader) ([]byte, error) {
 // program runs a program on one target and tells how it ended.
 func (fl *fleet) program(ctx context.Context, j *job, o daemon.RunOptions) *outcome {
 	o.Stdout, o.Stderr = j.stdout, j.stderr
+	// Where it is, by the name that the user knows; what a target's name may hold, its arguments could already.
+	o.Env = append(o.Env, "MITOGEND_TARGET="+strings.ReplaceAll(j.target.name, "\x00", ""))
 	stdout, stderr := &captured{spool: &fl.spool}, &captured{spool: &fl.spool}
 	if fl.flags.json {
 		o.Stdout, o.Stderr = io.MultiWriter(stdout, j.stdout), io.MultiWriter(stderr, j.stderr)

@@ -398,7 +398,7 @@ func (c *Child) Notify(_ context.Context, fn string, args ...any) error {
 // Run implements daemon.Remote.
 func (c *Child) Run(ctx context.Context, o daemon.RunOptions) (daemon.ExitStatus, error) {
 	p := &wire.Run{
-		Path: o.Path, Script: o.Source, File: o.File, Dir: o.Dir, Module: o.Source == nil, Packed: o.Packed, Argv: o.Args, Stdin: o.Stdin != nil, Log: c.opt.OnLog != nil, Import: c.opt.OnImport != nil,
+		Path: o.Path, Script: o.Source, File: o.File, Dir: o.Dir, Module: o.Source == nil, Packed: o.Packed, Argv: o.Args, Env: o.Env, Stdin: o.Stdin != nil, Log: c.opt.OnLog != nil, Import: c.opt.OnImport != nil,
 	}
 	p.Child, p.Traceparent = uint32(c.id), c.c.opt.Traceparent
 	s := &stream{c: c.c, ctx: ctx}

@@ -135,7 +135,7 @@ func (c *call) run(p *wire.Run) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := daemon.RunOptions{Path: p.Path, Source: p.Script, File: p.File, Dir: p.Dir, Packed: p.Packed, Args: p.Argv, Stdout: writer{s, wire.ItemStdout}, Stderr: writer{s, wire.ItemStderr}}
+	o := daemon.RunOptions{Path: p.Path, Source: p.Script, File: p.File, Dir: p.Dir, Packed: p.Packed, Args: p.Argv, Env: p.Env, Stdout: writer{s, wire.ItemStdout}, Stderr: writer{s, wire.ItemStderr}}
 	switch {
 	case p.Module:
 		o.Source = nil

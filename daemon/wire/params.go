@@ -200,6 +200,8 @@ type Run struct {
 	Dir    string `codec:"dir,omitempty"`
 	Module bool   `codec:"module,omitempty"`
 	Packed bool   `codec:"packed,omitempty"`
+	// Env are settings NAME=VALUE of the program's environment.
+	Env []string `codec:"env,omitempty"`
 	// Stdin says that standard input will be written to the stream; otherwise it is /dev/null.
 	Stdin  bool `codec:"stdin,omitempty"`
 	Import bool `codec:"import,omitempty"`
