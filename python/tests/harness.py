@@ -84,12 +84,16 @@ class Parent(object):
         settings.update(config)
         self.core.setup(settings, self.fd, self.fd, take_stdio=False)
         self.core.plug(self.core, sys.modules['mitogen'])
+        self.io = self.core.io
         self.thread = threading.Thread(target=self.serve)
         self.thread.daemon = True
         self.thread.start()
 
     def close(self):
         """Leave no trace in this process."""
+        # Its ticker may still look, and would interrupt the next test since the parent is lost while user code runs.
+        self.io.running = 0
+        self.io.leaving = 1 << 30
         self.disconnect()
         self.thread.join(DEADLINE)
         os.close(self.fd)
