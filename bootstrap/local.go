@@ -6,7 +6,7 @@ var localMethod = &Method{
 	Name: "local",
 	Doc:  "a fresh interpreter on the same machine",
 	Args: []Arg{
-		{"stdio", Text, "socketpair (default), pipes, pty, hybrid or hybrid-pipes"},
+		{"stdio", Text, "pipes (default), socketpair, pty, hybrid or hybrid-pipes"},
 	},
 	plan: planLocal,
 }
@@ -15,7 +15,7 @@ func planLocal(o *options, b Boot) (*Plan, error) {
 	in := o.interpreter()
 	p := &Plan{
 		Label: "local",
-		Stdio: Stdio(o.oneOf("stdio", string(Socketpair), string(Pipes), string(PTY), string(Hybrid), string(HybridPipes))),
+		Stdio: Stdio(o.oneOf("stdio", string(Pipes), string(Socketpair), string(PTY), string(Hybrid), string(HybridPipes))),
 		Hint:  "run the interpreter by hand: a broken PYTHONHOME, sitecustomize or wrapper script ends it before it says anything",
 	}
 	if len(in.choose) > 0 && b.Elsewhere {

@@ -56,7 +56,7 @@ func TestArgv(t *testing.T) {
 		{"exec", opts{"command": []string{"nice", "-n", "5"}}, Socketpair, "nice|-n|5|py|-c|STUB|N"},
 		{"exec", opts{"command": "ssh h {}"}, Socketpair, "ssh|h|py -c STUB N"},
 		{"exec", opts{"command": "bash", "shell": true, "stdio": "pty"}, PTY, "bash"},
-		{"local", opts{"python_path": []any{"env", []byte("A=b"), "python"}}, Socketpair, "env|A=b|python|-c|STUB|N"},
+		{"local", opts{"python_path": []any{"env", []byte("A=b"), "python"}}, Pipes, "env|A=b|python|-c|STUB|N"},
 	} {
 		if c.opts["python_path"] == nil {
 			c.opts["python"] = "py"
@@ -109,7 +109,7 @@ func TestArgvAsMitogen(t *testing.T) {
 		{"lxd", opts{"container": "c"}, Socketpair, "lxc|exec|--mode=noninteractive|c|--|py|-c|STUB|N"},
 		{"incus", opts{"container": "c"}, Socketpair, "incus|exec|--mode=non-interactive|c|--|py|-c|STUB|N"},
 		{"jail", opts{"container": "j", "username": "u"}, Socketpair, "/usr/sbin/jexec|-U|u|j|py|-c|STUB|N"},
-		{"local", opts{"python_path": "/a b/python"}, Socketpair, "/a b/python|-c|STUB|N"},
+		{"local", opts{"python_path": "/a b/python"}, Pipes, "/a b/python|-c|STUB|N"},
 	} {
 		if c.opts["python_path"] == nil {
 			c.opts["python_path"] = []any{"py"}
@@ -164,7 +164,7 @@ func TestBuildErrors(t *testing.T) {
 		{"exec", nil, "no command"},
 		{"exec", opts{"command": "c", "password": "x"}, "no terminal"},
 		{"exec", opts{"command": "c", "password": "x", "stdio": "pipes"}, "no terminal"},
-		{"local", opts{"stdio": "tape"}, "none of socketpair"},
+		{"local", opts{"stdio": "tape"}, "none of pipes"},
 		{"local", opts{"python": "-c"}, "dash"},
 	} {
 		if _, err := Build(c.method, c.opts, plainBoot); err == nil {

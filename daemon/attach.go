@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 
 	"mitogend/bootstrap"
@@ -56,7 +57,20 @@ func (p *Peer) Done() <-chan struct{} { return p.s.ended }
 func (p *Peer) Err() error { return p.s.failure() }
 
 // Close ends the connection and does not wait.
-func (p *Peer) Close() { p.s.shut() }
+func (p *Peer) Close() { p.s.dismiss() }
+
+// dismiss ends a client's stream. One whose calls are under way is told that they end: Mitogen waits for ever for contexts that it has
+// no stream of its own to.
+func (s *stream) dismiss() {
+	s.sent.Range(func(id, _ any) bool {
+		if full, _, _ := s.load(); full {
+			return false
+		}
+		h := pyproto.Header{Enc: pyproto.EncMGC, Dst: s.id, Handle: pyproto.DelRoute}
+		return s.offer(newFrame(h, fmt.Append(nil, id))) == nil
+	})
+	s.shut()
+}
 
 // Send sends a message from context 0. It never blocks, and fails when the peer is gone or takes nothing.
 func (p *Peer) Send(handle, replyTo pyproto.Handle, payload []byte) error {

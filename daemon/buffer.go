@@ -8,31 +8,45 @@ import (
 )
 
 const (
-	// One read takes up to this; several frames of a busy stream then cost one system call.
-	readBuffer = 256 << 10
+	// One read takes up to this; several frames of a busy stream then cost one system call. A stream that has not filled smallBuffer
+	// gets that: of a thousand that talk a little, each may have one for a frame that is there in part.
+	readBuffer  = 256 << 10
+	smallBuffer = 32 << 10
 	// A frame up to this size is copied when it is forwarded, so that few bytes do not keep a whole read buffer.
 	copyBelow = 8 << 10
 	// A payload is allocated in steps as it arrives, so that a header alone costs no more than this.
 	growStep = 1 << 20
 )
 
-// buffer is a read buffer shared by the readLoop that fills it and the frames in it that wait in other streams' queues.
+// buffer is a read buffer of either size, shared by the readLoop that fills it and the frames in it that wait in other streams' queues.
 type buffer struct {
 	b    []byte
 	refs atomic.Int32
 }
 
-var buffers = sync.Pool{New: func() any { return &buffer{b: make([]byte, readBuffer)} }}
+var (
+	largeBuffers = sync.Pool{New: func() any { return &buffer{b: make([]byte, readBuffer)} }}
+	smallBuffers = sync.Pool{New: func() any { return &buffer{b: make([]byte, smallBuffer)} }}
+)
 
-func getBuffer() *buffer {
-	b := buffers.Get().(*buffer)
+func getBuffer(large bool) *buffer {
+	pool := &smallBuffers
+	if large {
+		pool = &largeBuffers
+	}
+	b := pool.Get().(*buffer)
 	b.refs.Store(1)
 	return b
 }
 
 func (b *buffer) release() {
-	if b.refs.Add(-1) == 0 {
-		buffers.Put(b)
+	if b.refs.Add(-1) > 0 {
+		return
+	}
+	if len(b.b) == readBuffer {
+		largeBuffers.Put(b)
+	} else {
+		smallBuffers.Put(b)
 	}
 }
 

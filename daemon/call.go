@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 
@@ -161,10 +162,8 @@ func (c *Child) encode(ctx context.Context, chain, fn string, args []any, borrow
 			call.Args, call.Kwargs = args[:n-1], kwargs
 		}
 	}
-	if _, done := c.pushed.Load(module); !done {
-		if err := c.Push(ctx, module); err != nil {
-			return p, err
-		}
+	if err := c.pushOnce(ctx, module); err != nil {
+		return p, err
 	}
 	if p.head, p.rest, err = call.AppendParts(make([]byte, 0, 128), borrow); err != nil {
 		return p, fmt.Errorf("daemon: %s: an argument can not be sent: %w", fn, err)
@@ -214,10 +213,15 @@ func (c *Child) guard(ctx context.Context, module string) error {
 // Push sends modules, with all that importing them will load from here, before the child asks for them.
 func (c *Child) Push(ctx context.Context, modules ...string) error {
 	var err error
+	if slices.ContainsFunc(modules, func(name string) bool { return !strings.HasPrefix(name, "mitogen.") }) {
+		if err := c.learn(ctx); err != nil {
+			return err
+		}
+	}
 	if c.ownResponder {
 		err = c.responder.Push(ctx, modules...)
 	} else {
-		err = c.responder.Forward(ctx, uint32(c.id), c.Version(), modules...)
+		err = c.responder.Forward(ctx, uint32(c.id), c.Platform(), modules...)
 	}
 	if err != nil {
 		if errors.Is(err, importer.ErrClosed) {
@@ -234,6 +238,16 @@ func (c *Child) Push(ctx context.Context, modules ...string) error {
 	}
 	for _, m := range modules {
 		c.pushed.Store(m, nil)
+	}
+	return nil
+}
+
+// pushOnce is Push of those that were not pushed before.
+func (c *Child) pushOnce(ctx context.Context, modules ...string) error {
+	for _, m := range modules {
+		if _, done := c.pushed.Load(m); !done {
+			return c.Push(ctx, modules...)
+		}
 	}
 	return nil
 }

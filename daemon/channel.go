@@ -154,7 +154,7 @@ func (ch *Channel) CloseSend(ctx context.Context) error {
 // is read to where it is written from.
 func (ch *Channel) SendFrom(ctx context.Context, r io.Reader) (total int64, err error) {
 	for {
-		buf := getBuffer()
+		buf := getBuffer(true)
 		n, err := r.Read(buf.b)
 		if n > 0 {
 			if serr := ch.sendChunk(ctx, buf, n); serr != nil {

@@ -33,6 +33,7 @@ type Daemon struct {
 	routes   routes
 	streams  sync.Map // *stream to nil
 	children children
+	programs sync.Map // pyproto.ContextID to *Child, of those that run
 	talkers  talkers
 	gates    sync.Map // pyproto.ContextID to *gate, of those who want no messages
 
@@ -268,7 +269,8 @@ func (d *Daemon) newChild(opt ConnectOptions, method string) *Child {
 func (d *Daemon) makeChild(id pyproto.ContextID, opt ConnectOptions, method string) *Child {
 	c := &Child{
 		d: d, id: id, name: opt.Name, opt: opt, method: method, closed: make(chan struct{}),
-		leaving: make(chan struct{}), tracked: newTracked(), guarding: make(chan struct{}, 1), starting: newStarting(),
+		leaving: make(chan struct{}), tracked: newTracked(), guarding: make(chan struct{}, 1),
+		asking: make(chan struct{}, 1), starting: newStarting(),
 	}
 	if opt.OnImport != nil {
 		c.observers.add(c, opt.OnImport)
@@ -316,7 +318,7 @@ func (c *Child) config() map[string]any {
 	if c.opt.LogLevel > 0 {
 		config["log_level"] = c.opt.LogLevel
 	}
-	if places := c.modules().Path(); len(places) > 0 {
+	if places := c.Importer().Path(); len(places) > 0 {
 		config["path"] = someOf(places)
 	}
 	return config
@@ -459,8 +461,12 @@ func (d *Daemon) Shutdown(ctx context.Context) error {
 	d.down = true
 	d.mu.Unlock()
 	d.die()
-	d.streams.Range(func(s, _ any) bool {
-		s.(*stream).shut()
+	d.streams.Range(func(v, _ any) bool {
+		if s := v.(*stream); s.stamp {
+			s.dismiss()
+		} else {
+			s.shut()
+		}
 		return true
 	})
 	done := make(chan struct{})

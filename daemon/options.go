@@ -74,6 +74,9 @@ type ConnectOptions struct {
 	AsMitogen bool
 	// StockLevel is the level of a stock child's loggers, as Python counts; 0 means 20, info.
 	StockLevel int
+	// StockOverrides are prefixes of the modules that a stock child takes from here though it has them, and then it takes no others from
+	// here (Mitogen's whitelist_prefix); it never asks for those of StockBlocks (blacklist_prefix).
+	StockOverrides, StockBlocks []string
 	// LogTo is the context that gets the log records of the child and those behind it, as it would as their master; 0 for none.
 	LogTo pyproto.ContextID
 	// Miss is asked for a module that a stock child wants and that can not be served from here. True says that Miss will see

@@ -2,7 +2,13 @@
 
 package daemon
 
-import "golang.org/x/sys/unix"
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+func growPipe(syscall.RawConn) {}
 
 func rawRead(fd int, b []byte) (int, error)  { return unix.Read(fd, b) }
 func rawWrite(fd int, b []byte) (int, error) { return unix.Write(fd, b) }

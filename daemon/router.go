@@ -43,7 +43,7 @@ func (d *Daemon) route(s *stream, h pyproto.Header, payload []byte, buf *buffer)
 		d.refuse(h, reason)
 		return
 	}
-	d.talkers.add(h.Dst, s)
+	d.talkers.add(h.Dst, s, h.ReplyTo != 0 && h.ReplyTo != pyproto.IsDead)
 	if h.Enc != pyproto.EncMGC && d.readsPicklesOnly(out, h.Dst) {
 		h.Enc, payload, buf = oldForm(h.Enc, payload, buf)
 	}
@@ -144,12 +144,22 @@ func (d *Daemon) dropRoutes(s *stream, ids []pyproto.ContextID, reason string) {
 	d.handles.drop(gone, reason)
 	for id := range gone {
 		for other := range d.talkers.take(id) {
-			if _, ok := other.sent.LoadAndDelete(id); ok && other != s {
+			if waits, ok := other.sent.LoadAndDelete(id); ok && other != s && (waits.(bool) || !other.mindsNot(id)) {
 				h := pyproto.Header{Enc: pyproto.EncMGC, Dst: other.id, Handle: pyproto.DelRoute}
 				_ = other.offer(own(newFrame(h, fmt.Append(nil, id))))
 			}
 		}
 	}
+}
+
+// mindsNot tells whether the peer has no use for the end of a client that it does not wait for. A stock child that has made no children
+// logs an error when it hears of any, which others of its clients would be shown.
+func (s *stream) mindsNot(id pyproto.ContextID) bool {
+	if id < firstPeer || s.blocks.Load() > 0 {
+		return false
+	}
+	c := s.childOf(s.id)
+	return c != nil && c.runtime != nil
 }
 
 // behind lists the contexts that are reached through s.

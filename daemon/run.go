@@ -14,7 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"mitogend/importer"
 	"mitogend/pyproto"
 	"mitogend/python"
 )
@@ -39,11 +38,27 @@ type RunOptions struct {
 	Stdout, Stderr io.Writer
 }
 
+// Keeper is a writer that may be given bytes to keep, which saves it a copy.
+type Keeper interface {
+	io.Writer
+	// Keep is Write of bytes that nobody else uses any more.
+	Keep(p []byte) (int, error)
+}
+
 // Command gives the options of Run for a command of the target's, with settings NAME=VALUE for its environment and the directory that it
 // runs in, empty for the child's. A program becomes it, with status 127 where there is no such command and 126 where it cannot be run.
 func Command(argv, env []string, dir string) RunOptions {
 	args := append([]string{dir, strconv.Itoa(len(env))}, env...)
 	return RunOptions{Path: "mitogend-exec", Source: []byte(python.Command()), Args: append(args, argv...)}
+}
+
+// Terminal gives the options of Run for a command at a terminal of its own; for Python, whose prompt begins with where, if there is no
+// command. Stdin has messages then; see terminal.py. What both stdout and stderr of the command show is stdout.
+func Terminal(argv, env []string, dir, where string, rows, columns int) RunOptions {
+	o := Command(argv, env, dir)
+	o.Args = append([]string{strconv.Itoa(rows), strconv.Itoa(columns), where}, o.Args...)
+	o.Path, o.Source = "mitogend-terminal", []byte(python.Terminal())
+	return o
 }
 
 // ExitStatus is how a program ended: by a status or, if Signal is not 0, by a signal.
@@ -69,15 +84,17 @@ func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 	if c.runtime != nil {
 		return ExitStatus{}, fmt.Errorf("daemon: %s runs %s, which calls functions and can run no program: %w", c.name, c.runtime, ErrRuntime)
 	}
+	c.d.printing.Add(1)
+	defer c.d.printing.Add(-1)
 	if err := c.pushScript(ctx, o); err != nil {
 		return ExitStatus{}, err
 	}
-	c.d.printing.Add(1)
-	defer c.d.printing.Add(-1)
-	p := &program{c: c, id: c.d.allocate(1), window: c.d.OutputShare(), changed: make(chan struct{}, 1), over: make(chan struct{})}
+	p := &program{c: c, id: c.d.allocate(1), window: minWindow, changed: make(chan struct{}, 1), over: make(chan struct{})}
 	if p.id == 0 {
 		return ExitStatus{}, errNoIDs
 	}
+	c.d.programs.Store(p.id, c)
+	defer c.d.programs.Delete(p.id)
 	c.stream.ids.give(p.id)
 	c.d.allow(c.id, p.id, 1)
 	defer close(p.over)
@@ -122,39 +139,34 @@ func (c *Child) spec(o *RunOptions) *pyproto.Dict {
 	}
 	var names []string
 	if o.Dir != "" {
-		names = c.modules().Directory(o.Dir, c.Version())
+		names = c.Importer().Directory(o.Dir, c.Version())
 	}
 	return pyproto.DictOf("path", []byte(o.Path), "file", []byte(file), "source", source, "package", pack, "argv", args,
 		"dir", []byte(o.Dir), "names", []byte(strings.Join(names, " ")), "disk", c.via == nil && bytecodeMethods[c.method])
 }
 
-// modules is what the child's modules come from.
-func (c *Child) modules() *importer.Importer {
-	if c.opt.Importer != nil {
-		return c.opt.Importer
-	}
-	return c.d.importer
-}
-
 // pushScript sends what running a script takes and what the script imports, so that the process that is forked off has it.
 func (c *Child) pushScript(ctx context.Context, o RunOptions) error {
+	if err := c.learn(ctx); err != nil {
+		return err
+	}
 	names := []string{"mitogen.running", "mitogen.guard", "mitogen.watcher", "mitogen.process", "mitogen.parent", "mitogen.program",
 		"mitogen.forker", "mitogen.script"}
 	if o.Source == nil {
 		names = append(names, o.Path, o.Path+".__main__")
 	} else {
-		c.responder.Learn(o.Source)
-		names = append(names, c.modules().ScriptClosure(c.Version(), o.Source)...)
+		c.responder.LearnLists(o.Source)
+		names = append(names, c.Importer().ScriptClosure(c.Version(), o.Source)...)
 	}
 	return c.Push(ctx, names...)
 }
 
 const (
 	// outputBytes is what all programs together may print ahead of who reads it, and no one more than maxWindow. minWindow is each
-	// one's, however many there are.
-	outputBytes = 16 << 20
+	// one's, however many there are, and what each begins with.
+	outputBytes = 8 << 20
 	maxWindow   = 1 << 20
-	minWindow   = 16 << 10
+	minWindow   = 8 << 10
 )
 
 // OutputShare is how much of a program's output may wait, at one place, as many as are running now.
@@ -274,7 +286,11 @@ func (p *program) copy(ctx context.Context, o RunOptions) (ExitStatus, error) {
 				w = o.Stderr
 			}
 			if w != nil {
-				if _, err := w.Write(k.data); err != nil {
+				write := w.Write
+				if keeper, ok := w.(Keeper); ok {
+					write = keeper.Keep
+				}
+				if _, err := write(k.data); err != nil {
 					// The exit status may be there already, for stop.
 					p.mu.Lock()
 					p.queue = slices.Concat(queue[i+1:], p.queue)
@@ -312,9 +328,11 @@ func (p *program) feed(ctx context.Context, r io.Reader) {
 	p.mu.Lock()
 	p.acks = acks
 	p.mu.Unlock()
-	buf := make([]byte, 1+inputChunk)
+	var chunk InputBuffer
 	for {
+		buf := chunk.Next(1 + inputChunk)
 		n, err := r.Read(buf[1:])
+		chunk.Read(1 + n)
 		if n > 0 {
 			buf[0] = 'i'
 			h := pyproto.Header{Enc: pyproto.EncMGC, Dst: p.c.id, Handle: p.input}
@@ -333,6 +351,30 @@ func (p *program) feed(ctx context.Context, r io.Reader) {
 		}
 	}
 }
+
+// InputBuffer grows with what is read into it: of a thousand programs that are given standard input, most get none.
+type InputBuffer struct {
+	b    []byte
+	full bool
+}
+
+// firstInput is what it begins with.
+const firstInput = 512
+
+// Next gives the buffer, of at most max bytes.
+func (i *InputBuffer) Next(max int) []byte {
+	switch {
+	case i.b == nil:
+		i.b = make([]byte, min(firstInput, max))
+	case i.full:
+		i.b = make([]byte, min(8*len(i.b), max))
+	}
+	i.full = false
+	return i.b
+}
+
+// Read says how much of it was used.
+func (i *InputBuffer) Read(n int) { i.full = n == len(i.b) }
 
 // stop ends the program, waits until it is gone, and writes what it has to say meanwhile, if anybody wants to read it.
 func (p *program) stop(o RunOptions, quiet bool) {

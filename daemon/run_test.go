@@ -174,3 +174,18 @@ def news():
 		}
 	})
 }
+
+// What is read ahead of standard input takes memory only once there is much of it.
+func TestInputBuffer(t *testing.T) {
+	var b InputBuffer
+	size := 0
+	for _, tt := range []struct{ read, want int }{{0, firstInput}, {100, firstInput}, {firstInput, firstInput}, {0, 8 * firstInput}, {8 * firstInput, 8 * firstInput}, {0, 10000}, {10000, 10000}, {10000, 10000}} {
+		if size = len(b.Next(10000)); size != tt.want {
+			t.Fatalf("%d bytes, want %d", size, tt.want)
+		}
+		b.Read(tt.read)
+	}
+	if n := len(new(InputBuffer).Next(9)); n != 9 {
+		t.Errorf("%d bytes of at most 9", n)
+	}
+}

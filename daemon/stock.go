@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -31,6 +32,7 @@ type Runtime struct {
 	Version []int
 
 	core    string
+	version []any // with what follows the numbers: (0, 3, 52, 'dev')
 	modules map[string]importer.Virtual
 	digest  string
 	imp     bool // the core needs the module imp, which Python 3.12 has no more
@@ -48,7 +50,7 @@ var (
 const maxRuntimeFile = 4 << 20
 
 var (
-	versionLine = regexp.MustCompile(`(?m)^__version__\s*=\s*\(([0-9, ]+)`)
+	versionLine = regexp.MustCompile(`(?m)^__version__\s*=\s*\(([^)\n]+)`)
 	importsImp  = regexp.MustCompile(`(?m)^import imp\b`)
 	nonBlocking = regexp.MustCompile(`(?m)^def set_nonblock\b`)             // of releases whose children's stdio does not block
 	strippable  = regexp.MustCompile(`(?m)^\s*#\s*!mitogen:\s*minify_safe`) // Mitogen's master strips what says so
@@ -128,11 +130,15 @@ func (r *Runtime) check(root string, sources map[string][]byte) error {
 		if n = strings.TrimSpace(n); n == "" {
 			continue
 		}
+		if word := strings.Trim(n, `'"`); len(word) == len(n)-2 && len(r.Version) > 0 {
+			r.version = append(r.version, word)
+			continue
+		}
 		v, err := strconv.Atoi(n)
-		if err != nil {
+		if err != nil || len(r.version) > len(r.Version) {
 			return fmt.Errorf("daemon: runtime mitogen: %s has the version %s, which can not be read", root, m[1])
 		}
-		r.Version = append(r.Version, v)
+		r.Version, r.version = append(r.Version, v), append(r.version, v)
 	}
 	if r.before(versionOldest) {
 		return fmt.Errorf("daemon: runtime mitogen: %s is %s; 0.2.10 or later is needed", root, r)
@@ -261,11 +267,17 @@ func (c *Child) stockConfig() map[string]any {
 	if level == 0 {
 		level = 20
 	}
+	overrides, blocks := slices.Concat([]string{}, c.opt.StockOverrides), slices.Concat([]string{}, c.opt.StockBlocks)
+	whitelist := overrides
+	if len(overrides) == 0 {
+		whitelist = []string{""}
+	}
 	return map[string]any{
 		"parent_ids": append(parents, 0), "context_id": int(c.id), "debug": c.debug, "profiling": c.profiling,
 		"unidirectional": c.unidirectional, "max_message_size": c.d.opt.MaxMessage,
-		"version": c.runtime.Version, "log_level": level, "log_levels": []int{level, level, max(level, 30)},
-		"whitelist": []string{""}, "blacklist": []string{}, "import_overrides": []string{}, "import_blocks": []string{},
+		"version": c.runtime.version, "log_level": level, "log_levels": []int{level, level, max(level, 30)},
+		// The first two before 0.3.42.
+		"whitelist": whitelist, "blacklist": blocks, "import_overrides": overrides, "import_blocks": blocks,
 	}
 }
 

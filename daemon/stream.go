@@ -51,8 +51,10 @@ type stream struct {
 	in    *buffer
 	start int // of what is not handled yet
 	end   int
+	large bool // the pipe is
+	much  bool // a small buffer was filled, and since then much has come with each read
 
-	// sent holds the ids that this stream has sent a message to, for DEL_ROUTE.
+	// sent holds the ids that this stream has sent a message to, for DEL_ROUTE, and whether it has waited for an answer.
 	sent sync.Map
 	// behind holds the ids that are reached through it, children the children; see tables.go.
 	behind, children sync.Map
@@ -88,6 +90,7 @@ type stream struct {
 	iov   [][]byte
 	wrote int
 	werr  error
+	grown bool // the pipe is
 	wfn   func(fd uintptr) bool
 	block bool
 }
@@ -218,6 +221,10 @@ func (s *stream) write(block bool) {
 		s.account(n)
 		switch {
 		case err == errNotWritten:
+			if !s.grown {
+				s.grown = true
+				growPipe(s.wraw)
+			}
 			s.handOver()
 			return
 		case err != nil:
@@ -362,7 +369,7 @@ func (s *stream) readLoop(first []byte) {
 		go s.watchExit()
 	}
 	if len(first) > 0 {
-		s.in = getBuffer()
+		s.in = getBuffer(len(first) > smallBuffer)
 		s.end = copy(s.in.b, first)
 	}
 	s.fail(s.read())
@@ -436,9 +443,9 @@ func (s *stream) fill() error {
 	var rerr error
 	err := s.rraw.Read(func(fd uintptr) bool {
 		if s.in == nil {
-			s.in, s.start, s.end = getBuffer(), 0, 0
+			s.in, s.start, s.end = getBuffer(s.much), 0, 0
 		} else if s.end == len(s.in.b) {
-			fresh := getBuffer()
+			fresh := getBuffer(s.much || s.end-s.start > smallBuffer/2)
 			s.end = copy(fresh.b, s.in.b[s.start:s.end])
 			s.start = 0
 			s.in.release()
@@ -469,6 +476,7 @@ func (s *stream) fill() error {
 		return fmt.Errorf("read: %w", err)
 	}
 	s.end += n
+	s.much = s.end == len(s.in.b) || s.much && n > smallBuffer
 	s.bytesIn.Add(int64(n))
 	return nil
 }
@@ -501,7 +509,7 @@ func (s *stream) handle() error {
 			continue
 		}
 		if s.end-s.start < size {
-			if size <= len(s.in.b)/2 {
+			if size <= readBuffer/2 {
 				// Comes whole with the next reads.
 				return nil
 			}
@@ -540,7 +548,7 @@ func (e foreignError) line() string {
 func (s *stream) awaited(h pyproto.Header) error {
 	call := s.d.callOf(s, h)
 	if call == nil {
-		payload, err := s.large(int(h.Length), func(int) {})
+		payload, err := s.readLarge(int(h.Length), func(int) {})
 		if err == nil {
 			s.d.route(s, h, payload, nil)
 		}
@@ -557,7 +565,7 @@ func (s *stream) awaited(h pyproto.Header) error {
 	if err := part.Grow(int(h.Length)); err != nil && ctx.Err() == nil {
 		return err
 	}
-	payload, err := s.large(int(h.Length), part.Came)
+	payload, err := s.readLarge(int(h.Length), part.Came)
 	if err != nil {
 		return err
 	}
@@ -567,12 +575,16 @@ func (s *stream) awaited(h pyproto.Header) error {
 	return nil
 }
 
-// large reads a payload of its own memory. came is told what has come.
-func (s *stream) large(length int, came func(int)) ([]byte, error) {
+// readLarge reads a payload of its own memory. came is told what has come.
+func (s *stream) readLarge(length int, came func(int)) ([]byte, error) {
 	part := s.d.assembly.Begin(s.ctx, s.name, s.fail)
 	defer part.Done()
 	if err := part.Grow(min(length, growStep)); err != nil {
 		return nil, err
+	}
+	if !s.large {
+		s.large = true
+		growPipe(s.rraw)
 	}
 	payload := make([]byte, min(length, growStep))
 	have := s.in.b[s.start+pyproto.HeaderLen : s.end]
@@ -614,7 +626,7 @@ func (s *stream) skip(h pyproto.Header, size int) error {
 		if s.in.refs.Load() > 1 {
 			// Frames in it wait in other streams' queues.
 			s.in.release()
-			s.in = getBuffer()
+			s.in = getBuffer(true)
 		}
 		s.start, s.end = 0, 0
 	}

@@ -135,7 +135,7 @@ func (p *peer) wantDead(handle pyproto.Handle, reason string) {
 func TestForward(t *testing.T) {
 	d := newDaemon(t, Options{})
 	a, b := newPeer(t, d), newPeer(t, d)
-	for _, size := range []int{0, 1, copyBelow, copyBelow + 1, readBuffer/2 + 1, 3 * growStep} {
+	for _, size := range []int{0, 1, copyBelow, copyBelow + 1, smallBuffer/2 + 1, smallBuffer, readBuffer/2 + 1, 3 * growStep} {
 		text := strings.Repeat("x", size)
 		go a.send(pyproto.Header{Dst: b.id, Src: a.id, Auth: a.id, Handle: 1234, ReplyTo: 5}, text)
 		m := b.read()

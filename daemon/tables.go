@@ -91,12 +91,12 @@ type talkers [64]struct {
 	m  map[pyproto.ContextID]map[*stream]bool
 }
 
-// add notes that s has sent to a context.
-func (t *talkers) add(id pyproto.ContextID, s *stream) {
-	if _, known := s.sent.Load(id); known {
+// add notes that s has sent to a context, and whether it waits for an answer, or has.
+func (t *talkers) add(id pyproto.ContextID, s *stream, waits bool) {
+	if waited, known := s.sent.Load(id); known && (waited.(bool) || !waits) {
 		return
 	}
-	s.sent.Store(id, nil)
+	s.sent.Store(id, waits)
 	p := &t[id%64]
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -145,15 +145,15 @@ func TestResponderPushAndForward(t *testing.T) {
 	if err := r.Push(ctx, "app.util", "lib.x", "absent"); err != nil || len(sink.names()) != 6 {
 		t.Errorf("nothing is left to push: %v, %q", err, sink.names())
 	}
-	if err := r.Forward(ctx, 7, py2, "app.util"); err != nil {
+	if err := r.Forward(ctx, 7, Platform{Version: py2}, "app.util"); err != nil {
 		t.Fatal(err)
 	}
 	equal(t, "forwarded", sink.names()[6:], []string{"app>7", "app.util>7", "lib", "lib>7"})
-	if err := r.Forward(ctx, 7, py2, "app"); err != nil || len(sink.names()) != 10 {
+	if err := r.Forward(ctx, 7, Platform{Version: py2}, "app"); err != nil || len(sink.names()) != 10 {
 		t.Errorf("nothing is left to forward: %v, %q", err, sink.names())
 	}
 	r.Forget(7)
-	if err := r.Forward(ctx, 7, py2, "lib"); err != nil {
+	if err := r.Forward(ctx, 7, Platform{Version: py2}, "lib"); err != nil {
 		t.Fatal(err)
 	}
 	equal(t, "forgotten", sink.names()[10:], []string{"lib>7"})
@@ -300,12 +300,12 @@ func TestResponderVersions(t *testing.T) {
 	sink := &recorder{}
 	r := serve(t, im, sink, ResponderOptions{Version: py3})
 	ask(t, r, "configparser")
-	r.AddVersion(py2)
-	r.AddVersion(py2)
+	r.Add(Platform{Version: py2})
+	r.Add(Platform{Version: py2})
 	ask(t, r, "configparser", "new_ns")
 	equal(t, "sent", sink.names(), []string{"-configparser", "configparser", "new_ns"})
-	if len(r.versions) != 2 {
-		t.Errorf("versions %v", r.versions)
+	if len(r.platforms) != 2 {
+		t.Errorf("platforms %v", r.platforms)
 	}
 }
 
@@ -356,7 +356,7 @@ func TestResponderEnds(t *testing.T) {
 	if err := r.Serve(ctx); !errors.Is(err, broken) {
 		t.Errorf("Serve: %v", err)
 	}
-	for what, err := range map[string]error{"Request": r.Request("app"), "Push": r.Push(ctx, "app"), "Forward": r.Forward(ctx, 1, py3, "app")} {
+	for what, err := range map[string]error{"Request": r.Request("app"), "Push": r.Push(ctx, "app"), "Forward": r.Forward(ctx, 1, Platform{Version: py3}, "app")} {
 		if !errors.Is(err, ErrClosed) {
 			t.Errorf("%s after the end: %v", what, err)
 		}
@@ -477,7 +477,7 @@ func TestResponderForetells(t *testing.T) {
 	// Below it runs a 2.7, for which there is a backport: it is asked for, so nothing is refused ahead.
 	write(t, dir+"/configparser.py", "", false)
 	write(t, dir+"/c.py", "import configparser, enum\n", false)
-	if err := r.Forward(context.Background(), 9, py2, "c"); err != nil {
+	if err := r.Forward(context.Background(), 9, Platform{Version: py2}, "c"); err != nil {
 		t.Fatal(err)
 	}
 	equal(t, "forwarded", sink.names()[8:], []string{"c", "-enum", "c>9", "configparser", "configparser>9"})
@@ -636,7 +636,7 @@ func TestLikelyGoAhead(t *testing.T) {
 	// The list of a script that is not sent.
 	sink := &recorder{}
 	r := serve(t, onPath(t, files), sink, ResponderOptions{Version: py3})
-	r.Learn([]byte(files["conf.py"]))
+	r.LearnLists([]byte(files["conf.py"]))
 	ask(t, r, "apps.one")
 	if !slices.Contains(sink.names(), "apps.two") {
 		t.Errorf("came %v", sink.names())

@@ -58,8 +58,8 @@ func (a *ahead) learn(lists [][]string) {
 	}
 }
 
-// Learn takes note of the lists in a script that the child runs, which is not sent as a module. It does not wait until that is done.
-func (r *Responder) Learn(script []byte) {
+// LearnLists takes note of the lists in a script that the child runs, which is not sent as a module. It does not wait until that is done.
+func (r *Responder) LearnLists(script []byte) {
 	lists := listedNames(script)
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -77,8 +77,8 @@ func TestMasterWithAnotherMitogen(t *testing.T) {
 	}
 	for _, c := range []struct{ file, old, new, stdout, stderr string }{
 		{"parent.py", "get_log_level", "get_log_levels", "2\n", ""}, // as from 0.3.42 on
-		{"parent.py", "ChildIdAllocator", "OtherIdAllocator", "",
-			"mitogend master: Mitogen 0.3.3 (DIR) has no mitogen.parent.ChildIdAllocator, which is needed to be its master; " +
+		{"parent.py", "get_connection_class", "connection_class", "",
+			"mitogend master: Mitogen 0.3.3 (DIR) has no mitogen.parent.get_connection_class, which is needed to be its master; " +
 				"take another release, or a later mitogend\n"},
 	} {
 		dir := t.TempDir()
@@ -100,6 +100,43 @@ func TestMasterWithAnotherMitogen(t *testing.T) {
 			t.Errorf("without %s: %v; want %q, %q", c.old, r, c.stdout, want)
 		}
 	}
+}
+
+// Children run the Mitogen that the program has imported, from where the program alone knows, and say its version as it does.
+func TestMasterOnAPathOfTheProgram(t *testing.T) {
+	python := stockPython(t)
+	out, err := exec.Command(python, "-c", "import mitogen,os;print(os.path.dirname(mitogen.__file__))").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	mitogen := filepath.Join(dir, "vendor", "mitogen")
+	if err := os.CopyFS(mitogen, os.DirFS(strings.TrimSpace(string(out)))); err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile(filepath.Join(mitogen, "__init__.py"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	Write(t, mitogen, "__init__.py", regexp.MustCompile(`(?m)^__version__ = .*`).ReplaceAllString(string(source), "__version__ = (0, 3, 3, 'own')"))
+	program := Write(t, dir, "program.py", `
+import os, sys
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), 'vendor'))
+import mitogen.utils
+
+def version():
+    import mitogen
+    return '.'.join(str(n) for n in mitogen.__version__)
+
+def main(router):
+    import mitogen
+    child = router.local()
+    print(version(), child.call(version), router.local(via=child).call(version))
+
+if __name__ == '__main__':
+    mitogen.utils.run_with_router(main)
+`)
+	Mitogend(t, dir, "master", "--", python, program).Want(t, 0, "0.3.3.own 0.3.3.own 0.3.3.own\n", "")
 }
 
 func TestMasterUsage(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
@@ -71,6 +72,7 @@ func (term *terminal) send(text string) {
 // wait gives the exit status.
 func (term *terminal) wait() int {
 	term.t.Helper()
+	defer time.AfterFunc(time.Minute, func() { _ = term.cmd.Process.Kill() }).Stop()
 	_ = term.cmd.Wait()
 	<-term.done
 	_ = term.pty.Close()

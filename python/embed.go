@@ -138,6 +138,9 @@ var disk string
 //go:embed extension.py
 var extension string
 
+//go:embed facts.py
+var facts string
+
 //go:embed files.py
 var files string
 
@@ -158,6 +161,12 @@ var command string
 
 // Command is the program that becomes a command.
 func Command() string { return Shrink(command) }
+
+//go:embed terminal.py
+var terminal string
+
+// Terminal is the program that stands between a terminal and a command there.
+func Terminal() string { return Shrink(terminal) }
 
 //go:embed transfer.py
 var transfer string
@@ -215,7 +224,7 @@ func Modules() map[string]Module {
 		"mitogen.core3": {"mitogen/core3.py", func() string { return "SOURCE=b" + strconv.QuoteToASCII(Core(3)) + "\n" }},
 	}
 	for name, source := range map[string]string{
-		"api": api, "channel": channel, "connect": connect, "convert": convert, "disk": disk, "extension": extension, "files": files, "finders": finders,
+		"api": api, "channel": channel, "connect": connect, "convert": convert, "disk": disk, "extension": extension, "facts": facts, "files": files, "finders": finders,
 		"forked": forked, "forker": forker, "guard": guard, "launch": launch, "parent": parent, "plain": plain, "process": process,
 		"program": program, "projects": projects, "resources": resources, "running": running, "script": script, "sharing": sharing,
 		"unpack": unpack, "watcher": watcher,

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mitogend/daemon"
+	"mitogend/daemon/client"
 	"mitogend/pyproto"
 )
 
@@ -91,25 +92,36 @@ func (c *callCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	}
 	fl.what = func(target) string { return "call " + strings.Join(args, " ") }
 	o := daemon.CallOptions{Convert: c.convert()}
+	returned := func(ctx context.Context, j *job, v any) *outcome {
+		if number, ok := linesNumber(v); ok && o.Convert&daemon.ConvertLines != 0 {
+			return c.lines(ctx, j, show, number)
+		}
+		return c.show(ctx, j, show, v)
+	}
+	fl.together = &together{
+		fl: fl, call: client.Many{Convert: o.Convert, Function: args[0], Args: values}, outcome: returned, judges: show.filter != nil,
+	}
 	err = fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
 		v, err := j.child.CallWith(ctx, o, args[0], values...).Value()
 		if err != nil {
 			return failed(ctx, err)
 		}
-		if number, ok := linesNumber(v); ok && o.Convert&daemon.ConvertLines != 0 {
-			return c.lines(ctx, j, show, number)
-		}
-		out := &outcome{OK: true}
-		if out.Result, err = resultJSON(v, j.python == 2); err == nil {
-			out.Result, err = show.result(ctx, j, v, out.Result)
-		}
-		if err != nil {
-			return failed(ctx, err)
-		}
-		return out
+		return returned(ctx, j, v)
 	})
 	show.flush(fl.targets)
 	return err
+}
+
+// show shows what a function has returned.
+func (c *callCommand) show(ctx context.Context, j *job, show *shower, v any) *outcome {
+	text, err := resultJSON(v, j.python == 2)
+	if err == nil {
+		text, err = show.result(ctx, j, v, text)
+	}
+	if err != nil {
+		return failed(ctx, err)
+	}
+	return &outcome{OK: true, Result: text}
 }
 
 // convert says what the children convert.

@@ -15,6 +15,7 @@ type execCommand struct {
 	env   []string
 	chdir string
 	shell string
+	tty   bool
 }
 
 func newExec(a *app) *cobra.Command {
@@ -28,6 +29,7 @@ a program there: with --shell, it is text for the target's sh.`,
 		Example: `  mitogend exec -- uptime
   mitogend exec -H ssh:web1,ssh:web2 -- systemctl restart nginx
   mitogend exec -H ssh:web1,ssh:web2 --shell 'ps aux | grep -c nginx'
+  mitogend exec -t -H ssh:web1+sudo:root -- bash
   tar c conf | mitogend exec -H @hosts --chdir /srv -- tar x`,
 		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd, a, args) },
 	}
@@ -35,6 +37,7 @@ a program there: with --shell, it is text for the target's sh.`,
 	f := cmd.Flags()
 	f.StringArrayVar(&c.env, "env", nil, "set `NAME=VALUE` in the command's environment; repeatable")
 	f.StringVar(&c.chdir, "chdir", "", "run the command in `DIR`, a directory of the target")
+	f.BoolVarP(&c.tty, "tty", "t", false, "give the command a terminal there, and this one for it; on one target (~. at the beginning of a line ends it)")
 	f.StringVar(&c.shell, "shell", "", "run `TEXT` by the target's sh; ARGs are its $1, $2 ...")
 	hideImports(cmd)
 	return cmd
@@ -42,7 +45,7 @@ a program there: with --shell, it is text for the target's sh.`,
 
 // hideImports keeps flags of imports out of the help of commands that ask for no module.
 func hideImports(cmd *cobra.Command) {
-	for _, name := range []string{"path", "venv", "libs", "unpack", "allow", "deny", "prefer", "no-bytecode", "trace-imports"} {
+	for _, name := range []string{"path", "venv", "libs", "wheels", "constraint", "unpack", "allow", "deny", "prefer", "no-bytecode", "trace-imports"} {
 		_ = cmd.Flags().MarkHidden(name)
 	}
 }
@@ -50,6 +53,14 @@ func hideImports(cmd *cobra.Command) {
 // placed puts what {target} and {host} stand for into a text.
 func placed(text string, t target) string {
 	return strings.NewReplacer("{target}", t.name, "{host}", t.host()).Replace(text)
+}
+
+func placedAll(args []string, t target) []string {
+	argv := make([]string, len(args))
+	for i, arg := range args {
+		argv[i] = placed(arg, t)
+	}
+	return argv
 }
 
 func (c *execCommand) run(cmd *cobra.Command, a *app, args []string) error {
@@ -69,17 +80,14 @@ func (c *execCommand) run(cmd *cobra.Command, a *app, args []string) error {
 			return usagef("%q: no argument of a command can hold a zero byte", s)
 		}
 	}
+	if c.tty {
+		return c.interact(cmd, a, "exec -t", "", args, c.env, c.chdir)
+	}
 	fl, err := newFleet(cmd.Context(), a, &c.fleetFlags, "", nil, cmd.InOrStdin())
 	if err != nil {
 		return err
 	}
-	command := func(t target) []string {
-		argv := make([]string, len(args))
-		for i, arg := range args {
-			argv[i] = placed(arg, t)
-		}
-		return argv
-	}
+	command := func(t target) []string { return placedAll(args, t) }
 	fl.what = func(t target) string { return "exec " + shellescape.QuoteCommand(command(t)) }
 	stdin := fl.stdin()
 	return fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {

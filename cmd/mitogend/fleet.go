@@ -35,6 +35,7 @@ type fleetFlags struct {
 	traceImports bool
 	trace        string
 	noBytecode   bool
+	where        string
 }
 
 func (f *fleetFlags) register(cmd *cobra.Command, firstPath string) {
@@ -48,6 +49,7 @@ func (f *fleetFlags) register(cmd *cobra.Command, firstPath string) {
 	fs.BoolVarP(&f.gather, "gather", "b", false, "show equal output of several targets once, at the end, under their folded names: web[01-20] (20)")
 	fs.StringVarP(&f.output, "output", "o", "", "write each target's stdout, stderr and status into files of `DIR`/TARGET; they are not shown then but with -b or --json")
 	fs.StringVar(&f.failedTo, "failed", "", "write the targets that were not ok into `FILE`, one a line, for -H @FILE")
+	fs.StringVar(&f.where, "where", "", "leave out the targets for which `EXPR` over their facts is not true: 'distribution == \"debian\" and memory > 8e9'")
 	fs.SetInterspersed(false) // what follows is the program's, or the function's: -1 is a number
 	fs.BoolVar(&f.json, "json", false, "one line of JSON for each target on stdout")
 	fs.StringVar(&f.prefer, "prefer", "target", "whose copy of a module wins when both have it: here or target")
@@ -68,8 +70,10 @@ type fleet struct {
 	tracer   *tracer // nil without --trace
 	spool    spool
 	what     func(target) string // what is done there, for --dry-run
+	together *together           // what a running daemon does on all targets as one request; may be nil
 	line     func() string       // what the progress line says besides, also for one target; may be nil
 	plan     rollout
+	where    *where    // nil without --where
 	stdouts  *gatherer // nil without -b
 	stderrs  *gatherer
 	outDir   *outDir     // nil without -o
@@ -105,6 +109,7 @@ type outcome struct {
 	ended  *daemon.ExitStatus // of a program
 	status int
 	silent bool // the error is the program's own business: it has an exit status
+	unmet  bool // --where has left the target out
 }
 
 // newFleet checks the flags; nothing is started yet. firstPath heads the default module path, script is what importing
@@ -126,8 +131,13 @@ func newFleet(ctx context.Context, a *app, f *fleetFlags, firstPath string, main
 	}
 	opt.Main = main
 	fl := &fleet{app: a, flags: f, targets: targets}
-	if f.gather && f.json {
+	switch fl.where, err = newWhere(f.where); {
+	case err != nil:
+		return nil, err
+	case f.gather && f.json:
 		return nil, usagef("-b and --json exclude each other")
+	case f.where != "" && f.dryRun:
+		return nil, usagef("--where asks the targets what they are, and --dry-run asks them nothing")
 	}
 	if fl.plan, err = f.plan(len(targets)); err != nil || f.dryRun && !f.dryWork {
 		return fl, err
@@ -172,7 +182,9 @@ func (fl *fleet) each(ctx context.Context, do func(context.Context, *job) *outco
 	}
 	finished := make(chan struct{})
 	go func() {
-		fl.start(ctx, do)
+		if fl.together == nil || !fl.together.possible() || !fl.together.run(ctx) {
+			fl.start(ctx, do)
+		}
 		fl.wg.Wait()
 		fl.shutdown()
 		close(finished)
@@ -295,7 +307,9 @@ func (fl *fleet) work(ctx context.Context, t target, do func(context.Context, *j
 	imports := &importTrace{start: started}
 	out := fl.connect(ctx, j, imports)
 	if out == nil {
-		out = do(ctx, j)
+		if out = fl.unmet(ctx, j); out == nil {
+			out = do(ctx, j)
+		}
 		limit := endTime
 		if ctx.Err() != nil {
 			limit = stuckTime
@@ -305,8 +319,7 @@ func (fl *fleet) work(ctx context.Context, t target, do func(context.Context, *j
 		cancel()
 	}
 	if stopped(ctx) {
-		_ = j.stdout.Close()
-		_ = j.stderr.Close()
+		j.drop()
 		return // there is nothing to say about this target
 	}
 	out.Target, out.Seconds = t.name, time.Since(started).Seconds()
@@ -314,6 +327,27 @@ func (fl *fleet) work(ctx context.Context, t target, do func(context.Context, *j
 		out.Imports = imports.rows(fl.importer, j.child)
 	}
 	fl.show(j, out)
+}
+
+// drop ends the job of a target of which there is nothing to say.
+func (j *job) drop() {
+	_ = j.stdout.Close()
+	_ = j.stderr.Close()
+}
+
+// unmet gives nil where --where holds for the target.
+func (fl *fleet) unmet(ctx context.Context, j *job) *outcome {
+	if fl.where == nil {
+		return nil
+	}
+	holds, err := fl.where.holds(ctx, j)
+	switch {
+	case err != nil:
+		return failed(ctx, err)
+	case holds:
+		return nil
+	}
+	return &outcome{OK: true, unmet: true}
 }
 
 // stopped tells whether the whole command was interrupted, and not just this target's time is up.
@@ -352,14 +386,20 @@ type keepOpen struct{ io.Writer }
 
 func (keepOpen) Close() error { return nil }
 
+// connectOptions are those of all targets.
+func (fl *fleet) connectOptions() daemon.ConnectOptions {
+	return daemon.ConnectOptions{
+		Python: fl.flags.python, Timeout: fl.flags.connectTimeout, PreferHere: fl.flags.prefer == "here", NoBytecode: fl.flags.noBytecode,
+	}
+}
+
 // connect gives nil when the child is there.
 func (fl *fleet) connect(ctx context.Context, j *job, imports *importTrace) *outcome {
 	var err error
-	opt := daemon.ConnectOptions{
-		Python: fl.flags.python, Timeout: fl.flags.connectTimeout, Secrets: j.target.passwords(fl.secrets), PreferHere: fl.flags.prefer == "here", NoBytecode: fl.flags.noBytecode,
-		OnOutput: func(data []byte) { _, _ = j.stderr.Write(data) },
-		OnLog:    func(l daemon.Log) { fl.app.childLog(j.stderr, l) },
-	}
+	opt := fl.connectOptions()
+	opt.Secrets = j.target.passwords(fl.secrets)
+	opt.OnOutput = func(data []byte) { _, _ = j.stderr.Write(data) }
+	opt.OnLog = func(l daemon.Log) { fl.app.childLog(j.stderr, l) }
 	if fl.local {
 		opt.Importer = fl.importer
 		// A daemon's children are shared: nobody's -v changes what they log.
@@ -384,6 +424,16 @@ func failed(ctx context.Context, err error) *outcome {
 // show counts an outcome and prints it.
 func (fl *fleet) show(j *job, out *outcome) {
 	c := fl.app.console
+	if out.unmet {
+		_, _ = j.stdout.Close(), j.stderr.Close()
+		if j.files != nil {
+			j.files.remove()
+		}
+		if fl.tally.end(out) {
+			fl.done.Add(1)
+		}
+		return
+	}
 	tell := out.Error != nil && !out.silent && !fl.flags.json
 	stack := ""
 	if tell {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 
@@ -64,15 +65,29 @@ func (t *targetFlags) resolve(ctx context.Context, names []string) ([]target, er
 	}) {
 		names = []string{strings.Join(names, ",")}
 	}
-	var out []target
+	out := make([]target, 0, len(names))
 	for _, name := range names {
 		list, err := t.resolveOne(ctx, name)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, list...)
+		for _, one := range list {
+			if n := len(out); n > 0 {
+				one.shareArgs(out[n-1])
+			}
+			out = append(out, one)
+		}
 	}
 	return out, nil
+}
+
+// shareArgs has equal arguments of hops be the same, which nobody changes: those of ten thousand targets take most of their memory.
+func (t target) shareArgs(with target) {
+	for i := range min(len(t.hops), len(with.hops)) {
+		if maps.Equal(t.hops[i].Args, with.hops[i].Args) {
+			t.hops[i].Args = with.hops[i].Args
+		}
+	}
 }
 
 func (t *targetFlags) resolveOne(ctx context.Context, name string) (out []target, err error) {

@@ -70,6 +70,9 @@ func start(args []string) int {
 	root.SetOut(a.console.out)
 	root.SetErr(a.console.err)
 	err := root.Execute()
+	if a.restore != nil {
+		a.restore()
+	}
 	if cause := context.Cause(ctx); cause != nil {
 		// What the command says then is only a consequence.
 		err = cause
@@ -114,6 +117,7 @@ type app struct {
 	console *console
 	stop    context.CancelCauseFunc
 	hurry   chan struct{} // closed by a second signal
+	restore func()        // gives the terminal back; nil where it was not taken
 	signals chan os.Signal
 	quiet   bool
 	verbose int
@@ -174,7 +178,7 @@ serves its imports from this machine. Nothing is installed or written there.`,
 	f := root.PersistentFlags()
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print results and errors only")
 	f.CountVarP(&a.verbose, "verbose", "v", "say more; -vv for everything")
-	root.AddCommand(newRun(a), newCall(a), newExec(a), newPut(a), newGet(a), newSync(a), newModules(a), newVersion(a),
+	root.AddCommand(newRun(a), newCall(a), newExec(a), newRepl(a), newFacts(a), newPut(a), newGet(a), newSync(a), newModules(a), newVersion(a),
 		newServe(a), newPs(a), newClose(a), newStop(a), newStats(a), newLogs(a), newTop(a), newConfig(a),
 		newMaster(a), newHosts(a), newDoctor(a))
 	return root

@@ -112,6 +112,14 @@ func (o *outFiles) finish(status int, reason string) error {
 	return os.Rename(tmp, filepath.Join(o.dir, "status"))
 }
 
+// remove takes away those of a target that nothing is done on.
+func (o *outFiles) remove() {
+	_, _ = o.stdout.Close(), o.stderr.Close()
+	for _, name := range []string{"stdout", "stderr", ""} {
+		_ = os.Remove(filepath.Join(o.dir, name)) // the directory only where it is empty
+	}
+}
+
 // maxFileName leaves room for what is put behind.
 const maxFileName = 200
 

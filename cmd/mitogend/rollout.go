@@ -91,7 +91,7 @@ func (fl *fleet) start(ctx context.Context, do func(context.Context, *job) *outc
 	slots := make(chan struct{}, fl.flags.parallel)
 	for i, batch := 0, portions(len(fl.targets), fl.plan.batch); i < len(batch); i++ {
 		if i > 0 && fl.plan.pause > 0 {
-			fl.app.console.note(fmt.Sprintf("%d of %d batches done; the next one in %v", i, len(batch), fl.plan.pause))
+			fl.notePause(i, len(batch))
 			if !wait(ctx, fl.plan.pause) {
 				return
 			}
@@ -126,6 +126,10 @@ func (fl *fleet) start(ctx context.Context, do func(context.Context, *job) *outc
 			}
 		}
 	}
+}
+
+func (fl *fleet) notePause(done, batches int) {
+	fl.app.console.note(fmt.Sprintf("%d of %d batches done; the next one in %v", done, batches, fl.plan.pause))
 }
 
 // tooMany tells whether --max-fail forbids to begin more.
@@ -212,27 +216,34 @@ func (fl *fleet) unfinished(why string) {
 			f = &failure{Kind: kindNotBegun, Message: why}
 		}
 		if fl.flags.json {
-			writeJSON(fl.app.console.out, &outcome{Target: t.name, Error: f})
+			writeJSON(fl.app.console.out, &outcome{Target: t.target.name, Error: f})
 		}
 	}
 }
 
 // told is a target without an outcome.
 type told struct {
-	name  string
-	begun bool
+	target target
+	begun  bool
 }
 
 // seal ends the counting, and gives the targets without an outcome in their order.
 func (t *tally) seal(targets []target) (out []told) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.sealed = true
+	t.mu.Unlock()
+	return t.without(targets)
+}
+
+// without gives the targets without an outcome in their order.
+func (t *tally) without(targets []target) (out []told) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	ended, begun := t.counts()
 	for _, target := range targets {
 		begun[target.name]--
 		if ended[target.name]--; ended[target.name] < 0 {
-			out = append(out, told{target.name, begun[target.name] >= 0})
+			out = append(out, told{target, begun[target.name] >= 0})
 		}
 	}
 	return out
@@ -243,7 +254,7 @@ func (t *tally) failedNames(targets []target) (names []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	ok := map[string]int{}
-	for _, name := range t.good {
+	for _, name := range slices.Concat(t.good, t.unmet) {
 		ok[name]++
 	}
 	for _, target := range targets {

@@ -16,6 +16,7 @@ type tally struct {
 	begun  []string
 	ended  map[string]int // how many times: a target may be named twice
 	good   []string
+	unmet  []string            // left out by --where
 	by     map[string][]string // those that are not ok, by the word for it
 }
 
@@ -41,6 +42,10 @@ func (t *tally) end(out *outcome) bool {
 		t.ended, t.by = map[string]int{}, map[string][]string{}
 	}
 	t.ended[out.Target]++
+	if out.unmet {
+		t.unmet = append(t.unmet, out.Target)
+		return true
+	}
 	if out.OK {
 		t.good = append(t.good, out.Target)
 		return true
@@ -80,7 +85,10 @@ func (t *tally) text(targets []target) (text string, all bool) {
 	if n := len(targets) - len(t.begun); n > 0 {
 		parts = append(parts, fmt.Sprintf("%d not begun", n))
 	}
-	return strings.Join(parts, ", "), len(t.good) == len(targets)
+	if n := len(t.unmet); n > 0 {
+		parts = append(parts, fmt.Sprintf("%d left out by --where", n))
+	}
+	return strings.Join(parts, ", "), len(t.good)+len(t.unmet) == len(targets)
 }
 
 // left gives those that have begun and not ended. The caller holds mu.

@@ -29,6 +29,8 @@ type Child struct {
 
 var _ daemon.Remote = (*Child)(nil)
 
+var errImporter = errors.New("client: an importer can not be used over a socket; say what is served in Options.Source")
+
 // Connect gives the child that a target names, connected by the daemon now or for somebody else before.
 func (c *Client) Connect(ctx context.Context, target string, options ...daemon.ConnectOptions) (*Child, error) {
 	var opt daemon.ConnectOptions
@@ -53,40 +55,23 @@ func (c *Client) Open(ctx context.Context, name string, hops []bootstrap.Hop, op
 
 func (c *Client) connect(ctx context.Context, name string, hops []bootstrap.Hop, opt daemon.ConnectOptions) (*Child, error) {
 	if opt.Importer != nil {
-		return nil, errors.New("client: an importer can not be used over a socket; say what is served in Options.Source")
+		return nil, errImporter
 	}
 	p := &wire.Connect{}
-	p.Name, p.Python, p.PreferHere, p.NoBytecode, p.Fresh = opt.Name, opt.Python, opt.PreferHere, opt.NoBytecode, c.opt.Fresh
-	p.ConnectTimeout = wire.Seconds(opt.Timeout.Seconds())
-	p.Dir = c.opt.Dir
-	if opt.Dir != "" {
-		p.Dir = opt.Dir
-	}
+	p.Target = c.target(opt)
 	var err error
 	if p.Target.Target, p.Passwords, err = c.resolve(hops, opt, p.Dir); err != nil {
 		return nil, &daemon.HopError{Target: name, Hops: len(hops), Err: err}
 	}
-	p.Source, p.Allow, p.Deny = c.source(), opt.Policy.Allow, opt.Policy.Deny
 	var out wire.Connected
-	limit := opt.Timeout
-	if limit <= 0 {
-		limit = bootstrap.DefaultTimeout
-	}
-	ctx, stop := c.whileAnswering(ctx, time.Duration(len(hops))*limit)
+	ctx, stop := c.whileAnswering(ctx, connectTime(opt, len(hops)))
 	defer stop()
-	// Passwords of the hops are read by now, and their variables known.
-	if len(opt.Env) > 0 {
-		p.Env = bootstrap.WithoutSecrets(opt.Env)
-	} else {
-		p.Environment, p.Env, err = c.environment(ctx, bootstrap.WithoutSecrets(c.opt.Env))
-	}
-	if err == nil {
+	if err = c.addEnvironment(ctx, &p.Target, opt); err == nil {
 		err = c.Do(ctx, "connect", p, &out)
 	}
 	if err != nil {
 		if errors.Is(context.Cause(ctx), errSilent) {
-			err = &daemon.HopError{Target: name, Hops: len(hops), Err: &bootstrap.Error{Step: bootstrap.StepProgram, TimedOut: true,
-				Reason: errSilent.Error(), Hint: "is its process stopped? --daemon none does without"}}
+			err = silent(name, len(hops))
 		}
 		err = toGo(err)
 		var hop *daemon.HopError
@@ -99,6 +84,37 @@ func (c *Client) connect(ctx context.Context, name string, hops []bootstrap.Hop,
 		c: c, id: pyproto.ContextID(out.Child), name: out.Name, opt: opt, shared: out.Shared,
 		python: importer.Version{Major: out.Python[0], Minor: out.Python[1]},
 	}, nil
+}
+
+// target gives what the daemon is told of a target, but for which one it is, and the environment.
+func (c *Client) target(opt daemon.ConnectOptions) (t wire.Target) {
+	t.Name, t.Python, t.PreferHere, t.NoBytecode, t.Fresh = opt.Name, opt.Python, opt.PreferHere, opt.NoBytecode, c.opt.Fresh
+	t.ConnectTimeout = wire.Seconds(opt.Timeout.Seconds())
+	t.Dir = c.opt.Dir
+	if opt.Dir != "" {
+		t.Dir = opt.Dir
+	}
+	t.Source, t.Allow, t.Deny = c.source(), opt.Policy.Allow, opt.Policy.Deny
+	return t
+}
+
+// connectTime is what connecting through so many hops may take.
+func connectTime(opt daemon.ConnectOptions, hops int) time.Duration {
+	limit := opt.Timeout
+	if limit <= 0 {
+		limit = bootstrap.DefaultTimeout
+	}
+	return time.Duration(hops) * limit
+}
+
+// addEnvironment adds the environment, once the passwords of the hops are read, and their variables known.
+func (c *Client) addEnvironment(ctx context.Context, t *wire.Target, opt daemon.ConnectOptions) (err error) {
+	if len(opt.Env) > 0 {
+		t.Env = bootstrap.WithoutSecrets(opt.Env)
+	} else {
+		t.Environment, t.Env, err = c.environment(ctx, bootstrap.WithoutSecrets(c.opt.Env))
+	}
+	return err
 }
 
 // environment gives the number by which the daemon knows an environment, which is sent once; or the environment itself. One without a
@@ -132,6 +148,12 @@ func (c *Client) environment(ctx context.Context, env []string) (uint32, []strin
 
 // errSilent ends a request that the daemon leaves unanswered while it answers nothing else, either.
 var errSilent = errors.New("the daemon does not answer")
+
+// silent is what it means for a target.
+func silent(name string, hops int) error {
+	return &daemon.HopError{Target: name, Hops: hops, Err: &bootstrap.Error{Step: bootstrap.StepProgram, TimedOut: true,
+		Reason: errSilent.Error(), Hint: "is its process stopped? --daemon none does without"}}
+}
 
 // answerTime is how long a running daemon is silent at most that was asked something, on a machine that is very busy, too.
 const answerTime = 5 * time.Second
@@ -202,6 +224,12 @@ func (c *Client) source() *wire.Source {
 			dir = absolute(c.opt.Dir, dir)
 		}
 		s.Libs = append(s.Libs, dir)
+	}
+	for _, dir := range o.Wheels {
+		s.Wheels = append(s.Wheels, absolute(c.opt.Dir, dir))
+	}
+	for _, file := range o.Constraints {
+		s.Constraints = append(s.Constraints, absolute(c.opt.Dir, file))
 	}
 	if o.Main != nil {
 		s.Main = &wire.Main{Path: o.Main.Path, Source: o.Main.Source, Run: o.Main.Run}
@@ -317,7 +345,7 @@ func (c *Child) CallWith(ctx context.Context, o daemon.CallOptions, fn string, a
 		case wire.ItemOutput:
 			c.output(item.Data)
 		case wire.ItemDropped:
-			c.output(fmt.Appendf(nil, "\n[mitogend: %d bytes of output were dropped]\n", item.Count))
+			c.output(droppedText(item.Count))
 		case wire.ItemEvent:
 			c.event(item.Event)
 		case wire.ItemResult:
@@ -328,6 +356,11 @@ func (c *Child) CallWith(ctx context.Context, o daemon.CallOptions, fn string, a
 		return nil
 	})
 	return daemon.NewResult(value, err)
+}
+
+// droppedText stands for what a function has printed and nobody could take.
+func droppedText(n int64) []byte {
+	return fmt.Appendf(nil, "\n[mitogend: %d bytes of output were dropped]\n", n)
 }
 
 func (c *Child) output(data []byte) {
@@ -421,6 +454,20 @@ func (s *stream) open(method string, params any, take func(*wire.Item) error) er
 	if s.onOpen != nil {
 		s.onOpen()
 	}
+	return s.each(got, func(*wire.Items) {}, func(item *wire.Item) error {
+		if item.Kind == wire.ItemError {
+			return item.Error.Go()
+		}
+		err := take(item)
+		if err != nil {
+			s.close()
+		}
+		return err
+	})
+}
+
+// each takes the items that have come, and all that come, up to the end. An error of take ends it.
+func (s *stream) each(got wire.Items, head func(*wire.Items), take func(*wire.Item) error) error {
 	for {
 		var next chan answer
 		if !got.End {
@@ -428,13 +475,9 @@ func (s *stream) open(method string, params any, take func(*wire.Item) error) er
 			next = make(chan answer, 1)
 			go s.read(next)
 		}
+		head(&got)
 		for i := range got.Items {
-			item := &got.Items[i]
-			if item.Kind == wire.ItemError {
-				return item.Error.Go()
-			}
-			if err := take(item); err != nil {
-				s.close()
+			if err := take(&got.Items[i]); err != nil {
 				return err
 			}
 		}
@@ -485,9 +528,11 @@ const feedChunk = 256 << 10
 
 // feed sends standard input. It ends with the input, or when a read returns after the program has ended.
 func (s *stream) feed(r io.Reader) {
-	buf := make([]byte, feedChunk)
+	var chunk daemon.InputBuffer
 	for {
+		buf := chunk.Next(feedChunk)
 		n, err := r.Read(buf)
+		chunk.Read(n)
 		w := &wire.Write{Stream: s.id, Data: buf[:n], End: err != nil}
 		if s.c.request(s.ctx, "write", w, nil, nil) != nil || err != nil {
 			return

@@ -466,10 +466,13 @@ func TestResponsesWait(t *testing.T) {
 			t.Fatalf("%d of %d responses came, and then %v with %d bytes", len(seen), count, e, len(m.Result))
 		}
 		seen[m.ID] = true
-		peak = max(peak, b.Stats().HeapBytes)
+		if b.Stats().HeapBytes > peak {
+			runtime.GC() // what nobody holds is not meant
+			peak = max(peak, b.Stats().HeapBytes)
+		}
 	}
 	t.Logf("the heap grew by %d MB", (int64(peak)-int64(before))>>20)
-	if peak > before+110<<20 {
+	if peak > before+80<<20 {
 		t.Errorf("the heap grew by %d MB", (peak-before)>>20)
 	}
 }

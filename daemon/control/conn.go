@@ -53,6 +53,7 @@ type conn struct {
 	busy     time.Time // when the first of them came: what the client has changed before that is looked for
 	streams  map[uint32]*stream
 	last     uint32 // stream
+	workers  int    // of call_many
 	leases   map[uint32]*held
 	turns    map[string]*turn // the last of each order
 	envs     [][]string       // by their numbers, from 1
@@ -67,6 +68,7 @@ type conn struct {
 type held struct {
 	lease *pool.Lease
 	count int
+	left  []chan struct{} // closed, one after the other, when the client gives it back
 }
 
 func newConn(s *Server, nc net.Conn, pid int) *conn {
@@ -408,6 +410,22 @@ func (c *conn) keep(l *pool.Lease) error {
 	}
 	c.leases[id] = &held{lease: l, count: 1}
 	return nil
+}
+
+// keepUntil is keep, with a channel that is closed when the client gives the child back.
+func (c *conn) keepUntil(l *pool.Lease) (left chan struct{}, err error) {
+	if err := c.keep(l); err != nil {
+		return nil, err
+	}
+	left = make(chan struct{})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	h := c.leases[uint32(l.Child().ID())]
+	if h == nil {
+		return nil, errClientGone
+	}
+	h.left = append(h.left, left)
+	return left, nil
 }
 
 // newStream makes a stream. Its work has to be counted in wg by the caller.

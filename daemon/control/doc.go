@@ -10,6 +10,7 @@
 //	replies that a client does not read   maxReplyBytes: the next reply waits to be made, and requests are left unread; a client
 //	                                      that takes nothing for Options.StallTimeout while replies wait is disconnected
 //	large results of its calls            maxResultBytes: the child's stream is not read (daemon.CallOptions.Room)
+//	outcomes of call_many                 streamBytes: nothing more begins (package work)
 //	a channel                             streamBytes: the sender waits (end to end, to the process that writes)
 //	a program's output                    daemon.OutputShare: the program waits in the same way
 //	what a function prints, events        streamBytes: what does not fit is dropped and counted
@@ -27,6 +28,7 @@
 //	request            conn.handle           it is answered                                 conn.wg, in conn.serve
 //	stream's work      call.work             the call, program, channel or subscription     conn.wg
 //	                                         has ended, or the client has closed it
+//	Runner.Run         call_many's work      its targets are done, or no more may begin     the work
 //	Server.ServeHTTP   its caller            Shutdown closes it                             Server.wg
 //	exporter.run       newExporter           Shutdown, after what is left was sent          exporter.close
 //

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"mitogend/bootstrap"
@@ -25,6 +26,7 @@ func init() {
 		"connect":     on(true, func(p *wire.Connect) string { return place(&p.Target) }, (*call).connect),
 		"call":        on(true, func(p *wire.Call) string { return place(&p.Target) }, (*call).call),
 		"call_async":  on(true, func(p *wire.Call) string { return place(&p.Target) }, (*call).callAsync),
+		"call_many":   on(true, nil, (*call).callMany),
 		"open":        on(true, func(p *wire.Call) string { return place(&p.Target) }, (*call).open),
 		"run":         on(true, func(p *wire.Run) string { return place(&p.Target) }, (*call).run),
 		"reset_chain": on(true, func(p *wire.ResetChain) string { return place(&wire.Target{Child: p.Child}) }, (*call).resetChain),
@@ -58,15 +60,31 @@ func place(t *wire.Target) string {
 
 // request reads a target and its options.
 func (s *Server) request(t *wire.Target) (*pool.Request, error) {
+	r, err := options(t)
+	if err == nil {
+		err = s.find(r, t)
+	}
+	return r, err
+}
+
+// options reads what does not depend on which target it is.
+func options(t *wire.Target) (r *pool.Request, err error) {
+	r = &pool.Request{
+		Name: t.Name, Python: t.Python, PreferHere: t.PreferHere, NoBytecode: t.NoBytecode, Timeout: t.ConnectTimeout.Duration(),
+		Dir: t.Dir, Env: t.Env, Fresh: t.Fresh, Policy: importer.Policy{Allow: t.Allow, Deny: t.Deny},
+	}
+	if t.Dir != "" && !filepath.IsAbs(t.Dir) {
+		return nil, wire.Errorf(wire.KindUsage, "dir %s is not absolute", shorten(t.Dir))
+	}
+	r.Source, err = sourceOptions(t.Source)
+	return r, err
+}
+
+// find reads which target it is.
+func (s *Server) find(r *pool.Request, t *wire.Target) error {
 	hops, passwords, err := s.hops(t)
 	if err != nil {
-		return nil, wire.Errorf(wire.KindUsage, "%v", err)
-	}
-	r := &pool.Request{
-		Target: t.Target, Hops: hops, Name: t.Name, Python: t.Python, PreferHere: t.PreferHere,
-		NoBytecode: t.NoBytecode, Timeout: t.ConnectTimeout.Duration(),
-		Passwords: passwords, Dir: t.Dir, Env: t.Env, Fresh: t.Fresh,
-		Policy: importer.Policy{Allow: t.Allow, Deny: t.Deny},
+		return wire.Errorf(wire.KindUsage, "%v", err)
 	}
 	// What is behind the first hop runs the same.
 	if s.opt.Runtime != "" && t.Source == nil && hops[0].Args["runtime"] == "" {
@@ -76,11 +94,8 @@ func (s *Server) request(t *wire.Target) (*pool.Request, error) {
 		}
 		hops[0].Args = args
 	}
-	if t.Dir != "" && !filepath.IsAbs(t.Dir) {
-		return nil, wire.Errorf(wire.KindUsage, "dir %s is not absolute", shorten(t.Dir))
-	}
-	r.Source, err = sourceOptions(t.Source)
-	return r, err
+	r.Target, r.Hops, r.Passwords = t.Target, hops, passwords
+	return nil
 }
 
 // hops reads a target, which may be a name of the inventory, and gives what passwords are known.
@@ -130,8 +145,14 @@ func sourceOptions(s *wire.Source) (*importer.Options, error) {
 			return nil, wire.Errorf(wire.KindUsage, "directory of libraries %s is not absolute", shorten(dir))
 		}
 	}
+	for _, file := range slices.Concat(s.Wheels, s.Constraints) {
+		if !filepath.IsAbs(file) {
+			return nil, wire.Errorf(wire.KindUsage, "wheelhouse or constraint file %s is not absolute", shorten(file))
+		}
+	}
 	o := &importer.Options{
 		Path: s.Path, Venv: s.Venv, Policy: importer.Policy{Allow: s.Allow, Deny: s.Deny}, Libs: s.Libs, Unpack: s.Unpack, MaxCache: clientCache,
+		Wheels: s.Wheels, Constraints: s.Constraints,
 	}
 	if s.Main != nil {
 		o.Main = &importer.Main{Path: s.Main.Path, Source: s.Main.Source, Run: s.Main.Run}
@@ -336,6 +357,10 @@ func (c *conn) letGo(id uint32) error {
 	if h == nil {
 		c.mu.Unlock()
 		return wire.Errorf(wire.KindUnknown, "this client has not connected a child %d, or has closed it", id)
+	}
+	if len(h.left) > 0 {
+		close(h.left[0])
+		h.left = h.left[1:]
 	}
 	if h.count--; h.count == 0 {
 		delete(c.leases, id)

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"sync"
@@ -27,6 +28,7 @@ type stream struct {
 	cancel context.CancelCauseFunc
 	work   bool // it stands for work that a shutdown waits for
 	max    int  // bytes of items
+	prints int  // what a function prints may take so much, if that is more
 
 	// write takes what the client writes; nil when it can not. It may be called before the work has begun.
 	write func(ctx context.Context, w *wire.Write) error
@@ -44,6 +46,8 @@ type stream struct {
 	dropped int64
 	ended   bool
 	child   *wire.Connected
+	begun   int    // of call_many: targets
+	told    int    // of those, what the client knows
 	release func() // gives back what the result takes of conn.room; nil for nothing
 }
 
@@ -60,6 +64,9 @@ func (s *stream) put(item wire.Item) error {
 		s.mu.Lock()
 		if len(s.items) == 0 || s.bytes+item.Size() <= s.max {
 			s.add(item)
+			if s.bytes < s.max {
+				token(s.room) // others may wait as well
+			}
 			s.mu.Unlock()
 			return nil
 		}
@@ -103,9 +110,14 @@ func (s *stream) result(v any, plain bool, release func()) error {
 // drop forgets what has not been read, of a stream that nobody reads any more.
 func (s *stream) drop() {
 	s.mu.Lock()
-	release := s.release
+	release, items := s.release, s.items
 	s.release, s.items, s.bytes = nil, nil, 0
 	s.mu.Unlock()
+	for _, item := range items {
+		if item.Taken != nil {
+			item.Taken()
+		}
+	}
 	if release != nil {
 		release()
 	}
@@ -118,7 +130,8 @@ func (s *stream) offer(item wire.Item) {
 	if s.ended {
 		return
 	}
-	if len(s.items) > 0 && s.bytes+item.Size() > s.max || s.dropped > 0 && s.bytes > s.max/2 {
+	room := max(s.max, s.prints)
+	if len(s.items) > 0 && s.bytes+item.Size() > room || s.dropped > 0 && s.bytes > room/2 {
 		n := int64(max(len(item.Data), 1))
 		s.dropped += n
 		s.c.s.hub.dropped.Add(n)
@@ -133,7 +146,8 @@ func (s *stream) add(item wire.Item) {
 		s.items = append(s.items, wire.Item{Kind: wire.ItemDropped, Count: s.dropped})
 		s.dropped = 0
 	}
-	if n := len(s.items); n > 0 && item.Kind == wire.ItemOutput && s.items[n-1].Kind == wire.ItemOutput && len(s.items[n-1].Data) < outputChunk {
+	if n := len(s.items); n > 0 && item.Kind == wire.ItemOutput && s.items[n-1].Kind == wire.ItemOutput && s.items[n-1].Target == item.Target &&
+		len(s.items[n-1].Data) < outputChunk {
 		// What is printed by the byte is kept as one piece.
 		s.items[n-1].Data = append(s.items[n-1].Data, item.Data...)
 		s.bytes += len(item.Data)
@@ -195,13 +209,21 @@ func (s *stream) read(ctx context.Context, max int) (any, error) {
 func (s *stream) ready() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.items) > 0 || s.ended || s.dropped > 0
+	return len(s.items) > 0 || s.ended || s.dropped > 0 || s.begun > s.told
+}
+
+// begin says how many targets have begun.
+func (s *stream) begin(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begun = max(s.begun, n)
+	token(s.changed)
 }
 
 func (s *stream) take(max int) *wire.Items {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.items) == 0 && !s.ended && s.dropped == 0 {
+	if len(s.items) == 0 && !s.ended && s.dropped == 0 && s.begun == s.told {
 		return nil
 	}
 	out := &wire.Items{Stream: s.id, Items: []wire.Item{}, Child: s.child}
@@ -211,6 +233,9 @@ func (s *stream) take(max int) *wire.Items {
 		s.items[0] = wire.Item{}
 		s.items = s.items[1:]
 		n += item.Size()
+		if item.Taken != nil {
+			item.Taken()
+		}
 		out.Items = append(out.Items, item)
 	}
 	s.bytes -= n
@@ -219,6 +244,7 @@ func (s *stream) take(max int) *wire.Items {
 		s.dropped = 0
 	}
 	out.End = s.ended && len(s.items) == 0
+	out.Begun, s.told = s.begun, s.begun
 	token(s.room)
 	return out
 }
@@ -229,12 +255,15 @@ type writer struct {
 	kind string
 }
 
-// Write waits for room; by that the program waits.
-func (w writer) Write(p []byte) (int, error) {
+// Write is daemon.Keeper.
+func (w writer) Write(p []byte) (int, error) { return w.Keep(bytes.Clone(p)) }
+
+// Keep waits for room; by that the program waits.
+func (w writer) Keep(p []byte) (int, error) {
 	w.s.setMax(w.s.c.s.d.OutputShare())
 	for n := 0; n < len(p); {
 		k := min(len(p)-n, outputChunk)
-		if err := w.s.put(wire.Item{Kind: w.kind, Data: append([]byte(nil), p[n:n+k]...)}); err != nil {
+		if err := w.s.put(wire.Item{Kind: w.kind, Data: p[n : n+k : n+k]}); err != nil {
 			return n, err
 		}
 		n += k

@@ -10,6 +10,7 @@ import (
 	"mitogend/daemon/pool"
 	"mitogend/daemon/wire"
 	"mitogend/importer"
+	"mitogend/pyproto"
 )
 
 // work starts the work of a stream on a goroutine of its own. It counts as running work until the client has read its end; the
@@ -51,9 +52,7 @@ func watcher(s *stream, logs, imports bool) *pool.Watcher {
 	w := &pool.Watcher{}
 	if logs {
 		w.OnLog = func(c *pool.Conn, l daemon.Log) {
-			s.offer(wire.Item{Kind: wire.ItemEvent, Event: &wire.Event{
-				Kind: wire.EventLog, Time: stamp(time.Now()), Target: c.Target(), Child: uint32(l.Context), Logger: l.Logger, Level: l.Level, Text: l.Text,
-			}})
+			s.offer(wire.Item{Kind: wire.ItemEvent, Event: logEvent(c, l)})
 		}
 	}
 	if imports {
@@ -63,6 +62,12 @@ func watcher(s *stream, logs, imports bool) *pool.Watcher {
 		}
 	}
 	return w
+}
+
+func logEvent(c *pool.Conn, l daemon.Log) *wire.Event {
+	return &wire.Event{
+		Kind: wire.EventLog, Time: stamp(time.Now()), Target: c.Target(), Child: uint32(l.Context), Logger: l.Logger, Level: l.Level, Text: l.Text,
+	}
 }
 
 // child tells who the child of a stream is.
@@ -113,6 +118,16 @@ func (c *call) callAsync(p *wire.Call) (any, error) {
 		}
 	})
 	return c.answer(s, p.Read)
+}
+
+// lines tells whether a result stands for a generator, whose values the client asks the child for.
+func lines(v any) bool {
+	d, ok := v.(*pyproto.Dict)
+	if !ok || d.Len() != 1 {
+		return false
+	}
+	key, _ := d.At(0)
+	return key == "$lines"
 }
 
 func (c *call) run(p *wire.Run) (any, error) {

@@ -4,10 +4,12 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"mitogend/bootstrap"
@@ -41,6 +43,29 @@ type Request struct {
 	Since time.Time
 	// Watch is told what happens on the connection, beginning with the connect. May be nil.
 	Watch *Watcher
+	// Common, where it is set, is the same for requests that differ in Target, Hops, Passwords and Watch only.
+	Common *Common
+}
+
+// Common is what requests for many targets have in common: it is looked at once for all of them. It is safe for concurrent use.
+type Common struct {
+	source, here, there func() string
+}
+
+// NewCommon looks at a request.
+func NewCommon(r Request) *Common {
+	return &Common{
+		source: sync.OnceValue(func() string { return sourceKey(r.Source) }),
+		here:   sync.OnceValue(func() string { return r.environmentKey(true) }),
+		there:  sync.OnceValue(func() string { return r.environmentKey(false) }),
+	}
+}
+
+func (r *Request) sourceKey() string {
+	if r.Common != nil {
+		return r.Common.source()
+	}
+	return sourceKey(r.Source)
 }
 
 // staysHere are the methods whose child sees the directory and the environment that they were started in.
@@ -57,13 +82,13 @@ func (r *Request) local() bool {
 	return len(r.Hops) > 0 && slices.Contains(staysHere, r.Hops[0].Resolved().Method)
 }
 
-// environment is what of Env is part of the key.
-func (r *Request) environment() []string {
+// environment is what of Env is part of the key, of a request whose first hop stays here or does not.
+func (r *Request) environment(local bool) []string {
 	var out []string
 	for _, entry := range r.Env {
 		name, _, _ := strings.Cut(entry, "=")
 		keep := !slices.Contains(noise, name)
-		if !r.local() {
+		if !local {
 			keep = slices.Contains(reaches, name) || strings.HasPrefix(name, "DOCKER_") || strings.HasPrefix(name, "CONTAINER")
 		}
 		if keep {
@@ -83,23 +108,41 @@ var salt = func() []byte {
 
 // key is equal for requests that can share a connection. source is the key of what they are served.
 func (r *Request) key(source string) string {
-	mac := hmac.New(sha256.New, salt)
-	for i := range r.Hops {
-		if p, ok := r.Passwords[i]; ok {
-			mac.Write([]byte(strconv.Itoa(i) + "\x00" + strconv.Itoa(len(p)) + "\x00" + p))
-		}
-	}
-	dir := ""
-	if r.local() {
+	local, dir, passwords := r.local(), "", ""
+	if local {
 		dir = r.Dir
 	}
-	for _, entry := range r.environment() {
-		mac.Write([]byte("\x00" + entry))
+	if len(r.Passwords) > 0 {
+		mac := hmac.New(sha256.New, salt)
+		for i := range r.Hops {
+			if p, ok := r.Passwords[i]; ok {
+				mac.Write([]byte(strconv.Itoa(i) + "\x00" + strconv.Itoa(len(p)) + "\x00" + p))
+			}
+		}
+		passwords = string(mac.Sum(nil))
+	}
+	env := ""
+	switch {
+	case r.Common == nil:
+		env = r.environmentKey(local)
+	case local:
+		env = r.Common.here()
+	default:
+		env = r.Common.there()
 	}
 	b, _ := json.Marshal([]any{ // of text, lists and bool: cannot fail
-		bootstrap.FormatTarget(r.hops()), r.Python, r.PreferHere, r.NoBytecode, source, dir, mac.Sum(nil), r.Policy,
+		bootstrap.FormatTarget(r.hops()), r.Python, r.PreferHere, r.NoBytecode, source, dir, []byte(passwords), env, r.Policy,
 	})
 	return string(b)
+}
+
+// environmentKey is equal for environments that can share a connection.
+func (r *Request) environmentKey(local bool) string {
+	mac := hmac.New(sha256.New, salt)
+	for _, entry := range r.environment(local) {
+		mac.Write([]byte(strconv.Itoa(len(entry)) + "\x00" + entry))
+	}
+	return hex.EncodeToString(mac.Sum(nil))
 }
 
 // hops gives the hops without what the passwords replace.
@@ -129,6 +172,6 @@ func sourceKey(o *importer.Options) string {
 	if o.Main != nil {
 		main = []any{o.Main.Path, sha256.Sum256(o.Main.Source), o.Main.Run}
 	}
-	b, _ := json.Marshal([]any{o.Path, o.Venv, o.Policy, o.Libs, o.Unpack, main})
+	b, _ := json.Marshal([]any{o.Path, o.Venv, o.Policy, o.Libs, o.Unpack, o.Wheels, o.Constraints, main})
 	return string(b)
 }

@@ -195,7 +195,7 @@ func (p *Pool) pick(r *Request) (c *Conn, found bool, wait time.Duration, err er
 	if p.down {
 		return nil, false, 0, daemon.ErrShutdown
 	}
-	sk := sourceKey(r.Source)
+	sk := r.sourceKey()
 	if r.Source == nil {
 		sk = fmt.Sprint(p.gen)
 	}

@@ -3,6 +3,7 @@ package unixclient
 import (
 	"context"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -129,6 +130,11 @@ func (c *client) runtime() (*daemon.Runtime, []string, error) {
 			c.own.python = p.python
 			c.own.runtime, c.own.version, err = c.s.runtimes.ask(c.ctx, p)
 		}
+		if dir := c.modules.mitogenAt(c.ctx); filepath.Base(dir) == "mitogen" && (err != nil || c.own.runtime.Dir != filepath.Dir(dir)) {
+			if r, e := c.s.runtimes.load(dir); e == nil {
+				c.own.runtime, err = r, nil
+			}
+		}
 		if err != nil && c.s.opt.Runtime != nil {
 			c.s.opt.Logger.Info("a client's own Mitogen was not found", zap.Int("pid", c.pid), zap.Error(err))
 			c.own.runtime, err = c.s.opt.Runtime, nil
@@ -154,15 +160,29 @@ func (t *runtimes) ask(ctx context.Context, p *process) (*daemon.Runtime, uint32
 	if err != nil {
 		return nil, 0, err
 	}
+	return t.same(r), version, nil
+}
+
+// load reads the Mitogen in a directory.
+func (t *runtimes) load(dir string) (*daemon.Runtime, error) {
+	r, err := daemon.LoadRuntime(dir)
+	if err != nil {
+		return nil, err
+	}
+	return t.same(r), nil
+}
+
+// same gives what was read before if it is the same.
+func (t *runtimes) same(r *daemon.Runtime) *daemon.Runtime {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	key := r.Dir + " " + r.String() + " " + r.Digest()
 	if known := t.m[key]; known != nil {
-		return known, version, nil
+		return known
 	}
 	if t.m == nil {
 		t.m = map[string]*daemon.Runtime{}
 	}
 	t.m[key] = r
-	return r, version, nil
+	return r
 }

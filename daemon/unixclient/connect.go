@@ -241,6 +241,7 @@ func (c *client) start(q *request) (*daemon.Child, error) {
 	}
 	level, _ := args["log_level"].(int64)
 	delete(args, "log_level")
+	overrides, blocks := names(args, "mitogend_overrides"), names(args, "mitogend_blocks")
 	dir, env, err := surroundings(args)
 	if err != nil {
 		return nil, err
@@ -251,7 +252,7 @@ func (c *client) start(q *request) (*daemon.Child, error) {
 	}
 	opt := daemon.ConnectOptions{
 		Name: name, Runtime: runtime, LogTo: c.id, Miss: c.modules.want, MissResource: c.resources.want,
-		StockLevel: int(level), AsMitogen: true, Dir: dir, Env: env,
+		StockLevel: int(level), StockOverrides: overrides, StockBlocks: blocks, AsMitogen: true, Dir: dir, Env: env,
 	}
 	child, err := c.s.d.ConnectArgs(c.ctx, method, args, opt)
 	var failed *bootstrap.Error
@@ -263,6 +264,18 @@ func (c *client) start(q *request) (*daemon.Child, error) {
 		}
 	}
 	return child, err
+}
+
+// names takes a list of text out of args.
+func names(args map[string]any, key string) (list []string) {
+	values, _ := args[key].([]any)
+	delete(args, key)
+	for _, v := range values {
+		if s, ok := v.(string); ok {
+			list = append(list, s)
+		}
+	}
+	return list
 }
 
 // surroundings takes the working directory and the environment out of args, which a program under `mitogend master` sends: there they

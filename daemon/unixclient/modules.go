@@ -1,6 +1,8 @@
 package unixclient
 
 import (
+	"context"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -32,6 +34,7 @@ type modules struct {
 	// By connection:
 	sent   map[pyproto.ContextID]map[string]bool
 	misses map[pyproto.ContextID]int // names that were asked for and are no modules, as far as it is known
+	where  chan string               // takes where the client has its Mitogen from; nil while it is not asked
 	ended  bool
 }
 
@@ -90,6 +93,37 @@ func (t *modules) want(child *daemon.Child, name string) bool {
 	return true
 }
 
+// ofMitogen is a small module of every Mitogen's. Clients do not answer for the package and its core.
+const ofMitogen = "mitogen.minify"
+
+// mitogenAt asks the client where the Mitogen is that it has imported: what the program has put on its own path is known there only. It
+// is "" where the client does not say.
+func (t *modules) mitogenAt(ctx context.Context) string {
+	where := make(chan string, 1)
+	t.mu.Lock()
+	if t.ended || t.c.peer.Send(pyproto.GetModule, 0, []byte(ofMitogen)) != nil {
+		t.mu.Unlock()
+		return ""
+	}
+	t.where = where
+	t.asked++
+	t.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, t.c.s.opt.ModuleTimeout)
+	defer cancel()
+	select {
+	case path := <-where:
+		return path
+	case <-ctx.Done():
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.where == where {
+		t.where = nil
+		t.asked--
+	}
+	return ""
+}
+
 // expire answers those who wait that there is no such module. What the client says later counts for those who ask later.
 func (t *modules) expire(name string, m *module) {
 	t.mu.Lock()
@@ -128,6 +162,11 @@ func (t *modules) loaded(payload []byte) {
 	m := t.m[lm.Name]
 	switch {
 	case t.ended:
+		return
+	case t.where != nil && lm.Name == ofMitogen:
+		t.where <- filepath.Dir(lm.Path)
+		t.where = nil
+		t.asked--
 		return
 	case m != nil && m.payload != nil:
 		log.Debug("a client has sent a module twice", zap.String("module", lm.Name))

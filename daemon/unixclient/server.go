@@ -126,6 +126,7 @@ func (s *Server) accept(ctx context.Context, conn net.Conn) {
 		s.opt.Logger.Warn("a client has not said who it is", zap.Int("pid", pid), zap.Error(err))
 		return
 	}
+	_ = conn.Close() // the stream has the file alone
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c := newClient(ctx, s, pid)

@@ -48,6 +48,12 @@ func serve(t *testing.T, opt Options) (d *daemon.Daemon, socket string) {
 
 func serveWith(t *testing.T, dopt daemon.Options, opt Options) (d *daemon.Daemon, socket string) {
 	t.Helper()
+	return serveUntil(context.Background(), t, dopt, opt)
+}
+
+// serveUntil serves clients until ctx ends or the test does.
+func serveUntil(ctx context.Context, t *testing.T, dopt daemon.Options, opt Options) (d *daemon.Daemon, socket string) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "mg")
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +69,7 @@ func serveWith(t *testing.T, dopt daemon.Options, opt Options) (d *daemon.Daemon
 		t.Fatal(err)
 	}
 	opt.Logger = log
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	s := New(d, opt)
 	go func() { done <- s.Serve(ctx, ln) }()
@@ -349,13 +355,23 @@ func (c *raw) send(t *testing.T, m pyproto.Message) {
 	}
 }
 
+// recv gives the next message. The question where its Mitogen is it answers by itself: it has none.
 func (c *raw) recv(t *testing.T) *pyproto.Message {
 	t.Helper()
-	m, err := pyproto.ReadMessage(c, pyproto.DefaultMaxMessage)
-	if err != nil {
-		t.Fatal(err)
+	for {
+		m, err := pyproto.ReadMessage(c, pyproto.DefaultMaxMessage)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Handle != pyproto.GetModule || string(m.Payload) != ofMitogen {
+			return m
+		}
+		none, err := pyproto.Marshal(pyproto.Tuple{ofMitogen, nil, nil, nil, pyproto.Tuple{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.send(t, pyproto.Message{Header: c.header(pyproto.LoadModuleHandle, 0), Payload: none})
 	}
-	return m
 }
 
 func (c *raw) header(handle, replyTo pyproto.Handle) pyproto.Header {

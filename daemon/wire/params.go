@@ -102,6 +102,9 @@ type Source struct {
 	Deny  []string `codec:"deny,omitempty"`
 	// Libs are directories, absolute, with libraries that extension modules need and a child may lack; "system" for the daemon's machine's.
 	Libs []string `codec:"libs,omitempty"`
+	// Wheels are directories of wheels, and Constraints files that name versions, as pip takes them; absolute.
+	Wheels      []string `codec:"wheels,omitempty"`
+	Constraints []string `codec:"constraints,omitempty"`
 	// Unpack names packages whose files are laid down on the child's machine, in memory.
 	Unpack []string `codec:"unpack,omitempty"`
 	Main   *Main    `codec:"main,omitempty"`
@@ -160,6 +163,23 @@ type Call struct {
 	Read bool `codec:"read,omitempty"`
 }
 
+// CallMany are the parameters of call_many: a call on each of many targets. What Target says of them is the same for all.
+type CallMany struct {
+	Call
+	// Targets are in place of Target.Target and Target.Child, and TargetPasswords, by their numbers from 0, in place of Target.Passwords.
+	Targets         []string               `codec:"targets"`
+	TargetPasswords map[int]map[int]string `codec:"target_passwords,omitempty"`
+	// Parallel is on how many at once, Batch how many are done before the next begin (0: all), Pause the time between batches.
+	Parallel int     `codec:"parallel,omitempty"`
+	Batch    int     `codec:"batch,omitempty"`
+	Pause    Seconds `codec:"pause,omitempty"`
+	// MaxFail is how many may fail before no more begin; nil for any number.
+	MaxFail *int `codec:"max_fail,omitempty"`
+	// Retry is how often connecting is tried again, Each the time that one target may take.
+	Retry int     `codec:"retry,omitempty"`
+	Each  Seconds `codec:"each,omitempty"`
+}
+
 // ResetChain are the parameters of reset_chain.
 type ResetChain struct {
 	Common
@@ -209,6 +229,8 @@ type Items struct {
 	End bool `codec:"end"`
 	// Child is set where the stream belongs to one.
 	Child *Connected `codec:"child,omitempty"`
+	// Begun, of call_many, is how many targets have begun.
+	Begun int `codec:"begun,omitempty"`
 }
 
 // The kinds of items.
@@ -234,7 +256,25 @@ type Item struct {
 	Signal int    `codec:"signal,omitempty"`
 	Event  *Event `codec:"event,omitempty"`
 	Count  int64  `codec:"count,omitempty"`
+
+	// Of call_many: the number of the target, what is known of it, the generation of its Python, what it took, and the child that the
+	// client holds for a generator.
+	Target  int     `codec:"target,omitempty"`
+	State   string  `codec:"state,omitempty"`
+	Python  int     `codec:"python,omitempty"`
+	Seconds float64 `codec:"seconds,omitempty"`
+	Child   uint32  `codec:"child,omitempty"`
+
+	// Taken is called when the item is read, or dropped. May be nil.
+	Taken func() `codec:"-"`
 }
+
+// The states of an item of call_many that is an error. A result has none.
+const (
+	StateFailed     = "failed"       // the function has ended
+	StateNotReached = "not_reached"  // it was not begun
+	StateMayHaveRun = "may_have_run" // it was given up, or lost
+)
 
 // Size is about what the item takes, in bytes.
 func (i *Item) Size() int {
@@ -254,8 +294,10 @@ type Write struct {
 	Stream uint32 `codec:"stream"`
 	Data   []byte `codec:"data,omitempty"`
 	Value  *Value `codec:"value,omitempty"`
-	// End says that nothing more will be written.
+	// End says that nothing more will be written. Of call_many: no more targets begin.
 	End bool `codec:"end,omitempty"`
+	// Cancel, of call_many, gives up what runs as well. Its outcomes still come.
+	Cancel bool `codec:"cancel,omitempty"`
 }
 
 // Send are the parameters of send: a message to a receiver in a child.

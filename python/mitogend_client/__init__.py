@@ -10,15 +10,16 @@ import os
 import socket
 import struct
 import sys
+import threading
 
 _attached = []
 
 # What is used of Mitogen's modules, by module. Names that only some releases have are looked up where they are used.
 NEEDS = {
     'mitogen.core': (
-        'CALL_FUNCTION', 'Kwargs', 'Message.pickled', 'MitogenProtocol.build_stream', 'StreamError', 'listen', 'to_text'),
-    'mitogen.parent': ('ChildIdAllocator', 'Context.send', 'Context.send_await', 'get_connection_class'),
-    'mitogen.master': ('Router.__init__', 'Router.connect', 'Router.context_by_id', 'Router.disconnect_stream', 'Router.register'),
+        'ALLOCATE_ID', 'CALL_FUNCTION', 'Kwargs', 'Message.pickled', 'MitogenProtocol.build_stream', 'StreamError', 'listen', 'to_text'),
+    'mitogen.parent': ('Context.send', 'Context.send_await', 'get_connection_class'),
+    'mitogen.master': ('Router.__init__', 'Router.add_handler', 'Router.connect', 'Router.context_by_id', 'Router.disconnect_stream', 'Router.register'),
 }
 
 
@@ -171,8 +172,9 @@ def _attach(router, sock, daemon_id, pid):
     mitogen.core.listen(router.broker, 'shutdown', lambda: router.disconnect_stream(stream))
     context = mitogen.parent.Context(router, daemon_id)
     router.register(context, stream)
-    router.id_allocator = mitogen.parent.ChildIdAllocator(router)
+    router.id_allocator = _IDs(router, context)
     router.route_monitor.parent = context
+    router.register = _register(router)
     # Where a router that is not context 0 looks for what its forks may import.
     router.importer = _Lists(router.responder)
     router._mitogend_context = context
@@ -185,6 +187,73 @@ def _call(module, function, **kwargs):
     import mitogen.core
     return mitogen.core.Message.pickled(
         (None, module, None, function, (), mitogen.core.Kwargs(kwargs)), handle=mitogen.core.CALL_FUNCTION)
+
+
+def _register(router):
+    """Router.register that tells the daemon of the clients of a mitogen.unix.Listener of this program, who talk to its children."""
+    register = router.register
+
+    def registered(context, stream):
+        register(context, stream)
+        if (stream.name or u'').startswith(u'unix_client.'):
+            router.route_monitor.notice_stream(stream)
+    return registered
+
+
+class _IDs(object):
+    """
+    Numbers for contexts, of blocks that the daemon gives. Mitogen takes one on the thread that receives messages, too, which must not
+    wait: the next block is asked for while half of one is left.
+    """
+
+    def __init__(self, router, daemon):
+        self.router, self.daemon = router, daemon
+        self.changed = threading.Condition()
+        self.asked = False
+        self.error = None
+        start, end = daemon.send_await(_allocation())
+        self.left = [[start, end]]  # the next number of a block, and its end
+        self.low = (end - start) // 2
+
+    def allocate(self):
+        import mitogen.core
+        receives = threading.current_thread() is getattr(self.router.broker, '_thread', None)
+        with self.changed:
+            while True:
+                if not self.asked and sum(end - start for start, end in self.left) <= self.low:
+                    self._ask()
+                if self.left:
+                    break
+                if receives or self.error:
+                    raise mitogen.core.StreamError('%s', self.error or 'the daemon has not yet sent more numbers for contexts')
+                self.changed.wait()
+            block = self.left[0]
+            number = block[0]
+            block[0] += 1
+            if block[0] == block[1]:
+                del self.left[0]
+            return number
+
+    def _ask(self):
+        self.asked, self.error = True, None
+        message = _allocation()
+        message.reply_to = self.router.add_handler(fn=self._answered, persist=False, respondent=self.daemon)
+        self.daemon.send(message)
+
+    def _answered(self, message):
+        """Takes a block, on the thread that receives messages."""
+        with self.changed:
+            self.asked = False
+            if message.is_dead:
+                self.error = 'the daemon gives no more numbers for contexts'
+            else:
+                self.left.append(list(message.unpickle()))
+            self.changed.notify_all()
+
+
+def _allocation():
+    import mitogen.core
+    return mitogen.core.Message(dst_id=0, handle=mitogen.core.ALLOCATE_ID)
 
 
 class _Lists(object):
@@ -214,6 +283,7 @@ def _connect(router, daemon, method_name, name, kwargs):
             old_router=router, max_message_size=router.max_message_size, name=name, **mitogen.core.Kwargs(kwargs))
     kwargs['log_level'] = logging.getLogger('mitogen.parent').getEffectiveLevel() or logging.INFO
     kwargs['mitogend_dir'], kwargs['mitogend_env'] = _surroundings()
+    kwargs['mitogend_overrides'], kwargs['mitogend_blocks'] = _lists(router.responder)
     reply = daemon.send_await(_call(
         'mitogen.parent', '_proxy_connect', name=name, method_name=method_name, kwargs=mitogen.core.Kwargs(kwargs)))
     if reply['msg'] is not None:
@@ -221,6 +291,15 @@ def _connect(router, daemon, method_name, name, kwargs):
     context = router.context_by_id(reply['id'], name=reply['name'])
     context.name = reply['name']
     return context
+
+
+def _lists(responder):
+    """What children take from this program although they have it, and what they never ask it for."""
+    policy = getattr(responder, 'policy', None)
+    if policy is not None:
+        return list(policy.overrides), list(policy.blocks)
+    # Where nothing is listed, the list has an empty name.
+    return [name for name in responder.whitelist if name], list(responder.blacklist)
 
 
 def _surroundings():

@@ -1,0 +1,229 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"mitogend/daemon"
+)
+
+// terminalFlag is what a command without a terminal is told.
+const terminalFlag = "-t gives a program there a terminal, and for that needs one here: stdin and stdout have to be it"
+
+// checkTerminal wants a terminal and one target.
+func (fl *fleet) checkTerminal(what string) error {
+	switch {
+	case len(fl.targets) != 1:
+		return usagef("%s is for one target, and here are %d", what, len(fl.targets))
+	case fl.flags.json || fl.flags.gather || fl.flags.output != "":
+		return usagef("%s shows a terminal as it is: without --json, -b and -o", what)
+	case !term.IsTerminal(int(os.Stdin.Fd())) || !term.IsTerminal(int(os.Stdout.Fd())):
+		return usagef("%s", terminalFlag)
+	}
+	return nil
+}
+
+// interactive runs a command, or Python where there is none, on the target at a terminal of its own, for which this one stands.
+func (fl *fleet) interactive(ctx context.Context, j *job, argv, env []string, dir string) *outcome {
+	columns, rows, err := term.GetSize(int(os.Stdout.Fd()))
+	if err != nil || rows < 1 || columns < 1 {
+		rows, columns = 24, 80
+	}
+	if v := os.Getenv("TERM"); v != "" {
+		env = append([]string{"TERM=" + v}, env...)
+	}
+	o := daemon.Terminal(argv, env, dir, j.target.label(), rows, columns)
+	in := newTyped(os.Stdin)
+	restore, err := fl.app.rawTerminal()
+	if err != nil {
+		return failed(ctx, err)
+	}
+	defer restore()
+	defer in.follow(os.Stdout)()
+	defer in.close()
+	go in.copy()
+	o.Stdin = in.r
+	out := fl.program(ctx, j, o)
+	if in.left() {
+		out.Error, out.silent, out.status = nil, true, statusOK
+		out.OK = true
+	}
+	return out
+}
+
+// label is a short name for a prompt.
+func (t target) label() string {
+	if t.name == t.host() || len(t.hops) > 1 || t.hops[0].Method != "local" {
+		return t.host() + " "
+	}
+	return ""
+}
+
+// rawTerminal has every key come as it is. What gives the terminal back is called at the end of the process at the latest.
+func (a *app) rawTerminal() (restore func(), err error) {
+	fd := int(os.Stdin.Fd())
+	state, err := term.MakeRaw(fd)
+	if err != nil {
+		return nil, err
+	}
+	a.restore = sync.OnceFunc(func() { _ = term.Restore(fd, state) })
+	return a.restore, nil
+}
+
+// typed makes the messages of terminal.py.
+type typed struct {
+	src io.Reader
+	r   *io.PipeReader
+
+	mu   sync.Mutex // guards the following: a message is written in one piece
+	w    *io.PipeWriter
+	gone bool // ~. was typed
+}
+
+func newTyped(src io.Reader) *typed {
+	r, w := io.Pipe()
+	return &typed{src: src, r: r, w: w}
+}
+
+func (t *typed) send(kind byte, body []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	msg := binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(body)))
+	_, _ = t.w.Write(append(msg, body...))
+}
+
+func (t *typed) left() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.gone
+}
+
+func (t *typed) close() { _ = t.r.Close() } // who writes goes on
+
+// copy sends what is typed. As with ssh, ~. at the beginning of a line ends it, and ~~ is ~.
+func (t *typed) copy() {
+	buf := make([]byte, 32<<10)
+	e := escape{lineStart: true}
+	for {
+		n, err := t.src.Read(buf)
+		data, end := e.filter(buf[:n])
+		if len(data) > 0 {
+			t.send('d', data)
+		}
+		if end {
+			t.mu.Lock()
+			t.gone = true
+			t.mu.Unlock()
+		}
+		if end || err != nil {
+			_ = t.w.Close()
+			return
+		}
+	}
+}
+
+// escape finds what is typed for this side.
+type escape struct{ lineStart, held bool }
+
+func (e *escape) filter(data []byte) (out []byte, end bool) {
+	for _, b := range data {
+		switch {
+		case e.held && b == '.':
+			return out, true
+		case e.held:
+			e.held = false
+			out = append(out, '~')
+			if b == '~' {
+				e.lineStart = false
+				continue
+			}
+		case e.lineStart && b == '~':
+			e.held, e.lineStart = true, false
+			continue
+		}
+		out = append(out, b)
+		e.lineStart = b == '\r' || b == '\n'
+	}
+	return out, false
+}
+
+// follow sends the size of the terminal when it changes, until stop is called.
+func (t *typed) follow(screen *os.File) (stop func()) {
+	changes := make(chan os.Signal, 1)
+	signal.Notify(changes, syscall.SIGWINCH)
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-changes:
+			case <-done:
+				return
+			}
+			if columns, rows, err := term.GetSize(int(screen.Fd())); err == nil {
+				size := binary.BigEndian.AppendUint16(nil, uint16(rows))
+				t.send('w', binary.BigEndian.AppendUint16(size, uint16(columns)))
+			}
+		}
+	})
+	return func() {
+		signal.Stop(changes)
+		close(done)
+		t.close()
+		wg.Wait()
+	}
+}
+
+type replCommand struct {
+	fleetFlags
+	env   []string
+	chdir string
+}
+
+func newRepl(a *app) *cobra.Command {
+	c := &replCommand{}
+	cmd := &cobra.Command{
+		Use:   "repl [flags]",
+		Short: "Talk to Python on a target, with imports from here",
+		Long: `repl is Python's own prompt on one target, on a terminal there: what is typed is edited, remembered and completed by the
+readline of that Python, if it has it, and modules come from here as for run. Ctrl-C interrupts the line, Ctrl-D and exit() end it; ~. at the
+beginning of a line ends it from this side.`,
+		Example: `  mitogend repl
+  mitogend repl -H ssh:web1+sudo:root -I ./lib`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.interact(cmd, a, "repl", ".", nil, c.env, c.chdir)
+		},
+	}
+	c.register(cmd, ".")
+	f := cmd.Flags()
+	f.StringArrayVar(&c.env, "env", nil, "set `NAME=VALUE` in the environment there; repeatable")
+	f.StringVar(&c.chdir, "chdir", "", "begin in `DIR`, a directory of the target")
+	return cmd
+}
+
+// interact is the work of repl and of exec -t.
+func (f *fleetFlags) interact(cmd *cobra.Command, a *app, what, firstPath string, argv, env []string, dir string) error {
+	fl, err := newFleet(cmd.Context(), a, f, firstPath, nil, cmd.InOrStdin())
+	if err != nil {
+		return err
+	}
+	fl.what = func(target) string { return what }
+	if !f.dryRun {
+		if err := fl.checkTerminal(what); err != nil {
+			fl.shutdown()
+			return err
+		}
+	}
+	return fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
+		return fl.interactive(ctx, j, placedAll(argv, j.target), env, dir)
+	})
+}

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"mitogend/daemon"
+	"mitogend/daemon/client"
+	"mitogend/daemon/work"
+)
+
+// together is a call on all targets of a fleet that the running daemon makes as one request.
+type together struct {
+	fl   *fleet
+	call client.Many
+	// outcome tells how the call on a target went that has given a value.
+	outcome func(ctx context.Context, j *job, v any) *outcome
+	// judges says that outcome may find a value to be a failure.
+	judges bool
+
+	ctx  context.Context
+	jobs map[int]*job // of those that have printed something
+	have int          // that have begun
+	stop chan struct{}
+	once sync.Once
+}
+
+// possible tells whether one request does. A daemon is not asked where this process has to see a failure before the next target begins, nor
+// for what only a request for each target tells, or has to be asked ahead.
+func (t *together) possible() bool {
+	fl := t.fl
+	_, running := fl.daemon.(*client.Client)
+	judged := fl.flags.maxFail != "" && (t.judges || fl.outDir != nil)
+	return running && len(fl.targets) > 1 && !fl.flags.traceImports && fl.where == nil && !judged
+}
+
+// run makes the call, and returns when there are no more outcomes. It is false where the daemon is too old.
+func (t *together) run(ctx context.Context) bool {
+	fl := t.fl
+	t.ctx, t.jobs, t.stop = ctx, map[int]*job{}, make(chan struct{})
+	m := &t.call
+	m.Plan = work.Plan{
+		Parallel: fl.flags.parallel, Batch: fl.plan.batch, Pause: fl.plan.pause, MaxFail: fl.plan.maxFail,
+		Retry: fl.flags.retry, Timeout: fl.flags.timeout,
+	}
+	m.Options = fl.connectOptions()
+	for _, target := range fl.targets {
+		m.Places = append(m.Places, client.Place{Name: target.name, Hops: target.hops, Secrets: target.passwords(fl.secrets)})
+	}
+	m.Output = func(i int, data []byte) { _, _ = t.job(i).stderr.Write(data) }
+	m.Log = func(i int, l daemon.Log) { fl.app.childLog(t.job(i).stderr, l) }
+	m.Begun, m.Stop = t.begun, t.stop
+	err := fl.daemon.(*client.Client).CallMany(ctx, m, t.done)
+	if errors.Is(err, client.ErrNoMany) {
+		return false
+	}
+	fl.wg.Wait() // generators
+	t.rest(ctx, err)
+	return true
+}
+
+// begun counts those that have begun.
+func (t *together) begun(n int) {
+	fl := t.fl
+	for ; t.have < n; t.have++ {
+		fl.tally.begin(fl.targets[t.have].name)
+		fl.running.Add(1)
+	}
+}
+
+// job gives the job of a target, which is made when something comes of it.
+func (t *together) job(i int) *job {
+	j := t.jobs[i]
+	if j == nil {
+		j = t.fl.newJob(t.fl.targets[i])
+		t.jobs[i] = j
+	}
+	return j
+}
+
+// done shows what came of the call on a target.
+func (t *together) done(o *client.Outcome) {
+	t.begun(o.Target + 1)
+	j := t.job(o.Target)
+	delete(t.jobs, o.Target)
+	j.python = o.Python
+	if o.Child == nil {
+		t.finish(t.ctx, j, o)
+		return
+	}
+	// A generator's values come by and by.
+	j.child = o.Child
+	t.fl.wg.Go(func() {
+		ctx := t.ctx
+		if d := t.fl.flags.timeout; d > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeoutCause(ctx, max(d-o.Took, 1), timeoutError{d})
+			defer cancel()
+		}
+		t.finish(ctx, j, o)
+		closing, cancel := t.fl.app.closing(endTime)
+		defer cancel()
+		_ = o.Child.Close(closing)
+	})
+}
+
+// finish makes an outcome of it, and shows that.
+func (t *together) finish(ctx context.Context, j *job, o *client.Outcome) {
+	fl := t.fl
+	defer fl.running.Add(-1)
+	var out *outcome
+	switch {
+	case o.Err == nil:
+		if out = t.value(ctx, j, o.Value); out == nil {
+			j.drop()
+			return
+		}
+	case errors.Is(o.Err, context.DeadlineExceeded) && fl.flags.timeout > 0:
+		late := timeoutError{fl.flags.timeout}
+		out = &outcome{Error: &failure{Kind: kindTimeout, Message: late.Error()}}
+		out.status = out.Error.status()
+	case stopped(ctx) && o.State != work.Failed:
+		j.drop()
+		return // there is nothing to say about this target
+	default:
+		out = failed(context.Background(), o.Err)
+	}
+	out.Target, out.Seconds = j.target.name, o.Took.Seconds()
+	fl.show(j, out)
+	if fl.tooMany() {
+		t.once.Do(func() { close(t.stop) })
+	}
+	if done, size := int(fl.done.Load()), fl.plan.batch; fl.plan.pause > 0 && done%size == 0 && done < len(fl.targets) && !stopped(ctx) {
+		fl.notePause(done/size, len(portions(len(fl.targets), size)))
+	}
+}
+
+// value is outcome; nil for one that was interrupted. What came before the interruption counts.
+func (t *together) value(ctx context.Context, j *job, v any) *outcome {
+	use := ctx
+	if stopped(ctx) {
+		var cancel context.CancelFunc
+		use, cancel = context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+		defer cancel()
+	}
+	out := t.outcome(use, j, v)
+	if stopped(ctx) && !out.OK {
+		return nil
+	}
+	return out
+}
+
+// rest tells of those that have begun and have no outcome: the connection with the daemon is gone.
+func (t *together) rest(ctx context.Context, err error) {
+	for _, j := range t.jobs {
+		j.drop()
+	}
+	if err == nil || stopped(ctx) {
+		return
+	}
+	fl := t.fl
+	for _, open := range fl.tally.without(fl.targets) {
+		out := failed(context.Background(), err)
+		out.Target = open.target.name
+		if !open.begun {
+			fl.tally.begin(open.target.name)
+		}
+		fl.show(fl.newJob(open.target), out)
+	}
+}

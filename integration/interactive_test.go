@@ -1,0 +1,109 @@
+package integration
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/creack/pty"
+)
+
+// A command at a terminal: it has the terminal's size, and hears of a change; keys come as they are; its status is the command's.
+func TestExecAtATerminal(t *testing.T) {
+	EachPython(t, func(t *testing.T, p Python) {
+		dir := t.TempDir()
+		run := func(args ...string) *terminal {
+			return onTerminal(t, Command(t, dir, append([]string{"exec", "-t", "-H", p.Target()}, args...)...))
+		}
+		term := run("--env", "A=b", "--", "sh", "-c", `stty size; test -t 0 && test -t 1 && test -t 2 && echo "terminal $A $(ps -o tty= $$ | grep -c pts)"; exit 7`)
+		if status := term.wait(); status != 7 || !strings.Contains(term.screen(), "24 60\r\nterminal b 1\r\n") {
+			t.Errorf("status %d\n%s", status, term.screen())
+		}
+		// Ctrl-C is the command's, whose shell goes on.
+		term = run("--shell", `trap 'echo interrupted' INT; echo ready; while ! read x; do :; done; echo "got $x"; stty size`)
+		term.expect("ready\r\n")
+		term.send("\x03")
+		term.expect("interrupted\r\n")
+		if err := pty.Setsize(term.pty, &pty.Winsize{Rows: 33, Cols: 99}); err != nil {
+			t.Fatal(err)
+		}
+		term.send("wörd\r")
+		if term.wait(); !strings.Contains(term.screen(), "got wörd\r\n") {
+			t.Errorf("%s", term.screen())
+		}
+		term = run("--", "sh", "-c", `trap 'stty size' WINCH; echo ready; while ! read x; do :; done`)
+		term.expect("ready\r\n")
+		if err := pty.Setsize(term.pty, &pty.Winsize{Rows: 33, Cols: 99}); err != nil {
+			t.Fatal(err)
+		}
+		term.expect("33 99\r\n")
+		term.send("\r")
+		term.wait()
+		// Who has left something at the terminal does not hold it.
+		term = run("--shell", "sleep 60 & echo done")
+		if status := term.wait(); status != 0 || !strings.Contains(term.screen(), "done\r\n") {
+			t.Errorf("status %d\n%s", status, term.screen())
+		}
+		term = run("--shell", "kill -9 $$")
+		if status := term.wait(); status != 137 {
+			t.Errorf("status %d\n%s", status, term.screen())
+		}
+		term = run("--", "no such command")
+		if status := term.wait(); status != 127 || !strings.Contains(term.screen(), "mitogend exec: no such command: No such file or directory") {
+			t.Errorf("status %d\n%s", status, term.screen())
+		}
+		// It ends from this side, and what ignores a hangup, too.
+		term = run("--shell", "trap '' HUP; echo ready; while :; do read x || sleep 1; done")
+		term.expect("ready\r\n")
+		term.send("\r~.")
+		if status := term.wait(); status != 0 {
+			t.Errorf("status %d\n%s", status, term.screen())
+		}
+		// Much goes through, either way.
+		term = run("--shell", "seq 200000; stty raw -echo; head -c 500000 | tr -cd x | wc -c")
+		term.expect("200000\r\n")
+		term.send(strings.Repeat("x", 500000))
+		if term.wait(); !strings.Contains(term.screen(), "500000") {
+			t.Errorf("%.300s", term.screen())
+		}
+	})
+}
+
+var escapes = regexp.MustCompile("\x1b\\[[0-9;?]*[a-zA-Z]")
+
+// Python's prompt, with imports from here, whose lines Ctrl-C interrupts.
+func TestRepl(t *testing.T) {
+	EachPython(t, func(t *testing.T, p Python) {
+		dir := t.TempDir()
+		Write(t, dir, "far.py", "def away():\n    return 'from ' + __name__\n")
+		term := onTerminal(t, Command(t, dir, "repl", "-H", p.Target()))
+		term.expect(">>> ")
+		term.send("import far\r")
+		term.send("far.away() + '!'\r")
+		term.expect("'from far!'")
+		term.send("for i in range(2):\r    print(i + 40)\r\r")
+		term.expect("41\r\n")
+		term.send("import time; print('asleep'); time.sleep(600)\r")
+		term.expect("asleep\r\n")
+		term.send("\x03")
+		term.expect("KeyboardInterrupt")
+		term.send("1 / 0\r")
+		term.expect("ZeroDivisionError")
+		term.send("sorted(n for n in globals() if n[:1] != '_')\r")
+		term.expect("['far', 'i', 'time']")
+		term.send("raise SystemExit(5)\r")
+		if status := term.wait(); status != 5 {
+			t.Errorf("status %d\n%s", status, escapes.ReplaceAllString(term.screen(), ""))
+		}
+	})
+}
+
+// Without a terminal, or with several targets, it is told what is missing, and nothing is started.
+func TestTerminalIsWanted(t *testing.T) {
+	dir := t.TempDir()
+	for _, args := range [][]string{{"repl"}, {"exec", "-t", "--", "bash"}} {
+		Mitogend(t, dir, args...).Want(t, 2, "", "stdin and stdout have to be it")
+		Mitogend(t, dir, append([]string{args[0], "-H", "local:,local:"}, args[1:]...)...).Want(t, 2, "", "is for one target, and here are 2")
+		Mitogend(t, dir, append([]string{args[0], "--json"}, args[1:]...)...).Want(t, 2, "", "without --json, -b and -o")
+	}
+}

@@ -1,0 +1,197 @@
+"""
+The program of `mitogend exec -t` and `mitogend repl`: it gives a command, or Python, a terminal, and stands between that and its own
+stdin and stdout. sys.argv has rows and columns, what to call this Python, and then what command.py has; without a command it is Python.
+
+On stdin come messages: a letter, the length of what follows in four bytes, and that: d, what is typed; w, rows and columns in two bytes
+each. The end of stdin is a terminal that has hung up.
+"""
+import errno
+import fcntl
+import os
+import select
+import signal
+import struct
+import sys
+import termios
+import time
+
+# How much may wait for a command that does not read.
+MAX_WAITING = 64 * 1024
+# How long one has to leave whose terminal is gone.
+HANGUP_TIME = 2
+
+
+def main():
+    rows, columns, where = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    chdir, count = sys.argv[4], int(sys.argv[5])
+    settings, command = sys.argv[6:6 + count], sys.argv[6 + count:]
+    master, slave = os.openpty()
+    resize(master, rows, columns)
+    pid = os.fork()
+    if not pid:
+        os.close(master)
+        own_terminal(slave)
+        for setting in settings:
+            name, _, value = setting.partition('=')
+            os.environ[name] = value
+        if chdir:
+            try:
+                os.chdir(chdir)
+            except OSError as e:
+                fail(126, '--chdir %s: %s' % (chdir, e.strerror))
+        if command:
+            become(command)
+        python(where)
+        return
+    os.close(slave)
+    # Nobody else has it: it closes when this process ends, and whoever is at it hangs up.
+    os._exit(shell_status(Relay(pid, master).run()))
+
+
+def own_terminal(slave):
+    """Make it the controlling terminal of a new session, and 0, 1 and 2."""
+    os.setsid()
+    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+    for fd in range(3):
+        os.dup2(slave, fd)
+    if slave > 2:
+        os.close(slave)
+    for name in 'SIGPIPE', 'SIGXFZ', 'SIGXFSZ', 'SIGINT', 'SIGQUIT', 'SIGTSTP', 'SIGHUP', 'SIGTERM':
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
+def fail(status, text):
+    os.write(2, ('mitogend exec: %s\n' % text).encode('utf-8', 'replace') if sys.version_info[0] > 2 else 'mitogend exec: %s\n' % text)
+    os._exit(status)
+
+
+def become(command):
+    try:
+        os.execvp(command[0], command)
+    except OSError as e:
+        fail(127 if e.errno == errno.ENOENT else 126, '%s: %s' % (command[0], e.strerror))
+    except ValueError as e:
+        fail(126, '%s: %s' % (command[0], e))
+
+
+def python(where):
+    """Python's own prompt, as its console has it, with imports from the other side."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    import code
+    ours = sys.modules['__main__']  # held: 2.x empties a module that nobody has
+    main = sys.modules['__main__'] = type(sys)('__main__')
+    space = main.__dict__
+    space['__builtins__'] = ours.__builtins__
+    try:
+        import readline
+        import rlcompleter
+        readline.set_completer(rlcompleter.Completer(space).complete)
+        readline.parse_and_bind('tab: complete')
+    except ImportError:
+        pass
+    sys.argv[:] = ['']
+    sys.ps1, sys.ps2 = '%s>>> ' % where, '%s... ' % where
+    banner = 'Python %s on %s. exit() or Ctrl-D ends it.' % (sys.version.split()[0], sys.platform)
+    console = code.InteractiveConsole(space)
+    if sys.version_info >= (3, 6):
+        console.interact(banner, exitmsg='')
+    else:
+        console.interact(banner)
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def resize(fd, rows, columns):
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack('HHHH', rows, columns, 0, 0))
+
+
+def shell_status(status):
+    if os.WIFSIGNALED(status):
+        return 128 + os.WTERMSIG(status)
+    return os.WEXITSTATUS(status)
+
+
+class Relay(object):
+    """Carries what is typed to the terminal, and what is shown from it, until the process is gone."""
+
+    def __init__(self, pid, master):
+        self.pid = pid
+        self.master = master
+        self.came = b''  # of a message that is not whole
+        self.waiting = b''  # for the terminal
+        fcntl.fcntl(master, fcntl.F_SETFL, fcntl.fcntl(master, fcntl.F_GETFL) | os.O_NONBLOCK)
+
+    def run(self):
+        typing = True
+        while True:
+            reads = [self.master] + ([0] if typing and len(self.waiting) < MAX_WAITING else [])
+            try:
+                # Who has left others at the terminal is noticed by and by.
+                ready, room, _ = select.select(reads, [self.master] if self.waiting else [], [], 0.1)
+            except (OSError, select.error) as e:
+                if e.args[0] != errno.EINTR:
+                    raise
+                continue
+            if 0 in ready:
+                data = os.read(0, 65536)
+                typing = bool(data)
+                if not data:
+                    return self.hang_up()
+                self.take(data)
+            if room:
+                self.type()
+            if self.master in ready and not self.show():
+                return os.waitpid(self.pid, 0)[1]
+            if not ready:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    return status
+
+    def take(self, data):
+        self.came += data
+        while len(self.came) >= 5:
+            kind, size = struct.unpack('>cL', self.came[:5])
+            if len(self.came) < 5 + size:
+                return
+            body, self.came = self.came[5:5 + size], self.came[5 + size:]
+            if kind == b'd':
+                self.waiting += body
+                self.type()
+            elif kind == b'w':
+                resize(self.master, *struct.unpack('>HH', body))
+
+    def type(self):
+        try:
+            self.waiting = self.waiting[os.write(self.master, self.waiting):]
+        except OSError as e:
+            if e.errno == errno.EIO:
+                self.waiting = b''
+            elif e.errno not in (errno.EAGAIN, errno.EINTR):
+                raise
+
+    def show(self):
+        """False once nobody has the terminal any more."""
+        try:
+            data = os.read(self.master, 65536)
+        except OSError as e:
+            return e.errno in (errno.EAGAIN, errno.EINTR)
+        while data:
+            data = data[os.write(1, data):]
+        return True
+
+    def hang_up(self):
+        os.close(self.master)
+        end = time.time() + HANGUP_TIME
+        while True:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return status
+            if time.time() > end:
+                os.kill(self.pid, signal.SIGKILL)
+                return os.waitpid(self.pid, 0)[1]
+            time.sleep(0.02)
+
+
+main()
