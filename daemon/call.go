@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 
@@ -212,10 +213,15 @@ func (c *Child) guard(ctx context.Context, module string) error {
 // Push sends modules, with all that importing them will load from here, before the child asks for them.
 func (c *Child) Push(ctx context.Context, modules ...string) error {
 	var err error
+	if slices.ContainsFunc(modules, func(name string) bool { return !strings.HasPrefix(name, "mitogen.") }) {
+		if err := c.learn(ctx); err != nil {
+			return err
+		}
+	}
 	if c.ownResponder {
 		err = c.responder.Push(ctx, modules...)
 	} else {
-		err = c.responder.Forward(ctx, uint32(c.id), c.Version(), modules...)
+		err = c.responder.Forward(ctx, uint32(c.id), c.Platform(), modules...)
 	}
 	if err != nil {
 		if errors.Is(err, importer.ErrClosed) {

@@ -31,8 +31,10 @@ type Child struct {
 	ownResponder   bool
 	hexVersion     atomic.Uint32
 	unidirectional bool
-	guarded        atomic.Bool   // a process of its own was told to watch over the child
-	guarding       chan struct{} // holds a token while somebody tells it
+	platform       atomic.Pointer[importer.Platform] // what it has said of itself, see learn
+	asking         chan struct{}                     // holds a token while somebody asks it
+	guarded        atomic.Bool                       // a process of its own was told to watch over the child
+	guarding       chan struct{}                     // holds a token while somebody tells it
 
 	launcher atomic.Uint32 // the handle that starts children behind this one; 0 until it is asked for
 	hop      *hop          // what of via is in use by this child; nil if it does not keep it
@@ -165,7 +167,7 @@ func (s *stream) shut() { s.fail(errClosed) }
 
 // newResponder starts the goroutine that answers the module requests of the child and of those behind it.
 func (c *Child) newResponder() error {
-	im := c.modules()
+	im := c.Importer()
 	opt := importer.ResponderOptions{
 		Version: c.Version(), Policy: c.opt.Policy, Reasons: true, MarkPackages: true,
 		With: []string{"mitogen.resources", "mitogen.disk", "mitogen.finders", "mitogen.projects"}, WithPaths: "mitogen.files", Observe: c.observers.tell,

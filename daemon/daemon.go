@@ -14,6 +14,7 @@ import (
 	"mitogend/bootstrap"
 	"mitogend/importer"
 	"mitogend/pyproto"
+	"mitogend/pyproto/printable"
 	"mitogend/python"
 )
 
@@ -32,6 +33,7 @@ type Daemon struct {
 	routes   routes
 	streams  sync.Map // *stream to nil
 	children children
+	programs sync.Map // pyproto.ContextID to *Child, of those that run
 	talkers  talkers
 	gates    sync.Map // pyproto.ContextID to *gate, of those who want no messages
 
@@ -267,7 +269,8 @@ func (d *Daemon) newChild(opt ConnectOptions, method string) *Child {
 func (d *Daemon) makeChild(id pyproto.ContextID, opt ConnectOptions, method string) *Child {
 	c := &Child{
 		d: d, id: id, name: opt.Name, opt: opt, method: method, closed: make(chan struct{}),
-		leaving: make(chan struct{}), tracked: newTracked(), guarding: make(chan struct{}, 1), starting: newStarting(),
+		leaving: make(chan struct{}), tracked: newTracked(), guarding: make(chan struct{}, 1),
+		asking: make(chan struct{}, 1), starting: newStarting(),
 	}
 	if opt.OnImport != nil {
 		c.observers.add(c, opt.OnImport)
@@ -315,7 +318,20 @@ func (c *Child) config() map[string]any {
 	if c.opt.LogLevel > 0 {
 		config["log_level"] = c.opt.LogLevel
 	}
+	if places := c.Importer().Path(); len(places) > 0 {
+		config["path"] = someOf(places)
+	}
 	return config
+}
+
+// someOf is for the error of an import: where was looked, as far as it fits on a line.
+func someOf(places []string) string {
+	const most = 3
+	text := strings.Join(places[:min(most, len(places))], ", ")
+	if len(places) > most {
+		text += fmt.Sprintf(" and %d more places", len(places)-most)
+	}
+	return printable.Line(text)
 }
 
 // start runs a plan on this machine and takes the child into the tree.

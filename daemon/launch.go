@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"mitogend/bootstrap"
+	"mitogend/importer"
 	"mitogend/pyproto"
 	"mitogend/python"
 )
@@ -56,7 +57,7 @@ func (c *Child) launch(ctx context.Context, next *Child, plan *bootstrap.Plan) e
 		}
 		return err
 	}
-	c.responder.AddVersion(next.Version())
+	c.responder.Add(importer.Platform{Version: next.Version()})
 	return nil
 }
 

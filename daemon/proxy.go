@@ -165,7 +165,7 @@ func (c *Child) proxyConnect(ctx context.Context, next *Child, s step, plan *boo
 		_ = c.d.post(next.id, pyproto.Shutdown, 0, nil)
 		return err
 	}
-	c.responder.AddVersion(next.Version())
+	c.responder.Add(importer.Platform{Version: next.Version()})
 	return nil
 }
 
@@ -249,7 +249,7 @@ func stockArgs(s step) (pyproto.Kwargs, error) {
 
 // pushRunning sends what a child of ours needs for its first call, before its version is known, and with it its responder.
 func (c *Child) pushRunning(ctx context.Context) error {
-	r, err := importer.NewResponder(c.modules(), sink{c.stream, c.id}, importer.ResponderOptions{MarkPackages: true})
+	r, err := importer.NewResponder(c.Importer(), sink{c.stream, c.id}, importer.ResponderOptions{MarkPackages: true})
 	if err != nil {
 		return err
 	}

@@ -85,6 +85,9 @@ func (s *stream) answerResource(m pyproto.Message) {
 		c.loadResource(m.Payload)
 		return
 	}
+	if owner, ok := s.d.programs.Load(m.Src); c == nil && ok && owner.(*Child).stream == s {
+		c = owner.(*Child)
+	}
 	if c == nil {
 		// A process that a child has made.
 		c = s.childOf(s.id)
@@ -139,10 +142,7 @@ func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 	if err := pyproto.Assign(&q, v); err != nil || len(q) == 0 {
 		return nil, fmt.Errorf("a request for a resource that can not be read")
 	}
-	im := c.opt.Importer
-	if im == nil {
-		im = d.importer
-	}
+	im := c.Importer()
 	switch kind, args := q[0], q[1:]; {
 	case (kind == "read" || kind == "list") && len(args) == 2:
 		if kind == "read" {

@@ -14,7 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"mitogend/importer"
 	"mitogend/pyproto"
 	"mitogend/python"
 )
@@ -94,6 +93,8 @@ func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 	if p.id == 0 {
 		return ExitStatus{}, errNoIDs
 	}
+	c.d.programs.Store(p.id, c)
+	defer c.d.programs.Delete(p.id)
 	c.stream.ids.give(p.id)
 	c.d.allow(c.id, p.id, 1)
 	defer close(p.over)
@@ -138,28 +139,24 @@ func (c *Child) spec(o *RunOptions) *pyproto.Dict {
 	}
 	var names []string
 	if o.Dir != "" {
-		names = c.modules().Directory(o.Dir, c.Version())
+		names = c.Importer().Directory(o.Dir, c.Version())
 	}
 	return pyproto.DictOf("path", []byte(o.Path), "file", []byte(file), "source", source, "package", pack, "argv", args,
 		"dir", []byte(o.Dir), "names", []byte(strings.Join(names, " ")), "disk", c.via == nil && bytecodeMethods[c.method])
 }
 
-// modules is what the child's modules come from.
-func (c *Child) modules() *importer.Importer {
-	if c.opt.Importer != nil {
-		return c.opt.Importer
-	}
-	return c.d.importer
-}
-
 // pushScript sends what running a script takes and what the script imports, so that the process that is forked off has it.
 func (c *Child) pushScript(ctx context.Context, o RunOptions) error {
+	if err := c.learn(ctx); err != nil {
+		return err
+	}
 	names := []string{"mitogen.running", "mitogen.guard", "mitogen.watcher", "mitogen.process", "mitogen.parent", "mitogen.program",
 		"mitogen.forker", "mitogen.script"}
 	if o.Source == nil {
 		names = append(names, o.Path, o.Path+".__main__")
 	} else {
-		names = append(names, c.modules().ScriptClosure(c.Version(), o.Source)...)
+		c.responder.LearnLists(o.Source)
+		names = append(names, c.Importer().ScriptClosure(c.Version(), o.Source)...)
 	}
 	return c.Push(ctx, names...)
 }

@@ -21,6 +21,7 @@ type archive struct {
 	settled bool
 	dirs    map[string]*listing  // by slash path, "" is the root
 	files   map[string]*zip.File // by slash path
+	odd     string               // a name that leads out of the archive, if there is one
 
 	// mu protects the following; held across opening the file, never across reading it.
 	mu    sync.Mutex
@@ -50,10 +51,15 @@ func openArchive(path string) (*archive, error) {
 	if err != nil {
 		return nil, fmt.Errorf("no zip archive: %w", err)
 	}
+	isWheel := strings.HasSuffix(path, ".whl")
 	for _, zf := range zr.File {
 		name := strings.TrimSuffix(zf.Name, "/")
 		if !fs.ValidPath(name) || name == "." || strings.ContainsAny(name, "\\\x00") || strings.Count(name, "/") >= maxArchiveDepth {
+			a.odd = zf.Name
 			continue
+		}
+		if isWheel {
+			name = installedName(name)
 		}
 		if strings.HasSuffix(zf.Name, "/") {
 			a.mkdir(name)
@@ -64,6 +70,18 @@ func openArchive(path string) (*archive, error) {
 		a.mkdir(dir).add(base, zf.Mode().Type()&^fs.ModeSymlink)
 	}
 	return a, nil
+}
+
+// installedName is where a member of a wheel lies when it is installed: NAME.data/purelib and NAME.data/platlib are the root.
+func installedName(name string) string {
+	data, rest, _ := strings.Cut(name, "/")
+	if !strings.HasSuffix(data, ".data") {
+		return name
+	}
+	if part, inner, ok := strings.Cut(rest, "/"); ok && (part == "purelib" || part == "platlib") {
+		return inner
+	}
+	return name
 }
 
 // mkdir makes the listing of a directory and of those above it; archives need not have entries for them.

@@ -176,7 +176,7 @@ func BenchmarkPush(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				if err := r.do(context.Background(), &job{names: []string{p.module}, version: py3}); err != nil {
+				if err := r.do(context.Background(), &job{names: []string{p.module}, platform: Platform{Version: py3}}); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -14,6 +14,10 @@ type Description struct {
 	Reason string `json:"reason,omitempty"` // why it is not served
 	Kind   Kind   `json:"kind,omitempty"`
 	Path   string `json:"path,omitempty"`
+	// Wheel is the file of a wheelhouse that it is served from; OtherWheels are those that other children, of the same version if that was named, get in its
+	// place.
+	Wheel       string   `json:"wheel,omitempty"`
+	OtherWheels []string `json:"other_wheels,omitempty"`
 	// Size and Compressed are bytes of source, as it is and as it is sent.
 	Size       int                 `json:"size"`
 	Compressed int                 `json:"compressed"`
@@ -42,7 +46,7 @@ type ImportDescription struct {
 
 // Describe tells what a child of version v would be served for name. The error is ctx's.
 func (im *Importer) Describe(ctx context.Context, name string, v Version) (*Description, error) {
-	s := im.search(v)
+	s := im.searchFor(v, Platform{Version: v, any: true})
 	d := &Description{Name: name}
 	m, err := s.module(ctx, name)
 	var none *NotFoundError
@@ -54,6 +58,7 @@ func (im *Importer) Describe(ctx context.Context, name string, v Version) (*Desc
 		return nil, err
 	}
 	d.Served, d.Kind, d.Path = true, m.Kind, m.Path
+	d.Wheel, d.OtherWheels = s.wheelsOf(m.loc)
 	d.Size, d.Compressed, d.Modules, d.Related = m.Size, len(m.Compressed), m.Present, m.Related
 	r := resolver{search: s, sp: s.find(name), src: m.unit.src}
 	for i := range m.Imports {

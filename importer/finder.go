@@ -34,13 +34,16 @@ type finder struct {
 	dirs     map[string]*listing
 	archives map[string]*archive
 	pth      map[string]*siteDir
+	choices  map[Platform]*choice
+	passed   map[string]string // files of wheelhouses that are passed over, and why
 }
 
 // maxListings bounds finder.dirs; when it is reached the cache starts anew.
 const maxListings = 20000
 
 func newFinder(paths []string, venv string) (*finder, error) {
-	f := &finder{dirs: map[string]*listing{}, archives: map[string]*archive{}, pth: map[string]*siteDir{}}
+	f := &finder{dirs: map[string]*listing{}, archives: map[string]*archive{}, pth: map[string]*siteDir{},
+		choices: map[Platform]*choice{}, passed: map[string]string{}}
 	for _, p := range paths {
 		abs, err := filepath.Abs(p)
 		if err != nil {
@@ -158,6 +161,8 @@ type search struct {
 	withPaths string // see ResponderOptions
 	stock     bool   // the child is Mitogen's own: it can not load extension modules, nor unpack
 	roots     []location
+	platform  Platform
+	chosen    *choice // of wheels; nil where there is no wheelhouse
 	specs     map[string]*spec
 	dirs      map[location]*listing // nil where there is none
 	by        map[string]string     // which module had a closure take in another one
@@ -166,12 +171,22 @@ type search struct {
 	places map[*Policy]*places // see denied
 }
 
+// search is for children of version v; what else is known of them, the importer knows.
 func (im *Importer) search(v Version) *search {
-	s := &search{im: im, v: v, ctx: context.Background(), main: im.opt.Main, specs: map[string]*spec{}, dirs: map[location]*listing{}}
+	p := im.platform
+	if v.Known() && v != p.Version {
+		p = Platform{Version: v}
+	}
+	return im.searchFor(v, p)
+}
+
+func (im *Importer) searchFor(v Version, p Platform) *search {
+	s := &search{im: im, v: v, platform: p, ctx: context.Background(), main: im.opt.Main, specs: map[string]*spec{}, dirs: map[location]*listing{}}
 	f := im.finder
 	for _, p := range f.path {
 		s.addRoot(p)
 	}
+	s.addWheels(p)
 	for _, dir := range f.sites {
 		l := s.list(location{dir: dir})
 		if l == nil {
@@ -274,7 +289,11 @@ func (s *search) findNew(name string) *spec {
 		if Stdlib(name, s.v) && !s.v.later() {
 			return &spec{why: s.stdlibReason(name)}
 		}
-		return s.findIn(s.roots, leaf, false, fmt.Sprintf("no such module in the %d entries of the path", len(s.roots)))
+		sp := s.findIn(s.roots, leaf, false, fmt.Sprintf("no such module in the %d entries of the path", len(s.roots)))
+		if why := s.wheelReason(leaf); sp.absent && why != "" {
+			return &spec{why: why}
+		}
+		return sp
 	}
 	up := s.find(parent)
 	switch {

@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"go.uber.org/zap"
 
@@ -20,6 +22,9 @@ type Options struct {
 	Path []string
 	// Venv is a virtual environment whose site-packages come behind Path; empty for none.
 	Venv string
+	// Wheels are directories of wheels, of which each child is served what fits it, behind Path: of each project the newest version, or
+	// the newest that the constraint files allow.
+	Wheels, Constraints []string
 	// Policy limits what is served, to every child.
 	Policy Policy
 	// Main is the script that is served as __main__; nil for none.
@@ -93,6 +98,16 @@ type Importer struct {
 	objects *objects
 	empty   *unit // of namespace packages
 	log     *zap.Logger
+
+	// Which children it is for, see For; and the others of the same.
+	platform Platform
+	views    *views
+}
+
+// views are importers that share everything but what their children are.
+type views struct {
+	mu sync.Mutex
+	by map[Platform]*Importer
 }
 
 // New checks the options. It reads nothing of the path yet, save for what Venv has.
@@ -109,6 +124,15 @@ func New(opt Options) (*Importer, error) {
 	if err != nil {
 		return nil, err
 	}
+	if opt.Wheels, err = absolute(opt.Wheels); err != nil {
+		return nil, err
+	}
+	if opt.Constraints, err = absolute(opt.Constraints); err != nil {
+		return nil, err
+	}
+	if _, err := readConstraints(opt.Constraints); err != nil {
+		return nil, err
+	}
 	for p, def := range map[*int64]int64{
 		&opt.MaxSource: DefaultMaxSource, &opt.MaxResource: DefaultMaxResource, &opt.MaxCache: DefaultMaxCache,
 	} {
@@ -116,7 +140,8 @@ func New(opt Options) (*Importer, error) {
 			*p = def
 		}
 	}
-	im := &Importer{opt: opt, finder: f, cache: newCache(opt.MaxCache), objects: &objects{known: map[location]*object{}}, empty: newUnit(nil), log: opt.Logger}
+	im := &Importer{opt: opt, finder: f, cache: newCache(opt.MaxCache), objects: &objects{known: map[location]*object{}}, empty: newUnit(nil), log: opt.Logger,
+		views: &views{by: map[Platform]*Importer{}}}
 	if im.log == nil {
 		im.log = zap.NewNop()
 	}
@@ -124,6 +149,18 @@ func New(opt Options) (*Importer, error) {
 		return nil, err
 	}
 	return im, nil
+}
+
+func absolute(files []string) ([]string, error) {
+	var out []string
+	for _, file := range files {
+		abs, err := filepath.Abs(file)
+		if err != nil {
+			return nil, fmt.Errorf("importer: %s: %w", file, err)
+		}
+		out = append(out, abs)
+	}
+	return out, nil
 }
 
 // Path lists the path entries in the order in which they are looked at, those of the virtual environment last.

@@ -186,7 +186,7 @@ func (m *model) ask(name string) {
 }
 
 func (m *model) push(target uint32) {
-	j := &job{names: []string{m.all[m.rng.IntN(len(m.all))]}, version: py3, target: target, done: make(chan error, 1)}
+	j := &job{names: []string{m.all[m.rng.IntN(len(m.all))]}, platform: Platform{Version: py3}, target: target, done: make(chan error, 1)}
 	m.r.mu.Lock()
 	m.r.jobs = append(m.r.jobs, j)
 	m.r.mu.Unlock()

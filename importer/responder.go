@@ -122,7 +122,8 @@ type Responder struct {
 
 	// mu guards the following, and nothing that blocks is done under it.
 	mu           sync.Mutex
-	versions     []Version // of the child, then of those below it
+	self         Platform
+	platforms    []Platform // of the child, then of those below it
 	jobs         []*job
 	pending      map[string]bool // names in jobs that were asked for
 	pendingBytes int
@@ -135,8 +136,7 @@ type Responder struct {
 	refused      map[string]bool
 	refusedBytes int // of the names
 	forwarded    map[uint32]map[string]bool
-	asked        map[string]int // modules of a package that were asked for, see sendSiblings
-	ahead        int            // bytes of what went ahead because of that
+	likely       ahead
 }
 
 // maxRefused and maxRefusedBytes bound Responder.refused. What is refused beyond them may be preloaded when it appears, and ignored
@@ -155,12 +155,13 @@ type sentModule struct {
 
 // job is one request, or the names of one push.
 type job struct {
-	names   []string
-	asked   bool // a request for the one name; otherwise a push
-	version Version
-	target  uint32 // forward to this context, 0 for none
-	forget  uint32 // the context is gone
-	done    chan error
+	names    []string
+	asked    bool // a request for the one name; otherwise a push
+	platform Platform
+	target   uint32 // forward to this context, 0 for none
+	forget   uint32 // the context is gone
+	lists    [][]string
+	done     chan error
 }
 
 // NewResponder makes a responder that does nothing until Serve runs.
@@ -175,9 +176,9 @@ func NewResponder(im *Importer, sink Sink, opt ResponderOptions) (*Responder, er
 		opt.Main = im.opt.Main
 	}
 	return &Responder{
-		im: im, sink: sink, opt: opt, versions: []Version{opt.Version}, pending: map[string]bool{},
+		im: im, sink: sink, opt: opt, self: Platform{Version: opt.Version}, platforms: []Platform{{Version: opt.Version}}, pending: map[string]bool{},
 		wake: make(chan struct{}, 1), sent: map[string]*sentModule{}, refused: map[string]bool{},
-		forwarded: map[uint32]map[string]bool{}, asked: map[string]int{},
+		forwarded: map[uint32]map[string]bool{}, likely: newAhead(),
 	}, nil
 }
 
@@ -203,13 +204,31 @@ func (r *Responder) Request(name string) error {
 // Push sends the closure of the modules named, as far as the child was not sent it. When it returns nil all of it is queued on
 // the stream, so that a call queued next finds the modules in place.
 func (r *Responder) Push(ctx context.Context, names ...string) error {
-	return r.submit(ctx, &job{names: names, version: r.opt.Version})
+	return r.submit(ctx, &job{names: names, platform: r.own()})
 }
 
-// Forward is Push for a context below the child, of version v: the modules go to the child, and it is told to pass them on.
-func (r *Responder) Forward(ctx context.Context, target uint32, v Version, names ...string) error {
-	r.AddVersion(v)
-	return r.submit(ctx, &job{names: names, version: v, target: target})
+// own is the child's platform.
+func (r *Responder) own() Platform {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.self
+}
+
+// Learn tells what the child is, once there is more known than its version.
+func (r *Responder) Learn(p Platform) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.self = p
+	if r.platforms[0].ABI == "" {
+		r.platforms = r.platforms[1:]
+	}
+	r.platforms = append([]Platform{p}, slices.DeleteFunc(r.platforms, func(have Platform) bool { return have == p })...)
+}
+
+// Forward is Push for a context below the child, of platform p: the modules go to the child, and it is told to pass them on.
+func (r *Responder) Forward(ctx context.Context, target uint32, p Platform, names ...string) error {
+	r.Add(p)
+	return r.submit(ctx, &job{names: names, platform: p, target: target})
 }
 
 // Forget drops what is kept for a context below the child that is gone. It does not wait until that is done.
@@ -222,17 +241,21 @@ func (r *Responder) Forget(target uint32) {
 	}
 }
 
-// AddVersion tells of a context below the child: what its Python lacks and the child's has (a backport of a standard library
-// module) is served from now on.
-func (r *Responder) AddVersion(v Version) {
+// Add tells of a context below the child: what its Python lacks and the child's has (a backport of a standard library module) is
+// served from now on.
+func (r *Responder) Add(p Platform) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, have := range r.versions {
-		if have == v {
+	for i, have := range r.platforms {
+		if have == p || have.Version == p.Version && p.ABI == "" {
+			return
+		}
+		if have.Version == p.Version && have.ABI == "" {
+			r.platforms[i] = p
 			return
 		}
 	}
-	r.versions = append(r.versions, v)
+	r.platforms = append(r.platforms, p)
 }
 
 // Resource is the importer's Resource within the responder's policy. It may be called from any goroutine.
@@ -354,6 +377,9 @@ func (r *Responder) do(ctx context.Context, j *job) error {
 			r.im.log.Debug("forgot what was forwarded", zap.Uint32("context", j.forget), zap.Int("modules", len(had)))
 		}
 		return nil
+	case j.lists != nil:
+		r.likely.learn(j.lists)
+		return nil
 	case j.asked:
 		// No longer pending: what is asked from here on may be after the answer.
 		name := j.names[0]
@@ -363,7 +389,7 @@ func (r *Responder) do(ctx context.Context, j *job) error {
 		r.mu.Unlock()
 		return r.answer(ctx, name)
 	}
-	s := r.search(j.version)
+	s := r.search(j.platform)
 	names := r.unsent(s.closure(j.names...), j.target != 0)
 	if len(names) > 0 {
 		names = append(names, r.unsent(s.closure(r.opt.With...), j.target != 0)...)
@@ -382,8 +408,8 @@ func (r *Responder) do(ctx context.Context, j *job) error {
 	return nil
 }
 
-func (r *Responder) search(v Version) *search {
-	s := r.im.search(v)
+func (r *Responder) search(p Platform) *search {
+	s := r.im.searchFor(p.Version, p)
 	s.main, s.mark, s.withPaths, s.stock = r.opt.Main, r.opt.MarkPackages, r.opt.WithPaths, r.opt.Stock
 	return s
 }
@@ -454,11 +480,14 @@ func (r *Responder) answer(ctx context.Context, name string) error {
 	if !first {
 		return nil
 	}
-	return r.sendSiblings(ctx, s, name)
+	return r.sendAhead(ctx, s, name)
 }
 
 // send sends a record, and ahead of it the module's bytecode if that is wanted and there is some.
 func (r *Responder) send(s *search, rec []byte, name string) error {
+	if u := s.find(name).unit; u != nil {
+		r.likely.learn(u.src.lists)
+	}
 	if r.opt.Code != nil && s.v == r.opt.Version {
 		if code := s.bytecode(name); code != nil {
 			if err := r.opt.Code(name, code); err != nil {
@@ -472,11 +501,11 @@ func (r *Responder) send(s *search, rec []byte, name string) error {
 // lookUp finds a module for the child, or for one of those below it.
 func (r *Responder) lookUp(ctx context.Context, name string) (s *search, rec []byte, err error) {
 	r.mu.Lock()
-	versions := r.versions
+	platforms := slices.Clone(r.platforms)
 	r.mu.Unlock()
 	var first error
-	for _, v := range versions {
-		s := r.search(v)
+	for _, p := range platforms {
+		s := r.search(p)
 		rec, err := s.record(ctx, name)
 		if err == nil {
 			if why := s.refuses(&r.opt.Policy, s.find(name)); why != "" {

@@ -5,6 +5,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/kballard/go-shellquote"
 )
 
 // The commands of the README do what it says.
@@ -23,9 +25,12 @@ func TestREADME(t *testing.T) {
 			continue
 		}
 		commands++
-		args := strings.Fields(command)
-		if args[len(args)-1] == "&" {
-			daemon = Command(t, "..", args[:len(args)-1]...)
+		args, err := shellquote.Split(strings.TrimSuffix(command, " &"))
+		if err != nil {
+			t.Fatal(command, err)
+		}
+		if strings.HasSuffix(command, " &") {
+			daemon = Command(t, "..", args...)
 			daemon.Env = append(daemon.Env, runtime, "MITOGEND_DAEMON=")
 			if err := daemon.Start(); err != nil {
 				t.Fatal(err)

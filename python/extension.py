@@ -8,6 +8,7 @@ come again. So each file has a path of its own.
 from __future__ import absolute_import
 
 import os
+import re
 import struct
 import sys
 import zlib
@@ -80,24 +81,60 @@ def pick(name, choices):
 def libc():
     """glibc and its version, else None twice."""
     try:
-        name, version = os.confstr('CS_GNU_LIBC_VERSION').split()
+        # CS_GNU_LIBC_VERSION, whose name 2.x does not know.
+        name, version = os.confstr(2).split()
         return name, version
     except (AttributeError, ValueError, OSError):
         return None, None
 
 
+def here():
+    """The machine that programs like this one are for, as uname has it."""
+    machine = os.uname()[4]
+    wide = struct.calcsize('P') == 8
+    if machine in ('i386', 'i586') or machine == 'x86_64' and not wide:
+        return 'i686'
+    if machine == 'aarch64' and not wide or machine[:5] == 'armv8':
+        return 'armv7l'
+    return machine
+
+
+def musl():
+    """Its version, if this is its: the loader says it."""
+    try:
+        with open('/proc/self/maps') as f:
+            loaders = re.findall(r'/\S*ld-musl-\S*', f.read())
+        if loaders:
+            import subprocess
+            loader = subprocess.Popen(loaders[:1], stderr=subprocess.PIPE)
+            found = re.search(r'Version ([0-9.]+)', loader.communicate()[1].decode('ascii', 'replace'))
+            return found and found.group(1)
+    except (OSError, IOError):
+        # There is no /proc, or the loader is no program here.
+        pass
+
+
+def about():
+    """What wheels are chosen by: the tag of the ABI, the machine, the C library and its version."""
+    flags = getattr(sys, 'abiflags', None)
+    if flags is None:
+        flags = 'd' * hasattr(sys, 'gettotalrefcount') + 'm' + 'u' * (sys.maxunicode > 65535)
+    name, version = libc()
+    if not name:
+        name, version = 'musl', musl()
+    if not version:
+        name = version = ''
+    return [core.text_type(said) for said in ('cp%d%d%s' % (sys.version_info[:2] + (flags,)), here(), name, version)]
+
+
 def misfit(machine, bits, wanted, version, wants):
     """Why a file for such a machine can not be loaded here, before any of it is fetched; None if it can."""
-    here = os.uname()[4]
-    if here in ('i386', 'i586'):
-        here = 'i686'
-    if here[:5] in ('armv6', 'armv7', 'armv8'):
-        here = 'arm'
+    own = here()
+    if own[:3] == 'arm':
+        own = 'arm'
     size = struct.calcsize('P') * 8
-    if here == 'x86_64' and size == 32:
-        here = 'i686'
-    if machine != here or bits != size:
-        return 'is for %s with %d bits; this machine is %s with %d' % (machine, bits, here, size)
+    if machine != own or bits != size:
+        return 'is for %s with %d bits; this machine is %s with %d' % (machine, bits, own, size)
     name, have = libc()
     if wanted == 'glibc' and not name:
         return 'is built for glibc, and this machine has another C library'

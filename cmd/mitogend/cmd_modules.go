@@ -25,6 +25,7 @@ func newModules(a *app) *cobra.Command {
 		Use:   "modules [flags] NAME...",
 		Short: "Show what would be served for a module name, and why not",
 		Example: `  mitogend modules -I ./lib mypackage.models
+  mitogend modules --wheels ./wheels --python-version 3.8 numpy
   mitogend modules --venv ~/venv --python-version 2.7 six`,
 		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd, a, args) },
 	}
@@ -89,6 +90,12 @@ func describe(w io.Writer, d *importer.Description) {
 		return
 	}
 	row("file", "%s", d.Path)
+	if d.Wheel != "" {
+		row("wheel", "%s", filepath.Base(d.Wheel))
+	}
+	for _, other := range d.OtherWheels {
+		row("or", "%s, as the target is", other)
+	}
 	row("kind", "%s", d.Kind)
 	if d.Unpacked > 0 {
 		row("unpacked", "%s, %d bytes", several(d.Unpacked, "file"), d.UnpackedBytes)

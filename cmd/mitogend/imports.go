@@ -48,6 +48,9 @@ func (t *importTrace) add(e importer.Event) {
 
 // rows gives the events in their order, with the files that were served.
 func (t *importTrace) rows(im *importer.Importer, c daemon.Remote) []importRow {
+	if child, ok := c.(*daemon.Child); ok {
+		im = child.Importer()
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i := range t.events {

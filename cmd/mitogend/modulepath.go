@@ -2,10 +2,13 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -22,6 +25,9 @@ type pathFlags struct {
 	libs  []string
 	// unpack has packages.
 	unpack []string
+	// wheels are directories of them.
+	wheels      []string
+	constraints []string
 }
 
 func (p *pathFlags) register(cmd *cobra.Command, first string) {
@@ -32,13 +38,22 @@ func (p *pathFlags) register(cmd *cobra.Command, first string) {
 	f.StringSliceVar(&p.deny, "deny", nil, "never serve these `MODULES`, nor what lies in them; repeatable, comma-separated")
 	f.StringSliceVar(&p.libs, "libs", nil, "send libraries of this machine that extension modules need and a target lacks; --libs=`DIRS` looks there instead")
 	f.StringSliceVar(&p.unpack, "unpack", nil, "unpack these `PACKAGES` in the target's memory, for code that needs files on a disk; repeatable, comma-separated")
+	f.StringArrayVar(&p.wheels, "wheels", nil, "`DIR`ectory of wheels, as pip download makes it: each target is served those that fit it, behind the path; repeatable")
+	f.StringArrayVar(&p.constraints, "constraint", nil, "of --wheels, take versions that constraint `FILE` allows, as pip does; repeatable")
 	f.Lookup("libs").NoOptDefVal = importer.LibsSystem
 }
 
 // options gives what the flags say; first is the default path's first entry. It is left out if somebody else could have put modules
 // there: nobody has named it.
 func (p *pathFlags) options(a *app, first string) (importer.Options, error) {
-	opt := importer.Options{Path: p.path, Venv: p.venv, Policy: importer.Policy{Allow: p.allow, Deny: p.deny}, Libs: p.libs, Unpack: p.unpack}
+	opt := importer.Options{Path: p.path, Venv: p.venv, Policy: importer.Policy{Allow: p.allow, Deny: p.deny}, Libs: p.libs, Unpack: p.unpack,
+		Wheels: p.wheels, Constraints: p.constraints}
+	if err := checkWheels(p.wheels); err != nil {
+		return opt, usagef("--%w", err)
+	}
+	if len(p.constraints) > 0 && len(p.wheels) == 0 {
+		return opt, usagef("--constraint is for --wheels, which is not given")
+	}
 	for _, dir := range p.path {
 		// Python takes no notice of such an entry, and so does the importer; here it is a typing mistake.
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
@@ -58,6 +73,22 @@ func (p *pathFlags) options(a *app, first string) (importer.Options, error) {
 		}
 	}
 	return opt, nil
+}
+
+// checkWheels finds mistakes in the names of wheelhouses: what is wrong in them later is said where a module is missed.
+func checkWheels(dirs []string) error {
+	for _, dir := range dirs {
+		entries, err := os.ReadDir(dir)
+		switch {
+		case errors.Is(err, syscall.ENOTDIR) && strings.HasSuffix(dir, ".whl"):
+			return fmt.Errorf("wheels %s: it is a wheel itself: name its directory, or serve it by -I", dir)
+		case err != nil:
+			return fmt.Errorf("wheels %s: %w", dir, cause(err))
+		case !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return strings.HasSuffix(e.Name(), ".whl") }):
+			return fmt.Errorf("wheels %s: there is no wheel (*.whl) in it", dir)
+		}
+	}
+	return nil
 }
 
 // maxEntries is how much of a directory hasModules looks at.

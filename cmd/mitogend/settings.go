@@ -31,6 +31,8 @@ type settings struct {
 	venv             string
 	libs             []string
 	unpack           []string
+	wheels           []string
+	constraints      []string
 	allow, deny      []string
 	runtime          string
 	inventory        []string
@@ -68,6 +70,8 @@ var settingList = []setting{
 	{key: "path", usage: "`DIR`ectory, zip, egg or wheel file to look modules up in, for clients that name none; repeatable", file: true, value: func(s *settings) any { return &s.path }},
 	{key: "venv", usage: "virtual environment `DIR` whose site-packages follow", file: true, value: func(s *settings) any { return &s.venv }},
 	{key: "libs", usage: "send such clients' targets the libraries that extension modules need and they lack, from `DIRS`; system stands for this machine's own", value: func(s *settings) any { return &s.libs }},
+	{key: "wheels", usage: "directories of wheels, of which such clients' targets are served what fits them, behind path; `DIR`, repeatable", file: true, value: func(s *settings) any { return &s.wheels }},
+	{key: "constraint", usage: "take versions of wheels that constraint `FILE` allows, as pip does; repeatable", file: true, value: func(s *settings) any { return &s.constraints }},
 	{key: "unpack", usage: "unpack these `PACKAGES` in the memory of such clients' targets, for code that needs files on a disk; repeatable, comma-separated", value: func(s *settings) any { return &s.unpack }},
 	{key: "allow", usage: "serve only these `MODULES` to such clients; repeatable, comma-separated", value: func(s *settings) any { return &s.allow }},
 	{key: "deny", usage: "never serve these `MODULES` to such clients; repeatable, comma-separated", value: func(s *settings) any { return &s.deny }},
@@ -178,7 +182,10 @@ func (s *settings) check() error {
 	if _, err := s.levels(); err != nil {
 		return err
 	}
-	_, err := importer.New(importer.Options{Path: s.path, Venv: s.venv, Policy: importer.Policy{Allow: s.allow, Deny: s.deny}, Libs: s.libs, Unpack: s.unpack})
+	if err := checkWheels(s.wheels); err != nil {
+		return err
+	}
+	_, err := importer.New(s.source())
 	return err
 }
 
@@ -221,10 +228,18 @@ func (s *settings) levels() (*control.Levels, error) {
 	return l, nil
 }
 
+// source is what clients are served that name nothing.
+func (s *settings) source() importer.Options {
+	return importer.Options{
+		Path: s.path, Venv: s.venv, Policy: importer.Policy{Allow: s.allow, Deny: s.deny}, Libs: s.libs, Unpack: s.unpack,
+		Wheels: s.wheels, Constraints: s.constraints,
+	}
+}
+
 // poolOptions gives what a reload can change of the pool.
 func (s *settings) poolOptions() pool.Options {
 	o := pool.Options{
-		Source: importer.Options{Path: s.path, Venv: s.venv, Policy: importer.Policy{Allow: s.allow, Deny: s.deny}, Libs: s.libs, Unpack: s.unpack},
+		Source: s.source(),
 		Idle:   s.idleTime, Max: s.maxConnections, PerTarget: s.perTarget,
 	}
 	if o.Idle == 0 {

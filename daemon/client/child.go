@@ -225,6 +225,12 @@ func (c *Client) source() *wire.Source {
 		}
 		s.Libs = append(s.Libs, dir)
 	}
+	for _, dir := range o.Wheels {
+		s.Wheels = append(s.Wheels, absolute(c.opt.Dir, dir))
+	}
+	for _, file := range o.Constraints {
+		s.Constraints = append(s.Constraints, absolute(c.opt.Dir, file))
+	}
 	if o.Main != nil {
 		s.Main = &wire.Main{Path: o.Main.Path, Source: o.Main.Source, Run: o.Main.Run}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"mitogend/bootstrap"
@@ -144,8 +145,14 @@ func sourceOptions(s *wire.Source) (*importer.Options, error) {
 			return nil, wire.Errorf(wire.KindUsage, "directory of libraries %s is not absolute", shorten(dir))
 		}
 	}
+	for _, file := range slices.Concat(s.Wheels, s.Constraints) {
+		if !filepath.IsAbs(file) {
+			return nil, wire.Errorf(wire.KindUsage, "wheelhouse or constraint file %s is not absolute", shorten(file))
+		}
+	}
 	o := &importer.Options{
 		Path: s.Path, Venv: s.Venv, Policy: importer.Policy{Allow: s.Allow, Deny: s.Deny}, Libs: s.Libs, Unpack: s.Unpack, MaxCache: clientCache,
+		Wheels: s.Wheels, Constraints: s.Constraints,
 	}
 	if s.Main != nil {
 		o.Main = &importer.Main{Path: s.Main.Path, Source: s.Main.Source, Run: s.Main.Run}

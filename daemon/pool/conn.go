@@ -125,7 +125,7 @@ func (c *Conn) remember(name string) {
 	c.sentMu.Lock()
 	_, known := c.sent[name]
 	c.sentMu.Unlock()
-	if !known && !c.keep(name, markOf(c.im, name, c.version())) {
+	if !known && !c.keep(name, markOf(c.importer(), name, c.version())) {
 		select {
 		case <-c.ready:
 			if c.child != nil {
@@ -161,6 +161,18 @@ func (c *Conn) keep(name string, m mark) bool {
 // make the connection stale.
 const maxRefused = 10000
 
+// importer is what the child is served from.
+func (c *Conn) importer() *importer.Importer {
+	select {
+	case <-c.ready:
+		if c.child != nil {
+			return c.child.Importer()
+		}
+	default:
+	}
+	return c.im
+}
+
 // version is the child's, or unknown while it is being connected.
 func (c *Conn) version() importer.Version {
 	select {
@@ -177,7 +189,7 @@ func (c *Conn) version() importer.Version {
 // files' times, for all connections at once.
 func (c *Conn) outdated(since time.Time) bool {
 	v := c.version()
-	k := c.p.check(c.im, v, since)
+	k := c.p.check(c.importer(), v, since)
 	c.sentMu.Lock()
 	if c.checked == k || len(c.sent) == 0 {
 		c.sentMu.Unlock()

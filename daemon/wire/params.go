@@ -102,6 +102,9 @@ type Source struct {
 	Deny  []string `codec:"deny,omitempty"`
 	// Libs are directories, absolute, with libraries that extension modules need and a child may lack; "system" for the daemon's machine's.
 	Libs []string `codec:"libs,omitempty"`
+	// Wheels are directories of wheels, and Constraints files that name versions, as pip takes them; absolute.
+	Wheels      []string `codec:"wheels,omitempty"`
+	Constraints []string `codec:"constraints,omitempty"`
 	// Unpack names packages whose files are laid down on the child's machine, in memory.
 	Unpack []string `codec:"unpack,omitempty"`
 	Main   *Main    `codec:"main,omitempty"`

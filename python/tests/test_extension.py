@@ -1,0 +1,82 @@
+"""What a child says of itself, by which wheels are chosen for it."""
+from __future__ import absolute_import, print_function
+
+import io
+import os
+import re
+import shutil
+import sys
+import tempfile
+
+import harness
+
+core = harness.load()
+
+
+class AboutTest(harness.TestCase):
+    def setUp(self):
+        self.master = self.parent({})
+        import mitogen.extension
+        self.extension = mitogen.extension
+
+    def replace(self, **attributes):
+        for name, value in attributes.items():
+            old = self.extension.__dict__.get(name)
+            if old is None:
+                self.addCleanup(delattr, self.extension, name)
+            else:
+                self.addCleanup(setattr, self.extension, name, old)
+            setattr(self.extension, name, value)
+
+    def test_here(self):
+        said = self.extension.about()
+        self.assertEqual([type(text) for text in said], [type(u'')] * 4)
+        abi, machine, libc, version = said
+        self.assertTrue(re.match('cp%d%d[dmut]*$' % sys.version_info[:2], abi), abi)
+        self.assertEqual(sys.version_info[:2] < (3, 8), 'm' in abi, abi)
+        self.assertEqual(machine, os.uname()[4] if sys.maxsize > 1 << 32 else machine)
+        self.assertEqual(libc, u'glibc')
+        self.assertTrue(re.match(r'\d+\.\d+$', version), version)
+
+    def test_32_bits(self):
+        for name, wide, want in (('x86_64', 0, 'i686'), ('x86_64', 1, 'x86_64'), ('i586', 0, 'i686'), ('aarch64', 0, 'armv7l'), ('aarch64', 1, 'aarch64'),
+                                 ('armv8l', 0, 'armv7l'), ('armv7l', 0, 'armv7l'), ('armv6l', 0, 'armv6l'), ('riscv64', 1, 'riscv64')):
+            self.replace(os=Named(os, uname=lambda: ('Linux', '', '', '', name)), struct=Named(os, calcsize=lambda _: 8 if wide else 4))
+            self.assertEqual(self.extension.here(), want)
+
+    def musl(self, script):
+        directory = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, directory)
+        loader = os.path.join(directory, 'ld-musl-x86_64.so.1')
+        with open(loader, 'w') as f:
+            f.write(script)
+        os.chmod(loader, 0o700)
+        maps = u'7f00-7f01 r-xp 00000000 00:01 7  %s\n7f01-7f02 rw-p 00000000 00:01 7  %s\n' % (loader, loader)
+        self.replace(libc=lambda: (None, None), open=lambda _path: io.StringIO(maps))
+        return self.extension.about()[2:]
+
+    def test_musl(self):
+        self.assertEqual(self.musl('#!/bin/sh\nprintf "musl libc (x86_64)\\nVersion 1.2.4\\nUsage: ld.so\\n" >&2\nexit 1\n'), [u'musl', u'1.2.4'])
+
+    def test_libraries_that_say_nothing(self):
+        self.assertEqual(self.musl('#!/bin/sh\nexit 1\n'), [u'', u''])
+        self.assertEqual(self.musl('#!/no/such/program\n'), [u'', u''])
+        self.replace(open=lambda _path: io.StringIO(u''))
+        self.assertEqual(self.extension.about()[2:], [u'', u''])
+
+        def closed(_path):
+            raise IOError('there is no /proc')
+        self.replace(open=closed)
+        self.assertEqual(self.extension.about()[2:], [u'', u''])
+
+
+class Named(object):
+    """A module with some functions of others."""
+
+    def __init__(self, module, **functions):
+        self.__dict__.update(module.__dict__)
+        self.__dict__.update(functions)
+
+
+if __name__ == '__main__':
+    harness.main()
