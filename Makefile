@@ -54,9 +54,9 @@ bench: ## measure beside Mitogen and execnet; docs/performance.md says what and 
 	.ci/install
 	cd integration/bench && $(GO) run . $(BENCH)
 
-packages: ## use real packages served and from the disk, and write docs/packages.md; unpacks about 110 MB of Debian's once, as root
+packages: ## use real packages served and from the disk, and write docs/packages.md; unpacks about 370 MB of Debian's once, as root
 	.ci/corpus all
-	MITOGEND_PACKAGES=$(CURDIR)/docs/packages.md $(GO) test ./integration -run '^TestPackages$$' -v -count 1
+	MITOGEND_PACKAGES=$(CURDIR)/docs/packages.md $(GO) test ./integration -run '^TestPackages$$' -v -count 1 -timeout $(TIMEOUT)
 
 clean: ## remove what was built
 	rm -rf bin

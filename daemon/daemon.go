@@ -14,6 +14,7 @@ import (
 	"mitogend/bootstrap"
 	"mitogend/importer"
 	"mitogend/pyproto"
+	"mitogend/pyproto/printable"
 	"mitogend/python"
 )
 
@@ -317,7 +318,20 @@ func (c *Child) config() map[string]any {
 	if c.opt.LogLevel > 0 {
 		config["log_level"] = c.opt.LogLevel
 	}
+	if places := c.Importer().Path(); len(places) > 0 {
+		config["path"] = someOf(places)
+	}
 	return config
+}
+
+// someOf is for the error of an import: where was looked, as far as it fits on a line.
+func someOf(places []string) string {
+	const most = 3
+	text := strings.Join(places[:min(most, len(places))], ", ")
+	if len(places) > most {
+		text += fmt.Sprintf(" and %d more places", len(places)-most)
+	}
+	return printable.Line(text)
 }
 
 // start runs a plan on this machine and takes the child into the tree.

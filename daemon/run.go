@@ -166,6 +166,7 @@ func (c *Child) pushScript(ctx context.Context, o RunOptions) error {
 	if o.Source == nil {
 		names = append(names, o.Path, o.Path+".__main__")
 	} else {
+		c.responder.LearnLists(o.Source)
 		names = append(names, c.Importer().ScriptClosure(c.Version(), o.Source)...)
 	}
 	return c.Push(ctx, names...)

@@ -14,8 +14,8 @@ type Description struct {
 	Reason string `json:"reason,omitempty"` // why it is not served
 	Kind   Kind   `json:"kind,omitempty"`
 	Path   string `json:"path,omitempty"`
-	// Wheel is the file of a wheelhouse that it is served from; OtherWheels are those that children of other platforms get in its place, or
-	// that are older.
+	// Wheel is the file of a wheelhouse that it is served from; OtherWheels are those that other children, of the same version if that was named, get in its
+	// place.
 	Wheel       string   `json:"wheel,omitempty"`
 	OtherWheels []string `json:"other_wheels,omitempty"`
 	// Size and Compressed are bytes of source, as it is and as it is sent.

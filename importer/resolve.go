@@ -345,7 +345,10 @@ func (s *search) relatedOf(sp *spec, u *unit) []string {
 		if u.src.paths && s.withPaths != "" && sp.kind != KindVirtual {
 			sp.related = append([]string{s.withPaths}, sp.related...)
 		}
-		if s.unpackTop(sp.name) == sp.name && sp.kind != KindVirtual {
+		switch {
+		case sp.kind == KindExtension:
+			sp.related = append([]string{"mitogen.extension"}, sp.related...)
+		case sp.kind != KindVirtual && s.unpackTop(sp.name) == sp.name:
 			sp.related = append([]string{"mitogen.unpack"}, sp.related...)
 		}
 		sp.resolved = true

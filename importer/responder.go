@@ -136,8 +136,7 @@ type Responder struct {
 	refused      map[string]bool
 	refusedBytes int // of the names
 	forwarded    map[uint32]map[string]bool
-	asked        map[string]int // modules of a package that were asked for, see sendSiblings
-	ahead        int            // bytes of what went ahead because of that
+	likely       ahead
 }
 
 // maxRefused and maxRefusedBytes bound Responder.refused. What is refused beyond them may be preloaded when it appears, and ignored
@@ -161,6 +160,7 @@ type job struct {
 	platform Platform
 	target   uint32 // forward to this context, 0 for none
 	forget   uint32 // the context is gone
+	lists    [][]string
 	done     chan error
 }
 
@@ -178,7 +178,7 @@ func NewResponder(im *Importer, sink Sink, opt ResponderOptions) (*Responder, er
 	return &Responder{
 		im: im, sink: sink, opt: opt, self: Platform{Version: opt.Version}, platforms: []Platform{{Version: opt.Version}}, pending: map[string]bool{},
 		wake: make(chan struct{}, 1), sent: map[string]*sentModule{}, refused: map[string]bool{},
-		forwarded: map[uint32]map[string]bool{}, asked: map[string]int{},
+		forwarded: map[uint32]map[string]bool{}, likely: newAhead(),
 	}, nil
 }
 
@@ -377,6 +377,9 @@ func (r *Responder) do(ctx context.Context, j *job) error {
 			r.im.log.Debug("forgot what was forwarded", zap.Uint32("context", j.forget), zap.Int("modules", len(had)))
 		}
 		return nil
+	case j.lists != nil:
+		r.likely.learn(j.lists)
+		return nil
 	case j.asked:
 		// No longer pending: what is asked from here on may be after the answer.
 		name := j.names[0]
@@ -477,11 +480,14 @@ func (r *Responder) answer(ctx context.Context, name string) error {
 	if !first {
 		return nil
 	}
-	return r.sendSiblings(ctx, s, name)
+	return r.sendAhead(ctx, s, name)
 }
 
 // send sends a record, and ahead of it the module's bytecode if that is wanted and there is some.
 func (r *Responder) send(s *search, rec []byte, name string) error {
+	if u := s.find(name).unit; u != nil {
+		r.likely.learn(u.src.lists)
+	}
 	if r.opt.Code != nil && s.v == r.opt.Version {
 		if code := s.bytecode(name); code != nil {
 			if err := r.opt.Code(name, code); err != nil {

@@ -590,3 +590,81 @@ func TestSiblingsGoAhead(t *testing.T) {
 		}
 	}
 }
+
+// TestLikelyGoAhead: what is asked for tells what will be asked for next.
+func TestLikelyGoAhead(t *testing.T) {
+	files := map[string]string{"conf.py": "APPS = [\n    'apps.one',  # the first\n    'apps.two',\n    \"apps.three.Class\",\n]\n", "single/__init__.py": "", "single/only/__init__.py": "", "single/only/deep.py": ""}
+	for _, app := range []string{"one", "two", "three", "other", "fifth"} {
+		files["apps/"+app+"/__init__.py"] = ""
+		files["apps/"+app+"/models.py"] = ""
+		files["apps/"+app+"/admin.py"] = "import extra_" + app
+		files["apps/"+app+"/migrations/__init__.py"] = ""
+		files["apps/"+app+"/migrations/0001_initial.py"] = ""
+		files["apps/"+app+"/migrations/named.py"] = ""
+		files["extra_"+app+".py"] = ""
+	}
+	files["apps/__init__.py"] = ""
+	for _, c := range []struct {
+		what, first, want string
+		asked             []string
+	}{
+		{"a list", "conf", "apps.two apps.three", []string{"apps.one"}},
+		{"packages of a list", "conf", "apps.two.models apps.three.models", []string{"apps.one", "apps.one.models"}},
+		{"a pattern", "user", "", []string{"apps.one", "apps.one.models"}},
+		{"a pattern", "user", "apps.fifth.admin extra_fifth", []string{"apps.one", "apps.two", "apps.fifth", "apps.one.admin", "apps.two.admin"}},
+		{"names that are none", "user", "apps.one.migrations.0001_initial", []string{"apps.one", "apps.one.migrations"}},
+		{"the only one", "user", "single.only single.only.deep", []string{"single"}},
+	} {
+		files["user.py"] = ""
+		sink := &recorder{}
+		r := serve(t, onPath(t, files), sink, ResponderOptions{Version: py3})
+		ask(t, r, c.first)
+		var before []string
+		for _, name := range c.asked {
+			before = sink.names()
+			ask(t, r, name)
+		}
+		got := sink.names()[len(before):]
+		got = slices.DeleteFunc(got, func(name string) bool { return name == c.asked[len(c.asked)-1] || name == "apps" })
+		slices.Sort(got)
+		want := strings.Fields(c.want)
+		slices.Sort(want)
+		if c.what != "a pattern" && !slices.Equal(got, want) || c.what == "a pattern" && c.want != "" && !subset(want, got) || c.want == "" && len(got) > 0 {
+			t.Errorf("%s: after %v came %v, want %v", c.what, c.asked, got, want)
+		}
+	}
+	// The list of a script that is not sent.
+	sink := &recorder{}
+	r := serve(t, onPath(t, files), sink, ResponderOptions{Version: py3})
+	r.LearnLists([]byte(files["conf.py"]))
+	ask(t, r, "apps.one")
+	if !slices.Contains(sink.names(), "apps.two") {
+		t.Errorf("came %v", sink.names())
+	}
+}
+
+func subset(some, all []string) bool {
+	return !slices.ContainsFunc(some, func(name string) bool { return !slices.Contains(all, name) })
+}
+
+func TestListedNames(t *testing.T) {
+	for src, want := range map[string]string{
+		"x = ['a.b', \"c.d\",\n  # 'no.name'\n 'e.f.g' # more\n]": "[[a.b c.d e.f.g]]",
+		"x = 'a.b'; y = 'c.d'":                               "[]",
+		"{'a.b': 'c.d', 'e.f': 1}":                           "[[c.d e.f]]",
+		"('a.b', 'c', 'd.e', 'f.g')":                         "[[d.e f.g]]",
+		"['a.', '.b', 'a..b', 'a b.c', 'a.b\", 'x.y', 'z.w'": "[[x.y z.w]]",
+		"'" + strings.Repeat("a", 200) + ".b', 'c.d'":        "[]",
+		"'a.b', 'c.d'\n'e.f' 'g.h'":                          "[[a.b c.d e.f g.h]]",
+		"#":                                                  "[]", "'": "[]", "'a.b": "[]", "# 'a.b', 'c.d'": "[]",
+	} {
+		if got := fmt.Sprint(listedNames([]byte(src))); got != want {
+			t.Errorf("%q: %s, want %s", src, got, want)
+		}
+	}
+	long := listedNames([]byte(strings.Repeat("'a.b',", 1000)))
+	many := listedNames([]byte(strings.Repeat("['a.b','c.d'];", 1000)))
+	if len(long) != 1 || len(long[0]) != maxListLength || len(many) != maxLists {
+		t.Error(len(long), len(many))
+	}
+}

@@ -38,6 +38,8 @@ type source struct {
 	paths bool
 	// unpack: it asks for being unpacked.
 	unpack bool
+	// lists are names with dots that stand beside each other as texts.
+	lists [][]string
 	// mainGuard is the offset of the module-level line if __name__ == '__main__', -1 without one.
 	mainGuard int
 	// mitogenMain: calls mitogen.main(), Mitogen's own form of that guard.
@@ -127,6 +129,7 @@ func scanSource(src []byte) *source {
 	for _, maker := range []string{"__file__", "__path__", "sys.modules[", "pkg_resources"} {
 		s.out.paths = s.out.paths || bytes.Contains(src, []byte(maker))
 	}
+	s.out.lists = listedNames(src)
 	s.out.unpack = bytes.Contains(src, []byte(strings.TrimSpace(unpackMark))) && markedUnpack(src)
 	return s.out
 }

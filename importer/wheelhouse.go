@@ -60,7 +60,8 @@ type choice struct {
 	keys     []fileKey // of constraint files
 	archives map[string]*archive
 
-	wheels []*archive // by project
+	wheels []*archive          // by project
+	others map[string][]string // by the path of one of them, for a platform that stands for all: what some children get in its place
 	// open: which they are hangs on more of the child than its version.
 	open bool
 	// misfits has, by the name of a module, why there is no wheel of it.
@@ -89,7 +90,7 @@ func (s *search) choice(p Platform) *choice {
 	if c != nil && slices.Equal(c.lists, lists) && slices.Equal(c.keys, keys) && s.unchanged(c.archives) {
 		return c
 	}
-	c = &choice{lists: lists, keys: keys, archives: map[string]*archive{}, misfits: map[string]string{}}
+	c = &choice{lists: lists, keys: keys, archives: map[string]*archive{}, others: map[string][]string{}, misfits: map[string]string{}}
 	s.choose(c, p)
 	f.mu.Lock()
 	if len(f.choices) >= maxChoices {
@@ -157,7 +158,7 @@ func (s *search) chooseWheel(c *choice, p Platform, all []*wheel, limits []*semv
 	}
 	slices.SortStableFunc(kept, order)
 	var faults []string
-	for _, w := range kept {
+	for i, w := range kept {
 		how, _ := w.fit(p)
 		if how == fitsNot {
 			continue
@@ -180,9 +181,28 @@ func (s *search) chooseWheel(c *choice, p Platform, all []*wheel, limits []*semv
 			continue
 		}
 		c.wheels = append(c.wheels, arc)
+		if p.any {
+			c.others[w.path] = others(kept[i:], p)
+		}
 		return
 	}
 	s.misfit(c, p, all, kept, faults)
+}
+
+// others names what children of one version may get in place of the first: up to that which fits all of them.
+func others(wheels []*wheel, p Platform) (names []string) {
+	for i, w := range wheels {
+		if how, _ := w.fit(p); how == fitsNot {
+			continue
+		}
+		if i > 0 {
+			names = append(names, w.name())
+		}
+		if how, _ := w.fit(Platform{Version: p.Version}); how == fits {
+			break
+		}
+	}
+	return names
 }
 
 // withoutPrereleases leaves out prereleases, unless there is nothing else or the user has named one.
@@ -443,19 +463,10 @@ func (s *search) wheelReason(name string) string {
 	return s.chosen.misfits[name]
 }
 
-// wheelsOf gives the wheel that a file lies in, and the names of the project's others, of which some children are served one.
+// wheelsOf gives the wheel that a file lies in, and the names of those that other children get in its place.
 func (s *search) wheelsOf(loc location) (file string, others []string) {
 	if s.chosen == nil || loc.arc == nil || !slices.Contains(s.chosen.wheels, loc.arc) {
 		return "", nil
 	}
-	this, err := parseWheel(loc.arc.path)
-	if err != nil {
-		return "", nil
-	}
-	for _, w := range s.wheels(s.chosen.lists)[this.project] {
-		if how, _ := w.fit(s.platform); how != fitsNot && w.path != this.path {
-			others = append(others, w.name())
-		}
-	}
-	return loc.arc.path, others
+	return loc.arc.path, s.chosen.others[loc.arc.path]
 }

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -27,7 +26,7 @@ type corpusProgram struct {
 func corpus() (programs []corpusProgram) {
 	for _, part := range strings.Split("\n"+corpusText, "\n=== ")[1:] {
 		head, source, _ := strings.Cut(part, "\n")
-		name, packages, _ := strings.Cut(head, ": ")
+		name, packages, _ := strings.Cut(head, ":")
 		programs = append(programs, corpusProgram{name, strings.Fields(packages), source + "\n"})
 	}
 	return programs
@@ -47,66 +46,118 @@ var (
 	extensionError = regexp.MustCompile(`is an extension module`)
 )
 
-// TestPackages: real packages, each used by a few lines, print served what they print from the disk. Every third program runs;
-// with MITOGEND_LONG all do, and MITOGEND_PACKAGES names the file that the table is written to.
+// corpusVersions are the columns of the table; the second is the one that every program has to run under.
+var corpusVersions = []string{"3.8", "3.11", "3.13"}
+
+// TestPackages: real packages, and what Python has for packages, each used by a few lines, print served what they print from the disk.
+// Every third program runs, under Python 3.11; with MITOGEND_LONG all do, under others where their source allows it, too.
+// MITOGEND_PACKAGES names the file that the table is written to.
 func TestPackages(t *testing.T) {
-	py := clean(t, pythons.Of(t, "3.11"))
 	to := os.Getenv("MITOGEND_PACKAGES")
 	all := to != "" || os.Getenv("MITOGEND_LONG") != ""
-	top := corpusDir()
-	dir := filepath.Join(top, "usr/lib/python3/dist-packages")
 	programs := corpus()
-	rows := make([]string, len(programs))
-	var mu sync.Mutex
-	count := map[string]int{}
+	table := newCorpusTable(len(programs))
 	t.Run("of", func(t *testing.T) {
-		for i, p := range programs {
-			if i%3 != 0 && !all {
+		for _, version := range corpusVersions {
+			if version != "3.11" && !all {
 				continue
 			}
-			t.Run(p.name, func(t *testing.T) {
-				for _, name := range p.packages {
-					if _, err := os.Stat(filepath.Join(top, "."+name)); err != nil {
-						pythons.Missing(t, name+" is not unpacked; .ci/corpus does it")
+			t.Run(version, func(t *testing.T) {
+				py := clean(t, pythons.Of(t, version))
+				for i, p := range programs {
+					if i%3 == 0 || all {
+						t.Run(p.name, func(t *testing.T) { table.set(i, version, p.run(t, py)) })
 					}
 				}
-				t.Parallel()
-				cwd := t.TempDir()
-				script := Write(t, cwd, "program.py", p.source)
-				here := py.Local(t, cwd, dir, script)
-				if here.Status != 0 {
-					t.Fatalf("does not run from the disk: %v", here)
-				}
-				there := Mitogend(t, cwd, "run", "--trace-imports", "-I", dir, "-H", py.Target(), script)
-				trips := "?"
-				if m := roundTripsLine.FindStringSubmatch(there.Stderr); m != nil {
-					trips = m[2]
-				}
-				outcome, note := "pass", ""
-				switch {
-				case there.Status == 0 && there.Stdout == here.Stdout:
-				case there.Status != 0 && extensionError.MatchString(there.Stderr):
-					outcome, note = "extension", "needs an extension module"
-				default:
-					outcome, note = "fail", "see the test"
-					t.Errorf("from the disk %v\nserved %v", here, there)
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				count[outcome]++
-				rows[i] = fmt.Sprintf("| %s | %s | %s | %s |\n", p.name, outcome, trips, note)
 			})
 		}
 	})
-	t.Logf("%v", count)
-	if to == "" {
-		return
+	t.Logf("%v", table.count)
+	if to != "" {
+		if err := os.WriteFile(to, []byte(table.text(programs)), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
-	rows = slices.DeleteFunc(rows, func(row string) bool { return row == "" })
-	text := "# Packages, used for real\n\nWritten by `make packages`: programs of a few lines that use packages of Debian 12 " +
-		"(`integration/testdata/corpus.txt`), under Python 3.11 that\nhas none of them. Each prints the same from the disk and served. Round trips are " +
-		"questions for modules that were not sent ahead.\n\n| program | | round trips | |\n|---|---|---|---|\n" + strings.Join(rows, "")
-	if err := os.WriteFile(to, []byte(text), 0o644); err != nil {
+}
+
+// corpusResult is what came of one program under one Python.
+type corpusResult struct{ outcome, trips, note string }
+
+// run runs the program from the disk and served.
+func (p corpusProgram) run(t *testing.T, py Python) corpusResult {
+	top := corpusDir()
+	for _, name := range p.packages {
+		if _, err := os.Stat(filepath.Join(top, "."+name)); err != nil {
+			pythons.Missing(t, name+" is not unpacked; .ci/corpus does it")
+		}
+	}
+	t.Parallel()
+	features, err := filepath.Abs("testdata/features")
+	if err != nil {
 		t.Fatal(err)
 	}
+	dir := filepath.Join(top, "usr/lib/python3/dist-packages")
+	cwd := t.TempDir()
+	script := Write(t, cwd, "program.py", p.source)
+	here := py.Local(t, cwd, features+":"+dir, script)
+	if here.Status != 0 && py.Version != "3.11" {
+		return corpusResult{"-", "", ""}
+	}
+	if here.Status != 0 {
+		t.Fatalf("does not run from the disk: %v", here)
+	}
+	there := Mitogend(t, cwd, "run", "--trace-imports", "-I", features, "-I", dir, "-H", py.Target(), script)
+	trips := "?"
+	if m := roundTripsLine.FindStringSubmatch(there.Stderr); m != nil {
+		trips = m[2]
+	}
+	switch {
+	case there.Status == 0 && there.Stdout == here.Stdout:
+		return corpusResult{"pass", trips, ""}
+	case there.Status != 0 && extensionError.MatchString(there.Stderr):
+		return corpusResult{"extension", trips, "needs an extension module"}
+	}
+	t.Errorf("from the disk %v\nserved %v", here, there)
+	return corpusResult{"fail", trips, "see the test"}
+}
+
+// corpusTable is what goes to docs/packages.md.
+type corpusTable struct {
+	mu    sync.Mutex
+	rows  []map[string]corpusResult
+	count map[string]int
+}
+
+func newCorpusTable(programs int) *corpusTable {
+	return &corpusTable{rows: make([]map[string]corpusResult, programs), count: map[string]int{}}
+}
+
+func (c *corpusTable) set(i int, version string, r corpusResult) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.rows[i] == nil {
+		c.rows[i] = map[string]corpusResult{}
+	}
+	c.rows[i][version] = r
+	c.count[version+" "+r.outcome]++
+}
+
+func (c *corpusTable) text(programs []corpusProgram) string {
+	var b strings.Builder
+	b.WriteString("# Packages, used for real\n\nWritten by `make packages`: programs of a few lines that use packages of Debian 12, and what Python has for packages " +
+		"(`integration/testdata/corpus.txt`),\nunder Pythons that have none of them. Each that passes prints the same from the disk and served. Where there is a dash the " +
+		"program does not run\nfrom the disk either: Debian's packages are for its own 3.11. Round trips are questions for modules that were not sent ahead, under 3.11.\n\n| program |")
+	for _, version := range corpusVersions {
+		b.WriteString(" " + version + " |")
+	}
+	b.WriteString(" round trips | |\n|---|" + strings.Repeat("---|", len(corpusVersions)) + "---|---|\n")
+	for i, p := range programs {
+		fmt.Fprintf(&b, "| %s |", p.name)
+		for _, version := range corpusVersions {
+			fmt.Fprintf(&b, " %s |", c.rows[i][version].outcome)
+		}
+		r := c.rows[i]["3.11"]
+		fmt.Fprintf(&b, " %s | %s |\n", r.trips, r.note)
+	}
+	return b.String()
 }

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -216,6 +217,53 @@ func TestPolicy(t *testing.T) {
 			t.Error(r)
 		}
 		call("--allow", "one", "one.closed:f").Want(t, 0, "\"closed\"\n", "")
+	})
+}
+
+// ModuleNotFoundError says where was looked and how to ask, behind Python's own words; whoever only looks for a module, or has a finder
+// of its own behind ours, is none the wiser.
+func TestWhereWasLooked(t *testing.T) {
+	dir := t.TempDir()
+	Write(t, dir, "pk/__init__.py", "")
+	Write(t, dir, "program.py", `
+import importlib.machinery, importlib.util, sys
+import pk
+for name in 'absent', 'pk.absent', 'absent.deep', 'json.absent':
+    try:
+        __import__(name)
+    except ModuleNotFoundError as e:
+        print(e.name, e)
+print(importlib.util.find_spec('absent2'), importlib.util.find_spec('pk.absent2'))
+try:
+    from pk import nothing
+except ImportError as e:
+    print(type(e).__name__, str(e)[:28])
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        return importlib.machinery.ModuleSpec(name, Finder) if name == 'absent3' else None
+    create_module = staticmethod(lambda spec: None)
+    exec_module = staticmethod(lambda module: None)
+sys.meta_path.append(Finder)
+import absent3
+print(absent3.__spec__.loader is Finder)
+import absent4
+`)
+	lib := t.TempDir()
+	EachPython(t, func(t *testing.T, p Python) {
+		if p.Version == "2.7" {
+			return
+		}
+		tail := func(name, where string) string {
+			return fmt.Sprintf("No module named '%s' (mitogend: %s; ask there: mitogend modules %s)\n", name, where, name)
+		}
+		places := "neither here nor in " + dir + ", " + lib
+		want := "absent " + tail("absent", places) + "pk.absent " + tail("pk.absent", "not in /master:"+dir+"/pk") + "absent " + tail("absent", places) +
+			"json.absent No module named 'json.absent'\nNone None\nImportError cannot import name 'nothing'\nTrue\n"
+		r := Mitogend(t, dir, "run", "-I", dir, "-I", lib, "-H", p.Target(), "program.py")
+		if r.Status != 1 || r.Stdout != want || !strings.HasSuffix(r.Stderr, "\nModuleNotFoundError: "+tail("absent4", places)) || strings.Contains(r.Stderr, "importlib") {
+			t.Errorf("want %s, got %v", want, r)
+		}
 	})
 }
 

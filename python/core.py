@@ -696,7 +696,7 @@ class Importer(object):
         # Only 2.x.
         'builtins _thread '
         # For both.
-        'msvcrt org winreg nt java clr __main__').split()
+        'msvcrt org winreg nt java clr _hashlib _uuid _bz2 _lzma __main__').split()
     # Of paths: absolute, so that no function of os.path has it mean a file of the working directory.
     prefix = '/master:'
     rest = 'mitogen.resources'

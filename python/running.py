@@ -37,6 +37,31 @@ if core.PY3:
     core._imp._fix_co_filename(core.Importer.get_code.__code__, core._find_spec.__code__.co_filename)
     core.compile = core._functools.partial(_frozen_importlib._call_with_frames_removed, compile)
 
+    def find_spec(importer, name, path=None, target=None, find=core.Importer.find_spec):
+        """Where Python would say that there is no such module: say as well where was looked, and how to ask. Finders behind this one go first."""
+        spec = find(importer, name, path, target)
+        # '' is the answer that there is none; None: that was known by the package.
+        reason, package = importer.cache.get(name), importer.cache.get(name.rpartition('.')[0])
+        if spec or reason or reason is None and type(package) is not tuple or core.io.lost:
+            return spec
+        frame, called = sys._getframe(1), ''
+        while frame and 'importlib' in frame.f_code.co_filename and called != '_find_and_load':
+            called, frame = frame.f_code.co_name, frame.f_back
+        others = sys.meta_path[sys.meta_path.index(importer) + 1:] if importer in sys.meta_path else ()
+        if called != '_find_and_load' or not all(hasattr(finder, 'find_spec') for finder in others):
+            return None
+        for finder in others:
+            spec = finder.find_spec(name, path, target)
+            if spec:
+                return spec
+        if type(package) is tuple:
+            where = 'not in %s' % importer.search_path(package)[0]
+        else:
+            where = 'neither here nor in ' + core.config.get('path', 'any place')
+        raise ModuleNotFoundError('No module named %r (mitogend: %s; ask there: mitogend modules %s)' % (name, where, name), name=name)
+    core._imp._fix_co_filename(find_spec.__code__, core._find_spec.__code__.co_filename)
+    core.Importer.find_spec = find_spec
+
 
 def start_thread(fn, *args):
     """Start a thread of the runtime, which takes no signals: they are for the user's threads."""

@@ -528,7 +528,7 @@ func TestShutdownTellsEverybody(t *testing.T) {
 	eventually(t, "the call runs", func() bool { return b.Stats().Active == 1 })
 	stopped := make(chan struct{})
 	go func() {
-		b.stop(500 * time.Millisecond)
+		b.stop(3 * time.Second) // in which there is time for a question, on a busy machine too
 		close(stopped)
 	}()
 	eventually(t, "it is stopping", func() bool { return b.Stats().Stopping })

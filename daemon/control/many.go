@@ -46,7 +46,7 @@ func (c *call) callMany(p *wire.CallMany) (any, error) {
 	case p.Parallel < 0 || p.Batch < 0 || p.Pause < 0 || p.Retry < 0 || p.Each < 0 || p.MaxFail != nil && *p.MaxFail < 0:
 		return nil, wire.Errorf(wire.KindUsage, "parallel, batch, pause, max_fail, retry and each must not be negative")
 	}
-	m := &many{call: c, p: p, workers: min(max(p.Parallel, 1), len(p.Targets)), args: args, convert: convert}
+	m := &many{call: c, p: p, workers: min(max(p.Parallel, 1), len(p.Targets), maxParallel), args: args, convert: convert}
 	if m.base, err = options(&p.Target); err == nil && p.Environment != 0 {
 		m.base.Env, err = c.namedEnvironment(&p.Target)
 	}
@@ -83,7 +83,7 @@ func (c *conn) addWorkers(n int) error {
 // run begins the work.
 func (m *many) run() {
 	plan := work.Plan{
-		Targets: len(m.p.Targets), Parallel: m.p.Parallel, Batch: m.p.Batch, Pause: m.p.Pause.Duration(), MaxFail: work.NoLimit,
+		Targets: len(m.p.Targets), Parallel: m.workers, Batch: m.p.Batch, Pause: m.p.Pause.Duration(), MaxFail: work.NoLimit,
 		Retry: m.p.Retry, Timeout: m.p.Each.Duration(), Late: &wire.TimeoutError{After: m.p.Each.Duration()},
 	}
 	if m.p.MaxFail != nil {

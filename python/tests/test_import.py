@@ -303,6 +303,11 @@ class AskTest(harness.TestCase):
                      ['builtins', '_thread', 'winreg', 'msvcrt']))
         self.assertEqual(parent.asked, [])
 
+    def test_parts_of_the_library_that_a_build_lacks(self):
+        parent = self.parent({})
+        self.assertEqual([core.importer.request(name) for name in ('_hashlib', '_uuid', '_bz2', '_lzma')], [''] * 4)
+        self.assertEqual(parent.asked, [])
+
     def test_standard_library(self):
         parent = self.parent({'colorsys': 'x = "not this one"'})
         self.fails('json.absent')

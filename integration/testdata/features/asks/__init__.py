@@ -1,0 +1,6 @@
+# mitogend: unpack
+import os
+
+from . import inner
+
+HERE = os.path.dirname(__file__)

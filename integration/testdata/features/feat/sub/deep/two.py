@@ -1,0 +1,2 @@
+from .. import one
+NAME = __name__, one.NAME
