@@ -1,6 +1,6 @@
 """
 The program of `mitogend exec`: it becomes the command. sys.argv has the directory, the count of settings of the environment, these,
-and then the command.
+and then the command; without one, terminal.py goes on.
 """
 import errno
 import os
@@ -28,10 +28,11 @@ if chdir:
 for name in 'SIGPIPE', 'SIGXFZ', 'SIGXFSZ':
     if hasattr(signal, name):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
-try:
-    os.execvp(command[0], command)
-except OSError as e:
-    # The statuses that a shell gives.
-    fail(127 if e.errno == errno.ENOENT else 126, '%s: %s' % (command[0], e.strerror))
-except ValueError as e:
-    fail(126, '%s: %s' % (command[0], e))
+if command:
+    try:
+        os.execvp(command[0], command)
+    except OSError as e:
+        # The statuses that a shell gives.
+        fail(127 if e.errno == errno.ENOENT else 126, '%s: %s' % (command[0], e.strerror))
+    except ValueError as e:
+        fail(126, '%s: %s' % (command[0], e))

@@ -166,7 +166,10 @@ func Command() string { return Shrink(command) }
 var terminal string
 
 // Terminal is the program that stands between a terminal and a command there.
-func Terminal() string { return Shrink(terminal) }
+func Terminal() string {
+	text, _ := Literal(Command())
+	return "COMMAND = " + text + "\n" + Shrink(terminal)
+}
 
 //go:embed transfer.py
 var transfer string

@@ -1,6 +1,7 @@
 """
 The program of `mitogend exec -t` and `mitogend repl`: it gives a command, or Python, a terminal, and stands between that and its own
-stdin and stdout. sys.argv has rows and columns, what to call this Python, and then what command.py has; without a command it is Python.
+stdin and stdout. sys.argv has rows and columns, what to call this Python, and then what command.py has, whose text is COMMAND; without a
+command it is Python.
 
 On stdin come messages: a letter, the length of what follows in four bytes, and that: d, what is typed; w, rows and columns in two bytes
 each. The end of stdin is a terminal that has hung up.
@@ -23,26 +24,15 @@ HANGUP_TIME = 2
 
 def main():
     rows, columns, where = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    chdir, count = sys.argv[4], int(sys.argv[5])
-    settings, command = sys.argv[6:6 + count], sys.argv[6 + count:]
     master, slave = os.openpty()
     resize(master, rows, columns)
     pid = os.fork()
     if not pid:
         os.close(master)
         own_terminal(slave)
-        for setting in settings:
-            name, _, value = setting.partition('=')
-            os.environ[name] = value
-        if chdir:
-            try:
-                os.chdir(chdir)
-            except OSError as e:
-                fail(126, '--chdir %s: %s' % (chdir, e.strerror))
-        if command:
-            become(command)
+        sys.argv[1:] = sys.argv[4:]
+        exec(COMMAND, {'__name__': 'command'})
         python(where)
-        return
     os.close(slave)
     # Nobody else has it: it closes when this process ends, and whoever is at it hangs up.
     os._exit(shell_status(Relay(pid, master).run()))
@@ -56,23 +46,8 @@ def own_terminal(slave):
         os.dup2(slave, fd)
     if slave > 2:
         os.close(slave)
-    for name in 'SIGPIPE', 'SIGXFZ', 'SIGXFSZ', 'SIGINT', 'SIGQUIT', 'SIGTSTP', 'SIGHUP', 'SIGTERM':
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
-
-
-def fail(status, text):
-    os.write(2, ('mitogend exec: %s\n' % text).encode('utf-8', 'replace') if sys.version_info[0] > 2 else 'mitogend exec: %s\n' % text)
-    os._exit(status)
-
-
-def become(command):
-    try:
-        os.execvp(command[0], command)
-    except OSError as e:
-        fail(127 if e.errno == errno.ENOENT else 126, '%s: %s' % (command[0], e.strerror))
-    except ValueError as e:
-        fail(126, '%s: %s' % (command[0], e))
+    for name in 'SIGINT', 'SIGQUIT', 'SIGTSTP', 'SIGHUP', 'SIGTERM':
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
 def python(where):
