@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"hash/maphash"
 	"sync"
 	"time"
 
@@ -27,6 +28,44 @@ type check struct {
 	version importer.Version
 	began   time.Time
 	names   sync.Map // to *checked
+	whole   sync.Map // contents to *looked
+}
+
+// looked is what was found of all that connections of the same contents were sent.
+type looked struct {
+	once    sync.Once
+	changed bool
+}
+
+// changed tells whether something is not any more what was sent. sent gives that, if nobody has looked yet.
+func (k *check) changed(c contents, sent func() map[string]mark) bool {
+	v, _ := k.whole.LoadOrStore(c, &looked{})
+	l := v.(*looked)
+	l.once.Do(func() {
+		for name, m := range sent() {
+			if k.mark(name) != m {
+				l.changed = true
+				return
+			}
+		}
+	})
+	return l.changed
+}
+
+// contents stand for all that a connection was sent: most have been sent the same, and are looked through once.
+type contents struct {
+	names int
+	sum   uint64 // of the hash of each name and mark
+}
+
+var contentsSeed = maphash.MakeSeed()
+
+func (c *contents) add(name string, m mark) {
+	c.names++
+	c.sum += maphash.Comparable(contentsSeed, struct {
+		name string
+		m    mark
+	}{name, m})
 }
 
 type checked struct {

@@ -48,10 +48,11 @@ type Conn struct {
 	stale bool // a module has changed
 
 	// sentMu protects the following. Nothing is locked under it.
-	sentMu  sync.Mutex
-	sent    map[string]mark // what the connection was sent, or refused, by name
-	refused int             // of those
-	checked *check          // by which all of them are as they were
+	sentMu   sync.Mutex
+	sent     map[string]mark // what the connection was sent, or refused, by name
+	contents contents        // stands for all of these
+	refused  int             // of those
+	checked  *check          // by which all of them are as they were
 
 	// watchMu protects watchers. Nothing is locked under it.
 	watchMu  sync.RWMutex
@@ -153,6 +154,7 @@ func (c *Conn) keep(name string, m mark) bool {
 		c.refused++
 	}
 	c.sent[name] = m
+	c.contents.add(name, m)
 	c.checked = nil
 	return true
 }
@@ -195,19 +197,19 @@ func (c *Conn) outdated(since time.Time) bool {
 		c.sentMu.Unlock()
 		return false
 	}
-	sent := maps.Clone(c.sent)
+	contents := c.contents
 	c.sentMu.Unlock()
-	for name, m := range sent {
-		if k.mark(name) != m {
-			return true
-		}
-	}
+	changed := k.changed(contents, func() map[string]mark {
+		c.sentMu.Lock()
+		defer c.sentMu.Unlock()
+		return maps.Clone(c.sent)
+	})
 	c.sentMu.Lock()
 	defer c.sentMu.Unlock()
-	if len(c.sent) == len(sent) {
+	if !changed && c.contents == contents {
 		c.checked = k
 	}
-	return false
+	return changed
 }
 
 // Lease is the right to use a connection until Release.
