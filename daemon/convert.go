@@ -107,3 +107,14 @@ func splitKwargs(args []any) ([]any, pyproto.Kwargs) {
 	}
 	return args, nil
 }
+
+// Lines tells whether a result stands for a generator, by its number for mitogen.plain:more.
+func Lines(v any) (number int64, ok bool) {
+	d, isDict := v.(*pyproto.Dict)
+	if !isDict || d.Len() != 1 {
+		return 0, false
+	}
+	key, value := d.At(0)
+	number, ok = value.(int64)
+	return number, ok && key == "$lines"
+}

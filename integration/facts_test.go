@@ -68,7 +68,7 @@ func TestWhereOfSeveral(t *testing.T) {
 	dir := t.TempDir()
 	list := pythons.All(t)
 	if len(list) < 2 {
-		t.Skip("one interpreter is here")
+		pythons.Missing(t, "one interpreter is here")
 	}
 	a, b := clean(t, list[0]), clean(t, list[len(list)-1])
 	args := []string{"-H", a.Target(), "-H", b.Target(), "-H", "local:?python=/nonexistent/python"}

@@ -104,6 +104,7 @@ func TestTerminalIsWanted(t *testing.T) {
 	for _, args := range [][]string{{"repl"}, {"exec", "-t", "--", "bash"}} {
 		Mitogend(t, dir, args...).Want(t, 2, "", "stdin and stdout have to be it")
 		Mitogend(t, dir, append([]string{args[0], "-H", "local:,local:"}, args[1:]...)...).Want(t, 2, "", "is for one target, and here are 2")
+		Mitogend(t, dir, append([]string{args[0], "--env", "A"}, args[1:]...)...).Want(t, 2, "", "--env A: not NAME=VALUE")
 		Mitogend(t, dir, append([]string{args[0], "--json"}, args[1:]...)...).Want(t, 2, "", "without --json, -b and -o")
 	}
 }

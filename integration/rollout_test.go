@@ -3,6 +3,7 @@ package integration
 import (
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -115,10 +116,10 @@ func TestRetryConnecting(t *testing.T) {
 	}
 }
 
-func TestInterruptedLines(t *testing.T) {
-	dir := t.TempDir()
-	fleet(t, dir, "w1", "w2", "w3")
-	cmd := Command(t, dir, "exec", "--json", "-p", "2", "-H", "all", "--failed", "failed", "--", "sh", "-c", "case {target} in w1) exit;; esac; touch "+dir+"/{target}; exec sleep 60")
+// interrupted interrupts a command with --json once w2 and w3, which make files of these names, run. It gives what the command says of each
+// target, and all that it has said.
+func interrupted(t *testing.T, dir string, cmd *exec.Cmd) (kinds map[string]string, said string) {
+	t.Helper()
 	var out, errs Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Start(); err != nil {
@@ -131,7 +132,7 @@ func TestInterruptedLines(t *testing.T) {
 	})
 	_ = cmd.Process.Signal(syscall.SIGINT)
 	_ = cmd.Wait()
-	kinds := map[string]string{}
+	kinds = map[string]string{}
 	for line := range strings.Lines(out.String()) {
 		var row struct {
 			Target string
@@ -146,8 +147,19 @@ func TestInterruptedLines(t *testing.T) {
 			kinds[row.Target] = "ok"
 		}
 	}
-	if cmd.ProcessState.ExitCode() != 130 || len(kinds) != 3 || kinds["w1"] != "ok" || kinds["w2"] != "interrupted" || kinds["w3"] != "interrupted" {
-		t.Error(kinds, out.String(), errs.String())
+	if status := cmd.ProcessState.ExitCode(); status != 130 {
+		t.Errorf("status %d", status)
+	}
+	return kinds, out.String() + errs.String()
+}
+
+func TestInterruptedLines(t *testing.T) {
+	dir := t.TempDir()
+	fleet(t, dir, "w1", "w2", "w3")
+	cmd := Command(t, dir, "exec", "--json", "-p", "2", "-H", "all", "--failed", "failed", "--", "sh", "-c", "case {target} in w1) exit;; esac; touch "+dir+"/{target}; exec sleep 60")
+	kinds, said := interrupted(t, dir, cmd)
+	if len(kinds) != 3 || kinds["w1"] != "ok" || kinds["w2"] != "interrupted" || kinds["w3"] != "interrupted" {
+		t.Error(kinds, said)
 	}
 	if got, _ := os.ReadFile(filepath.Join(dir, "failed")); string(got) != "w2\nw3\n" {
 		t.Errorf("%q", got)

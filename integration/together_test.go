@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -110,36 +109,10 @@ func TestTogetherInterrupted(t *testing.T) {
 	d := Serve(t)
 	cmd := Command(t, dir, "call", "--json", "-p", "2", "-H", "all", "--failed", "failed", "work:slow", dir)
 	cmd.Env = append(cmd.Env, d.Env()...)
-	var out, errs Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	Eventually(t, "two run", func() bool {
-		_, err2 := os.Stat(dir + "/w2")
-		_, err3 := os.Stat(dir + "/w3")
-		return err2 == nil && err3 == nil
-	})
-	_ = cmd.Process.Signal(syscall.SIGINT)
-	_ = cmd.Wait()
-	kinds := map[string]string{}
-	for line := range strings.Lines(out.String()) {
-		var row struct {
-			Target string
-			OK     bool
-			Error  struct{ Kind string }
-		}
-		if err := json.Unmarshal([]byte(line), &row); err != nil {
-			t.Fatal(err, line)
-		}
-		kinds[row.Target] = row.Error.Kind
-		if row.OK {
-			kinds[row.Target] = "ok"
-		}
-	}
-	if cmd.ProcessState.ExitCode() != 130 || len(kinds) != 5 || kinds["w1"] != "ok" || kinds["w2"] != "interrupted" || kinds["w3"] != "interrupted" ||
+	kinds, said := interrupted(t, dir, cmd)
+	if len(kinds) != 5 || kinds["w1"] != "ok" || kinds["w2"] != "interrupted" || kinds["w3"] != "interrupted" ||
 		kinds["w4"] != "not_begun" || kinds["w5"] != "not_begun" {
-		t.Error(kinds, out.String(), errs.String())
+		t.Error(kinds, said)
 	}
 	if got, _ := os.ReadFile(filepath.Join(dir, "failed")); string(got) != "w2\nw3\nw4\nw5\n" {
 		t.Errorf("%q", got)

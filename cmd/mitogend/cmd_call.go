@@ -93,7 +93,7 @@ func (c *callCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	fl.what = func(target) string { return "call " + strings.Join(args, " ") }
 	o := daemon.CallOptions{Convert: c.convert()}
 	returned := func(ctx context.Context, j *job, v any) *outcome {
-		if number, ok := linesNumber(v); ok && o.Convert&daemon.ConvertLines != 0 {
+		if number, ok := daemon.Lines(v); ok && o.Convert&daemon.ConvertLines != 0 {
 			return c.lines(ctx, j, show, number)
 		}
 		return c.show(ctx, j, show, v)
@@ -137,17 +137,6 @@ func (c *callCommand) convert() daemon.Convert {
 		o |= daemon.ConvertArgs
 	}
 	return o
-}
-
-// linesNumber tells whether a result is a generator, and which.
-func linesNumber(v any) (int64, bool) {
-	d, ok := v.(*pyproto.Dict)
-	if !ok || d.Len() != 1 {
-		return 0, false
-	}
-	key, value := d.At(0)
-	number, ok := value.(int64)
-	return number, ok && key == "$lines"
 }
 
 // lineRoom is how many bytes of a generator's values are asked for at once.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"al.essio.dev/pkg/shellescape"
@@ -70,15 +71,8 @@ func (c *execCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	if len(args) == 0 || args[0] == "" {
 		return usagef("run which command? Write mitogend exec -- COMMAND [ARG]..., or --shell TEXT")
 	}
-	for _, e := range c.env {
-		if name, _, ok := strings.Cut(e, "="); !ok || name == "" {
-			return usagef("--env %s: not NAME=VALUE", e)
-		}
-	}
-	for _, s := range append(append([]string{c.chdir}, c.env...), args...) {
-		if strings.Contains(s, "\x00") {
-			return usagef("%q: no argument of a command can hold a zero byte", s)
-		}
+	if err := checkCommand(c.chdir, c.env, args); err != nil {
+		return err
 	}
 	if c.tty {
 		return c.interact(cmd, a, "exec -t", "", args, c.env, c.chdir)
@@ -97,4 +91,19 @@ func (c *execCommand) run(cmd *cobra.Command, a *app, args []string) error {
 		o.Stdin = in
 		return fl.program(ctx, j, o)
 	})
+}
+
+// checkCommand finds what no command can be given.
+func checkCommand(dir string, env, args []string) error {
+	for _, e := range env {
+		if name, _, ok := strings.Cut(e, "="); !ok || name == "" {
+			return usagef("--env %s: not NAME=VALUE", e)
+		}
+	}
+	for _, s := range slices.Concat([]string{dir}, env, args) {
+		if strings.Contains(s, "\x00") {
+			return usagef("%q: no argument of a command can hold a zero byte", s)
+		}
+	}
+	return nil
 }

@@ -15,9 +15,6 @@ import (
 	"mitogend/daemon"
 )
 
-// terminalFlag is what a command without a terminal is told.
-const terminalFlag = "-t gives a program there a terminal, and for that needs one here: stdin and stdout have to be it"
-
 // checkTerminal wants a terminal and one target.
 func (fl *fleet) checkTerminal(what string) error {
 	switch {
@@ -26,7 +23,7 @@ func (fl *fleet) checkTerminal(what string) error {
 	case fl.flags.json || fl.flags.gather || fl.flags.output != "":
 		return usagef("%s shows a terminal as it is: without --json, -b and -o", what)
 	case !term.IsTerminal(int(os.Stdin.Fd())) || !term.IsTerminal(int(os.Stdout.Fd())):
-		return usagef("%s", terminalFlag)
+		return usagef("%s gives what runs there a terminal, and for that needs one here: stdin and stdout have to be it", what)
 	}
 	return nil
 }
@@ -48,13 +45,11 @@ func (fl *fleet) interactive(ctx context.Context, j *job, argv, env []string, di
 	}
 	defer restore()
 	defer in.follow(os.Stdout)()
-	defer in.close()
 	go in.copy()
 	o.Stdin = in.r
 	out := fl.program(ctx, j, o)
 	if in.left() {
-		out.Error, out.silent, out.status = nil, true, statusOK
-		out.OK = true
+		return &outcome{OK: true}
 	}
 	return out
 }
@@ -105,8 +100,6 @@ func (t *typed) left() bool {
 	defer t.mu.Unlock()
 	return t.gone
 }
-
-func (t *typed) close() { _ = t.r.Close() } // who writes goes on
 
 // copy sends what is typed. As with ssh, ~. at the beginning of a line ends it, and ~~ is ~.
 func (t *typed) copy() {
@@ -177,7 +170,7 @@ func (t *typed) follow(screen *os.File) (stop func()) {
 	return func() {
 		signal.Stop(changes)
 		close(done)
-		t.close()
+		_ = t.r.Close() // whoever writes goes on
 		wg.Wait()
 	}
 }
@@ -200,6 +193,9 @@ beginning of a line ends it from this side.`,
   mitogend repl -H ssh:web1+sudo:root -I ./lib`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkCommand(c.chdir, c.env, nil); err != nil {
+				return err
+			}
 			return c.interact(cmd, a, "repl", ".", nil, c.env, c.chdir)
 		},
 	}

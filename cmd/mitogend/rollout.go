@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"mitogend/daemon"
+	"mitogend/daemon/work"
 	"mitogend/pyproto/printable"
 )
 
@@ -160,23 +161,12 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// Times between tries to connect.
-const (
-	firstRetry = 500 * time.Millisecond
-	maxRetry   = 10 * time.Second
-)
-
 // open connects a target, and tries it again as often as --retry says.
-func (fl *fleet) open(ctx context.Context, j *job, opt daemon.ConnectOptions) (err error) {
-	pause := firstRetry
-	for try := 0; ; try++ {
+func (fl *fleet) open(ctx context.Context, j *job, opt daemon.ConnectOptions) error {
+	return work.Retry(ctx, fl.flags.retry, func() (err error) {
 		j.child, err = fl.daemon.Open(ctx, j.target.name, j.target.hops, opt)
-		var hop *daemon.HopError
-		if err == nil || try >= fl.flags.retry || !errors.As(err, &hop) || ctx.Err() != nil || !wait(ctx, pause) {
-			return err
-		}
-		pause = min(2*pause, maxRetry)
-	}
+		return err
+	})
 }
 
 // dryRun shows what would be done.

@@ -163,7 +163,7 @@ func (m *many) do(ctx context.Context, target int, l *pool.Lease) (*answered, er
 		k.Release()
 		return nil, err
 	}
-	if m.convert&daemon.ConvertLines != 0 && lines(v) {
+	if _, generates := daemon.Lines(v); generates && m.convert&daemon.ConvertLines != 0 {
 		return out, m.hold(ctx, target, l, out, started)
 	}
 	return out, nil

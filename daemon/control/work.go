@@ -10,7 +10,6 @@ import (
 	"mitogend/daemon/pool"
 	"mitogend/daemon/wire"
 	"mitogend/importer"
-	"mitogend/pyproto"
 )
 
 // work starts the work of a stream on a goroutine of its own. It counts as running work until the client has read its end; the
@@ -118,16 +117,6 @@ func (c *call) callAsync(p *wire.Call) (any, error) {
 		}
 	})
 	return c.answer(s, p.Read)
-}
-
-// lines tells whether a result stands for a generator, whose values the client asks the child for.
-func lines(v any) bool {
-	d, ok := v.(*pyproto.Dict)
-	if !ok || d.Len() != 1 {
-		return false
-	}
-	key, _ := d.At(0)
-	return key == "$lines"
 }
 
 func (c *call) run(p *wire.Run) (any, error) {

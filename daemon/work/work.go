@@ -190,19 +190,28 @@ const (
 
 // connect leases a target, as often as Retry says.
 func (r *Runner[L, R]) connect(ctx context.Context, target int) (l L, err error) {
+	err = Retry(ctx, r.plan.Retry, func() (err error) {
+		l, err = r.lease(ctx, target)
+		return err
+	})
+	return l, err
+}
+
+// Retry connects, and tries it again, up to so many times, after ever longer pauses, where a hop has failed. Nothing has run there then.
+func Retry(ctx context.Context, times int, connect func() error) error {
 	pause := firstRetry
 	for try := 0; ; try++ {
-		l, err = r.lease(ctx, target)
+		err := connect()
 		var hop *daemon.HopError
-		if err == nil || try >= r.plan.Retry || !errors.As(err, &hop) || ctx.Err() != nil {
-			return l, err
+		if err == nil || try >= times || !errors.As(err, &hop) || ctx.Err() != nil {
+			return err
 		}
 		t := time.NewTimer(pause)
 		select {
 		case <-t.C:
 		case <-ctx.Done():
 			t.Stop()
-			return l, err
+			return err
 		}
 		pause = min(2*pause, maxRetry)
 	}
