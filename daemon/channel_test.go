@@ -248,6 +248,8 @@ func TestOutputBelongsToItsCall(t *testing.T) {
 		}
 		mu.Unlock()
 	}
+	c.tracked.mu.Lock()
+	defer c.tracked.mu.Unlock()
 	if len(c.tracked.calls) != 0 {
 		t.Errorf("%d calls are left", len(c.tracked.calls))
 	}

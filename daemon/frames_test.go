@@ -230,7 +230,10 @@ func TestRandomFrames(t *testing.T) {
 		gates, left := 0, 0
 		d.gates.Range(func(any, any) bool { gates++; return true })
 		for i := range d.handles.shards {
-			left += len(d.handles.shards[i].m)
+			s := &d.handles.shards[i]
+			s.mu.Lock()
+			left += len(s.m)
+			s.mu.Unlock()
 		}
 		return len(d.Children()) == 10 && len(d.Routes()) == 10 && gates == 0 && left == 0 && runtime.NumGoroutine() <= goroutines
 	})

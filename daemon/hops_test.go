@@ -291,14 +291,19 @@ func TestConnectsShareAHop(t *testing.T) {
 		}
 	}
 	eventually(t, "the hops end with their last user", func() bool { return ended.Load() == n+2 })
-	if len(d.hops.m) != 1 {
-		t.Errorf("%d hops are in the table", len(d.hops.m))
+	kept := func() int {
+		d.hops.mu.Lock()
+		defer d.hops.mu.Unlock()
+		return len(d.hops.m)
+	}
+	if n := kept(); n != 1 {
+		t.Errorf("%d hops are in the table", n)
 	}
 	if err := other.Close(ctx); err != nil {
 		t.Error(err)
 	}
-	if len(d.hops.m) != 0 {
-		t.Errorf("%d hops are in the table", len(d.hops.m))
+	if n := kept(); n != 0 {
+		t.Errorf("%d hops are in the table", n)
 	}
 }
 

@@ -40,6 +40,8 @@ func newPool(t *testing.T, opt Options) *Pool {
 		if err := d.Shutdown(ctx); err != nil {
 			t.Error(err)
 		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
 		if len(p.sources) > 0 && len(p.all) == 0 {
 			t.Errorf("%d importers are left", len(p.sources))
 		}
@@ -246,6 +248,8 @@ func TestRoundOverTooMany(t *testing.T) {
 	if n := round(100, 5); n > 0 {
 		t.Errorf("%d connects for those that are used now", n)
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if len(p.ghosts) > 4*5 {
 		t.Errorf("%d ghosts", len(p.ghosts))
 	}
