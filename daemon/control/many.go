@@ -120,7 +120,7 @@ func (m *many) lease(ctx context.Context, target int) (*pool.Lease, error) {
 	if err := m.call.s.find(&r, &t); err != nil {
 		return nil, err
 	}
-	r.Watch = m.watcher(target)
+	r.Watch, r.Client = m.watcher(target), m.call.pid
 	return m.call.s.pool.Get(ctx, r)
 }
 

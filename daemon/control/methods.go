@@ -343,8 +343,15 @@ func (c *call) close(p *wire.Close) (any, error) {
 		return &wire.Closed{Closed: 1}, nil
 	case p.Child != 0:
 		return &wire.Closed{Closed: 1}, c.letGo(p.Child)
+	case p.Work != 0:
+		done, err := c.s.pool.End(c.ctx, p.Work)
+		out := &wire.Closed{}
+		if done {
+			out.Closed = 1
+		}
+		return out, err
 	case p.Kill == 0 && p.Target == "" && !p.Idle && !p.All:
-		return nil, wire.Errorf(wire.KindUsage, "close what? Give stream, child, kill, target, idle or all")
+		return nil, wire.Errorf(wire.KindUsage, "close what? Give stream, child, work, kill, target, idle or all")
 	}
 	n, err := c.s.pool.Close(c.ctx, pool.Match{ID: p.Kill, Target: p.Target, Idle: p.Idle, All: p.All})
 	return &wire.Closed{Closed: n}, err

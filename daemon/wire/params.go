@@ -335,6 +335,8 @@ type Close struct {
 	Child uint32 `codec:"child,omitempty"`
 	// Stream is a stream to end: its call is given up, its program killed.
 	Stream uint32 `codec:"stream,omitempty"`
+	// Work ends what has this number in the list: a program, or a call's connection.
+	Work uint64 `codec:"work,omitempty"`
 	// Kill ends the connection of this context id, whoever uses it.
 	Kill uint32 `codec:"kill,omitempty"`
 	// Target ends the connections with this target, Idle those that nobody uses, All all.
@@ -445,6 +447,19 @@ type Context struct {
 	Out    int64 `codec:"out" json:"out"`
 	Queued int   `codec:"queued" json:"queued"`
 	Fresh  bool  `codec:"fresh,omitempty" json:"fresh,omitempty"`
+	// Work is what runs, or waits for its turn, in the order in which it was begun; at most the first 16.
+	Work []Work `codec:"work,omitempty" json:"work,omitempty"`
+}
+
+// Work is a call, a channel's function or a program.
+type Work struct {
+	ID     uint64 `codec:"id" json:"id"`
+	Method string `codec:"method" json:"method"` // call, open or run
+	What   string `codec:"what" json:"what"`     // the function, or the program's name
+	// Client is the process that has asked for it, Program that one's name; 0 and empty once nobody waits for it any more.
+	Client  int     `codec:"client,omitempty" json:"client,omitempty"`
+	Program string  `codec:"program,omitempty" json:"program,omitempty"`
+	Seconds float64 `codec:"seconds" json:"seconds"` // since it was begun
 }
 
 // List is the result of list.
