@@ -35,7 +35,9 @@ func (s *Server) List() *wire.List {
 	users := map[pyproto.ContextID]pool.Info{}
 	for _, i := range s.pool.List() {
 		if i.Child == nil {
-			out.Contexts = append(out.Contexts, wire.Context{Name: i.Target, State: "connecting", Age: time.Since(i.Connected).Seconds(), Leases: i.Leases})
+			c := wire.Context{State: "connecting", Age: time.Since(i.Connected).Seconds(), Leases: i.Leases}
+			called(&c, i)
+			out.Contexts = append(out.Contexts, c)
 			continue
 		}
 		users[i.Child.ID()] = i
@@ -67,6 +69,7 @@ func describe(c *daemon.Child, i pool.Info, used bool) wire.Context {
 	if !used {
 		return w
 	}
+	called(&w, i)
 	w.Leases, w.Calls, w.Failures, w.Running, w.Programs, w.Fresh = i.Leases, i.Calls, i.Failures, i.Running, i.Programs, i.Fresh
 	w.Age, w.Idle = time.Since(i.Connected).Seconds(), time.Since(i.LastUsed).Seconds()
 	switch {
@@ -78,6 +81,14 @@ func describe(c *daemon.Child, i pool.Info, used bool) wire.Context {
 		w.State = "idle"
 	}
 	return w
+}
+
+// called puts in how a connection is called.
+func called(c *wire.Context, i pool.Info) {
+	c.Name = i.Target
+	if len(i.Names) > 0 {
+		c.Name, c.Chain, c.Names = i.Names[0], i.Target, i.Names
+	}
 }
 
 // Stats gives the counters.
