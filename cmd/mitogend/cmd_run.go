@@ -65,6 +65,7 @@ func (c *runCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	stdin := fl.stdin()
 	return fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
 		o := script.options
+		o.HostVars = fl.hostVars(j.target)
 		o.Args = args[1:]
 		if script.path != stdinScript {
 			in, done := stdin()

@@ -144,7 +144,7 @@ func newLogs(a *app) *cobra.Command {
 	fs := cmd.Flags()
 	fs.BoolVarP(&follow, "follow", "f", false, "go on with what is logged from now on")
 	fs.IntVarP(&lines, "lines", "n", 50, "how many of the last records to show")
-	fs.StringVar(&target, "target", "", "only of this `TARGET`")
+	fs.StringVar(&target, "target", "", "only of this `TARGET`, by its name or what that means")
 	fs.StringVar(&level, "level", "debug", "only records of this level and above")
 	fs.StringSliceVar(&kinds, "kind", []string{wire.EventLog}, "kinds of events: log, connected, lost, closed, import, call, output; comma-separated")
 	fs.StringSliceVar(&levels, "set", nil, "set the log level of a `COMPONENT=LEVEL` of the daemon, or of all components by LEVEL")

@@ -121,6 +121,12 @@ func (c *Client) manyParams(m *Many) (p *wire.CallMany, longest int, err error) 
 		if p.Targets[i], passwords, err = c.resolve(place.Hops, opt, p.Dir); err != nil {
 			return nil, 0, &daemon.HopError{Target: place.Name, Hops: len(place.Hops), Err: err}
 		}
+		if name := shownName(place.Name, p.Targets[i]); name != "" {
+			if p.Names == nil {
+				p.Names = make([]string, len(m.Places))
+			}
+			p.Names[i] = name
+		}
 		if len(passwords) > 0 {
 			if p.TargetPasswords == nil {
 				p.TargetPasswords = map[int]map[int]string{}

@@ -46,6 +46,14 @@ func (c *call) callMany(p *wire.CallMany) (any, error) {
 	case p.Parallel < 0 || p.Batch < 0 || p.Pause < 0 || p.Retry < 0 || p.Each < 0 || p.MaxFail != nil && *p.MaxFail < 0:
 		return nil, wire.Errorf(wire.KindUsage, "parallel, batch, pause, max_fail, retry and each must not be negative")
 	}
+	if len(p.Names) > 0 && len(p.Names) != len(p.Targets) {
+		return nil, wire.Errorf(wire.KindUsage, "there are %d names for %d targets", len(p.Names), len(p.Targets))
+	}
+	for _, name := range p.Names {
+		if err := checkName(name); err != nil {
+			return nil, err
+		}
+	}
 	m := &many{call: c, p: p, workers: min(max(p.Parallel, 1), len(p.Targets), maxParallel), args: args, convert: convert}
 	if m.base, err = options(&p.Target); err == nil && p.Environment != 0 {
 		m.base.Env, err = c.namedEnvironment(&p.Target)
@@ -119,6 +127,9 @@ func (m *many) lease(ctx context.Context, target int) (*pool.Lease, error) {
 	t := wire.Target{Target: m.p.Targets[target], Connection: wire.Connection{Passwords: m.p.TargetPasswords[target], Source: m.p.Source}}
 	if err := m.call.s.find(&r, &t); err != nil {
 		return nil, err
+	}
+	if len(m.p.Names) > 0 {
+		r.Name = m.p.Names[target]
 	}
 	r.Watch, r.Client = m.watcher(target), m.call.pid
 	return m.call.s.pool.Get(ctx, r)

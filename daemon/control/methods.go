@@ -76,8 +76,21 @@ func options(t *wire.Target) (r *pool.Request, err error) {
 	if t.Dir != "" && !filepath.IsAbs(t.Dir) {
 		return nil, wire.Errorf(wire.KindUsage, "dir %s is not absolute", shorten(t.Dir))
 	}
+	if err := checkName(t.Name); err != nil {
+		return nil, err
+	}
 	r.Source, err = sourceOptions(t.Source)
 	return r, err
+}
+
+// maxName bounds what a client calls a target, in bytes.
+const maxName = 1000
+
+func checkName(name string) error {
+	if len(name) > maxName {
+		return wire.Errorf(wire.KindUsage, "name %s is longer than %d bytes", shorten(name), maxName)
+	}
+	return nil
 }
 
 // find reads which target it is.
@@ -251,7 +264,7 @@ func (s *Server) called(l *pool.Lease, fn, trace string, started time.Time, err 
 	}
 	e.Seconds = time.Since(started).Seconds()
 	if l != nil {
-		e.Child, e.Target = uint32(l.Child().ID()), l.Target()
+		e.Child, e.Target, e.Chain = uint32(l.Child().ID()), l.Conn().Name(), l.Conn().Chain()
 	}
 	if err != nil {
 		e.Text = err.Error()

@@ -42,7 +42,9 @@ func (s *Server) List() *wire.List {
 	}
 	for _, i := range s.pool.List() {
 		if i.Child == nil {
-			out.Contexts = append(out.Contexts, wire.Context{Name: i.Target, State: "connecting", Age: time.Since(i.Connected).Seconds(), Leases: i.Leases})
+			c := wire.Context{State: "connecting", Age: time.Since(i.Connected).Seconds(), Leases: i.Leases}
+			called(&c, i)
+			out.Contexts = append(out.Contexts, c)
 			continue
 		}
 		users[i.Child.ID()] = i
@@ -74,6 +76,7 @@ func describe(c *daemon.Child, i pool.Info, used bool, command func(pid int) str
 	if !used {
 		return w
 	}
+	called(&w, i)
 	w.Leases, w.Calls, w.Failures, w.Running, w.Programs, w.Fresh = i.Leases, i.Calls, i.Failures, i.Running, int64(i.Programs), i.Fresh
 	for _, d := range i.Doing {
 		w.Work = append(w.Work, wire.Work{
@@ -96,6 +99,14 @@ func describe(c *daemon.Child, i pool.Info, used bool, command func(pid int) str
 func command(pid int) string {
 	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	return strings.TrimSuffix(string(b), "\n")
+}
+
+// called puts in how a connection is called.
+func called(c *wire.Context, i pool.Info) {
+	c.Name = i.Target
+	if len(i.Names) > 0 {
+		c.Name, c.Chain, c.Names = i.Names[0], i.Target, i.Names
+	}
 }
 
 // Stats gives the counters.

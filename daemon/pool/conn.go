@@ -32,9 +32,11 @@ type Conn struct {
 	// Logs bounds what the connection's children log to the daemon's own log.
 	Logs daemon.LogLimit
 
+	shown           atomic.Pointer[string] // the first of names
 	calls, failures atomic.Int64
 
 	// Guarded by p.mu.
+	names     []string
 	refs      int
 	joined    bool
 	closed    bool
@@ -61,8 +63,39 @@ type Conn struct {
 	watchers []*Watcher
 }
 
-// Target is what the first request called it.
+// Target is the target of the first request.
 func (c *Conn) Target() string { return c.target }
+
+// Name is what a request has called it first; Target if none has.
+func (c *Conn) Name() string {
+	if name := c.shown.Load(); name != nil {
+		return *name
+	}
+	return c.target
+}
+
+// Chain is Target where the name is another.
+func (c *Conn) Chain() string {
+	if c.Name() == c.target {
+		return ""
+	}
+	return c.target
+}
+
+// maxNames is how many names of a connection are kept.
+const maxNames = 16
+
+// call notes a name. p.mu is held.
+func (c *Conn) call(name string) {
+	if name == "" || name == c.target || len(c.names) == maxNames || slices.Contains(c.names, name) {
+		return
+	}
+	c.names = append(c.names, name)
+	c.shown.CompareAndSwap(nil, &name)
+}
+
+// called tells whether it is known by that name, or is that target. p.mu is held.
+func (c *Conn) called(name string) bool { return c.target == name || slices.Contains(c.names, name) }
 
 // usable tells whether the connection can have one more lease. p.mu is held.
 func (c *Conn) usable() bool {
@@ -312,6 +345,7 @@ func (l *Lease) Run(ctx context.Context, o daemon.RunOptions) (daemon.ExitStatus
 type Info struct {
 	Child     *daemon.Child // nil while it is being connected
 	Target    string
+	Names     []string // what requests have called it
 	Fresh     bool
 	Leases    int
 	Connected time.Time // the start of the connect until it is done
@@ -330,7 +364,7 @@ func (p *Pool) List() []Info {
 	out := make([]Info, 0, len(p.all))
 	for c := range p.all {
 		i := Info{
-			Child: c.child, Target: c.target, Fresh: c.fresh, Leases: c.refs, Connected: c.connected, LastUsed: c.lastUsed,
+			Child: c.child, Target: c.target, Names: slices.Clone(c.names), Fresh: c.fresh, Leases: c.refs, Connected: c.connected, LastUsed: c.lastUsed,
 			Calls: c.calls.Load(), Failures: c.failures.Load(), Running: c.running, Programs: c.programs, Doing: c.list(),
 		}
 		if c.child == nil {
@@ -347,8 +381,8 @@ func (l *Lease) Watch(w *Watcher) (stop func()) {
 	return func() { l.c.unwatch(w) }
 }
 
-// Target is what the connection's first request called it.
-func (l *Lease) Target() string { return l.c.target }
+// Conn is the connection, for how it is called.
+func (l *Lease) Conn() *Conn { return l.c }
 
 // Source is what is served to requests that do not say it.
 func (p *Pool) Source() importer.Options {

@@ -21,8 +21,10 @@ type Request struct {
 	// Target is how errors and logs call it; Hops is what it means.
 	Target string
 	Hops   []bootstrap.Hop
-	// Name, Python, PreferHere, Policy: see daemon.ConnectOptions.
-	Name       string
+	// Name is what who asks calls it, a host of an inventory say; empty for nothing but Target. It is no part of what makes two
+	// requests the same.
+	Name string
+	// Python, PreferHere, Policy: see daemon.ConnectOptions.
 	Python     []string
 	PreferHere bool
 	NoBytecode bool
