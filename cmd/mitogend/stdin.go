@@ -27,7 +27,7 @@ func (fl *fleet) stdin() *programInput {
 		return &programInput{src: os.Stdin}
 	}
 	fail := func(err error) {
-		fl.app.stop(commandError{fmt.Errorf("stdin: %w; what runs is ended, since it would not get all of it", err), statusRaised})
+		fl.app.stop(commandError{fmt.Errorf("stdin: %w; what runs is ended, since it would not get all of it", cause(err)), statusRaised})
 	}
 	return &programInput{src: &toldReader{os.Stdin, fail}, shared: work.NewInput(os.Stdin, fail)}
 }
