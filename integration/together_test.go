@@ -20,7 +20,7 @@ func apart(t *testing.T, dir string, names ...string) {
 		if strings.HasPrefix(name, "gone") {
 			target = "exec:false"
 		}
-		text += "    " + name + ": {mitogend_target: '" + target + "'}\n"
+		text += "    " + name + ": {mitogend_target: '" + target + "', own: 'v" + name + "'}\n"
 	}
 	Write(t, dir, "mitogend-hosts.yaml", text)
 	Write(t, dir, "work.py", `import os, sys, time
@@ -62,8 +62,8 @@ func TestTogether(t *testing.T) {
 	dir := t.TempDir()
 	apart(t, dir, "w1", "w2", "w3", "w4", "w5", "gone1", "w6")
 	Write(t, dir, "prog.py", `import os, sys
-import work
-sys.stdout.write(work.me + str(sys.argv[1:]) + os.environ['MITOGEND_TARGET'] + 'x' * 3000)
+import mitogend, work
+sys.stdout.write(work.me + mitogend.host_vars()['own'] + str(sys.argv[1:]) + os.environ['MITOGEND_TARGET'] + 'x' * 3000)
 sys.stderr.write('e' + work.me)
 sys.exit(work.me == 'w3')
 `)

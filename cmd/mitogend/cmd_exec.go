@@ -99,7 +99,7 @@ func (c *execCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	if slices.ContainsFunc(args, named) {
 		each = func(t target) []string { return daemon.Command(command(t), c.env, c.chdir).Args }
 	}
-	fl.together = fl.runTogether(daemon.Command(args, c.env, c.chdir), stdin, each)
+	fl.together = fl.runTogether(daemon.Command(args, c.env, c.chdir), stdin, each, nil)
 	return fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
 		in, done := stdin.reader()
 		defer done()

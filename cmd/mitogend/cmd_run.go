@@ -69,9 +69,10 @@ func (c *runCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	if script.path != stdinScript {
 		stdin = fl.stdin()
 	}
-	fl.together = fl.runTogether(o, stdin, nil)
+	fl.together = fl.runTogether(o, stdin, nil, fl.hostVars)
 	return fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
 		o := o
+		o.HostVars = fl.hostVars(j.target)
 		in, done := stdin.reader()
 		defer done()
 		o.Stdin = in

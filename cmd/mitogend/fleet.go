@@ -80,6 +80,8 @@ type fleet struct {
 	failedTo *failedFile // nil without --failed
 	wg       sync.WaitGroup
 
+	varsMu sync.Mutex // of the inventory, while targets are worked on
+
 	running, done, failed atomic.Int32
 	status                atomic.Int32 // the highest so far
 	tally                 tally

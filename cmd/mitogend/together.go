@@ -181,8 +181,8 @@ func (fl *fleet) callTogether(call *client.ManyCalls, returned func(ctx context.
 	return t
 }
 
-// runTogether is a program on all targets. args, if not nil, gives its arguments on one.
-func (fl *fleet) runTogether(o daemon.RunOptions, in *programInput, args func(target) []string) *together {
+// runTogether is a program on all targets. args and vars, if not nil, give its arguments and host variables on one.
+func (fl *fleet) runTogether(o daemon.RunOptions, in *programInput, args func(target) []string, vars func(target) []byte) *together {
 	t := &together{fl: fl}
 	t.outcome = func(_ context.Context, j *job, o *client.Outcome) *outcome { return fl.programEnded(j, o.Status) }
 	t.start = func(ctx context.Context, c *client.Client, m *client.Many, done func(*client.Outcome)) error {
@@ -192,6 +192,9 @@ func (fl *fleet) runTogether(o daemon.RunOptions, in *programInput, args func(ta
 		p.Stderr = func(i int, data []byte) { _, _ = fl.output(t.job(i)).stderr.Write(data) }
 		if args != nil {
 			p.Args = func(i int) []string { return args(fl.targets[i]) }
+		}
+		if vars != nil {
+			p.HostVars = func(i int) []byte { return vars(fl.targets[i]) }
 		}
 		return c.RunMany(ctx, m, p, done)
 	}

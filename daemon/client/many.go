@@ -50,8 +50,9 @@ type ManyPrograms struct {
 	// Program is the same on all targets: Stdout and Stderr are not looked at, and each gets the whole of Stdin, by way of a file of the
 	// daemon's that has no name. A failure to read Stdin is no end of it: whoever gives it ends the context of RunMany then.
 	Program daemon.RunOptions
-	// Args, if not nil, gives what is in place of Program.Args on a target, and Env what comes behind Program.Env.
+	// Args and HostVars, if not nil, give what is in place of Program's on a target, and Env what comes behind Program.Env.
 	Args, Env func(target int) []string
+	HostVars  func(target int) []byte
 	// Stdout and Stderr are told what the program prints on a target.
 	Stdout, Stderr func(target int, data []byte)
 }
@@ -96,19 +97,7 @@ func (c *Client) RunMany(ctx context.Context, m *Many, o *ManyPrograms, done fun
 	w := &manyWork{c: c, m: m, done: done, stdout: o.Stdout, stderr: o.Stderr}
 	p := &wire.RunMany{Run: *runParams(&o.Program)}
 	p.Traceparent, p.Log = c.opt.Traceparent, m.Log != nil
-	each := func(list func(int) []string) (out map[int][]string) {
-		if list == nil {
-			return nil
-		}
-		out = map[int][]string{}
-		for i := range m.Places {
-			if l := list(i); l != nil {
-				out[i] = l
-			}
-		}
-		return out
-	}
-	p.TargetArgv, p.TargetEnv = each(o.Args), each(o.Env)
+	p.TargetArgv, p.TargetEnv, p.TargetHostVars = each(o.Args, len(m.Places)), each(o.Env, len(m.Places)), each(o.HostVars, len(m.Places))
 	if err := w.open(ctx, "run_many", p, &p.Target, &p.Many); err != nil {
 		return err
 	}
@@ -116,6 +105,20 @@ func (c *Client) RunMany(ctx context.Context, m *Many, o *ManyPrograms, done fun
 		go w.s.feed(o.Program.Stdin)
 	}
 	return w.wait(ctx)
+}
+
+// each gives what is not nil of the first n.
+func each[E any](of func(int) []E, n int) (out map[int][]E) {
+	if of == nil {
+		return nil
+	}
+	out = map[int][]E{}
+	for i := range n {
+		if l := of(i); l != nil {
+			out[i] = l
+		}
+	}
+	return out
 }
 
 // ManyChannels are channels with a function on each of many targets. Their methods may be called from several goroutines.
@@ -223,6 +226,12 @@ func (w *manyWork) plan(p *wire.Many, dir string) error {
 		var err error
 		if p.Targets[i], passwords, err = w.c.resolve(place.Hops, opt, dir); err != nil {
 			return &daemon.HopError{Target: place.Name, Hops: len(place.Hops), Err: err}
+		}
+		if name := shownName(place.Name, p.Targets[i]); name != "" {
+			if p.Names == nil {
+				p.Names = make([]string, len(m.Places))
+			}
+			p.Names[i] = name
 		}
 		if len(passwords) > 0 {
 			if p.TargetPasswords == nil {

@@ -342,7 +342,7 @@ func (c *conn) lease(ctx context.Context, t *wire.Target, w *pool.Watcher) (l *p
 		if err != nil {
 			return nil, nil, err
 		}
-		r.Watch = w
+		r.Watch, r.Client = w, c.pid
 		c.mu.Lock()
 		r.Since = c.busy
 		c.mu.Unlock()

@@ -50,6 +50,14 @@ func (c *call) newMany(method string, t *wire.Target, p *wire.Many, timeout time
 	case p.Parallel < 0 || p.Batch < 0 || p.Pause < 0 || p.Retry < 0 || p.Each < 0 || p.MaxFail != nil && *p.MaxFail < 0:
 		return nil, wire.Errorf(wire.KindUsage, "parallel, batch, pause, max_fail, retry and each must not be negative")
 	}
+	if len(p.Names) > 0 && len(p.Names) != len(p.Targets) {
+		return nil, wire.Errorf(wire.KindUsage, "there are %d names for %d targets", len(p.Names), len(p.Targets))
+	}
+	for _, name := range p.Names {
+		if err := checkName(name); err != nil {
+			return nil, err
+		}
+	}
 	m := &many{call: c, p: p, source: t.Source, logs: logs, events: imports, workers: min(max(p.Parallel, 1), len(p.Targets), maxParallel)}
 	var err error
 	if m.base, err = options(t); err == nil && t.Environment != 0 {
@@ -138,7 +146,10 @@ func (m *many) lease(ctx context.Context, target int) (*pool.Lease, error) {
 	if err := m.call.s.find(&r, &t); err != nil {
 		return nil, err
 	}
-	r.Watch = m.watcher(target)
+	if len(m.p.Names) > 0 {
+		r.Name = m.p.Names[target]
+	}
+	r.Watch, r.Client = m.watcher(target), m.call.pid
 	return m.call.s.pool.Get(ctx, r)
 }
 
@@ -399,6 +410,9 @@ func (m *manyPrograms) do(ctx context.Context, target int, l *pool.Lease) (*daem
 	o := m.o
 	if argv, ok := m.p.TargetArgv[target]; ok {
 		o.Args = argv
+	}
+	if vars, ok := m.p.TargetHostVars[target]; ok {
+		o.HostVars = vars
 	}
 	o.Env = slices.Concat(o.Env, m.p.TargetEnv[target])
 	o.Stdout = writer{s: m.s, kind: wire.ItemStdout, target: target, many: true}

@@ -288,6 +288,7 @@ import os, signal, sys
 me = os.environ['ME']
 sys.stdout.write(sys.stdin.read().upper() + me + ' ' + ' '.join(sys.argv[1:]))
 sys.stderr.write('err' + me)
+sys.stderr.flush()
 sys.stdout.flush()
 if me == '1': sys.exit(5)
 if me == '2': os.kill(os.getpid(), signal.SIGTERM)

@@ -66,7 +66,7 @@ func watcher(s *stream, logs, imports bool) *pool.Watcher {
 
 func logEvent(c *pool.Conn, l daemon.Log) *wire.Event {
 	return &wire.Event{
-		Kind: wire.EventLog, Time: stamp(time.Now()), Target: c.Target(), Child: uint32(l.Context), Logger: l.Logger, Level: l.Level, Text: l.Text,
+		Kind: wire.EventLog, Time: stamp(time.Now()), Target: c.Name(), Chain: c.Chain(), Child: uint32(l.Context), Logger: l.Logger, Level: l.Level, Text: l.Text,
 	}
 }
 
@@ -152,7 +152,7 @@ func (c *call) run(p *wire.Run) (any, error) {
 
 // runOptions gives what is the same on all targets.
 func runOptions(p *wire.Run) daemon.RunOptions {
-	o := daemon.RunOptions{Path: p.Path, Source: p.Script, File: p.File, Dir: p.Dir, Packed: p.Packed, Args: p.Argv, Env: p.Env}
+	o := daemon.RunOptions{Path: p.Path, Source: p.Script, File: p.File, Dir: p.Dir, Packed: p.Packed, Args: p.Argv, Env: p.Env, HostVars: p.HostVars}
 	switch {
 	case p.Module:
 		o.Source = nil

@@ -57,7 +57,8 @@ type Target struct {
 
 // Connection are the options of a target. Clients that give the same target and the same options share a connection.
 type Connection struct {
-	// Name is how the child is called in logs; empty means the target.
+	// Name is how the child is called in logs and by list, and may be called in close; empty means the target. Where several clients
+	// that share it name it, the first name is shown, and each of 16 counts.
 	Name   string   `codec:"name,omitempty"`
 	Python []string `codec:"python,omitempty"`
 	// ConnectTimeout is for each hop, in seconds.
@@ -166,7 +167,9 @@ type Call struct {
 // Many says on which targets call_many, run_many and open_many work, and within which limits. What Target says is the same for all.
 type Many struct {
 	// Targets are in place of Target.Target and Target.Child, and TargetPasswords, by their numbers from 0, in place of Target.Passwords.
-	Targets         []string               `codec:"targets"`
+	Targets []string `codec:"targets"`
+	// Names is how each is called in logs, in place of Target.Name; not given, or empty for one, means the target.
+	Names           []string               `codec:"names,omitempty"`
 	TargetPasswords map[int]map[int]string `codec:"target_passwords,omitempty"`
 	// Parallel is on how many at once, Batch how many are done before the next begin (0: all), Pause the time between batches.
 	Parallel int     `codec:"parallel,omitempty"`
@@ -189,9 +192,10 @@ type CallMany struct {
 type RunMany struct {
 	Run
 	Many
-	// TargetArgv, by the targets' numbers, is in place of Argv where it has one; TargetEnv comes behind Env.
-	TargetArgv map[int][]string `codec:"target_argv,omitempty"`
-	TargetEnv  map[int][]string `codec:"target_env,omitempty"`
+	// TargetArgv and TargetHostVars, by the targets' numbers, are in place of Argv and HostVars where they have one; TargetEnv comes behind Env.
+	TargetArgv     map[int][]string `codec:"target_argv,omitempty"`
+	TargetEnv      map[int][]string `codec:"target_env,omitempty"`
+	TargetHostVars map[int][]byte   `codec:"target_host_vars,omitempty"`
 }
 
 // ResetChain are the parameters of reset_chain.
@@ -216,6 +220,8 @@ type Run struct {
 	Packed bool   `codec:"packed,omitempty"`
 	// Env are settings NAME=VALUE of the program's environment.
 	Env []string `codec:"env,omitempty"`
+	// HostVars is JSON for mitogend.host_vars(), see daemon.RunOptions.
+	HostVars []byte `codec:"host_vars,omitempty"`
 	// Stdin says that standard input will be written to the stream; otherwise it is /dev/null.
 	Stdin  bool `codec:"stdin,omitempty"`
 	Import bool `codec:"import,omitempty"`
@@ -352,9 +358,11 @@ type Close struct {
 	Child uint32 `codec:"child,omitempty"`
 	// Stream is a stream to end: its call is given up, its program killed.
 	Stream uint32 `codec:"stream,omitempty"`
+	// Work ends what has this number in the list: a program, or a call's connection.
+	Work uint64 `codec:"work,omitempty"`
 	// Kill ends the connection of this context id, whoever uses it.
 	Kill uint32 `codec:"kill,omitempty"`
-	// Target ends the connections with this target, Idle those that nobody uses, All all.
+	// Target ends the connections with this target, or of this name, Idle those that nobody uses, All all.
 	Target string `codec:"target,omitempty"`
 	Idle   bool   `codec:"idle,omitempty"`
 	All    bool   `codec:"all,omitempty"`
@@ -371,7 +379,7 @@ type Subscribe struct {
 	Common
 	// Kinds are those of events; none means all but output.
 	Kinds []string `codec:"kinds,omitempty"`
-	// Target limits to one target's events.
+	// Target limits to one target's events; it is the target or its name.
 	Target string `codec:"target,omitempty"`
 	// Backlog gives up to that many log events from before.
 	Backlog int `codec:"backlog,omitempty"`
@@ -396,6 +404,8 @@ type Event struct {
 	Time   float64 `codec:"time" json:"time"` // seconds since 1970
 	Child  uint32  `codec:"child,omitempty" json:"child,omitempty"`
 	Target string  `codec:"target,omitempty" json:"target,omitempty"`
+	// Chain is what Target means, where that is a name.
+	Chain string `codec:"chain,omitempty" json:"chain,omitempty"`
 	// Text is the reason of a loss, a log record's text, what was printed, or why a call failed.
 	Text string `codec:"text,omitempty" json:"text,omitempty"`
 	// Logger and Level (Python's numbers) are of a log record.
@@ -443,7 +453,10 @@ type Context struct {
 	ID     uint32 `codec:"id" json:"id"`
 	Parent uint32 `codec:"parent" json:"parent"` // 0 is the daemon
 	Name   string `codec:"name" json:"name"`
-	Method string `codec:"method,omitempty" json:"method,omitempty"`
+	// Chain is what Name means, where that is not the target; Names are all names that requests have given it.
+	Chain  string   `codec:"chain,omitempty" json:"chain,omitempty"`
+	Names  []string `codec:"names,omitempty" json:"names,omitempty"`
+	Method string   `codec:"method,omitempty" json:"method,omitempty"`
 	// State is connecting, idle, used (somebody holds it), busy (a call or program runs), or hop (only others behind it are
 	// used); other for a context that was made by a program.
 	State  string `codec:"state" json:"state"`
@@ -462,6 +475,19 @@ type Context struct {
 	Out    int64 `codec:"out" json:"out"`
 	Queued int   `codec:"queued" json:"queued"`
 	Fresh  bool  `codec:"fresh,omitempty" json:"fresh,omitempty"`
+	// Work is what runs, or waits for its turn, in the order in which it was begun; at most the first 16.
+	Work []Work `codec:"work,omitempty" json:"work,omitempty"`
+}
+
+// Work is a call, a channel's function or a program.
+type Work struct {
+	ID     uint64 `codec:"id" json:"id"`
+	Method string `codec:"method" json:"method"` // call, open or run
+	What   string `codec:"what" json:"what"`     // the function, or the program's name
+	// Client is the process that has asked for it, Program that one's name; 0 and empty once nobody waits for it any more.
+	Client  int     `codec:"client,omitempty" json:"client,omitempty"`
+	Program string  `codec:"program,omitempty" json:"program,omitempty"`
+	Seconds float64 `codec:"seconds" json:"seconds"` // since it was begun
 }
 
 // List is the result of list.
