@@ -17,8 +17,9 @@ var allowed = map[string][]string{
 	"bootstrap":         {},
 	"daemon":            {"bootstrap", "importer", "pyproto", "python"},
 	"daemon/*":          {"daemon", "daemon/*", "bootstrap", "importer", "pyproto", "python"},
-	"cmd/mitogend":      {"daemon", "daemon/*", "bootstrap", "importer", "pyproto"},
-	"integration":       {"daemon", "daemon/*", "bootstrap", "importer", "pyproto", "python", "integration/*"},
+	"docs":              {},
+	"cmd/mitogend":      {"docs", "daemon", "daemon/*", "bootstrap", "importer", "pyproto"},
+	"integration":       {"docs", "daemon", "daemon/*", "bootstrap", "importer", "pyproto", "python", "integration/*"},
 	// What tests of every package share.
 	"integration/*": {"integration/*"},
 	"examples/*":    {"daemon", "pyproto"},

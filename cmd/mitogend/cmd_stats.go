@@ -66,7 +66,9 @@ func newStats(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "stats",
 		Short: "Show the counters of the running daemon",
-		Args:  noArgs,
+		Example: `  mitogend stats
+  mitogend stats --json`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := f.must(cmd.Context())
 			if err != nil {
@@ -118,7 +120,8 @@ func newLogs(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "logs",
 		Short: "Show what the running daemon and its interpreters log",
-		Example: `  mitogend logs -f
+		Example: `  mitogend logs -n 20
+  mitogend logs -f
   mitogend logs -f --kind call,import
   mitogend logs --set pool=debug`,
 		Args: noArgs,
@@ -143,6 +146,12 @@ func newLogs(a *app) *cobra.Command {
 	}
 	f.register(cmd.Flags())
 	fs := cmd.Flags()
+	defer func() {
+		completeFlag(cmd, "kind", completeList(eventKinds...))
+		completeFlag(cmd, "level", completeList(logLevels...))
+		completeFlag(cmd, "set", completeLevels)
+		completeFlag(cmd, "target", f.completeConnections)
+	}()
 	fs.BoolVarP(&follow, "follow", "f", false, "go on with what is logged from now on")
 	fs.IntVarP(&lines, "lines", "n", 50, "how many of the last records to show")
 	fs.StringVar(&target, "target", "", "only of this `TARGET`, by its name or what that means")
@@ -234,7 +243,9 @@ func newTop(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "top",
 		Short: "Show the running daemon's interpreters and counters, again and again",
-		Args:  noArgs,
+		Example: `  mitogend top
+  mitogend top --every 500ms`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if every < 100*time.Millisecond {
 				return usagef("--every %v: at least 100ms", every)

@@ -56,6 +56,9 @@ func (f *fleetFlags) register(cmd *cobra.Command, firstPath string) {
 	fs.BoolVar(&f.noBytecode, "no-bytecode", false, "have children on this machine compile what is served, even if there is bytecode for it")
 	fs.StringVar(&f.trace, "trace", "", "write every frame that goes over the wire to `FILE`, decoded, secrets masked")
 	fs.BoolVar(&f.traceImports, "trace-imports", false, "tell afterwards which modules each target was served, when and how")
+	completeFlag(cmd, "prefer", completeList("here", "target"))
+	completeFlag(cmd, "output", completeDirs)
+	completeFlag(cmd, "runtime", completeList("embedded", "mitogen"))
 }
 
 // fleet does one thing on several targets at once.
