@@ -3,6 +3,7 @@ package bytecode
 import (
 	"container/list"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -286,21 +287,26 @@ func (s *Store) work(w *worker) {
 		}
 	}()
 	for j := s.next(w); j != nil; j = s.next(w) {
-		if c != nil && c.worn() {
-			c.end()
-			c = nil
-		}
-		if c == nil {
-			if c = s.compilerFor(w.python); c == nil {
-				s.mu.Lock()
-				delete(s.pending, j.k)
-				s.rest(w)
-				w.running = false
-				s.mu.Unlock()
-				return
+		var code []byte
+		err := errNone
+		// One that was there already may have ended for other reasons than this source.
+		for used := true; used && err != nil; {
+			if c != nil && (err != errNone || c.worn()) {
+				c.end()
+				c = nil
 			}
+			if used = c != nil; !used {
+				if c = s.compilerFor(w.python); c == nil {
+					s.mu.Lock()
+					delete(s.pending, j.k)
+					s.rest(w)
+					w.running = false
+					s.mu.Unlock()
+					return
+				}
+			}
+			code, err = j.compile(c)
 		}
-		code, err := j.compile(c)
 		if err == nil {
 			s.keep(j.k, code)
 			if s.opt.Dir != nil {
@@ -315,6 +321,9 @@ func (s *Store) work(w *worker) {
 		s.done(w, j, err)
 	}
 }
+
+// errNone: it was not tried yet.
+var errNone = errors.New("bytecode: not compiled")
 
 func (j *job) compile(c *compiler) ([]byte, error) {
 	text, err := j.source.Text()
