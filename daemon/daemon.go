@@ -146,6 +146,7 @@ func (d *Daemon) ConnectHops(ctx context.Context, name string, hops []bootstrap.
 	if opt.Name == "" {
 		opt.Name = name
 	}
+	opt.chain = name
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(d.alive, cancel)()

@@ -100,4 +100,6 @@ type ConnectOptions struct {
 	OnLog func(Log)
 	// OnImport is told of each module served. It must not block.
 	OnImport func(importer.Event)
+
+	chain string // how errors call the target, which Name is a name of
 }

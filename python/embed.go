@@ -215,6 +215,9 @@ var convert string
 //go:embed launch.py
 var launch string
 
+//go:embed mitogend.py
+var mitogend string
+
 //go:embed parent.py
 var parent string
 
@@ -263,5 +266,7 @@ func Modules() map[string]Module {
 	} {
 		m["mitogen."+name] = Module{"mitogen/" + name + ".py", func() string { return Shrink(source) }}
 	}
+	// What programs import by themselves.
+	m["mitogend"] = Module{"mitogend.py", func() string { return Shrink(mitogend) }}
 	return m
 }

@@ -51,9 +51,20 @@ func hideImports(cmd *cobra.Command) {
 	}
 }
 
-// placed puts what {target} and {host} stand for into a text.
+// What stands for the target, and for its machine, in an argument.
+const (
+	targetMark = "{target}"
+	hostMark   = "{host}"
+)
+
+// placed puts what targetMark and hostMark stand for into a text.
 func placed(text string, t target) string {
-	return strings.NewReplacer("{target}", t.name, "{host}", t.host()).Replace(text)
+	return strings.NewReplacer(targetMark, t.name, hostMark, t.host()).Replace(text)
+}
+
+// named tells whether a text is another one for each target.
+func named(text string) bool {
+	return strings.Contains(text, targetMark) || strings.Contains(text, hostMark)
 }
 
 func placedAll(args []string, t target) []string {
@@ -84,8 +95,13 @@ func (c *execCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	command := func(t target) []string { return placedAll(args, t) }
 	fl.what = func(t target) string { return "exec " + shellescape.QuoteCommand(command(t)) }
 	stdin := fl.stdin()
+	var each func(target) []string
+	if slices.ContainsFunc(args, named) {
+		each = func(t target) []string { return daemon.Command(command(t), c.env, c.chdir).Args }
+	}
+	fl.together = fl.runTogether(daemon.Command(args, c.env, c.chdir), stdin, each, nil)
 	return fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
-		in, done := stdin()
+		in, done := stdin.reader()
 		defer done()
 		o := daemon.Command(command(j.target), c.env, c.chdir)
 		o.Stdin = in

@@ -84,6 +84,8 @@ type fleet struct {
 	failedTo *failedFile // nil without --failed
 	wg       sync.WaitGroup
 
+	varsMu sync.Mutex // of the inventory, while targets are worked on
+
 	running, done, failed atomic.Int32
 	status                atomic.Int32 // the highest so far
 	tally                 tally
@@ -97,7 +99,8 @@ type job struct {
 	python int // its generation
 	// What is printed goes here: byte by byte for one target, by lines with a prefix for several.
 	stdout, stderr io.WriteCloser
-	files          *outFiles // nil without -o
+	files          *outFiles      // nil without -o
+	output         *programOutput // nil until there is some
 }
 
 // outcome is what a job gave.
@@ -338,6 +341,7 @@ func (fl *fleet) work(ctx context.Context, t target, do func(context.Context, *j
 
 // drop ends the job of a target of which there is nothing to say.
 func (j *job) drop() {
+	j.output.release()
 	_ = j.stdout.Close()
 	_ = j.stderr.Close()
 }
@@ -431,6 +435,7 @@ func failed(ctx context.Context, err error) *outcome {
 // show counts an outcome and prints it.
 func (fl *fleet) show(j *job, out *outcome) {
 	c := fl.app.console
+	defer j.output.release()
 	if out.unmet {
 		_, _ = j.stdout.Close(), j.stderr.Close()
 		if j.files != nil {

@@ -37,6 +37,7 @@ type settings struct {
 	allow, deny      []string
 	runtime          string
 	inventory        []string
+	vaultFiles       []string
 	idleTime         time.Duration
 	maxConnections   int
 	perTarget        int
@@ -79,6 +80,7 @@ var settingList = []setting{
 	{key: "deny", usage: "never serve these `MODULES` to such clients; repeatable, comma-separated", value: func(s *settings) any { return &s.deny }},
 	{key: "runtime", usage: "what the children of such clients run, and of programs on mitogen.sock whose own Mitogen is not found: embedded, mitogen (on path, or python3's) or mitogen:DIR", fixed: true, value: func(s *settings) any { return &s.runtime }},
 	{key: "inventory", usage: "`FILE`, program or directory that lists hosts, or names with commas, for targets of clients of the socket that are names; repeatable", file: true, value: func(s *settings) any { return &s.inventory }},
+	{key: "vault_password_file", usage: "`FILE` with the password of what ansible-vault has encrypted there, LABEL@FILE for those of a label, or a program that prints it; repeatable", file: true, value: func(s *settings) any { return &s.vaultFiles }},
 	{key: "idle_time", usage: "keep a connection that nobody uses for this long", value: func(s *settings) any { return &s.idleTime }},
 	{key: "max_connections", usage: "close connections that nobody uses beyond this number", value: func(s *settings) any { return &s.maxConnections }},
 	{key: "per_target", usage: "connections with one target at most, when calls on it take long", value: func(s *settings) any { return &s.perTarget }},
@@ -121,8 +123,12 @@ func (s setting) set(to *settings, texts []string, dir string) error {
 	if s.file {
 		for i, text := range texts {
 			names := s.key == "inventory" && strings.Contains(text, ",")
+			label := ""
+			if at := strings.IndexByte(text, '@'); s.key == "vault_password_file" && at > 0 {
+				label, text = text[:at+1], text[at+1:]
+			}
 			if text != "" && !filepath.IsAbs(text) && !names {
-				texts[i] = filepath.Join(dir, text)
+				texts[i] = label + filepath.Join(dir, text)
 			}
 		}
 	}
@@ -200,7 +206,7 @@ func (s *settings) hosts(ctx context.Context) (*inventory.Inventory, error) {
 	alive, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, cancel)
 	inv, err := interruptible(ctx, func() (*inventory.Inventory, error) {
-		return inventory.Open(alive, inventory.Found{Sources: s.inventory})
+		return inventory.Open(alive, inventory.Found{Sources: s.inventory, Vault: vaultPasswords(s.vaultFiles)})
 	})
 	if !stop() || err != nil {
 		cancel()

@@ -21,6 +21,7 @@ type target struct {
 	name    string // as the user wrote it, or the inventory's name of the host
 	hops    []bootstrap.Hop
 	secrets map[int]bootstrap.Secret // passwords of the inventory, by hop
+	known   string                   // the inventory's host; empty where it is none
 }
 
 // host is the name of the machine, or of the container, that the last hop with one leads to.

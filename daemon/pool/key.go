@@ -21,8 +21,10 @@ type Request struct {
 	// Target is how errors and logs call it; Hops is what it means.
 	Target string
 	Hops   []bootstrap.Hop
-	// Name, Python, PreferHere, Policy: see daemon.ConnectOptions.
-	Name       string
+	// Name is what who asks calls it, a host of an inventory say; empty for nothing but Target. It is no part of what makes two
+	// requests the same.
+	Name string
+	// Python, PreferHere, Policy: see daemon.ConnectOptions.
 	Python     []string
 	PreferHere bool
 	NoBytecode bool
@@ -41,6 +43,8 @@ type Request struct {
 	Fresh bool
 	// Since: changes of modules before this time are looked for. Those within the last 100 ms may go unnoticed if it is zero.
 	Since time.Time
+	// Client is the process that asks, for those who want to know what runs for whom; 0 if it is not known.
+	Client int
 	// Watch is told what happens on the connection, beginning with the connect. May be nil.
 	Watch *Watcher
 	// Common, where it is set, is the same for requests that differ in Target, Hops, Passwords and Watch only.
