@@ -25,7 +25,7 @@ func commandNames(t *testing.T) []string {
 	if len(names) < 20 {
 		t.Fatalf("the commands are %q", names)
 	}
-	return append(names, "config check", "config show")
+	return append(names, "config check", "config show", "cache clear")
 }
 
 // others have no example that a fresh clone could run: what they are for is somebody else's.

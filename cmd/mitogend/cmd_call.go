@@ -99,9 +99,8 @@ func (c *callCommand) run(cmd *cobra.Command, a *app, args []string) error {
 		}
 		return c.show(ctx, j, show, v)
 	}
-	fl.together = &together{
-		fl: fl, call: client.Many{Convert: o.Convert, Function: args[0], Args: values}, outcome: returned, judges: show.filter != nil,
-	}
+	fl.together = fl.callTogether(&client.ManyCalls{Convert: o.Convert, Function: args[0], Args: values}, returned)
+	fl.together.judges = show.filter != nil
 	err = fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
 		v, err := j.child.CallWith(ctx, o, args[0], values...).Value()
 		if err != nil {

@@ -46,14 +46,25 @@ a program there: with --shell, it is text for the target's sh.`,
 
 // hideImports keeps flags of imports out of the help of commands that ask for no module.
 func hideImports(cmd *cobra.Command) {
-	for _, name := range []string{"path", "venv", "libs", "wheels", "constraint", "unpack", "allow", "deny", "prefer", "no-bytecode", "trace-imports"} {
+	for _, name := range []string{"path", "venv", "libs", "wheels", "constraint", "unpack", "allow", "deny", "prefer", "no-bytecode", "compilers", "trace-imports"} {
 		_ = cmd.Flags().MarkHidden(name)
 	}
 }
 
-// placed puts what {target} and {host} stand for into a text.
+// What stands for the target, and for its machine, in an argument.
+const (
+	targetMark = "{target}"
+	hostMark   = "{host}"
+)
+
+// placed puts what targetMark and hostMark stand for into a text.
 func placed(text string, t target) string {
-	return strings.NewReplacer("{target}", t.name, "{host}", t.host()).Replace(text)
+	return strings.NewReplacer(targetMark, t.name, hostMark, t.host()).Replace(text)
+}
+
+// named tells whether a text is another one for each target.
+func named(text string) bool {
+	return strings.Contains(text, targetMark) || strings.Contains(text, hostMark)
 }
 
 func placedAll(args []string, t target) []string {
@@ -84,8 +95,13 @@ func (c *execCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	command := func(t target) []string { return placedAll(args, t) }
 	fl.what = func(t target) string { return "exec " + shellescape.QuoteCommand(command(t)) }
 	stdin := fl.stdin()
+	var each func(target) []string
+	if slices.ContainsFunc(args, named) {
+		each = func(t target) []string { return daemon.Command(command(t), c.env, c.chdir).Args }
+	}
+	fl.together = fl.runTogether(daemon.Command(args, c.env, c.chdir), stdin, each, nil)
 	return fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
-		in, done := stdin()
+		in, done := stdin.reader()
 		defer done()
 		o := daemon.Command(command(j.target), c.env, c.chdir)
 		o.Stdin = in

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -49,54 +50,72 @@ func newPs(a *app) *cobra.Command {
 	return cmd
 }
 
+// contextColumns are the heads of contextCells.
+var contextColumns = []string{"ID", "TARGET", "STATE", "PYTHON", "PID", "AGE", "IDLE", "USERS", "CALLS", "FAILED", "IN", "OUT", "RUNS", "CHAIN"}
+
 // printTree shows contexts, each below the one that it is behind.
 func printTree(w io.Writer, list []wire.Context) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "ID\tTARGET\tSTATE\tPYTHON\tPID\tAGE\tIDLE\tUSERS\tCALLS\tFAILED\tIN\tOUT\tCHAIN")
+	fmt.Fprintln(t, strings.Join(contextColumns, "\t"))
+	for c, depth := range tree(list) {
+		fmt.Fprintln(t, strings.Join(contextCells(c, depth), "\t"))
+	}
+	return t.Flush()
+}
+
+// tree gives each context below the one that it is behind, and how deep that is.
+func tree(list []wire.Context) iter.Seq2[wire.Context, int] {
 	below := map[uint32][]wire.Context{}
 	known := map[uint32]bool{}
 	for _, c := range list {
 		known[c.ID] = true
 	}
 	for _, c := range list {
-		if !known[c.Parent] {
-			c.Parent = 0
+		parent := c.Parent
+		if !known[parent] {
+			parent = 0
 		}
-		below[c.Parent] = append(below[c.Parent], c)
+		below[parent] = append(below[parent], c)
 	}
-	var show func(parent uint32, depth int)
-	show = func(parent uint32, depth int) {
-		for _, c := range below[parent] {
-			printContext(t, c, depth)
-			if c.ID != 0 {
-				show(c.ID, depth+1)
+	return func(yield func(wire.Context, int) bool) {
+		var show func(parent uint32, depth int) bool
+		show = func(parent uint32, depth int) bool {
+			for _, c := range below[parent] {
+				if !yield(c, depth) || c.ID != 0 && !show(c.ID, depth+1) {
+					return false
+				}
 			}
+			return true
 		}
+		show(0, 0)
 	}
-	show(0, 0)
-	return t.Flush()
 }
 
-func printContext(w io.Writer, c wire.Context, depth int) {
-	id, pid, name := "-", "-", c.Name
+func contextCells(c wire.Context, depth int) []string {
+	id, pid, age, idle, runs := "-", "-", "-", "-", "-"
 	if c.ID != 0 {
 		id = fmt.Sprint(c.ID)
 	}
 	if c.PID != 0 {
 		pid = fmt.Sprint(c.PID)
 	}
-	if name == "" {
-		name = "-"
-	}
-	age, idle := "-", "-"
 	if c.Age > 0 {
 		age = shortTime(c.Age)
 	}
 	if c.State == "idle" {
 		idle = shortTime(c.Idle)
 	}
-	fmt.Fprintf(w, "%s\t%s%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\n", id, strings.Repeat("  ", depth), printable.Line(name), printable.Line(c.State), printable.Line(dash(c.Python)), pid,
-		age, idle, c.Leases, c.Calls, c.Failures, shortBytes(c.In), shortBytes(c.Out), printable.Line(dash(c.Chain)))
+	if len(c.Work) > 0 {
+		w := c.Work[0]
+		runs = fmt.Sprintf("%s %s", printable.Line(w.What), shortTime(w.Seconds))
+		if n := c.Running + int(c.Programs) - 1; n > 0 {
+			runs += fmt.Sprintf(" and %d more", n)
+		}
+	}
+	return []string{
+		id, strings.Repeat("  ", depth) + printable.Line(dash(c.Name)), printable.Line(c.State), printable.Line(dash(c.Python)), pid, age, idle,
+		fmt.Sprint(c.Leases), fmt.Sprint(c.Calls), fmt.Sprint(c.Failures), shortBytes(c.In), shortBytes(c.Out), runs, printable.Line(dash(c.Chain)),
+	}
 }
 
 func dash(s string) string {

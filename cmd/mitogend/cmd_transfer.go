@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mitogend/daemon/transfer"
+	"mitogend/daemon/work"
 	"mitogend/pyproto/printable"
 )
 
@@ -104,7 +105,7 @@ func (c *transferCommand) source(ctx context.Context, names []string, stdin io.R
 
 // spool keeps stdin in a file, since each target takes it at its own pace.
 func (c *transferCommand) spool(stdin io.Reader) (*transfer.Source, error) {
-	f, err := unnamed("mitogend-stdin-")
+	f, err := work.Unnamed("mitogend-stdin-")
 	if err == nil {
 		_, err = io.Copy(f, stdin)
 	}

@@ -3,8 +3,8 @@ package main
 import (
 	"regexp"
 	"strings"
-	"unicode/utf8"
 
+	"github.com/charmbracelet/x/ansi"
 	"github.com/russross/blackfriday/v2"
 )
 
@@ -143,7 +143,7 @@ const unbroken = "\u00a0"
 var escapes = regexp.MustCompile("\x1b\\[[0-9;]*m")
 
 // columns is how wide a text is shown.
-func columns(text string) int { return utf8.RuneCountInString(escapes.ReplaceAllString(text, "")) }
+func columns(text string) int { return ansi.StringWidth(text) }
 
 // wrap parts a text into lines of at most width columns; a longer word has a line of its own. A style ends with its line and begins again
 // on the next one.

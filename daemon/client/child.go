@@ -409,12 +409,18 @@ func (c *Child) Notify(_ context.Context, fn string, args ...any) error {
 	return c.c.write(msg)
 }
 
+// runParams are those of a program.
+func runParams(o *daemon.RunOptions) *wire.Run {
+	return &wire.Run{
+		Path: o.Path, Script: o.Source, File: o.File, Dir: o.Dir, Module: o.Source == nil, Packed: o.Packed, Argv: o.Args, Env: o.Env, HostVars: o.HostVars,
+		Stdin: o.Stdin != nil,
+	}
+}
+
 // Run implements daemon.Remote.
 func (c *Child) Run(ctx context.Context, o daemon.RunOptions) (daemon.ExitStatus, error) {
-	p := &wire.Run{
-		Path: o.Path, Script: o.Source, File: o.File, Dir: o.Dir, Module: o.Source == nil, Packed: o.Packed, Argv: o.Args, Env: o.Env, HostVars: o.HostVars,
-		Stdin: o.Stdin != nil, Log: c.opt.OnLog != nil, Import: c.opt.OnImport != nil,
-	}
+	p := runParams(&o)
+	p.Log, p.Import = c.opt.OnLog != nil, c.opt.OnImport != nil
 	p.Child, p.Traceparent = uint32(c.id), c.c.opt.Traceparent
 	s := &stream{c: c.c, ctx: ctx}
 	if o.Stdin != nil {

@@ -34,7 +34,6 @@ type Conn struct {
 
 	shown           atomic.Pointer[string] // the first of names
 	calls, failures atomic.Int64
-	programs        atomic.Int64 // running
 
 	// Guarded by p.mu.
 	names     []string
@@ -46,6 +45,9 @@ type Conn struct {
 	running   int       // calls
 	progress  time.Time // when the running call was begun, or the one before it ended
 	abandoned int       // calls that run and that nobody waits for
+	programs  int       // that run
+
+	firstDoing, lastDoing *doing // what runs
 
 	stale bool // a module has changed
 
@@ -249,6 +251,7 @@ func (c *Conn) outdated(since time.Time) bool {
 type Lease struct {
 	c        *Conn
 	watch    *Watcher
+	client   int
 	released atomic.Bool
 }
 
@@ -274,12 +277,13 @@ func (l *Lease) Release() {
 type Call struct {
 	*daemon.Tracked
 	c *Conn
+	w *doing
 }
 
 // Start starts a call; see daemon.Child.StartWith. Output that o does not take goes to the watchers.
 func (l *Lease) Start(ctx context.Context, o daemon.CallOptions, fn string, args ...any) *Call {
-	l.c.begin()
-	return &Call{l.c.child.StartWith(ctx, o, fn, args...), l.c}
+	w := l.begin(KindCall, fn, nil)
+	return &Call{l.c.child.StartWith(ctx, o, fn, args...), l.c, w}
 }
 
 // Wait waits for the end of the call. When ctx ends before, the call is given up: nobody waits for it any more, and until it has
@@ -289,9 +293,9 @@ func (call *Call) Wait(ctx context.Context) *daemon.Result {
 	select {
 	case <-call.Done():
 		r = call.Result(context.Background())
-		call.c.finish(r.Err() == nil)
+		call.c.finish(call.w, r.Err() == nil)
 	default:
-		call.c.abandon(call.Done(), call.Release)
+		call.c.abandon(call.w, call.Done(), call.Release)
 	}
 	return r
 }
@@ -300,17 +304,18 @@ func (call *Call) Wait(ctx context.Context) *daemon.Result {
 type Channel struct {
 	*daemon.Channel
 	c *Conn
+	w *doing
 }
 
 // Open opens a channel; see daemon.Child.Open.
 func (l *Lease) Open(ctx context.Context, o daemon.CallOptions, fn string, args ...any) (*Channel, error) {
-	l.c.begin()
+	w := l.begin(KindChannel, fn, nil)
 	ch, err := l.c.child.Open(ctx, o, fn, args...)
 	if err != nil {
-		l.c.finish(false)
+		l.c.finish(w, false)
 		return nil, err
 	}
-	return &Channel{ch, l.c}, nil
+	return &Channel{ch, l.c, w}, nil
 }
 
 // Close gives the channel up, and its function as Call.Wait does.
@@ -318,54 +323,22 @@ func (ch *Channel) Close() {
 	ch.Channel.Close()
 	select {
 	case <-ch.Done():
-		ch.c.finish(ch.Result(context.Background()).Err() == nil)
+		ch.c.finish(ch.w, ch.Result(context.Background()).Err() == nil)
 	default:
-		ch.c.abandon(ch.Done(), func() {})
+		ch.c.abandon(ch.w, ch.Done(), func() {})
 	}
 }
 
 // Run runs a program; see daemon.Child.Run.
 func (l *Lease) Run(ctx context.Context, o daemon.RunOptions) (daemon.ExitStatus, error) {
-	l.c.programs.Add(1)
-	defer l.c.programs.Add(-1)
-	l.c.calls.Add(1)
-	return l.c.child.Run(ctx, o)
-}
-
-// begin counts a call that is about to be sent.
-func (c *Conn) begin() {
-	c.calls.Add(1)
-	c.p.mu.Lock()
-	defer c.p.mu.Unlock()
-	if c.running++; c.running == 1 {
-		c.progress = time.Now()
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	defer l.c.finish(l.begin(KindProgram, o.Path, end), true)
+	status, err := l.c.child.Run(ctx, o)
+	if err != nil && context.Cause(ctx) == errEnded {
+		err = &daemon.DeadError{Target: l.c.child.Name(), Reason: "another request has ended the program", Lost: true}
 	}
-}
-
-// finish counts the end of a call.
-func (c *Conn) finish(ok bool) {
-	if !ok {
-		c.failures.Add(1)
-	}
-	c.p.mu.Lock()
-	defer c.p.mu.Unlock()
-	c.running--
-	c.progress = time.Now()
-}
-
-// abandon follows a call that nobody waits for. release gives back its result.
-func (c *Conn) abandon(done <-chan struct{}, release func()) {
-	c.p.mu.Lock()
-	defer c.p.mu.Unlock()
-	c.abandoned++
-	go func() { // ends with the call, at the latest with the child
-		<-done
-		release()
-		c.finish(false)
-		c.p.mu.Lock()
-		defer c.p.mu.Unlock()
-		c.abandoned--
-	}()
+	return status, err
 }
 
 // Info describes a connection.
@@ -380,7 +353,8 @@ type Info struct {
 	Calls     int64 // programs and channels included
 	Failures  int64
 	Running   int
-	Programs  int64 // running
+	Programs  int     // running
+	Doing     []Doing // of what runs, the first
 }
 
 // List describes the connections.
@@ -391,7 +365,7 @@ func (p *Pool) List() []Info {
 	for c := range p.all {
 		i := Info{
 			Child: c.child, Target: c.target, Names: slices.Clone(c.names), Fresh: c.fresh, Leases: c.refs, Connected: c.connected, LastUsed: c.lastUsed,
-			Calls: c.calls.Load(), Failures: c.failures.Load(), Running: c.running, Programs: c.programs.Load(),
+			Calls: c.calls.Load(), Failures: c.failures.Load(), Running: c.running, Programs: c.programs, Doing: c.list(),
 		}
 		if c.child == nil {
 			i.Connected = c.lastUsed

@@ -43,6 +43,8 @@ type Request struct {
 	Fresh bool
 	// Since: changes of modules before this time are looked for. Those within the last 100 ms may go unnoticed if it is zero.
 	Since time.Time
+	// Client is the process that asks, for those who want to know what runs for whom; 0 if it is not known.
+	Client int
 	// Watch is told what happens on the connection, beginning with the connect. May be nil.
 	Watch *Watcher
 	// Common, where it is set, is the same for requests that differ in Target, Hops, Passwords and Watch only.

@@ -78,6 +78,8 @@ type Pool struct {
 	ghosts  map[string]time.Time // when those were used that were closed for want of room
 	told    time.Time            // that there are too few
 
+	lastDoing uint64 // the number of what was begun last
+
 	// checkMu protects checks: the last of each importer. Nothing is locked under it.
 	checkMu sync.Mutex
 	checks  map[checkKey]*check
@@ -173,7 +175,7 @@ func (p *Pool) Get(ctx context.Context, r Request) (*Lease, error) {
 			p.release(c)
 			continue
 		}
-		return &Lease{c: c, watch: r.Watch}, nil
+		return &Lease{c: c, watch: r.Watch, client: r.Client}, nil
 	}
 }
 
@@ -482,10 +484,8 @@ func (p *Pool) Close(ctx context.Context, m Match) (int, error) {
 	}
 	p.mu.Unlock()
 	for _, c := range wanted {
-		select {
-		case <-c.child.Done():
-		case <-ctx.Done():
-			return len(wanted), context.Cause(ctx)
+		if err := gone(ctx, c.child); err != nil {
+			return len(wanted), err
 		}
 	}
 	return len(wanted), nil

@@ -164,9 +164,8 @@ type Call struct {
 	Read bool `codec:"read,omitempty"`
 }
 
-// CallMany are the parameters of call_many: a call on each of many targets. What Target says of them is the same for all.
-type CallMany struct {
-	Call
+// Many says on which targets call_many, run_many and open_many work, and within which limits. What Target says is the same for all.
+type Many struct {
 	// Targets are in place of Target.Target and Target.Child, and TargetPasswords, by their numbers from 0, in place of Target.Passwords.
 	Targets []string `codec:"targets"`
 	// Names is how each is called in logs, in place of Target.Name; not given, or empty for one, means the target.
@@ -181,6 +180,22 @@ type CallMany struct {
 	// Retry is how often connecting is tried again, Each the time that one target may take.
 	Retry int     `codec:"retry,omitempty"`
 	Each  Seconds `codec:"each,omitempty"`
+}
+
+// CallMany are the parameters of call_many and open_many: a call on each of many targets, or a channel.
+type CallMany struct {
+	Call
+	Many
+}
+
+// RunMany are the parameters of run_many: a program on each of many targets.
+type RunMany struct {
+	Run
+	Many
+	// TargetArgv and TargetHostVars, by the targets' numbers, are in place of Argv and HostVars where they have one; TargetEnv comes behind Env.
+	TargetArgv     map[int][]string `codec:"target_argv,omitempty"`
+	TargetEnv      map[int][]string `codec:"target_env,omitempty"`
+	TargetHostVars map[int][]byte   `codec:"target_host_vars,omitempty"`
 }
 
 // ResetChain are the parameters of reset_chain.
@@ -236,7 +251,7 @@ type Items struct {
 	End bool `codec:"end"`
 	// Child is set where the stream belongs to one.
 	Child *Connected `codec:"child,omitempty"`
-	// Begun, of call_many, is how many targets have begun.
+	// Begun, of call_many and its like, is how many targets have begun.
 	Begun int `codec:"begun,omitempty"`
 }
 
@@ -264,8 +279,8 @@ type Item struct {
 	Event  *Event `codec:"event,omitempty"`
 	Count  int64  `codec:"count,omitempty"`
 
-	// Of call_many: the number of the target, what is known of it, the generation of its Python, what it took, and the child that the
-	// client holds for a generator.
+	// Of call_many and its like: the number of the target, what is known of it, the generation of its Python, what it took, and the child
+	// that the client holds for a generator.
 	Target  int     `codec:"target,omitempty"`
 	State   string  `codec:"state,omitempty"`
 	Python  int     `codec:"python,omitempty"`
@@ -276,9 +291,9 @@ type Item struct {
 	Taken func() `codec:"-"`
 }
 
-// The states of an item of call_many that is an error. A result has none.
+// The states of an item of call_many and its like that is an error. A result and an exit have none.
 const (
-	StateFailed     = "failed"       // the function has ended
+	StateFailed     = "failed"       // the function has ended, or the program could not be run
 	StateNotReached = "not_reached"  // it was not begun
 	StateMayHaveRun = "may_have_run" // it was given up, or lost
 )
@@ -301,9 +316,12 @@ type Write struct {
 	Stream uint32 `codec:"stream"`
 	Data   []byte `codec:"data,omitempty"`
 	Value  *Value `codec:"value,omitempty"`
-	// End says that nothing more will be written. Of call_many: no more targets begin.
+	// End says that nothing more will be written.
 	End bool `codec:"end,omitempty"`
-	// Cancel, of call_many, gives up what runs as well. Its outcomes still come.
+	// Target, of open_many, is whose channel it is for.
+	Target *int `codec:"target,omitempty"`
+	// Stop, of call_many and its like, lets no more targets begin, and Cancel gives up what runs as well. The outcomes of that still come.
+	Stop   bool `codec:"stop,omitempty"`
 	Cancel bool `codec:"cancel,omitempty"`
 }
 
@@ -340,6 +358,8 @@ type Close struct {
 	Child uint32 `codec:"child,omitempty"`
 	// Stream is a stream to end: its call is given up, its program killed.
 	Stream uint32 `codec:"stream,omitempty"`
+	// Work ends what has this number in the list: a program, or a call's connection.
+	Work uint64 `codec:"work,omitempty"`
 	// Kill ends the connection of this context id, whoever uses it.
 	Kill uint32 `codec:"kill,omitempty"`
 	// Target ends the connections with this target, or of this name, Idle those that nobody uses, All all.
@@ -455,6 +475,19 @@ type Context struct {
 	Out    int64 `codec:"out" json:"out"`
 	Queued int   `codec:"queued" json:"queued"`
 	Fresh  bool  `codec:"fresh,omitempty" json:"fresh,omitempty"`
+	// Work is what runs, or waits for its turn, in the order in which it was begun; at most the first 16.
+	Work []Work `codec:"work,omitempty" json:"work,omitempty"`
+}
+
+// Work is a call, a channel's function or a program.
+type Work struct {
+	ID     uint64 `codec:"id" json:"id"`
+	Method string `codec:"method" json:"method"` // call, open or run
+	What   string `codec:"what" json:"what"`     // the function, or the program's name
+	// Client is the process that has asked for it, Program that one's name; 0 and empty once nobody waits for it any more.
+	Client  int     `codec:"client,omitempty" json:"client,omitempty"`
+	Program string  `codec:"program,omitempty" json:"program,omitempty"`
+	Seconds float64 `codec:"seconds" json:"seconds"` // since it was begun
 }
 
 // List is the result of list.
