@@ -63,10 +63,6 @@ func completeDirs(*cobra.Command, []string, string) ([]string, cobra.ShellCompDi
 	return nil, cobra.ShellCompDirectiveFilterDirs
 }
 
-func completeNothing(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	return nil, cobra.ShellCompDirectiveNoFileComp
-}
-
 // complete completes -H: targets, hosts and groups, the last one of several, and @FILE.
 func (f *inventoryFlags) complete(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
 	if file, ok := strings.CutPrefix(begun, "@"); ok {
