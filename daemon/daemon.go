@@ -40,6 +40,7 @@ type Daemon struct {
 	hops     hops
 	starting starting // constant after New
 	runtimes runtimes
+	boots    boots
 	refused  atomic.Int64 // messages that their senders may not send
 	assembly *Assembly    // constant after New
 	// launchGrace is constant after New. Tests shorten it.
@@ -351,6 +352,7 @@ func (d *Daemon) start(ctx context.Context, c *Child, plan *bootstrap.Plan) erro
 		return err
 	}
 	c.setVersion(proc.HexVersion)
+	c.magic = proc.Magic
 	s, err := d.newStream(c.id, c.name, proc.Reader(), proc.Writer())
 	if err == nil {
 		s.proc = proc

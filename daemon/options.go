@@ -5,6 +5,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"mitogend/bytecode"
 	"mitogend/importer"
 	"mitogend/pyproto"
 )
@@ -26,6 +27,9 @@ type Options struct {
 	MaxPending int
 	// StallTimeout is 60 seconds if 0.
 	StallTimeout time.Duration
+	// Bytecode has the code of what children on this machine are served, if it has no .pyc beside it. The daemon does not close it, and
+	// several may share it; it should be closed after Shutdown. Nil has those children compile for themselves.
+	Bytecode *bytecode.Store
 	// OnEvent is told what happens, from any goroutine; it must not block. May be nil.
 	OnEvent func(Event)
 	// Trace is told of each frame, from any goroutine, in the order in which each of them sends or reads. Whoever sends or

@@ -75,8 +75,8 @@ func TestBytecodeIsTrusted(t *testing.T) {
 			if _, err := s.unit(s.find("mod")); err != nil {
 				t.Fatal(err)
 			}
-			if got := s.bytecode("mod"); (string(got) == "12\r\ncode") != c.want || !c.want && got != nil {
-				t.Errorf("got %q", got)
+			if magic, code := s.bytecode("mod"); (string(magic) == "12\r\n" && string(code) == "code") != c.want || !c.want && code != nil {
+				t.Errorf("got %q, %q", magic, code)
 			}
 		})
 	}

@@ -532,6 +532,9 @@ func (s *search) path(sp *spec) string {
 	return sp.file.String()
 }
 
+// sent is a path as a child is told it.
+func sent(path string) string { return strings.ToValidUTF8(path, "\ufffd") }
+
 // record gives the encoded LOAD_MODULE of a module; it is kept for the next child.
 func (s *search) record(ctx context.Context, name string) ([]byte, error) {
 	m, err := s.module(ctx, name)
@@ -545,7 +548,7 @@ func (s *search) record(ctx context.Context, name string) ([]byte, error) {
 	key := strings.Join([]string{name, m.Path, string(m.Kind), strings.Join(present, ","), strings.Join(m.Related, ",")}, "\x00")
 	rec, made, err := m.unit.record(key, func() ([]byte, error) {
 		lm := pyproto.LoadModule{
-			Name: name, IsPkg: m.IsPkg, Pkg: present, Path: strings.ToValidUTF8(m.Path, "\ufffd"),
+			Name: name, IsPkg: m.IsPkg, Pkg: present, Path: sent(m.Path),
 			Source: m.Compressed, Related: m.Related,
 		}
 		return lm.AppendPickle(nil)

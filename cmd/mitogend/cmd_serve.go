@@ -103,6 +103,9 @@ func serve(ctx context.Context, a *app, f *settingFlags) error {
 		defer t.close()
 		opt.Trace = t.frame
 	}
+	store := newStore(sv.levels.Logger(log.core, "daemon"), s.compilers)
+	defer store.Close()
+	opt.Bytecode = store
 	if sv.server, err = control.New(opt); err != nil {
 		return err
 	}

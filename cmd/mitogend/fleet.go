@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"mitogend/bytecode"
 	"mitogend/daemon"
 	"mitogend/importer"
 	"mitogend/pyproto/printable"
@@ -35,6 +36,7 @@ type fleetFlags struct {
 	traceImports bool
 	trace        string
 	noBytecode   bool
+	compilers    []string
 	where        string
 }
 
@@ -54,6 +56,7 @@ func (f *fleetFlags) register(cmd *cobra.Command, firstPath string) {
 	fs.BoolVar(&f.json, "json", false, "one line of JSON for each target on stdout")
 	fs.StringVar(&f.prefer, "prefer", "target", "whose copy of a module wins when both have it: here or target")
 	fs.BoolVar(&f.noBytecode, "no-bytecode", false, "have children on this machine compile what is served, even if there is bytecode for it")
+	fs.StringArrayVar(&f.compilers, "compilers", nil, "interpreters of this machine that may compile what is served, besides those on PATH and those of local targets: `FILE` or pattern; repeatable")
 	fs.StringVar(&f.trace, "trace", "", "write every frame that goes over the wire to `FILE`, decoded, secrets masked")
 	fs.BoolVar(&f.traceImports, "trace-imports", false, "tell afterwards which modules each target was served, when and how")
 }
@@ -66,8 +69,9 @@ type fleet struct {
 	secrets  secrets
 	importer *importer.Importer
 	daemon   daemon.Master
-	local    bool    // it is this process's own
-	tracer   *tracer // nil without --trace
+	local    bool            // it is this process's own
+	tracer   *tracer         // nil without --trace
+	store    *bytecode.Store // of a daemon of this process's own that compiles; may be nil
 	spool    spool
 	what     func(target) string // what is done there, for --dry-run
 	together *together           // what a running daemon does on all targets as one request; may be nil
@@ -278,6 +282,9 @@ func (fl *fleet) shutdown() {
 	ctx, cancel := fl.app.closing(endTime)
 	defer cancel()
 	_ = fl.daemon.Shutdown(ctx)
+	if fl.store != nil {
+		fl.store.Close()
+	}
 }
 
 // closing gives the time that a child has to leave: at most d, and none after a second signal.

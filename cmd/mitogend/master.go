@@ -110,6 +110,10 @@ func (fl *fleet) master(ctx context.Context, opt importer.Options) (daemon.Maste
 		}
 	}
 	o := daemon.Options{Logger: fl.app.logger()}
+	if !f.noBytecode {
+		fl.store = newStore(o.Logger, f.compilers)
+		o.Bytecode = fl.store
+	}
 	if f.trace != "" {
 		var err error
 		if fl.tracer, err = newTracer(f.trace, fl.app.console.complain); err != nil {
@@ -119,6 +123,9 @@ func (fl *fleet) master(ctx context.Context, opt importer.Options) (daemon.Maste
 	}
 	d, err := daemon.New(o)
 	if err != nil {
+		if fl.store != nil {
+			fl.store.Close()
+		}
 		return nil, err
 	}
 	fl.local = true
