@@ -161,7 +161,7 @@ func keyOf(p Python, src Source) key {
 	return blake2b.Sum256(fmt.Appendf(nil, "%s%x %x %s", mark, p.Magic, src.Hash, src.File))
 }
 
-// Code gives the code of a source, for that Python, as what follows the magic number in a .pyc; nil if there is none, or not yet. Then it
+// Code gives the code of a source, for that Python, as zlib of what follows the header in a .pyc; nil if there is none, or not yet. Then it
 // is made for the next who asks, if there is an interpreter for that.
 func (s *Store) Code(p Python, src Source) []byte {
 	if p.Magic == 0 || src.Size == 0 || src.Size > maxSource {
