@@ -503,7 +503,7 @@ func (r *Responder) send(s *search, rec []byte, name string) error {
 				magic, code = r.opt.Compiled(u)
 			}
 		}
-		if code != nil {
+		if len(code) > 0 {
 			if err := r.opt.Code(name, magic, code); err != nil {
 				return err
 			}
