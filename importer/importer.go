@@ -267,10 +267,29 @@ type Module struct {
 }
 
 // Mark tells a module from what has been, or will be, served under its name: by its source and the file's path.
-func (m *Module) Mark() (mark [16]byte) {
-	sum := sha256.Sum256(append(m.unit.hash[:len(m.unit.hash):len(m.unit.hash)], m.Path...))
+func (m *Module) Mark() [16]byte { return m.unit.mark(m.Path) }
+
+func (u *unit) mark(path string) (mark [16]byte) {
+	sum := sha256.Sum256(append(u.hash[:len(u.hash):len(u.hash)], path...))
 	copy(mark[:], sum[:])
 	return mark
+}
+
+// Look is one look at what is served to children of a version: each file and directory is looked at once, when a name first needs it. It is
+// not safe for concurrent use, and holds the sources that it has come across.
+type Look struct{ s *search }
+
+// Look makes one.
+func (im *Importer) Look(v Version) Look { return Look{im.search(v)} }
+
+// Mark gives Module.Mark of what is served under a name; false where nothing is.
+func (l Look) Mark(name string) (mark [16]byte, ok bool) {
+	sp := l.s.find(name)
+	u, err := l.s.unit(sp)
+	if err != nil {
+		return mark, false
+	}
+	return u.mark(l.s.path(sp)), true
 }
 
 // Source gives the module's source.

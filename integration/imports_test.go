@@ -20,8 +20,9 @@ var allowed = map[string][]string{
 	"daemon":       {"bytecode", "bootstrap", "importer", "pyproto", "python"},
 	"daemon/owned": {},
 	"daemon/*":     {"daemon", "daemon/*", "daemon/owned", "bytecode", "bootstrap", "importer", "pyproto", "python"},
-	"cmd/mitogend": {"daemon", "daemon/*", "daemon/owned", "bytecode", "bootstrap", "importer", "pyproto"},
-	"integration":  {"daemon", "daemon/*", "bytecode", "bootstrap", "importer", "pyproto", "python", "integration/*"},
+	"docs":         {},
+	"cmd/mitogend": {"docs", "daemon", "daemon/*", "daemon/owned", "bytecode", "bootstrap", "importer", "pyproto"},
+	"integration":  {"docs", "daemon", "daemon/*", "bytecode", "bootstrap", "importer", "pyproto", "python", "integration/*"},
 	// What tests of every package share.
 	"integration/*": {"integration/*"},
 	"examples/*":    {"daemon", "pyproto"},

@@ -61,6 +61,9 @@ func (f *fleetFlags) register(cmd *cobra.Command, firstPath string) {
 	fs.StringArrayVar(&f.compilers, "compilers", nil, "interpreters of this machine that may compile what is served, besides those on PATH and those of local targets: `FILE` or pattern; repeatable")
 	fs.StringVar(&f.trace, "trace", "", "write every frame that goes over the wire to `FILE`, decoded, secrets masked")
 	fs.BoolVar(&f.traceImports, "trace-imports", false, "tell afterwards which modules each target was served, when and how")
+	completeFlag(cmd, "prefer", completeList("here", "target"))
+	completeFlag(cmd, "output", completeDirs)
+	completeFlag(cmd, "runtime", completeList("embedded", "mitogen"))
 }
 
 // fleet does one thing on several targets at once.

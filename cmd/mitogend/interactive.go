@@ -223,6 +223,6 @@ func (f *fleetFlags) interact(cmd *cobra.Command, a *app, what, firstPath string
 		}
 	}
 	return fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
-		return fl.interactive(ctx, j, placedAll(argv, j.target), env, dir)
+		return fl.interactive(ctx, j, placedAll(argv, j.target), env, placed(dir, j.target))
 	})
 }
