@@ -172,8 +172,9 @@ type handshake struct {
 	opt  StartOptions
 	p    *Process
 
-	// Owned by run.
+	// Owned by run. sent is when the preamble was.
 	marks marks
+	sent  time.Time
 
 	// asker is owned by the stderr reader, or by run when everything is on the terminal.
 	asker  *asker
@@ -367,6 +368,8 @@ func (h *handshake) feed(b []byte) (rest []byte, err error) {
 			if err := h.sendPreamble(); err != nil {
 				return nil, err
 			}
+		case evReceived:
+			h.p.Took = time.Since(h.sent)
 		case evRefused:
 			h.p.line(h.marks.text)
 			return nil, h.explain(StepPython, "", "")
@@ -390,6 +393,7 @@ func (h *handshake) sendPreamble() error {
 	if err != nil {
 		return &Error{Label: h.plan.Label, Step: StepStage, Reason: err.Error(), Err: err}
 	}
+	h.sent = time.Now()
 	if _, err := h.p.w.Write(pre); err != nil && !IsEOF(err) {
 		return fmt.Errorf("sending the runtime: %w", err)
 	}

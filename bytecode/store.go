@@ -161,7 +161,7 @@ func keyOf(p Python, src Source) key {
 	return blake2b.Sum256(fmt.Appendf(nil, "%s%x %x %s", mark, p.Magic, src.Hash, src.File))
 }
 
-// Code gives the code of a source, for that Python, as what follows the magic number in a .pyc; nil if there is none, or not yet. Then it
+// Code gives the code of a source, for that Python, as zlib of what follows the header in a .pyc; nil if there is none, or not yet. Then it
 // is made for the next who asks, if there is an interpreter for that.
 func (s *Store) Code(p Python, src Source) []byte {
 	if p.Magic == 0 || src.Size == 0 || src.Size > maxSource {
@@ -181,23 +181,22 @@ func (s *Store) Code(p Python, src Source) []byte {
 	}
 	if s.opt.Dir != nil {
 		if code, ok := s.opt.Dir.get(k); ok {
-			s.keep(k, code)
-			return code
+			return s.keep(k, code)
 		}
 	}
 	s.enqueue(p, &job{k, src})
 	return nil
 }
 
-// keep has an entry in memory.
-func (s *Store) keep(k key, code []byte) {
+// keep has an entry in memory, and gives its code: nil where the source is to be sent as it is.
+func (s *Store) keep(k key, code []byte) []byte {
 	if len(code) == 0 {
 		code = nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.entries[k] != nil {
-		return
+		return code
 	}
 	s.entries[k] = s.order.PushFront(&entry{k, code})
 	s.bytes += entryCost + int64(len(code))
@@ -206,6 +205,7 @@ func (s *Store) keep(k key, code []byte) {
 		delete(s.entries, e.k)
 		s.bytes -= entryCost + int64(len(e.code))
 	}
+	return code
 }
 
 func (s *Store) enqueue(p Python, j *job) {

@@ -352,7 +352,6 @@ func (d *Daemon) start(ctx context.Context, c *Child, plan *bootstrap.Plan) erro
 		return err
 	}
 	c.setVersion(proc.HexVersion)
-	c.magic = proc.Magic
 	s, err := d.newStream(c.id, c.name, proc.Reader(), proc.Writer())
 	if err == nil {
 		s.proc = proc

@@ -35,6 +35,7 @@ type fleetFlags struct {
 	prefer       string
 	traceImports bool
 	trace        string
+	bytecode     string
 	noBytecode   bool
 	compilers    []string
 	where        string
@@ -55,7 +56,8 @@ func (f *fleetFlags) register(cmd *cobra.Command, firstPath string) {
 	fs.SetInterspersed(false) // what follows is the program's, or the function's: -1 is a number
 	fs.BoolVar(&f.json, "json", false, "one line of JSON for each target on stdout")
 	fs.StringVar(&f.prefer, "prefer", "target", "whose copy of a module wins when both have it: here or target")
-	fs.BoolVar(&f.noBytecode, "no-bytecode", false, "have children on this machine compile what is served, even if there is bytecode for it")
+	fs.StringVar(&f.bytecode, "bytecode", "auto", "which children are sent bytecode of what is served: auto (those on this machine, and near ones), always or never")
+	fs.BoolVar(&f.noBytecode, "no-bytecode", false, "the same as --bytecode never")
 	fs.StringArrayVar(&f.compilers, "compilers", nil, "interpreters of this machine that may compile what is served, besides those on PATH and those of local targets: `FILE` or pattern; repeatable")
 	fs.StringVar(&f.trace, "trace", "", "write every frame that goes over the wire to `FILE`, decoded, secrets masked")
 	fs.BoolVar(&f.traceImports, "trace-imports", false, "tell afterwards which modules each target was served, when and how")
@@ -125,6 +127,12 @@ type outcome struct {
 // newFleet checks the flags; nothing is started yet. firstPath heads the default module path, script is what importing
 // __main__ gives.
 func newFleet(ctx context.Context, a *app, f *fleetFlags, firstPath string, main *importer.Main, stdin io.Reader) (*fleet, error) {
+	if f.noBytecode {
+		f.bytecode = string(daemon.BytecodeNever)
+	}
+	if _, err := daemon.ParseBytecodeUse(f.bytecode); err != nil {
+		return nil, usagef("--bytecode: %w", err)
+	}
 	if f.prefer != "here" && f.prefer != "target" {
 		return nil, usagef("--prefer %s: here or target", f.prefer)
 	}
@@ -403,7 +411,7 @@ func (keepOpen) Close() error { return nil }
 // connectOptions are those of all targets.
 func (fl *fleet) connectOptions() daemon.ConnectOptions {
 	return daemon.ConnectOptions{
-		Python: fl.flags.python, Timeout: fl.flags.connectTimeout, PreferHere: fl.flags.prefer == "here", NoBytecode: fl.flags.noBytecode,
+		Python: fl.flags.python, Timeout: fl.flags.connectTimeout, PreferHere: fl.flags.prefer == "here", Bytecode: daemon.BytecodeUse(fl.flags.bytecode),
 	}
 }
 

@@ -113,7 +113,7 @@ func (fl *fleet) master(ctx context.Context, opt importer.Options) (daemon.Maste
 		}
 	}
 	o := daemon.Options{Logger: fl.app.logger()}
-	if !f.noBytecode {
+	if daemon.BytecodeUse(f.bytecode) != daemon.BytecodeNever {
 		fl.store = newStore(o.Logger, f.compilers)
 		o.Bytecode = fl.store
 	}
