@@ -40,6 +40,7 @@ type Daemon struct {
 	hops     hops
 	starting starting // constant after New
 	runtimes runtimes
+	boots    boots
 	refused  atomic.Int64 // messages that their senders may not send
 	assembly *Assembly    // constant after New
 	// launchGrace is constant after New. Tests shorten it.

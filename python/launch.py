@@ -361,7 +361,7 @@ class Attempt(object):
             self.keep(line)
             raise Failed(u'interpreter')
         if self.step == u'connect':
-            found = re.search(b'MITO000 ([0-9a-f]{7,8})$', line)
+            found = re.search(b'MITO000 ([0-9a-f]{7,8})(?: [0-9a-f]{4})?$', line)
             if found:
                 self.hexversion = int(found.group(1), 16)
                 self.asking = False

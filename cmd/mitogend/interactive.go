@@ -70,6 +70,9 @@ func (fl *fleet) interactive(ctx context.Context, j *job, argv, env []string, di
 
 // label is a short name for a prompt.
 func (t target) label() string {
+	if t.known != "" {
+		return t.name + " "
+	}
 	if t.name == t.host() || len(t.hops) > 1 || t.hops[0].Method != "local" {
 		return t.host() + " "
 	}
@@ -245,6 +248,6 @@ func (f *fleetFlags) interact(cmd *cobra.Command, a *app, what, firstPath string
 		}
 	}
 	return fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
-		return fl.interactive(ctx, j, placedAll(argv, j.target), env, dir)
+		return fl.interactive(ctx, j, placedAll(argv, j.target), env, placed(dir, j.target))
 	})
 }

@@ -31,6 +31,7 @@ type settings struct {
 	venv             string
 	libs             []string
 	unpack           []string
+	compilers        []string
 	wheels           []string
 	constraints      []string
 	allow, deny      []string
@@ -74,6 +75,7 @@ var settingList = []setting{
 	{key: "wheels", usage: "directories of wheels, of which such clients' targets are served what fits them, behind path; `DIR`, repeatable", file: true, value: func(s *settings) any { return &s.wheels }},
 	{key: "constraint", usage: "take versions of wheels that constraint `FILE` allows, as pip does; repeatable", file: true, value: func(s *settings) any { return &s.constraints }},
 	{key: "unpack", usage: "unpack these `PACKAGES` in the memory of such clients' targets, for code that needs files on a disk; repeatable, comma-separated", value: func(s *settings) any { return &s.unpack }},
+	{key: "compilers", usage: "interpreters of this machine that may compile what is served, besides those on PATH and those of local targets; `FILE` or pattern, repeatable", file: true, fixed: true, value: func(s *settings) any { return &s.compilers }},
 	{key: "allow", usage: "serve only these `MODULES` to such clients; repeatable, comma-separated", value: func(s *settings) any { return &s.allow }},
 	{key: "deny", usage: "never serve these `MODULES` to such clients; repeatable, comma-separated", value: func(s *settings) any { return &s.deny }},
 	{key: "runtime", usage: "what the children of such clients run, and of programs on mitogen.sock whose own Mitogen is not found: embedded, mitogen (on path, or python3's) or mitogen:DIR", fixed: true, value: func(s *settings) any { return &s.runtime }},

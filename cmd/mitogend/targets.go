@@ -50,6 +50,7 @@ func (t *targetFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	t.inventoryFlags.register(cmd)
 	f.StringArrayVarP(&t.hosts, "host", "H", nil, "`TARGET` such as local:, ssh:web1, ssh:web1+sudo:root, or a name or pattern of the inventory; repeatable, also comma-separated; @FILE reads one a line (default local:)")
+	completeFlag(cmd, "host", t.inventoryFlags.complete)
 	f.StringSliceVar(&t.python, "python", nil, "interpreters to try, in order, on every target (default python3,python,python2,python3.X)")
 	f.IntVarP(&t.parallel, "parallel", "p", 32, "targets at once")
 	durationVar(f, &t.connectTimeout, "connect-timeout", bootstrap.DefaultTimeout, "for each hop of a target to come up")

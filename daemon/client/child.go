@@ -102,7 +102,8 @@ const maxName = 1000
 
 // target gives what the daemon is told of a target, but for which one it is, and the environment.
 func (c *Client) target(opt daemon.ConnectOptions) (t wire.Target) {
-	t.Name, t.Python, t.PreferHere, t.NoBytecode, t.Fresh = opt.Name, opt.Python, opt.PreferHere, opt.NoBytecode, c.opt.Fresh
+	t.Name, t.Python, t.PreferHere, t.Bytecode, t.Fresh = opt.Name, opt.Python, opt.PreferHere, string(opt.Bytecode), c.opt.Fresh
+	t.NoBytecode = opt.Bytecode == daemon.BytecodeNever
 	t.ConnectTimeout = wire.Seconds(opt.Timeout.Seconds())
 	t.Dir = c.opt.Dir
 	if opt.Dir != "" {

@@ -80,7 +80,7 @@ func (s *Server) request(t *wire.Target) (*pool.Request, error) {
 // options reads what does not depend on which target it is.
 func options(t *wire.Target) (r *pool.Request, err error) {
 	r = &pool.Request{
-		Name: t.Name, Python: t.Python, PreferHere: t.PreferHere, NoBytecode: t.NoBytecode, Timeout: t.ConnectTimeout.Duration(),
+		Name: t.Name, Python: t.Python, PreferHere: t.PreferHere, Timeout: t.ConnectTimeout.Duration(),
 		Dir: t.Dir, Env: t.Env, Fresh: t.Fresh, Policy: importer.Policy{Allow: t.Allow, Deny: t.Deny},
 	}
 	if t.Dir != "" && !filepath.IsAbs(t.Dir) {
@@ -88,6 +88,12 @@ func options(t *wire.Target) (r *pool.Request, err error) {
 	}
 	if err := checkName(t.Name); err != nil {
 		return nil, err
+	}
+	if r.Bytecode, err = daemon.ParseBytecodeUse(t.Bytecode); err != nil {
+		return nil, wire.Errorf(wire.KindUsage, "bytecode: %s", shorten(err.Error()))
+	}
+	if t.NoBytecode {
+		r.Bytecode = daemon.BytecodeNever
 	}
 	r.Source, err = sourceOptions(t.Source)
 	return r, err

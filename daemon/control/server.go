@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"mitogend/bytecode"
 	"mitogend/daemon"
 	"mitogend/daemon/inventory"
 	"mitogend/daemon/pool"
@@ -36,8 +37,9 @@ type Options struct {
 	MaxClients int
 	// Grace is how long running work may take after Shutdown has begun; 0 means DefaultGrace.
 	Grace time.Duration
-	// Trace is that of daemon.Options.
-	Trace func(daemon.Frame)
+	// Trace and Bytecode are those of daemon.Options.
+	Trace    func(daemon.Frame)
+	Bytecode *bytecode.Store
 	// Core takes log records of all levels; nil discards them.
 	Core zapcore.Core
 	// Levels are those of the components; nil means info.
@@ -120,7 +122,7 @@ func New(opt Options) (*Server, error) {
 	var err error
 	s.d, err = daemon.New(daemon.Options{
 		Logger: s.Logger("daemon"), MaxMessage: opt.MaxMessage, MaxPending: opt.MaxPending, StallTimeout: opt.StallTimeout, OnEvent: s.onEvent,
-		Trace: opt.Trace,
+		Trace: opt.Trace, Bytecode: opt.Bytecode,
 	})
 	if err != nil {
 		return nil, err

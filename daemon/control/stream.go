@@ -184,12 +184,12 @@ func (s *stream) read(ctx context.Context, max int) (any, error) {
 	if max <= 0 {
 		max = defaultRead
 	}
-	closed := wire.Errorf(wire.KindUnknown, "stream %d was closed", s.id)
+	closed := func() error { return wire.Errorf(wire.KindUnknown, "stream %d was closed", s.id) }
 	for !s.ready() {
 		select {
 		case <-s.changed:
 		case <-s.gone:
-			return nil, closed
+			return nil, closed()
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
@@ -197,7 +197,7 @@ func (s *stream) read(ctx context.Context, max int) (any, error) {
 	return late(func() (any, error) {
 		out := s.take(max)
 		if out == nil {
-			return nil, closed
+			return nil, closed()
 		}
 		if out.End {
 			s.c.forget(s)

@@ -161,7 +161,7 @@ func (c *Conn) remember(name string) {
 	c.sentMu.Lock()
 	_, known := c.sent[name]
 	c.sentMu.Unlock()
-	if !known && !c.keep(name, markOf(c.importer(), name, c.version())) {
+	if !known && !c.keep(name, markOf(c.importer().Look(c.version()), name)) {
 		select {
 		case <-c.ready:
 			if c.child != nil {

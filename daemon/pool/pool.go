@@ -285,7 +285,7 @@ func (p *Pool) hold(c *Conn) {
 // connect makes a connection, and is its goroutine.
 func (p *Pool) connect(ctx context.Context, c *Conn, r Request, im *importer.Importer) {
 	opt := daemon.ConnectOptions{
-		Name: r.Name, Python: r.Python, Timeout: r.Timeout, Importer: im, PreferHere: r.PreferHere, NoBytecode: r.NoBytecode, Env: r.Env,
+		Name: r.Name, Python: r.Python, Timeout: r.Timeout, Importer: im, PreferHere: r.PreferHere, Bytecode: r.Bytecode, Env: r.Env,
 		Policy: r.Policy,
 		Secrets: func(hop int, _ string) (string, bool) {
 			password, ok := r.Passwords[hop]

@@ -67,8 +67,9 @@ type Connection struct {
 	Passwords map[int]string `codec:"passwords,omitempty"`
 	// PreferHere serves a module from here even if the target has one of that name.
 	PreferHere bool `codec:"prefer_here,omitempty"`
-	// NoBytecode has a child on the daemon's machine compile what is served.
-	NoBytecode bool `codec:"no_bytecode,omitempty"`
+	// Bytecode is daemon.ConnectOptions.Bytecode. NoBytecode means the same as "never".
+	Bytecode   string `codec:"bytecode,omitempty"`
+	NoBytecode bool   `codec:"no_bytecode,omitempty"`
 	// Fresh makes a connection that nobody shares.
 	Fresh bool `codec:"fresh,omitempty"`
 	// Source says what modules are served; nil means what the daemon is configured with.
