@@ -135,7 +135,7 @@ func TestExtensionPart(t *testing.T) {
 			t.Errorf("%s: libraries %v, wants %v", root, libs, wants)
 		}
 		for _, text := range []string{b.token(), libs[0].token(), `"x86_64",64,"glibc"`, `"libout.so.1"`} {
-			if b.machine == "x86_64" && !bytes.Contains(source, []byte(text)) {
+			if b.Machine == "x86_64" && !bytes.Contains(source, []byte(text)) {
 				t.Errorf("the stub lacks %q: %s", text, source)
 			}
 		}
