@@ -12,11 +12,18 @@ const maxBanner = 1 << 20
 // refused begins the line by which the target says that it cannot go on; the reason follows.
 const refused = "MITOERR "
 
+// noPython ends with what the target's sh has tried: it waits for a command. wantBuild is followed by the hash and the form of a build
+// that it wants next. Both are asked of a [Supply].
+const (
+	noPython  = "MITONOPY tried"
+	wantBuild = "MITOSEND "
+)
+
 // phase is how far the handshake has come.
 type phase int
 
 const (
-	waitHello    phase = iota // for MITO000: an interpreter runs the first stage
+	waitHello    phase = iota // for MITO000: an interpreter runs the first stage; before it may come what a Supply is asked
 	waitReceived              // for MITO001: it has read the preamble
 	waitReady                 // for MITO002: the runtime speaks frames from the next byte on
 	ready
@@ -32,6 +39,14 @@ func (p phase) step() Step {
 	return StepRuntime
 }
 
+// step is that of the phase, or that of what comes before it.
+func (m *marks) step() Step {
+	if m.phase == waitHello && m.asked != "" {
+		return StepSupply
+	}
+	return m.phase.step()
+}
+
 // event is what one line of the data stream means.
 type event int
 
@@ -42,6 +57,7 @@ const (
 	evReceived              // MITO001
 	evReady                 // MITO002
 	evRefused               // MITOERR: the target itself says what is wrong
+	evAsked                 // it has no Python, and asks for one
 )
 
 // marks is the handshake as a state machine over lines. It does no I/O: bytes go in, events come out.
@@ -49,7 +65,9 @@ type marks struct {
 	phase      phase
 	line       lineBuffer
 	hexVersion uint32 // of MITO000; 0 when the first stage does not tell, as Mitogen's own does not
-	text       string // of the last evText or evRefused, normalised
+	text       string // of the last evText, evRefused or evAsked, normalised
+	supply     bool   // evAsked may come
+	asked      string // the question that came last
 	banner     int    // bytes so far that were no marker
 }
 
@@ -80,6 +98,10 @@ func (m *marks) meaning(s string) event {
 	}
 	switch m.phase {
 	case waitHello:
+		if q := m.question(s); q != "" {
+			m.text, m.asked = q, q
+			return evAsked
+		}
 		if s == "MITO000" {
 			m.phase = waitReceived
 			return evHello
@@ -106,6 +128,21 @@ func (m *marks) meaning(s string) event {
 		}
 	}
 	return evText
+}
+
+// question finds one for a Supply at the end of a line: each comes once.
+func (m *marks) question(s string) string {
+	mark := noPython
+	switch {
+	case !m.supply || strings.HasPrefix(m.asked, wantBuild):
+		return ""
+	case m.asked != "":
+		mark = wantBuild
+	}
+	if i := strings.LastIndex(s, mark); i >= 0 {
+		return normalise(s[i:])
+	}
+	return ""
 }
 
 // supported reports whether a runtime can start on that interpreter. 0 is unknown and passes.

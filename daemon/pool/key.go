@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"mitogend/bootstrap"
+	"mitogend/daemon"
 	"mitogend/importer"
 )
 
@@ -21,9 +22,10 @@ type Request struct {
 	// Target is how errors and logs call it; Hops is what it means.
 	Target string
 	Hops   []bootstrap.Hop
-	// Name, Python, PreferHere, Policy: see daemon.ConnectOptions.
+	// Name, Python, PythonFrom, PreferHere, Policy: see daemon.ConnectOptions. What PythonFrom leaves open is as in the pool's options.
 	Name       string
 	Python     []string
+	PythonFrom daemon.PythonFrom
 	PreferHere bool
 	NoBytecode bool
 	Policy     importer.Policy
@@ -131,7 +133,7 @@ func (r *Request) key(source string) string {
 		env = r.Common.there()
 	}
 	b, _ := json.Marshal([]any{ // of text, lists and bool: cannot fail
-		bootstrap.FormatTarget(r.hops()), r.Python, r.PreferHere, r.NoBytecode, source, dir, []byte(passwords), env, r.Policy,
+		bootstrap.FormatTarget(r.hops()), r.Python, r.PythonFrom, r.PreferHere, r.NoBytecode, source, dir, []byte(passwords), env, r.Policy,
 	})
 	return string(b)
 }
