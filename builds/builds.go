@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"debug/elf"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -326,6 +327,7 @@ func (c *candidate) build(ctx context.Context, files []*file) (*Build, error) {
 				b.Glibc = e.Version
 			}
 		}
+		data = stripped(data)
 		m := member{f.name, f.exec, sha256.Sum256(data)}
 		b.members = append(b.members, m)
 		b.Size += int64(len(data))
@@ -335,6 +337,40 @@ func (c *candidate) build(ctx context.Context, files []*file) (*Build, error) {
 	sum := sha256.Sum256(b.manifest)
 	b.Hash = hex.EncodeToString(sum[:])
 	return b, nil
+}
+
+// stripped cuts off what of a program or library is not loaded: symbols and what debuggers read, often the larger part. The table that
+// says where that was goes, too.
+func stripped(data []byte) []byte {
+	if !bytes.HasPrefix(data, []byte(elf.ELFMAG)) {
+		return data
+	}
+	f, err := elf.NewFile(bytes.NewReader(data))
+	if err != nil || len(f.Progs) == 0 {
+		return data
+	}
+	// Where the file's header has the places of the two tables, of what is loaded and of all sections, and the size of the latter.
+	programs, sections, width, counts, entry := 0x20, 0x28, 8, 0x3a, 56
+	if f.Class == elf.ELFCLASS32 {
+		programs, sections, width, counts, entry = 0x1c, 0x20, 4, 0x2e, 32
+	}
+	var end uint64
+	if width == 8 {
+		end = f.ByteOrder.Uint64(data[programs:])
+	} else {
+		end = uint64(f.ByteOrder.Uint32(data[programs:]))
+	}
+	end += uint64(entry * len(f.Progs))
+	for _, p := range f.Progs {
+		end = max(end, p.Off+p.Filesz)
+	}
+	if end > uint64(len(data)) {
+		return data
+	}
+	out := bytes.Clone(data[:end])
+	clear(out[sections : sections+width])
+	clear(out[counts : counts+6])
+	return out
 }
 
 // contents calls fn with each file of the build, in order. It fails when one is not as it was.
@@ -366,6 +402,7 @@ func (b *Build) contents(ctx context.Context, fn func(m member, data []byte) err
 			if data, err = f.read(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
+			data = stripped(data)
 		}
 		if err != nil || sha256.Sum256(data) != m.sum {
 			return changed
