@@ -12,12 +12,15 @@ const maxBanner = 1 << 20
 // refused begins the line by which the target says that it cannot go on; the reason follows.
 const refused = "MITOERR "
 
-// noPython ends with what the target's sh has tried: it waits for a command. wantBuild is followed by the hash and the form of a build
-// that it wants next. Both are asked of a [Supply].
+// What a [Supply] is asked for by the target's sh, in this order. noPython ends with what it has tried: it waits for a command. The
+// others are followed by the hash and the form of a build.
 const (
 	noPython  = "MITONOPY tried"
+	wantSize  = "MITOSIZE "
 	wantBuild = "MITOSEND "
 )
+
+var questions = []string{noPython, wantSize, wantBuild}
 
 // phase is how far the handshake has come.
 type phase int
@@ -41,7 +44,7 @@ func (p phase) step() Step {
 
 // step is that of the phase, or that of what comes before it.
 func (m *marks) step() Step {
-	if m.phase == waitHello && m.asked != "" {
+	if m.phase == waitHello && m.asked > 0 {
 		return StepSupply
 	}
 	return m.phase.step()
@@ -67,7 +70,7 @@ type marks struct {
 	hexVersion uint32 // of MITO000; 0 when the first stage does not tell, as Mitogen's own does not
 	text       string // of the last evText, evRefused or evAsked, normalised
 	supply     bool   // evAsked may come
-	asked      string // the question that came last
+	asked      int    // how many of the questions have come
 	banner     int    // bytes so far that were no marker
 }
 
@@ -99,7 +102,8 @@ func (m *marks) meaning(s string) event {
 	switch m.phase {
 	case waitHello:
 		if q := m.question(s); q != "" {
-			m.text, m.asked = q, q
+			m.text = q
+			m.asked++
 			return evAsked
 		}
 		if s == "MITO000" {
@@ -132,14 +136,10 @@ func (m *marks) meaning(s string) event {
 
 // question finds one for a Supply at the end of a line: each comes once.
 func (m *marks) question(s string) string {
-	mark := noPython
-	switch {
-	case !m.supply || strings.HasPrefix(m.asked, wantBuild):
+	if !m.supply || m.asked == len(questions) {
 		return ""
-	case m.asked != "":
-		mark = wantBuild
 	}
-	if i := strings.LastIndex(s, mark); i >= 0 {
+	if i := strings.LastIndex(s, questions[m.asked]); i >= 0 {
 		return normalise(s[i:])
 	}
 	return ""

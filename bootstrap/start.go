@@ -373,7 +373,7 @@ func (h *handshake) feed(b []byte) (rest []byte, err error) {
 			}
 		case evAsked:
 			h.asking.Store(false)
-			if err := h.supply(h.marks.asked); err != nil {
+			if err := h.supply(h.marks.text); err != nil {
 				return nil, err
 			}
 		case evRefused:

@@ -39,7 +39,8 @@ var supplyScript string
 // collector is the answer to the first question: a command of one line, by which the target's sh reads the script that follows.
 const collector = `n="$(printf '\nx')";n=${n%x};l=;while :;do IFS= read -r x||exit 1;[ "$x" = . ]&&break;l="$l$x$n";done;eval "$l"` + "\n"
 
-// Answer gives the bytes to be written to a target that has printed this question. It fails for what is no question.
+// Answer gives the bytes to be written to a target that has printed this question. It fails for what is no question. The bytes must not be
+// changed.
 func (s *Supply) Answer(ctx context.Context, question string) ([]byte, error) {
 	list, err := s.Offers(ctx)
 	if err != nil {
@@ -48,14 +49,14 @@ func (s *Supply) Answer(ctx context.Context, question string) ([]byte, error) {
 	if strings.HasPrefix(question, noPython) {
 		return []byte(collector + s.script(list) + ".\n"), nil
 	}
-	words := strings.Fields(strings.TrimPrefix(question, wantBuild))
+	words := strings.Fields(question)
 	for _, b := range list {
-		if len(words) == 2 && words[0] == b.Hash {
-			data, err := b.Pack(ctx, words[1])
-			if err != nil {
-				return nil, err
+		if len(words) == 3 && words[1] == b.Hash {
+			data, err := b.Pack(ctx, words[2])
+			if err == nil && words[0]+" " == wantSize {
+				data = fmt.Appendf(nil, "%d\n", len(data))
 			}
-			return append(fmt.Appendf(nil, "%d\n", len(data)), data...), nil
+			return data, err
 		}
 	}
 	return nil, fmt.Errorf("there is no such build any more: connect again")

@@ -11,7 +11,12 @@ nl='
 '
 IFS=' 	'$nl
 unset PYTHONHOME
-fail() { echo "MITOERR python_from: $*"; exit 1; }
+# With its session a terminal ends, and what was printed last; and who still sends does not listen.
+fail() {
+	echo "MITOERR python_from: $*"
+	[ ! -t 0 ] || cat >/dev/null
+	exit 1
+}
 [ "$(command -v sha256sum)" ] && [ "$(command -v head)" ] || fail "sha256sum and head are needed there, and one is missing"
 
 u=$(id -u)
@@ -180,8 +185,10 @@ else
 	mkdir -m 700 "$r" 2>/dev/null
 	mkdir -m 700 "$w" 2>/dev/null
 	mkdir "$w/users" 2>/dev/null
-	echo "MITOSEND $h $form$z"
+	# The size is asked for by itself: read may take more than a line.
+	echo "MITOSIZE $h $form$z"
 	read -r n || { drop; exit 1; }
+	echo "MITOSEND $h $form$z"
 	e=$({ head -c "$n" | plain | (cd "$w" && unpack); } 2>&1 >/dev/null)
 	if ! use "$w"; then
 		drop

@@ -43,6 +43,8 @@ MAX_BANNER = 1 << 20
 LINGER = 0.3
 # As the master has it: an answer for a target without Python comes in parts.
 PART = 1048576
+# What the target's sh asks for then, in this order.
+QUESTIONS = b'MITONOPY tried', b'MITOSIZE ', b'MITOSEND '
 # Seconds after which somebody looks whether the program has ended.
 LOOK = 0.1
 
@@ -238,12 +240,14 @@ class Attempt(object):
         self.data = Lines()
         self.errors = Lines()
         self.quiet_at = self.ended_at = None
-        self.sent = False
+        self.questions = []
 
     def run(self):
         try:
             # Not on the reader: what is unpickled may have to be imported first.
             self.name, self.plan, self.config, self.unidirectional = core.loads(self.request)
+            if self.plan[u'supply']:
+                self.questions = list(QUESTIONS)
             del self.request
             self.start()
             self.handshake()
@@ -364,9 +368,9 @@ class Attempt(object):
             self.keep(line)
             raise Failed(u'interpreter')
         if self.step in (u'connect', u'sending Python'):
-            mark = (b'MITONOPY tried' if self.step == u'connect' else b'MITOSEND ') if self.plan[u'supply'] else None
-            if mark and mark in line and not self.sent:
-                self.sent = mark == b'MITOSEND '
+            mark = self.questions[0] if self.questions else None
+            if mark and mark in line:
+                del self.questions[0]
                 self.asking = False
                 self.step = u'sending Python'
                 self.supply(normalise(line[line.rindex(mark):]))
