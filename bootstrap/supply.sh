@@ -144,7 +144,7 @@ place() {
 	return 1
 }
 place || fail "there is no place for it${why:-; none of /run/user, /dev/shm, /run, /tmp and /dev is there}"
-trap 'drop; exit 1' HUP INT TERM
+trap 'drop; exit 1' HUP INT TERM PIPE
 
 # Is the build in $1 whole? Then it stays while we use it.
 whole() { (cd "$1/python" && echo "$h  ../manifest" | sha256sum -c && sha256sum -c ../manifest) >/dev/null 2>&1; }
@@ -203,7 +203,7 @@ else
 		w=$r/$h
 	fi
 fi
-trap - HUP INT TERM
+trap - HUP INT TERM PIPE
 q=$w/python/$p
 if [ "$foreign" ]; then
 	lib=$w/python/lib/mitogend
@@ -224,13 +224,13 @@ if [ "$keep" ]; then
 	rmdir "$w/users/$me"
 	exec "$q" -c "$s" $a
 fi
-trap : HUP INT TERM
+trap : HUP INT TERM PIPE
 exec 7<&0 8>&1 </dev/null >/dev/null
 {
 	"$q" -c "$s" $a <&7 >&8 7<&- 8>&-
 	echo $?
 } | {
-	trap '' HUP INT TERM
+	trap '' HUP INT TERM PIPE
 	exec 7<&- 8>&- 2>/dev/null
 	read -r c
 	leave
