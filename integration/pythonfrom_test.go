@@ -454,7 +454,9 @@ func TestPythonFromContainer(t *testing.T) {
 				t.Fatalf("%s %v: %v", build, flags, r)
 			}
 		}
-		c.run(t, "docker", "exec", name, "sh", "-c", "! ls -d /dev/mitogend-* /run/mitogend-* /dev/shm/mitogend-*")
+		if out, err := exec.Command("docker", "exec", name, "sh", "-c", "! ls -d /dev/mitogend-* /run/mitogend-* /dev/shm/mitogend-*").CombinedOutput(); err != nil {
+			t.Errorf("left, or %v: %s", err, out)
+		}
 		if flags != nil {
 			continue
 		}
