@@ -246,7 +246,7 @@ class Attempt(object):
         try:
             # Not on the reader: what is unpickled may have to be imported first.
             self.name, self.plan, self.config, self.unidirectional = core.loads(self.request)
-            if self.plan[u'supply']:
+            if self.plan.get(u'supply'):
                 self.questions = list(QUESTIONS)
             del self.request
             self.start()
