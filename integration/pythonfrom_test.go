@@ -262,7 +262,9 @@ func TestPythonFromRefused(t *testing.T) {
 			}
 		}, "others can write to it, or to one above it"},
 		{"not there", "", func(b *bare) { b.into += "/none" }, "it is no directory"},
-		{"ends", "", func(b *bare) { b.instead(t, "mkdir", "case $* in */users) kill -9 $PPID;; esac\nexec "+mkdir+" \"$@\"\n") }, "it ended while Python was sent to it"},
+		{"ends", "", func(b *bare) {
+			b.instead(t, "mkdir", "case $* in */users) kill -9 $PPID;; esac\nexec "+mkdir+" \"$@\"\n")
+		}, "it ended while Python was sent to it"},
 	} {
 		b := newBare(t, "dash", strings.Fields(c.without)...)
 		if c.prepare != nil {
