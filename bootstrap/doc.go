@@ -12,7 +12,7 @@
 //	                 │            questions on the terminal ──── answered once, or the end
 //	                 ▼
 //	┌─────────── waitHello ──────────┐
-//	│ MITO000 <hexversion>           │ MITOERR <text>: the target says itself what is wrong
+//	│ MITO000 <hexversion> [<magic>] │ MITOERR <text>: the target says itself what is wrong
 //	▼                                ▼
 //	waitReceived ◄── preamble sent   failed
 //	│ MITO001                        ▲

@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"fmt"
+	"math/bits"
 	"strconv"
 	"strings"
 )
@@ -65,13 +66,13 @@ const (
 
 // marks is the handshake as a state machine over lines. It does no I/O: bytes go in, events come out.
 type marks struct {
-	phase      phase
-	line       lineBuffer
-	hexVersion uint32 // of MITO000; 0 when the first stage does not tell, as Mitogen's own does not
-	text       string // of the last evText, evRefused or evAsked, normalised
-	supply     bool   // evAsked may come
-	asked      int    // how many of the questions have come
-	banner     int    // bytes so far that were no marker
+	phase  phase
+	line   lineBuffer
+	hello  Hello  // of MITO000
+	text   string // of the last evText, evRefused or evAsked, normalised
+	supply bool   // evAsked may come
+	asked  int    // how many of the questions have come
+	banner int    // bytes so far that were no marker
 }
 
 // next consumes b up to and including the first newline. After evReady nothing more may be given to it: the rest of b
@@ -114,11 +115,11 @@ func (m *marks) meaning(s string) event {
 		if i < 0 {
 			return evText
 		}
-		v, err := strconv.ParseUint(s[i+len("MITO000 "):], 16, 32)
-		if err != nil || v < 0x01000000 {
+		hello, ok := parseHello(s[i+len("MITO000 "):])
+		if !ok {
 			return evText
 		}
-		m.hexVersion, m.phase = uint32(v), waitReceived
+		m.hello, m.phase = hello, waitReceived
 		return evHello
 	case waitReceived:
 		if s == "MITO001" {
@@ -143,6 +144,32 @@ func (m *marks) question(s string) string {
 		return normalise(s[i:])
 	}
 	return ""
+}
+
+// Hello is what an interpreter says of itself before it is sent the runtime.
+type Hello struct {
+	// HexVersion is sys.hexversion; 0 when the first stage does not tell, as Mitogen's own does not.
+	HexVersion uint32
+	// Magic is the magic number of the bytecode that it may be sent; 0 where it is to be sent source alone.
+	Magic uint16
+}
+
+func parseHello(s string) (h Hello, ok bool) {
+	version, magic, told := strings.Cut(s, " ")
+	v, err := strconv.ParseUint(version, 16, 32)
+	if err != nil || v < 0x01000000 {
+		return h, false
+	}
+	h.HexVersion = uint32(v)
+	if told {
+		// Its bytes, as they stand in a file.
+		n, err := strconv.ParseUint(magic, 16, 16)
+		if err != nil || len(magic) != 4 {
+			return h, false
+		}
+		h.Magic = bits.ReverseBytes16(uint16(n))
+	}
+	return h, true
 }
 
 // supported reports whether a runtime can start on that interpreter. 0 is unknown and passes.

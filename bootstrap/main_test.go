@@ -105,13 +105,13 @@ def main(config, source):
     os._exit(0)
 `
 
-func preambleOf(core string) func(uint32) ([]byte, error) {
+func preambleOf(core string) func(*Process) ([]byte, error) {
 	var z bytes.Buffer
 	w := zlib.NewWriter(&z)
 	_, _ = io.WriteString(w, core+"\x00{}")
 	_ = w.Close()
 	pre := append(fmt.Appendf(nil, "%d\n", z.Len()), z.Bytes()...)
-	return func(uint32) ([]byte, error) { return pre, nil }
+	return func(*Process) ([]byte, error) { return pre, nil }
 }
 
 var echo = StartOptions{Preamble: preambleOf(echoCore)}

@@ -12,8 +12,8 @@ import (
 	"mitogend/integration/pythons"
 )
 
-var real = StartOptions{Preamble: func(hexVersion uint32) ([]byte, error) {
-	return python.Preamble(map[string]any{"context_id": 1, "parent_ids": []int{0}}, hexVersion)
+var real = StartOptions{Preamble: func(p *Process) ([]byte, error) {
+	return python.Boot(p.HexVersion, nil).Preamble(map[string]any{"context_id": 1, "parent_ids": []int{0}})
 }}
 
 // TestOddSurroundings starts the real runtime where something that one takes for granted is missing.
@@ -97,7 +97,7 @@ func TestIdleChildIsCheap(t *testing.T) {
 
 // TestMarks feeds the handshake in one piece, and a byte at a time.
 func TestMarks(t *testing.T) {
-	const all = "hello\nMITO000\nMITO002\r\nMITO000 zz\nx MITO000 30b07f0\r\nMITO000 30b07f0\nMITO001\nnoise\nMITO002\nframes\n"
+	const all = "hello\nMITO000\nMITO002\r\nMITO000 zz\nMITO000 30b07f0 zz\nMITO000 30b07f0 10000\nx MITO000 30b07f0 a70d\r\nMITO000 30b07f0\nMITO001\nnoise\nMITO002\nframes\n"
 	for _, size := range []int{1, 2, 7, len(all)} {
 		m := marks{}
 		m.phase = waitHello
@@ -122,13 +122,13 @@ func TestMarks(t *testing.T) {
 				}
 			}
 		}
-		want := "hello|MITO0000|MITO002|MITO000 zz|<hello>|MITO000 30b07f0|<received>|noise|<ready>"
-		if s := strings.Join(got, "|"); s != want || rest != "frames\n" || m.hexVersion != 0x030b07f0 {
-			t.Errorf("in pieces of %d: %s, %q, %x", size, s, rest, m.hexVersion)
+		want := "hello|MITO0000|MITO002|MITO000 zz|MITO000 30b07f0 zz|MITO000 30b07f0 10000|<hello>|MITO000 30b07f0|<received>|noise|<ready>"
+		if s := strings.Join(got, "|"); s != want || rest != "frames\n" || m.hello != (Hello{0x030b07f0, 0x0da7}) {
+			t.Errorf("in pieces of %d: %s, %q, %x", size, s, rest, m.hello)
 		}
 	}
 	m := marks{}
-	if _, ev := m.next([]byte("MITO000\n")); ev != evHello || m.hexVersion != 0 {
+	if _, ev := m.next([]byte("MITO000\n")); ev != evHello || m.hello != (Hello{}) {
 		t.Errorf("a stock first stage is not understood: %v", ev)
 	}
 }
@@ -155,7 +155,7 @@ func FuzzMarks(f *testing.F) {
 			}
 			b = b[n:]
 		}
-		if len(data) < maxLine && (whole.phase != pieces.phase || whole.hexVersion != pieces.hexVersion || whole.phase == ready && restWhole != restPieces) {
+		if len(data) < maxLine && (whole.phase != pieces.phase || whole.hello != pieces.hello || whole.phase == ready && restWhole != restPieces) {
 			t.Fatalf("whole %v, in pieces %v", whole.phase, pieces.phase)
 		}
 	})

@@ -29,20 +29,22 @@ const (
 // runtime closes its stderr, and then it is one descriptor and none.
 type Process struct {
 	// Constant after Start.
-	PID        int
-	HexVersion uint32 // sys.hexversion of the child; 0 when its first stage does not tell
-	Label      string
-	r, w       *os.File
-	errFile    *os.File // nil when everything is on the terminal
-	tty        bool     // errFile is a terminal's master side
-	buffered   []byte
-	output     transcript
-	before     int           // lines of output before the child was up; set by finish
-	done       chan struct{} // closed once the program has been reaped
-	errDone    chan struct{} // closed once the stderr reader has ended; nil without one
-	lineMu     sync.Mutex    // held across onLine, so that calls do not overlap; taken before mu
-	onLine     func(line string, ready bool)
-	onExit     func() // called by the reaper, only during the handshake; must not block
+	PID   int
+	Hello // what the child has said of itself
+	// Took is how long it was from the preamble being sent until the child had taken it.
+	Took     time.Duration
+	Label    string
+	r, w     *os.File
+	errFile  *os.File // nil when everything is on the terminal
+	tty      bool     // errFile is a terminal's master side
+	buffered []byte
+	output   transcript
+	before   int           // lines of output before the child was up; set by finish
+	done     chan struct{} // closed once the program has been reaped
+	errDone  chan struct{} // closed once the stderr reader has ended; nil without one
+	lineMu   sync.Mutex    // held across onLine, so that calls do not overlap; taken before mu
+	onLine   func(line string, ready bool)
+	onExit   func() // called by the reaper, only during the handshake; must not block
 
 	// errMu protects the following and errFile's read deadline. Nothing is locked under it.
 	errMu   sync.Mutex

@@ -207,7 +207,7 @@ func TestCauseOfAnInterruptedWrite(t *testing.T) {
 	}
 	stub = script(t, "stub", "#!/bin/sh\necho MITO000 030b02f0\nexec sleep 60\n")
 	ctx, cancel := context.WithCancelCause(t.Context())
-	slow := StartOptions{Preamble: func(uint32) ([]byte, error) {
+	slow := StartOptions{Preamble: func(*Process) ([]byte, error) {
 		time.AfterFunc(50*time.Millisecond, func() { cancel(nil) })
 		return []byte(much), nil
 	}}

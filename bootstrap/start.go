@@ -18,8 +18,8 @@ import (
 
 // StartOptions are what Start needs besides the plan.
 type StartOptions struct {
-	// Preamble gives what the first stage reads after MITO000, for a child of that sys.hexversion (0 if it did not tell).
-	Preamble func(hexVersion uint32) ([]byte, error)
+	// Preamble gives what the first stage reads after MITO000. Of the process its PID and what the child has said of itself are known.
+	Preamble func(*Process) ([]byte, error)
 	// Output, if not nil, is called with each line that the program prints that is no part of the protocol, harmless to show; ready is false
 	// before the child is up (banners, warnings). Calls do not overlap; it must not block.
 	Output func(line string, ready bool)
@@ -175,8 +175,9 @@ type handshake struct {
 	opt  StartOptions
 	p    *Process
 
-	// Owned by run.
+	// Owned by run. sent is when the preamble was.
 	marks marks
+	sent  time.Time
 
 	// asker is owned by the stderr reader, or by run when everything is on the terminal.
 	asker  *asker
@@ -376,6 +377,8 @@ func (h *handshake) feed(b []byte) (rest []byte, err error) {
 			if err := h.supply(h.marks.text); err != nil {
 				return nil, err
 			}
+		case evReceived:
+			h.p.Took = time.Since(h.sent)
 		case evRefused:
 			h.p.line(h.marks.text)
 			return nil, h.explain(StepPython, "", "")
@@ -390,15 +393,16 @@ func (h *handshake) feed(b []byte) (rest []byte, err error) {
 }
 
 func (h *handshake) sendPreamble() error {
-	h.p.HexVersion = h.marks.hexVersion
-	if !supported(h.marks.hexVersion) {
+	h.p.Hello = h.marks.hello
+	if !supported(h.p.HexVersion) {
 		return &Error{Label: h.plan.Label, Step: StepPython,
-			Reason: "the interpreter is Python " + FormatVersion(h.marks.hexVersion) + "; 2.7, or 3.6 and later, is needed", Hint: hintPython}
+			Reason: "the interpreter is Python " + FormatVersion(h.p.HexVersion) + "; 2.7, or 3.6 and later, is needed", Hint: hintPython}
 	}
-	pre, err := h.opt.Preamble(h.marks.hexVersion)
+	pre, err := h.opt.Preamble(h.p)
 	if err != nil {
 		return &Error{Label: h.plan.Label, Step: StepStage, Reason: err.Error(), Err: err}
 	}
+	h.sent = time.Now()
 	if _, err := h.p.w.Write(pre); err != nil && !IsEOF(err) {
 		return fmt.Errorf("sending the runtime: %w", err)
 	}

@@ -254,7 +254,7 @@ func TestBounds(t *testing.T) {
 			return r
 		}},
 		{name: "empty messages in a channel", bound: "bytes that wait in a channel", attack: func(_ *testing.T, d *Daemon, evil *peer) any {
-			ch := evil.c.newChannel()
+			ch := evil.c.newChannel(0)
 			evil.pour(16<<20, evil.frame(ch.handle, 0, "m"))
 			return ch
 		}},

@@ -1,14 +1,19 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"mitogend/bytecode"
 	"mitogend/integration/pythons"
 )
 
@@ -71,7 +76,7 @@ func TestBytecode(t *testing.T) {
 			spoil      func(t *testing.T, source, pyc string)
 		}{
 			{name: "is used", want: "cached"},
-			{name: "is switched off", want: "source", opt: ConnectOptions{NoBytecode: true}},
+			{name: "is switched off", want: "source", opt: ConnectOptions{Bytecode: BytecodeNever}},
 			{name: "is of an older source", want: "source", spoil: func(t *testing.T, source, _ string) {
 				later := time.Now().Add(-time.Hour)
 				if err := os.Chtimes(source, later, later); err != nil {
@@ -113,29 +118,183 @@ func TestBytecode(t *testing.T) {
 				}
 				d := newDaemon(t, Options{Path: []string{dir}})
 				c := connect(t, d, target(py), test.opt)
-				var got string
-				if err := c.Call(ctx, "cachedmod:value").Decode(&got); err != nil || got != test.want {
-					t.Fatalf("got %q, %v; want %q", got, err, test.want)
-				}
-				var names []string
-				if err := c.Call(ctx, "cachedmod:names").Decode(&names); err != nil || len(names) != 3 {
-					t.Fatal(names, err)
-				}
-				for _, name := range names {
-					if name != "/master:"+source {
-						t.Errorf("the file is %s", name)
-					}
-				}
-				if err := c.Call(ctx, "cachedmod:text").Decode(&got); err != nil || !strings.HasPrefix(got, "def value():\n    return VALUE\n") {
-					t.Errorf("got %q, %v", got, err)
-				}
-				if err := c.Call(ctx, "cachedmod:trace").Decode(&got); err != nil || !strings.Contains(got, "    raise ValueError('no')\n") ||
-					!strings.Contains(got, `File "/master:`+source+`", line 12, in fail`) {
-					t.Errorf("got %q, %v", got, err)
-				}
+				checkModule(ctx, t, c, source, test.want)
 			})
 		}
 	})
+}
+
+// checkModule tells whether bytecodeModule says of itself what its source says, and has that value.
+func checkModule(ctx context.Context, t *testing.T, c *Child, source, want string) {
+	t.Helper()
+	var got string
+	if err := c.Call(ctx, "cachedmod:value").Decode(&got); err != nil || got != want {
+		t.Fatalf("got %q, %v; want %q", got, err, want)
+	}
+	var names []string
+	if err := c.Call(ctx, "cachedmod:names").Decode(&names); err != nil || len(names) != 3 {
+		t.Fatal(names, err)
+	}
+	for _, name := range names {
+		if name != "/master:"+source {
+			t.Errorf("the file is %s", name)
+		}
+	}
+	if err := c.Call(ctx, "cachedmod:text").Decode(&got); err != nil || !strings.HasPrefix(got, "def value():\n    return VALUE\n") {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if err := c.Call(ctx, "cachedmod:trace").Decode(&got); err != nil || !strings.Contains(got, "    raise ValueError('no')\n") ||
+		!strings.Contains(got, `File "/master:`+source+`", line 12, in fail`) {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+const coreModule = `
+import inspect
+import traceback
+import mitogen.core
+
+def lines():
+    try:
+        mitogen.core.loads(5)
+    except Exception:
+        codes = [f.__code__ for f in vars(mitogen.core.Importer).values() if inspect.isfunction(f)]
+        return [traceback.format_exc(), repr(sorted((c.co_name, c.co_firstlineno, c.co_filename) for c in codes))]
+`
+
+// codes collects the names of modules whose code goes out, by the peer.
+type codes struct {
+	mu   sync.Mutex
+	seen map[string]bool
+}
+
+func (c *codes) trace(f Frame) {
+	if f.Out && f.Header.Handle == codeHandle {
+		name, _, _ := bytes.Cut(f.Payload, []byte{0})
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.seen == nil {
+			c.seen = map[string]bool{}
+		}
+		c.seen[f.Peer+" "+string(name)] = true
+	}
+}
+
+func (c *codes) has(peer, module string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.seen[peer+" "+module]
+}
+
+// TestCompiled: what has no bytecode beside it is compiled once, for the children that come later; from archives, and of the runtime, too.
+func TestCompiled(t *testing.T) {
+	pythons.Each(t, func(t *testing.T, py pythons.Python) {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		defer cancel()
+		path := writeFiles(t, map[string]string{"cachedmod.py": bytecodeModule, "coremod.py": coreModule})
+		source := filepath.Join(path, "cachedmod.py")
+		archive := filepath.Join(t.TempDir(), "mod.zip")
+		program := "import sys, zipfile; z = zipfile.ZipFile(sys.argv[1], 'w'); z.writestr('zipped.py', 'import sys\\ndef name(): return sys._getframe().f_code.co_filename\\n'); z.close()"
+		if out, err := exec.Command(py.Path, "-c", program, archive).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		var sent codes
+		store := bytecode.New(bytecode.Options{})
+		t.Cleanup(store.Close)
+		d := newDaemon(t, Options{Path: []string{path, archive}, Bytecode: store, Trace: sent.trace})
+		var core []string
+		booted := func() (n int) {
+			d.boots.m.Range(func(_, _ any) bool {
+				n++
+				return true
+			})
+			return n
+		}
+		to := target(py)
+		load := func(name string, opt ConnectOptions) {
+			opt.Name = name
+			c := connect(t, d, to, opt)
+			checkModule(ctx, t, c, source, "source")
+			var got string
+			if err := c.Call(ctx, "zipped:name").Decode(&got); err != nil || got != "/master:"+archive+"/zipped.py" {
+				t.Fatalf("got %q, %v", got, err)
+			}
+			// The core's own code has its lines.
+			var lines []string
+			if err := c.Call(ctx, "coremod:lines").Decode(&lines); err != nil || len(lines) != 2 {
+				t.Fatal(lines, err)
+			}
+			if core == nil {
+				core = lines
+			} else if !slices.Equal(core, lines) {
+				t.Errorf("%s: the core says of itself %q, not %q", name, lines, core)
+			}
+			if err := c.Close(ctx); err != nil {
+				t.Error(err)
+			}
+		}
+		load("first", ConnectOptions{})
+		if sent.has("first", "cachedmod") {
+			t.Error("the first child had to wait for code")
+		}
+		all := []string{"cachedmod", "zipped", "mitogen.running"}
+		for i := 0; ; i++ {
+			name := fmt.Sprint("later ", i)
+			load(name, ConnectOptions{})
+			lacking := slices.DeleteFunc(slices.Clone(all), func(module string) bool { return sent.has(name, module) })
+			if booted() == 0 {
+				lacking = append(lacking, "the core")
+			}
+			if len(lacking) == 0 {
+				break
+			}
+			if ctx.Err() != nil {
+				t.Fatalf("no code of %v", lacking)
+			}
+		}
+		load("with the core's code", ConnectOptions{})
+		for name, opt := range map[string]ConnectOptions{"optimizing": {Env: []string{"PYTHONOPTIMIZE=1"}}, "unwilling": {Bytecode: BytecodeNever}} {
+			load(name, opt)
+			for _, module := range all {
+				if sent.has(name, module) {
+					t.Errorf("the child that is %s was sent code of %s", name, module)
+				}
+			}
+		}
+		// As far as the daemon can tell, it is on another machine.
+		to = "exec:env?python=" + py.Path
+		load("afar", ConnectOptions{Bytecode: BytecodeAlways})
+		for _, module := range all {
+			if !sent.has("afar", module) {
+				t.Errorf("the child afar was not sent code of %s", module)
+			}
+		}
+	})
+}
+
+// TestWhoTakesCode: by use, method, and what is known of the child.
+func TestWhoTakesCode(t *testing.T) {
+	local, ssh, stock, behind := &Child{method: "local"}, &Child{method: "ssh"}, &Child{method: "local", runtime: &Runtime{}}, &Child{method: "local", via: &Child{}}
+	for _, row := range []struct {
+		c     *Child
+		magic uint16
+		near  bool
+		want  [3]bool // auto, always, never
+	}{
+		{local, 1, false, [3]bool{true, true, false}},
+		{ssh, 1, false, [3]bool{false, true, false}},
+		{ssh, 1, true, [3]bool{true, true, false}},
+		{local, 0, true, [3]bool{}},
+		{stock, 1, true, [3]bool{}},
+		{behind, 1, true, [3]bool{}},
+	} {
+		for i, use := range []BytecodeUse{BytecodeAuto, BytecodeAlways, BytecodeNever} {
+			row.c.opt.Bytecode = use
+			if got := row.c.takesCode(row.magic, row.near); got != row.want[i] {
+				t.Errorf("%+v, %s: %v", row, use, got)
+			}
+		}
+	}
 }
 
 // patch adds to a byte of a file.

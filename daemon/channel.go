@@ -13,7 +13,7 @@ import (
 )
 
 // channelWindow is how many bytes of messages, and messageCost for each, are on the way in each direction at most, or one message
-// that is larger. The child counts the same (channel.py).
+// that is larger; CallOptions.Window may make it less for one of them. The child counts the same (channel.py).
 const channelWindow = 1 << 20
 
 // Channel is a function that runs in a child, with messages to it and from it. Both directions have flow control: a sender waits
@@ -23,6 +23,7 @@ type Channel struct {
 	c      *Child
 	handle pyproto.Handle
 	call   *Tracked
+	window int // for what the child sends
 
 	changed chan struct{} // one token: for Recv, look again
 	room    chan struct{} // one token: for Send, look again
@@ -53,16 +54,19 @@ func (c *Child) Open(ctx context.Context, o CallOptions, fn string, args ...any)
 	if err := c.Push(ctx, module); err != nil {
 		return nil, err
 	}
-	ch := c.newChannel()
+	ch := c.newChannel(o.Window)
 	o.Chain, o.Convert = "", 0
 	ch.call = c.startTracked(ctx, o, func() { ch.end(io.EOF) }, "mitogen.channel:serve",
-		[]any{int64(ch.handle), module, klass, function, kwargs, args})
+		[]any{int64(ch.handle), int64(ch.window), module, klass, function, kwargs, args})
 	return ch, nil
 }
 
-// newChannel gives a channel that takes messages.
-func (c *Child) newChannel() *Channel {
-	ch := &Channel{c: c, changed: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+// newChannel gives a channel that takes messages, of window bytes ahead of Recv; 0 is channelWindow.
+func (c *Child) newChannel(window int) *Channel {
+	if window <= 0 {
+		window = channelWindow
+	}
+	ch := &Channel{c: c, window: window, changed: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 	ch.mu.Lock() // a child that lies may send before it was told of the handle, and its end may come
 	defer ch.mu.Unlock()
 	ch.handle = c.d.handles.add(handler{fn: ch.deliver, respondent: c.id})
@@ -88,7 +92,7 @@ func (ch *Channel) deliver(h pyproto.Header, payload []byte, _ bool) {
 			defer ch.dismiss(ch.peer)
 		}
 	case 'm':
-		if ch.waiting > 0 && ch.waiting+len(body)+messageCost > channelWindow && ch.err == nil {
+		if ch.waiting > 0 && ch.waiting+len(body)+messageCost > ch.window && ch.err == nil {
 			ch.err, full = ErrOverflow, true
 		}
 		if ch.err == nil && !ch.closed {
@@ -105,7 +109,7 @@ func (ch *Channel) deliver(h pyproto.Header, payload []byte, _ bool) {
 	}
 	ch.mu.Unlock()
 	if full {
-		_ = ch.c.stream.reached("bytes that wait in a channel", channelWindow)
+		_ = ch.c.stream.reached("bytes that wait in a channel", ch.window)
 	}
 	ch.wake()
 }

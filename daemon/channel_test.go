@@ -130,26 +130,28 @@ func TestChannelHoldsBothSides(t *testing.T) {
 	d := channelDaemon(t)
 	c := connect(t, d, "local:")
 	ctx := t.Context()
-	// The child sends 64 MB that nobody takes: it has to stop at the window.
-	ch, err := c.Open(ctx, CallOptions{}, "chanmod:source", 64, 1<<20)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 64 {
-		if _, err := ch.Recv(ctx); err != nil {
+	// The child sends much that nobody takes: it has to stop at the window.
+	for window, size := range map[int]int{0: 1 << 20, 8 << 10: 1 << 10} {
+		ch, err := c.Open(ctx, CallOptions{Window: window}, "chanmod:source", 64, size)
+		if err != nil {
 			t.Fatal(err)
 		}
-		ch.mu.Lock()
-		if ch.waiting > channelWindow+64+messageCost {
-			t.Errorf("%d bytes wait", ch.waiting)
+		for range 64 {
+			if _, err := ch.Recv(ctx); err != nil {
+				t.Fatal(err)
+			}
+			ch.mu.Lock()
+			if ch.waiting > max(ch.window, size+64+messageCost) {
+				t.Errorf("%d bytes wait where %d may", ch.waiting, ch.window)
+			}
+			ch.mu.Unlock()
 		}
-		ch.mu.Unlock()
-	}
-	if err := ch.Result(ctx).Err(); err != nil {
-		t.Fatal(err)
+		if err := ch.Result(ctx).Err(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	// It takes nothing for a while: the sender has to wait, and not fill anybody's memory.
-	ch, err = c.Open(ctx, CallOptions{}, "chanmod:slow", 1)
+	ch, err := c.Open(ctx, CallOptions{}, "chanmod:slow", 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -175,8 +175,8 @@ func (c *Child) newResponder() error {
 		With: []string{"mitogen.resources", "mitogen.disk", "mitogen.finders", "mitogen.projects"}, WithPaths: "mitogen.files", Observe: c.observers.tell,
 		Reached: c.Reached,
 	}
-	if c.runtime == nil && c.via == nil && !c.opt.NoBytecode && bytecodeMethods[c.method] {
-		opt.Code = sink{c.stream, c.id}.LoadCode
+	if c.stream.proc != nil {
+		c.sendCode(c.stream.proc, &opt)
 	}
 	if c.runtime != nil {
 		var err error
@@ -259,20 +259,6 @@ func (c *Child) onGetModule(name string) bool {
 type sink struct {
 	s  *stream
 	id pyproto.ContextID
-}
-
-// codeHandle is ours alone: bytecode comes ahead of its LOAD_MODULE. The payload is the name, a NUL, the four bytes
-// of a magic number, and what marshal reads.
-const codeHandle pyproto.Handle = 989
-
-// bytecodeMethods are those whose children run on this machine, over a link that is faster than compiling.
-var bytecodeMethods = map[string]bool{"local": true, "sudo": true, "su": true, "doas": true}
-
-func (k sink) LoadCode(name string, code []byte) error {
-	if len(name)+1+len(code) > k.s.d.opt.MaxMessage {
-		return nil // it has the source
-	}
-	return k.send(codeHandle, append(append(make([]byte, 0, len(name)+1+len(code)), name+"\x00"...), code...))
 }
 
 func (k sink) LoadModule(payload []byte, _ string) error {

@@ -65,6 +65,13 @@ def at_exit(kind):
     atexit.register(fault, kind)
 
 def detach(kind, econtext):
+    # Another thread takes the answer from the stream, as it may.
+    import threading, time
+    thread = threading.Thread(target=mitogen.core.Latch().wait)
+    thread.daemon = True
+    thread.start()
+    while mitogen.core.io.reading in (False, None, mitogen.core.main_thread):
+        time.sleep(0.001)
     fault(kind)
     try:
         econtext.detach()

@@ -41,6 +41,7 @@ type Daemon struct {
 	supplies supplies
 	starting starting // constant after New
 	runtimes runtimes
+	boots    boots
 	refused  atomic.Int64 // messages that their senders may not send
 	assembly *Assembly    // constant after New
 	// launchGrace is constant after New. Tests shorten it.
@@ -146,6 +147,7 @@ func (d *Daemon) ConnectHops(ctx context.Context, name string, hops []bootstrap.
 	if opt.Name == "" {
 		opt.Name = name
 	}
+	opt.chain = name
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(d.alive, cancel)()

@@ -26,7 +26,8 @@ type Event struct {
 	Time   time.Time
 	Kind   EventKind
 	ID     pyproto.ContextID
-	Target string
+	Target string // ConnectOptions.Name
+	Chain  string // the target that it is a name of; empty if it is that itself
 	Reason string
 }
 
@@ -43,7 +44,11 @@ func (d *Daemon) event(kind EventKind, c *Child, reason string) {
 	reason = Cut(reason, MaxLogText)
 	d.opt.Logger.Debug(string(kind), zap.String("target", c.name), zap.Uint32("context", uint32(c.id)), zap.String("reason", reason))
 	if d.opt.OnEvent != nil {
-		d.opt.OnEvent(Event{Time: time.Now(), Kind: kind, ID: c.id, Target: c.name, Reason: reason})
+		e := Event{Time: time.Now(), Kind: kind, ID: c.id, Target: c.name, Reason: reason}
+		if c.opt.chain != c.name {
+			e.Chain = c.opt.chain
+		}
+		d.opt.OnEvent(e)
 	}
 }
 

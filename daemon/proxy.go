@@ -83,11 +83,11 @@ func (t *runtimes) importer(im *importer.Importer, r *Runtime) (*importer.Import
 }
 
 // preamble is what the child's first stage reads.
-func (c *Child) preamble(hexVersion uint32) ([]byte, error) {
+func (c *Child) preamble(proc *bootstrap.Process) ([]byte, error) {
 	if c.runtime == nil {
-		return python.Preamble(c.config(), hexVersion)
+		return c.boot(proc).Preamble(c.config())
 	}
-	if err := c.runtime.refuses(hexVersion); err != nil {
+	if err := c.runtime.refuses(proc.HexVersion); err != nil {
 		return nil, err
 	}
 	return python.StockPreamble(c.runtime.core, c.stockConfig())

@@ -34,6 +34,9 @@ type RunOptions struct {
 	Args []string
 	// Env are settings NAME=VALUE of the program's environment, beside what the child has in its own.
 	Env []string
+	// HostVars is what mitogend.host_vars() gives there: JSON with known, an object, and unknown, why others cannot be had; or
+	// with error, why there are none at all. Nil is for nothing. Programs that this one starts by multiprocessing have it, too.
+	HostVars []byte
 	// Stdin, Stdout and Stderr are the program's; nil is /dev/null. Stdin is read ahead of what the program reads, and a read
 	// of it that is under way when the program ends goes on.
 	Stdin          io.Reader
@@ -144,6 +147,10 @@ func (c *Child) spec(o *RunOptions) *pyproto.Dict {
 	if o.Packed {
 		pack = ""
 	}
+	var secrets any
+	if o.HostVars != nil {
+		secrets = o.HostVars
+	}
 	file := o.File
 	if file == "" {
 		file = o.Path
@@ -153,7 +160,8 @@ func (c *Child) spec(o *RunOptions) *pyproto.Dict {
 		names = c.Importer().Directory(o.Dir, c.Version())
 	}
 	return pyproto.DictOf("path", []byte(o.Path), "file", []byte(file), "source", source, "package", pack, "argv", args, "env", env,
-		"dir", []byte(o.Dir), "names", []byte(strings.Join(names, " ")), "disk", c.via == nil && bytecodeMethods[c.method])
+		"dir", []byte(o.Dir), "names", []byte(strings.Join(names, " ")), "disk", c.via == nil && bytecodeMethods[c.method],
+		"secrets", secrets)
 }
 
 // pushScript sends what running a script takes and what the script imports, so that the process that is forked off has it.

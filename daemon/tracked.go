@@ -21,6 +21,8 @@ type CallOptions struct {
 	Room *Assembly
 	// Convert has the child make values plain that can not be sent as they are. Without it, they are errors.
 	Convert Convert
+	// Window, of Open, is how many bytes of messages the function sends ahead of Recv, or one message that is larger; 0 is a mebibyte.
+	Window int
 }
 
 // Tracked is a call that was sent by StartWith.

@@ -1,13 +1,14 @@
 package importer
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
+	"github.com/klauspost/compress/zlib"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,18 +22,18 @@ const pycHeader = 16
 // maxBytecode bounds a .pyc that is sent.
 const maxBytecode = 16 << 20
 
-// bytecode gives the magic number and the marshalled code of a module as an interpreter of this machine has left them in __pycache__,
+// bytecode gives the magic number and the marshalled code of a module, as zlib that is not compressed, as an interpreter of this machine has left them in __pycache__,
 // if there is no doubt that it is the code of the source which is served: time and size are right, and whoever could have written it
 // could have written the source. Otherwise nil.
-func (s *search) bytecode(name string) []byte {
+func (s *search) bytecode(name string) (magic, code []byte) {
 	sp := s.find(name)
 	if s.v.Major != 3 || sp.why != "" || sp.unit == nil || sp.unit != sp.packed || sp.file.arc != nil || sp.kind == KindMain || sp.kind == KindVirtual || sp.kind == KindNamespace {
-		return nil
+		return nil, nil
 	}
 	path := sp.file.String()
 	base, ok := strings.CutSuffix(filepath.Base(path), ".py")
 	if !ok || int64(sp.unit.size) != sp.key.size {
-		return nil
+		return nil, nil
 	}
 	dir := filepath.Join(filepath.Dir(path), "__pycache__")
 	data := readTrusted(dir, fmt.Sprintf("%s.cpython-%d%d.pyc", base, s.v.Major, s.v.Minor), path, sp.key)
@@ -41,19 +42,51 @@ func (s *search) bytecode(name string) []byte {
 		header = 12
 	}
 	if len(data) <= header || string(data[2:pycMagic]) != "\r\n" {
-		return nil
+		return nil, nil
 	}
 	if s.v.Minor >= 7 {
 		if binary.LittleEndian.Uint32(data[4:]) != 0 {
 			// By hash: it tells nothing of the file's time.
-			return nil
+			return nil, nil
 		}
 	}
 	stamp, size := binary.LittleEndian.Uint32(data[header-8:]), binary.LittleEndian.Uint32(data[header-4:])
 	if stamp != uint32(sp.key.mtime/1e9) || size != uint32(sp.key.size) {
-		return nil
+		return nil, nil
 	}
-	return slices.Concat(data[:pycMagic], data[header:])
+	return data[:pycMagic], stored(data[header:])
+}
+
+// stored is data as zlib without compression.
+func stored(data []byte) []byte {
+	var b bytes.Buffer
+	b.Grow(len(data) + len(data)/10000 + 64)
+	w, _ := zlib.NewWriterLevel(&b, zlib.NoCompression) // fails for an invalid level only
+	_, _ = w.Write(data)                                // a bytes.Buffer does not fail
+	_ = w.Close()
+	return b.Bytes()
+}
+
+// Uncompiled is a source that is served and has no bytecode beside it.
+type Uncompiled struct {
+	// Hash tells it from all others; it is that of the text.
+	Hash [32]byte
+	// Size is that of the text, in bytes.
+	Size int
+	// Path is the module's, as the child is told it.
+	Path string
+	// Text gives the source.
+	Text func() ([]byte, error)
+}
+
+// uncompiled gives what there is to compile; false if that would be of no use.
+func (s *search) uncompiled(name string) (Uncompiled, bool) {
+	sp := s.find(name)
+	u := sp.unit
+	if sp.why != "" || u == nil || u.size == 0 || sp.kind == KindMain || sp.kind == KindNamespace {
+		return Uncompiled{}, false
+	}
+	return Uncompiled{u.hash, u.size, sent(s.path(sp)), func() ([]byte, error) { return inflate(u.compressed()) }}, true
 }
 
 // readTrusted reads a file that nobody could have written who could not have written the source, which is in the state key: it

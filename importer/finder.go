@@ -289,7 +289,7 @@ func (s *search) findNew(name string) *spec {
 		if Stdlib(name, s.v) && !s.v.later() {
 			return &spec{why: s.stdlibReason(name)}
 		}
-		sp := s.findIn(s.roots, leaf, false, fmt.Sprintf("no such module in the %d entries of the path", len(s.roots)))
+		sp := s.findIn(s.roots, leaf, "")
 		if why := s.wheelReason(leaf); sp.absent && why != "" {
 			return &spec{why: why}
 		}
@@ -302,12 +302,11 @@ func (s *search) findNew(name string) *spec {
 	case !up.isPkg():
 		return &spec{why: parent + " is no package", absent: true}
 	}
-	missing := fmt.Sprintf("package %s has no such module", parent)
-	sp := s.findIn(up.dirs, leaf, true, missing)
+	sp := s.findIn(up.dirs, leaf, parent)
 	if sp.absent || sp.kind == KindNamespace {
 		if more := s.portions(up); len(more) > len(up.dirs) {
 			up.dirs = more
-			sp = s.findIn(more, leaf, true, missing)
+			sp = s.findIn(more, leaf, parent)
 		}
 	}
 	return sp
@@ -320,13 +319,13 @@ func (s *search) stdlibReason(name string) string {
 	return "part of the standard library, which is never served"
 }
 
-// findIn looks for one component in a list of directories. A package or a module ends the walk; directories without
-// __init__.py make a namespace package when nothing else is found. What can not be served is passed over, and is the reason
-// when nothing better comes.
+// findIn looks for one component in a list of directories, which are those of the package pkg, or the path's if that is empty. A package or
+// a module ends the walk; directories without __init__.py make a namespace package when nothing else is found. What can not be served is
+// passed over, and is the reason when nothing better comes.
 //
 // In a package all directories count, as for Python itself: data are looked up by such names. Elsewhere only those with modules do,
 // or any directory that happens to lie on the path would hide what the child has of that name.
-func (s *search) findIn(dirs []location, leaf string, inPackage bool, missing string) *spec {
+func (s *search) findIn(dirs []location, leaf, pkg string) *spec {
 	var reason string
 	var portions []location
 	for _, loc := range dirs {
@@ -334,7 +333,7 @@ func (s *search) findIn(dirs []location, leaf string, inPackage bool, missing st
 		if l == nil {
 			continue
 		}
-		sp, portion, fault := s.findAt(loc, l, leaf, inPackage)
+		sp, portion, fault := s.findAt(loc, l, leaf, pkg != "")
 		if sp != nil {
 			return sp
 		}
@@ -351,7 +350,10 @@ func (s *search) findIn(dirs []location, leaf string, inPackage bool, missing st
 	case portions != nil && s.v.Major != 2:
 		return &spec{kind: KindNamespace, dirs: portions}
 	case reason == "":
-		return &spec{why: missing, absent: true}
+		if reason = fmt.Sprintf("package %s has no such module", pkg); pkg == "" {
+			reason = fmt.Sprintf("no such module in the %d entries of the path", len(s.roots))
+		}
+		return &spec{why: reason, absent: true}
 	}
 	return &spec{why: reason}
 }

@@ -267,10 +267,29 @@ type Module struct {
 }
 
 // Mark tells a module from what has been, or will be, served under its name: by its source and the file's path.
-func (m *Module) Mark() (mark [16]byte) {
-	sum := sha256.Sum256(append(m.unit.hash[:len(m.unit.hash):len(m.unit.hash)], m.Path...))
+func (m *Module) Mark() [16]byte { return m.unit.mark(m.Path) }
+
+func (u *unit) mark(path string) (mark [16]byte) {
+	sum := sha256.Sum256(append(u.hash[:len(u.hash):len(u.hash)], path...))
 	copy(mark[:], sum[:])
 	return mark
+}
+
+// Look is one look at what is served to children of a version: each file and directory is looked at once, when a name first needs it. It is
+// not safe for concurrent use, and holds the sources that it has come across.
+type Look struct{ s *search }
+
+// Look makes one.
+func (im *Importer) Look(v Version) Look { return Look{im.search(v)} }
+
+// Mark gives Module.Mark of what is served under a name; false where nothing is.
+func (l Look) Mark(name string) (mark [16]byte, ok bool) {
+	sp := l.s.find(name)
+	u, err := l.s.unit(sp)
+	if err != nil {
+		return mark, false
+	}
+	return u.mark(l.s.path(sp)), true
 }
 
 // Source gives the module's source.
@@ -513,6 +532,9 @@ func (s *search) path(sp *spec) string {
 	return sp.file.String()
 }
 
+// sent is a path as a child is told it.
+func sent(path string) string { return strings.ToValidUTF8(path, "\ufffd") }
+
 // record gives the encoded LOAD_MODULE of a module; it is kept for the next child.
 func (s *search) record(ctx context.Context, name string) ([]byte, error) {
 	m, err := s.module(ctx, name)
@@ -526,7 +548,7 @@ func (s *search) record(ctx context.Context, name string) ([]byte, error) {
 	key := strings.Join([]string{name, m.Path, string(m.Kind), strings.Join(present, ","), strings.Join(m.Related, ",")}, "\x00")
 	rec, made, err := m.unit.record(key, func() ([]byte, error) {
 		lm := pyproto.LoadModule{
-			Name: name, IsPkg: m.IsPkg, Pkg: present, Path: strings.ToValidUTF8(m.Path, "\ufffd"),
+			Name: name, IsPkg: m.IsPkg, Pkg: present, Path: sent(m.Path),
 			Source: m.Compressed, Related: m.Related,
 		}
 		return lm.AppendPickle(nil)

@@ -37,9 +37,11 @@ func (s *search) unpackTop(name string) string {
 	if s.stock {
 		return ""
 	}
-	for _, up := range append(ancestors(name), name) {
-		if s.unpacks(up) {
-			return up
+	for i := range len(name) + 1 {
+		if i == len(name) || name[i] == '.' {
+			if s.unpacks(name[:i]) {
+				return name[:i]
+			}
 		}
 	}
 	return ""

@@ -50,6 +50,9 @@ const clientWants = `{"after": "ok", "async": [["output", "hello", null], ["resu
 "chain": "first", "channel": true, "close": 1, "echo": [true, true, true, true, true, true, true, true, true],
 "error": ["call", "ValueError", "why"], "event": ["call", "mod:echo", true], "exit": 5, "kwargs": 3, "list": true,
 "modules": [["mod", true], ["nope", false]], "pipelined": true, "plain": [1, 2], "receiver": [0, 1, 2],
+"call_many": [[0, "result", 3], [1, "result", 3], [2, "result", 3]],
+"run_many": [["INPUT", "all", 5], ["INPUT", "own", 5], ["INPUT", "all", 5]],
+"open_many": [[["message", 0], ["result", 1]], [["message", 10], ["result", 1]], [["message", 20], ["result", 1]]],
 "run": ["IN PUT", "arg"], "stats": true, "timeout": "timeout", "tuple": 1}`
 
 // A client that knows docs/control.md and nothing of ours.

@@ -186,7 +186,11 @@ func environ() []string {
 	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
 		return strings.HasPrefix(kv, "MITOGEND_") || strings.HasPrefix(kv, "PYTHON")
 	})
-	return append(env, "MITOGEND_DAEMON=none") // the developer's own may run
+	env = append(env, "MITOGEND_DAEMON=none") // the developer's own may run
+	if dir, err := dir(); err == nil {
+		env = append(env, "XDG_CACHE_HOME="+filepath.Join(dir, "cache"))
+	}
+	return env
 }
 
 // Mitogend runs the binary in dir to its end.

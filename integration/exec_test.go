@@ -47,24 +47,41 @@ func TestStdinOfSeveral(t *testing.T) {
 	p := AnyPython(t)
 	targets := p.Target() + "," + p.Target() + "," + p.Target()
 	input := strings.Repeat("0123456789abcde\n", 200_000)
-	for _, args := range [][]string{
-		{"exec", "-H", targets, "-p", "2", "--", "wc", "-c"},
-		{"run", "-H", targets, Write(t, dir, "count.py", "import sys\nprint(len(sys.stdin.read()))\n")},
-	} {
-		cmd := Command(t, dir, args...)
-		cmd.Stdin = strings.NewReader(input)
-		line := p.Target() + "| 3200000\n"
-		runCommand(t, cmd).Want(t, 0, line+line+line, "")
-	}
-	// What is endless ends with those that read it.
-	cmd := Command(t, dir, "exec", "-H", targets, "--", "head", "-c", "2")
-	endless, err := os.Open("/dev/zero")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer endless.Close()
-	cmd.Stdin = endless
-	if r := runCommand(t, cmd); r.Status != 0 || strings.Count(r.Stdout, "\x00\x00") != 3 {
-		t.Error(r)
+	d := Serve(t)
+	for _, env := range [][]string{nil, d.Env()} {
+		for _, args := range [][]string{
+			{"exec", "-H", targets, "-p", "2", "--", "wc", "-c"},
+			{"run", "-H", targets, Write(t, dir, "count.py", "import sys\nprint(len(sys.stdin.read()))\n")},
+		} {
+			cmd := Command(t, dir, args...)
+			cmd.Env = append(cmd.Env, env...)
+			cmd.Stdin = strings.NewReader(input)
+			line := p.Target() + "| 3200000\n"
+			runCommand(t, cmd).Want(t, 0, line+line+line, "")
+		}
+		// What is endless ends with those that read it.
+		cmd := Command(t, dir, "exec", "-H", targets, "--", "head", "-c", "2")
+		cmd.Env = append(cmd.Env, env...)
+		endless, err := os.Open("/dev/zero")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer endless.Close()
+		cmd.Stdin = endless
+		if r := runCommand(t, cmd); r.Status != 0 || strings.Count(r.Stdout, "\x00\x00") != 3 {
+			t.Error(r)
+		}
+		// A part of it is not all of it.
+		cmd = Command(t, dir, "exec", "-H", targets, "--", "cat")
+		cmd.Env = append(cmd.Env, env...)
+		broken, err := os.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer broken.Close()
+		cmd.Stdin = broken
+		if r := runCommand(t, cmd); r.Status != 1 || r.Stdout != "" || !strings.Contains(r.Stderr, "mitogend: stdin: is a directory; what runs is ended, since it would not get all of it\n") {
+			t.Error(r)
+		}
 	}
 }

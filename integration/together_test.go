@@ -20,7 +20,7 @@ func apart(t *testing.T, dir string, names ...string) {
 		if strings.HasPrefix(name, "gone") {
 			target = "exec:false"
 		}
-		text += "    " + name + ": {mitogend_target: '" + target + "'}\n"
+		text += "    " + name + ": {mitogend_target: '" + target + "', own: 'v" + name + "'}\n"
 	}
 	Write(t, dir, "mitogend-hosts.yaml", text)
 	Write(t, dir, "work.py", `import os, sys, time
@@ -57,12 +57,32 @@ func steady(text string) string {
 	return strings.Join(lines, "\n")
 }
 
-// A call on several targets that the daemon makes as one request shows what as many requests of this process show.
+// What the daemon does on several targets as one request shows what as many requests of this process show.
 func TestTogether(t *testing.T) {
 	dir := t.TempDir()
 	apart(t, dir, "w1", "w2", "w3", "w4", "w5", "gone1", "w6")
+	Write(t, dir, "prog.py", `import os, sys
+import mitogend, work
+sys.stdout.write(work.me + mitogend.host_vars()['own'] + str(sys.argv[1:]) + os.environ['MITOGEND_TARGET'] + 'x' * 3000)
+sys.stderr.write('e' + work.me)
+sys.exit(work.me == 'w3')
+`)
+	prog := filepath.Join(dir, "prog.py")
+	script := "echo $W {target} $MITOGEND_TARGET $A; echo e$W >&2; case $W in w2) exit 3;; w3) kill -9 $$;; esac"
 	d := Serve(t)
 	for name, args := range map[string][]string{
+		"exec":       {"exec", "-H", "all", "--env", "A=b", "--", "sh", "-c", script},
+		"exec json":  {"exec", "-H", "all", "--json", "--", "sh", "-c", script},
+		"exec same":  {"exec", "-H", "w*", "-b", "--", "sh", "-c", "echo $W"},
+		"exec none":  {"exec", "-H", "w1,w2", "--", "no-such-command"},
+		"exec fails": {"exec", "-H", "all", "--batch", "1", "--max-fail", "1", "--json", "--", "sh", "-c", script},
+		"exec files": {"exec", "-H", "all", "-o", "out", "--json", "--", "sh", "-c", script},
+		"exec late":  {"exec", "-H", "w1,w2", "--timeout", "1500ms", "--", "sh", "-c", "echo $W; case $W in w2) exec sleep 60;; esac"},
+		"run":        {"run", "-H", "all", prog, "a", "b"},
+		"run json":   {"run", "-H", "all", "--json", prog},
+		"run module": {"run", "-H", "w*", "-m", "prog", "c"},
+		"run fresh":  {"run", "-H", "w*", "--fresh", prog},
+		"run twice":  {"run", "-H", "w1,w1,w1", prog},
 		"plain":      {"-H", "w*", "work:name"},
 		"parallel":   {"-H", "w*", "-p", "3", "work:say"},
 		"parallel 9": {"-H", "w1,w4,w5,w6", "-p", "9", "--json", "work:numbers"},
@@ -89,11 +109,15 @@ func TestTogether(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			args := append([]string{"call", "-I", dir, "-i", filepath.Join(dir, "mitogend-hosts.yaml")}, args...)
+			command := "call"
+			if args[0] != "-H" {
+				command, args = args[0], args[1:]
+			}
+			args := append([]string{command, "-I", dir, "-i", filepath.Join(dir, "mitogend-hosts.yaml")}, args...)
 			if !strings.HasPrefix(name, "parallel") {
 				args = slices.Insert(args, 1, "-p", "1")
 			}
-			want := Mitogend(t, t.TempDir(), append(args, "--daemon", "none")...)
+			want := Mitogend(t, t.TempDir(), slices.Insert(slices.Clone(args), 1, "--daemon", "none")...)
 			got := d.Run(t, t.TempDir(), args...)
 			if got.Status != want.Status || steady(got.Stdout) != steady(want.Stdout) || steady(got.Stderr) != steady(want.Stderr) {
 				t.Errorf("by one request:\n%v\nby many:\n%v", got, want)
@@ -107,15 +131,23 @@ func TestTogetherInterrupted(t *testing.T) {
 	dir := t.TempDir()
 	apart(t, dir, "w1", "w2", "w3", "w4", "w5")
 	d := Serve(t)
-	cmd := Command(t, dir, "call", "--json", "-p", "2", "-H", "all", "--failed", "failed", "work:slow", dir)
-	cmd.Env = append(cmd.Env, d.Env()...)
-	kinds, said := interrupted(t, dir, cmd)
-	if len(kinds) != 5 || kinds["w1"] != "ok" || kinds["w2"] != "interrupted" || kinds["w3"] != "interrupted" ||
-		kinds["w4"] != "not_begun" || kinds["w5"] != "not_begun" {
-		t.Error(kinds, said)
-	}
-	if got, _ := os.ReadFile(filepath.Join(dir, "failed")); string(got) != "w2\nw3\nw4\nw5\n" {
-		t.Errorf("%q", got)
+	for _, args := range [][]string{
+		{"call", "work:slow", dir}, {"exec", "--", "sh", "-c", "case $W in w1) exit;; esac; touch " + dir + "/$W; exec sleep 60"},
+	} {
+		args = slices.Insert(args, 1, "--json", "-p", "2", "-H", "all", "--failed", "failed")
+		cmd := Command(t, dir, args...)
+		cmd.Env = append(cmd.Env, d.Env()...)
+		kinds, said := interrupted(t, dir, cmd)
+		if len(kinds) != 5 || kinds["w1"] != "ok" || kinds["w2"] != "interrupted" || kinds["w3"] != "interrupted" ||
+			kinds["w4"] != "not_begun" || kinds["w5"] != "not_begun" {
+			t.Error(args[0], kinds, said)
+		}
+		if got, _ := os.ReadFile(filepath.Join(dir, "failed")); string(got) != "w2\nw3\nw4\nw5\n" {
+			t.Errorf("%s: %q", args[0], got)
+		}
+		for _, w := range []string{"w2", "w3"} {
+			_ = os.Remove(filepath.Join(dir, w))
+		}
 	}
 }
 

@@ -216,17 +216,18 @@ class ExternalContext(object):
         if core.io.lost:
             return
         done = core.Latch()
+        # Not on the reader: where there are no descriptors left, it is this function that fails.
+        null = os.open('/dev/null', os.O_RDWR)
 
         def let_go(msg):
             """On the reader."""
             if not msg.is_dead:
                 core.io.evict = int
                 stream = core.router.stream
-                null = os.open('/dev/null', os.O_RDWR)
                 stream.on_lost()
                 for fd in set((stream.rfd, stream.wfd, 1, 2)):
                     os.dup2(null, fd)
-                os.close(null)
+            os.close(null)
             done.put(msg)
         core.stdio.flush()
         guard = sys.modules.get('mitogen.guard')

@@ -4,8 +4,8 @@ importer as mitogen.channel.
 
 A message on the wire is a tag and what belongs to it: m and a pickle; a and the count of bytes that were taken from the
 channel; e for "nothing more comes"; h and the handle that the other side is to send to. From the master, a BIN frame is a
-value that is bytes, without a tag; a parent may have pickled it for a child that takes nothing else. At most WINDOW bytes of
-messages, and COST for each, are on the way in each direction, or one message that is larger.
+value that is bytes, without a tag; a parent may have pickled it for a child that takes nothing else. A number of bytes of
+messages, and COST for each, is on the way in each direction at most, or one message that is larger.
 """
 from __future__ import absolute_import
 
@@ -14,7 +14,6 @@ import threading
 import mitogen.core as core
 from mitogen.core import ChannelError, LatchError, Message
 
-WINDOW = 1 << 20
 # What a message counts beside its bytes.
 COST = 64
 
@@ -22,9 +21,10 @@ COST = 64
 class Channel(object):
     """What a function gets as its first argument. Iterate over it for what comes; it ends when the other side says so."""
 
-    def __init__(self, router, peer):
+    def __init__(self, router, peer, window):
         self.router = router
         self.peer = peer
+        self.window = window
         self.items = core.Latch()
         self.room = core.Latch()
         self.unread = 0
@@ -54,7 +54,7 @@ class Channel(object):
         size = len(data) + COST
         with self.lock:
             try:
-                while self.unread and self.unread + size > WINDOW:
+                while self.unread and self.unread + size > self.window:
                     self.unread -= self.room.get()
             except LatchError:
                 raise ChannelError(ChannelError.remote_msg)
@@ -94,10 +94,10 @@ class Channel(object):
 
 
 @core.takes_router
-def serve(handle, module, klass, function, kwargs, args, router):
-    """Call a function with a channel, whose other end is the master's handle, before its arguments."""
+def serve(handle, window, module, klass, function, kwargs, args, router):
+    """Call a function with a channel, whose other end is the master's handle and takes window bytes, before its arguments."""
     fn = core.dispatcher.find(module, klass, function)
-    channel = Channel(router, handle)
+    channel = Channel(router, handle, window)
     try:
         return fn(channel, *args, **kwargs)
     finally:

@@ -48,6 +48,7 @@ if PY3:
 else:
     # Only 2.x.
     import imp
+    import marshal
     import signal
     import thread as _thread
     import cPickle as pickle
@@ -961,7 +962,12 @@ class Importer(object):
         code = self.codes.pop(name.encode(), b'')
         # Not under -O or in another release, for which it was not made.
         if __debug__ and code.startswith(frozen.MAGIC_NUMBER):
-            return frozen._compile_bytecode(code[4:], name, None, self.get_filename(name))
+            return frozen._compile_bytecode(zlib.decompress(code[4:]), name, None, self.get_filename(name))
+        # Only 2.x.
+        code = self.codes.pop(name, b'')
+        if code.startswith(imp.get_magic()):
+            # It was made with this file's name.
+            return marshal.loads(zlib.decompress(code[4:]))
         # For both.
         source = self.get_bytes(name)
         # Only 2.x.
@@ -1214,9 +1220,7 @@ def setup(conf, rfd, wfd, take_stdio=True):
     stdio = Stdio(take_stdio)
     dispatcher = Dispatcher()
     router.add_handler(importer.on_load_module, LOAD_MODULE)
-    # Only 3.x.
     router.add_handler(lambda msg: importer.codes.update([msg.data.split(b'\0', 1)]), 989, policy=has_parent_authority)
-    # For both.
     router.add_handler(router.on_del_route, DEL_ROUTE, policy=has_parent_authority)
     router.add_handler(lambda msg: stream.on_lost(), SHUTDOWN, policy=has_parent_authority)
     io.add(rfd, stream.on_readable)

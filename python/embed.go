@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"encoding/base64"
 	"fmt"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -34,24 +35,46 @@ func Core(major int) string { return cores[major]() }
 // quote, newline, dollar, backtick, exclamation mark or backslash.
 func Stub() string { return stub() }
 
-// Preamble is what the stub of a Python of that sys.hexversion reads after it wrote MITO000: one line with a size, then that
-// many bytes of zlib. The values of config may be nil, bool, int, string, and slices, arrays and maps (by string) of these.
-func Preamble(config map[string]any, hexVersion uint32) ([]byte, error) {
+// CoreFile is where the core's code says that it comes from.
+const CoreFile = "/master:mitogen/core.py"
+
+// Booter has the core as the first stage of one Python reads it.
+type Booter struct {
+	packed packed
+	err    error
+}
+
+// Boot gives the Booter for a Python of that sys.hexversion, with the code of its [Core], from [CoreFile], as that very Python marshals
+// it; nil has the child compile the core. Without code it costs nothing.
+func Boot(hexVersion uint32, code []byte) *Booter {
+	major := int(hexVersion >> 24)
+	plain, ok := boots[major]
+	switch {
+	case !ok:
+		return &Booter{err: fmt.Errorf("python: there is no runtime for sys.hexversion %#x", hexVersion)}
+	case len(code) == 0:
+		return plain()
+	}
+	return &Booter{packed: pack(slices.Concat([]byte(Core(major)), []byte{0}, code))}
+}
+
+// Preamble is what the stub reads after it wrote MITO000: one line with a size, then that many bytes of zlib. The values of config may be
+// nil, bool, int, string, and slices, arrays and maps (by string) of these.
+func (b *Booter) Preamble(config map[string]any) ([]byte, error) {
+	if b.err != nil {
+		return nil, b.err
+	}
 	literal, err := Literal(config)
 	if err != nil {
 		return nil, err
 	}
-	core, ok := packedCores[int(hexVersion>>24)]
-	if !ok {
-		return nil, fmt.Errorf("python: there is no runtime for sys.hexversion %#x", hexVersion)
-	}
-	stream := core().with([]byte("\x00" + literal))
+	stream := b.packed.with([]byte("\x00" + literal))
 	return append([]byte(strconv.Itoa(len(stream))+"\n"), stream...), nil
 }
 
-var packedCores = map[int]func() packed{
-	2: sync.OnceValue(func() packed { return pack([]byte(Core(2))) }),
-	3: sync.OnceValue(func() packed { return pack([]byte(Core(3))) }),
+var boots = map[int]func() *Booter{
+	2: sync.OnceValue(func() *Booter { return &Booter{packed: pack([]byte(Core(2)))} }),
+	3: sync.OnceValue(func() *Booter { return &Booter{packed: pack([]byte(Core(3)))} }),
 }
 
 func deflate(data []byte) []byte { return pack(data).with(nil) }
@@ -162,6 +185,12 @@ var command string
 // Command is the program that becomes a command.
 func Command() string { return Shrink(command) }
 
+//go:embed compiler.py
+var compiler string
+
+// Compiler is the program of an interpreter that compiles for children.
+func Compiler() string { return Shrink(compiler) }
+
 //go:embed terminal.py
 var terminal string
 
@@ -185,6 +214,9 @@ var convert string
 
 //go:embed launch.py
 var launch string
+
+//go:embed mitogend.py
+var mitogend string
 
 //go:embed parent.py
 var parent string
@@ -234,5 +266,7 @@ func Modules() map[string]Module {
 	} {
 		m["mitogen."+name] = Module{"mitogen/" + name + ".py", func() string { return Shrink(source) }}
 	}
+	// What programs import by themselves.
+	m["mitogend"] = Module{"mitogend.py", func() string { return Shrink(mitogend) }}
 	return m
 }

@@ -1,5 +1,5 @@
 # The whole of what stands in the target's command line. Syntax of Python 2.4 on, so that an old interpreter can say so.
-import os, select, sys, zlib
+import binascii, marshal, os, select, sys, zlib
 
 
 def write(text):
@@ -23,6 +23,14 @@ def read(n):
     return data
 
 
+def magic():
+    # The first two bytes of the magic number of bytecode that it may be sent; none for an optimizing one, nor for special builds.
+    if sys.flags.optimize or hasattr(sys, "gettotalrefcount") or "t" in getattr(sys, "abiflags", ""):
+        return ""
+    module = sys.modules.get("_frozen_importlib_external")
+    return " " + binascii.hexlify(module and module.MAGIC_NUMBER or __import__("imp").get_magic())[:4].decode()
+
+
 class Module(type(sys)):
     def __getattr__(self, name):
         return self.lazy(name)
@@ -35,17 +43,20 @@ def start():
         os._exit(1)
     # An entry '' means the current directory, which may be unreadable.
     sys.path[:] = [p for p in sys.path if p]
-    write("MITO000 %x\n" % sys.hexversion)
+    write("MITO000 %x%s\n" % (sys.hexversion, magic()))
     size = "".encode()
     while size[-1:] != "\n".encode():
         size += read(1)
-    parts = zlib.decompress(read(int(size))).split("\0".encode())
+    # The core's source, its code if that is sent as well, which may hold NULs, and the config.
+    nul = "\0".encode()
+    source, nul, config = zlib.decompress(read(int(size))).rpartition(nul)
+    source, nul, code = source.partition(nul)
     write("MITO001\n")
     # 2.x looks up the parent package at each import within a module of a dotted name.
     sys.modules["mitogen"] = type(sys)("mitogen")
     module = sys.modules["mitogen.core"] = Module("mitogen.core")
-    exec(compile(parts[0], "/master:mitogen/core.py", "exec", 0, 1), module.__dict__)
-    return module.main(eval(parts[1]), parts[0])
+    exec(marshal.loads(code) if code else compile(source, "/master:mitogen/core.py", "exec", 0, 1), module.__dict__)
+    return module.main(eval(config), source)
 
 
 # What main() gives, in a process that was forked off this one, is a program. It runs here, with as little as possible below it.

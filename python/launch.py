@@ -375,7 +375,7 @@ class Attempt(object):
                 self.step = u'sending Python'
                 self.supply(normalise(line[line.rindex(mark):]))
                 return
-            found = re.search(b'MITO000 ([0-9a-f]{7,8})$', line)
+            found = re.search(b'MITO000 ([0-9a-f]{7,8})(?: [0-9a-f]{4})?$', line)
             if found:
                 self.hexversion = int(found.group(1), 16)
                 self.asking = False

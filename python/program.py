@@ -250,7 +250,7 @@ def run(context_id, name, handle, spec, with_stdin, credit):
         news = News(guard)
         relay.owners.append(own)
         relay.call_soon(relay.read_from, news.fd, news.on_readable)
-    spec['config'] = dict(core.config, context_id=context_id, name=name,
+    spec['config'] = dict(core.config, context_id=context_id, name=name, host_vars=spec.pop('secrets', None),
                           parent_ids=[core.router.context_id] + list(core.config['parent_ids']))
     pipes = []
     with relay.spawning:

@@ -47,7 +47,8 @@ to stderr. Flags may also stand behind MODULE:FUNCTION; -1 is a number there, an
   mitogend call -H ssh:web1,ssh:web2 platform:python_version
   mitogend call -H ssh:web1,ssh:web2 --table --select '{system, release}' platform:uname
   mitogend call -I ./lib inventory:add '{"name": "web1"}' --kw dry_run=true`,
-		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd, a, args) },
+		RunE:              func(cmd *cobra.Command, args []string) error { return c.run(cmd, a, args) },
+		ValidArgsFunction: c.completeFunction,
 	}
 	c.register(cmd, ".")
 	f := cmd.Flags()
@@ -98,9 +99,8 @@ func (c *callCommand) run(cmd *cobra.Command, a *app, args []string) error {
 		}
 		return c.show(ctx, j, show, v)
 	}
-	fl.together = &together{
-		fl: fl, call: client.Many{Convert: o.Convert, Function: args[0], Args: values}, outcome: returned, judges: show.filter != nil,
-	}
+	fl.together = fl.callTogether(&client.ManyCalls{Convert: o.Convert, Function: args[0], Args: values}, returned)
+	fl.together.judges = show.filter != nil
 	err = fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
 		v, err := j.child.CallWith(ctx, o, args[0], values...).Value()
 		if err != nil {

@@ -15,8 +15,10 @@ import (
 
 type hostsCommand struct {
 	inventoryFlags
-	groups bool
-	json   bool
+	groups  bool
+	json    bool
+	vars    bool
+	secrets bool
 }
 
 func newHosts(a *app) *cobra.Command {
@@ -26,17 +28,23 @@ func newHosts(a *app) *cobra.Command {
 		Short: "List hosts of the inventory, and the hops that each means",
 		Long: `hosts shows which hosts of the inventory the patterns give together, and the target that each stands for. A pattern
 is terms joined by colons or commas: names of hosts or groups, globs (web*), ranges (web[01:20]), ~REGEXP, or some of a
-group by number (web[0:2]); &TERM keeps only hosts that fit it as well, and !TERM leaves hosts out. Passwords are never shown.`,
-		Example: `  mitogend hosts
+group by number (web[0:2]); &TERM keeps only hosts that fit it as well, and !TERM leaves hosts out. Passwords are never shown,
+and of what ansible-vault has encrypted only *** without --show-secrets.`,
+		Example: `  mitogend hosts -i 'web[01:03],db1'
+  mitogend hosts
   mitogend hosts 'web:&prod:!web07'
-  mitogend hosts -i ./hosts.ini --groups`,
+  mitogend hosts -i ./hosts.ini --groups
+  mitogend hosts --vars web07`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			_, err := interruptible(cmd.Context(), func() (struct{}, error) { return struct{}{}, c.run(cmd.Context(), a, args) })
 			return err
 		},
 	}
+	cmd.ValidArgsFunction = c.complete
 	c.register(cmd)
 	cmd.Flags().BoolVar(&c.groups, "groups", false, "list groups and their hosts instead")
+	cmd.Flags().BoolVar(&c.vars, "vars", false, "show the variables that a program on each host is given (mitogend.host_vars()), one line of JSON for each")
+	cmd.Flags().BoolVar(&c.secrets, "show-secrets", false, "show what ansible-vault had encrypted as well")
 	cmd.Flags().BoolVar(&c.json, "json", false, "one line of JSON for each host, or group")
 	return cmd
 }
@@ -49,6 +57,9 @@ func (c *hostsCommand) run(ctx context.Context, a *app, args []string) error {
 	}
 	if inv == nil {
 		return usagef("there is no inventory: name one with -i or $%s, or write ./mitogend-hosts.yaml", inventory.Environment)
+	}
+	if c.groups && c.vars {
+		return usagef("--groups and --vars exclude each other")
 	}
 	if c.groups {
 		return c.listGroups(a, inv, args)
@@ -63,13 +74,23 @@ func (c *hostsCommand) run(ctx context.Context, a *app, args []string) error {
 	}
 	w := tabwriter.NewWriter(a.console.out, 0, 0, 2, ' ', 0)
 	failed := false
+	told := map[string]bool{} // a vault password is wrong for all hosts of a file
 	for _, host := range hosts {
-		t, err := inv.Target(host)
+		var t *inventory.Target
+		if c.vars {
+			err = c.showVars(a, inv, host)
+		} else if t, err = inv.Target(host); err == nil && !c.secrets {
+			hideVault(t)
+		}
 		switch {
+		case c.vars && err == nil:
 		case err != nil && c.json:
 			writeJSON(a.console.out, hostRow{Host: host, Groups: inv.GroupsOf(host), Error: inventoryError(err).Error()})
 		case err != nil:
-			a.console.complain("%v", inventoryError(err))
+			if text := inventoryError(err).Error(); !told[text] {
+				told[text] = true
+				a.console.complain("%s", text)
+			}
 		case c.json:
 			writeJSON(a.console.out, newHostRow(inv, t))
 		default:
@@ -84,6 +105,34 @@ func (c *hostsCommand) run(ctx context.Context, a *app, args []string) error {
 		return statusError(statusUsage)
 	}
 	return nil
+}
+
+// showVars shows the variables of a host, and why some of them cannot be had.
+func (c *hostsCommand) showVars(a *app, inv *inventory.Inventory, host string) error {
+	v, err := inv.Vars(host)
+	if err != nil {
+		return err
+	}
+	for _, name := range v.Secret {
+		if !c.secrets {
+			v.Known[name] = "***"
+		}
+	}
+	writeJSON(a.console.out, varsRow{host, v.Known, v.Unknown})
+	return nil
+}
+
+// hideVault hides in a target what was encrypted.
+func hideVault(t *inventory.Target) {
+	for i := range t.Hops {
+		h := &t.Hops[i]
+		h.Spec = t.Hide(h.Spec)
+		args := map[string]string{}
+		for k, v := range h.Args {
+			args[k] = t.Hide(v)
+		}
+		h.Args = args
+	}
 }
 
 func (c *hostsCommand) listGroups(a *app, inv *inventory.Inventory, args []string) error {
@@ -119,6 +168,13 @@ type hopRow struct {
 	Spec     string            `json:"spec"`
 	Args     map[string]string `json:"args,omitempty"`
 	Password bool              `json:"password"` // whether the inventory has one, or says where it is
+}
+
+// varsRow has the variables of a host.
+type varsRow struct {
+	Host    string            `json:"host"`
+	Vars    map[string]any    `json:"vars"`
+	Unknown map[string]string `json:"unknown,omitempty"`
 }
 
 type groupRow struct {

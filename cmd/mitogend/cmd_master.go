@@ -47,7 +47,9 @@ func runMaster(ctx context.Context, a *app, p *pathFlags, args []string) error {
 			return usagef("--path %s: %w", dir, cause(err))
 		}
 	}
-	d, err := daemon.New(daemon.Options{Path: p.path, Policy: importer.Policy{Allow: p.allow, Deny: p.deny}, Logger: a.logger()})
+	store := newStore(a.logger(), nil)
+	defer store.Close()
+	d, err := daemon.New(daemon.Options{Path: p.path, Policy: importer.Policy{Allow: p.allow, Deny: p.deny}, Logger: a.logger(), Bytecode: store})
 	if err != nil {
 		return usageError{err}
 	}

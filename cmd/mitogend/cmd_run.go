@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -35,10 +36,11 @@ func newRun(a *app) *cobra.Command {
 		Long: `run makes SCRIPT the main program on each target, with its own sys.argv, stdout, stderr and exit status; its imports
 are served from here. stdin is the program's; of several targets, each gets all of it. SCRIPT - is read from stdin; a directory or zip file is run
 by its __main__.py. With -m, SCRIPT is a module's name.`,
-		Example: `  mitogend run examples/report/report.py
+		Example: `  mitogend run -I examples/report -I examples/report/vendor examples/report/report.py
   mitogend run -H ssh:web1,ssh:web2 -I ./lib check.py --fast
   mitogend run -m http.server 8080`,
-		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd, a, args) },
+		RunE:              func(cmd *cobra.Command, args []string) error { return c.run(cmd, a, args) },
+		ValidArgsFunction: c.completeScript,
 	}
 	c.register(cmd, "the script's directory")
 	cmd.Flags().BoolVarP(&c.module, "module", "m", false, "SCRIPT is the name of a module, which is run as python -m does")
@@ -62,15 +64,19 @@ func (c *runCommand) run(cmd *cobra.Command, a *app, args []string) error {
 		return err
 	}
 	fl.what = func(target) string { return "run " + strings.Join(args, " ") }
-	stdin := fl.stdin()
+	o := script.options
+	o.Args = args[1:]
+	stdin := &programInput{}
+	if script.path != stdinScript {
+		stdin = fl.stdin()
+	}
+	fl.together = fl.runTogether(o, stdin, nil, fl.hostVars)
 	return fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
-		o := script.options
-		o.Args = args[1:]
-		if script.path != stdinScript {
-			in, done := stdin()
-			defer done()
-			o.Stdin = in
-		}
+		o := o
+		o.HostVars = fl.hostVars(j.target)
+		in, done := stdin.reader()
+		defer done()
+		o.Stdin = in
 		return fl.program(ctx, j, o)
 	})
 }
@@ -187,29 +193,58 @@ func readScript(name string, r io.Reader) ([]byte, error) {
 	return source, nil
 }
 
-// program runs a program on one target and tells how it ended.
-func (fl *fleet) program(ctx context.Context, j *job, o daemon.RunOptions) *outcome {
-	o.Stdout, o.Stderr = j.stdout, j.stderr
-	// Where it is, by the name that the user knows; what a target's name may hold, its arguments could already.
-	o.Env = append(o.Env, "MITOGEND_TARGET="+strings.ReplaceAll(j.target.name, "\x00", ""))
-	stdout, stderr := &captured{spool: &fl.spool}, &captured{spool: &fl.spool}
-	if fl.flags.json {
-		o.Stdout, o.Stderr = io.MultiWriter(stdout, j.stdout), io.MultiWriter(stderr, j.stderr)
+// programOutput is where what a program prints goes.
+type programOutput struct {
+	stdout, stderr   io.Writer
+	outKept, errKept *captured // nil without --json
+}
+
+// output gives that of a job's program.
+func (fl *fleet) output(j *job) *programOutput {
+	if j.output != nil {
+		return j.output
+	}
+	j.output = &programOutput{stdout: j.stdout, stderr: j.stderr}
+	if p := j.output; fl.flags.json {
+		p.outKept, p.errKept = &captured{spool: &fl.spool}, &captured{spool: &fl.spool}
+		p.stdout, p.stderr = io.MultiWriter(p.outKept, j.stdout), io.MultiWriter(p.errKept, j.stderr)
 		if j.files == nil {
-			o.Stdout, o.Stderr = stdout, stderr
+			p.stdout, p.stderr = p.outKept, p.errKept
 		}
 	}
+	return j.output
+}
+
+// release gives up what was kept.
+func (p *programOutput) release() {
+	if p != nil && p.outKept != nil {
+		p.outKept.release()
+		p.errKept.release()
+	}
+}
+
+// setting tells a program where it is, by the name that the user knows; what a target's name may hold, its arguments could already.
+func (t target) setting() string {
+	return "MITOGEND_TARGET=" + strings.ReplaceAll(t.name, "\x00", "")
+}
+
+// program runs a program on one target and tells how it ended.
+func (fl *fleet) program(ctx context.Context, j *job, o daemon.RunOptions) *outcome {
+	p := fl.output(j)
+	o.Stdout, o.Stderr = p.stdout, p.stderr
+	o.Env = slices.Concat(o.Env, []string{j.target.setting()})
 	status, err := j.child.Run(ctx, o)
 	if err != nil {
 		return failed(ctx, err)
 	}
+	return fl.programEnded(j, status)
+}
+
+// programEnded tells how a program ended.
+func (fl *fleet) programEnded(j *job, status daemon.ExitStatus) *outcome {
 	out := programOutcome(status, len(fl.targets) == 1)
-	if fl.flags.json {
-		out.write = func(w io.Writer) {
-			programResult(w, status, stdout, stderr)
-			stdout.release()
-			stderr.release()
-		}
+	if p := fl.output(j); fl.flags.json {
+		out.write = func(w io.Writer) { programResult(w, status, p.outKept, p.errKept) }
 	}
 	return out
 }

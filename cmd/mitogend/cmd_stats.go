@@ -15,7 +15,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
-	"golang.org/x/term"
 
 	"mitogend/daemon/client"
 	"mitogend/daemon/wire"
@@ -66,7 +65,9 @@ func newStats(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "stats",
 		Short: "Show the counters of the running daemon",
-		Args:  noArgs,
+		Example: `  mitogend stats
+  mitogend stats --json`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := f.must(cmd.Context())
 			if err != nil {
@@ -118,7 +119,8 @@ func newLogs(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "logs",
 		Short: "Show what the running daemon and its interpreters log",
-		Example: `  mitogend logs -f
+		Example: `  mitogend logs -n 20
+  mitogend logs -f
   mitogend logs -f --kind call,import
   mitogend logs --set pool=debug`,
 		Args: noArgs,
@@ -143,9 +145,15 @@ func newLogs(a *app) *cobra.Command {
 	}
 	f.register(cmd.Flags())
 	fs := cmd.Flags()
+	defer func() {
+		completeFlag(cmd, "kind", completeList(eventKinds...))
+		completeFlag(cmd, "level", completeList(logLevels...))
+		completeFlag(cmd, "set", completeLevels)
+		completeFlag(cmd, "target", f.completeConnections)
+	}()
 	fs.BoolVarP(&follow, "follow", "f", false, "go on with what is logged from now on")
 	fs.IntVarP(&lines, "lines", "n", 50, "how many of the last records to show")
-	fs.StringVar(&target, "target", "", "only of this `TARGET`")
+	fs.StringVar(&target, "target", "", "only of this `TARGET`, by its name or what that means")
 	fs.StringVar(&level, "level", "debug", "only records of this level and above")
 	fs.StringSliceVar(&kinds, "kind", []string{wire.EventLog}, "kinds of events: log, connected, lost, closed, import, call, output; comma-separated")
 	fs.StringSliceVar(&levels, "set", nil, "set the log level of a `COMPONENT=LEVEL` of the daemon, or of all components by LEVEL")
@@ -225,120 +233,4 @@ func eventText(e *wire.Event) string {
 		}
 	}
 	return fmt.Sprintf("%s %-9s %s %s\n", at, what, where, printable.Text(text))
-}
-
-func newTop(a *app) *cobra.Command {
-	f := &daemonFlags{}
-	var every time.Duration
-	var count int
-	cmd := &cobra.Command{
-		Use:   "top",
-		Short: "Show the running daemon's interpreters and counters, again and again",
-		Args:  noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if every < 100*time.Millisecond {
-				return usagef("--every %v: at least 100ms", every)
-			}
-			c, err := f.must(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return top(cmd.Context(), a, c, every, count)
-		},
-	}
-	f.register(cmd.Flags())
-	durationVar(cmd.Flags(), &every, "every", 2*time.Second, "time between two screens")
-	cmd.Flags().IntVar(&count, "count", 0, "end after this many screens (default never)")
-	return cmd
-}
-
-func top(ctx context.Context, a *app, c *client.Client, every time.Duration, count int) error {
-	tty := term.IsTerminal(int(os.Stdout.Fd()))
-	if tty {
-		// The other screen, without a cursor; and back at the end.
-		fmt.Fprint(a.console.out, "\x1b[?1049h\x1b[?25l")
-		defer fmt.Fprint(a.console.out, "\x1b[?25h\x1b[?1049l")
-	}
-	var before *wire.Stats
-	for n := 1; ; n++ {
-		st, err := c.Stats(ctx)
-		var list []wire.Context
-		if err == nil {
-			list, err = c.List(ctx)
-		}
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil:
-			return daemonError(err)
-		}
-		text, err := screen(st, before, list, tty)
-		if err != nil {
-			return err
-		}
-		_, _ = io.WriteString(a.console.out, text)
-		before = st
-		if n == count {
-			return nil
-		}
-		t := time.NewTimer(every)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return nil
-		}
-	}
-}
-
-// screen is what top shows; on a terminal, as much as fits.
-func screen(st, before *wire.Stats, list []wire.Context, tty bool) (string, error) {
-	var b strings.Builder
-	rate := func(now, then int64) float64 {
-		if before == nil || st.Uptime <= before.Uptime {
-			return 0
-		}
-		return float64(now-then) / (st.Uptime - before.Uptime)
-	}
-	old := st
-	if before != nil {
-		old = before
-	}
-	cpu := 0.0
-	if st.Uptime > old.Uptime {
-		cpu = 100 * (st.CPUSeconds - old.CPUSeconds) / (st.Uptime - old.Uptime)
-	}
-	fmt.Fprintf(&b, "mitogend %s, process %d, up %s, %s, %s of work\n", st.Version, st.PID, shortTime(st.Uptime), several(st.Clients, "client"),
-		several(int(st.Active), "piece"))
-	fmt.Fprintf(&b, "%.1f requests/s, %.1f calls/s, %.1f failed/s, %.1f modules/s; CPU %.0f%%, memory %s, %s of %d descriptors\n\n",
-		rate(st.Requests, old.Requests), rate(st.Calls, old.Calls), rate(st.CallsFailed, old.CallsFailed), rate(st.Modules, old.Modules),
-		cpu, shortBytes(st.RSSBytes), shortBytes(int64(st.Descriptors)), st.MaxFiles)
-	// The busiest first.
-	slices.SortStableFunc(list, func(x, y wire.Context) int { return stateRank(x) - stateRank(y) })
-	if err := printTree(&b, list); err != nil {
-		return "", err
-	}
-	if !tty {
-		return b.String() + "\n", nil
-	}
-	lines := strings.Split(strings.TrimRight(b.String(), "\n"), "\n")
-	width, height, err := term.GetSize(int(os.Stdout.Fd()))
-	if err == nil && height > 1 && len(lines) > height {
-		lines = append(lines[:height-1], fmt.Sprintf("... and %d more", len(lines)-height+1))
-	}
-	out := "\x1b[H"
-	for i, line := range lines {
-		if r := []rune(line); width > 0 && len(r) > width {
-			line = string(r[:width])
-		}
-		if i > 0 {
-			out += "\r\n"
-		}
-		out += line + "\x1b[K"
-	}
-	return out + "\x1b[J", nil
-}
-
-func stateRank(c wire.Context) int {
-	return slices.Index([]string{"busy", "connecting", "used", "idle", "hop", "other"}, c.State)
 }

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"mitogend/bytecode"
 	"mitogend/daemon"
 	"mitogend/importer"
 	"mitogend/pyproto/printable"
@@ -34,7 +35,9 @@ type fleetFlags struct {
 	prefer       string
 	traceImports bool
 	trace        string
+	bytecode     string
 	noBytecode   bool
+	compilers    []string
 	where        string
 }
 
@@ -53,9 +56,14 @@ func (f *fleetFlags) register(cmd *cobra.Command, firstPath string) {
 	fs.SetInterspersed(false) // what follows is the program's, or the function's: -1 is a number
 	fs.BoolVar(&f.json, "json", false, "one line of JSON for each target on stdout")
 	fs.StringVar(&f.prefer, "prefer", "target", "whose copy of a module wins when both have it: here or target")
-	fs.BoolVar(&f.noBytecode, "no-bytecode", false, "have children on this machine compile what is served, even if there is bytecode for it")
+	fs.StringVar(&f.bytecode, "bytecode", "auto", "which children are sent bytecode of what is served: auto (those on this machine, and near ones), always or never")
+	fs.BoolVar(&f.noBytecode, "no-bytecode", false, "the same as --bytecode never")
+	fs.StringArrayVar(&f.compilers, "compilers", nil, "interpreters of this machine that may compile what is served, besides those on PATH and those of local targets: `FILE` or pattern; repeatable")
 	fs.StringVar(&f.trace, "trace", "", "write every frame that goes over the wire to `FILE`, decoded, secrets masked")
 	fs.BoolVar(&f.traceImports, "trace-imports", false, "tell afterwards which modules each target was served, when and how")
+	completeFlag(cmd, "prefer", completeList("here", "target"))
+	completeFlag(cmd, "output", completeDirs)
+	completeFlag(cmd, "runtime", completeList("embedded", "mitogen"))
 }
 
 // fleet does one thing on several targets at once.
@@ -66,8 +74,9 @@ type fleet struct {
 	secrets  secrets
 	importer *importer.Importer
 	daemon   daemon.Master
-	local    bool    // it is this process's own
-	tracer   *tracer // nil without --trace
+	local    bool            // it is this process's own
+	tracer   *tracer         // nil without --trace
+	store    *bytecode.Store // of a daemon of this process's own that compiles; may be nil
 	spool    spool
 	what     func(target) string // what is done there, for --dry-run
 	together *together           // what a running daemon does on all targets as one request; may be nil
@@ -79,6 +88,8 @@ type fleet struct {
 	outDir   *outDir     // nil without -o
 	failedTo *failedFile // nil without --failed
 	wg       sync.WaitGroup
+
+	varsMu sync.Mutex // of the inventory, while targets are worked on
 
 	running, done, failed atomic.Int32
 	status                atomic.Int32 // the highest so far
@@ -93,7 +104,8 @@ type job struct {
 	python int // its generation
 	// What is printed goes here: byte by byte for one target, by lines with a prefix for several.
 	stdout, stderr io.WriteCloser
-	files          *outFiles // nil without -o
+	files          *outFiles      // nil without -o
+	output         *programOutput // nil until there is some
 }
 
 // outcome is what a job gave.
@@ -115,6 +127,12 @@ type outcome struct {
 // newFleet checks the flags; nothing is started yet. firstPath heads the default module path, script is what importing
 // __main__ gives.
 func newFleet(ctx context.Context, a *app, f *fleetFlags, firstPath string, main *importer.Main, stdin io.Reader) (*fleet, error) {
+	if f.noBytecode {
+		f.bytecode = string(daemon.BytecodeNever)
+	}
+	if _, err := daemon.ParseBytecodeUse(f.bytecode); err != nil {
+		return nil, usagef("--bytecode: %w", err)
+	}
 	if f.prefer != "here" && f.prefer != "target" {
 		return nil, usagef("--prefer %s: here or target", f.prefer)
 	}
@@ -275,6 +293,9 @@ func (fl *fleet) shutdown() {
 	ctx, cancel := fl.app.closing(endTime)
 	defer cancel()
 	_ = fl.daemon.Shutdown(ctx)
+	if fl.store != nil {
+		fl.store.Close()
+	}
 }
 
 // closing gives the time that a child has to leave: at most d, and none after a second signal.
@@ -331,6 +352,7 @@ func (fl *fleet) work(ctx context.Context, t target, do func(context.Context, *j
 
 // drop ends the job of a target of which there is nothing to say.
 func (j *job) drop() {
+	j.output.release()
 	_ = j.stdout.Close()
 	_ = j.stderr.Close()
 }
@@ -389,7 +411,8 @@ func (keepOpen) Close() error { return nil }
 // connectOptions are those of all targets.
 func (fl *fleet) connectOptions() daemon.ConnectOptions {
 	return daemon.ConnectOptions{
-		Python: fl.flags.python, PythonFrom: fl.flags.pythonFrom, Timeout: fl.flags.connectTimeout, PreferHere: fl.flags.prefer == "here", NoBytecode: fl.flags.noBytecode,
+		Python: fl.flags.python, PythonFrom: fl.flags.pythonFrom, Timeout: fl.flags.connectTimeout, PreferHere: fl.flags.prefer == "here",
+		Bytecode: daemon.BytecodeUse(fl.flags.bytecode),
 	}
 }
 
@@ -424,6 +447,7 @@ func failed(ctx context.Context, err error) *outcome {
 // show counts an outcome and prints it.
 func (fl *fleet) show(j *job, out *outcome) {
 	c := fl.app.console
+	defer j.output.release()
 	if out.unmet {
 		_, _ = j.stdout.Close(), j.stderr.Close()
 		if j.files != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"maps"
 	"slices"
@@ -16,6 +17,7 @@ import (
 // inventoryFlags say where hosts are listed.
 type inventoryFlags struct {
 	sources []string
+	vaultFlags
 
 	app    *app
 	loaded bool
@@ -23,6 +25,7 @@ type inventoryFlags struct {
 }
 
 func (f *inventoryFlags) register(cmd *cobra.Command) {
+	f.vaultFlags.register(cmd)
 	cmd.Flags().StringArrayVarP(&f.sources, "inventory", "i", nil, "`FILE`, program or directory that lists hosts, or names with commas; repeatable (default $MITOGEND_INVENTORY, ./mitogend-hosts.yaml, .yml, .ini, ~/.config/mitogend/hosts.yaml)")
 }
 
@@ -43,6 +46,7 @@ func (f *inventoryFlags) inventory(ctx context.Context) (*inventory.Inventory, e
 	}
 	var err error
 	if len(found.Sources) > 0 {
+		found.Vault = f.vaultFlags.passwords()
 		if f.inv, err = inventory.Open(ctx, found); err != nil {
 			return nil, usageError{inventoryError(err)}
 		}
@@ -115,9 +119,27 @@ func (t *targetFlags) resolveOne(ctx context.Context, name string) (out []target
 		return out, nil
 	}
 	for _, f := range found {
-		out = append(out, target{name: f.Host, hops: f.Hops, secrets: f.Secrets})
+		out = append(out, target{name: f.Host, hops: f.Hops, secrets: f.Secrets, known: f.Known})
 	}
 	return out, nil
+}
+
+// hostVars gives a program the inventory's variables of its host; nil where it is none.
+func (fl *fleet) hostVars(t target) []byte {
+	if t.known == "" {
+		return nil
+	}
+	fl.varsMu.Lock()
+	defer fl.varsMu.Unlock()
+	var told any
+	vars, err := fl.flags.inv.Vars(t.known)
+	if told = vars; err != nil {
+		told = struct {
+			Error string `json:"error"`
+		}{inventoryError(err).Error()}
+	}
+	data, _ := json.Marshal(told) // plain values
+	return data
 }
 
 // passwords gives those of the inventory, and those that were asked for where it has none.

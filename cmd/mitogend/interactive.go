@@ -38,6 +38,9 @@ func (fl *fleet) interactive(ctx context.Context, j *job, argv, env []string, di
 		env = append([]string{"TERM=" + v}, env...)
 	}
 	o := daemon.Terminal(argv, env, dir, j.target.label(), rows, columns)
+	if len(argv) == 0 {
+		o.HostVars = fl.hostVars(j.target)
+	}
 	in := newTyped(os.Stdin)
 	restore, err := fl.app.rawTerminal()
 	if err != nil {
@@ -220,6 +223,6 @@ func (f *fleetFlags) interact(cmd *cobra.Command, a *app, what, firstPath string
 		}
 	}
 	return fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
-		return fl.interactive(ctx, j, placedAll(argv, j.target), env, dir)
+		return fl.interactive(ctx, j, placedAll(argv, j.target), env, placed(dir, j.target))
 	})
 }

@@ -33,6 +33,7 @@ type settings struct {
 	venv             string
 	libs             []string
 	unpack           []string
+	compilers        []string
 	wheels           []string
 	constraints      []string
 	pythonFrom       []string
@@ -41,6 +42,7 @@ type settings struct {
 	allow, deny      []string
 	runtime          string
 	inventory        []string
+	vaultFiles       []string
 	idleTime         time.Duration
 	maxConnections   int
 	perTarget        int
@@ -81,10 +83,12 @@ var settingList = []setting{
 	{key: "python_dir", usage: "unpack it in this `DIR`ectory of the target (default: one that is in memory)", value: func(s *settings) any { return &s.pythonDir }},
 	{key: "keep_python", usage: "leave it there for the next connection", value: func(s *settings) any { return &s.keepPython }},
 	{key: "unpack", usage: "unpack these `PACKAGES` in the memory of such clients' targets, for code that needs files on a disk; repeatable, comma-separated", value: func(s *settings) any { return &s.unpack }},
+	{key: "compilers", usage: "interpreters of this machine that may compile what is served, besides those on PATH and those of local targets; `FILE` or pattern, repeatable", file: true, fixed: true, value: func(s *settings) any { return &s.compilers }},
 	{key: "allow", usage: "serve only these `MODULES` to such clients; repeatable, comma-separated", value: func(s *settings) any { return &s.allow }},
 	{key: "deny", usage: "never serve these `MODULES` to such clients; repeatable, comma-separated", value: func(s *settings) any { return &s.deny }},
 	{key: "runtime", usage: "what the children of such clients run, and of programs on mitogen.sock whose own Mitogen is not found: embedded, mitogen (on path, or python3's) or mitogen:DIR", fixed: true, value: func(s *settings) any { return &s.runtime }},
 	{key: "inventory", usage: "`FILE`, program or directory that lists hosts, or names with commas, for targets of clients of the socket that are names; repeatable", file: true, value: func(s *settings) any { return &s.inventory }},
+	{key: "vault_password_file", usage: "`FILE` with the password of what ansible-vault has encrypted there, LABEL@FILE for those of a label, or a program that prints it; repeatable", file: true, value: func(s *settings) any { return &s.vaultFiles }},
 	{key: "idle_time", usage: "keep a connection that nobody uses for this long", value: func(s *settings) any { return &s.idleTime }},
 	{key: "max_connections", usage: "close connections that nobody uses beyond this number", value: func(s *settings) any { return &s.maxConnections }},
 	{key: "per_target", usage: "connections with one target at most, when calls on it take long", value: func(s *settings) any { return &s.perTarget }},
@@ -127,8 +131,12 @@ func (s setting) set(to *settings, texts []string, dir string) error {
 	if s.file {
 		for i, text := range texts {
 			names := s.key == "inventory" && strings.Contains(text, ",")
+			label := ""
+			if at := strings.IndexByte(text, '@'); s.key == "vault_password_file" && at > 0 {
+				label, text = text[:at+1], text[at+1:]
+			}
 			if text != "" && !filepath.IsAbs(text) && !names {
-				texts[i] = filepath.Join(dir, text)
+				texts[i] = label + filepath.Join(dir, text)
 			}
 		}
 	}
@@ -212,7 +220,7 @@ func (s *settings) hosts(ctx context.Context) (*inventory.Inventory, error) {
 	alive, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, cancel)
 	inv, err := interruptible(ctx, func() (*inventory.Inventory, error) {
-		return inventory.Open(alive, inventory.Found{Sources: s.inventory})
+		return inventory.Open(alive, inventory.Found{Sources: s.inventory, Vault: vaultPasswords(s.vaultFiles)})
 	})
 	if !stop() || err != nil {
 		cancel()

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"unicode/utf8"
+
+	"mitogend/daemon/work"
 )
 
 // spoolBlock is what is kept in memory of a captured output, and how much of a spool is given out at once.
@@ -44,7 +46,7 @@ func (s *spool) take() (at int64, f *os.File) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.f == nil && s.err == nil {
-		s.f, s.err = unnamed("mitogend-output-")
+		s.f, s.err = work.Unnamed("mitogend-output-")
 	}
 	if s.err != nil {
 		return 0, nil
@@ -55,15 +57,6 @@ func (s *spool) take() (at int64, f *os.File) {
 	}
 	s.end += spoolBlock
 	return s.end - spoolBlock, s.f
-}
-
-// unnamed makes a temporary file that is gone with this process, however that ends.
-func unnamed(prefix string) (*os.File, error) {
-	f, err := os.CreateTemp("", prefix)
-	if err == nil {
-		err = os.Remove(f.Name())
-	}
-	return f, err
 }
 
 func (s *spool) give(at int64) {

@@ -23,6 +23,7 @@ type target struct {
 	name    string // as the user wrote it, or the inventory's name of the host
 	hops    []bootstrap.Hop
 	secrets map[int]bootstrap.Secret // passwords of the inventory, by hop
+	known   string                   // the inventory's host; empty where it is none
 }
 
 // host is the name of the machine, or of the container, that the last hop with one leads to.
@@ -52,6 +53,7 @@ func (t *targetFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	t.inventoryFlags.register(cmd)
 	f.StringArrayVarP(&t.hosts, "host", "H", nil, "`TARGET` such as local:, ssh:web1, ssh:web1+sudo:root, or a name or pattern of the inventory; repeatable, also comma-separated; @FILE reads one a line (default local:)")
+	completeFlag(cmd, "host", t.inventoryFlags.complete)
 	f.StringSliceVar(&t.python, "python", nil, "interpreters to try, in order, on every target (default python3,python,python2,python3.X)")
 	f.StringArrayVar(&t.pythonFrom.Builds, "python-from", nil, "send a target that has no Python the one of these that fits it: a `BUILD` is a directory with bin and lib, a directory of such, or a tar file; repeatable")
 	f.StringVar(&t.pythonFrom.Dir, "python-dir", "", "unpack it in this `DIR`ectory of the target (default: one that is in memory)")

@@ -10,13 +10,14 @@ import (
 	"mitogend/daemon/work"
 )
 
-// together is a call on all targets of a fleet that the running daemon makes as one request.
+// together is work on all targets of a fleet that the running daemon does as one request.
 type together struct {
-	fl   *fleet
-	call client.Many
-	// outcome tells how the call on a target went that has given a value.
-	outcome func(ctx context.Context, j *job, v any) *outcome
-	// judges says that outcome may find a value to be a failure.
+	fl *fleet
+	// start makes the request, and returns when there are no more outcomes.
+	start func(ctx context.Context, c *client.Client, m *client.Many, done func(*client.Outcome)) error
+	// outcome tells how it went on a target where it came to an end.
+	outcome func(ctx context.Context, j *job, o *client.Outcome) *outcome
+	// judges says that outcome may find to be a failure what the daemon does not.
 	judges bool
 
 	ctx  context.Context
@@ -35,23 +36,22 @@ func (t *together) possible() bool {
 	return running && len(fl.targets) > 1 && !fl.flags.traceImports && fl.where == nil && !judged
 }
 
-// run makes the call, and returns when there are no more outcomes. It is false where the daemon is too old.
+// run does it, and returns when there are no more outcomes. It is false where the daemon is too old.
 func (t *together) run(ctx context.Context) bool {
 	fl := t.fl
 	t.ctx, t.jobs, t.stop = ctx, map[int]*job{}, make(chan struct{})
-	m := &t.call
-	m.Plan = work.Plan{
-		Parallel: fl.flags.parallel, Batch: fl.plan.batch, Pause: fl.plan.pause, MaxFail: fl.plan.maxFail,
-		Retry: fl.flags.retry, Timeout: fl.flags.timeout,
+	m := &client.Many{
+		Plan: work.Plan{
+			Parallel: fl.flags.parallel, Batch: fl.plan.batch, Pause: fl.plan.pause, MaxFail: fl.plan.maxFail,
+			Retry: fl.flags.retry, Timeout: fl.flags.timeout,
+		},
+		Options: fl.connectOptions(), Begun: t.begun, Stop: t.stop,
 	}
-	m.Options = fl.connectOptions()
 	for _, target := range fl.targets {
 		m.Places = append(m.Places, client.Place{Name: target.name, Hops: target.hops, Secrets: target.passwords(fl.secrets)})
 	}
-	m.Output = func(i int, data []byte) { _, _ = t.job(i).stderr.Write(data) }
 	m.Log = func(i int, l daemon.Log) { fl.app.childLog(t.job(i).stderr, l) }
-	m.Begun, m.Stop = t.begun, t.stop
-	err := fl.daemon.(*client.Client).CallMany(ctx, m, t.done)
+	err := t.start(ctx, fl.daemon.(*client.Client), m, t.done)
 	if errors.Is(err, client.ErrNoMany) {
 		return false
 	}
@@ -79,7 +79,7 @@ func (t *together) job(i int) *job {
 	return j
 }
 
-// done shows what came of the call on a target.
+// done shows what came of a target.
 func (t *together) done(o *client.Outcome) {
 	t.begun(o.Target + 1)
 	j := t.job(o.Target)
@@ -112,7 +112,7 @@ func (t *together) finish(ctx context.Context, j *job, o *client.Outcome) {
 	var out *outcome
 	switch {
 	case o.Err == nil:
-		if out = t.value(ctx, j, o.Value); out == nil {
+		if out = t.ended(ctx, j, o); out == nil {
 			j.drop()
 			return
 		}
@@ -136,16 +136,16 @@ func (t *together) finish(ctx context.Context, j *job, o *client.Outcome) {
 	}
 }
 
-// value is outcome; nil for one that was interrupted. What came before the interruption counts.
-func (t *together) value(ctx context.Context, j *job, v any) *outcome {
+// ended is outcome; nil for one that was interrupted. What came before the interruption counts.
+func (t *together) ended(ctx context.Context, j *job, o *client.Outcome) *outcome {
 	use := ctx
 	if stopped(ctx) {
 		var cancel context.CancelFunc
 		use, cancel = context.WithTimeout(context.WithoutCancel(ctx), stopTime)
 		defer cancel()
 	}
-	out := t.outcome(use, j, v)
-	if stopped(ctx) && !out.OK {
+	out := t.outcome(use, j, o)
+	if stopped(ctx) && !out.OK && out.ended == nil {
 		return nil
 	}
 	return out
@@ -168,4 +168,35 @@ func (t *together) rest(ctx context.Context, err error) {
 		}
 		fl.show(fl.newJob(open.target), out)
 	}
+}
+
+// callTogether is a call on all targets; returned tells how it went where it has given a value.
+func (fl *fleet) callTogether(call *client.ManyCalls, returned func(ctx context.Context, j *job, v any) *outcome) *together {
+	t := &together{fl: fl}
+	call.Output = func(i int, data []byte) { _, _ = t.job(i).stderr.Write(data) }
+	t.outcome = func(ctx context.Context, j *job, o *client.Outcome) *outcome { return returned(ctx, j, o.Value) }
+	t.start = func(ctx context.Context, c *client.Client, m *client.Many, done func(*client.Outcome)) error {
+		return c.CallMany(ctx, m, call, done)
+	}
+	return t
+}
+
+// runTogether is a program on all targets. args and vars, if not nil, give its arguments and host variables on one.
+func (fl *fleet) runTogether(o daemon.RunOptions, in *programInput, args func(target) []string, vars func(target) []byte) *together {
+	t := &together{fl: fl}
+	t.outcome = func(_ context.Context, j *job, o *client.Outcome) *outcome { return fl.programEnded(j, o.Status) }
+	t.start = func(ctx context.Context, c *client.Client, m *client.Many, done func(*client.Outcome)) error {
+		p := &client.ManyPrograms{Program: o, Env: func(i int) []string { return []string{fl.targets[i].setting()} }}
+		p.Program.Stdin = in.all()
+		p.Stdout = func(i int, data []byte) { _, _ = fl.output(t.job(i)).stdout.Write(data) }
+		p.Stderr = func(i int, data []byte) { _, _ = fl.output(t.job(i)).stderr.Write(data) }
+		if args != nil {
+			p.Args = func(i int) []string { return args(fl.targets[i]) }
+		}
+		if vars != nil {
+			p.HostVars = func(i int) []byte { return vars(fl.targets[i]) }
+		}
+		return c.RunMany(ctx, m, p, done)
+	}
+	return t
 }

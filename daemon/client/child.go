@@ -63,6 +63,9 @@ func (c *Client) connect(ctx context.Context, name string, hops []bootstrap.Hop,
 	if p.Target.Target, p.Passwords, err = c.resolve(hops, opt, p.Dir); err != nil {
 		return nil, &daemon.HopError{Target: name, Hops: len(hops), Err: err}
 	}
+	if p.Name == "" {
+		p.Name = shownName(name, p.Target.Target)
+	}
 	var out wire.Connected
 	ctx, stop := c.whileAnswering(ctx, connectTime(opt, len(hops)))
 	defer stop()
@@ -86,13 +89,25 @@ func (c *Client) connect(ctx context.Context, name string, hops []bootstrap.Hop,
 	}, nil
 }
 
+// shownName is what the daemon is told to call a target; nothing where that is the target itself, or too long for a name.
+func shownName(name, target string) string {
+	if name == target || len(name) > maxName {
+		return ""
+	}
+	return name
+}
+
+// maxName is the longest name that a daemon takes.
+const maxName = 1000
+
 // target gives what the daemon is told of a target, but for which one it is, and the environment.
 func (c *Client) target(opt daemon.ConnectOptions) (t wire.Target) {
-	t.Name, t.Python, t.PreferHere, t.NoBytecode, t.Fresh = opt.Name, opt.Python, opt.PreferHere, opt.NoBytecode, c.opt.Fresh
 	for _, place := range opt.PythonFrom.Builds {
 		t.PythonFrom = append(t.PythonFrom, absolute(c.opt.Dir, place))
 	}
 	t.PythonDir, t.KeepPython = opt.PythonFrom.Dir, opt.PythonFrom.Keep
+	t.Name, t.Python, t.PreferHere, t.Bytecode, t.Fresh = opt.Name, opt.Python, opt.PreferHere, string(opt.Bytecode), c.opt.Fresh
+	t.NoBytecode = opt.Bytecode == daemon.BytecodeNever
 	t.ConnectTimeout = wire.Seconds(opt.Timeout.Seconds())
 	t.Dir = c.opt.Dir
 	if opt.Dir != "" {
@@ -408,11 +423,18 @@ func (c *Child) Notify(_ context.Context, fn string, args ...any) error {
 	return c.c.write(msg)
 }
 
+// runParams are those of a program.
+func runParams(o *daemon.RunOptions) *wire.Run {
+	return &wire.Run{
+		Path: o.Path, Script: o.Source, File: o.File, Dir: o.Dir, Module: o.Source == nil, Packed: o.Packed, Argv: o.Args, Env: o.Env, HostVars: o.HostVars,
+		Stdin: o.Stdin != nil,
+	}
+}
+
 // Run implements daemon.Remote.
 func (c *Child) Run(ctx context.Context, o daemon.RunOptions) (daemon.ExitStatus, error) {
-	p := &wire.Run{
-		Path: o.Path, Script: o.Source, File: o.File, Dir: o.Dir, Module: o.Source == nil, Packed: o.Packed, Argv: o.Args, Env: o.Env, Stdin: o.Stdin != nil, Log: c.opt.OnLog != nil, Import: c.opt.OnImport != nil,
-	}
+	p := runParams(&o)
+	p.Log, p.Import = c.opt.OnLog != nil, c.opt.OnImport != nil
 	p.Child, p.Traceparent = uint32(c.id), c.c.opt.Traceparent
 	s := &stream{c: c.c, ctx: ctx}
 	if o.Stdin != nil {

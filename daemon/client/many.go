@@ -13,7 +13,7 @@ import (
 	"mitogend/pyproto"
 )
 
-// Place is one target of CallMany.
+// Place is one target of CallMany, RunMany or OpenMany.
 type Place struct {
 	Name string // as errors call it
 	Hops []bootstrap.Hop
@@ -21,105 +21,217 @@ type Place struct {
 	Secrets func(hop int, method string) (string, bool)
 }
 
-// Many is a call on many targets.
+// Many says on which targets something is done, and within which limits.
 type Many struct {
 	// Plan's Targets and Late are not looked at.
 	work.Plan
 	Places []Place
 	// Options are those of all targets; Secrets and the functions but OnImport are not called.
-	Options  daemon.ConnectOptions
-	Convert  daemon.Convert
-	Function string
-	Args     []any
-	// Output and Log are told of a target what its function prints, and what is logged there; nil if that is not wanted.
-	Output func(target int, data []byte)
-	Log    func(target int, l daemon.Log)
+	Options daemon.ConnectOptions
+	// Log is told what is logged on a target; nil if that is not wanted.
+	Log func(target int, l daemon.Log)
 	// Begun is told how many targets have begun; may be nil.
 	Begun func(n int)
 	// Stop, when it is closed, lets no more targets begin; may be nil.
 	Stop <-chan struct{}
 }
 
-// Outcome is what came of a call on one target.
+// ManyCalls is a function that is called on many targets.
+type ManyCalls struct {
+	Convert  daemon.Convert // not of OpenMany
+	Function string
+	Args     []any
+	// Output is told what the function prints on a target; nil if that is not wanted.
+	Output func(target int, data []byte)
+}
+
+// ManyPrograms is a program that is run on many targets.
+type ManyPrograms struct {
+	// Program is the same on all targets: Stdout and Stderr are not looked at, and each gets the whole of Stdin, by way of a file of the
+	// daemon's that has no name. A failure to read Stdin is no end of it: whoever gives it ends the context of RunMany then.
+	Program daemon.RunOptions
+	// Args and HostVars, if not nil, give what is in place of Program's on a target, and Env what comes behind Program.Env.
+	Args, Env func(target int) []string
+	HostVars  func(target int) []byte
+	// Stdout and Stderr are told what the program prints on a target.
+	Stdout, Stderr func(target int, data []byte)
+}
+
+// Outcome is what came of the work on one target.
 type Outcome struct {
 	Target int
 	State  work.State
-	Value  any
+	Value  any               // of a function
+	Status daemon.ExitStatus // of a program that has ended; its State is Failed if it is not zero, and Err nil
 	Err    error
-	Python int // the generation; 0 where it was not reached
+	Python int // the generation, of a function; 0 where it was not reached
 	Took   time.Duration
 	// Child is set for a generator (daemon.ConvertLines), whose values are asked for there. It has to be closed.
 	Child *Child
 }
 
-// ErrNoMany says that the daemon does not know calls on many targets.
-var ErrNoMany = errors.New("client: the daemon is older, and knows no calls on many targets")
+// ErrNoMany says that the daemon does not know work on many targets.
+var ErrNoMany = errors.New("client: the daemon is older, and knows no work on many targets")
 
 // CallMany calls a function on many targets, and gives the outcome of each that has begun to done, one after the other, as they come. While
 // done runs, the daemon goes on for about a mebibyte of results. When ctx ends, no more targets begin and what runs is given up; the
 // outcomes of that still come. The error is that there are no more: those that have begun may have run.
-func (c *Client) CallMany(ctx context.Context, m *Many, done func(*Outcome)) error {
-	if m.Options.Importer != nil {
-		return errImporter
-	}
-	p, longest, err := c.manyParams(m)
+func (c *Client) CallMany(ctx context.Context, m *Many, call *ManyCalls, done func(*Outcome)) error {
+	w, err := c.callMany(ctx, "call_many", m, call, done)
 	if err != nil {
 		return err
 	}
-	answering, stop := c.whileAnswering(context.WithoutCancel(ctx), connectTime(m.Options, longest))
-	defer stop()
-	if err := c.addEnvironment(answering, &p.Target, m.Options); err != nil {
+	return w.wait(ctx)
+}
+
+func (c *Client) callMany(ctx context.Context, method string, m *Many, call *ManyCalls, done func(*Outcome)) (*manyWork, error) {
+	w := &manyWork{c: c, m: m, done: done, output: call.Output}
+	p := &wire.CallMany{Call: *(&Child{c: c}).params(call.Function, call.Args)}
+	p.Convert, p.Output, p.Log = call.Convert.Words(), call.Output != nil, m.Log != nil
+	return w, w.open(ctx, method, p, &p.Target, &p.Many)
+}
+
+// RunMany runs a program on many targets. Else it is as CallMany; done and the functions of o are called one after the other, and while they
+// run, the programs wait that have printed more than fits.
+func (c *Client) RunMany(ctx context.Context, m *Many, o *ManyPrograms, done func(*Outcome)) error {
+	w := &manyWork{c: c, m: m, done: done, stdout: o.Stdout, stderr: o.Stderr}
+	p := &wire.RunMany{Run: *runParams(&o.Program)}
+	p.Traceparent, p.Log = c.opt.Traceparent, m.Log != nil
+	p.TargetArgv, p.TargetEnv, p.TargetHostVars = each(o.Args, len(m.Places)), each(o.Env, len(m.Places)), each(o.HostVars, len(m.Places))
+	if err := w.open(ctx, "run_many", p, &p.Target, &p.Many); err != nil {
 		return err
 	}
-	var got wire.Items
-	err = c.Do(answering, "call_many", p, &got)
+	if o.Program.Stdin != nil {
+		go w.s.feed(o.Program.Stdin)
+	}
+	return w.wait(ctx)
+}
+
+// each gives what is not nil of the first n.
+func each[E any](of func(int) []E, n int) (out map[int][]E) {
+	if of == nil {
+		return nil
+	}
+	out = map[int][]E{}
+	for i := range n {
+		if l := of(i); l != nil {
+			out[i] = l
+		}
+	}
+	return out
+}
+
+// ManyChannels are channels with a function on each of many targets. Their methods may be called from several goroutines.
+type ManyChannels struct {
+	w     *manyWork
+	ended chan struct{}
+	err   error // set when ended is closed
+}
+
+// OpenMany calls a function on many targets with a channel to it as its first argument, and returns at once. What the functions send goes to
+// message, and what they return to done, one after the other; the rest is as for CallMany.
+func (c *Client) OpenMany(ctx context.Context, m *Many, call *ManyCalls, message func(target int, v any), done func(*Outcome)) (*ManyChannels, error) {
+	w, err := c.callMany(ctx, "open_many", m, call, done)
+	if err != nil {
+		return nil, err
+	}
+	w.message = message
+	ch := &ManyChannels{w: w, ended: make(chan struct{})}
+	go func() {
+		ch.err = w.wait(ctx)
+		close(ch.ended)
+	}()
+	return ch, nil
+}
+
+// Send sends a value to the function of a target; it waits until the target has begun, and the function has taken most of what was sent before.
+func (ch *ManyChannels) Send(ctx context.Context, target int, v any) error {
+	return ch.write(ctx, &wire.Write{Target: &target, Value: &wire.Value{V: v}})
+}
+
+// CloseSend tells the function of a target that nothing more comes.
+func (ch *ManyChannels) CloseSend(ctx context.Context, target int) error {
+	return ch.write(ctx, &wire.Write{Target: &target, End: true})
+}
+
+func (ch *ManyChannels) write(ctx context.Context, w *wire.Write) error {
+	w.Stream = ch.w.s.id
+	return toGo(ch.w.c.request(ctx, "write", w, nil, nil))
+}
+
+// Wait waits for the last outcome. The error is that there are no more.
+func (ch *ManyChannels) Wait() error {
+	<-ch.ended
+	return ch.err
+}
+
+// manyWork is a request for many targets that runs.
+type manyWork struct {
+	c                      *Client
+	m                      *Many
+	done                   func(*Outcome)
+	output, stdout, stderr func(target int, data []byte) // may be nil
+	message                func(target int, v any)       // may be nil
+
+	s       *stream
+	got     wire.Items // the first ones
+	stop    context.CancelFunc
+	longest int // hops of a target
+}
+
+// open makes the request of p, whose target and plan are filled in.
+func (w *manyWork) open(ctx context.Context, method string, p any, t *wire.Target, plan *wire.Many) (err error) {
+	if w.m.Options.Importer != nil {
+		return errImporter
+	}
+	*t = w.c.target(w.m.Options)
+	if err = w.plan(plan, t.Dir); err != nil {
+		return err
+	}
+	answering, stop := w.c.whileAnswering(context.WithoutCancel(ctx), connectTime(w.m.Options, w.longest))
+	defer func() {
+		if err != nil {
+			stop()
+		}
+	}()
+	if err = w.c.addEnvironment(answering, t, w.m.Options); err != nil {
+		return err
+	}
+	err = w.c.Do(answering, method, p, &w.got)
 	var refused *wire.Error
-	if errors.As(err, &refused) && refused.Message == `there is no method "call_many"` {
+	if errors.As(err, &refused) && refused.Message == `there is no method "`+method+`"` {
 		return ErrNoMany
 	}
 	if err != nil {
 		return toGo(err)
 	}
-	s := &stream{c: c, ctx: answering, id: got.Stream}
-	c.streams.Add(1)
-	defer c.streams.Add(-1)
-	over := make(chan struct{})
-	defer close(over)
-	go m.steer(ctx, s, over)
-	err = s.each(got, func(items *wire.Items) {
-		if m.Begun != nil && items.Begun > 0 {
-			m.Begun(items.Begun)
-		}
-	}, func(item *wire.Item) error {
-		if item.Kind == wire.ItemError && item.State == "" {
-			return item.Error.Go() // of them all
-		}
-		m.take(c, item, done)
-		return nil
-	})
-	if errors.Is(context.Cause(answering), errSilent) {
-		return silent("", longest)
-	}
-	return err
+	w.s, w.stop = &stream{c: w.c, ctx: answering, id: w.got.Stream}, stop
+	return nil
 }
 
-// manyParams gives the parameters, and how many hops a target has at most.
-func (c *Client) manyParams(m *Many) (p *wire.CallMany, longest int, err error) {
-	p = &wire.CallMany{
-		Call: *(&Child{c: c}).params(m.Function, m.Args), Parallel: m.Parallel, Batch: m.Batch, Pause: wire.Seconds(m.Pause.Seconds()),
-		Retry: m.Retry, Each: wire.Seconds(m.Timeout.Seconds()), Targets: make([]string, len(m.Places)),
+// plan fills in the targets and limits.
+func (w *manyWork) plan(p *wire.Many, dir string) error {
+	m := w.m
+	*p = wire.Many{
+		Parallel: m.Parallel, Batch: m.Batch, Pause: wire.Seconds(m.Pause.Seconds()), Retry: m.Retry, Each: wire.Seconds(m.Timeout.Seconds()),
+		Targets: make([]string, len(m.Places)),
 	}
-	p.Convert, p.Output, p.Log = m.Convert.Words(), m.Output != nil, m.Log != nil
 	if m.MaxFail != work.NoLimit {
 		p.MaxFail = &m.MaxFail
 	}
-	p.Target = c.target(m.Options)
 	for i, place := range m.Places {
 		opt := m.Options
 		opt.Secrets = place.Secrets
 		var passwords map[int]string
-		if p.Targets[i], passwords, err = c.resolve(place.Hops, opt, p.Dir); err != nil {
-			return nil, 0, &daemon.HopError{Target: place.Name, Hops: len(place.Hops), Err: err}
+		var err error
+		if p.Targets[i], passwords, err = w.c.resolve(place.Hops, opt, dir); err != nil {
+			return &daemon.HopError{Target: place.Name, Hops: len(place.Hops), Err: err}
+		}
+		if name := shownName(place.Name, p.Targets[i]); name != "" {
+			if p.Names == nil {
+				p.Names = make([]string, len(m.Places))
+			}
+			p.Names[i] = name
 		}
 		if len(passwords) > 0 {
 			if p.TargetPasswords == nil {
@@ -127,26 +239,51 @@ func (c *Client) manyParams(m *Many) (p *wire.CallMany, longest int, err error) 
 			}
 			p.TargetPasswords[i] = passwords
 		}
-		longest = max(longest, len(place.Hops))
+		w.longest = max(w.longest, len(place.Hops))
 	}
-	return p, longest, nil
+	return nil
+}
+
+// wait takes all items.
+func (w *manyWork) wait(ctx context.Context) error {
+	defer w.stop()
+	w.c.streams.Add(1)
+	defer w.c.streams.Add(-1)
+	over := make(chan struct{})
+	defer close(over)
+	go w.steer(ctx, over)
+	err := w.s.each(w.got, func(items *wire.Items) {
+		if w.m.Begun != nil && items.Begun > 0 {
+			w.m.Begun(items.Begun)
+		}
+	}, func(item *wire.Item) error {
+		if item.Kind == wire.ItemError && item.State == "" {
+			return item.Error.Go() // of them all
+		}
+		w.take(item)
+		return nil
+	})
+	if errors.Is(context.Cause(w.s.ctx), errSilent) {
+		return silent("", w.longest)
+	}
+	return err
 }
 
 // steer tells the daemon that no more may begin, or that what runs is given up.
-func (m *Many) steer(ctx context.Context, s *stream, over chan struct{}) {
-	stop := m.Stop
+func (w *manyWork) steer(ctx context.Context, over chan struct{}) {
+	stop := w.m.Stop
 	for {
-		w := &wire.Write{Stream: s.id, End: true}
+		p := &wire.Write{Stream: w.s.id, Stop: true}
 		select {
 		case <-stop:
 			stop = nil
 		case <-ctx.Done():
-			w.Cancel = true
+			p.Cancel = true
 		case <-over:
 			return
 		}
-		_ = s.c.request(s.ctx, "write", w, nil, nil) // the stream may have ended
-		if w.Cancel {
+		_ = w.c.request(w.s.ctx, "write", p, nil, nil) // the stream may have ended
+		if p.Cancel {
 			return
 		}
 	}
@@ -157,30 +294,48 @@ var manyStates = map[string]work.State{
 }
 
 // take gives an item to whom it is for.
-func (m *Many) take(c *Client, item *wire.Item, done func(*Outcome)) {
-	if item.Target < 0 || item.Target >= len(m.Places) {
+func (w *manyWork) take(item *wire.Item) {
+	if item.Target < 0 || item.Target >= len(w.m.Places) {
 		return
 	}
-	place := &m.Places[item.Target]
+	tell := func(to func(int, []byte), data []byte) {
+		if to != nil {
+			to(item.Target, data)
+		}
+	}
+	place := &w.m.Places[item.Target]
 	out := &Outcome{Target: item.Target, Python: item.Python, Took: time.Duration(item.Seconds * float64(time.Second))}
 	switch item.Kind {
 	case wire.ItemOutput:
-		m.Output(item.Target, item.Data)
-		return
-	case wire.ItemEvent:
-		if e := item.Event; e.Kind == wire.EventLog && m.Log != nil {
-			m.Log(item.Target, daemon.Log{Target: place.Name, Context: pyproto.ContextID(e.Child), Logger: e.Logger, Level: e.Level, Text: e.Text})
-		}
+		tell(w.output, item.Data)
 		return
 	case wire.ItemDropped:
-		m.Output(item.Target, droppedText(item.Count))
+		tell(w.output, droppedText(item.Count))
+		return
+	case wire.ItemStdout:
+		tell(w.stdout, item.Data)
+		return
+	case wire.ItemStderr:
+		tell(w.stderr, item.Data)
+		return
+	case wire.ItemMessage:
+		if w.message != nil {
+			w.message(item.Target, valueOf(item))
+		}
+		return
+	case wire.ItemEvent:
+		if e := item.Event; e.Kind == wire.EventLog && w.m.Log != nil {
+			w.m.Log(item.Target, daemon.Log{Target: place.Name, Context: pyproto.ContextID(e.Child), Logger: e.Logger, Level: e.Level, Text: e.Text})
+		}
 		return
 	case wire.ItemResult:
-		if item.Value != nil {
-			out.Value = item.Value.V
-		}
+		out.Value = valueOf(item)
 		if item.Child != 0 {
-			out.Child = &Child{c: c, id: pyproto.ContextID(item.Child), name: place.Name, python: importer.Version{Major: item.Python}, shared: true}
+			out.Child = &Child{c: w.c, id: pyproto.ContextID(item.Child), name: place.Name, python: importer.Version{Major: item.Python}, shared: true}
+		}
+	case wire.ItemExit:
+		if out.Status = (daemon.ExitStatus{Code: item.Code, Signal: item.Signal}); out.Status != (daemon.ExitStatus{}) {
+			out.State = work.Failed
 		}
 	case wire.ItemError:
 		out.State, out.Err = manyStates[item.State], item.Error.Go()
@@ -191,5 +346,5 @@ func (m *Many) take(c *Client, item *wire.Item, done func(*Outcome)) {
 	default:
 		return
 	}
-	done(out)
+	w.done(out)
 }

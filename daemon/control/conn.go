@@ -53,7 +53,7 @@ type conn struct {
 	busy     time.Time // when the first of them came: what the client has changed before that is looked for
 	streams  map[uint32]*stream
 	last     uint32 // stream
-	workers  int    // of call_many
+	workers  int    // of call_many and its like
 	leases   map[uint32]*held
 	turns    map[string]*turn // the last of each order
 	envs     [][]string       // by their numbers, from 1
@@ -342,7 +342,7 @@ func (c *conn) lease(ctx context.Context, t *wire.Target, w *pool.Watcher) (l *p
 		if err != nil {
 			return nil, nil, err
 		}
-		r.Watch = w
+		r.Watch, r.Client = w, c.pid
 		c.mu.Lock()
 		r.Since = c.busy
 		c.mu.Unlock()

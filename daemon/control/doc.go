@@ -10,7 +10,9 @@
 //	replies that a client does not read   maxReplyBytes: the next reply waits to be made, and requests are left unread; a client
 //	                                      that takes nothing for Options.StallTimeout while replies wait is disconnected
 //	large results of its calls            maxResultBytes: the child's stream is not read (daemon.CallOptions.Room)
-//	outcomes of call_many                 streamBytes: nothing more begins (package work)
+//	outcomes of call_many and its like    streamBytes: nothing more begins (package work)
+//	what programs of run_many print, and  the same: the program, or the function, waits
+//	messages of open_many
 //	a channel                             streamBytes: the sender waits (end to end, to the process that writes)
 //	a program's output                    daemon.OutputShare: the program waits in the same way
 //	what a function prints, events        streamBytes: what does not fit is dropped and counted
@@ -28,7 +30,9 @@
 //	request            conn.handle           it is answered                                 conn.wg, in conn.serve
 //	stream's work      call.work             the call, program, channel or subscription     conn.wg
 //	                                         has ended, or the client has closed it
-//	Runner.Run         call_many's work      its targets are done, or no more may begin     the work
+//	Runner.Run         start (many.go)       its targets are done, or no more may begin     the work
+//	Input.fill         a program of          nobody reads it any more                       the work, in Input.Close
+//	                   run_many
 //	Server.ServeHTTP   its caller            Shutdown closes it                             Server.wg
 //	exporter.run       newExporter           Shutdown, after what is left was sent          exporter.close
 //

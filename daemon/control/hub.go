@@ -47,6 +47,10 @@ type subscriber struct {
 	stream *stream
 }
 
+func (s *subscriber) takes(e *wire.Event) bool {
+	return slices.Contains(s.kinds, e.Kind) && (s.target == "" || s.target == e.Target || s.target == e.Chain)
+}
+
 func newHub() *hub { return &hub{subs: map[*subscriber]bool{}} }
 
 // wants tells whether somebody would get an event of that kind.
@@ -110,7 +114,7 @@ func sizeOf(e *wire.Event) int { return (&wire.Item{Event: e}).Size() }
 func stamp(t time.Time) float64 { return float64(t.UnixMicro()) / 1e6 }
 
 func (s *subscriber) give(e *wire.Event) {
-	if slices.Contains(s.kinds, e.Kind) && (s.target == "" || s.target == e.Target) {
+	if s.takes(e) {
 		s.stream.offer(wire.Item{Kind: wire.ItemEvent, Event: e})
 	}
 }
@@ -121,7 +125,7 @@ func (h *hub) add(s *subscriber, n int) {
 	defer h.mu.Unlock()
 	var old []*wire.Event
 	for i := len(h.backlog) - 1; i >= 0 && len(old) < n; i-- {
-		if e := h.backlog[i]; slices.Contains(s.kinds, e.Kind) && (s.target == "" || s.target == e.Target) {
+		if e := h.backlog[i]; s.takes(e) {
 			old = append(old, e)
 		}
 	}
@@ -146,7 +150,7 @@ func (h *hub) remove(s *subscriber) {
 	}
 }
 
-// logCore is a zapcore.Core that makes events of log records. The fields target, context and logger have their own places; others
+// logCore is a zapcore.Core that makes events of log records. The fields target, chain, context and logger have their own places; others
 // are put behind the text.
 type logCore struct {
 	h      *hub
@@ -174,6 +178,8 @@ func (c logCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 		switch f.Key {
 		case "target":
 			e.Target = f.String
+		case "chain":
+			e.Chain = f.String
 		case "context":
 			e.Child = uint32(f.Integer)
 		case "logger":

@@ -2,6 +2,9 @@ package control
 
 import (
 	"context"
+	"errors"
+	"slices"
+	"sync"
 	"time"
 
 	"mitogend/daemon"
@@ -11,44 +14,54 @@ import (
 	"mitogend/importer"
 )
 
+// minChannel is what a function sends at least ahead of a client that takes messages of many; all together send no more than streamBytes
+// where that is enough for it.
+const minChannel = 8 << 10
+
 // maxParallel is how many targets may be worked on at once by all such requests of one client.
 const maxParallel = maxRequests
 
-// many is a call_many that runs.
+// many is a call_many, run_many or open_many that runs.
 type many struct {
 	*call
-	p       *wire.CallMany
-	s       *stream
-	base    *pool.Request
-	workers int
-	args    []any
-	convert daemon.Convert
-	runner  *work.Runner[*pool.Lease, *answered]
+	p            *wire.Many
+	source       *wire.Source
+	logs, events bool // the client wants log records, and imports
+	s            *stream
+	base         *pool.Request
+	workers      int
+	// write takes what the client writes but stop and cancel; nil where nothing is written.
+	write func(ctx context.Context, w *wire.Write) error
+	// giveUp ends what runs. Set by start, before anything begins.
+	giveUp context.CancelCauseFunc
+
+	runner interface {
+		Run(ctx context.Context) int
+		Begun() int
+		Stop()
+	}
 }
 
-// answered is what a function has returned.
-type answered struct {
-	value   *wire.Value
-	release func()
-	python  int
-	told    bool // the client knows already
-}
-
-func (c *call) callMany(p *wire.CallMany) (any, error) {
-	args, convert, err := arguments(&p.Call)
+// newMany checks what all of these have, and makes the stream. start has to follow.
+func (c *call) newMany(method string, t *wire.Target, p *wire.Many, timeout time.Duration, logs, imports bool) (*many, error) {
 	switch {
-	case err != nil:
-		return nil, err
-	case p.Target.Target != "" || p.Child != 0 || len(p.Passwords) > 0:
-		return nil, wire.Errorf(wire.KindUsage, "call_many takes targets and target_passwords, not target, child or passwords")
-	case p.Chain != "":
-		return nil, wire.Errorf(wire.KindUsage, "call_many is no part of a chain")
+	case t.Target != "" || t.Child != 0 || len(t.Passwords) > 0:
+		return nil, wire.Errorf(wire.KindUsage, "%s takes targets and target_passwords, not target, child or passwords", method)
 	case p.Parallel < 0 || p.Batch < 0 || p.Pause < 0 || p.Retry < 0 || p.Each < 0 || p.MaxFail != nil && *p.MaxFail < 0:
 		return nil, wire.Errorf(wire.KindUsage, "parallel, batch, pause, max_fail, retry and each must not be negative")
 	}
-	m := &many{call: c, p: p, workers: min(max(p.Parallel, 1), len(p.Targets), maxParallel), args: args, convert: convert}
-	if m.base, err = options(&p.Target); err == nil && p.Environment != 0 {
-		m.base.Env, err = c.namedEnvironment(&p.Target)
+	if len(p.Names) > 0 && len(p.Names) != len(p.Targets) {
+		return nil, wire.Errorf(wire.KindUsage, "there are %d names for %d targets", len(p.Names), len(p.Targets))
+	}
+	for _, name := range p.Names {
+		if err := checkName(name); err != nil {
+			return nil, err
+		}
+	}
+	m := &many{call: c, p: p, source: t.Source, logs: logs, events: imports, workers: min(max(p.Parallel, 1), len(p.Targets), maxParallel)}
+	var err error
+	if m.base, err = options(t); err == nil && t.Environment != 0 {
+		m.base.Env, err = c.namedEnvironment(t)
 	}
 	if err != nil {
 		return nil, err
@@ -57,7 +70,7 @@ func (c *call) callMany(p *wire.CallMany) (any, error) {
 	c.mu.Lock()
 	m.base.Since = c.busy
 	c.mu.Unlock()
-	if m.s, err = c.newStream(p.RequestTimeout(), true); err != nil {
+	if m.s, err = c.newStream(timeout, true); err != nil {
 		return nil, err
 	}
 	m.s.prints = printBytes
@@ -65,8 +78,7 @@ func (c *call) callMany(p *wire.CallMany) (any, error) {
 		c.forget(m.s)
 		return nil, err
 	}
-	m.run()
-	return c.answer(m.s, p.Read)
+	return m, nil
 }
 
 // addWorkers counts those of all requests.
@@ -80,8 +92,11 @@ func (c *conn) addWorkers(n int) error {
 	return nil
 }
 
-// run begins the work.
-func (m *many) run() {
+// errManyWrite is for what is written that is not taken.
+var errManyWrite = wire.Errorf(wire.KindUsage, "call_many takes stop and cancel, run_many with stdin data and end as well, and open_many value and end for a target")
+
+// start begins the work: do on each target, whose outcomes go to put. end, if not nil, is called when all is done.
+func start[R any](m *many, do func(context.Context, int, *pool.Lease) (R, error), put func(work.Outcome[R]), end func()) {
 	plan := work.Plan{
 		Targets: len(m.p.Targets), Parallel: m.workers, Batch: m.p.Batch, Pause: m.p.Pause.Duration(), MaxFail: work.NoLimit,
 		Retry: m.p.Retry, Timeout: m.p.Each.Duration(), Late: &wire.TimeoutError{After: m.p.Each.Duration()},
@@ -89,52 +104,66 @@ func (m *many) run() {
 	if m.p.MaxFail != nil {
 		plan.MaxFail = *m.p.MaxFail
 	}
-	m.runner = work.New(plan, m.lease, m.do, m.put)
-	ctx, giveUp := context.WithCancelCause(m.s.ctx)
-	m.s.write = func(_ context.Context, w *wire.Write) error {
-		if !w.End && !w.Cancel {
-			return wire.Errorf(wire.KindUsage, "call_many takes end and cancel, and nothing else is written to it")
+	m.runner = work.New(plan, m.lease, do, put)
+	var ctx context.Context
+	ctx, m.giveUp = context.WithCancelCause(m.s.ctx)
+	m.s.write = func(wctx context.Context, w *wire.Write) error {
+		if w.Stop || w.Cancel {
+			m.runner.Stop()
+			if w.Cancel {
+				m.giveUp(context.Canceled)
+			}
+			return nil
 		}
-		m.runner.Stop()
-		if w.Cancel {
-			giveUp(context.Canceled)
+		if m.write == nil {
+			return errManyWrite
 		}
-		return nil
+		return m.write(wctx, w)
 	}
 	m.work(m.s, func() {
 		m.s.begin(m.runner.Run(ctx))
 		_ = m.addWorkers(-m.workers)
-		giveUp(nil)
-		if err := context.Cause(m.s.ctx); err != nil && !ended(err) {
-			m.s.fail(err)
-			return
+		err := context.Cause(m.s.ctx)
+		if err == nil && context.Cause(ctx) != context.Canceled {
+			err = context.Cause(ctx) // input that could not be kept
 		}
-		m.s.finish()
+		m.giveUp(nil)
+		if err != nil && !ended(err) {
+			m.s.fail(err)
+		} else {
+			m.s.finish()
+		}
+		if end != nil {
+			end()
+		}
 	})
 }
 
 func (m *many) lease(ctx context.Context, target int) (*pool.Lease, error) {
 	m.s.begin(m.runner.Begun())
 	r := *m.base
-	t := wire.Target{Target: m.p.Targets[target], Connection: wire.Connection{Passwords: m.p.TargetPasswords[target], Source: m.p.Source}}
+	t := wire.Target{Target: m.p.Targets[target], Connection: wire.Connection{Passwords: m.p.TargetPasswords[target], Source: m.source}}
 	if err := m.call.s.find(&r, &t); err != nil {
 		return nil, err
 	}
-	r.Watch = m.watcher(target)
+	if len(m.p.Names) > 0 {
+		r.Name = m.p.Names[target]
+	}
+	r.Watch, r.Client = m.watcher(target), m.call.pid
 	return m.call.s.pool.Get(ctx, r)
 }
 
 // watcher gives what happens on a target's connection to the stream.
 func (m *many) watcher(target int) *pool.Watcher {
-	if !m.p.Log && !m.p.Import {
+	if !m.logs && !m.events {
 		return nil
 	}
 	event := func(e *wire.Event) { m.s.offer(wire.Item{Kind: wire.ItemEvent, Target: target, Event: e}) }
 	w := &pool.Watcher{}
-	if m.p.Log {
+	if m.logs {
 		w.OnLog = func(c *pool.Conn, l daemon.Log) { event(logEvent(c, l)) }
 	}
-	if m.p.Import {
+	if m.events {
 		w.OnImport = func(c *pool.Conn, e importer.Event) {
 			imported := importEvent(c, e)
 			event(&imported)
@@ -143,16 +172,69 @@ func (m *many) watcher(target int) *pool.Watcher {
 	return w
 }
 
-// do calls the function on one target.
-func (m *many) do(ctx context.Context, target int, l *pool.Lease) (*answered, error) {
+// states are the words for those of errors.
+var states = map[work.State]string{work.Failed: wire.StateFailed, work.NotReached: wire.StateNotReached, work.MayHaveRun: wire.StateMayHaveRun}
+
+// failed gives an outcome that is an error to the client, when there is room for it.
+func (m *many) failed(target int, s work.State, err error, took time.Duration) {
+	_ = m.s.put(wire.Item{Kind: wire.ItemError, Target: target, State: states[s], Error: wire.FromError(err), Seconds: took.Seconds()})
+}
+
+// manyCalls calls a function on each target.
+type manyCalls struct {
+	*many
+	p       *wire.CallMany
+	args    []any
+	convert daemon.Convert
+}
+
+// answered is what a function has returned.
+type answered struct {
+	value   *wire.Value
+	release func()
+	python  int
+	told    bool // the client knows already
+}
+
+func (c *call) newManyCalls(method string, p *wire.CallMany) (*manyCalls, error) {
+	args, convert, err := arguments(&p.Call)
+	if err == nil && p.Chain != "" {
+		err = wire.Errorf(wire.KindUsage, "%s is no part of a chain", method)
+	}
+	if err != nil {
+		return nil, err
+	}
+	m, err := c.newMany(method, &p.Target, &p.Many, p.RequestTimeout(), p.Log, p.Import)
+	if err != nil {
+		return nil, err
+	}
+	return &manyCalls{many: m, p: p, args: args, convert: convert}, nil
+}
+
+func (c *call) callMany(p *wire.CallMany) (any, error) {
+	m, err := c.newManyCalls("call_many", p)
+	if err != nil {
+		return nil, err
+	}
+	start(m.many, m.do, m.put, nil)
+	return c.answer(m.s, p.Read)
+}
+
+// options are those of the call on a target.
+func (m *manyCalls) options(target int) daemon.CallOptions {
 	o := daemon.CallOptions{Room: m.room, Convert: m.convert}
 	if m.p.Output {
 		o.Output = func(data []byte) {
 			m.s.offer(wire.Item{Kind: wire.ItemOutput, Target: target, Data: append([]byte(nil), data...)})
 		}
 	}
+	return o
+}
+
+// do calls the function on one target.
+func (m *manyCalls) do(ctx context.Context, target int, l *pool.Lease) (*answered, error) {
 	started := time.Now()
-	k := l.Start(ctx, o, m.p.Function, m.args...)
+	k := l.Start(ctx, m.options(target), m.p.Function, m.args...)
 	v, err := k.Wait(ctx).Value()
 	m.call.s.called(l, m.p.Function, m.p.Traceparent, started, err)
 	out := &answered{release: k.Release, python: l.Child().Version().Major}
@@ -170,7 +252,7 @@ func (m *many) do(ctx context.Context, target int, l *pool.Lease) (*answered, er
 }
 
 // hold gives the child of a generator to the client, and waits until that gives it back.
-func (m *many) hold(ctx context.Context, target int, l *pool.Lease, out *answered, started time.Time) error {
+func (m *manyCalls) hold(ctx context.Context, target int, l *pool.Lease, out *answered, started time.Time) error {
 	left, err := m.keepUntil(l)
 	if err != nil {
 		return err
@@ -189,25 +271,172 @@ func (m *many) hold(ctx context.Context, target int, l *pool.Lease, out *answere
 	return nil
 }
 
-func (m *many) result(target int, a *answered, took time.Duration) wire.Item {
+func (m *manyCalls) result(target int, a *answered, took time.Duration) wire.Item {
 	return wire.Item{Kind: wire.ItemResult, Target: target, Value: a.value, Python: a.python, Seconds: took.Seconds(), Taken: a.release}
 }
 
-// states are the words for those of errors.
-var states = map[work.State]string{work.Failed: wire.StateFailed, work.NotReached: wire.StateNotReached, work.MayHaveRun: wire.StateMayHaveRun}
-
 // put gives an outcome to the client, when there is room for it.
-func (m *many) put(out work.Outcome[*answered]) {
-	if out.Err != nil {
-		_ = m.s.put(wire.Item{
-			Kind: wire.ItemError, Target: out.Target, State: states[out.State], Error: wire.FromError(out.Err), Seconds: out.Took.Seconds(),
+func (m *manyCalls) put(out work.Outcome[*answered]) {
+	switch {
+	case out.Err != nil:
+		m.failed(out.Target, out.State, out.Err, out.Took)
+	case !out.Value.told:
+		if m.s.put(m.result(out.Target, out.Value, out.Took)) != nil {
+			out.Value.release()
+		}
+	}
+}
+
+// manyChannels opens a channel on each target.
+type manyChannels struct {
+	*manyCalls
+
+	// mu protects the following. Nothing is locked under it.
+	mu    sync.Mutex
+	doors map[int]*door // of those that have begun, and those that somebody writes to
+	ended []bool        // by target: no door opens any more
+}
+
+func (c *call) openMany(p *wire.CallMany) (any, error) {
+	if len(p.Convert) > 0 {
+		return nil, errOpenConvert
+	}
+	calls, err := c.newManyCalls("open_many", p)
+	if err != nil {
+		return nil, err
+	}
+	m := &manyChannels{manyCalls: calls, doors: map[int]*door{}, ended: make([]bool, len(p.Targets))}
+	m.write = m.writeTo
+	start(m.many, m.do, m.put, nil)
+	return c.answer(m.s, p.Read)
+}
+
+// door gives where a target is written to, nil for one that has ended.
+func (m *manyChannels) door(target int) *door {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ended[target] {
+		return nil
+	}
+	d := m.doors[target]
+	if d == nil {
+		d = newDoor()
+		m.doors[target] = d
+	}
+	return d
+}
+
+func (m *manyChannels) writeTo(ctx context.Context, w *wire.Write) error {
+	if w.Target == nil || w.Data != nil {
+		return errManyWrite
+	}
+	if *w.Target < 0 || *w.Target >= len(m.ended) {
+		return wire.Errorf(wire.KindUsage, "there is no target %d", *w.Target)
+	}
+	d := m.door(*w.Target)
+	if d == nil {
+		return errFunctionEnded
+	}
+	return d.write(ctx, m.s, w)
+}
+
+// do opens the channel on one target, and takes what comes.
+func (m *manyChannels) do(ctx context.Context, target int, l *pool.Lease) (*answered, error) {
+	o := m.options(target)
+	o.Room, o.Window = nil, max(minChannel, streamBytes/m.workers)
+	started := time.Now()
+	ch, err := l.Open(ctx, o, m.p.Function, m.args...)
+	var v any
+	if err == nil {
+		m.door(target).open(ch)
+		v, err = pump(ctx, m.s, target, ch, !m.p.Exact)
+		ch.Close()
+	}
+	m.call.s.called(l, m.p.Function, m.p.Traceparent, started, err)
+	out := &answered{release: func() {}, python: l.Child().Version().Major}
+	if err == nil {
+		out.value, err = wire.NewValue(v, !m.p.Exact, m.call.s.maxMessage())
+	}
+	return out, err
+}
+
+func (m *manyChannels) put(out work.Outcome[*answered]) {
+	d := m.door(out.Target)
+	d.open(nil)
+	m.mu.Lock()
+	m.ended[out.Target] = true
+	delete(m.doors, out.Target)
+	m.mu.Unlock()
+	m.manyCalls.put(out)
+}
+
+// manyPrograms runs a program on each target.
+type manyPrograms struct {
+	*many
+	p  *wire.RunMany
+	o  daemon.RunOptions
+	in *work.Input // nil for /dev/null
+}
+
+// errEnded is that a program has ended with another status than 0.
+var errEnded = errors.New("control: the program has ended with another status than 0")
+
+func (c *call) runMany(p *wire.RunMany) (any, error) {
+	base, err := c.newMany("run_many", &p.Target, &p.Many, p.RequestTimeout(), p.Log, p.Import)
+	if err != nil {
+		return nil, err
+	}
+	m := &manyPrograms{many: base, p: p, o: runOptions(&p.Run)}
+	var end func()
+	if p.Stdin {
+		in := newInput(m.s)
+		m.in = work.NewInput(in, func(err error) {
+			m.giveUp(wire.Errorf(wire.KindInternal, "standard input can not be kept: %v; what runs is ended, since it would not get all of it", err))
 		})
+		end = m.in.Close
+		m.write = func(ctx context.Context, w *wire.Write) error {
+			if w.Target != nil || w.Value != nil {
+				return errManyWrite
+			}
+			return in.write(ctx, w)
+		}
+	}
+	start(m.many, m.do, m.put, end)
+	return c.answer(m.s, p.Read)
+}
+
+// do runs the program on one target.
+func (m *manyPrograms) do(ctx context.Context, target int, l *pool.Lease) (*daemon.ExitStatus, error) {
+	o := m.o
+	if argv, ok := m.p.TargetArgv[target]; ok {
+		o.Args = argv
+	}
+	if vars, ok := m.p.TargetHostVars[target]; ok {
+		o.HostVars = vars
+	}
+	o.Env = slices.Concat(o.Env, m.p.TargetEnv[target])
+	o.Stdout = writer{s: m.s, kind: wire.ItemStdout, target: target, many: true}
+	o.Stderr = writer{s: m.s, kind: wire.ItemStderr, target: target, many: true}
+	if m.in != nil {
+		in := m.in.Reader()
+		defer in.Close()
+		o.Stdin = in
+	}
+	status, err := m.call.s.program(ctx, l, &m.p.Run, o)
+	switch {
+	case err != nil:
+		return nil, err
+	case status != daemon.ExitStatus{}:
+		return &status, errEnded
+	}
+	return &status, nil
+}
+
+// put tells the client how a program has ended, when there is room for it.
+func (m *manyPrograms) put(out work.Outcome[*daemon.ExitStatus]) {
+	if out.Value == nil {
+		m.failed(out.Target, out.State, out.Err, out.Took)
 		return
 	}
-	if out.Value.told {
-		return
-	}
-	if m.s.put(m.result(out.Target, out.Value, out.Took)) != nil {
-		out.Value.release()
-	}
+	_ = m.s.put(wire.Item{Kind: wire.ItemExit, Target: out.Target, Code: out.Value.Code, Signal: out.Value.Signal, Seconds: out.Took.Seconds()})
 }

@@ -27,13 +27,15 @@ func init() {
 		"call":        on(true, func(p *wire.Call) string { return place(&p.Target) }, (*call).call),
 		"call_async":  on(true, func(p *wire.Call) string { return place(&p.Target) }, (*call).callAsync),
 		"call_many":   on(true, nil, (*call).callMany),
+		"run_many":    on(true, nil, (*call).runMany),
+		"open_many":   on(true, nil, (*call).openMany),
 		"open":        on(true, func(p *wire.Call) string { return place(&p.Target) }, (*call).open),
 		"run":         on(true, func(p *wire.Run) string { return place(&p.Target) }, (*call).run),
 		"reset_chain": on(true, func(p *wire.ResetChain) string { return place(&wire.Target{Child: p.Child}) }, (*call).resetChain),
 		"receiver":    on(true, nil, (*call).receiver),
 		"send":        on(true, func(p *wire.Send) string { return fmt.Sprint("send ", p.To.V) }, (*call).send),
 		"read":        on(false, func(p *wire.Read) string { return fmt.Sprint("read ", p.Stream) }, (*call).read),
-		"write":       on(false, func(p *wire.Write) string { return fmt.Sprint("write ", p.Stream) }, (*call).write),
+		"write":       on(false, writePlace, (*call).write),
 		"close":       on(false, nil, (*call).close),
 		"cancel":      on(false, nil, (*call).cancelRequest),
 		"subscribe":   on(false, nil, (*call).subscribe),
@@ -58,6 +60,14 @@ func place(t *wire.Target) string {
 	return "target " + t.Target
 }
 
+// writePlace is what writes have to be in order with: those of the same stream, and of open_many those for the same target.
+func writePlace(p *wire.Write) string {
+	if p.Target != nil {
+		return fmt.Sprint("write ", p.Stream, " ", *p.Target)
+	}
+	return fmt.Sprint("write ", p.Stream)
+}
+
 // request reads a target and its options.
 func (s *Server) request(t *wire.Target) (*pool.Request, error) {
 	r, err := options(t)
@@ -70,7 +80,8 @@ func (s *Server) request(t *wire.Target) (*pool.Request, error) {
 // options reads what does not depend on which target it is.
 func options(t *wire.Target) (r *pool.Request, err error) {
 	r = &pool.Request{
-		Name: t.Name, Python: t.Python, PythonFrom: daemon.PythonFrom{Builds: t.PythonFrom, Dir: t.PythonDir, Keep: t.KeepPython}, PreferHere: t.PreferHere, NoBytecode: t.NoBytecode, Timeout: t.ConnectTimeout.Duration(),
+		Name: t.Name, Python: t.Python, PythonFrom: daemon.PythonFrom{Builds: t.PythonFrom, Dir: t.PythonDir, Keep: t.KeepPython},
+		PreferHere: t.PreferHere, Timeout: t.ConnectTimeout.Duration(),
 		Dir: t.Dir, Env: t.Env, Fresh: t.Fresh, Policy: importer.Policy{Allow: t.Allow, Deny: t.Deny},
 	}
 	if t.Dir != "" && !filepath.IsAbs(t.Dir) {
@@ -81,8 +92,27 @@ func options(t *wire.Target) (r *pool.Request, err error) {
 			return nil, wire.Errorf(wire.KindUsage, "build of Python %s is not absolute", shorten(place))
 		}
 	}
+	if err := checkName(t.Name); err != nil {
+		return nil, err
+	}
+	if r.Bytecode, err = daemon.ParseBytecodeUse(t.Bytecode); err != nil {
+		return nil, wire.Errorf(wire.KindUsage, "bytecode: %s", shorten(err.Error()))
+	}
+	if t.NoBytecode {
+		r.Bytecode = daemon.BytecodeNever
+	}
 	r.Source, err = sourceOptions(t.Source)
 	return r, err
+}
+
+// maxName bounds what a client calls a target, in bytes.
+const maxName = 1000
+
+func checkName(name string) error {
+	if len(name) > maxName {
+		return wire.Errorf(wire.KindUsage, "name %s is longer than %d bytes", shorten(name), maxName)
+	}
+	return nil
 }
 
 // find reads which target it is.
@@ -256,7 +286,7 @@ func (s *Server) called(l *pool.Lease, fn, trace string, started time.Time, err 
 	}
 	e.Seconds = time.Since(started).Seconds()
 	if l != nil {
-		e.Child, e.Target = uint32(l.Child().ID()), l.Target()
+		e.Child, e.Target, e.Chain = uint32(l.Child().ID()), l.Conn().Name(), l.Conn().Chain()
 	}
 	if err != nil {
 		e.Text = err.Error()
@@ -348,8 +378,15 @@ func (c *call) close(p *wire.Close) (any, error) {
 		return &wire.Closed{Closed: 1}, nil
 	case p.Child != 0:
 		return &wire.Closed{Closed: 1}, c.letGo(p.Child)
+	case p.Work != 0:
+		done, err := c.s.pool.End(c.ctx, p.Work)
+		out := &wire.Closed{}
+		if done {
+			out.Closed = 1
+		}
+		return out, err
 	case p.Kill == 0 && p.Target == "" && !p.Idle && !p.All:
-		return nil, wire.Errorf(wire.KindUsage, "close what? Give stream, child, kill, target, idle or all")
+		return nil, wire.Errorf(wire.KindUsage, "close what? Give stream, child, work, kill, target, idle or all")
 	}
 	n, err := c.s.pool.Close(c.ctx, pool.Match{ID: p.Kill, Target: p.Target, Idle: p.Idle, All: p.All})
 	return &wire.Closed{Closed: n}, err

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"mitogend/daemon/pool"
 	"mitogend/daemon/wire"
 )
 
@@ -64,11 +65,49 @@ func newCollector(s *Server) *collector {
 	}}
 }
 
+// Metrics of each target that there are connections with, by the name that the clients have given it.
+var (
+	targetConnections = targetDesc("target_connections", "Connections in the pool with a target.")
+	targetCalls       = targetDesc("target_calls_total", "Calls and programs on a target, of the connections that it has now.")
+	targetFailures    = targetDesc("target_calls_failed_total", "Those of them that have failed.")
+)
+
+func targetDesc(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc("mitogend_"+name, help, []string{"target"}, nil)
+}
+
+// targetCounts are those of one target.
+type targetCounts struct{ connections, calls, failures int64 }
+
+// perTarget adds up what connections have counted.
+func perTarget(list []pool.Info) map[string]*targetCounts {
+	out := map[string]*targetCounts{}
+	for _, i := range list {
+		name := i.Target
+		if len(i.Names) > 0 {
+			name = i.Names[0]
+		}
+		name = strings.ToValidUTF8(name, "?")
+		t := out[name]
+		if t == nil {
+			t = &targetCounts{}
+			out[name] = t
+		}
+		t.connections++
+		t.calls += i.Calls
+		t.failures += i.Failures
+	}
+	return out
+}
+
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
 	for _, m := range c.metrics {
 		out <- m.desc
 	}
+	out <- targetConnections
+	out <- targetCalls
+	out <- targetFailures
 }
 
 // Collect implements prometheus.Collector.
@@ -76,6 +115,11 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	st := c.s.Stats()
 	for _, m := range c.metrics {
 		out <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(st))
+	}
+	for name, t := range perTarget(c.s.pool.List()) {
+		out <- prometheus.MustNewConstMetric(targetConnections, prometheus.GaugeValue, float64(t.connections), name)
+		out <- prometheus.MustNewConstMetric(targetCalls, prometheus.CounterValue, float64(t.calls), name)
+		out <- prometheus.MustNewConstMetric(targetFailures, prometheus.CounterValue, float64(t.failures), name)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"mitogend/bytecode"
 	"mitogend/daemon"
 	"mitogend/daemon/inventory"
 	"mitogend/daemon/pool"
@@ -36,8 +37,9 @@ type Options struct {
 	MaxClients int
 	// Grace is how long running work may take after Shutdown has begun; 0 means DefaultGrace.
 	Grace time.Duration
-	// Trace is that of daemon.Options.
-	Trace func(daemon.Frame)
+	// Trace and Bytecode are those of daemon.Options.
+	Trace    func(daemon.Frame)
+	Bytecode *bytecode.Store
 	// Core takes log records of all levels; nil discards them.
 	Core zapcore.Core
 	// Levels are those of the components; nil means info.
@@ -120,7 +122,7 @@ func New(opt Options) (*Server, error) {
 	var err error
 	s.d, err = daemon.New(daemon.Options{
 		Logger: s.Logger("daemon"), MaxMessage: opt.MaxMessage, MaxPending: opt.MaxPending, StallTimeout: opt.StallTimeout, OnEvent: s.onEvent,
-		Trace: opt.Trace,
+		Trace: opt.Trace, Bytecode: opt.Bytecode,
 	})
 	if err != nil {
 		return nil, err
@@ -177,25 +179,33 @@ func (s *Server) onEvent(e daemon.Event) {
 	case daemon.Closed:
 		s.counts.closed.Add(1)
 	}
-	s.pool.Event(e)
-	s.hub.publish(wire.Event{Kind: string(e.Kind), Time: stamp(e.Time), Child: uint32(e.ID), Target: e.Target, Text: e.Reason})
+	s.pool.Event(&e)
+	s.hub.publish(wire.Event{Kind: string(e.Kind), Time: stamp(e.Time), Child: uint32(e.ID), Target: e.Target, Chain: e.Chain, Text: e.Reason})
 }
 
 // onOutput takes what belongs to no call.
 func (s *Server) onOutput(log *zap.Logger) func(*pool.Conn, []byte) {
 	return func(c *pool.Conn, data []byte) {
-		s.hub.publish(wire.Event{Kind: wire.EventOutput, Target: c.Target(), Text: string(data)})
+		s.hub.publish(wire.Event{Kind: wire.EventOutput, Target: c.Name(), Chain: c.Chain(), Text: string(data)})
 		if entry := log.Check(zap.DebugLevel, "printed"); entry != nil && mayLog(log, c, len(data)) {
-			entry.Write(zap.String("target", c.Target()), zap.String("output", daemon.Cut(string(data), daemon.MaxLogText)))
+			entry.Write(zap.String("target", c.Name()), chainField(c), zap.String("output", daemon.Cut(string(data), daemon.MaxLogText)))
 		}
 	}
+}
+
+// chainField is what the name of a connection means, if it has one.
+func chainField(c *pool.Conn) zap.Field {
+	if chain := c.Chain(); chain != "" {
+		return zap.String("chain", chain)
+	}
+	return zap.Skip()
 }
 
 // mayLog tells whether what a child has logged is to be logged here; when too much comes, a line says that some is not.
 func mayLog(log *zap.Logger, c *pool.Conn, n int) bool {
 	ok, say, dropped := c.Logs.Take(n)
 	if say {
-		log.Warn(daemon.DroppedLogs, zap.String("target", c.Target()), zap.Int("records", dropped))
+		log.Warn(daemon.DroppedLogs, zap.String("target", c.Name()), chainField(c), zap.Int("records", dropped))
 	}
 	return ok
 }
@@ -204,7 +214,7 @@ func (s *Server) onLog(log *zap.Logger) func(*pool.Conn, daemon.Log) {
 	return func(c *pool.Conn, l daemon.Log) {
 		level := zapcore.Level(min(max(l.Level/10-2, -1), 2))
 		if entry := log.Check(level, l.Text); entry != nil && mayLog(log, c, len(l.Text)) {
-			entry.Write(zap.String("target", c.Target()), zap.Uint32("context", uint32(l.Context)), zap.String("logger", l.Logger))
+			entry.Write(zap.String("target", c.Name()), chainField(c), zap.Uint32("context", uint32(l.Context)), zap.String("logger", l.Logger))
 		}
 	}
 }
@@ -221,7 +231,7 @@ func (s *Server) onImport(c *pool.Conn, e importer.Event) {
 
 func importEvent(c *pool.Conn, e importer.Event) wire.Event {
 	return wire.Event{
-		Kind: wire.EventImport, Time: stamp(time.Now()), Target: c.Target(), Module: e.Name, What: string(e.What), Bytes: e.Bytes,
+		Kind: wire.EventImport, Time: stamp(time.Now()), Target: c.Name(), Chain: c.Chain(), Module: e.Name, What: string(e.What), Bytes: e.Bytes,
 		Seconds: e.Took.Seconds(), Text: e.Reason, For: e.For,
 	}
 }

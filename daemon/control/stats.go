@@ -33,9 +33,18 @@ func text(v any) string {
 func (s *Server) List() *wire.List {
 	out := &wire.List{Contexts: []wire.Context{}}
 	users := map[pyproto.ContextID]pool.Info{}
+	commands := map[int]string{0: ""}
+	named := func(pid int) string {
+		if _, ok := commands[pid]; !ok {
+			commands[pid] = command(pid)
+		}
+		return commands[pid]
+	}
 	for _, i := range s.pool.List() {
 		if i.Child == nil {
-			out.Contexts = append(out.Contexts, wire.Context{Name: i.Target, State: "connecting", Age: time.Since(i.Connected).Seconds(), Leases: i.Leases})
+			c := wire.Context{State: "connecting", Age: time.Since(i.Connected).Seconds(), Leases: i.Leases}
+			called(&c, i)
+			out.Contexts = append(out.Contexts, c)
 			continue
 		}
 		users[i.Child.ID()] = i
@@ -44,7 +53,7 @@ func (s *Server) List() *wire.List {
 	for _, c := range s.d.Children() {
 		known[c.ID()] = true
 		info, used := users[c.ID()]
-		out.Contexts = append(out.Contexts, describe(c, info, used))
+		out.Contexts = append(out.Contexts, describe(c, info, used, named))
 	}
 	for id, head := range s.d.Routes() {
 		if !known[id] {
@@ -55,7 +64,7 @@ func (s *Server) List() *wire.List {
 	return out
 }
 
-func describe(c *daemon.Child, i pool.Info, used bool) wire.Context {
+func describe(c *daemon.Child, i pool.Info, used bool, command func(pid int) string) wire.Context {
 	t := c.Traffic()
 	w := wire.Context{
 		ID: uint32(c.ID()), Name: c.Name(), Method: c.Method(), Python: c.Version().String(), PID: c.PID(),
@@ -67,7 +76,13 @@ func describe(c *daemon.Child, i pool.Info, used bool) wire.Context {
 	if !used {
 		return w
 	}
-	w.Leases, w.Calls, w.Failures, w.Running, w.Programs, w.Fresh = i.Leases, i.Calls, i.Failures, i.Running, i.Programs, i.Fresh
+	called(&w, i)
+	w.Leases, w.Calls, w.Failures, w.Running, w.Programs, w.Fresh = i.Leases, i.Calls, i.Failures, i.Running, int64(i.Programs), i.Fresh
+	for _, d := range i.Doing {
+		w.Work = append(w.Work, wire.Work{
+			ID: d.ID, Method: string(d.Kind), What: shorten(d.What), Client: d.Client, Program: command(d.Client), Seconds: time.Since(d.Since).Seconds(),
+		})
+	}
 	w.Age, w.Idle = time.Since(i.Connected).Seconds(), time.Since(i.LastUsed).Seconds()
 	switch {
 	case i.Running > 0 || i.Programs > 0:
@@ -78,6 +93,20 @@ func describe(c *daemon.Child, i pool.Info, used bool) wire.Context {
 		w.State = "idle"
 	}
 	return w
+}
+
+// command is the name of a process, empty if there is none.
+func command(pid int) string {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	return strings.TrimSuffix(string(b), "\n")
+}
+
+// called puts in how a connection is called.
+func called(c *wire.Context, i pool.Info) {
+	c.Name = i.Target
+	if len(i.Names) > 0 {
+		c.Name, c.Chain, c.Names = i.Names[0], i.Target, i.Names
+	}
 }
 
 // Stats gives the counters.

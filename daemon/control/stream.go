@@ -46,7 +46,7 @@ type stream struct {
 	dropped int64
 	ended   bool
 	child   *wire.Connected
-	begun   int    // of call_many: targets
+	begun   int    // of call_many and its like: targets
 	told    int    // of those, what the client knows
 	release func() // gives back what the result takes of conn.room; nil for nothing
 }
@@ -80,12 +80,12 @@ func (s *stream) put(item wire.Item) error {
 }
 
 // message is put for a value that a child has sent.
-func (s *stream) message(v any, plain bool) error {
+func (s *stream) message(target int, v any, plain bool) error {
 	value, err := wire.NewValue(v, plain, s.c.s.maxMessage())
 	if err != nil {
 		return err
 	}
-	return s.put(wire.Item{Kind: wire.ItemMessage, Value: value})
+	return s.put(wire.Item{Kind: wire.ItemMessage, Target: target, Value: value})
 }
 
 // result ends the stream with what a function has returned. release is called when the client has taken it, or will not.
@@ -184,12 +184,12 @@ func (s *stream) read(ctx context.Context, max int) (any, error) {
 	if max <= 0 {
 		max = defaultRead
 	}
-	closed := wire.Errorf(wire.KindUnknown, "stream %d was closed", s.id)
+	closed := func() error { return wire.Errorf(wire.KindUnknown, "stream %d was closed", s.id) }
 	for !s.ready() {
 		select {
 		case <-s.changed:
 		case <-s.gone:
-			return nil, closed
+			return nil, closed()
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
@@ -197,7 +197,7 @@ func (s *stream) read(ctx context.Context, max int) (any, error) {
 	return late(func() (any, error) {
 		out := s.take(max)
 		if out == nil {
-			return nil, closed
+			return nil, closed()
 		}
 		if out.End {
 			s.c.forget(s)
@@ -251,8 +251,10 @@ func (s *stream) take(max int) *wire.Items {
 
 // writer is a program's stdout or stderr.
 type writer struct {
-	s    *stream
-	kind string
+	s      *stream
+	kind   string
+	target int
+	many   bool // the stream is that of many programs, and has the room that all of them share
 }
 
 // Write is daemon.Keeper.
@@ -260,10 +262,12 @@ func (w writer) Write(p []byte) (int, error) { return w.Keep(bytes.Clone(p)) }
 
 // Keep waits for room; by that the program waits.
 func (w writer) Keep(p []byte) (int, error) {
-	w.s.setMax(w.s.c.s.d.OutputShare())
+	if !w.many {
+		w.s.setMax(w.s.c.s.d.OutputShare())
+	}
 	for n := 0; n < len(p); {
 		k := min(len(p)-n, outputChunk)
-		if err := w.s.put(wire.Item{Kind: w.kind, Data: p[n : n+k : n+k]}); err != nil {
+		if err := w.s.put(wire.Item{Kind: w.kind, Target: w.target, Data: p[n : n+k : n+k]}); err != nil {
 			return n, err
 		}
 		n += k

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"time"
 
 	"mitogend/daemon"
@@ -65,7 +66,7 @@ func watcher(s *stream, logs, imports bool) *pool.Watcher {
 
 func logEvent(c *pool.Conn, l daemon.Log) *wire.Event {
 	return &wire.Event{
-		Kind: wire.EventLog, Time: stamp(time.Now()), Target: c.Target(), Child: uint32(l.Context), Logger: l.Logger, Level: l.Level, Text: l.Text,
+		Kind: wire.EventLog, Time: stamp(time.Now()), Target: c.Name(), Chain: c.Chain(), Child: uint32(l.Context), Logger: l.Logger, Level: l.Level, Text: l.Text,
 	}
 }
 
@@ -124,13 +125,8 @@ func (c *call) run(p *wire.Run) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := daemon.RunOptions{Path: p.Path, Source: p.Script, File: p.File, Dir: p.Dir, Packed: p.Packed, Args: p.Argv, Env: p.Env, Stdout: writer{s, wire.ItemStdout}, Stderr: writer{s, wire.ItemStderr}}
-	switch {
-	case p.Module:
-		o.Source = nil
-	case o.Source == nil:
-		o.Source = []byte{}
-	}
+	o := runOptions(p)
+	o.Stdout, o.Stderr = writer{s: s, kind: wire.ItemStdout}, writer{s: s, kind: wire.ItemStderr}
 	if p.Stdin {
 		in := newInput(s)
 		o.Stdin, s.write = in, in.write
@@ -144,13 +140,7 @@ func (c *call) run(p *wire.Run) (any, error) {
 		}
 		defer done()
 		s.setChild(l)
-		started := time.Now()
-		c.s.counts.programs.Add(1)
-		status, err := l.Run(s.ctx, o)
-		if cause := context.Cause(s.ctx); err != nil && cause != nil {
-			err = cause
-		}
-		c.s.called(l, p.Path, p.Traceparent, started, err)
+		status, err := c.s.program(s.ctx, l, p, o)
 		if err != nil {
 			s.fail(err)
 			return
@@ -160,10 +150,34 @@ func (c *call) run(p *wire.Run) (any, error) {
 	return c.answer(s, p.Read)
 }
 
+// runOptions gives what is the same on all targets.
+func runOptions(p *wire.Run) daemon.RunOptions {
+	o := daemon.RunOptions{Path: p.Path, Source: p.Script, File: p.File, Dir: p.Dir, Packed: p.Packed, Args: p.Argv, Env: p.Env, HostVars: p.HostVars}
+	switch {
+	case p.Module:
+		o.Source = nil
+	case o.Source == nil:
+		o.Source = []byte{}
+	}
+	return o
+}
+
+// program runs a program, counts it and tells of it.
+func (s *Server) program(ctx context.Context, l *pool.Lease, p *wire.Run, o daemon.RunOptions) (daemon.ExitStatus, error) {
+	started := time.Now()
+	s.counts.programs.Add(1)
+	status, err := l.Run(ctx, o)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	s.called(l, p.Path, p.Traceparent, started, err)
+	return status, err
+}
+
 func (c *call) open(p *wire.Call) (any, error) {
 	args, convert, err := arguments(p)
 	if err == nil && convert != 0 {
-		err = wire.Errorf(wire.KindUsage, "open converts nothing")
+		err = errOpenConvert
 	}
 	if err != nil {
 		return nil, err
@@ -172,8 +186,8 @@ func (c *call) open(p *wire.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	opened := make(chan *pool.Channel, 1)
-	s.write = channelWriter(s, opened)
+	d := newDoor()
+	s.write = func(ctx context.Context, w *wire.Write) error { return d.write(ctx, s, w) }
 	c.later = true // the order holds until the call was sent
 	c.work(s, func() {
 		defer c.begun()
@@ -193,12 +207,16 @@ func (c *call) open(p *wire.Call) (any, error) {
 		started := time.Now()
 		ch, err := l.Open(s.ctx, o, p.Function, args...)
 		c.begun()
+		var v any
 		if err == nil {
-			opened <- ch
-			err = pump(s, ch, !p.Exact)
+			d.open(ch)
+			v, err = pump(s.ctx, s, 0, ch, !p.Exact)
 			ch.Close()
 		}
 		c.s.called(l, p.Function, p.Traceparent, started, err)
+		if err == nil {
+			err = s.result(v, !p.Exact, func() {})
+		}
 		if err != nil {
 			s.fail(err)
 		}
@@ -206,51 +224,65 @@ func (c *call) open(p *wire.Call) (any, error) {
 	return c.answer(s, p.Read)
 }
 
-// channelWriter gives what the client writes to a channel, once it is open.
-func channelWriter(s *stream, opened chan *pool.Channel) func(context.Context, *wire.Write) error {
-	return func(ctx context.Context, w *wire.Write) error {
-		var ch *pool.Channel
-		select {
-		case ch = <-opened:
-			opened <- ch
-		case <-s.over:
-			return wire.Errorf(wire.KindLost, "the function has ended")
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-		var err error
-		if w.Value != nil {
-			err = ch.Send(ctx, w.Value.V)
-		}
-		if err == nil && w.End {
-			err = ch.CloseSend(ctx)
-		}
-		if errors.Is(err, io.ErrClosedPipe) {
-			return wire.Errorf(wire.KindLost, "the function has ended, or the stream was ended before")
-		}
-		return err
-	}
+// door is where a client writes to a channel that may not be open yet.
+type door struct {
+	known chan struct{} // closed when ch is set, or will never be
+	once  sync.Once
+	ch    *pool.Channel
 }
 
-// pump takes messages of a channel as the client reads them, and then the function's result.
-func pump(s *stream, ch *pool.Channel, plain bool) error {
+func newDoor() *door { return &door{known: make(chan struct{})} }
+
+// open says which channel it is; nil says that there is none. Only the first word counts.
+func (d *door) open(ch *pool.Channel) { d.once.Do(func() { d.ch = ch; close(d.known) }) }
+
+// write gives what the client writes to the channel, once that is open.
+func (d *door) write(ctx context.Context, s *stream, w *wire.Write) error {
+	select {
+	case <-d.known:
+	case <-s.over:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case <-d.known:
+	default:
+		return errFunctionEnded
+	}
+	if d.ch == nil {
+		return errFunctionEnded
+	}
+	var err error
+	if w.Value != nil {
+		err = d.ch.Send(ctx, w.Value.V)
+	}
+	if err == nil && w.End {
+		err = d.ch.CloseSend(ctx)
+	}
+	if errors.Is(err, io.ErrClosedPipe) {
+		return wire.Errorf(wire.KindLost, "the function has ended, or the stream was ended before")
+	}
+	return err
+}
+
+var errOpenConvert = wire.Errorf(wire.KindUsage, "a channel converts nothing")
+
+var errFunctionEnded = wire.Errorf(wire.KindLost, "the function has ended")
+
+// pump takes messages of a channel as the client reads them, and gives what the function returns then.
+func pump(ctx context.Context, s *stream, target int, ch *pool.Channel, plain bool) (any, error) {
 	for {
-		v, err := ch.Recv(s.ctx)
+		v, err := ch.Recv(ctx)
 		if err == io.EOF {
-			break
+			return ch.Result(ctx).Value()
 		}
 		if err == nil {
-			err = s.message(v, plain)
+			err = s.message(target, v, plain)
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
-	v, err := ch.Result(s.ctx).Value()
-	if err != nil {
-		return err
-	}
-	return s.result(v, plain, func() {})
 }
 
 func (c *call) receiver(p *wire.Receiver) (any, error) {
@@ -274,7 +306,7 @@ func (c *call) receiver(p *wire.Receiver) (any, error) {
 			v, err := r.Next(s.ctx)
 			switch {
 			case err == nil:
-				err = s.message(v, !p.Exact)
+				err = s.message(0, v, !p.Exact)
 			case errors.Is(err, io.EOF):
 				s.finish()
 				return

@@ -13,10 +13,15 @@
 // # Templates
 //
 // There is no Jinja here. A value may refer to other variables of the host ("{{ name }}") and to the environment
-// ("{{ lookup('env', 'NAME') }}"); any other template, and text encrypted by ansible-vault, is an error where it is used,
-// and only there.
+// ("{{ lookup('env', 'NAME') }}"); any other template is an error where it is used, and only there.
+//
+// # Vault
+//
+// Files, and texts marked !vault, that ansible-vault has encrypted (formats 1.1 and 1.2, AES256) are decrypted when they are needed, by the
+// passwords in Found.Vault. A file of groups is needed at once, one of group_vars or host_vars when a host of it is used, a text when its
+// variable is.
 //
 // # Errors
 //
-// Every error is one line, "inventory: FILE:LINE: ...". No error, and no String method, shows a password.
+// Every error is one line, "inventory: FILE:LINE: ...". No error, and no String method, shows a password, or what was encrypted.
 package inventory

@@ -15,11 +15,33 @@ import (
 // Target is what a host means.
 type Target struct {
 	Host string // with what Resolve was told to add
-	Hops []bootstrap.Hop
+	// Known is the inventory's name of the host.
+	Known string
+	Hops  []bootstrap.Hop
 	// Secrets are passwords that the inventory gives as text, by position in Hops.
 	Secrets map[int]bootstrap.Secret
 	// Own is the hop that reaches the host itself; another one after it becomes another user there.
 	Own int
+	// Hidden are texts that ansible-vault had encrypted, and that are part of Hops.
+	Hidden []string
+}
+
+// Hide puts *** into a text where it has something that was encrypted.
+func (t *Target) Hide(text string) string { return hide(t.Hidden, text) }
+
+// minHidden is the shortest text that is hidden within others: a port, say, could be anywhere.
+const minHidden = 4
+
+func hide(secrets []string, text string) string {
+	for _, s := range secrets {
+		switch {
+		case text == s:
+			return "***"
+		case len(s) >= minHidden:
+			text = strings.ReplaceAll(text, s, "***")
+		}
+	}
+	return text
 }
 
 // Target gives the chain of hops to a host.
@@ -27,7 +49,7 @@ func (inv *Inventory) Target(name string) (*Target, error) {
 	if inv.hosts[name] == nil {
 		return nil, fmt.Errorf("inventory: there is no host %s", quoted(name))
 	}
-	t := &Target{Host: name, Secrets: map[int]bootstrap.Secret{}}
+	t := &Target{Host: name, Known: name, Secrets: map[int]bootstrap.Secret{}}
 	if err := inv.chain(t, name, nil, nil); err != nil {
 		return t, err
 	}
@@ -57,7 +79,8 @@ func (inv *Inventory) chain(t *Target, name string, as *become, path []string) e
 	if err != nil {
 		return err
 	}
-	r := &reader{vars: v, host: name}
+	r := &reader{inv: inv, vars: v, host: name}
+	defer func() { t.Hidden = append(t.Hidden, r.vaulted...) }()
 	if whole := r.text("mitogend_target"); whole != "" {
 		return inv.whole(t, r, whole)
 	}
@@ -109,18 +132,40 @@ func plain(err error) error {
 
 // reader looks variables up by name. The first error is kept.
 type reader struct {
-	vars   vars
-	host   string
-	secret bool // what is read is a password
-	refs   int  // so far
-	size   int  // of texts
-	err    error
+	inv     *Inventory
+	vars    vars
+	host    string
+	secret  bool     // what is read is a password
+	vaulted []string // texts that were encrypted, but for passwords
+	refs    int      // so far
+	size    int      // of texts
+	err     error
 }
 
 func (r *reader) fail(key, format string, args ...any) {
 	if r.err == nil {
-		r.err = r.vars[key].at.errorf("%s of %s: %w", key, r.host, fmt.Errorf(format, args...))
+		err := fmt.Errorf(format, args...)
+		if text := err.Error(); hide(r.vaulted, text) != text {
+			err = errors.New(hide(r.vaulted, text))
+		}
+		r.err = r.vars[key].at.errorf("%s of %s: %w", key, r.host, err)
 	}
+}
+
+// plainText gives a variable's text, decrypted where it is encrypted.
+func (r *reader) plainText(key string, v value) string {
+	text := v.text
+	if encrypted, ok := v.raw.(vaultText); ok {
+		plain, err := r.inv.vault.decrypt(r.inv.ctx, string(encrypted))
+		if err != nil {
+			r.fail(key, "%w", trimmed(err))
+		}
+		text, v.vaulted = plain, true
+	}
+	if v.vaulted && !r.secret && text != "" {
+		r.vaulted = append(r.vaulted, text)
+	}
+	return text
 }
 
 // first gives the first of some names that is set, and its text.
@@ -137,10 +182,13 @@ func (r *reader) first(names ...string) (key, text string) {
 			words := make([]string, len(v.list))
 			for i, w := range v.list {
 				words[i] = r.expand(name, w, 0)
+				if v.vaulted {
+					r.vaulted = append(r.vaulted, words[i])
+				}
 			}
 			return name, strings.Join(words, ",")
 		}
-		if text := r.expand(name, v.text, 0); text != "" {
+		if text := r.expand(name, r.plainText(name, v), 0); text != "" {
 			return name, text
 		}
 	}
@@ -225,7 +273,7 @@ func (r *reader) expand(key, text string, depth int) string {
 		if r.refs++; r.err != nil {
 			return ""
 		}
-		return r.expand(key, v.text, depth+1)
+		return r.expand(key, r.plainText(m[1], v), depth+1)
 	})
 }
 

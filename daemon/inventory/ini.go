@@ -28,7 +28,7 @@ func (inv *Inventory) readINI(path string, data []byte) error {
 			if !ok || key == "" {
 				return at.errorf("%q is not KEY=VALUE, as a section :vars wants it", shorten(key))
 			}
-			g.vars[key] = value{text: unquote(strings.TrimSpace(text)), at: at}
+			g.vars[key] = inv.value(unquote(strings.TrimSpace(text)), at)
 		case kind == "children":
 			name, _, _ := strings.Cut(text, " ")
 			if err := checkName("group", name); err != nil {
@@ -79,7 +79,9 @@ func (inv *Inventory) hostLine(g *group, text string, at position) error {
 		if !ok || key == "" {
 			return at.errorf("%q is not KEY=VALUE", shorten(key))
 		}
-		own[key] = value{text: text, at: at}
+		v := inv.value(text, at)
+		v.raw = inline(text)
+		own[key] = v
 	}
 	return inv.addHosts(g, words[0], own, at)
 }
@@ -103,7 +105,7 @@ func (inv *Inventory) addHosts(g *group, pattern string, own vars, at position) 
 		}
 		h := inv.host(g, name)
 		if port != "" {
-			h.vars["ansible_port"] = value{text: port, at: at}
+			h.vars["ansible_port"] = inv.value(port, at)
 		}
 		h.vars.add(own)
 	}

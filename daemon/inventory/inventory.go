@@ -41,6 +41,9 @@ type Inventory struct {
 	ctx    context.Context
 	judged bool // nobody else may have written what is read
 	left   int  // of maxEntries
+	vault  vault
+	// vaulted says that what is read now was encrypted.
+	vaulted bool
 
 	// Set by finish.
 	in      map[string][]*group // the groups that name a host
@@ -84,13 +87,20 @@ func (p position) errorf(format string, args ...any) error {
 	return fmt.Errorf("inventory: %s: %w", p, fmt.Errorf(format, args...))
 }
 
-// value is a variable as it was written. Only text and lists of text are kept: no variable that is understood here is more.
+// value is a variable as it was written: as text or a list of text, since no variable that is understood here is more; and for the
+// host's programs as what it is, if that is not text.
 type value struct {
 	text  string
 	list  []string // of a sequence; nil for text
-	other string   // what it is in place of text ("a mapping", "encrypted by ansible-vault"); an error if it is used
+	other string   // what it is in place of text ("a mapping"); an error if it is used
+	raw   any      // a *yaml.Node, what encoding/json gives, a number or truth value, or a vaultText; nil for text
 	at    position
+	// vaulted says that it comes from a file that ansible-vault has encrypted.
+	vaulted bool
 }
+
+// vaultText is what ansible-vault has encrypted.
+type vaultText string
 
 type vars map[string]value
 
@@ -101,7 +111,7 @@ func (v vars) add(from vars) {
 }
 
 func newInventory() *Inventory {
-	inv := &Inventory{groups: map[string]*group{}, hosts: map[string]*host{}, left: maxEntries}
+	inv := &Inventory{ctx: context.Background(), vault: vault{got: map[int]string{}, failed: map[int]error{}, plain: map[string]string{}}, groups: map[string]*group{}, hosts: map[string]*host{}, left: maxEntries}
 	inv.group(groupAll)
 	inv.group(groupUngrouped)
 	return inv
@@ -114,6 +124,11 @@ func (inv *Inventory) group(name string) *group {
 		inv.groups[name] = g
 	}
 	return g
+}
+
+// value makes a value of text.
+func (inv *Inventory) value(text string, at position) value {
+	return value{text: text, at: at, vaulted: inv.vaulted}
 }
 
 // host adds a host to a group.
@@ -158,7 +173,7 @@ func Load(sources ...string) (*Inventory, error) {
 // Open is Load for what was found. Programs, and what takes long, end with ctx, now and when hosts are looked up.
 func Open(ctx context.Context, f Found) (*Inventory, error) {
 	inv := newInventory()
-	inv.ctx, inv.judged = ctx, f.Here != ""
+	inv.ctx, inv.judged, inv.vault.passwords = ctx, f.Here != "", f.Vault
 	for _, source := range f.Sources {
 		if err := inv.load(source); err != nil {
 			return nil, err

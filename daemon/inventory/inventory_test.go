@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -334,6 +335,11 @@ func FuzzSources(f *testing.F) {
 			for _, name := range inv.order[:min(5, len(inv.order))] {
 				if target, err := inv.Target(name); err == nil {
 					_ = bootstrap.FormatTarget(target.Hops)
+				}
+				if v, err := inv.Vars(name); err == nil {
+					if _, err := json.Marshal(v); err != nil {
+						t.Errorf("%#v: %v", v, err)
+					}
 				}
 			}
 		}

@@ -133,12 +133,12 @@ func unmarshal(data []byte, to any, at position) error {
 }
 
 func jsonValue(v any, at position) value {
-	out := value{at: at}
+	out := value{at: at, raw: v}
 	switch v := v.(type) {
 	case nil:
 		out.other = nothing
 	case string:
-		out.text = v
+		out.text, out.raw = v, nil
 	case json.Number, bool:
 		out.text = fmt.Sprint(v)
 	case []any:
@@ -151,8 +151,11 @@ func jsonValue(v any, at position) value {
 				out.other = "a list of more than text"
 			}
 		}
-	default:
+	case map[string]any:
 		out.other = "a mapping"
+		if text, ok := v["__ansible_vault"].(string); ok && len(v) == 1 {
+			out.other, out.raw = "", vaultText(text)
+		}
 	}
 	return out
 }

@@ -28,6 +28,8 @@ type Found struct {
 	Here string
 	// Refused says which files of the current directory do not count, and why: somebody else could have written them.
 	Refused []error
+	// Vault are the passwords of what ansible-vault has encrypted.
+	Vault []VaultPassword
 }
 
 // Look looks for sources where none was named: those in $MITOGEND_INVENTORY; else the first of mitogend-hosts.yaml, .yml, .ini and
@@ -168,6 +170,10 @@ func (inv *Inventory) loadFile(path string, info fs.FileInfo) error {
 		return inv.runScript(path)
 	}
 	data, err := readFile(path)
+	if err == nil {
+		data, inv.vaulted, err = inv.openFile(path, data)
+		defer func() { inv.vaulted = false }()
+	}
 	if err != nil {
 		return err
 	}

@@ -189,17 +189,17 @@ func (y yamlSource) vars(node *yaml.Node, to vars) error {
 
 // value keeps a scalar as it was written: what is a number to YAML may be a password.
 func (y yamlSource) value(node *yaml.Node) (value, error) {
-	v := value{at: y.at(node)}
+	v := y.inv.value("", y.at(node))
 	node = follow(node)
 	switch {
-	case node.Tag == "!vault":
-		v.other = "encrypted by ansible-vault, which is not read here"
+	case node.Tag == vaultTag:
+		v.raw = vaultText(node.Value)
 	case isNull(node):
 		v.other = nothing
 	case node.Kind == yaml.ScalarNode:
-		v.text = node.Value
+		v.text, v.raw = node.Value, scalar(node)
 	case node.Kind == yaml.SequenceNode:
-		v.list = []string{}
+		v.list, v.raw = []string{}, node
 		if err := y.inv.spend(len(node.Content), v.at); err != nil {
 			return v, err
 		}
@@ -211,10 +211,13 @@ func (y yamlSource) value(node *yaml.Node) (value, error) {
 			v.list = append(v.list, n.Value)
 		}
 	default:
-		v.other = kindOf(node)
+		v.other, v.raw = kindOf(node), node
 	}
 	return v, nil
 }
+
+// vaultTag marks a text that ansible-vault has encrypted.
+const vaultTag = "!vault"
 
 // nothing is a value that was left empty: the same as a variable that is not there.
 const nothing = "nothing"
@@ -225,8 +228,10 @@ func (inv *Inventory) readVars(path string, to vars) error {
 	if err != nil {
 		return err
 	}
-	if strings.HasPrefix(string(data), "$ANSIBLE_VAULT") {
-		return position{path, 1}.errorf("it is encrypted by ansible-vault, which is not read here")
+	data, inv.vaulted, err = inv.openFile(path, data)
+	defer func() { inv.vaulted = false }()
+	if err != nil {
+		return err
 	}
 	root, err := parseYAML(path, data)
 	if err != nil || root == nil {

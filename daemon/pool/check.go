@@ -1,7 +1,6 @@
 package pool
 
 import (
-	"context"
 	"hash/maphash"
 	"sync"
 	"time"
@@ -13,12 +12,9 @@ import (
 type mark [16]byte
 
 // markOf looks a module up: it reads directories, files' times and what has changed.
-func markOf(im *importer.Importer, name string, v importer.Version) mark {
-	m, err := im.Module(context.Background(), name, v)
-	if err != nil {
-		return mark{}
-	}
-	return m.Mark()
+func markOf(look importer.Look, name string) mark {
+	m, _ := look.Mark(name)
+	return m
 }
 
 // check is one look at what an importer serves to a version, for all connections that are asked for within checkTime. Each name is
@@ -27,29 +23,42 @@ type check struct {
 	im      *importer.Importer
 	version importer.Version
 	began   time.Time
-	names   sync.Map // to *checked
-	whole   sync.Map // contents to *looked
-}
 
-// looked is what was found of all that connections of the same contents were sent.
-type looked struct {
-	once    sync.Once
-	changed bool
+	// mu protects the following. It is held while directories and files are looked at: who asks meanwhile needs most of the answers.
+	mu    sync.Mutex
+	names map[string]mark
+	whole map[contents]bool // whether something has changed of what connections of these contents were sent
 }
 
 // changed tells whether something is not any more what was sent. sent gives that, if nobody has looked yet.
 func (k *check) changed(c contents, sent func() map[string]mark) bool {
-	v, _ := k.whole.LoadOrStore(c, &looked{})
-	l := v.(*looked)
-	l.once.Do(func() {
-		for name, m := range sent() {
-			if k.mark(name) != m {
-				l.changed = true
-				return
-			}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	changed, known := k.whole[c]
+	if !known {
+		changed = k.look(sent())
+		k.whole[c] = changed
+	}
+	return changed
+}
+
+func (k *check) look(sent map[string]mark) (changed bool) {
+	if k.names == nil {
+		k.names = make(map[string]mark, len(sent))
+	}
+	// It is not kept: it holds sources that the importer's cache may have dropped.
+	look := k.im.Look(k.version)
+	for name, m := range sent {
+		now, known := k.names[name]
+		if !known {
+			now = markOf(look, name)
+			k.names[name] = now
 		}
-	})
-	return l.changed
+		if now != m {
+			return true
+		}
+	}
+	return false
 }
 
 // contents stand for all that a connection was sent: most have been sent the same, and are looked through once.
@@ -68,20 +77,8 @@ func (c *contents) add(name string, m mark) {
 	}{name, m})
 }
 
-type checked struct {
-	once sync.Once
-	mark mark
-}
-
 // checkTime is how long a check counts.
 const checkTime = 100 * time.Millisecond
-
-func (k *check) mark(name string) mark {
-	v, _ := k.names.LoadOrStore(name, &checked{})
-	c := v.(*checked)
-	c.once.Do(func() { c.mark = markOf(k.im, name, k.version) })
-	return c.mark
-}
 
 // checkKey is whose check it is.
 type checkKey struct {
@@ -102,7 +99,7 @@ func (p *Pool) check(im *importer.Importer, v importer.Version, since time.Time)
 				delete(p.checks, old)
 			}
 		}
-		k = &check{im: im, version: v, began: now}
+		k = &check{im: im, version: v, began: now, whole: map[contents]bool{}}
 		p.checks[key] = k
 	}
 	return k

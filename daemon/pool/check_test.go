@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -62,5 +63,48 @@ func TestCheck(t *testing.T) {
 	p.checkMu.Unlock()
 	if p.check(im, v, time.Time{}); len(p.checks) != 1 {
 		t.Errorf("%d checks are kept", len(p.checks))
+	}
+}
+
+// A look at many modules looks at their directories once, and makes nothing of them that is sent.
+func TestCheckIsCheap(t *testing.T) {
+	dir := t.TempDir()
+	const modules = 150
+	im, err := importer.New(importer.Options{Path: []string{dir}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Conn{p: newPool(t, Options{}), im: im, ready: make(chan struct{})}
+	main := ""
+	for i := range modules {
+		name := fmt.Sprint("m", i)
+		if err := os.WriteFile(filepath.Join(dir, name+".py"), []byte("import sys\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		main += "import " + name + "\n"
+	}
+	if err := os.WriteFile(filepath.Join(dir, "main.py"), []byte(main), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.remember("main")
+	for i := range modules {
+		c.remember(fmt.Sprint("m", i))
+	}
+	// What changed just now is read again each time.
+	deadline := time.Now().Add(30 * time.Second)
+	const most = 10
+	for {
+		n := testing.AllocsPerRun(1, func() {
+			if c.outdated(time.Now()) {
+				t.Fatal("nothing has changed")
+			}
+		})
+		if n <= most*modules {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%.0f allocations for %d modules", n, modules)
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 }

@@ -32,10 +32,11 @@ type Conn struct {
 	// Logs bounds what the connection's children log to the daemon's own log.
 	Logs daemon.LogLimit
 
+	shown           atomic.Pointer[string] // the first of names
 	calls, failures atomic.Int64
-	programs        atomic.Int64 // running
 
 	// Guarded by p.mu.
+	names     []string
 	refs      int
 	joined    bool
 	closed    bool
@@ -44,6 +45,9 @@ type Conn struct {
 	running   int       // calls
 	progress  time.Time // when the running call was begun, or the one before it ended
 	abandoned int       // calls that run and that nobody waits for
+	programs  int       // that run
+
+	firstDoing, lastDoing *doing // what runs
 
 	stale bool // a module has changed
 
@@ -59,8 +63,39 @@ type Conn struct {
 	watchers []*Watcher
 }
 
-// Target is what the first request called it.
+// Target is the target of the first request.
 func (c *Conn) Target() string { return c.target }
+
+// Name is what a request has called it first; Target if none has.
+func (c *Conn) Name() string {
+	if name := c.shown.Load(); name != nil {
+		return *name
+	}
+	return c.target
+}
+
+// Chain is Target where the name is another.
+func (c *Conn) Chain() string {
+	if c.Name() == c.target {
+		return ""
+	}
+	return c.target
+}
+
+// maxNames is how many names of a connection are kept.
+const maxNames = 16
+
+// call notes a name. p.mu is held.
+func (c *Conn) call(name string) {
+	if name == "" || name == c.target || len(c.names) == maxNames || slices.Contains(c.names, name) {
+		return
+	}
+	c.names = append(c.names, name)
+	c.shown.CompareAndSwap(nil, &name)
+}
+
+// called tells whether it is known by that name, or is that target. p.mu is held.
+func (c *Conn) called(name string) bool { return c.target == name || slices.Contains(c.names, name) }
 
 // usable tells whether the connection can have one more lease. p.mu is held.
 func (c *Conn) usable() bool {
@@ -126,7 +161,7 @@ func (c *Conn) remember(name string) {
 	c.sentMu.Lock()
 	_, known := c.sent[name]
 	c.sentMu.Unlock()
-	if !known && !c.keep(name, markOf(c.importer(), name, c.version())) {
+	if !known && !c.keep(name, markOf(c.importer().Look(c.version()), name)) {
 		select {
 		case <-c.ready:
 			if c.child != nil {
@@ -216,6 +251,7 @@ func (c *Conn) outdated(since time.Time) bool {
 type Lease struct {
 	c        *Conn
 	watch    *Watcher
+	client   int
 	released atomic.Bool
 }
 
@@ -241,12 +277,13 @@ func (l *Lease) Release() {
 type Call struct {
 	*daemon.Tracked
 	c *Conn
+	w *doing
 }
 
 // Start starts a call; see daemon.Child.StartWith. Output that o does not take goes to the watchers.
 func (l *Lease) Start(ctx context.Context, o daemon.CallOptions, fn string, args ...any) *Call {
-	l.c.begin()
-	return &Call{l.c.child.StartWith(ctx, o, fn, args...), l.c}
+	w := l.begin(KindCall, fn, nil)
+	return &Call{l.c.child.StartWith(ctx, o, fn, args...), l.c, w}
 }
 
 // Wait waits for the end of the call. When ctx ends before, the call is given up: nobody waits for it any more, and until it has
@@ -256,9 +293,9 @@ func (call *Call) Wait(ctx context.Context) *daemon.Result {
 	select {
 	case <-call.Done():
 		r = call.Result(context.Background())
-		call.c.finish(r.Err() == nil)
+		call.c.finish(call.w, r.Err() == nil)
 	default:
-		call.c.abandon(call.Done(), call.Release)
+		call.c.abandon(call.w, call.Done(), call.Release)
 	}
 	return r
 }
@@ -267,17 +304,18 @@ func (call *Call) Wait(ctx context.Context) *daemon.Result {
 type Channel struct {
 	*daemon.Channel
 	c *Conn
+	w *doing
 }
 
 // Open opens a channel; see daemon.Child.Open.
 func (l *Lease) Open(ctx context.Context, o daemon.CallOptions, fn string, args ...any) (*Channel, error) {
-	l.c.begin()
+	w := l.begin(KindChannel, fn, nil)
 	ch, err := l.c.child.Open(ctx, o, fn, args...)
 	if err != nil {
-		l.c.finish(false)
+		l.c.finish(w, false)
 		return nil, err
 	}
-	return &Channel{ch, l.c}, nil
+	return &Channel{ch, l.c, w}, nil
 }
 
 // Close gives the channel up, and its function as Call.Wait does.
@@ -285,60 +323,29 @@ func (ch *Channel) Close() {
 	ch.Channel.Close()
 	select {
 	case <-ch.Done():
-		ch.c.finish(ch.Result(context.Background()).Err() == nil)
+		ch.c.finish(ch.w, ch.Result(context.Background()).Err() == nil)
 	default:
-		ch.c.abandon(ch.Done(), func() {})
+		ch.c.abandon(ch.w, ch.Done(), func() {})
 	}
 }
 
 // Run runs a program; see daemon.Child.Run.
 func (l *Lease) Run(ctx context.Context, o daemon.RunOptions) (daemon.ExitStatus, error) {
-	l.c.programs.Add(1)
-	defer l.c.programs.Add(-1)
-	l.c.calls.Add(1)
-	return l.c.child.Run(ctx, o)
-}
-
-// begin counts a call that is about to be sent.
-func (c *Conn) begin() {
-	c.calls.Add(1)
-	c.p.mu.Lock()
-	defer c.p.mu.Unlock()
-	if c.running++; c.running == 1 {
-		c.progress = time.Now()
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	defer l.c.finish(l.begin(KindProgram, o.Path, end), true)
+	status, err := l.c.child.Run(ctx, o)
+	if err != nil && context.Cause(ctx) == errEnded {
+		err = &daemon.DeadError{Target: l.c.child.Name(), Reason: "another request has ended the program", Lost: true}
 	}
-}
-
-// finish counts the end of a call.
-func (c *Conn) finish(ok bool) {
-	if !ok {
-		c.failures.Add(1)
-	}
-	c.p.mu.Lock()
-	defer c.p.mu.Unlock()
-	c.running--
-	c.progress = time.Now()
-}
-
-// abandon follows a call that nobody waits for. release gives back its result.
-func (c *Conn) abandon(done <-chan struct{}, release func()) {
-	c.p.mu.Lock()
-	defer c.p.mu.Unlock()
-	c.abandoned++
-	go func() { // ends with the call, at the latest with the child
-		<-done
-		release()
-		c.finish(false)
-		c.p.mu.Lock()
-		defer c.p.mu.Unlock()
-		c.abandoned--
-	}()
+	return status, err
 }
 
 // Info describes a connection.
 type Info struct {
 	Child     *daemon.Child // nil while it is being connected
 	Target    string
+	Names     []string // what requests have called it
 	Fresh     bool
 	Leases    int
 	Connected time.Time // the start of the connect until it is done
@@ -346,7 +353,8 @@ type Info struct {
 	Calls     int64 // programs and channels included
 	Failures  int64
 	Running   int
-	Programs  int64 // running
+	Programs  int     // running
+	Doing     []Doing // of what runs, the first
 }
 
 // List describes the connections.
@@ -356,8 +364,8 @@ func (p *Pool) List() []Info {
 	out := make([]Info, 0, len(p.all))
 	for c := range p.all {
 		i := Info{
-			Child: c.child, Target: c.target, Fresh: c.fresh, Leases: c.refs, Connected: c.connected, LastUsed: c.lastUsed,
-			Calls: c.calls.Load(), Failures: c.failures.Load(), Running: c.running, Programs: c.programs.Load(),
+			Child: c.child, Target: c.target, Names: slices.Clone(c.names), Fresh: c.fresh, Leases: c.refs, Connected: c.connected, LastUsed: c.lastUsed,
+			Calls: c.calls.Load(), Failures: c.failures.Load(), Running: c.running, Programs: c.programs, Doing: c.list(),
 		}
 		if c.child == nil {
 			i.Connected = c.lastUsed
@@ -373,8 +381,8 @@ func (l *Lease) Watch(w *Watcher) (stop func()) {
 	return func() { l.c.unwatch(w) }
 }
 
-// Target is what the connection's first request called it.
-func (l *Lease) Target() string { return l.c.target }
+// Conn is the connection, for how it is called.
+func (l *Lease) Conn() *Conn { return l.c }
 
 // Source is what is served to requests that do not say it.
 func (p *Pool) Source() importer.Options {

@@ -25,5 +25,5 @@
 // # Locks
 //
 // Pool.mu guards everything but the atomics; Pool.checkMu, Conn.watchMu and Conn.sentMu what their fields say. Each is taken alone, and nothing
-// that blocks is done under them.
+// that blocks is done under them. check.mu is held while files are looked at; Conn.sentMu may be taken under it.
 package pool

@@ -22,12 +22,14 @@ type Request struct {
 	// Target is how errors and logs call it; Hops is what it means.
 	Target string
 	Hops   []bootstrap.Hop
-	// Name, Python, PythonFrom, PreferHere, Policy: see daemon.ConnectOptions. What PythonFrom leaves open is as in the pool's options.
-	Name       string
+	// Name is what who asks calls it, a host of an inventory say; empty for nothing but Target. It is no part of what makes two
+	// requests the same.
+	Name string
+	// Python, PythonFrom, PreferHere, Bytecode, Policy: see daemon.ConnectOptions. What PythonFrom leaves open is as in the pool's options.
 	Python     []string
 	PythonFrom daemon.PythonFrom
 	PreferHere bool
-	NoBytecode bool
+	Bytecode   daemon.BytecodeUse
 	Policy     importer.Policy
 	// Timeout is for each hop; 0 means bootstrap.DefaultTimeout. It is no part of what makes two requests the same.
 	Timeout time.Duration
@@ -43,6 +45,8 @@ type Request struct {
 	Fresh bool
 	// Since: changes of modules before this time are looked for. Those within the last 100 ms may go unnoticed if it is zero.
 	Since time.Time
+	// Client is the process that asks, for those who want to know what runs for whom; 0 if it is not known.
+	Client int
 	// Watch is told what happens on the connection, beginning with the connect. May be nil.
 	Watch *Watcher
 	// Common, where it is set, is the same for requests that differ in Target, Hops, Passwords and Watch only.
@@ -133,7 +137,7 @@ func (r *Request) key(source string) string {
 		env = r.Common.there()
 	}
 	b, _ := json.Marshal([]any{ // of text, lists and bool: cannot fail
-		bootstrap.FormatTarget(r.hops()), r.Python, r.PythonFrom, r.PreferHere, r.NoBytecode, source, dir, []byte(passwords), env, r.Policy,
+		bootstrap.FormatTarget(r.hops()), r.Python, r.PythonFrom, r.PreferHere, r.Bytecode, source, dir, []byte(passwords), env, r.Policy,
 	})
 	return string(b)
 }

@@ -80,6 +80,8 @@ type Pool struct {
 	ghosts  map[string]time.Time // when those were used that were closed for want of room
 	told    time.Time            // that there are too few
 
+	lastDoing uint64 // the number of what was begun last
+
 	// checkMu protects checks: the last of each importer. Nothing is locked under it.
 	checkMu sync.Mutex
 	checks  map[checkKey]*check
@@ -175,7 +177,7 @@ func (p *Pool) Get(ctx context.Context, r Request) (*Lease, error) {
 			p.release(c)
 			continue
 		}
-		return &Lease{c: c, watch: r.Watch}, nil
+		return &Lease{c: c, watch: r.Watch, client: r.Client}, nil
 	}
 }
 
@@ -205,6 +207,7 @@ func (p *Pool) pick(r *Request) (c *Conn, found bool, wait time.Duration, err er
 	if !r.Fresh {
 		if c = p.share(key); c != nil {
 			p.hold(c)
+			c.call(r.Name)
 			c.joined = true
 			return c, true, 0, nil
 		}
@@ -222,6 +225,7 @@ func (p *Pool) pick(r *Request) (c *Conn, found bool, wait time.Duration, err er
 	if p.opt.Watch != nil {
 		c.watchers = []*Watcher{p.opt.Watch}
 	}
+	c.call(r.Name)
 	p.all[c] = true
 	if !r.Fresh {
 		p.byKey[key] = append(p.byKey[key], c)
@@ -293,7 +297,7 @@ func (p *Pool) connect(ctx context.Context, c *Conn, r Request, im *importer.Imp
 	from.Keep = from.Keep || p.opt.PythonFrom.Keep
 	p.mu.Unlock()
 	opt := daemon.ConnectOptions{
-		Name: r.Name, Python: r.Python, PythonFrom: from, Timeout: r.Timeout, Importer: im, PreferHere: r.PreferHere, NoBytecode: r.NoBytecode, Env: r.Env,
+		Name: r.Name, Python: r.Python, PythonFrom: from, Timeout: r.Timeout, Importer: im, PreferHere: r.PreferHere, Bytecode: r.Bytecode, Env: r.Env,
 		Policy: r.Policy,
 		Secrets: func(hop int, _ string) (string, bool) {
 			password, ok := r.Passwords[hop]
@@ -362,8 +366,8 @@ func (p *Pool) failed(key string) {
 	}
 }
 
-// Event has to be told what daemon.Options.OnEvent is told.
-func (p *Pool) Event(e daemon.Event) {
+// Event has to be told what daemon.Options.OnEvent is told. It puts in how the connection is called.
+func (p *Pool) Event(e *daemon.Event) {
 	if e.Kind != daemon.Lost && e.Kind != daemon.Closed {
 		return
 	}
@@ -374,6 +378,10 @@ func (p *Pool) Event(e daemon.Event) {
 		return
 	}
 	p.forget(c)
+	// By now the first to use it may have given it a name.
+	if name := c.Name(); name != c.target {
+		e.Target, e.Chain = name, c.target
+	}
 	if e.Kind == daemon.Lost && time.Since(c.connected) < shortLived {
 		p.failed(c.key)
 	} else if e.Kind == daemon.Lost {
@@ -466,8 +474,8 @@ func (p *Pool) end(c *Conn) {
 // Match says which connections are meant. Just one of its fields is set.
 type Match struct {
 	ID     uint32 // a context
-	Target string
-	Idle   bool // those that nobody uses
+	Target string // or a name of it
+	Idle   bool   // those that nobody uses
 	All    bool
 }
 
@@ -479,7 +487,7 @@ func (p *Pool) Close(ctx context.Context, m Match) (int, error) {
 		if c.child == nil {
 			continue
 		}
-		if m.All || m.Idle && c.refs == 0 || m.ID != 0 && uint32(c.child.ID()) == m.ID || m.Target != "" && c.target == m.Target {
+		if m.All || m.Idle && c.refs == 0 || m.ID != 0 && uint32(c.child.ID()) == m.ID || m.Target != "" && c.called(m.Target) {
 			wanted = append(wanted, c)
 		}
 	}
@@ -488,10 +496,8 @@ func (p *Pool) Close(ctx context.Context, m Match) (int, error) {
 	}
 	p.mu.Unlock()
 	for _, c := range wanted {
-		select {
-		case <-c.child.Done():
-		case <-ctx.Done():
-			return len(wanted), context.Cause(ctx)
+		if err := gone(ctx, c.child); err != nil {
+			return len(wanted), err
 		}
 	}
 	return len(wanted), nil

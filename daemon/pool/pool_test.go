@@ -26,7 +26,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func newPool(t *testing.T, opt Options) *Pool {
 	t.Helper()
 	var p *Pool
-	d, err := daemon.New(daemon.Options{OnEvent: func(e daemon.Event) { p.Event(e) }})
+	d, err := daemon.New(daemon.Options{OnEvent: func(e daemon.Event) { p.Event(&e) }})
 	if err != nil {
 		t.Fatal(err)
 	}

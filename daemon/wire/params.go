@@ -57,7 +57,8 @@ type Target struct {
 
 // Connection are the options of a target. Clients that give the same target and the same options share a connection.
 type Connection struct {
-	// Name is how the child is called in logs; empty means the target.
+	// Name is how the child is called in logs and by list, and may be called in close; empty means the target. Where several clients
+	// that share it name it, the first name is shown, and each of 16 counts.
 	Name   string   `codec:"name,omitempty"`
 	Python []string `codec:"python,omitempty"`
 	// PythonFrom are builds of Python, absolute paths on the daemon's machine, of which a hop that has none is sent one: to the directory
@@ -72,8 +73,9 @@ type Connection struct {
 	Passwords map[int]string `codec:"passwords,omitempty"`
 	// PreferHere serves a module from here even if the target has one of that name.
 	PreferHere bool `codec:"prefer_here,omitempty"`
-	// NoBytecode has a child on the daemon's machine compile what is served.
-	NoBytecode bool `codec:"no_bytecode,omitempty"`
+	// Bytecode is daemon.ConnectOptions.Bytecode. NoBytecode means the same as "never".
+	Bytecode   string `codec:"bytecode,omitempty"`
+	NoBytecode bool   `codec:"no_bytecode,omitempty"`
 	// Fresh makes a connection that nobody shares.
 	Fresh bool `codec:"fresh,omitempty"`
 	// Source says what modules are served; nil means what the daemon is configured with.
@@ -169,11 +171,12 @@ type Call struct {
 	Read bool `codec:"read,omitempty"`
 }
 
-// CallMany are the parameters of call_many: a call on each of many targets. What Target says of them is the same for all.
-type CallMany struct {
-	Call
+// Many says on which targets call_many, run_many and open_many work, and within which limits. What Target says is the same for all.
+type Many struct {
 	// Targets are in place of Target.Target and Target.Child, and TargetPasswords, by their numbers from 0, in place of Target.Passwords.
-	Targets         []string               `codec:"targets"`
+	Targets []string `codec:"targets"`
+	// Names is how each is called in logs, in place of Target.Name; not given, or empty for one, means the target.
+	Names           []string               `codec:"names,omitempty"`
 	TargetPasswords map[int]map[int]string `codec:"target_passwords,omitempty"`
 	// Parallel is on how many at once, Batch how many are done before the next begin (0: all), Pause the time between batches.
 	Parallel int     `codec:"parallel,omitempty"`
@@ -184,6 +187,22 @@ type CallMany struct {
 	// Retry is how often connecting is tried again, Each the time that one target may take.
 	Retry int     `codec:"retry,omitempty"`
 	Each  Seconds `codec:"each,omitempty"`
+}
+
+// CallMany are the parameters of call_many and open_many: a call on each of many targets, or a channel.
+type CallMany struct {
+	Call
+	Many
+}
+
+// RunMany are the parameters of run_many: a program on each of many targets.
+type RunMany struct {
+	Run
+	Many
+	// TargetArgv and TargetHostVars, by the targets' numbers, are in place of Argv and HostVars where they have one; TargetEnv comes behind Env.
+	TargetArgv     map[int][]string `codec:"target_argv,omitempty"`
+	TargetEnv      map[int][]string `codec:"target_env,omitempty"`
+	TargetHostVars map[int][]byte   `codec:"target_host_vars,omitempty"`
 }
 
 // ResetChain are the parameters of reset_chain.
@@ -208,6 +227,8 @@ type Run struct {
 	Packed bool   `codec:"packed,omitempty"`
 	// Env are settings NAME=VALUE of the program's environment.
 	Env []string `codec:"env,omitempty"`
+	// HostVars is JSON for mitogend.host_vars(), see daemon.RunOptions.
+	HostVars []byte `codec:"host_vars,omitempty"`
 	// Stdin says that standard input will be written to the stream; otherwise it is /dev/null.
 	Stdin  bool `codec:"stdin,omitempty"`
 	Import bool `codec:"import,omitempty"`
@@ -237,7 +258,7 @@ type Items struct {
 	End bool `codec:"end"`
 	// Child is set where the stream belongs to one.
 	Child *Connected `codec:"child,omitempty"`
-	// Begun, of call_many, is how many targets have begun.
+	// Begun, of call_many and its like, is how many targets have begun.
 	Begun int `codec:"begun,omitempty"`
 }
 
@@ -265,8 +286,8 @@ type Item struct {
 	Event  *Event `codec:"event,omitempty"`
 	Count  int64  `codec:"count,omitempty"`
 
-	// Of call_many: the number of the target, what is known of it, the generation of its Python, what it took, and the child that the
-	// client holds for a generator.
+	// Of call_many and its like: the number of the target, what is known of it, the generation of its Python, what it took, and the child
+	// that the client holds for a generator.
 	Target  int     `codec:"target,omitempty"`
 	State   string  `codec:"state,omitempty"`
 	Python  int     `codec:"python,omitempty"`
@@ -277,9 +298,9 @@ type Item struct {
 	Taken func() `codec:"-"`
 }
 
-// The states of an item of call_many that is an error. A result has none.
+// The states of an item of call_many and its like that is an error. A result and an exit have none.
 const (
-	StateFailed     = "failed"       // the function has ended
+	StateFailed     = "failed"       // the function has ended, or the program could not be run
 	StateNotReached = "not_reached"  // it was not begun
 	StateMayHaveRun = "may_have_run" // it was given up, or lost
 )
@@ -302,9 +323,12 @@ type Write struct {
 	Stream uint32 `codec:"stream"`
 	Data   []byte `codec:"data,omitempty"`
 	Value  *Value `codec:"value,omitempty"`
-	// End says that nothing more will be written. Of call_many: no more targets begin.
+	// End says that nothing more will be written.
 	End bool `codec:"end,omitempty"`
-	// Cancel, of call_many, gives up what runs as well. Its outcomes still come.
+	// Target, of open_many, is whose channel it is for.
+	Target *int `codec:"target,omitempty"`
+	// Stop, of call_many and its like, lets no more targets begin, and Cancel gives up what runs as well. The outcomes of that still come.
+	Stop   bool `codec:"stop,omitempty"`
 	Cancel bool `codec:"cancel,omitempty"`
 }
 
@@ -341,9 +365,11 @@ type Close struct {
 	Child uint32 `codec:"child,omitempty"`
 	// Stream is a stream to end: its call is given up, its program killed.
 	Stream uint32 `codec:"stream,omitempty"`
+	// Work ends what has this number in the list: a program, or a call's connection.
+	Work uint64 `codec:"work,omitempty"`
 	// Kill ends the connection of this context id, whoever uses it.
 	Kill uint32 `codec:"kill,omitempty"`
-	// Target ends the connections with this target, Idle those that nobody uses, All all.
+	// Target ends the connections with this target, or of this name, Idle those that nobody uses, All all.
 	Target string `codec:"target,omitempty"`
 	Idle   bool   `codec:"idle,omitempty"`
 	All    bool   `codec:"all,omitempty"`
@@ -360,7 +386,7 @@ type Subscribe struct {
 	Common
 	// Kinds are those of events; none means all but output.
 	Kinds []string `codec:"kinds,omitempty"`
-	// Target limits to one target's events.
+	// Target limits to one target's events; it is the target or its name.
 	Target string `codec:"target,omitempty"`
 	// Backlog gives up to that many log events from before.
 	Backlog int `codec:"backlog,omitempty"`
@@ -385,6 +411,8 @@ type Event struct {
 	Time   float64 `codec:"time" json:"time"` // seconds since 1970
 	Child  uint32  `codec:"child,omitempty" json:"child,omitempty"`
 	Target string  `codec:"target,omitempty" json:"target,omitempty"`
+	// Chain is what Target means, where that is a name.
+	Chain string `codec:"chain,omitempty" json:"chain,omitempty"`
 	// Text is the reason of a loss, a log record's text, what was printed, or why a call failed.
 	Text string `codec:"text,omitempty" json:"text,omitempty"`
 	// Logger and Level (Python's numbers) are of a log record.
@@ -432,7 +460,10 @@ type Context struct {
 	ID     uint32 `codec:"id" json:"id"`
 	Parent uint32 `codec:"parent" json:"parent"` // 0 is the daemon
 	Name   string `codec:"name" json:"name"`
-	Method string `codec:"method,omitempty" json:"method,omitempty"`
+	// Chain is what Name means, where that is not the target; Names are all names that requests have given it.
+	Chain  string   `codec:"chain,omitempty" json:"chain,omitempty"`
+	Names  []string `codec:"names,omitempty" json:"names,omitempty"`
+	Method string   `codec:"method,omitempty" json:"method,omitempty"`
 	// State is connecting, idle, used (somebody holds it), busy (a call or program runs), or hop (only others behind it are
 	// used); other for a context that was made by a program.
 	State  string `codec:"state" json:"state"`
@@ -451,6 +482,19 @@ type Context struct {
 	Out    int64 `codec:"out" json:"out"`
 	Queued int   `codec:"queued" json:"queued"`
 	Fresh  bool  `codec:"fresh,omitempty" json:"fresh,omitempty"`
+	// Work is what runs, or waits for its turn, in the order in which it was begun; at most the first 16.
+	Work []Work `codec:"work,omitempty" json:"work,omitempty"`
+}
+
+// Work is a call, a channel's function or a program.
+type Work struct {
+	ID     uint64 `codec:"id" json:"id"`
+	Method string `codec:"method" json:"method"` // call, open or run
+	What   string `codec:"what" json:"what"`     // the function, or the program's name
+	// Client is the process that has asked for it, Program that one's name; 0 and empty once nobody waits for it any more.
+	Client  int     `codec:"client,omitempty" json:"client,omitempty"`
+	Program string  `codec:"program,omitempty" json:"program,omitempty"`
+	Seconds float64 `codec:"seconds" json:"seconds"` // since it was begun
 }
 
 // List is the result of list.

@@ -12,7 +12,10 @@
 // No more than MaxFail failures are counted when one more begins. Stop, and the end of ctx, let nothing more begin; only the latter gives
 // up what runs. Connecting is tried again, if it failed (Retry); what may have run never is. A lease is given back before its outcome is put.
 //
+// An Input is what all of many programs read, each from the beginning.
+//
 // # Goroutines and locks
 //
 // Run has Parallel goroutines while it runs, and waits for them. Runner.mu guards what its fields say, and nothing that blocks is done under it.
+// An Input has one goroutine from the first read to the end of its source, for which Close waits; Input.mu is not held while anything is read or written.
 package work

@@ -108,6 +108,30 @@ def main(path, target, lib):
         for i in channel['items']:
             values.append(i['value'])
     out['channel'] = values == [10 * i for i in range(50)] + [50]
+    many = {'targets': [target] * 3, 'source': source, 'parallel': 2}
+    out['call_many'] = sorted([i.get('target', 0), i['kind'], i['value']] for i in c.stream('call_many', function='mod:add', args=[1, 2], **many))
+    run = c.call('run_many', path='x.py', script=script, stdin=True, target_argv={1: ['own']}, argv=['all'], **many)
+    c.call('write', stream=run['stream'], data=b'input', end=True)
+    got = {}
+    while not run['end']:
+        run = c.call('read', stream=run['stream'])
+        for i in run['items']:
+            one = got.setdefault(i.get('target', 0), {'stdout': b'', 'stderr': b''})
+            if i['kind'] == 'exit':
+                one['exit'] = i.get('code', 0)
+            else:
+                one[i['kind']] += i['data']
+    out['run_many'] = [[g['stdout'].decode(), g['stderr'].decode(), g['exit']] for _, g in sorted(got.items())]
+    channels = c.call('open_many', function='mod:pump', args=[10], **many)
+    for n in 2, 1, 0:  # the last one begins late: nobody waits for it here
+        c.post('write', stream=channels['stream'], target=n, value=n)
+        c.post('write', stream=channels['stream'], target=n, end=True)
+    got = {}
+    while not channels['end']:
+        channels = c.call('read', stream=channels['stream'])
+        for i in channels['items']:
+            got.setdefault(i.get('target', 0), []).append([i['kind'], i['value']])
+    out['open_many'] = [g for _, g in sorted(got.items())]
     kept = c.call('connect', target=target, source=source)['child']
     receiver = c.call('receiver', child=kept)
     c.call('call', child=kept, function='mod:send', args=[receiver['sender'], 3])

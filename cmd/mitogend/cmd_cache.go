@@ -1,0 +1,86 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"mitogend/bytecode"
+	"mitogend/pyproto/printable"
+)
+
+func newCache(*app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "cache",
+		Short: "Show or empty the cache of bytecode",
+		Example: `  mitogend cache
+  mitogend cache clear`,
+		Long: `Interpreters of this machine compile what children of the same Python are served, and the child runtime, once for all. The bytecode is
+kept in $XDG_CACHE_HOME/mitogend/bytecode, or ~/.cache/mitogend/bytecode.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return withCache(func(dir string) error {
+				u, err := bytecode.DirUsage(dir)
+				if err != nil {
+					return err
+				}
+				return showCache(cmd.OutOrStdout(), u)
+			})
+		},
+	}
+	cmd.AddCommand(&cobra.Command{
+		Use:     "clear",
+		Short:   "Remove all that is in it",
+		Example: `  mitogend cache clear`,
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return withCache(func(dir string) error {
+				u, err := bytecode.ClearDir(dir)
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d entries removed, %d bytes\n", printable.Line(u.Path), u.Entries, u.Bytes)
+				return err
+			})
+		},
+	})
+	return cmd
+}
+
+// withCache calls do with the directory; what is wrong with it is the user's to repair.
+func withCache(do func(dir string) error) error {
+	dir, err := bytecode.DefaultDir()
+	if err == nil {
+		err = do(dir)
+	}
+	if err != nil {
+		return commandError{fmt.Errorf("the cache is not used: %s", strings.TrimPrefix(err.Error(), "bytecode: ")), statusRaised}
+	}
+	return nil
+}
+
+func showCache(w io.Writer, u bytecode.Usage) error {
+	line := fmt.Sprintf("%s: %d entries, %d bytes of %d", printable.Line(u.Path), u.Entries, u.Bytes, bytecode.DefaultMaxBytes)
+	if u.Entries > 0 {
+		line += fmt.Sprintf(", used from %s to %s", u.Oldest.Format(time.DateOnly), u.Newest.Format(time.DateOnly))
+	}
+	_, err := fmt.Fprintln(w, line)
+	return err
+}
+
+// newStore gives the code of what is served, for all commands that connect. It is to be closed behind its daemon.
+func newStore(log *zap.Logger, compilers []string) *bytecode.Store {
+	opt := bytecode.Options{Compilers: compilers, Logger: log}
+	dir, err := bytecode.DefaultDir()
+	if err == nil {
+		opt.Dir, err = bytecode.OpenDir(dir, 0)
+	}
+	if err != nil {
+		log.Info("bytecode is not kept for the next time", zap.Error(err))
+	}
+	return bytecode.New(opt)
+}

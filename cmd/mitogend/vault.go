@@ -1,0 +1,63 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"mitogend/daemon/inventory"
+)
+
+// vaultFlags say how what ansible-vault has encrypted is decrypted.
+type vaultFlags struct {
+	ask   bool
+	files []string
+}
+
+func (f *vaultFlags) register(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&f.ask, "ask-vault-pass", false, "ask for the password of what ansible-vault has encrypted in the inventory, when it is needed")
+	cmd.Flags().StringArrayVar(&f.files, "vault-password-file", nil, "`FILE` with that password, or a program that prints it; LABEL@FILE for texts of that label; repeatable (default $MITOGEND_VAULT_PASSWORD_FILE, $ANSIBLE_VAULT_PASSWORD_FILE)")
+}
+
+// The environment: a password, which nothing that is started here gets, and files as in PATH.
+const (
+	vaultPasswordEnv = "MITOGEND_VAULT_PASSWORD"
+	vaultFileEnv     = "MITOGEND_VAULT_PASSWORD_FILE"
+	ansibleVaultEnv  = "ANSIBLE_VAULT_PASSWORD_FILE"
+)
+
+func (f *vaultFlags) passwords() []inventory.VaultPassword {
+	files := f.files
+	if len(files) == 0 {
+		files = filepath.SplitList(os.Getenv(vaultFileEnv))
+	}
+	list := vaultPasswords(files)
+	if f.ask {
+		list = append(list, inventory.VaultPassword{Get: func(ctx context.Context) (string, error) {
+			return askPassword(ctx, "--ask-vault-pass", "Vault password: ")
+		}})
+	}
+	return list
+}
+
+// vaultPasswords are those of files, and what the environment says besides.
+func vaultPasswords(files []string) []inventory.VaultPassword {
+	if len(files) == 0 {
+		files = filepath.SplitList(os.Getenv(ansibleVaultEnv))
+	}
+	var list []inventory.VaultPassword
+	for _, file := range files {
+		label := ""
+		if at := strings.IndexByte(file, '@'); at > 0 {
+			label, file = file[:at], file[at+1:]
+		}
+		list = append(list, inventory.VaultFile(label, file))
+	}
+	if password := os.Getenv(vaultPasswordEnv); password != "" {
+		list = append(list, inventory.VaultPassword{Get: func(context.Context) (string, error) { return password, nil }})
+	}
+	return list
+}
