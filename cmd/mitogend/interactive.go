@@ -59,6 +59,9 @@ func (fl *fleet) interactive(ctx context.Context, j *job, argv, env []string, di
 
 // label is a short name for a prompt.
 func (t target) label() string {
+	if t.known != "" {
+		return t.name + " "
+	}
 	if t.name == t.host() || len(t.hops) > 1 || t.hops[0].Method != "local" {
 		return t.host() + " "
 	}
