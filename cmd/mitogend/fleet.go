@@ -416,7 +416,8 @@ func (keepOpen) Close() error { return nil }
 // connectOptions are those of all targets.
 func (fl *fleet) connectOptions() daemon.ConnectOptions {
 	return daemon.ConnectOptions{
-		Python: fl.flags.python, Timeout: fl.flags.connectTimeout, PreferHere: fl.flags.prefer == "here", Bytecode: daemon.BytecodeUse(fl.flags.bytecode),
+		Python: fl.flags.python, PythonFrom: fl.flags.pythonFrom, Timeout: fl.flags.connectTimeout, PreferHere: fl.flags.prefer == "here",
+		Bytecode: daemon.BytecodeUse(fl.flags.bytecode),
 	}
 }
 
