@@ -64,10 +64,12 @@ type Requirements struct {
 	Lines []string // name>=1,<2
 	Files []string // with such lines
 	Links []string // directories, or addresses, where wheels are looked for as well (--find-links)
+	// Python says which versions of Python may be served, as >=3.11; empty for all.
+	Python string
 }
 
 // Empty tells whether nothing is needed.
-func (r Requirements) Empty() bool { return len(r.Lines)+len(r.Files) == 0 }
+func (r Requirements) Empty() bool { return len(r.Lines)+len(r.Files)+len(r.Python) == 0 }
 
 // Main is a script.
 type Main struct {

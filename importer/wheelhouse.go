@@ -431,6 +431,9 @@ func (im *Importer) Prepare(ctx context.Context, p Platform) error {
 	if im.opt.Requirements.Empty() || im.opt.Resolve == nil {
 		return nil
 	}
+	if need := im.opt.Requirements.Python; !allowsPython(need, p.Version) {
+		return fmt.Errorf("importer: the script needs Python %s, and this child is %s", need, p.Version)
+	}
 	dir, err := im.opt.Resolve(ctx, im.opt.Requirements, p)
 	if err != nil {
 		return fmt.Errorf("importer: requirements for %s: %w", p, err)

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,10 +32,12 @@ const fresh = 24 * time.Hour
 // maxFile is the size of the largest file of requirements, in bytes.
 const maxFile = 4 << 20
 
+var projectName = regexp.MustCompile(`^\s*[A-Za-z0-9][A-Za-z0-9._-]*\s*($|[\[(;<>=!~@])`)
+
 // Check finds what is no requirement. The error begins with the text.
 func Check(line string) error {
 	d, err := pypi.ParseDependency(line)
-	if err != nil || d.Name == "" || strings.HasPrefix(strings.TrimSpace(line), "-") || strings.ContainsAny(line, "\n\r\x00") {
+	if err != nil || d.Name == "" || !projectName.MatchString(line) || strings.ContainsAny(line, "\n\r\x00") {
 		return fmt.Errorf("%.100q: that is no requirement, as numpy or numpy>=1.26,<2", line)
 	}
 	return nil
@@ -48,6 +51,9 @@ var running struct {
 
 // Resolve gives a directory with wheels for a platform. The error has what pip says, or says what to do.
 func Resolve(ctx context.Context, r importer.Requirements, p importer.Platform) (string, error) {
+	if len(r.Lines)+len(r.Files) == 0 {
+		return "", nil
+	}
 	for _, line := range r.Lines {
 		if err := Check(line); err != nil {
 			return "", err
@@ -222,7 +228,7 @@ func lastError(said string, err error) string {
 	return fmt.Sprintf("%.1000s", text)
 }
 
-// oldest are the versions of glibc with which tags begin; each has a name from before PEP 600.
+// legacy are the names that some tags had before PEP 600, by the minor version of glibc.
 var legacy = map[int]string{5: "manylinux1", 12: "manylinux2010", 17: "manylinux2014"}
 
 // systems gives the platform tags that fit, the newest first.

@@ -250,7 +250,7 @@ func (c *Client) source() *wire.Source {
 	for _, file := range o.Constraints {
 		s.Constraints = append(s.Constraints, absolute(c.opt.Dir, file))
 	}
-	s.Requirements = o.Requirements.Lines
+	s.Requirements, s.RequiresPython = o.Requirements.Lines, o.Requirements.Python
 	for _, file := range o.Requirements.Files {
 		s.RequirementFiles = append(s.RequirementFiles, absolute(c.opt.Dir, file))
 	}

@@ -191,7 +191,7 @@ func sourceOptions(s *wire.Source) (*importer.Options, error) {
 		}
 	}
 	o := &importer.Options{
-		Requirements: importer.Requirements{Lines: s.Requirements, Files: s.RequirementFiles, Links: s.FindLinks},
+		Requirements: importer.Requirements{Lines: s.Requirements, Files: s.RequirementFiles, Links: s.FindLinks, Python: s.RequiresPython},
 		Path:         s.Path, Venv: s.Venv, Policy: importer.Policy{Allow: s.Allow, Deny: s.Deny}, Libs: s.Libs, Unpack: s.Unpack, MaxCache: clientCache,
 		Wheels: s.Wheels, Constraints: s.Constraints,
 	}

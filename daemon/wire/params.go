@@ -118,6 +118,8 @@ type Source struct {
 	Requirements     []string `codec:"requirements,omitempty"`
 	RequirementFiles []string `codec:"requirement_files,omitempty"`
 	FindLinks        []string `codec:"find_links,omitempty"`
+	// RequiresPython says which versions of Python the child may have, as >=3.11.
+	RequiresPython string `codec:"requires_python,omitempty"`
 	// Unpack names packages whose files are laid down on the child's machine, in memory.
 	Unpack []string `codec:"unpack,omitempty"`
 	Main   *Main    `codec:"main,omitempty"`
