@@ -105,7 +105,7 @@ type Plan struct {
 	Timeout  time.Duration // 0 means DefaultTimeout
 	Silence  time.Duration // how long the child may give no sign of life; 0 is for ever. The daemon sees to it
 	Hint     string        // what to try when no Failure matches
-	Supply   *Supply       // where it is set, Argv asks for an interpreter when the target has none
+	Supply   *Supply       `json:"-"` // where it is set, Argv asks for an interpreter when the target has none
 	asking   []string      // what asks in place of Argv, where none of Pythons is there
 }
 
