@@ -115,6 +115,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer b.close()
+	b.quick = o.quick
 	r, err := newRunner(b, o)
 	if err != nil {
 		return err

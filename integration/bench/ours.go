@@ -34,6 +34,7 @@ var oursExperiments = map[string]experimentFunc{
 	"module":     newOursModule,
 	"idle":       newOursIdle,
 	"warm":       newOursWarm,
+	"fleet":      newOursFleet,
 }
 
 // master is a daemon and the parameters that its experiment works with.
