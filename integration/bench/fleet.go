@@ -15,9 +15,6 @@ import (
 // realChild is about what a child of the peers takes, in bytes; those of mitogend are stand-ins (py/standin.c).
 const realChild = 22e6
 
-// quickChildren is how many children the peers have at most with -quick.
-const quickChildren = 100
-
 // fleetSpec is a life of n targets: connected and called, called again, ended.
 func fleetSpec(n int) *spec {
 	return &spec{name: fmt.Sprintf("fleet-%d", n), op: "fleet", reps: 3, quick: 1, limit: 10 * time.Minute, params: func(b *bed, s subject) (params, error) {
@@ -31,8 +28,8 @@ func fleetSpec(n int) *spec {
 			child, err := b.standin()
 			return params{"n": n, "mitogend": b.mitogend, "python": child, "dir": filepath.Join(b.dir, "fleet")}, err
 		}
-		if b.quick && n > quickChildren {
-			return nil, fmt.Errorf("-quick stops at %d interpreters", quickChildren)
+		if n > b.most {
+			return nil, fmt.Errorf("more than -peers %d", b.most)
 		}
 		if free, err := available(); err == nil && free < realChild*float64(n) {
 			return nil, fmt.Errorf("%d interpreters of %s each are more than the %s of memory that this machine has free",

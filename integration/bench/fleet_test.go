@@ -85,11 +85,11 @@ func TestFleet(t *testing.T) {
 
 // Where the peers stop is told.
 func TestFleetStops(t *testing.T) {
-	b := &bed{quick: true}
-	if _, err := fleetSpec(quickChildren+1).params(b, mitogen); err == nil || !strings.Contains(err.Error(), "-quick stops at 100") {
+	b := &bed{most: 100}
+	if _, err := fleetSpec(101).params(b, mitogen); err == nil || !strings.Contains(err.Error(), "more than -peers 100") {
 		t.Error(err)
 	}
-	b.quick = false
+	b.most = 1 << 30
 	if _, err := fleetSpec(100_000_000).params(b, execnet); err == nil || !strings.Contains(err.Error(), "of memory that this machine has free") {
 		t.Error(err)
 	}
