@@ -63,7 +63,7 @@ type Source struct {
 	Size int
 	// File is what code objects say that they come from. It may be empty in 3.x, where whoever loads the code corrects that.
 	File string
-	// Text gives the source; it is called from another goroutine, at most once.
+	// Text gives the source; it is called from another goroutine, later.
 	Text func() ([]byte, error)
 }
 
