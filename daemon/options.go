@@ -82,7 +82,10 @@ type ConnectOptions struct {
 	Name string
 	// Python lists interpreters to try, in order, where the target names none.
 	Python []string
-	// Timeout is how long each hop may take to come up; 0 means bootstrap.DefaultTimeout.
+	// PythonFrom has Python be sent to each hop that has none.
+	PythonFrom PythonFrom
+	// Timeout is how long each hop may take to come up; 0 means bootstrap.DefaultTimeout. While Python is sent it begins anew with every
+	// piece that is taken.
 	Timeout time.Duration
 	// Secrets gives the password of a hop that names none, by the hop's position in the target; nil asks for none.
 	Secrets func(hop int, method string) (password string, ok bool)
