@@ -10,7 +10,7 @@ PARALLEL = 4
 # go test, with a list at the end of what was skipped and why.
 GOTEST = $(GO) run gotest.tools/gotestsum@v1.13.0 --format standard-quiet --
 
-.PHONY: help build install test check soak-tests fuzz vulncheck lint bench packages clean
+.PHONY: help build install man test check soak-tests fuzz vulncheck lint bench packages clean
 
 help: ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -18,8 +18,12 @@ help: ## list what there is
 build: ## build the static binary bin/mitogend
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/mitogend ./cmd/mitogend
 
-install: build ## install it in $(PREFIX)/bin
+install: build ## install it in $(PREFIX)/bin, and its man pages in $(PREFIX)/share/man
 	install -D -m 755 bin/mitogend $(DESTDIR)$(PREFIX)/bin/mitogend
+	bin/mitogend help --man $(DESTDIR)$(PREFIX)/share/man
+
+man: build ## write the man pages to bin/man
+	bin/mitogend help --man bin/man
 
 lint: ## go vet, gofmt and staticcheck
 	@unformatted=$$(git ls-files -c -o --exclude-standard '*.go' | xargs gofmt -l); \

@@ -29,8 +29,10 @@ const (
 // runtime closes its stderr, and then it is one descriptor and none.
 type Process struct {
 	// Constant after Start.
-	PID      int
-	Hello    // what the child has said of itself
+	PID   int
+	Hello // what the child has said of itself
+	// Took is how long it was from the preamble being sent until the child had taken it.
+	Took     time.Duration
 	Label    string
 	r, w     *os.File
 	errFile  *os.File // nil when everything is on the terminal

@@ -2,6 +2,7 @@ package bytecode
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -16,6 +17,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/klauspost/compress/zlib"
+
 	"mitogend/daemon/owned"
 	"mitogend/python"
 )
@@ -28,6 +31,8 @@ const (
 	cpuSeconds = 40
 	// maxMemory bounds its address space.
 	maxMemory = 1 << 30
+	// maxUnpacked bounds what code may be unpacked.
+	maxUnpacked = 256 << 20
 	// maxHello bounds what it says of itself.
 	maxHello = 4200
 )
@@ -175,10 +180,25 @@ func (c *compiler) compile(file string, source []byte) ([]byte, error) {
 	if _, err := io.ReadFull(c.out, code); err != nil {
 		return nil, err
 	}
-	if size > 0 && code[0]&0x7f != 'c' {
+	if size > 0 && !isCode(code) {
 		return nil, errors.New("it answers with what is no code")
 	}
 	return code, nil
+}
+
+// isCode tells whether what was marshalled is a code object, and whole as zlib.
+func isCode(packed []byte) bool {
+	r, err := zlib.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return false
+	}
+	var first [1]byte
+	// The highest bit says that others refer to it.
+	if _, err := io.ReadFull(r, first[:]); err != nil || first[0]&0x7f != 'c' {
+		return false
+	}
+	_, err = io.Copy(io.Discard, io.LimitReader(r, maxUnpacked))
+	return err == nil
 }
 
 // worn tells that it should be replaced, so that the next source has time enough.

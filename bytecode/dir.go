@@ -34,7 +34,7 @@ const (
 	// touchTime is how old an entry may look that is in use: the oldest go first.
 	touchTime = 24 * time.Hour
 	// mark begins each entry. Another form of entries, or of what their names are made of, has another one.
-	mark = "mitogend code 1\n"
+	mark = "mitogend code 2\n"
 
 	writing = ".new-"
 )

@@ -63,7 +63,7 @@ type Source struct {
 	Size int
 	// File is what code objects say that they come from. It may be empty in 3.x, where whoever loads the code corrects that.
 	File string
-	// Text gives the source; it is called from another goroutine, at most once.
+	// Text gives the source; it is called from another goroutine, later.
 	Text func() ([]byte, error)
 }
 
@@ -85,6 +85,7 @@ type Store struct {
 	bad     map[key]bool // on which a compiler ended
 	workers map[Python]*worker
 	offered map[uint16][]string
+	settled chan struct{} // closed when nothing is pending; nil when nobody waits for that
 	closed  bool
 }
 
@@ -136,6 +137,25 @@ func (s *Store) Close() {
 	}
 }
 
+// Settle waits until all is compiled that is to be, or d has passed. Who works for a moment only leaves something by it to the next.
+func (s *Store) Settle(d time.Duration) {
+	s.mu.Lock()
+	if len(s.pending) == 0 {
+		s.mu.Unlock()
+		return
+	}
+	if s.settled == nil {
+		s.settled = make(chan struct{})
+	}
+	settled := s.settled
+	s.mu.Unlock()
+	select {
+	case <-settled:
+	case <-time.After(d):
+	case <-s.ctx.Done():
+	}
+}
+
 // maxOffered is how many interpreters of one magic number are remembered.
 const maxOffered = 8
 
@@ -161,7 +181,7 @@ func keyOf(p Python, src Source) key {
 	return blake2b.Sum256(fmt.Appendf(nil, "%s%x %x %s", mark, p.Magic, src.Hash, src.File))
 }
 
-// Code gives the code of a source, for that Python, as what follows the magic number in a .pyc; nil if there is none, or not yet. Then it
+// Code gives the code of a source, for that Python, as zlib of what follows the header in a .pyc; nil if there is none, or not yet. Then it
 // is made for the next who asks, if there is an interpreter for that.
 func (s *Store) Code(p Python, src Source) []byte {
 	if p.Magic == 0 || src.Size == 0 || src.Size > maxSource {
@@ -181,23 +201,22 @@ func (s *Store) Code(p Python, src Source) []byte {
 	}
 	if s.opt.Dir != nil {
 		if code, ok := s.opt.Dir.get(k); ok {
-			s.keep(k, code)
-			return code
+			return s.keep(k, code)
 		}
 	}
 	s.enqueue(p, &job{k, src})
 	return nil
 }
 
-// keep has an entry in memory.
-func (s *Store) keep(k key, code []byte) {
+// keep has an entry in memory, and gives its code: nil where the source is to be sent as it is.
+func (s *Store) keep(k key, code []byte) []byte {
 	if len(code) == 0 {
 		code = nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.entries[k] != nil {
-		return
+		return code
 	}
 	s.entries[k] = s.order.PushFront(&entry{k, code})
 	s.bytes += entryCost + int64(len(code))
@@ -206,6 +225,7 @@ func (s *Store) keep(k key, code []byte) {
 		delete(s.entries, e.k)
 		s.bytes -= entryCost + int64(len(e.code))
 	}
+	return code
 }
 
 func (s *Store) enqueue(p Python, j *job) {
@@ -263,10 +283,19 @@ func (s *Store) next(w *worker) *job {
 	}
 }
 
+// forget has a job be over, whatever came of it. Store.mu is held.
+func (s *Store) forget(j *job) {
+	delete(s.pending, j.k)
+	if len(s.pending) == 0 && s.settled != nil {
+		close(s.settled)
+		s.settled = nil
+	}
+}
+
 // drop forgets what waits. Store.mu is held.
 func (s *Store) drop(w *worker) {
 	for _, j := range w.queue {
-		delete(s.pending, j.k)
+		s.forget(j)
 	}
 	w.queue = nil
 }
@@ -298,7 +327,7 @@ func (s *Store) work(w *worker) {
 			if used = c != nil; !used {
 				if c = s.compilerFor(w.python); c == nil {
 					s.mu.Lock()
-					delete(s.pending, j.k)
+					s.forget(j)
 					s.rest(w)
 					w.running = false
 					s.mu.Unlock()
@@ -337,7 +366,7 @@ func (j *job) compile(c *compiler) ([]byte, error) {
 func (s *Store) done(w *worker, j *job, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.pending, j.k)
+	s.forget(j)
 	if err == nil {
 		w.crashes = 0
 		return

@@ -73,7 +73,7 @@ func describe(t *testing.T, py pythons.Python) Python {
 // run has an interpreter run code that came from a store.
 func run(t *testing.T, py pythons.Python, code []byte) string {
 	t.Helper()
-	cmd := exec.Command(py.Path, "-c", "import sys, marshal; code = marshal.loads(getattr(sys.stdin, 'buffer', sys.stdin).read()); exec(code); print(code.co_filename)")
+	cmd := exec.Command(py.Path, "-c", "import sys, marshal, zlib; code = marshal.loads(zlib.decompress(getattr(sys.stdin, 'buffer', sys.stdin).read())); exec(code); print(code.co_filename)")
 	cmd.Stdin = bytes.NewReader(code)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -112,10 +112,12 @@ func TestCode(t *testing.T) {
 		if got := run(t, py, code); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
+		var none []string
 		for what, text := range map[string]string{"is no Python": "def f(:\n", "is warned of": "print(1 is 1, '\\d')\nassert (1, 'x')\n"} {
 			if code := settled(t, s, p, sourceOf("/x.py", text)); code != nil {
 				t.Errorf("what %s has code", what)
 			}
+			none = append(none, text)
 		}
 		// It runs nothing of what it compiles.
 		trap := filepath.Join(t.TempDir(), "trap")
@@ -129,10 +131,44 @@ func TestCode(t *testing.T) {
 		if got := other.Code(p, src); !bytes.Equal(got, code) {
 			t.Errorf("the next process finds %d bytes, not %d", len(got), len(code))
 		}
+		// What there is no code of is known, too, and not compiled again.
+		for _, text := range none {
+			if code := other.Code(p, sourceOf("/x.py", text)); code != nil || len(other.workers) != 0 {
+				t.Errorf("the next process has code of %q: %q", text, code)
+			}
+		}
 		if src.File = "/other.py"; other.Code(p, src) != nil {
 			t.Error("there is the code of another file")
 		}
 	})
+}
+
+// TestSettle: it waits for what is being compiled, and no longer than it is told.
+func TestSettle(t *testing.T) {
+	py := pythons.Any(t)
+	p := describe(t, py)
+	s := newStore(t, "", Options{})
+	s.Settle(waitTime)
+	s.Offer(py.Path, p.Magic)
+	for i := range 20 {
+		s.Code(p, sourceOf("/x.py", fmt.Sprintf("X = %d\n", i)))
+	}
+	s.Settle(waitTime)
+	for i := range 20 {
+		if s.Code(p, sourceOf("/x.py", fmt.Sprintf("X = %d\n", i))) == nil {
+			t.Errorf("no code of source %d", i)
+		}
+	}
+	// A compiler that hangs.
+	fake := filepath.Join(t.TempDir(), "python")
+	if err := os.WriteFile(fake, []byte("#!/bin/sh\necho MITOCODE $$ 1 /etc/passwd\nexec sleep 600\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.Offer(fake, 1)
+	s.Code(Python{1, 3, 99}, sourceOf("/x.py", "X = 1\n"))
+	s.Settle(time.Millisecond)
+	s.Close()
+	s.Settle(waitTime)
 }
 
 // TestNoCode: what none may have.
@@ -197,10 +233,11 @@ os.write(1, struct.pack('>LLLL', ` + number + `, ` + check + `, 0, len(code)) + 
 		"is killed":        hello + "; head -c 12 >/dev/null; kill -9 $$",
 		"answers garbage":  hello + "; exec head -c 100000 /dev/urandom",
 		// The one that does what is wanted.
-		"answers":         answer("n", "check", "b'c' * 10"),
-		"answers another": answer("n + 1", "check", "b'c' * 10"),
-		"of another text": answer("n", "check ^ 1", "b'c' * 10"),
-		"not with code":   answer("n", "check", "b'X = 1'"),
+		"answers":         answer("n", "check", "zlib.compress(b'c' * 10)"),
+		"answers another": answer("n + 1", "check", "zlib.compress(b'c' * 10)"),
+		"of another text": answer("n", "check ^ 1", "zlib.compress(b'c' * 10)"),
+		"not with code":   answer("n", "check", "zlib.compress(b'X = 1')"),
+		"not whole":       answer("n", "check", "zlib.compress(b'c' * 10)[:-1]"),
 		"with less":       hello + "; head -c 12 >/dev/null; head -c 15 /dev/zero",
 	} {
 		t.Run(name, func(t *testing.T) {

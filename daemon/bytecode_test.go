@@ -76,7 +76,7 @@ func TestBytecode(t *testing.T) {
 			spoil      func(t *testing.T, source, pyc string)
 		}{
 			{name: "is used", want: "cached"},
-			{name: "is switched off", want: "source", opt: ConnectOptions{NoBytecode: true}},
+			{name: "is switched off", want: "source", opt: ConnectOptions{Bytecode: BytecodeNever}},
 			{name: "is of an older source", want: "source", spoil: func(t *testing.T, source, _ string) {
 				later := time.Now().Add(-time.Hour)
 				if err := os.Chtimes(source, later, later); err != nil {
@@ -210,9 +210,10 @@ func TestCompiled(t *testing.T) {
 			})
 			return n
 		}
+		to := target(py)
 		load := func(name string, opt ConnectOptions) {
 			opt.Name = name
-			c := connect(t, d, target(py), opt)
+			c := connect(t, d, to, opt)
 			checkModule(ctx, t, c, source, "source")
 			var got string
 			if err := c.Call(ctx, "zipped:name").Decode(&got); err != nil || got != "/master:"+archive+"/zipped.py" {
@@ -252,7 +253,7 @@ func TestCompiled(t *testing.T) {
 			}
 		}
 		load("with the core's code", ConnectOptions{})
-		for name, opt := range map[string]ConnectOptions{"optimizing": {Env: []string{"PYTHONOPTIMIZE=1"}}, "unwilling": {NoBytecode: true}} {
+		for name, opt := range map[string]ConnectOptions{"optimizing": {Env: []string{"PYTHONOPTIMIZE=1"}}, "unwilling": {Bytecode: BytecodeNever}} {
 			load(name, opt)
 			for _, module := range all {
 				if sent.has(name, module) {
@@ -260,7 +261,40 @@ func TestCompiled(t *testing.T) {
 				}
 			}
 		}
+		// As far as the daemon can tell, it is on another machine.
+		to = "exec:env?python=" + py.Path
+		load("afar", ConnectOptions{Bytecode: BytecodeAlways})
+		for _, module := range all {
+			if !sent.has("afar", module) {
+				t.Errorf("the child afar was not sent code of %s", module)
+			}
+		}
 	})
+}
+
+// TestWhoTakesCode: by use, method, and what is known of the child.
+func TestWhoTakesCode(t *testing.T) {
+	local, ssh, stock, behind := &Child{method: "local"}, &Child{method: "ssh"}, &Child{method: "local", runtime: &Runtime{}}, &Child{method: "local", via: &Child{}}
+	for _, row := range []struct {
+		c     *Child
+		magic uint16
+		near  bool
+		want  [3]bool // auto, always, never
+	}{
+		{local, 1, false, [3]bool{true, true, false}},
+		{ssh, 1, false, [3]bool{false, true, false}},
+		{ssh, 1, true, [3]bool{true, true, false}},
+		{local, 0, true, [3]bool{}},
+		{stock, 1, true, [3]bool{}},
+		{behind, 1, true, [3]bool{}},
+	} {
+		for i, use := range []BytecodeUse{BytecodeAuto, BytecodeAlways, BytecodeNever} {
+			row.c.opt.Bytecode = use
+			if got := row.c.takesCode(row.magic, row.near); got != row.want[i] {
+				t.Errorf("%+v, %s: %v", row, use, got)
+			}
+		}
+	}
 }
 
 // patch adds to a byte of a file.

@@ -30,7 +30,6 @@ type Child struct {
 	responder      *importer.Responder
 	ownResponder   bool
 	hexVersion     atomic.Uint32
-	magic          uint16 // of the bytecode that it takes; 0 for none, or if it is not known
 	unidirectional bool
 	platform       atomic.Pointer[importer.Platform] // what it has said of itself, see learn
 	asking         chan struct{}                     // holds a token while somebody asks it
@@ -41,6 +40,8 @@ type Child struct {
 	hop      *hop          // what of via is in use by this child; nil if it does not keep it
 
 	starting starting // of children on its machine
+
+	supplying sync.Map // pyproto.ContextID to *supplying, of children that it launches and that may be sent Python
 
 	closing   atomic.Bool   // by us
 	closed    chan struct{} // when the child is out of the tree
@@ -174,11 +175,8 @@ func (c *Child) newResponder() error {
 		With: []string{"mitogen.resources", "mitogen.disk", "mitogen.finders", "mitogen.projects"}, WithPaths: "mitogen.files", Observe: c.observers.tell,
 		Reached: c.Reached,
 	}
-	if c.takesCode(c.magic) {
-		opt.Code = sink{c.stream, c.id}.LoadCode
-		if c.d.opt.Bytecode != nil {
-			opt.Compiled = c.compiled
-		}
+	if c.stream.proc != nil {
+		c.sendCode(c.stream.proc, &opt)
 	}
 	if c.runtime != nil {
 		var err error

@@ -1,12 +1,17 @@
 package daemon
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"sync"
+	"time"
+
+	"github.com/klauspost/compress/zlib"
 
 	"mitogend/bootstrap"
 	"mitogend/bytecode"
@@ -16,7 +21,7 @@ import (
 )
 
 // codeHandle is ours alone: bytecode comes ahead of its LOAD_MODULE. The payload is the name, a NUL, the four bytes
-// of a magic number, and what marshal reads.
+// of a magic number, and what marshal reads, as zlib.
 const codeHandle pyproto.Handle = 989
 
 // bytecodeMethods are those whose children run on this machine, over a link that is faster than compiling.
@@ -30,9 +35,34 @@ func (k sink) LoadCode(name string, magic, code []byte) error {
 	return k.send(codeHandle, payload)
 }
 
-// takesCode tells whether the child, whose magic number that is, is sent bytecode.
-func (c *Child) takesCode(magic uint16) bool {
-	return magic != 0 && c.runtime == nil && c.via == nil && !c.opt.NoBytecode && bytecodeMethods[c.method]
+// nearTime: what takes eight kilobytes and answers within this time is near, and takes code, of twice the size of source, in less time than
+// it would take to compile the source.
+const nearTime = 10 * time.Millisecond
+
+// takesCode tells whether the child, whose magic number that is, is sent bytecode, where it is known, or not yet, whether it is near.
+func (c *Child) takesCode(magic uint16, near bool) bool {
+	if magic == 0 || c.runtime != nil || c.via != nil {
+		return false
+	}
+	switch c.opt.Bytecode {
+	case BytecodeNever:
+		return false
+	case BytecodeAlways:
+		return true
+	}
+	return near || bytecodeMethods[c.method]
+}
+
+// sendCode has the responder send the child what bytecode there is.
+func (c *Child) sendCode(proc *bootstrap.Process, opt *importer.ResponderOptions) {
+	if !c.takesCode(proc.Magic, proc.Took < nearTime) {
+		return
+	}
+	opt.Code = sink{c.stream, c.id}.LoadCode
+	opt.Far = !bytecodeMethods[c.method]
+	if c.d.opt.Bytecode != nil {
+		opt.Compiled = func(u importer.Uncompiled) (magic, code []byte) { return c.compiled(pythonOf(proc.Hello), u) }
+	}
 }
 
 func pythonOf(h bootstrap.Hello) bytecode.Python {
@@ -43,14 +73,13 @@ func pythonOf(h bootstrap.Hello) bytecode.Python {
 const servedPath = "/master:"
 
 // compiled asks the store, for the responder.
-func (c *Child) compiled(u importer.Uncompiled) (magic, code []byte) {
-	p := pythonOf(bootstrap.Hello{HexVersion: c.hexVersion.Load(), Magic: c.magic})
+func (c *Child) compiled(p bytecode.Python, u importer.Uncompiled) (magic, code []byte) {
 	source := bytecode.Source{Hash: u.Hash, Size: u.Size, Text: u.Text}
 	if p.Major == 2 {
 		// 3.x corrects the name.
 		source.File = servedPath + u.Path
 	}
-	return append(binary.LittleEndian.AppendUint16(nil, c.magic), "\r\n"...), c.d.opt.Bytecode.Code(p, source)
+	return append(binary.LittleEndian.AppendUint16(nil, p.Magic), "\r\n"...), c.d.opt.Bytecode.Code(p, source)
 }
 
 // boots has what the first stage reads where the core's code is known, by Python.
@@ -59,7 +88,7 @@ type boots struct{ m sync.Map } // bytecode.Python to *python.Booter
 // boot gives what a local child's first stage reads: with the core's code, if there is some.
 func (c *Child) boot(proc *bootstrap.Process) *python.Booter {
 	store := c.d.opt.Bytecode
-	if store == nil || !c.takesCode(proc.Magic) {
+	if store == nil || !c.takesCode(proc.Magic, false) {
 		return python.Boot(proc.HexVersion, nil)
 	}
 	if c.method == "local" {
@@ -76,9 +105,19 @@ func (c *Child) boot(proc *bootstrap.Process) *python.Booter {
 	code := store.Code(p, bytecode.Source{
 		Hash: sha256.Sum256([]byte(text)), Size: len(text), File: python.CoreFile, Text: func() ([]byte, error) { return []byte(text), nil },
 	})
-	b := python.Boot(proc.HexVersion, code)
-	if len(code) > 0 {
-		c.d.boots.m.Store(p, b)
+	if code, _ = unpacked(code); len(code) == 0 {
+		return python.Boot(proc.HexVersion, nil)
 	}
+	b := python.Boot(proc.HexVersion, code)
+	c.d.boots.m.Store(p, b)
 	return b
+}
+
+// unpacked gives back what code was before it was compressed.
+func unpacked(code []byte) ([]byte, error) {
+	r, err := zlib.NewReader(bytes.NewReader(code))
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(r)
 }

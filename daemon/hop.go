@@ -64,7 +64,7 @@ func keyOf(steps []step, opt *ConnectOptions) hopKey {
 			fmt.Fprintf(&b, "&%q=%T%q", name, v, fmt.Sprint(v))
 		}
 	}
-	fmt.Fprintf(&b, "|%p|%q|%q|%t|%t|%q|%q|%p|%d|%q|%q|%p|%p", opt.Importer, opt.Policy.Allow, opt.Policy.Deny, opt.PreferHere, opt.NoBytecode, opt.Dir, opt.Env,
+	fmt.Fprintf(&b, "|%p|%q|%q|%t|%q|%q|%q|%p|%d|%q|%q|%p|%p", opt.Importer, opt.Policy.Allow, opt.Policy.Deny, opt.PreferHere, opt.Bytecode, opt.Dir, opt.Env,
 		opt.Runtime, opt.StockLevel, opt.StockOverrides, opt.StockBlocks, opt.Miss, opt.MissResource)
 	return sha256.Sum256([]byte(b.String()))
 }
@@ -123,7 +123,7 @@ func hopOptions(steps []step, opt ConnectOptions) ConnectOptions {
 	}
 	return ConnectOptions{
 		Name: bootstrap.FormatTarget(list), Timeout: opt.Timeout, Importer: opt.Importer, Policy: opt.Policy,
-		PreferHere: opt.PreferHere, NoBytecode: opt.NoBytecode, Dir: opt.Dir, Env: opt.Env, Runtime: opt.Runtime, StockLevel: opt.StockLevel,
+		PreferHere: opt.PreferHere, Bytecode: opt.Bytecode, Dir: opt.Dir, Env: opt.Env, Runtime: opt.Runtime, StockLevel: opt.StockLevel,
 		StockOverrides: opt.StockOverrides, StockBlocks: opt.StockBlocks,
 		Miss: opt.Miss, MissResource: opt.MissResource,
 	}

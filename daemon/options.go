@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -27,8 +28,9 @@ type Options struct {
 	MaxPending int
 	// StallTimeout is 60 seconds if 0.
 	StallTimeout time.Duration
-	// Bytecode has the code of what children on this machine are served, if it has no .pyc beside it. The daemon does not close it, and
-	// several may share it; it should be closed after Shutdown. Nil has those children compile for themselves.
+	// Bytecode has the code of what children are served, and of the child runtime. The daemon does not close it, and
+	// several may share it; it should be closed after Shutdown. Nil has children compile
+	// for themselves what has no .pyc beside it.
 	Bytecode *bytecode.Store
 	// OnEvent is told what happens, from any goroutine; it must not block. May be nil.
 	OnEvent func(Event)
@@ -52,13 +54,38 @@ func (o *Options) setDefaults() {
 	}
 }
 
+// BytecodeUse says which children are sent bytecode of what is served.
+type BytecodeUse string
+
+// The uses of bytecode. A child on this machine gets what an interpreter of its release has left beside the source, if that is the source's
+// without doubt, else what Options.Bytecode has; any other what that has, compressed.
+const (
+	// BytecodeAuto is meant by "" as well: children on this machine, and those that had taken the runtime within 10 ms.
+	BytecodeAuto BytecodeUse = "auto"
+	// BytecodeAlways: every child behind no other.
+	BytecodeAlways BytecodeUse = "always"
+	BytecodeNever  BytecodeUse = "never"
+)
+
+// ParseBytecodeUse reads one of them, or "".
+func ParseBytecodeUse(s string) (BytecodeUse, error) {
+	switch u := BytecodeUse(s); u {
+	case "", BytecodeAuto, BytecodeAlways, BytecodeNever:
+		return u, nil
+	}
+	return "", fmt.Errorf("%q is not %s, %s or %s", s, BytecodeAuto, BytecodeAlways, BytecodeNever)
+}
+
 // ConnectOptions configure one child. The zero value is good.
 type ConnectOptions struct {
 	// Name is how the child is called in logs and events; empty means its target.
 	Name string
 	// Python lists interpreters to try, in order, where the target names none.
 	Python []string
-	// Timeout is how long each hop may take to come up; 0 means bootstrap.DefaultTimeout.
+	// PythonFrom has Python be sent to each hop that has none.
+	PythonFrom PythonFrom
+	// Timeout is how long each hop may take to come up; 0 means bootstrap.DefaultTimeout. While Python is sent it begins anew with every
+	// piece that is taken.
 	Timeout time.Duration
 	// Secrets gives the password of a hop that names none, by the hop's position in the target; nil asks for none.
 	Secrets func(hop int, method string) (password string, ok bool)
@@ -68,9 +95,8 @@ type ConnectOptions struct {
 	Policy importer.Policy
 	// PreferHere serves a module from here even if the target has one of that name.
 	PreferHere bool
-	// NoBytecode has a child on this machine compile what is served. Otherwise it gets the bytecode that an interpreter of its
-	// release has left beside the source, if that is the source's without doubt.
-	NoBytecode bool
+	// Bytecode says whether the child is sent bytecode besides source.
+	Bytecode BytecodeUse
 	// Runtime is the Mitogen that the child and those on the way to it run; nil means the embedded runtime. The key runtime of a
 	// target wins over it.
 	Runtime *Runtime

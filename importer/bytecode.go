@@ -1,12 +1,14 @@
 package importer
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/klauspost/compress/zlib"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,7 +22,7 @@ const pycHeader = 16
 // maxBytecode bounds a .pyc that is sent.
 const maxBytecode = 16 << 20
 
-// bytecode gives the magic number and the marshalled code of a module as an interpreter of this machine has left them in __pycache__,
+// bytecode gives the magic number and the marshalled code of a module, as zlib that is not compressed, as an interpreter of this machine has left them in __pycache__,
 // if there is no doubt that it is the code of the source which is served: time and size are right, and whoever could have written it
 // could have written the source. Otherwise nil.
 func (s *search) bytecode(name string) (magic, code []byte) {
@@ -52,7 +54,17 @@ func (s *search) bytecode(name string) (magic, code []byte) {
 	if stamp != uint32(sp.key.mtime/1e9) || size != uint32(sp.key.size) {
 		return nil, nil
 	}
-	return data[:pycMagic], data[header:]
+	return data[:pycMagic], stored(data[header:])
+}
+
+// stored is data as zlib without compression.
+func stored(data []byte) []byte {
+	var b bytes.Buffer
+	b.Grow(len(data) + len(data)/10000 + 64)
+	w, _ := zlib.NewWriterLevel(&b, zlib.NoCompression) // fails for an invalid level only
+	_, _ = w.Write(data)                                // a bytes.Buffer does not fail
+	_ = w.Close()
+	return b.Bytes()
 }
 
 // Uncompiled is a source that is served and has no bytecode beside it.

@@ -48,11 +48,13 @@ type ResponderOptions struct {
 	// Miss is asked for a module that the child asked for and that was not found here; true says that it will be answered
 	// otherwise. No refusal is foretold then. It must not block, and may be nil.
 	Miss func(name string) bool
-	// Code is given the bytecode of a module, its magic number and what is marshalled, just before its LoadModule, where an interpreter
-	// of the same release has left it beside the source, or Compiled has it; nil for no bytecode. Its errors are the sink's. See
-	// search.bytecode.
+	// Code is given the bytecode of a module, its magic number and what is marshalled, as zlib, just before its LoadModule, where an
+	// interpreter of the same release has left it beside the source, or Compiled has it; nil for no bytecode. Its errors are the sink's.
+	// See search.bytecode.
 	Code func(name string, magic, code []byte) error
-	// Compiled gives the magic number and the code of a source, or nothing. It does not wait for a compiler. It may be nil.
+	// Far: what lies beside the source is not sent, since it is not compressed.
+	Far bool
+	// Compiled gives the magic number and the code of a source, as zlib, or nothing. It does not wait for a compiler. It may be nil.
 	Compiled func(Uncompiled) (magic, code []byte)
 	// Observe is told what was done, by the goroutine that runs Serve. It may be nil.
 	Observe func(Event)
@@ -492,13 +494,16 @@ func (r *Responder) send(s *search, rec []byte, name string) error {
 		r.likely.learn(u.src.lists)
 	}
 	if r.opt.Code != nil && s.v == r.opt.Version {
-		magic, code := s.bytecode(name)
+		var magic, code []byte
+		if !r.opt.Far {
+			magic, code = s.bytecode(name)
+		}
 		if code == nil && r.opt.Compiled != nil {
 			if u, ok := s.uncompiled(name); ok {
 				magic, code = r.opt.Compiled(u)
 			}
 		}
-		if code != nil {
+		if len(code) > 0 {
 			if err := r.opt.Code(name, magic, code); err != nil {
 				return err
 			}

@@ -15,13 +15,15 @@ var allowed = map[string][]string{
 	"python":            {},
 	"importer":          {"pyproto"},
 	"bootstrap":         {},
+	"builds":            {"importer"},
 	// What owns what is judged by one package for all.
 	"bytecode":     {"python", "daemon/owned"},
-	"daemon":       {"bytecode", "bootstrap", "importer", "pyproto", "python"},
+	"daemon":       {"bytecode", "bootstrap", "builds", "importer", "pyproto", "python"},
 	"daemon/owned": {},
 	"daemon/*":     {"daemon", "daemon/*", "daemon/owned", "bytecode", "bootstrap", "importer", "pyproto", "python"},
-	"cmd/mitogend": {"daemon", "daemon/*", "daemon/owned", "bytecode", "bootstrap", "importer", "pyproto"},
-	"integration":  {"daemon", "daemon/*", "bytecode", "bootstrap", "importer", "pyproto", "python", "integration/*"},
+	"docs":         {},
+	"cmd/mitogend": {"docs", "daemon", "daemon/*", "daemon/owned", "bytecode", "bootstrap", "builds", "importer", "pyproto"},
+	"integration":  {"docs", "daemon", "daemon/*", "bytecode", "bootstrap", "builds", "importer", "pyproto", "python", "integration/*"},
 	// What tests of every package share.
 	"integration/*": {"integration/*"},
 	"examples/*":    {"daemon", "pyproto"},

@@ -4,7 +4,7 @@ limits. On descriptor 1 it says first what it is: `MITOCODE`, its pid, its magic
 use. Then it answers each request on descriptor 0, in order, until that ends.
 
 A request is HEAD (its number, the size of the file's name, the size of the source), the name and the source. An answer is ANSWER (the
-number, a checksum of name and source, the milliseconds of processor time so far, the size of the code) and the marshalled code: none
+number, a checksum of name and source, the milliseconds of processor time so far, the size of the rest) and the marshalled code as zlib: none
 for what can not be compiled, or what the compiler warns of, which is for the child to say.
 """
 import marshal
@@ -54,7 +54,7 @@ def code(name, source):
             source = source.replace(b'\r\n', b'\n').replace(b'\r', b'\n') + b'\n'
         else:
             name = name.decode('utf-8', 'surrogateescape')
-        return marshal.dumps(compile(source, name, 'exec', 0, 1))
+        return zlib.compress(marshal.dumps(compile(source, name, 'exec', 0, 1)))
     except Exception:
         return b''
 

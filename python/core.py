@@ -962,12 +962,12 @@ class Importer(object):
         code = self.codes.pop(name.encode(), b'')
         # Not under -O or in another release, for which it was not made.
         if __debug__ and code.startswith(frozen.MAGIC_NUMBER):
-            return frozen._compile_bytecode(code[4:], name, None, self.get_filename(name))
+            return frozen._compile_bytecode(zlib.decompress(code[4:]), name, None, self.get_filename(name))
         # Only 2.x.
         code = self.codes.pop(name, b'')
         if code.startswith(imp.get_magic()):
             # It was made with this file's name.
-            return marshal.loads(code[4:])
+            return marshal.loads(zlib.decompress(code[4:]))
         # For both.
         source = self.get_bytes(name)
         # Only 2.x.

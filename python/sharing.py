@@ -12,6 +12,7 @@ from __future__ import absolute_import
 import marshal
 import os
 import warnings
+import zlib
 
 import mitogen.core as core
 import mitogen.forked as forked
@@ -90,12 +91,12 @@ def told(name):
 
 
 def bytecode(name):
-    """The module's, after the magic number; None if there can be none."""
+    """The module's as zlib, after the magic number; None if there can be none."""
     global compiling
     compiling = os.getpid(), _thread.get_ident()
     try:
-        return core.importer.codes.get(name.encode()) or core.frozen.MAGIC_NUMBER + marshal.dumps(
-            compile(core.importer.get_bytes(name), core.importer.get_filename(name), 'exec', 0, 1))
+        return core.importer.codes.get(name.encode()) or core.frozen.MAGIC_NUMBER + zlib.compress(marshal.dumps(
+            compile(core.importer.get_bytes(name), core.importer.get_filename(name), 'exec', 0, 1)), 0)
     except Exception:
         # It is not served, or whoever imports it will be told.
         return None

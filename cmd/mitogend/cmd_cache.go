@@ -17,6 +17,8 @@ func newCache(*app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cache",
 		Short: "Show or empty the cache of bytecode",
+		Example: `  mitogend cache
+  mitogend cache clear`,
 		Long: `Interpreters of this machine compile what children of the same Python are served, and the child runtime, once for all. The bytecode is
 kept in $XDG_CACHE_HOME/mitogend/bytecode, or ~/.cache/mitogend/bytecode.`,
 		Args: noArgs,
@@ -31,9 +33,10 @@ kept in $XDG_CACHE_HOME/mitogend/bytecode, or ~/.cache/mitogend/bytecode.`,
 		},
 	}
 	cmd.AddCommand(&cobra.Command{
-		Use:   "clear",
-		Short: "Remove all that is in it",
-		Args:  noArgs,
+		Use:     "clear",
+		Short:   "Remove all that is in it",
+		Example: `  mitogend cache clear`,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withCache(func(dir string) error {
 				u, err := bytecode.ClearDir(dir)

@@ -47,7 +47,8 @@ to stderr. Flags may also stand behind MODULE:FUNCTION; -1 is a number there, an
   mitogend call -H ssh:web1,ssh:web2 platform:python_version
   mitogend call -H ssh:web1,ssh:web2 --table --select '{system, release}' platform:uname
   mitogend call -I ./lib inventory:add '{"name": "web1"}' --kw dry_run=true`,
-		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd, a, args) },
+		RunE:              func(cmd *cobra.Command, args []string) error { return c.run(cmd, a, args) },
+		ValidArgsFunction: c.completeFunction,
 	}
 	c.register(cmd, ".")
 	f := cmd.Flags()

@@ -17,14 +17,18 @@ func newConfig(*app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "config",
 		Short: "Check or show the configuration of serve",
-		Args:  noArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Example: `  mitogend config check
+  mitogend config show`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	var check, show settingFlags
 	checkCmd := &cobra.Command{
 		Use:   "check [FILE]",
 		Short: "Tell whether serve would take the configuration",
-		Args:  cobra.MaximumNArgs(1),
+		Example: `  mitogend config check
+  mitogend config check ./mitogend.yaml`,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				check.file = args[0]
@@ -36,7 +40,9 @@ func newConfig(*app) *cobra.Command {
 	showCmd := &cobra.Command{
 		Use:   "show",
 		Short: "Show every setting, its value, and where that comes from",
-		Args:  noArgs,
+		Example: `  mitogend config show
+  mitogend config show --idle-time 1h`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := show.load()
 			if err != nil {

@@ -29,7 +29,8 @@ func newDoctor(a *app) *cobra.Command {
 		Short: "Try targets step by step and say which step fails and what to do",
 		Long: `doctor connects each target by itself, not through a running daemon, and tells for every hop which command it ran,
 which steps worked, how long they took, what the program printed last, and what to try. Its exit status is 3 if any fails.`,
-		Example: `  mitogend doctor -H ssh:web1+sudo:root
+		Example: `  mitogend doctor
+  mitogend doctor -H ssh:web1+sudo:root
   mitogend doctor -H 'web:!web07' --json`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd, a) },
@@ -181,7 +182,7 @@ func (c *doctorCommand) examine(ctx context.Context, a *app, t target, asked sec
 		_ = master.Shutdown(closing)
 	}()
 	child, err := master.ConnectHops(ctx, t.name, t.hops, daemon.ConnectOptions{
-		Python: c.python, Timeout: c.connectTimeout, Secrets: t.passwords(asked),
+		Python: c.python, PythonFrom: c.pythonFrom, Timeout: c.connectTimeout, Secrets: t.passwords(asked),
 	})
 	mu.Lock()
 	last := started

@@ -25,7 +25,7 @@ func newExec(a *app) *cobra.Command {
 		Use:   "exec [flags] -- COMMAND [ARG]...",
 		Short: "Run a command on each target",
 		Long: `exec runs COMMAND on each target, without a shell between, with its own stdout, stderr, exit status and signals. What
-comes on stdin goes to all of them. In ARG, {target} is the target as it was named and {host} the machine's name. COMMAND is
+comes on stdin goes to all of them. In ARG and --chdir, {target} is the target as it was named and {host} the machine's name. COMMAND is
 a program there: with --shell, it is text for the target's sh.`,
 		Example: `  mitogend exec -- uptime
   mitogend exec -H ssh:web1,ssh:web2 -- systemctl restart nginx
@@ -46,7 +46,7 @@ a program there: with --shell, it is text for the target's sh.`,
 
 // hideImports keeps flags of imports out of the help of commands that ask for no module.
 func hideImports(cmd *cobra.Command) {
-	for _, name := range []string{"path", "venv", "libs", "wheels", "constraint", "unpack", "allow", "deny", "prefer", "no-bytecode", "compilers", "trace-imports"} {
+	for _, name := range []string{"path", "venv", "libs", "wheels", "constraint", "unpack", "allow", "deny", "prefer", "bytecode", "no-bytecode", "compilers", "trace-imports"} {
 		_ = cmd.Flags().MarkHidden(name)
 	}
 }
@@ -92,18 +92,20 @@ func (c *execCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	if err != nil {
 		return err
 	}
-	command := func(t target) []string { return placedAll(args, t) }
-	fl.what = func(t target) string { return "exec " + shellescape.QuoteCommand(command(t)) }
+	command := func(t target) daemon.RunOptions {
+		return daemon.Command(placedAll(args, t), c.env, placed(c.chdir, t))
+	}
+	fl.what = func(t target) string { return "exec " + shellescape.QuoteCommand(placedAll(args, t)) }
 	stdin := fl.stdin()
 	var each func(target) []string
-	if slices.ContainsFunc(args, named) {
-		each = func(t target) []string { return daemon.Command(command(t), c.env, c.chdir).Args }
+	if slices.ContainsFunc(args, named) || named(c.chdir) {
+		each = func(t target) []string { return command(t).Args }
 	}
 	fl.together = fl.runTogether(daemon.Command(args, c.env, c.chdir), stdin, each, nil)
 	return fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
 		in, done := stdin.reader()
 		defer done()
-		o := daemon.Command(command(j.target), c.env, c.chdir)
+		o := command(j.target)
 		o.Stdin = in
 		return fl.program(ctx, j, o)
 	})

@@ -30,7 +30,8 @@ func newHosts(a *app) *cobra.Command {
 is terms joined by colons or commas: names of hosts or groups, globs (web*), ranges (web[01:20]), ~REGEXP, or some of a
 group by number (web[0:2]); &TERM keeps only hosts that fit it as well, and !TERM leaves hosts out. Passwords are never shown,
 and of what ansible-vault has encrypted only *** without --show-secrets.`,
-		Example: `  mitogend hosts
+		Example: `  mitogend hosts -i 'web[01:03],db1'
+  mitogend hosts
   mitogend hosts 'web:&prod:!web07'
   mitogend hosts -i ./hosts.ini --groups
   mitogend hosts --vars web07`,
@@ -39,6 +40,7 @@ and of what ansible-vault has encrypted only *** without --show-secrets.`,
 			return err
 		},
 	}
+	cmd.ValidArgsFunction = c.complete
 	c.register(cmd)
 	cmd.Flags().BoolVar(&c.groups, "groups", false, "list groups and their hosts instead")
 	cmd.Flags().BoolVar(&c.vars, "vars", false, "show the variables that a program on each host is given (mitogend.host_vars()), one line of JSON for each")

@@ -24,10 +24,12 @@ func newModules(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "modules [flags] NAME...",
 		Short: "Show what would be served for a module name, and why not",
-		Example: `  mitogend modules -I ./lib mypackage.models
+		Example: `  mitogend modules -I examples/report shop.orders
+  mitogend modules -I ./lib mypackage.models
   mitogend modules --wheels ./wheels --python-version 3.8 numpy
   mitogend modules --venv ~/venv --python-version 2.7 six`,
-		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd, a, args) },
+		RunE:              func(cmd *cobra.Command, args []string) error { return c.run(cmd, a, args) },
+		ValidArgsFunction: c.completeModule,
 	}
 	c.register(cmd, ".")
 	f := cmd.Flags()

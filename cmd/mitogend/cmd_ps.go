@@ -24,7 +24,9 @@ func newPs(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ps",
 		Short: "Show the interpreters of the running daemon as a tree",
-		Args:  noArgs,
+		Example: `  mitogend ps
+  mitogend ps --json`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := f.must(cmd.Context())
 			if err != nil {
@@ -207,6 +209,7 @@ inventory. Clients that use one get an error; the next use of the target connect
 		},
 	}
 	f.register(cmd.Flags())
+	cmd.ValidArgsFunction = f.completeConnections
 	inv.inventoryFlags.register(cmd)
 	cmd.Flags().BoolVar(&idle, "idle", false, "those that nobody uses")
 	cmd.Flags().BoolVar(&all, "all", false, "all")
@@ -249,7 +252,9 @@ func newStop(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "stop",
 		Short: "Stop the running daemon and wait until it is gone",
-		Args:  noArgs,
+		Example: `  mitogend stop
+  mitogend stop --grace 1m`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if grace < 0 {
 				return usagef("--grace %v: must not be negative", grace)

@@ -36,10 +36,11 @@ func newRun(a *app) *cobra.Command {
 		Long: `run makes SCRIPT the main program on each target, with its own sys.argv, stdout, stderr and exit status; its imports
 are served from here. stdin is the program's; of several targets, each gets all of it. SCRIPT - is read from stdin; a directory or zip file is run
 by its __main__.py. With -m, SCRIPT is a module's name.`,
-		Example: `  mitogend run examples/report/report.py
+		Example: `  mitogend run -I examples/report -I examples/report/vendor examples/report/report.py
   mitogend run -H ssh:web1,ssh:web2 -I ./lib check.py --fast
   mitogend run -m http.server 8080`,
-		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd, a, args) },
+		RunE:              func(cmd *cobra.Command, args []string) error { return c.run(cmd, a, args) },
+		ValidArgsFunction: c.completeScript,
 	}
 	c.register(cmd, "the script's directory")
 	cmd.Flags().BoolVarP(&c.module, "module", "m", false, "SCRIPT is the name of a module, which is run as python -m does")

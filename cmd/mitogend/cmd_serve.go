@@ -40,6 +40,9 @@ SIGTERM or SIGINT, which lets running work end within --grace; a second one stop
 again. Under systemd it tells when it is ready, feeds the watchdog and takes an activated socket.
 
 Every flag is also a key of mitogend.yaml and an environment variable: --idle-time is idle_time and $MITOGEND_IDLE_TIME.`,
+		Example: `  mitogend serve
+  mitogend serve --idle-time 1h --log-file ~/mitogend.log
+  mitogend serve --inventory ./hosts.yaml --http 127.0.0.1:9101`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), a, f) },
 	}

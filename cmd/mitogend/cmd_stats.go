@@ -65,7 +65,9 @@ func newStats(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "stats",
 		Short: "Show the counters of the running daemon",
-		Args:  noArgs,
+		Example: `  mitogend stats
+  mitogend stats --json`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := f.must(cmd.Context())
 			if err != nil {
@@ -117,7 +119,8 @@ func newLogs(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "logs",
 		Short: "Show what the running daemon and its interpreters log",
-		Example: `  mitogend logs -f
+		Example: `  mitogend logs -n 20
+  mitogend logs -f
   mitogend logs -f --kind call,import
   mitogend logs --set pool=debug`,
 		Args: noArgs,
@@ -142,6 +145,12 @@ func newLogs(a *app) *cobra.Command {
 	}
 	f.register(cmd.Flags())
 	fs := cmd.Flags()
+	defer func() {
+		completeFlag(cmd, "kind", completeList(eventKinds...))
+		completeFlag(cmd, "level", completeList(logLevels...))
+		completeFlag(cmd, "set", completeLevels)
+		completeFlag(cmd, "target", f.completeConnections)
+	}()
 	fs.BoolVarP(&follow, "follow", "f", false, "go on with what is logged from now on")
 	fs.IntVarP(&lines, "lines", "n", 50, "how many of the last records to show")
 	fs.StringVar(&target, "target", "", "only of this `TARGET`, by its name or what that means")

@@ -54,7 +54,7 @@ func newPut(a *app) *cobra.Command {
 directory there, ends with a slash, or there are several SOURCEs. Modes, times and symbolic links are kept. A file is written beside its
 name, checked and renamed; what an interrupted transfer has left of a large one is gone on with. SOURCE - is stdin. In DEST, {target} and
 {host} are as in exec.`,
-		`  mitogend put app.conf /tmp/app.conf
+		`  mitogend put README.md /tmp/mitogend-readme.md
   mitogend put -H web app.conf /etc/app/
   mitogend put -H @hosts site/ /srv/www
   pg_dump db | mitogend put -H backup1 - /srv/db-{host}.sql`, (*transferCommand).put)

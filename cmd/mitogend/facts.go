@@ -48,7 +48,8 @@ commands selects targets by them. NAME is one of:
 		Example: `  mitogend facts
   mitogend facts -H ssh:web1,ssh:web2 --table distribution distribution_version memory
   mitogend exec -H ssh:web1,ssh:web2 --where 'distribution == "debian" and memory > 8e9' -- uptime`,
-		RunE: func(cmd *cobra.Command, args []string) error { return c.facts(cmd, a, args) },
+		RunE:              func(cmd *cobra.Command, args []string) error { return c.facts(cmd, a, args) },
+		ValidArgsFunction: completeFacts,
 	}
 	c.register(cmd, "")
 	f := cmd.Flags()

@@ -35,6 +35,7 @@ type fleetFlags struct {
 	prefer       string
 	traceImports bool
 	trace        string
+	bytecode     string
 	noBytecode   bool
 	compilers    []string
 	where        string
@@ -55,10 +56,14 @@ func (f *fleetFlags) register(cmd *cobra.Command, firstPath string) {
 	fs.SetInterspersed(false) // what follows is the program's, or the function's: -1 is a number
 	fs.BoolVar(&f.json, "json", false, "one line of JSON for each target on stdout")
 	fs.StringVar(&f.prefer, "prefer", "target", "whose copy of a module wins when both have it: here or target")
-	fs.BoolVar(&f.noBytecode, "no-bytecode", false, "have children on this machine compile what is served, even if there is bytecode for it")
+	fs.StringVar(&f.bytecode, "bytecode", "auto", "which children are sent bytecode of what is served: auto (those on this machine, and near ones), always or never")
+	fs.BoolVar(&f.noBytecode, "no-bytecode", false, "the same as --bytecode never")
 	fs.StringArrayVar(&f.compilers, "compilers", nil, "interpreters of this machine that may compile what is served, besides those on PATH and those of local targets: `FILE` or pattern; repeatable")
 	fs.StringVar(&f.trace, "trace", "", "write every frame that goes over the wire to `FILE`, decoded, secrets masked")
 	fs.BoolVar(&f.traceImports, "trace-imports", false, "tell afterwards which modules each target was served, when and how")
+	completeFlag(cmd, "prefer", completeList("here", "target"))
+	completeFlag(cmd, "output", completeDirs)
+	completeFlag(cmd, "runtime", completeList("embedded", "mitogen"))
 }
 
 // fleet does one thing on several targets at once.
@@ -80,8 +85,10 @@ type fleet struct {
 	where    *where    // nil without --where
 	stdouts  *gatherer // nil without -b
 	stderrs  *gatherer
-	outDir   *outDir     // nil without -o
-	failedTo *failedFile // nil without --failed
+	outDir   *outDir      // nil without -o
+	failedTo *failedFile  // nil without --failed
+	silent   bool         // without a progress line
+	after    func(target) // is told of the end of each that has begun; may be nil
 	wg       sync.WaitGroup
 
 	varsMu sync.Mutex // of the inventory, while targets are worked on
@@ -122,6 +129,12 @@ type outcome struct {
 // newFleet checks the flags; nothing is started yet. firstPath heads the default module path, script is what importing
 // __main__ gives.
 func newFleet(ctx context.Context, a *app, f *fleetFlags, firstPath string, main *importer.Main, stdin io.Reader) (*fleet, error) {
+	if f.noBytecode {
+		f.bytecode = string(daemon.BytecodeNever)
+	}
+	if _, err := daemon.ParseBytecodeUse(f.bytecode); err != nil {
+		return nil, usagef("--bytecode: %w", err)
+	}
 	if f.prefer != "here" && f.prefer != "target" {
 		return nil, usagef("--prefer %s: here or target", f.prefer)
 	}
@@ -184,7 +197,7 @@ func (fl *fleet) each(ctx context.Context, do func(context.Context, *job) *outco
 		return fl.dryRun()
 	}
 	stop := func() {}
-	if (len(fl.targets) > 1 || fl.line != nil) && !fl.app.quiet {
+	if (len(fl.targets) > 1 || fl.line != nil) && !fl.app.quiet && !fl.silent {
 		stop = fl.app.console.progress(fl.progress)
 	}
 	finished := make(chan struct{})
@@ -283,9 +296,13 @@ func (fl *fleet) shutdown() {
 	defer cancel()
 	_ = fl.daemon.Shutdown(ctx)
 	if fl.store != nil {
+		fl.store.Settle(settleTime)
 		fl.store.Close()
 	}
 }
+
+// settleTime is what the compilers get to end, where there is something new, so that a command that takes less finds it the next time.
+const settleTime = 150 * time.Millisecond
 
 // closing gives the time that a child has to leave: at most d, and none after a second signal.
 func (a *app) closing(d time.Duration) (context.Context, context.CancelFunc) {
@@ -307,6 +324,9 @@ const stuckTime = 1500 * time.Millisecond
 func (fl *fleet) work(ctx context.Context, t target, do func(context.Context, *job) *outcome) {
 	fl.running.Add(1)
 	defer fl.running.Add(-1)
+	if fl.after != nil {
+		defer fl.after(t)
+	}
 	started := time.Now()
 	if d := fl.flags.timeout; d > 0 {
 		var cancel context.CancelFunc
@@ -400,7 +420,8 @@ func (keepOpen) Close() error { return nil }
 // connectOptions are those of all targets.
 func (fl *fleet) connectOptions() daemon.ConnectOptions {
 	return daemon.ConnectOptions{
-		Python: fl.flags.python, Timeout: fl.flags.connectTimeout, PreferHere: fl.flags.prefer == "here", NoBytecode: fl.flags.noBytecode,
+		Python: fl.flags.python, PythonFrom: fl.flags.pythonFrom, Timeout: fl.flags.connectTimeout, PreferHere: fl.flags.prefer == "here",
+		Bytecode: daemon.BytecodeUse(fl.flags.bytecode),
 	}
 }
 

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // lateFlags reads the flags that stand among a function's arguments, and gives what is left. Unlike pflag it takes -1 and the
@@ -30,7 +32,7 @@ func lateFlags(cmd *cobra.Command, args []string) ([]string, error) {
 		}
 	}
 	if err := cmd.Flags().Parse(flags); err != nil {
-		return nil, usagef("%w; %s --help lists the flags, and -- stands before arguments that look like one", err, cmd.CommandPath())
+		return nil, usagef("%w%s; %s --help lists the flags, and -- stands before arguments that look like one", err, meantFlag(cmd, err), cmd.CommandPath())
 	}
 	return rest, nil
 }
@@ -58,4 +60,16 @@ func takesNext(cmd *cobra.Command, arg string) bool {
 		}
 	}
 	return false
+}
+
+// meantFlag says which flag may be meant where there is none of that name.
+func meantFlag(cmd *cobra.Command, err error) string {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) || unknown.GetSpecifiedShortnames() != "" {
+		return ""
+	}
+	name := unknown.GetSpecifiedName()
+	var names []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, "--"+f.Name) })
+	return didYouMean("--"+name, names)
 }

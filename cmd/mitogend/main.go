@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"mitogend/daemon"
+	"mitogend/docs"
 	"os"
 	"os/signal"
 	"strings"
@@ -162,19 +163,25 @@ func newRoot(a *app) *cobra.Command {
 		Short: "Run Python code on interpreters that have nothing of it installed",
 		Long: `mitogend starts a Python interpreter (2.7, or 3.6 and later) on each target, sends it a small runtime, and
 serves its imports from this machine. Nothing is installed or written there.`,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usagef("there is no command %q; mitogend help lists them, and mitogend exec -- %s runs that on targets", args[0], strings.Join(args, " "))
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
 			}
-			return nil
+			if topic, ok := docs.Find(args[0]); ok {
+				return usagef("there is no command %q; mitogend help %s shows that page of the manual", args[0], topic.Name)
+			}
+			return usagef("there is no command %q%s; mitogend help lists them, and mitogend exec -- %s runs that on targets", args[0], didYouMean(args[0], commandNames(cmd)), strings.Join(args, " "))
 		},
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usagef("%w; %s --help lists the flags", err, cmd.CommandPath())
+		return usagef("%w%s; %s --help lists the flags", err, meantFlag(cmd, err), cmd.CommandPath())
 	})
+	root.Version = versionText()
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.SetHelpCommand(newHelp(a))
 	f := root.PersistentFlags()
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print results and errors only")
 	f.CountVarP(&a.verbose, "verbose", "v", "say more; -vv for everything")

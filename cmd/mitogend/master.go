@@ -1,12 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"regexp"
 	"syscall"
 
 	"github.com/spf13/pflag"
@@ -83,10 +83,13 @@ func (f *daemonFlags) must(ctx context.Context) (*client.Client, error) {
 	return c, err
 }
 
+// connects matches what a script that connects children has: mitogen, but not the module mitogend.
+var connects = regexp.MustCompile(`mitogen([^d]|$)`)
+
 // clientSource is what a daemon is told to serve. The script is part of it only when something may ask for __main__: a child that
 // the script itself connects. For any other, programs that differ can share a connection.
 func clientSource(opt importer.Options) *importer.Options {
-	if opt.Main != nil && !bytes.Contains(opt.Main.Source, []byte("mitogen")) {
+	if opt.Main != nil && !connects.Match(opt.Main.Source) {
 		opt.Main = nil
 	}
 	return &opt
@@ -110,7 +113,7 @@ func (fl *fleet) master(ctx context.Context, opt importer.Options) (daemon.Maste
 		}
 	}
 	o := daemon.Options{Logger: fl.app.logger()}
-	if !f.noBytecode {
+	if daemon.BytecodeUse(f.bytecode) != daemon.BytecodeNever {
 		fl.store = newStore(o.Logger, f.compilers)
 		o.Bytecode = fl.store
 	}

@@ -41,6 +41,11 @@ func (p *pathFlags) register(cmd *cobra.Command, first string) {
 	f.StringArrayVar(&p.wheels, "wheels", nil, "`DIR`ectory of wheels, as pip download makes it: each target is served those that fit it, behind the path; repeatable")
 	f.StringArrayVar(&p.constraints, "constraint", nil, "of --wheels, take versions that constraint `FILE` allows, as pip does; repeatable")
 	f.Lookup("libs").NoOptDefVal = importer.LibsSystem
+	completeFlag(cmd, "venv", completeDirs)
+	completeFlag(cmd, "wheels", completeDirs)
+	completeFlag(cmd, "allow", p.completeModule)
+	completeFlag(cmd, "deny", p.completeModule)
+	completeFlag(cmd, "unpack", p.completeModule)
 }
 
 // options gives what the flags say; first is the default path's first entry. It is left out if somebody else could have put modules

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"mitogend/bootstrap"
+	"mitogend/daemon"
 	"mitogend/importer"
 )
 
@@ -24,10 +25,11 @@ type Request struct {
 	// Name is what who asks calls it, a host of an inventory say; empty for nothing but Target. It is no part of what makes two
 	// requests the same.
 	Name string
-	// Python, PreferHere, Policy: see daemon.ConnectOptions.
+	// Python, PythonFrom, PreferHere, Bytecode, Policy: see daemon.ConnectOptions. What PythonFrom leaves open is as in the pool's options.
 	Python     []string
+	PythonFrom daemon.PythonFrom
 	PreferHere bool
-	NoBytecode bool
+	Bytecode   daemon.BytecodeUse
 	Policy     importer.Policy
 	// Timeout is for each hop; 0 means bootstrap.DefaultTimeout. It is no part of what makes two requests the same.
 	Timeout time.Duration
@@ -135,7 +137,7 @@ func (r *Request) key(source string) string {
 		env = r.Common.there()
 	}
 	b, _ := json.Marshal([]any{ // of text, lists and bool: cannot fail
-		bootstrap.FormatTarget(r.hops()), r.Python, r.PreferHere, r.NoBytecode, source, dir, []byte(passwords), env, r.Policy,
+		bootstrap.FormatTarget(r.hops()), r.Python, r.PythonFrom, r.PreferHere, r.Bytecode, source, dir, []byte(passwords), env, r.Policy,
 	})
 	return string(b)
 }

@@ -267,14 +267,15 @@ func (b *bed) buildMitogend(ctx context.Context, root string) error {
 }
 
 // environ is the environment of drivers, and so of children: nothing in it may change what a child can import. Nobody writes
-// .pyc files, since a master that imports what it serves would leave them for the floor to find. No running daemon is found.
+// .pyc files, since a master that imports what it serves would leave them for the floor to find. No running daemon is found; the
+// cache of bytecode is this run's, and is filled by its first samples.
 func (b *bed) environ(extra ...string) []string {
 	var env []string
 	for _, kv := range os.Environ() {
 		if !strings.HasPrefix(kv, "PYTHON") && !strings.HasPrefix(kv, "MITOGEN") &&
-			!strings.HasPrefix(kv, "XDG_RUNTIME_DIR=") {
+			!strings.HasPrefix(kv, "XDG_RUNTIME_DIR=") && !strings.HasPrefix(kv, "XDG_CACHE_HOME=") {
 			env = append(env, kv)
 		}
 	}
-	return append(append(env, "LC_ALL=C.UTF-8", "XDG_RUNTIME_DIR="+filepath.Join(b.dir, "run"), "PYTHONDONTWRITEBYTECODE=1"), extra...)
+	return append(append(env, "LC_ALL=C.UTF-8", "XDG_RUNTIME_DIR="+filepath.Join(b.dir, "run"), "XDG_CACHE_HOME="+filepath.Join(b.dir, "cache"), "PYTHONDONTWRITEBYTECODE=1"), extra...)
 }

@@ -236,6 +236,20 @@ func TestSubjectsOfEachKind(t *testing.T) {
 	}
 }
 
+// TestOutputIsCheckedFirst: before anything is measured.
+func TestOutputIsCheckedFirst(t *testing.T) {
+	page := filepath.Join(t.TempDir(), "page.md")
+	if err := os.WriteFile(page, []byte("no marks"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"-markdown", page}, {"-markdown", page + ".none"}, {"-plots", page}, {"-pprof", page}} {
+		err := run(context.Background(), append(args, "-row", "none", "-peer", "/no/such/python"))
+		if err == nil || !strings.HasPrefix(err.Error(), args[0]) {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
+}
+
 func TestMarkdownKeepsTheRest(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "page.md")
 	if err := os.WriteFile(name, []byte("before\n"+markBegin+"old\n"+markEnd+"after\n"), 0o644); err != nil {

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func main() {
@@ -97,6 +99,28 @@ func parse(args []string) (*options, error) {
 	return o, nil
 }
 
+// checkOutput tells, before a quarter of an hour of measuring, whether its files can be written.
+func (o *options) checkOutput() error {
+	if o.markdown != "" {
+		if _, _, err := aroundMarks(o.markdown); err != nil {
+			return fmt.Errorf("-markdown: %w", err)
+		}
+	}
+	for name, dir := range map[string]string{"-plots": o.plots, "-pprof": o.pprof} {
+		if dir == "" {
+			continue
+		}
+		err := os.MkdirAll(dir, 0o755)
+		if err == nil {
+			err = unix.Access(dir, unix.W_OK)
+		}
+		if err != nil {
+			return fmt.Errorf("%s %s: %w", name, dir, err)
+		}
+	}
+	return nil
+}
+
 func run(ctx context.Context, args []string) error {
 	o, err := parse(args)
 	if err != nil {
@@ -111,6 +135,9 @@ func run(ctx context.Context, args []string) error {
 			fmt.Printf("%-28s %s (with -growth)\n", c.name, c.title)
 		}
 		return nil
+	}
+	if err := o.checkOutput(); err != nil {
+		return err
 	}
 	b, err := newBed(o.peer)
 	if err != nil {
@@ -196,21 +223,20 @@ func matches(patterns, name string) bool {
 	})
 }
 
+// output prints before it writes: what was measured is not lost when a file can not be written.
 func output(rep *report, o *options) error {
+	show := rep.text
+	if o.json {
+		show = rep.json
+	}
+	err := show(os.Stdout)
 	if o.plots != "" {
 		for _, c := range rep.Growth {
-			if err := c.plot(o.plots); err != nil {
-				return err
-			}
+			err = errors.Join(err, c.plot(o.plots))
 		}
 	}
 	if o.markdown != "" {
-		if err := rep.writeMarkdown(o.markdown); err != nil {
-			return err
-		}
+		err = errors.Join(err, rep.writeMarkdown(o.markdown))
 	}
-	if o.json {
-		return rep.json(os.Stdout)
-	}
-	return rep.text(os.Stdout)
+	return err
 }

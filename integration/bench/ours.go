@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"mitogend/bytecode"
 	"mitogend/daemon"
 	"mitogend/importer"
 )
@@ -40,8 +41,9 @@ var oursExperiments = map[string]experimentFunc{
 // master is a daemon and the parameters that its experiment works with.
 type master struct {
 	params
-	d   *daemon.Daemon
-	ctx context.Context
+	d     *daemon.Daemon
+	store *bytecode.Store
+	ctx   context.Context
 }
 
 func newMaster(p params) (*master, error) {
@@ -50,13 +52,24 @@ func newMaster(p params) (*master, error) {
 	for _, dir := range raw {
 		path = append(path, fmt.Sprint(dir))
 	}
-	d, err := daemon.New(daemon.Options{Path: path})
-	return &master{p, d, context.Background()}, err
+	cache, err := bytecode.DefaultDir()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := bytecode.OpenDir(cache, 0)
+	if err != nil {
+		return nil, err
+	}
+	// As the command does.
+	store := bytecode.New(bytecode.Options{Dir: dir})
+	d, err := daemon.New(daemon.Options{Path: path, Bytecode: store})
+	return &master{p, d, store, context.Background()}, err
 }
 
 func (m *master) close() error {
 	ctx, cancel := context.WithTimeout(m.ctx, 30*time.Second)
 	defer cancel()
+	defer m.store.Close()
 	return m.d.Shutdown(ctx)
 }
 
@@ -161,7 +174,7 @@ func newOursMemory(p params) (experiment, error) {
 func newOursPayload(p params) (experiment, error) {
 	m, err := newMaster(p)
 	return oursFunc{m, func(int) (metrics, error) {
-		c, err := m.connect()
+		c, err := m.connect(daemon.ConnectOptions{Bytecode: daemon.BytecodeNever}) // as one that is far away
 		if err != nil {
 			return nil, err
 		}

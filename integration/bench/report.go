@@ -187,16 +187,30 @@ const (
 	markEnd   = "<!-- bench: end -->\n"
 )
 
-// writeMarkdown replaces what stands between the marks of a file.
-func (rep *report) writeMarkdown(name string) error {
-	old, err := os.ReadFile(name)
+// aroundMarks gives what stands before and behind the marks of a file that can be written.
+func aroundMarks(name string) (head, foot string, err error) {
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
 	if err != nil {
-		return err
+		return "", "", err
+	}
+	defer f.Close()
+	old, err := io.ReadAll(f)
+	if err != nil {
+		return "", "", err
 	}
 	head, rest, ok := strings.Cut(string(old), markBegin)
 	_, foot, ok2 := strings.Cut(rest, markEnd)
 	if !ok || !ok2 {
-		return fmt.Errorf("%s: no lines %q and %q", name, strings.TrimSpace(markBegin), strings.TrimSpace(markEnd))
+		return "", "", fmt.Errorf("%s: no lines %q and %q", name, strings.TrimSpace(markBegin), strings.TrimSpace(markEnd))
+	}
+	return head, foot, nil
+}
+
+// writeMarkdown replaces what stands between the marks of a file.
+func (rep *report) writeMarkdown(name string) error {
+	head, foot, err := aroundMarks(name)
+	if err != nil {
+		return err
 	}
 	var b strings.Builder
 	if err := rep.markdown(&b); err != nil {
