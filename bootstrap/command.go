@@ -24,6 +24,8 @@ type Boot struct {
 	Mitogen bool
 	// SudoPrompt belongs to that: sudo is given its question by -p where no password is there for it.
 	SudoPrompt bool
+	// Supply, where it is set, sends an interpreter to a target that has none.
+	Supply *Supply
 }
 
 // unsafeInStub are the bytes that some shell treats specially inside single quotes, and those that end the quotes.
@@ -69,12 +71,19 @@ const probe = `import sys;v=sys.hexversion>>16;(v<519 or 767<v<774)and sys.exit(
 const chooser = `unset SUDO_PROMPT PYTHONINSPECT;s=$1 n=$2 a= t=;shift 2;while [ $n -gt 0 ];do a="$a $1";shift;n=$((n-1));done;` +
 	`c() { "$1" -SEc "` + probe + `" </dev/null >/dev/null 2>&1&&exec "$1" -c "$s" $a;t="$t $1=$?"; };` +
 	`for p do case $p in *[[]*)set +f;IFS=:;for d in $PATH;do IFS=" ";for q in "$d"/$p;do [ -x "$q" ]&&c "$q";done;done;` +
-	`IFS=" ";;*)c "$p";;esac;done;echo "MITOERR tried$t"`
+	`IFS=" ";;*)c "$p";;esac;done;`
+
+// What follows where there is none: the end, or a question for one, which is answered by a command.
+const (
+	tellNone = `echo "MITOERR tried$t"`
+	askOne   = `echo "` + noPython + `$t";read -r l&&eval "$l"`
+)
 
 // interpreter says which Python the target shall use: one exact command, or candidates to choose from.
 type interpreter struct {
 	command []string // python_path, or a single candidate: taken as it is
 	choose  []string
+	sent    bool // where there is none, one is sent
 }
 
 // argv gives the words that start the child on the target. With noDollar no word contains a dollar sign: sudo -i hands its
@@ -83,9 +92,12 @@ func (in interpreter) argv(b Boot, noDollar bool) []string {
 	if len(in.choose) == 0 {
 		return append(append(append([]string{}, in.command...), "-c", b.Stub), b.Args...)
 	}
-	script := chooser
+	script := chooser + tellNone
+	if in.sent {
+		script = chooser + askOne
+	}
 	if noDollar {
-		script = "set -f;eval `printf %b '" + octal(chooser) + "'`"
+		script = "set -f;eval `printf %b '" + octal(script) + "'`"
 	}
 	out := append([]string{"sh", "-c", script, "mitogend", b.Stub, fmt.Sprint(len(b.Args))}, b.Args...)
 	return append(out, in.choose...)

@@ -22,6 +22,9 @@
 //	▼                                │
 //	ready: frames from the next byte on; what was read too far is Process.Buffered
 //
+// In waitHello sh may ask for an interpreter, where the plan has a [Supply] (MITONOPY, MITOSIZE, MITOSEND); supply.sh says how that goes on.
+// Each piece of it that is taken gives the connection its time anew.
+//
 // A marker counts only as a whole line and only when it is the next one; any other line is a banner. MITO000 with a version
 // may follow text on its line. A failed attempt ends the program (its process group gets SIGTERM, and SIGKILL a second
 // later), closes every descriptor, and explains itself by the last lines printed. Programs that say that they are busy (sshd's

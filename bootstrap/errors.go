@@ -11,12 +11,13 @@ import (
 type Step string
 
 const (
-	StepOptions Step = "options"     // the target or its arguments are wrong
-	StepProgram Step = "program"     // ssh, sudo, docker ... could not be started
-	StepConnect Step = "connect"     // it was started, and gave no MITO000: network, authentication, shell
-	StepPython  Step = "interpreter" // no usable Python on the target
-	StepStage   Step = "first stage" // after MITO000 and before MITO001
-	StepRuntime Step = "runtime"     // after MITO001 and before MITO002
+	StepOptions Step = "options"        // the target or its arguments are wrong
+	StepProgram Step = "program"        // ssh, sudo, docker ... could not be started
+	StepConnect Step = "connect"        // it was started, and gave no MITO000: network, authentication, shell
+	StepSupply  Step = "sending Python" // the target has none, and was being sent one
+	StepPython  Step = "interpreter"    // no usable Python on the target
+	StepStage   Step = "first stage"    // after MITO000 and before MITO001
+	StepRuntime Step = "runtime"        // after MITO001 and before MITO002
 )
 
 // Error is a connection that failed. Callers branch on Step (doctor), Retry and TimedOut.
@@ -88,11 +89,20 @@ func (p *Plan) Explain(o Outcome) *Error {
 	e := &Error{Label: p.Label, Step: step, Output: maskAll(output, secrets), Status: status}
 	if step == StepPython {
 		for _, line := range output {
-			if text, ok := strings.CutPrefix(line, refused); ok {
-				e.Reason = "no usable Python: " + explainPython(text)
+			text, ok := strings.CutPrefix(line, refused)
+			if !ok {
+				continue
+			}
+			e.Reason = "no usable Python: " + explainPython(text)
+			if text, ok := strings.CutPrefix(text, "python_from: "); ok {
+				e.Reason = "no usable Python there, and none could be sent: " + text
+				e.Output = nil
 			}
 		}
 		e.Hint, e.NoPython = hintPython, true
+		if p.Supply != nil {
+			e.Hint = hintSupply
+		}
 		return e
 	}
 	if f, i := p.failure(output, answered); f != nil {
@@ -132,6 +142,8 @@ func (p *Plan) Explain(o Outcome) *Error {
 		if answered {
 			e.Reason, e.Hint = "the program ended after it was given the password, which was probably refused", hintRefused
 		}
+	case StepSupply:
+		e.Reason, e.Hint = "it ended while Python was sent to it", hintSupply
 	case StepStage:
 		e.Reason = "the interpreter ended while it was receiving the runtime"
 		if p.Method == "ssh" {
@@ -172,6 +184,7 @@ const StatusTimedOut = "timed out"
 // waitedFor is what a connection was waiting for.
 var waitedFor = map[Step]string{
 	StepConnect: "for an interpreter to start",
+	StepSupply:  "for Python to be taken and unpacked",
 	StepStage:   "for the interpreter to take the runtime",
 	StepRuntime: "for the runtime to start",
 }

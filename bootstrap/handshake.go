@@ -13,11 +13,21 @@ const maxBanner = 1 << 20
 // refused begins the line by which the target says that it cannot go on; the reason follows.
 const refused = "MITOERR "
 
+// What a [Supply] is asked for by the target's sh, in this order. noPython ends with what it has tried: it waits for a command. The
+// others are followed by the hash and the form of a build.
+const (
+	noPython  = "MITONOPY tried"
+	wantSize  = "MITOSIZE "
+	wantBuild = "MITOSEND "
+)
+
+var questions = []string{noPython, wantSize, wantBuild}
+
 // phase is how far the handshake has come.
 type phase int
 
 const (
-	waitHello    phase = iota // for MITO000: an interpreter runs the first stage
+	waitHello    phase = iota // for MITO000: an interpreter runs the first stage; before it may come what a Supply is asked
 	waitReceived              // for MITO001: it has read the preamble
 	waitReady                 // for MITO002: the runtime speaks frames from the next byte on
 	ready
@@ -33,6 +43,14 @@ func (p phase) step() Step {
 	return StepRuntime
 }
 
+// step is that of the phase, or that of what comes before it.
+func (m *marks) step() Step {
+	if m.phase == waitHello && m.asked > 0 {
+		return StepSupply
+	}
+	return m.phase.step()
+}
+
 // event is what one line of the data stream means.
 type event int
 
@@ -43,6 +61,7 @@ const (
 	evReceived              // MITO001
 	evReady                 // MITO002
 	evRefused               // MITOERR: the target itself says what is wrong
+	evAsked                 // it has no Python, and asks for one
 )
 
 // marks is the handshake as a state machine over lines. It does no I/O: bytes go in, events come out.
@@ -50,7 +69,9 @@ type marks struct {
 	phase  phase
 	line   lineBuffer
 	hello  Hello  // of MITO000
-	text   string // of the last evText or evRefused, normalised
+	text   string // of the last evText, evRefused or evAsked, normalised
+	supply bool   // evAsked may come
+	asked  int    // how many of the questions have come
 	banner int    // bytes so far that were no marker
 }
 
@@ -81,6 +102,11 @@ func (m *marks) meaning(s string) event {
 	}
 	switch m.phase {
 	case waitHello:
+		if q := m.question(s); q != "" {
+			m.text = q
+			m.asked++
+			return evAsked
+		}
 		if s == "MITO000" {
 			m.phase = waitReceived
 			return evHello
@@ -107,6 +133,17 @@ func (m *marks) meaning(s string) event {
 		}
 	}
 	return evText
+}
+
+// question finds one for a Supply at the end of a line: each comes once.
+func (m *marks) question(s string) string {
+	if !m.supply || m.asked == len(questions) {
+		return ""
+	}
+	if i := strings.LastIndex(s, questions[m.asked]); i >= 0 {
+		return normalise(s[i:])
+	}
+	return ""
 }
 
 // Hello is what an interpreter says of itself before it is sent the runtime.

@@ -25,6 +25,7 @@ func planLocal(o *options, b Boot) (*Plan, error) {
 	if len(in.choose) > 0 {
 		p.Pythons = in.choose
 		in.command = in.choose[:1]
+		p.asking = interpreter{choose: []string{"/dev/null"}, sent: in.sent}.argv(b, false)
 	}
 	p.Argv = interpreter{command: in.command}.argv(b, false)
 	if len(p.Pythons) == 0 {

@@ -33,6 +33,9 @@ var commonArgs = []Arg{
 	{"name", Text, "the context's name, for logs and errors"},
 	{"python", Names, "interpreters to try in order; one alone is taken without trying (default python3,python,python2, then any python3.X)"},
 	{"python_path", Words, "the interpreter's exact command, as in Mitogen; wins over python"},
+	{"python_from", Names, "builds of Python on this machine, directories or tar files, of which a target that has none is sent the one that fits it"},
+	{"python_dir", Text, "directory there to unpack it in (default: one that is in memory)"},
+	{"keep_python", Flag, "leave it there for the next connection (default false)"},
 	{"connect_timeout", Duration, "limit for the whole connection (default 30s)"},
 	{"silence_timeout", Duration, "give the connection up when the child gives no sign of life for this long (default: never)"},
 	{"runtime", Text, "embedded, mitogen or mitogen:DIR; handled by the daemon"},
@@ -96,7 +99,7 @@ func Build(method string, opts map[string]any, b Boot) (*Plan, error) {
 			return fail(fmt.Errorf("%s takes no argument %q; it takes %s", method, key, argNames(m)))
 		}
 	}
-	o := &options{values: opts, mitogen: b.Mitogen}
+	o := &options{values: opts, mitogen: b.Mitogen, supply: b.Supply != nil}
 	p, err := m.plan(o, b)
 	if o.err != nil {
 		err = o.err
@@ -106,6 +109,9 @@ func Build(method string, opts map[string]any, b Boot) (*Plan, error) {
 	}
 	if err != nil {
 		return fail(err)
+	}
+	if o.chooses {
+		p.Supply = b.Supply
 	}
 	return p, nil
 }

@@ -3,6 +3,7 @@ package bootstrap
 import (
 	"fmt"
 	"math"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -29,6 +30,8 @@ const (
 type options struct {
 	values  map[string]any
 	mitogen bool // text that names a program is one word, as Mitogen has it
+	supply  bool // an interpreter can be sent to a target that has none
+	chooses bool // the interpreter is one of several, and may be sent
 	err     error
 }
 
@@ -305,13 +308,41 @@ func (o *options) interpreter() interpreter {
 			o.fail("python", "%q begins with a dash", n)
 		}
 	}
-	switch len(names) {
-	case 0:
-		return interpreter{choose: DefaultPythons}
-	case 1:
+	switch {
+	case len(names) == 0:
+		names = DefaultPythons
+	case len(names) == 1 && !o.supply:
 		return interpreter{command: names}
 	}
-	return interpreter{choose: names}
+	o.chooses = true
+	return interpreter{choose: names, sent: o.supply}
+}
+
+// SupplyOptions reads the arguments by which Python is sent to a target: places of builds on this machine, with ~/ for the home
+// directory, the directory there, and whether it is to be kept.
+func SupplyOptions(opts map[string]any) (places []string, dir string, keep bool, err error) {
+	o := &options{values: opts}
+	for _, place := range o.names("python_from") {
+		if rest, ok := strings.CutPrefix(place, "~/"); ok {
+			home, err := os.UserHomeDir()
+			if err != nil {
+				return nil, "", false, fmt.Errorf("python_from: %w", err)
+			}
+			place = home + "/" + rest
+		}
+		places = append(places, place)
+	}
+	dir, keep = o.text("python_dir"), o.flag("keep_python", false)
+	switch {
+	case o.err != nil:
+	case dir != "" && (dir[0] != '/' || strings.ContainsAny(dir, "\n\r")):
+		o.fail("python_dir", "%q is no absolute path", dir)
+	case dir != "" && len(places) == 0:
+		o.fail("python_dir", "it is for python_from, which is not given")
+	case keep && len(places) == 0:
+		o.fail("keep_python", "it is for python_from, which is not given")
+	}
+	return places, dir, keep, o.err
 }
 
 // asText accepts what stands for text in any of the sources.

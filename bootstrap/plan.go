@@ -105,6 +105,8 @@ type Plan struct {
 	Timeout  time.Duration // 0 means DefaultTimeout
 	Silence  time.Duration // how long the child may give no sign of life; 0 is for ever. The daemon sees to it
 	Hint     string        // what to try when no Failure matches
+	Supply   *Supply       `json:"-"` // where it is set, Argv asks for an interpreter when the target has none
+	asking   []string      // what asks in place of Argv, where none of Pythons is there
 }
 
 // check reports what is wrong with a plan that was put together by hand.
@@ -161,7 +163,7 @@ func (p *Plan) Map() map[string]any {
 	}
 	return map[string]any{
 		"method": p.Method, "label": p.Label, "argv": anyList(p.Argv), "pythons": anyList(p.Pythons), "env": env,
-		"stdio": string(p.Stdio), "input": p.Input, "prompts": prompts, "timeout": p.timeout().Seconds(),
+		"stdio": string(p.Stdio), "input": p.Input, "supply": p.Supply != nil, "prompts": prompts, "timeout": p.timeout().Seconds(),
 		"settle_time": SettleTime.Seconds(),
 	}
 }

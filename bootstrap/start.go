@@ -42,10 +42,7 @@ func Start(ctx context.Context, p *Plan, opt StartOptions) (*Process, error) {
 	if err := p.check(); err != nil {
 		return nil, &Error{Label: p.Label, Step: StepOptions, Reason: err.Error(), Err: err}
 	}
-	deadline := time.Now().Add(p.timeout())
-	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
-		deadline = d
-	}
+	deadline := later(ctx, p.timeout())
 	var proc *Process
 	err := WhileBusy(ctx, deadline, func() (err error) {
 		proc, err = startPythons(ctx, p, opt, deadline)
@@ -122,6 +119,9 @@ func startPythons(ctx context.Context, p *Plan, opt StartOptions, deadline time.
 			return nil, err
 		}
 	}
+	if p.Supply != nil {
+		return startOne(ctx, p, p.asking, opt, deadline)
+	}
 	return nil, &Error{
 		Label: p.Label, Step: StepPython,
 		Reason: "no usable Python: tried " + strings.Join(tried, ", "),
@@ -163,11 +163,14 @@ func searchPath(opt StartOptions) (dirs []string) {
 	return dirs
 }
 
+const hintSupply = "install Python there, or name a build for that machine with --python-from, or a directory of that machine with --python-dir"
+
 const hintPython = "install Python 2.7 or 3.6 and later there, or name one with python=PATH"
 
 // handshake is one attempt while it goes on.
 type handshake struct {
 	// Constant after startOne.
+	ctx  context.Context
 	plan *Plan
 	opt  StartOptions
 	p    *Process
@@ -205,6 +208,7 @@ func startOne(ctx context.Context, plan *Plan, argv []string, opt StartOptions, 
 	}
 	p := &Process{Label: plan.Label, r: d.r, w: d.w, errFile: d.err, tty: d.tty >= 0, done: make(chan struct{}), onLine: opt.Output}
 	h := &handshake{plan: plan, opt: opt, p: p, deadline: deadline}
+	h.ctx, h.marks.supply = ctx, plan.Supply != nil
 	h.asking.Store(true)
 	p.onExit = h.exited
 	err = startReaped(p, func() (int, error) { return fork(path, argv, plan.Env, opt, d) })
@@ -339,7 +343,7 @@ func (h *handshake) run() error {
 				return cause
 			}
 		}
-		if onTTY && h.marks.phase == waitHello && (n > 0 || timedOut) {
+		if onTTY && h.asking.Load() && (n > 0 || timedOut) {
 			wait, aerr := h.ask(&h.marks.line, timedOut && n == 0)
 			if aerr != nil {
 				return aerr
@@ -368,6 +372,11 @@ func (h *handshake) feed(b []byte) (rest []byte, err error) {
 			if err := h.sendPreamble(); err != nil {
 				return nil, err
 			}
+		case evAsked:
+			h.asking.Store(false)
+			if err := h.supply(h.marks.text); err != nil {
+				return nil, err
+			}
 		case evReceived:
 			h.p.Took = time.Since(h.sent)
 		case evRefused:
@@ -377,7 +386,7 @@ func (h *handshake) feed(b []byte) (rest []byte, err error) {
 			return b, nil
 		}
 		if h.marks.banner > maxBanner {
-			return nil, h.explain(h.marks.phase.step(), "it printed more than a mebibyte that is no handshake", h.plan.Hint)
+			return nil, h.explain(h.marks.step(), "it printed more than a mebibyte that is no handshake", h.plan.Hint)
 		}
 	}
 	return nil, nil
@@ -398,6 +407,42 @@ func (h *handshake) sendPreamble() error {
 		return fmt.Errorf("sending the runtime: %w", err)
 	}
 	return nil // at EPIPE the reader learns more about the end
+}
+
+// piece is how much is written at once of what may take long: each gets the time of a whole connection.
+const piece = 64 << 10
+
+// supply answers a target that has no Python.
+func (h *handshake) supply(question string) error {
+	answer, err := h.plan.Supply.Answer(h.ctx, question)
+	if err != nil {
+		return &Error{Label: h.plan.Label, Step: StepPython, Reason: "no usable Python there, and none could be sent: " + err.Error(),
+			Hint: hintSupply, NoPython: true, Err: err}
+	}
+	for len(answer) > 0 {
+		h.mu.Lock()
+		h.deadline = later(h.ctx, h.plan.timeout())
+		h.mu.Unlock()
+		h.arm(time.Time{})
+		n, err := h.p.w.Write(answer[:min(piece, len(answer))])
+		if IsEOF(err) {
+			return nil // the reader learns more about the end
+		}
+		if err != nil {
+			return fmt.Errorf("sending Python: %w", err)
+		}
+		answer = answer[n:]
+	}
+	return nil
+}
+
+// later is the time after d, or the context's deadline.
+func later(ctx context.Context, d time.Duration) time.Time {
+	t := time.Now().Add(d)
+	if end, ok := ctx.Deadline(); ok && end.Before(t) {
+		return end
+	}
+	return t
 }
 
 // ask judges the unfinished line of the stream on which questions come. wait is when to look again if nothing follows.
@@ -545,12 +590,12 @@ func (h *handshake) failed(err error) error {
 	switch {
 	case errors.As(err, &e):
 	case errors.Is(err, errExited):
-		e = h.explain(h.marks.phase.step(), "", "")
+		e = h.explain(h.marks.step(), "", "")
 	case errors.Is(err, context.DeadlineExceeded):
-		e = h.plan.Explain(Outcome{Step: h.marks.phase.step(), Output: p.output.raw(), Status: StatusTimedOut, Answered: h.told.Load(), Open: open, Dialing: dialing})
+		e = h.plan.Explain(Outcome{Step: h.marks.step(), Output: p.output.raw(), Status: StatusTimedOut, Answered: h.told.Load(), Open: open, Dialing: dialing})
 		e.Err = err
 	default:
-		e = &Error{Label: h.plan.Label, Step: h.marks.phase.step(), Reason: err.Error(), Err: err}
+		e = &Error{Label: h.plan.Label, Step: h.marks.step(), Reason: err.Error(), Err: err}
 	}
 	p.closeData()
 	now, cancel := context.WithCancel(context.Background())

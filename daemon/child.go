@@ -41,6 +41,8 @@ type Child struct {
 
 	starting starting // of children on its machine
 
+	supplying sync.Map // pyproto.ContextID to *supplying, of children that it launches and that may be sent Python
+
 	closing   atomic.Bool   // by us
 	closed    chan struct{} // when the child is out of the tree
 	pushed    sync.Map      // modules whose closure was sent: string to nil

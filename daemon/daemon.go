@@ -38,6 +38,7 @@ type Daemon struct {
 	gates    sync.Map // pyproto.ContextID to *gate, of those who want no messages
 
 	hops     hops
+	supplies supplies
 	starting starting // constant after New
 	runtimes runtimes
 	boots    boots
@@ -185,6 +186,7 @@ func resolve(hops []bootstrap.Hop, opt ConnectOptions) ([]step, error) {
 		if args["python"] == nil && args["python_path"] == nil && len(opt.Python) > 0 {
 			args["python"] = opt.Python
 		}
+		opt.PythonFrom.args(args)
 		if args["connect_timeout"] == nil && opt.Timeout > 0 {
 			args["connect_timeout"] = opt.Timeout
 		}
@@ -223,8 +225,15 @@ func (d *Daemon) connectHop(ctx context.Context, via *hop, s step, opt ConnectOp
 }
 
 func (d *Daemon) connectChild(ctx context.Context, c *Child, s step, opt ConnectOptions) error {
+	var supply *bootstrap.Supply
+	if c.via == nil || c.via.runtime == nil {
+		var err error
+		if supply, err = d.supply(s); err != nil {
+			return err
+		}
+	}
 	plan, err := bootstrap.Build(s.hop.Method, s.args, bootstrap.Boot{
-		Stub: python.Stub(), Args: []string{"mitogend:" + psName(opt.Name)}, Elsewhere: c.via != nil,
+		Supply: supply, Stub: python.Stub(), Args: []string{"mitogend:" + psName(opt.Name)}, Elsewhere: c.via != nil,
 		Mitogen: opt.AsMitogen, SudoPrompt: opt.AsMitogen && opt.Runtime != nil && !opt.Runtime.before(versionSudoPrompt),
 	})
 	if err != nil {

@@ -24,9 +24,11 @@ func launchTime(plan *bootstrap.Plan) time.Duration {
 }
 
 // withGrace bounds the wait for a hop that is to start next within limit, and says so itself: one that does not answer by then never
-// will.
-func (d *Daemon) withGrace(ctx context.Context, next *Child, limit time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, limit+d.launchGrace, fmt.Errorf("daemon: %s: the hop before it does not answer", next.name))
+// will. renew gives it the time anew.
+func (d *Daemon) withGrace(ctx context.Context, next *Child, limit time.Duration) (_ context.Context, renew, cancel func()) {
+	ctx, stop := context.WithCancelCause(ctx)
+	t := time.AfterFunc(limit+d.launchGrace, func() { stop(fmt.Errorf("daemon: %s: the hop before it does not answer", next.name)) })
+	return ctx, func() { t.Reset(limit + d.launchGrace) }, func() { t.Stop(); stop(nil) }
 }
 
 // launch starts a child behind c: the plan is run by c's launcher (python/launch.py).
@@ -98,8 +100,12 @@ type launched struct {
 
 // launchOnce makes one attempt, which may take as long as limit.
 func (c *Child) launchOnce(ctx context.Context, next *Child, plan *bootstrap.Plan, limit time.Duration) error {
-	ctx, cancel := c.d.withGrace(ctx, next, limit)
+	ctx, renew, cancel := c.d.withGrace(ctx, next, limit)
 	defer cancel()
+	if plan.Supply != nil {
+		c.supplying.Store(next.id, &supplying{supply: plan.Supply, renew: renew})
+		defer c.supplying.Delete(next.id)
+	}
 	handle, err := c.launcherHandle(ctx)
 	if err != nil {
 		return err

@@ -28,8 +28,9 @@ type Options struct {
 	MaxPending int
 	// StallTimeout is 60 seconds if 0.
 	StallTimeout time.Duration
-	// Bytecode has the code of what children on this machine are served, if it has no .pyc beside it. The daemon does not close it, and
-	// several may share it; it should be closed after Shutdown. Nil has those children compile for themselves.
+	// Bytecode has the code of what children are served, and of the child runtime. The daemon does not close it, and
+	// several may share it; it should be closed after Shutdown. Nil has children compile
+	// for themselves what has no .pyc beside it.
 	Bytecode *bytecode.Store
 	// OnEvent is told what happens, from any goroutine; it must not block. May be nil.
 	OnEvent func(Event)
@@ -81,7 +82,10 @@ type ConnectOptions struct {
 	Name string
 	// Python lists interpreters to try, in order, where the target names none.
 	Python []string
-	// Timeout is how long each hop may take to come up; 0 means bootstrap.DefaultTimeout.
+	// PythonFrom has Python be sent to each hop that has none.
+	PythonFrom PythonFrom
+	// Timeout is how long each hop may take to come up; 0 means bootstrap.DefaultTimeout. While Python is sent it begins anew with every
+	// piece that is taken.
 	Timeout time.Duration
 	// Secrets gives the password of a hop that names none, by the hop's position in the target; nil asks for none.
 	Secrets func(hop int, method string) (password string, ok bool)

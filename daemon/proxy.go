@@ -105,7 +105,7 @@ type proxied struct {
 
 // proxyConnect has a stock child start another behind it, by Mitogen's own means: the methods, prompts and errors are Mitogen's.
 func (c *Child) proxyConnect(ctx context.Context, next *Child, s step, plan *bootstrap.Plan) error {
-	ctx, cancel := c.d.withGrace(ctx, next, launchTime(plan))
+	ctx, _, cancel := c.d.withGrace(ctx, next, launchTime(plan))
 	defer cancel()
 	kwargs, err := stockArgs(s)
 	if err != nil {
@@ -226,7 +226,7 @@ func stockArgs(s step) (pyproto.Kwargs, error) {
 	var kwargs pyproto.Kwargs
 	for name, v := range args {
 		switch name {
-		case "name", "runtime", "silence_timeout":
+		case "name", "runtime", "silence_timeout", "python_from", "python_dir", "keep_python":
 			continue // not Mitogen's
 		case "password":
 			v = pyproto.Secret(v.(bootstrap.Secret))

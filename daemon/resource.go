@@ -132,6 +132,7 @@ func (s *stream) answerResource(m pyproto.Message) {
 //	("modules",)                  names of the modules, and with a dot of the packages, that lie in no other one
 //	("installed",)                the projects: (name, version, path, [(file, bytes)], whole); only entry points, not whole
 //	("metadata", project)         the same of one, whole
+//	("python", id, question, offset)  up to 1 MiB of what a target asks for that is launched and has no Python
 //	("part", module, file, library, token, offset)  up to 1 MiB of a shared object, or of a library beside it, as z and zlib or r
 func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 	v, err := pyproto.Unmarshal(payload)
@@ -155,6 +156,8 @@ func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 		return d.unpackFiles(c, im, args[0], args[1:])
 	case kind == "part" && len(args) == 5:
 		return d.extensionPart(c, im, args)
+	case kind == "python" && len(args) == 3:
+		return c.part(args)
 	case kind == "modules" && len(args) == 0:
 		return im.TopLevel(c.Version(), c.opt.Policy), nil
 	case kind == "installed" && len(args) == 0:

@@ -108,7 +108,7 @@ func (s *search) objectsOf(sp *spec) []ObjectDescription {
 		if err != nil || b.why != "" {
 			continue
 		}
-		o := ObjectDescription{File: b.file.String(), Size: b.key.size, Machine: b.machine, Bits: b.bits, Libc: b.libc, Version: b.version}
+		o := ObjectDescription{File: b.file.String(), Size: b.key.size, Machine: b.Machine, Bits: b.Bits, Libc: b.Libc, Version: b.Version}
 		libs, wants := s.libraries(b)
 		for _, lib := range libs {
 			o.Libraries = append(o.Libraries, LibraryDescription{lib.name, lib.file.String(), lib.key.size, lib.spare})
@@ -138,12 +138,12 @@ func (s *search) stub(sp *spec) ([]byte, error) {
 			}
 			beside = append(beside, fmt.Sprintf("(%s,%d,%s,%d)", literal(lib.name), lib.key.size, literal(lib.token()), spare))
 		}
-		wants = slices.DeleteFunc(wants, ofLibc)
+		wants = slices.DeleteFunc(wants, OfLibc)
 		for i := range wants {
 			wants[i] = literal(wants[i])
 		}
 		choices = append(choices, fmt.Sprintf("(%s,%d,%s,%s,%d,%s,%s,[%s],[%s])", literal(name), b.key.size, literal(b.token()),
-			literal(b.machine), b.bits, literal(b.libc), literal(b.version), strings.Join(wants, ","), strings.Join(beside, ",")))
+			literal(b.Machine), b.Bits, literal(b.Libc), literal(b.Version), strings.Join(wants, ","), strings.Join(beside, ",")))
 	}
 	return []byte("import mitogen.extension\nmitogen.extension.load(__name__,[" + strings.Join(choices, ",") + "])\n"), nil
 }

@@ -58,8 +58,8 @@ func TestNewer(t *testing.T) {
 		a, b string
 		want bool
 	}{{"2.34", "2.4", true}, {"2.4", "2.34", false}, {"2.2.5", "2.2", true}, {"2.2", "2.2.5", false}, {"2.34", "2.34", false}, {"2.4", "", true}} {
-		if newer(c.a, c.b) != c.want {
-			t.Errorf("newer(%q, %q) is %v", c.a, c.b, !c.want)
+		if Newer(c.a, c.b) != c.want {
+			t.Errorf("Newer(%q, %q) is %v", c.a, c.b, !c.want)
 		}
 	}
 }
@@ -135,7 +135,7 @@ func TestExtensionPart(t *testing.T) {
 			t.Errorf("%s: libraries %v, wants %v", root, libs, wants)
 		}
 		for _, text := range []string{b.token(), libs[0].token(), `"x86_64",64,"glibc"`, `"libout.so.1"`} {
-			if b.machine == "x86_64" && !bytes.Contains(source, []byte(text)) {
+			if b.Machine == "x86_64" && !bytes.Contains(source, []byte(text)) {
 				t.Errorf("the stub lacks %q: %s", text, source)
 			}
 		}

@@ -3,6 +3,7 @@ package importer
 import (
 	"bytes"
 	"debug/elf"
+	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -24,15 +25,23 @@ const maxLibraries = 100
 
 // An object is what is known of a shared object. It does not change.
 type object struct {
-	file    location
-	key     fileKey
-	why     string // why it can not be loaded anywhere; the rest is empty then
-	machine string // as uname(2) has it
-	bits    int
-	libc    string // glibc, musl, or "" for none that we know
-	version string // of glibc, the newest that it needs
-	needed  []string
-	runpath []string
+	file location
+	key  fileKey
+	why  string // why it can not be loaded anywhere; the rest is empty then
+	ELF
+}
+
+// ELF is what the headers of a program or a shared object tell.
+type ELF struct {
+	Machine string // as uname(2) has it
+	Bits    int
+	Libc    string // glibc, musl, or "" for none that we know
+	Version string // of glibc, the newest that it needs
+	Loader  string // the path of a program's loader; "" for one without, and for a shared object
+	Needed  []string
+	RunPath []string
+
+	kind elf.Type
 }
 
 // token tells one state of the file from another.
@@ -117,52 +126,67 @@ func (im *Importer) openObject(file location, key fileKey) (r io.ReaderAt, size 
 	return f, key.size, func() { _ = f.Close() }, nil
 }
 
-func readObject(r io.ReaderAt) (b *object) {
+func readObject(r io.ReaderAt) *object {
+	b, err := ReadELF(r)
+	switch {
+	case err != nil:
+		return &object{why: err.Error()}
+	case b.kind != elf.ET_DYN:
+		return &object{why: "is no shared object"}
+	}
+	return &object{ELF: *b}
+}
+
+// ReadELF reads the headers. The error says what the file is not, as the end of a sentence that begins with its name.
+func ReadELF(r io.ReaderAt) (b *ELF, err error) {
 	defer func() {
 		if fault := recover(); fault != nil {
-			b = &object{why: "is no valid shared object"}
+			b, err = nil, errors.New("is no valid shared object")
 		}
 	}()
 	f, err := elf.NewFile(r)
 	if err != nil {
-		return &object{why: "is no ELF file: " + err.Error()}
+		return nil, fmt.Errorf("is no ELF file: %w", err)
 	}
-	if f.Type != elf.ET_DYN {
-		return &object{why: "is no shared object"}
-	}
-	b = &object{machine: machines[f.Machine], bits: 32}
+	b = &ELF{Machine: machines[f.Machine], Bits: 32, kind: f.Type}
 	if f.Class == elf.ELFCLASS64 {
-		b.bits = 64
+		b.Bits = 64
 	}
-	if b.machine == "" {
-		b.machine = strings.ToLower(strings.TrimPrefix(f.Machine.String(), "EM_"))
+	if b.Machine == "" {
+		b.Machine = strings.ToLower(strings.TrimPrefix(f.Machine.String(), "EM_"))
 	}
-	b.needed = text(f.DynString(elf.DT_NEEDED))
-	for _, tag := range []elf.DynTag{elf.DT_RUNPATH, elf.DT_RPATH} {
-		for _, list := range text(f.DynString(tag)) {
-			b.runpath = append(b.runpath, strings.Split(list, ":")...)
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP && p.Filesz < 4096 {
+			path, _ := io.ReadAll(p.Open())
+			b.Loader = strings.TrimRight(string(path), "\x00")
 		}
 	}
-	for _, name := range b.needed {
+	b.Needed = text(f.DynString(elf.DT_NEEDED))
+	for _, tag := range []elf.DynTag{elf.DT_RUNPATH, elf.DT_RPATH} {
+		for _, list := range text(f.DynString(tag)) {
+			b.RunPath = append(b.RunPath, strings.Split(list, ":")...)
+		}
+	}
+	for _, name := range b.Needed {
 		switch {
 		case name == "libc.so.6":
-			b.libc = "glibc"
+			b.Libc = "glibc"
 		case strings.HasPrefix(name, "libc.musl-") || name == "libc.so":
-			b.libc = "musl"
+			b.Libc = "musl"
 		}
 	}
 	needs, _ := f.DynamicVersionNeeds()
 	for _, need := range needs {
 		for _, dep := range need.Needs {
 			if v, ok := strings.CutPrefix(dep.Dep, "GLIBC_"); ok && v != "PRIVATE" {
-				b.libc = "glibc"
-				if newer(v, b.version) {
-					b.version = v
+				b.Libc = "glibc"
+				if Newer(v, b.Version) {
+					b.Version = v
 				}
 			}
 		}
 	}
-	return b
+	return b, nil
 }
 
 // text leaves out what is no name.
@@ -173,8 +197,8 @@ func text(names []string, err error) []string {
 	return slices.DeleteFunc(names, func(name string) bool { return name == "" || len(name) > 4096 || !utf8.ValidString(name) })
 }
 
-// newer compares versions such as 2.34 and 2.3.4.
-func newer(a, b string) bool {
+// Newer compares versions such as 2.34 and 2.3.4.
+func Newer(a, b string) bool {
 	x, y := strings.Split(a, "."), strings.Split(b, ".")
 	for i := range x {
 		if i >= len(y) {
@@ -199,8 +223,8 @@ type library struct {
 // LibsSystem is what Options.Libs has for the directories in which this machine's loader looks.
 const LibsSystem = "system"
 
-// systemLibs reads them from the loader's configuration.
-var systemLibs = sync.OnceValue(func() []string {
+// SystemLibs reads them from the loader's configuration.
+var SystemLibs = sync.OnceValue(func() []string {
 	var dirs []string
 	seen := map[string]bool{}
 	var read func(pattern string)
@@ -234,27 +258,27 @@ var systemLibs = sync.OnceValue(func() []string {
 // libcParts are names of libraries that belong together, and to the loader.
 var libcParts = []string{"libc.", "libm.", "libdl.", "libpthread.", "librt.", "libutil.", "libresolv.", "ld-linux", "ld64.", "ld-musl"}
 
-// ofLibc tells of libraries that are never sent, nor looked for: every machine has its own.
-func ofLibc(name string) bool {
+// OfLibc tells of libraries that are never sent, nor looked for: every machine has its own.
+func OfLibc(name string) bool {
 	return slices.ContainsFunc(libcParts, func(part string) bool { return strings.HasPrefix(name, part) })
 }
 
 // spare looks in Options.Libs for a library of b's machine.
 func (s *search) spare(b *object, name string) *object {
-	if strings.Contains(name, "/") || ofLibc(name) {
+	if strings.Contains(name, "/") || OfLibc(name) {
 		return nil
 	}
 	for _, entry := range s.im.opt.Libs {
 		dirs := []string{entry}
 		if entry == LibsSystem {
-			dirs = systemLibs()
+			dirs = SystemLibs()
 		}
 		for _, dir := range dirs {
 			loc := location{dir: path.Join(dir, name)}
 			if key, err := s.key(loc); err != nil || !key.mode.IsRegular() {
 				continue
 			}
-			if lib, err := s.object(loc); err == nil && lib.why == "" && lib.machine == b.machine && lib.bits == b.bits {
+			if lib, err := s.object(loc); err == nil && lib.why == "" && lib.Machine == b.Machine && lib.Bits == b.Bits {
 				return lib
 			}
 		}
@@ -269,8 +293,8 @@ func (s *search) libraries(b *object) (libs []library, wants []string) {
 	found := 0
 	var visit func(b *object, runpath []string)
 	visit = func(b *object, runpath []string) {
-		runpath = append(slices.Clip(b.runpath), runpath...)
-		for _, name := range b.needed {
+		runpath = append(slices.Clip(b.RunPath), runpath...)
+		for _, name := range b.Needed {
 			if seen[name] {
 				continue
 			}

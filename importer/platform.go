@@ -153,7 +153,7 @@ func (p Platform) fitSystem(system string) (how fit, newest int) {
 		return fitsSome, newest
 	case m[4] != p.Machine || libc != p.Libc:
 		return fitsNot, 0
-	case m[1] != "" && newer(m[2]+"."+m[3], p.LibcVersion):
+	case m[1] != "" && Newer(m[2]+"."+m[3], p.LibcVersion):
 		return fitsNot, 0
 	case m[1] == "musllinux" && m[2] != strings.Split(p.LibcVersion, ".")[0]:
 		return fitsNot, 0

@@ -15,14 +15,15 @@ var allowed = map[string][]string{
 	"python":            {},
 	"importer":          {"pyproto"},
 	"bootstrap":         {},
+	"builds":            {"importer"},
 	// What owns what is judged by one package for all.
 	"bytecode":     {"python", "daemon/owned"},
-	"daemon":       {"bytecode", "bootstrap", "importer", "pyproto", "python"},
+	"daemon":       {"bytecode", "bootstrap", "builds", "importer", "pyproto", "python"},
 	"daemon/owned": {},
 	"daemon/*":     {"daemon", "daemon/*", "daemon/owned", "bytecode", "bootstrap", "importer", "pyproto", "python"},
 	"docs":         {},
-	"cmd/mitogend": {"docs", "daemon", "daemon/*", "daemon/owned", "bytecode", "bootstrap", "importer", "pyproto"},
-	"integration":  {"docs", "daemon", "daemon/*", "bytecode", "bootstrap", "importer", "pyproto", "python", "integration/*"},
+	"cmd/mitogend": {"docs", "daemon", "daemon/*", "daemon/owned", "bytecode", "bootstrap", "builds", "importer", "pyproto"},
+	"integration":  {"docs", "daemon", "daemon/*", "bytecode", "bootstrap", "builds", "importer", "pyproto", "python", "integration/*"},
 	// What tests of every package share.
 	"integration/*": {"integration/*"},
 	"examples/*":    {"daemon", "pyproto"},

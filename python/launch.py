@@ -41,6 +41,10 @@ MAX_QUESTION = 1200
 MAX_BANNER = 1 << 20
 # Seconds for which a program that has ended is listened to: what it wrote last is still on the way.
 LINGER = 0.3
+# As the master has it: an answer for a target without Python comes in parts.
+PART = 1048576
+# What the target's sh asks for then, in this order.
+QUESTIONS = b'MITONOPY tried', b'MITOSIZE ', b'MITOSEND '
 # Seconds after which somebody looks whether the program has ended.
 LOOK = 0.1
 
@@ -236,11 +240,14 @@ class Attempt(object):
         self.data = Lines()
         self.errors = Lines()
         self.quiet_at = self.ended_at = None
+        self.questions = []
 
     def run(self):
         try:
             # Not on the reader: what is unpickled may have to be imported first.
             self.name, self.plan, self.config, self.unidirectional = core.loads(self.request)
+            if self.plan.get(u'supply'):
+                self.questions = list(QUESTIONS)
             del self.request
             self.start()
             self.handshake()
@@ -360,7 +367,14 @@ class Attempt(object):
         if line.startswith(b'MITOERR '):
             self.keep(line)
             raise Failed(u'interpreter')
-        if self.step == u'connect':
+        if self.step in (u'connect', u'sending Python'):
+            mark = self.questions[0] if self.questions else None
+            if mark and mark in line:
+                del self.questions[0]
+                self.asking = False
+                self.step = u'sending Python'
+                self.supply(normalise(line[line.rindex(mark):]))
+                return
             found = re.search(b'MITO000 ([0-9a-f]{7,8})(?: [0-9a-f]{4})?$', line)
             if found:
                 self.hexversion = int(found.group(1), 16)
@@ -379,6 +393,20 @@ class Attempt(object):
             return
         self.noise += len(line) + 1
         self.keep(line)
+
+    def supply(self, question):
+        """Write what the master has for a target that has no Python."""
+        import mitogen.resources as resources
+        at = 0
+        while True:
+            try:
+                data = resources.ask(u'python', u'%d' % self.context_id, question, u'%d' % at)
+            except resources.Refused as e:
+                raise Failed(u'interpreter', u'%s' % e)
+            at += len(data)
+            self.deadline = parent.clock() + self.plan[u'timeout']
+            if not self.write(self.child.wfd, data) or len(data) < PART:
+                return
 
     def keep(self, line):
         text = normalise(line).strip()

@@ -182,7 +182,7 @@ func (c *doctorCommand) examine(ctx context.Context, a *app, t target, asked sec
 		_ = master.Shutdown(closing)
 	}()
 	child, err := master.ConnectHops(ctx, t.name, t.hops, daemon.ConnectOptions{
-		Python: c.python, Timeout: c.connectTimeout, Secrets: t.passwords(asked),
+		Python: c.python, PythonFrom: c.pythonFrom, Timeout: c.connectTimeout, Secrets: t.passwords(asked),
 	})
 	mu.Lock()
 	last := started

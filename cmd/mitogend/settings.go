@@ -16,6 +16,8 @@ import (
 	yaml "go.yaml.in/yaml/v3"
 
 	"mitogend/bootstrap"
+	"mitogend/builds"
+	"mitogend/daemon"
 	"mitogend/daemon/control"
 	"mitogend/daemon/inventory"
 	"mitogend/daemon/pool"
@@ -34,6 +36,9 @@ type settings struct {
 	compilers        []string
 	wheels           []string
 	constraints      []string
+	pythonFrom       []string
+	pythonDir        string
+	keepPython       bool
 	allow, deny      []string
 	runtime          string
 	inventory        []string
@@ -74,6 +79,9 @@ var settingList = []setting{
 	{key: "libs", usage: "send such clients' targets the libraries that extension modules need and they lack, from `DIRS`; system stands for this machine's own", value: func(s *settings) any { return &s.libs }},
 	{key: "wheels", usage: "directories of wheels, of which such clients' targets are served what fits them, behind path; `DIR`, repeatable", file: true, value: func(s *settings) any { return &s.wheels }},
 	{key: "constraint", usage: "take versions of wheels that constraint `FILE` allows, as pip does; repeatable", file: true, value: func(s *settings) any { return &s.constraints }},
+	{key: "python_from", usage: "send a target that has no Python the one of these that fits it: a `BUILD` is a directory with bin and lib, a directory of such, or a tar file; repeatable", file: true, value: func(s *settings) any { return &s.pythonFrom }},
+	{key: "python_dir", usage: "unpack it in this `DIR`ectory of the target (default: one that is in memory)", value: func(s *settings) any { return &s.pythonDir }},
+	{key: "keep_python", usage: "leave it there for the next connection", value: func(s *settings) any { return &s.keepPython }},
 	{key: "unpack", usage: "unpack these `PACKAGES` in the memory of such clients' targets, for code that needs files on a disk; repeatable, comma-separated", value: func(s *settings) any { return &s.unpack }},
 	{key: "compilers", usage: "interpreters of this machine that may compile what is served, besides those on PATH and those of local targets; `FILE` or pattern, repeatable", file: true, fixed: true, value: func(s *settings) any { return &s.compilers }},
 	{key: "allow", usage: "serve only these `MODULES` to such clients; repeatable, comma-separated", value: func(s *settings) any { return &s.allow }},
@@ -193,6 +201,12 @@ func (s *settings) check() error {
 	if err := checkWheels(s.wheels); err != nil {
 		return err
 	}
+	if _, err := builds.Open(s.pythonFrom); err != nil {
+		return fmt.Errorf("python_from: %w", err)
+	}
+	if dir := s.pythonDir; dir != "" && (dir[0] != '/' || strings.ContainsAny(dir, "\n\r\x00")) {
+		return fmt.Errorf("python_dir: %q is no absolute path", dir)
+	}
 	_, err := importer.New(s.source())
 	return err
 }
@@ -247,8 +261,8 @@ func (s *settings) source() importer.Options {
 // poolOptions gives what a reload can change of the pool.
 func (s *settings) poolOptions() pool.Options {
 	o := pool.Options{
-		Source: s.source(),
-		Idle:   s.idleTime, Max: s.maxConnections, PerTarget: s.perTarget,
+		Source: s.source(), PythonFrom: daemon.PythonFrom{Builds: s.pythonFrom, Dir: s.pythonDir, Keep: s.keepPython},
+		Idle: s.idleTime, Max: s.maxConnections, PerTarget: s.perTarget,
 	}
 	if o.Idle == 0 {
 		o.Idle = -1 // as it was meant: not at all

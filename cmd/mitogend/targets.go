@@ -14,6 +14,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"mitogend/bootstrap"
+	"mitogend/builds"
+	"mitogend/daemon"
 )
 
 // target is one place to run something on.
@@ -39,6 +41,7 @@ type targetFlags struct {
 	inventoryFlags
 	hosts          []string
 	python         []string
+	pythonFrom     daemon.PythonFrom
 	parallel       int
 	connectTimeout time.Duration
 	timeout        time.Duration
@@ -52,6 +55,9 @@ func (t *targetFlags) register(cmd *cobra.Command) {
 	f.StringArrayVarP(&t.hosts, "host", "H", nil, "`TARGET` such as local:, ssh:web1, ssh:web1+sudo:root, or a name or pattern of the inventory; repeatable, also comma-separated; @FILE reads one a line (default local:)")
 	completeFlag(cmd, "host", t.inventoryFlags.complete)
 	f.StringSliceVar(&t.python, "python", nil, "interpreters to try, in order, on every target (default python3,python,python2,python3.X)")
+	f.StringArrayVar(&t.pythonFrom.Builds, "python-from", nil, "send a target that has no Python the one of these that fits it: a `BUILD` is a directory with bin and lib, a directory of such, or a tar file; repeatable")
+	f.StringVar(&t.pythonFrom.Dir, "python-dir", "", "unpack it in this `DIR`ectory of the target (default: one that is in memory)")
+	f.BoolVar(&t.pythonFrom.Keep, "keep-python", false, "leave it there for the next connection")
 	f.IntVarP(&t.parallel, "parallel", "p", 32, "targets at once")
 	durationVar(f, &t.connectTimeout, "connect-timeout", bootstrap.DefaultTimeout, "for each hop of a target to come up")
 	durationVar(f, &t.timeout, "timeout", 0, "for all that is done on a target, connecting included (default none)")
@@ -68,6 +74,12 @@ func (t *targetFlags) check() error {
 		return usagef("--connect-timeout %v: must be greater than 0", t.connectTimeout)
 	case t.timeout < 0:
 		return usagef("--timeout %v: must not be negative", t.timeout)
+	}
+	if _, err := builds.Open(t.pythonFrom.Builds); err != nil {
+		return usagef("--python-from %w", err)
+	}
+	if dir := t.pythonFrom.Dir; dir != "" && (dir[0] != '/' || strings.ContainsAny(dir, "\n\r\x00")) {
+		return usagef("--python-dir: %q is no absolute path", dir)
 	}
 	for _, p := range t.python {
 		if p == "" || strings.HasPrefix(p, "-") || strings.ContainsAny(p, "\x00\n\r") {

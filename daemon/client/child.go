@@ -102,6 +102,10 @@ const maxName = 1000
 
 // target gives what the daemon is told of a target, but for which one it is, and the environment.
 func (c *Client) target(opt daemon.ConnectOptions) (t wire.Target) {
+	for _, place := range opt.PythonFrom.Builds {
+		t.PythonFrom = append(t.PythonFrom, absolute(c.opt.Dir, place))
+	}
+	t.PythonDir, t.KeepPython = opt.PythonFrom.Dir, opt.PythonFrom.Keep
 	t.Name, t.Python, t.PreferHere, t.Bytecode, t.Fresh = opt.Name, opt.Python, opt.PreferHere, string(opt.Bytecode), c.opt.Fresh
 	t.NoBytecode = opt.Bytecode == daemon.BytecodeNever
 	t.ConnectTimeout = wire.Seconds(opt.Timeout.Seconds())
@@ -272,6 +276,15 @@ func (c *Client) resolve(hops []bootstrap.Hop, opt daemon.ConnectOptions, dir st
 			}
 			if mitogen, ok := strings.CutPrefix(v, "mitogen:"); ok && k == "runtime" && mitogen != "" && mitogen[0] != '~' {
 				v = "mitogen:" + absolute(dir, mitogen)
+			}
+			if k == "python_from" && v != "" {
+				places := strings.Split(v, ",")
+				for i, place := range places {
+					if !strings.HasPrefix(place, "~") {
+						places[i] = absolute(dir, place)
+					}
+				}
+				v = strings.Join(places, ",")
 			}
 			args[k] = v
 		}

@@ -80,11 +80,17 @@ func (s *Server) request(t *wire.Target) (*pool.Request, error) {
 // options reads what does not depend on which target it is.
 func options(t *wire.Target) (r *pool.Request, err error) {
 	r = &pool.Request{
-		Name: t.Name, Python: t.Python, PreferHere: t.PreferHere, Timeout: t.ConnectTimeout.Duration(),
+		Name: t.Name, Python: t.Python, PythonFrom: daemon.PythonFrom{Builds: t.PythonFrom, Dir: t.PythonDir, Keep: t.KeepPython},
+		PreferHere: t.PreferHere, Timeout: t.ConnectTimeout.Duration(),
 		Dir: t.Dir, Env: t.Env, Fresh: t.Fresh, Policy: importer.Policy{Allow: t.Allow, Deny: t.Deny},
 	}
 	if t.Dir != "" && !filepath.IsAbs(t.Dir) {
 		return nil, wire.Errorf(wire.KindUsage, "dir %s is not absolute", shorten(t.Dir))
+	}
+	for _, place := range t.PythonFrom {
+		if !filepath.IsAbs(place) {
+			return nil, wire.Errorf(wire.KindUsage, "build of Python %s is not absolute", shorten(place))
+		}
 	}
 	if err := checkName(t.Name); err != nil {
 		return nil, err

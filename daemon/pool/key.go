@@ -25,8 +25,9 @@ type Request struct {
 	// Name is what who asks calls it, a host of an inventory say; empty for nothing but Target. It is no part of what makes two
 	// requests the same.
 	Name string
-	// Python, PreferHere, Bytecode, Policy: see daemon.ConnectOptions.
+	// Python, PythonFrom, PreferHere, Bytecode, Policy: see daemon.ConnectOptions. What PythonFrom leaves open is as in the pool's options.
 	Python     []string
+	PythonFrom daemon.PythonFrom
 	PreferHere bool
 	Bytecode   daemon.BytecodeUse
 	Policy     importer.Policy
@@ -136,7 +137,7 @@ func (r *Request) key(source string) string {
 		env = r.Common.there()
 	}
 	b, _ := json.Marshal([]any{ // of text, lists and bool: cannot fail
-		bootstrap.FormatTarget(r.hops()), r.Python, r.PreferHere, r.Bytecode, source, dir, []byte(passwords), env, r.Policy,
+		bootstrap.FormatTarget(r.hops()), r.Python, r.PythonFrom, r.PreferHere, r.Bytecode, source, dir, []byte(passwords), env, r.Policy,
 	})
 	return string(b)
 }

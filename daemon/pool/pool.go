@@ -18,6 +18,8 @@ import (
 type Options struct {
 	// Source says what is served to requests that do not say it.
 	Source importer.Options
+	// PythonFrom is what a request leaves open of its own.
+	PythonFrom daemon.PythonFrom
 	// Idle is how long a connection that nobody uses is kept; 0 means DefaultIdle, less than 0 not at all.
 	Idle time.Duration
 	// Max is how many connections there may be before those that nobody uses are closed; 0 means DefaultMax().
@@ -284,8 +286,18 @@ func (p *Pool) hold(c *Conn) {
 
 // connect makes a connection, and is its goroutine.
 func (p *Pool) connect(ctx context.Context, c *Conn, r Request, im *importer.Importer) {
+	from := r.PythonFrom
+	p.mu.Lock()
+	if len(from.Builds) == 0 {
+		from.Builds = p.opt.PythonFrom.Builds
+	}
+	if from.Dir == "" {
+		from.Dir = p.opt.PythonFrom.Dir
+	}
+	from.Keep = from.Keep || p.opt.PythonFrom.Keep
+	p.mu.Unlock()
 	opt := daemon.ConnectOptions{
-		Name: r.Name, Python: r.Python, Timeout: r.Timeout, Importer: im, PreferHere: r.PreferHere, Bytecode: r.Bytecode, Env: r.Env,
+		Name: r.Name, Python: r.Python, PythonFrom: from, Timeout: r.Timeout, Importer: im, PreferHere: r.PreferHere, Bytecode: r.Bytecode, Env: r.Env,
 		Policy: r.Policy,
 		Secrets: func(hop int, _ string) (string, bool) {
 			password, ok := r.Passwords[hop]

@@ -61,6 +61,12 @@ type Connection struct {
 	// that share it name it, the first name is shown, and each of 16 counts.
 	Name   string   `codec:"name,omitempty"`
 	Python []string `codec:"python,omitempty"`
+	// PythonFrom are builds of Python, absolute paths on the daemon's machine, of which a hop that has none is sent one: to the directory
+	// PythonDir there, or into its memory, and with KeepPython for longer than the child lives. What is not given is as the daemon
+	// is configured.
+	PythonFrom []string `codec:"python_from,omitempty"`
+	PythonDir  string   `codec:"python_dir,omitempty"`
+	KeepPython bool     `codec:"keep_python,omitempty"`
 	// ConnectTimeout is for each hop, in seconds.
 	ConnectTimeout Seconds `codec:"connect_timeout,omitempty"`
 	// Passwords by the number of the hop, from 0. They take the place of password_env and password_file.

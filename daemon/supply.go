@@ -1,0 +1,152 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"mitogend/bootstrap"
+	"mitogend/builds"
+	"mitogend/pyproto"
+)
+
+// PythonFrom has Python be sent to a target that has none. Keys of the target (python_from, python_dir, keep_python) win over it.
+type PythonFrom struct {
+	// Builds are directories and tar files on this machine; see package builds. None means that nothing is sent.
+	Builds []string
+	// Dir is an absolute path on the target to unpack in; empty means a directory in memory.
+	Dir string
+	// Keep leaves it there when the child ends, for the next one.
+	Keep bool
+}
+
+// args puts it where the target says nothing.
+func (p PythonFrom) args(args map[string]any) {
+	if len(p.Builds) > 0 && args["python_from"] == nil {
+		args["python_from"] = p.Builds
+	}
+	if p.Dir != "" && args["python_dir"] == nil {
+		args["python_dir"] = p.Dir
+	}
+	if p.Keep && args["keep_python"] == nil {
+		args["keep_python"] = true
+	}
+}
+
+// supplies has the sets of builds that were opened, by their places.
+type supplies struct {
+	// mu protects m. Nothing is locked under it.
+	mu sync.Mutex
+	m  map[string]*builds.Set
+}
+
+// maxSets bounds supplies.m; when it is reached they are opened anew.
+const maxSets = 100
+
+func (s *supplies) open(places []string) (*builds.Set, error) {
+	key := fmt.Sprintf("%q", places)
+	s.mu.Lock()
+	set := s.m[key]
+	s.mu.Unlock()
+	if set != nil {
+		return set, nil
+	}
+	set, err := builds.Open(places)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.m == nil || len(s.m) >= maxSets {
+		s.m = map[string]*builds.Set{}
+	}
+	if other := s.m[key]; other != nil {
+		return other, nil
+	}
+	s.m[key] = set
+	return set, nil
+}
+
+// supply gives what is sent to a target without Python; nil for nothing.
+func (d *Daemon) supply(s step) (*bootstrap.Supply, error) {
+	places, dir, keep, err := bootstrap.SupplyOptions(s.args)
+	if err == nil && len(places) == 0 {
+		return nil, nil
+	}
+	var set *builds.Set
+	if err == nil {
+		if set, err = d.supplies.open(places); err != nil {
+			err = fmt.Errorf("python_from: %w", err)
+		}
+	}
+	if err != nil {
+		return nil, &bootstrap.Error{Label: s.hop.Method, Step: bootstrap.StepOptions, Reason: err.Error(), Err: err}
+	}
+	return &bootstrap.Supply{Dir: dir, Keep: keep, Offers: func(ctx context.Context) ([]bootstrap.Offer, error) { return offers(ctx, set) }}, nil
+}
+
+// runsOn are further names that uname has for machines that run programs of these.
+var runsOn = map[string][]string{
+	"i686": {"i386", "i486", "i586", "x86_64"},
+	"arm":  {"armv6l", "armv7l", "armv8l", "aarch64"},
+}
+
+func offers(ctx context.Context, set *builds.Set) ([]bootstrap.Offer, error) {
+	list, err := set.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// A machine that runs both takes the wider one.
+	slices.SortStableFunc(list, func(a, b *builds.Build) int { return b.Bits - a.Bits })
+	out := make([]bootstrap.Offer, len(list))
+	for i, b := range list {
+		out[i] = bootstrap.Offer{
+			Machines: append([]string{b.Machine}, runsOn[b.Machine]...), Loader: b.Loader, Glibc: b.Glibc, Hash: b.Hash, Python: b.Python,
+			Foreign: b.Foreign, Size: b.Size, Label: b.String(),
+			Pack: func(ctx context.Context, form string) ([]byte, error) { return set.Pack(ctx, b, form) },
+		}
+	}
+	return out, nil
+}
+
+// supplying is what a hop may ask for while it launches a child behind it.
+type supplying struct {
+	supply *bootstrap.Supply
+	renew  func() // gives the launch its time anew
+
+	// mu is held while a question is answered, which others wait for.
+	mu       sync.Mutex
+	question string
+	answer   []byte
+}
+
+// supplyPart is how much of an answer goes out at once, as in launch.py.
+const supplyPart = 1 << 20
+
+// part answers a launcher: args are the id of the child that it launches, what the target has asked, and where in the answer to begin.
+func (c *Child) part(args []string) (any, error) {
+	id, err := strconv.ParseUint(args[0], 10, 32)
+	offset, err2 := strconv.Atoi(args[2])
+	v, ok := c.supplying.Load(pyproto.ContextID(id))
+	if err != nil || err2 != nil || offset < 0 || !ok {
+		return nil, fmt.Errorf("no Python is sent to it")
+	}
+	s := v.(*supplying)
+	s.renew()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.question != args[1] || s.answer == nil {
+		// The hop reads the answer to one question from the beginning to the end.
+		s.question, s.answer = "", nil
+		if s.answer, err = s.supply.Answer(c.d.ctx, args[1]); err != nil {
+			return nil, fmt.Errorf("no usable Python there, and none could be sent: %w", err)
+		}
+		s.question = strings.Clone(args[1])
+	}
+	rest := s.answer[min(offset, len(s.answer)):]
+	s.renew()
+	return rest[:min(supplyPart, len(rest))], nil
+}
