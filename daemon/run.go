@@ -66,6 +66,14 @@ func Terminal(argv, env []string, dir, where string, rows, columns int) RunOptio
 	return o
 }
 
+// Prompt gives the options of Run for a Python that runs what is typed elsewhere. Stdin has messages, and Stdout and Stderr have answers between
+// what is printed; see prompt.py.
+func Prompt(env []string, dir string) RunOptions {
+	o := Command(nil, env, dir)
+	o.Path, o.Source = "mitogend-prompt", []byte(python.Prompt())
+	return o
+}
+
 // ExitStatus is how a program ended: by a status or, if Signal is not 0, by a signal.
 type ExitStatus struct {
 	Code, Signal int

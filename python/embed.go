@@ -195,9 +195,22 @@ func Compiler() string { return Shrink(compiler) }
 var terminal string
 
 // Terminal is the program that stands between a terminal and a command there.
-func Terminal() string {
-	text, _ := Literal(Command())
-	return "COMMAND = " + text + "\n" + Shrink(terminal)
+func Terminal() string { return withConsole(terminal) }
+
+//go:embed console.py
+var console string
+
+//go:embed prompt.py
+var prompt string
+
+// Prompt is the program that runs what is typed for several targets.
+func Prompt() string { return withConsole(prompt) }
+
+// withConsole puts before a program what it executes of others.
+func withConsole(program string) string {
+	command, _ := Literal(Command())
+	begin, _ := Literal(Shrink(console))
+	return "COMMAND = " + command + "\nCONSOLE = " + begin + "\n" + Shrink(program)
 }
 
 //go:embed transfer.py

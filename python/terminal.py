@@ -1,7 +1,7 @@
 """
 The program of `mitogend exec -t` and `mitogend repl`: it gives a command, or Python, a terminal, and stands between that and its own
 stdin and stdout. sys.argv has rows and columns, what to call this Python, and then what command.py has, whose text is COMMAND; without a
-command it is Python.
+command it is Python, for which CONSOLE is the text of console.py.
 
 On stdin come messages: a letter, the length of what follows in four bytes, and that: d, what is typed; w, rows and columns in two bytes
 each. The end of stdin is a terminal that has hung up.
@@ -55,10 +55,9 @@ def python(where):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     import code
-    ours = sys.modules['__main__']  # held: 2.x empties a module that nobody has
-    main = sys.modules['__main__'] = type(sys)('__main__')
-    space = main.__dict__
-    space['__builtins__'] = ours.__builtins__
+    console = {}
+    exec(CONSOLE, console)
+    space = console['begin']()
     try:
         import readline
         import rlcompleter
@@ -66,7 +65,6 @@ def python(where):
         readline.parse_and_bind('tab: complete')
     except ImportError:
         pass
-    sys.argv[:] = ['']
     sys.ps1, sys.ps2 = '%s>>> ' % where, '%s... ' % where
     banner = 'Python %s on %s. exit() or Ctrl-D ends it.' % (sys.version.split()[0], sys.platform)
     console = code.InteractiveConsole(space)

@@ -85,8 +85,10 @@ type fleet struct {
 	where    *where    // nil without --where
 	stdouts  *gatherer // nil without -b
 	stderrs  *gatherer
-	outDir   *outDir     // nil without -o
-	failedTo *failedFile // nil without --failed
+	outDir   *outDir      // nil without -o
+	failedTo *failedFile  // nil without --failed
+	silent   bool         // without a progress line
+	after    func(target) // is told of the end of each that has begun; may be nil
 	wg       sync.WaitGroup
 
 	varsMu sync.Mutex // of the inventory, while targets are worked on
@@ -195,7 +197,7 @@ func (fl *fleet) each(ctx context.Context, do func(context.Context, *job) *outco
 		return fl.dryRun()
 	}
 	stop := func() {}
-	if (len(fl.targets) > 1 || fl.line != nil) && !fl.app.quiet {
+	if (len(fl.targets) > 1 || fl.line != nil) && !fl.app.quiet && !fl.silent {
 		stop = fl.app.console.progress(fl.progress)
 	}
 	finished := make(chan struct{})
@@ -294,9 +296,13 @@ func (fl *fleet) shutdown() {
 	defer cancel()
 	_ = fl.daemon.Shutdown(ctx)
 	if fl.store != nil {
+		fl.store.Settle(settleTime)
 		fl.store.Close()
 	}
 }
+
+// settleTime is what the compilers get to end, where there is something new, so that a command that takes less finds it the next time.
+const settleTime = 150 * time.Millisecond
 
 // closing gives the time that a child has to leave: at most d, and none after a second signal.
 func (a *app) closing(d time.Duration) (context.Context, context.CancelFunc) {
@@ -318,6 +324,9 @@ const stuckTime = 1500 * time.Millisecond
 func (fl *fleet) work(ctx context.Context, t target, do func(context.Context, *job) *outcome) {
 	fl.running.Add(1)
 	defer fl.running.Add(-1)
+	if fl.after != nil {
+		defer fl.after(t)
+	}
 	started := time.Now()
 	if d := fl.flags.timeout; d > 0 {
 		var cancel context.CancelFunc

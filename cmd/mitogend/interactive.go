@@ -28,6 +28,17 @@ func (fl *fleet) checkTerminal(what string) error {
 	return nil
 }
 
+// checkPrompt wants nothing that a prompt on several targets does not have.
+func (fl *fleet) checkPrompt() error {
+	switch f := fl.flags; {
+	case f.json || f.gather || f.output != "":
+		return usagef("repl shows what targets print alike once: without --json, -b and -o")
+	case f.batch != "" || f.maxFail != "" || f.timeout > 0:
+		return usagef("repl talks to all targets at once, as long as you like: without --batch, --max-fail and --timeout")
+	}
+	return nil
+}
+
 // interactive runs a command, or Python where there is none, on the target at a terminal of its own, for which this one stands.
 func (fl *fleet) interactive(ctx context.Context, j *job, argv, env []string, dir string) *outcome {
 	columns, rows, err := term.GetSize(int(os.Stdout.Fd()))
@@ -191,12 +202,16 @@ func newRepl(a *app) *cobra.Command {
 	c := &replCommand{}
 	cmd := &cobra.Command{
 		Use:   "repl [flags]",
-		Short: "Talk to Python on a target, with imports from here",
+		Short: "Talk to Python on targets, with imports from here",
 		Long: `repl is Python's own prompt on one target, on a terminal there: what is typed is edited, remembered and completed by the
 readline of that Python, if it has it, and modules come from here as for run. Ctrl-C interrupts the line, Ctrl-D and exit() end it; ~. at the
-beginning of a line ends it from this side.`,
+beginning of a line ends it from this side.
+
+On several targets the prompt is here: what is typed runs on all of them, each with its own variables, and what they print alike is shown
+once, under their folded names. Tab completes by the first of them, Ctrl-C interrupts what runs on all. Lines may come from a pipe, too.`,
 		Example: `  mitogend repl
-  mitogend repl -H ssh:web1+sudo:root -I ./lib`,
+  mitogend repl -H ssh:web1+sudo:root -I ./lib
+  mitogend repl -H ssh:web1,ssh:web2`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkCommand(c.chdir, c.env, nil); err != nil {
@@ -219,6 +234,13 @@ func (f *fleetFlags) interact(cmd *cobra.Command, a *app, what, firstPath string
 		return err
 	}
 	fl.what = func(target) string { return what }
+	if argv == nil && len(fl.targets) > 1 && !f.dryRun {
+		if err := fl.checkPrompt(); err != nil {
+			fl.shutdown()
+			return err
+		}
+		return fl.prompt(cmd.Context(), env, dir)
+	}
 	if !f.dryRun {
 		if err := fl.checkTerminal(what); err != nil {
 			fl.shutdown()

@@ -1,0 +1,461 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/peterh/liner"
+	"golang.org/x/term"
+
+	"mitogend/daemon"
+	"mitogend/pyproto/printable"
+)
+
+// prompts is one prompt for Python on several targets: what is typed here runs on all of them, and what they print alike is shown once.
+type prompts struct {
+	fl  *fleet
+	env []string
+	dir string
+
+	mark  []byte
+	begun sync.WaitGroup // targets that are neither there nor given up
+
+	mu      sync.Mutex // guards the following
+	live    []*session // in the order in which they came
+	reading bool       // a line is waited for
+	over    bool       // all targets have ended
+}
+
+// session is the Python on one target.
+type session struct {
+	name     string
+	orders   chan []byte // to its stdin
+	gone     chan struct{}
+	out, err *answers // what it prints
+
+	mu     sync.Mutex // guards closed, and sending to orders
+	closed bool
+}
+
+// answerTime is how long a target may take to say whether a text is whole, or what completes a word.
+const answerTime = 5 * time.Second
+
+// prompt is repl on several targets. Without a terminal the lines come from stdin as they are.
+func (fl *fleet) prompt(ctx context.Context, env []string, dir string) error {
+	p := &prompts{fl: fl, env: env, dir: dir, mark: make([]byte, 32)}
+	var random [16]byte
+	_, _ = rand.Read(random[:])
+	hex.Encode(p.mark, random[:])
+	// All are there at once.
+	fl.flags.parallel = max(fl.flags.parallel, len(fl.targets))
+	fl.silent = true
+	p.begun.Add(len(fl.targets))
+	told := map[string]*sync.Once{}
+	for _, t := range fl.targets {
+		told[t.name] = &sync.Once{}
+	}
+	settled := func(t target) { told[t.name].Do(p.begun.Done) }
+	fl.after = settled
+	typed := make(chan struct{})
+	go func() {
+		defer close(typed)
+		p.begun.Wait()
+		p.talk(ctx)
+	}()
+	err := fl.each(ctx, func(ctx context.Context, j *job) *outcome { return p.work(ctx, j, func() { settled(j.target) }) })
+	p.mu.Lock()
+	p.over = true
+	reading := p.reading
+	p.mu.Unlock()
+	if !reading { // nobody has to type a line for that
+		<-typed
+	}
+	return err
+}
+
+// work runs the Python of one target until its end.
+func (p *prompts) work(ctx context.Context, j *job, ready func()) *outcome {
+	r, w := io.Pipe()
+	s := &session{name: j.target.name, orders: make(chan []byte, 64), gone: make(chan struct{}), out: newAnswers(p.mark), err: newAnswers(p.mark)}
+	var writing sync.WaitGroup
+	writing.Go(func() {
+		defer w.Close()
+		for o := range s.orders {
+			_, _ = w.Write(o) // fails once the program has ended
+		}
+	})
+	o := daemon.Prompt(append(slices.Clone(p.env), j.target.setting()), p.dir)
+	o.HostVars = p.fl.hostVars(j.target)
+	o.Stdin, o.Stdout, o.Stderr = r, s.out, s.err
+	s.send('n', p.mark)
+	p.mu.Lock()
+	p.live = append(p.live, s)
+	p.mu.Unlock()
+	ready()
+	status, err := j.child.Run(ctx, o)
+	p.mu.Lock()
+	p.live = slices.DeleteFunc(p.live, func(o *session) bool { return o == s })
+	p.mu.Unlock()
+	close(s.gone)
+	_ = r.Close()
+	s.end()
+	writing.Wait()
+	if err != nil {
+		return failed(ctx, err)
+	}
+	return p.fl.programEnded(j, status)
+}
+
+// send gives an order. A target that has not taken 64 of them gets no more: it is stuck, and told so by whoever waits for it.
+func (s *session) send(kind byte, body []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	msg := binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(body)))
+	select {
+	case s.orders <- append(msg, body...):
+	default:
+	}
+}
+
+// end is the end of its stdin.
+func (s *session) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.closed = true
+		close(s.orders)
+	}
+}
+
+func (p *prompts) sessions() []*session {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.live)
+}
+
+// ask asks the first of the targets; false if it does not answer.
+func (p *prompts) ask(kind byte, text string) (string, bool) {
+	for _, s := range p.sessions() {
+		s.out.drain()
+		s.send(kind, []byte(text))
+		select {
+		case answer := <-s.out.came:
+			return string(answer), true
+		case <-s.gone:
+		case <-time.After(answerTime):
+			return "", false
+		}
+	}
+	return "", false
+}
+
+// talk reads and runs, until the end of what is typed or of the last target.
+func (p *prompts) talk(ctx context.Context) {
+	defer func() {
+		for _, s := range p.sessions() {
+			s.end()
+		}
+	}()
+	interrupts := make(chan os.Signal, 1)
+	signal.Reset(os.Interrupt) // it means what runs there, not this command
+	signal.Notify(interrupts, os.Interrupt)
+	in := p.newTypist()
+	defer in.close()
+	read := func(prompt string) (string, error) {
+		if !p.begin() {
+			return "", io.EOF
+		}
+		defer p.done()
+		return in.read(prompt)
+	}
+	for ctx.Err() == nil && len(p.sessions()) > 0 {
+		text, err := read(p.prefix())
+		for err == nil && strings.TrimSpace(text) != "" {
+			if more, ok := p.ask('m', text); !ok || more != "1" {
+				break
+			}
+			var line string
+			if line, err = read("... "); err == nil || errors.Is(err, io.EOF) {
+				text += "\n" + line
+			}
+		}
+		switch {
+		case errors.Is(err, liner.ErrPromptAborted):
+			fmt.Fprintln(p.fl.app.console.out, "KeyboardInterrupt")
+			continue
+		case strings.TrimSpace(text) != "":
+			p.execute(ctx, text, interrupts)
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// begin is false if no target is left to read for.
+func (p *prompts) begin() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reading = !p.over
+	return p.reading
+}
+
+func (p *prompts) done() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reading = false
+}
+
+func (p *prompts) prefix() string {
+	n, all := len(p.sessions()), len(p.fl.targets)
+	if n == all {
+		return fmt.Sprintf("%d targets>>> ", n)
+	}
+	return fmt.Sprintf("%d of %d targets>>> ", n, all)
+}
+
+// execute runs a text on all targets and shows what they print.
+func (p *prompts) execute(ctx context.Context, text string, interrupts chan os.Signal) {
+	c := p.fl.app.console
+	out, errs := &gatherer{spool: &p.fl.spool, to: c.out}, &gatherer{spool: &p.fl.spool, to: c.err}
+	waiting := p.sessions()
+	for _, s := range waiting {
+		s.out.begin(out.writer(s.name))
+		s.err.begin(errs.writer(s.name))
+		s.send('s', []byte(text))
+	}
+	stop := c.progress(func() string {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		var names []string
+		for _, s := range p.live {
+			if len(s.err.came) == 0 {
+				names = append(names, s.name)
+			}
+		}
+		return fmt.Sprintf("waiting for %s: %s", several(len(names), "target"), printable.Line(fold(names)))
+	})
+	interrupted := 0
+	for _, s := range waiting {
+		for _, a := range []*answers{s.out, s.err} {
+			for done := false; !done; {
+				select {
+				case <-a.came:
+					done = true
+				case <-s.gone:
+					done = true
+				case <-ctx.Done():
+					done = true
+				case <-interrupts:
+					if interrupted++; interrupted > 2 {
+						p.fl.app.stop(signalError{2})
+					}
+					for _, s := range waiting {
+						s.send('i', nil)
+					}
+				}
+			}
+			a.end()
+		}
+	}
+	stop()
+	out.show(c)
+	errs.show(c)
+}
+
+// answers takes a program's output apart: what it prints goes to whoever wants it now, and answers are taken out.
+type answers struct {
+	mark []byte
+	came chan []byte
+
+	mu   sync.Mutex // guards the following
+	to   *gathered  // nil between two texts
+	held []byte     // may be the beginning of an answer
+}
+
+// maxAnswer is far more than an answer has.
+const maxAnswer = 1 << 20
+
+func newAnswers(mark []byte) *answers {
+	return &answers{mark: append([]byte{0}, mark...), came: make(chan []byte, 1)}
+}
+
+func (a *answers) begin(to *gathered) {
+	a.drain()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.to = to
+}
+
+// end gives what was printed to be shown.
+func (a *answers) end() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.to != nil {
+		_ = a.to.Close()
+		a.to = nil
+	}
+}
+
+// drain forgets an answer that nobody has waited for.
+func (a *answers) drain() {
+	select {
+	case <-a.came:
+	default:
+	}
+}
+
+func (a *answers) Write(p []byte) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	data := append(a.held, p...)
+	a.held = nil
+	for len(data) > 0 {
+		i := bytes.Index(data, a.mark)
+		if i < 0 {
+			keep := partial(data, a.mark)
+			a.print(data[:len(data)-keep])
+			a.held = bytes.Clone(data[len(data)-keep:])
+			break
+		}
+		a.print(data[:i])
+		data = data[i:]
+		head := len(a.mark) + len("00000000\n")
+		size := int64(0)
+		if len(data) >= head {
+			var err error
+			if size, err = strconv.ParseInt(string(data[len(a.mark):head-1]), 16, 64); err != nil || size > maxAnswer {
+				a.print(data[:head]) // not of the program
+				data = data[head:]
+				continue
+			}
+		}
+		if len(data) < head || int64(len(data)) < int64(head)+size {
+			a.held = bytes.Clone(data)
+			break
+		}
+		answer := bytes.Clone(data[head : int64(head)+size])
+		data = data[int64(head)+size:]
+		select {
+		case a.came <- answer:
+		default:
+		}
+	}
+	return len(p), nil
+}
+
+func (a *answers) print(data []byte) {
+	if a.to != nil && len(data) > 0 {
+		_, _ = a.to.Write(data)
+	}
+}
+
+// partial is how much at the end of data may be the beginning of mark.
+func partial(data, mark []byte) int {
+	for n := min(len(data), len(mark)-1); n > 0; n-- {
+		if bytes.HasSuffix(data, mark[:n]) {
+			return n
+		}
+	}
+	return 0
+}
+
+// typist gives the lines that are typed.
+type typist struct {
+	line    *liner.State // nil without a terminal
+	lines   *bufio.Reader
+	history string
+}
+
+func (p *prompts) newTypist() *typist {
+	if !term.IsTerminal(int(os.Stdin.Fd())) || !term.IsTerminal(int(os.Stdout.Fd())) {
+		return &typist{lines: bufio.NewReader(os.Stdin)}
+	}
+	t := &typist{line: liner.NewLiner(), history: historyFile()}
+	p.fl.app.restore = sync.OnceFunc(func() { _ = t.line.Close() })
+	t.line.SetCtrlCAborts(true)
+	t.line.SetTabCompletionStyle(liner.TabPrints)
+	t.line.SetWordCompleter(func(line string, pos int) (string, []string, string) {
+		head := string([]rune(line)[:pos])
+		tail := string([]rune(line)[pos:])
+		word := dotted.FindString(head)
+		if strings.TrimSpace(head) == "" {
+			return head, []string{"    "}, tail
+		}
+		found, _ := p.ask('c', word)
+		if found == "" {
+			return head, nil, tail
+		}
+		return strings.TrimSuffix(head, word), strings.Split(found, "\n"), tail
+	})
+	if f, err := os.Open(t.history); err == nil {
+		_, _ = t.line.ReadHistory(f)
+		_ = f.Close()
+	}
+	return t
+}
+
+var dotted = regexp.MustCompile(`[\pL\pN_.]*$`)
+
+// historyFile is where lines are remembered; empty for nowhere.
+func historyFile() string {
+	dir := os.Getenv("XDG_STATE_HOME")
+	if !filepath.IsAbs(dir) {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return ""
+		}
+		dir = filepath.Join(home, ".local/state")
+	}
+	return filepath.Join(dir, "mitogend", "repl_history")
+}
+
+// read gives one line. An end in the middle of one gives that and io.EOF.
+func (t *typist) read(prompt string) (string, error) {
+	if t.line == nil {
+		text, err := t.lines.ReadString('\n')
+		return strings.TrimRight(text, "\r\n"), err
+	}
+	text, err := t.line.Prompt(prompt)
+	if err == nil && strings.TrimSpace(text) != "" {
+		t.line.AppendHistory(text)
+		t.remember()
+	}
+	return text, err
+}
+
+// remember writes the history.
+func (t *typist) remember() {
+	if t.history != "" && os.MkdirAll(filepath.Dir(t.history), 0o700) == nil {
+		// What was typed may be secret.
+		if f, err := os.OpenFile(t.history, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600); err == nil {
+			_, _ = t.line.WriteHistory(f)
+			_ = f.Close()
+		}
+	}
+}
+
+func (t *typist) close() {
+	if t.line != nil {
+		_ = t.line.Close()
+	}
+}

@@ -1,0 +1,86 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// What is typed runs on several targets, and what they print alike is shown once.
+func TestReplOnSeveralTargets(t *testing.T) {
+	EachPython(t, replOnSeveral)
+}
+
+func replOnSeveral(t *testing.T, p Python) {
+	dir := t.TempDir()
+	Write(t, dir, "served.py", "WHERE = 'here'\n")
+	hosts := []string{"-H", p.Target(), "-H", p.Target() + "&connect_timeout=31s"}
+	// Lines from a pipe; the last one has no end.
+	repl := func(text string, more ...string) Result {
+		cmd := Command(t, dir, append(append([]string{"repl"}, hosts...), more...)...)
+		cmd.Stdin = strings.NewReader(text)
+		return runCommand(t, cmd)
+	}
+	r := repl(strings.Join([]string{
+		"x = 5", "for i in range(2):", "    print(i)", "", "x + 1", "import served; served.WHERE", "1/0", "u'w\u00f6rd'.upper() == u'W\u00d6RD'",
+		"import sys; _ = sys.stderr.write('to stderr\\n')", "import os; x = os.system('echo by another; cat')", "__name__, sys.argv == ['']", "print('no end')",
+	}, "\n"))
+	for _, want := range []string{" (2)\n0\n1\n", " (2)\n6\n", " (2)\n'here'\n", " (2)\nTrue\n", " (2)\nby another\n", " (2)\n('__main__', True)\n", " (2)\nno end\n"} {
+		if !strings.Contains(r.Stdout, want) {
+			t.Errorf("%q is not in %s", want, r)
+		}
+	}
+	if r.Status != 0 || strings.Count(r.Stderr, "ZeroDivisionError") != strings.Count(r.Stderr, "Traceback") || !strings.Contains(r.Stderr, " (2)\nto stderr\n") ||
+		!strings.Contains(r.Stderr, `File "<console>", line 1`) {
+		t.Error(r)
+	}
+	// A target that has ended is out; the others go on.
+	r = repl("import os\nif os.environ['MITOGEND_TARGET'][-3:] == '31s': raise SystemExit(3)\n\n'one'\n")
+	if !strings.Contains(r.Stdout, " (1)\n'one'\n") || r.Status != 1 || !strings.Contains(r.Stderr, "the program ended with status 3") {
+		t.Error(r)
+	}
+	Mitogend(t, dir, append([]string{"repl", "--json"}, hosts...)...).Want(t, 2, "", "without --json")
+	Mitogend(t, dir, append([]string{"repl", "--timeout", "3s"}, hosts...)...).Want(t, 2, "", "without --batch")
+	if r := repl("1\n", "-H", "local:?python=/nowhere"); r.Status != 3 || !strings.Contains(r.Stdout, " (2)\n1\n") {
+		t.Error(r)
+	}
+}
+
+// At a terminal there are a prompt, completion, interruption and a history.
+func TestReplAtATerminal(t *testing.T) {
+	dir, state := t.TempDir(), t.TempDir()
+	target := AnyPython(t).Target()
+	cmd := Command(t, dir, "repl", "-H", target, "-H", target+"&connect_timeout=31s", "-H", target+"&connect_timeout=32s")
+	cmd.Env = append(cmd.Env, "XDG_STATE_HOME="+state)
+	d := onDisplay(t, cmd, 100, 40)
+	d.expect(`3 targets>>>`)
+	d.send("abcdef = 42\r")
+	d.expect(`abcdef = 42\n3 targets>>>`)
+	d.send("abcd\t + 1\r")
+	d.expect(`\(3\)\n43\n`)
+	d.send("if abcdef:\r")
+	d.expect(`(?m)^\.\.\.`)
+	d.send("\t'in' + 'dented'\r\r")
+	d.expect(`\(3\)\n'indented'\n`)
+	d.send("import time; print('slow'); time.sleep(600)\r")
+	d.expect(`waiting for 3 targets: `)
+	d.send("\x03")
+	d.expect(`KeyboardInterrupt`)
+	d.send("half a line\x03")
+	d.send("import os; os.getpid() % 2 and None\r")
+	d.send("import signal; os.kill(os.getpid(), signal.SIGKILL) if not __import__('glob').glob('marker') and open('marker', 'w') else None\r")
+	d.expect(`of 3 targets>>>`)
+	d.send("\x04")
+	if status := d.wait(); status != 1 {
+		t.Errorf("status %d\n%s", status, d.screen())
+	}
+	file := filepath.Join(state, "mitogend/repl_history")
+	info, err := os.Stat(file)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatal(err, info)
+	}
+	if text, _ := os.ReadFile(file); !strings.Contains(string(text), "abcdef + 1\n") {
+		t.Errorf("%s", text)
+	}
+}
