@@ -63,7 +63,7 @@ type Source struct {
 	Size int
 	// File is what code objects say that they come from. It may be empty in 3.x, where whoever loads the code corrects that.
 	File string
-	// Text gives the source; it is called from another goroutine, at most once.
+	// Text gives the source; it is called from another goroutine, later.
 	Text func() ([]byte, error)
 }
 
@@ -85,6 +85,7 @@ type Store struct {
 	bad     map[key]bool // on which a compiler ended
 	workers map[Python]*worker
 	offered map[uint16][]string
+	settled chan struct{} // closed when nothing is pending; nil when nobody waits for that
 	closed  bool
 }
 
@@ -133,6 +134,25 @@ func (s *Store) Close() {
 	s.wg.Wait()
 	if !closed && s.opt.Dir != nil {
 		_ = s.opt.Dir.Close()
+	}
+}
+
+// Settle waits until all is compiled that is to be, or d has passed. Who works for a moment only leaves something by it to the next.
+func (s *Store) Settle(d time.Duration) {
+	s.mu.Lock()
+	if len(s.pending) == 0 {
+		s.mu.Unlock()
+		return
+	}
+	if s.settled == nil {
+		s.settled = make(chan struct{})
+	}
+	settled := s.settled
+	s.mu.Unlock()
+	select {
+	case <-settled:
+	case <-time.After(d):
+	case <-s.ctx.Done():
 	}
 }
 
@@ -263,10 +283,19 @@ func (s *Store) next(w *worker) *job {
 	}
 }
 
+// forget has a job be over, whatever came of it. Store.mu is held.
+func (s *Store) forget(j *job) {
+	delete(s.pending, j.k)
+	if len(s.pending) == 0 && s.settled != nil {
+		close(s.settled)
+		s.settled = nil
+	}
+}
+
 // drop forgets what waits. Store.mu is held.
 func (s *Store) drop(w *worker) {
 	for _, j := range w.queue {
-		delete(s.pending, j.k)
+		s.forget(j)
 	}
 	w.queue = nil
 }
@@ -298,7 +327,7 @@ func (s *Store) work(w *worker) {
 			if used = c != nil; !used {
 				if c = s.compilerFor(w.python); c == nil {
 					s.mu.Lock()
-					delete(s.pending, j.k)
+					s.forget(j)
 					s.rest(w)
 					w.running = false
 					s.mu.Unlock()
@@ -337,7 +366,7 @@ func (j *job) compile(c *compiler) ([]byte, error) {
 func (s *Store) done(w *worker, j *job, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.pending, j.k)
+	s.forget(j)
 	if err == nil {
 		w.crashes = 0
 		return

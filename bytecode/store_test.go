@@ -143,6 +143,34 @@ func TestCode(t *testing.T) {
 	})
 }
 
+// TestSettle: it waits for what is being compiled, and no longer than it is told.
+func TestSettle(t *testing.T) {
+	py := pythons.Any(t)
+	p := describe(t, py)
+	s := newStore(t, "", Options{})
+	s.Settle(waitTime)
+	s.Offer(py.Path, p.Magic)
+	for i := range 20 {
+		s.Code(p, sourceOf("/x.py", fmt.Sprintf("X = %d\n", i)))
+	}
+	s.Settle(waitTime)
+	for i := range 20 {
+		if s.Code(p, sourceOf("/x.py", fmt.Sprintf("X = %d\n", i))) == nil {
+			t.Errorf("no code of source %d", i)
+		}
+	}
+	// A compiler that hangs.
+	fake := filepath.Join(t.TempDir(), "python")
+	if err := os.WriteFile(fake, []byte("#!/bin/sh\necho MITOCODE $$ 1 /etc/passwd\nexec sleep 600\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.Offer(fake, 1)
+	s.Code(Python{1, 3, 99}, sourceOf("/x.py", "X = 1\n"))
+	s.Settle(time.Millisecond)
+	s.Close()
+	s.Settle(waitTime)
+}
+
 // TestNoCode: what none may have.
 func TestNoCode(t *testing.T) {
 	py := pythons.Any(t)

@@ -16,6 +16,7 @@ import (
 	"mitogend/pyproto"
 	"mitogend/pyproto/printable"
 	"mitogend/python"
+	"mitogend/requirements"
 )
 
 // Daemon is a master: context 0 of a tree of Python interpreters. It is safe for concurrent use. Several daemons in one
@@ -97,6 +98,7 @@ var runtimeModules = sync.OnceValue(func() map[string]importer.Virtual {
 // that a child fetches when it needs them.
 func (d *Daemon) NewImporter(opt importer.Options) (*importer.Importer, error) {
 	opt.Logger = d.opt.Logger
+	opt.Resolve = requirements.Resolve
 	opt.Virtual = runtimeModules()
 	opt.Reserved = map[string]string{
 		"mitogen": "not part of the embedded child runtime; --runtime mitogen gives the child all of the Mitogen installed here",

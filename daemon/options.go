@@ -28,8 +28,9 @@ type Options struct {
 	MaxPending int
 	// StallTimeout is 60 seconds if 0.
 	StallTimeout time.Duration
-	// Bytecode has the code of what children on this machine are served, if it has no .pyc beside it. The daemon does not close it, and
-	// several may share it; it should be closed after Shutdown. Nil has those children compile for themselves.
+	// Bytecode has the code of what children are served, and of the child runtime. The daemon does not close it, and
+	// several may share it; it should be closed after Shutdown. Nil has children compile
+	// for themselves what has no .pyc beside it.
 	Bytecode *bytecode.Store
 	// OnEvent is told what happens, from any goroutine; it must not block. May be nil.
 	OnEvent func(Event)

@@ -50,6 +50,9 @@ func (c *Child) learn(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("daemon: %s: what it says of itself can not be read: %w", c.name, err)
 	}
+	if err := c.Importer().Prepare(ctx, p); err != nil {
+		return err
+	}
 	c.platform.Store(&p)
 	if c.ownResponder {
 		c.responder.Learn(p)

@@ -4,8 +4,6 @@
 #
 #     make build
 #     PATH=$PWD/bin:$PATH examples/tour.sh
-#
-# With the name of an inventory as argument it uses that: it has to have a group web and a host inner, and somebody's permission.
 set -eu
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/mitogend-tour-XXXXXX")
@@ -55,7 +53,7 @@ listen() {
 
 # Twenty hosts: web01 to web20, and one that is reached by way of web01.
 serve_ssh() {
-    server=$(command -v sshd || command -v /usr/sbin/sshd) || { echo 'tour: sshd is not installed; name an inventory of hosts in its place' >&2; exit 2; }
+    server=$(command -v sshd || command -v /usr/sbin/sshd) || { echo 'tour: sshd is not installed' >&2; exit 2; }
     if [ "$(id -u)" = 0 ] && [ ! -d /run/sshd ]; then
         echo 'tour: as root, sshd wants the directory /run/sshd; make it, or be another user' >&2
         exit 2
@@ -93,11 +91,7 @@ serve_ssh() {
     } >"$dir/hosts.yaml"
 }
 
-if [ $# -gt 0 ]; then
-    cp -- "$1" "$dir/hosts.yaml"
-else
-    serve_ssh
-fi
+serve_ssh
 export MITOGEND_INVENTORY="$dir/hosts.yaml"
 
 # Where one is: programs and functions of one directory share connections.

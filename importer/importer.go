@@ -25,6 +25,10 @@ type Options struct {
 	// Wheels are directories of wheels, of which each child is served what fits it, behind Path: of each project the newest version, or
 	// the newest that the constraint files allow.
 	Wheels, Constraints []string
+	// Requirements are what a child needs besides. For each kind of child they are resolved once, by Resolve, which gives a directory of
+	// wheels; its error is shown to the user.
+	Requirements Requirements
+	Resolve      func(context.Context, Requirements, Platform) (dir string, err error)
 	// Policy limits what is served, to every child.
 	Policy Policy
 	// Main is the script that is served as __main__; nil for none.
@@ -54,6 +58,18 @@ const (
 	DefaultMaxResource = 64 << 20
 	DefaultMaxCache    = 128 << 20
 )
+
+// Requirements name projects, as pip takes them.
+type Requirements struct {
+	Lines []string // name>=1,<2
+	Files []string // with such lines
+	Links []string // directories, or addresses, where wheels are looked for as well (--find-links)
+	// Python says which versions of Python may be served, as >=3.11; empty for all.
+	Python string
+}
+
+// Empty tells whether nothing is needed.
+func (r Requirements) Empty() bool { return len(r.Lines)+len(r.Files)+len(r.Python) == 0 }
 
 // Main is a script.
 type Main struct {
@@ -108,6 +124,8 @@ type Importer struct {
 type views struct {
 	mu sync.Mutex
 	by map[Platform]*Importer
+	// resolved has the directories that Options.Resolve has given.
+	resolved map[Platform]string
 }
 
 // New checks the options. It reads nothing of the path yet, save for what Venv has.
@@ -141,7 +159,7 @@ func New(opt Options) (*Importer, error) {
 		}
 	}
 	im := &Importer{opt: opt, finder: f, cache: newCache(opt.MaxCache), objects: &objects{known: map[location]*object{}}, empty: newUnit(nil), log: opt.Logger,
-		views: &views{by: map[Platform]*Importer{}}}
+		views: &views{by: map[Platform]*Importer{}, resolved: map[Platform]string{}}}
 	if im.log == nil {
 		im.log = zap.NewNop()
 	}

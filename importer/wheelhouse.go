@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -76,7 +77,8 @@ const maxChoices = 1000
 func (s *search) choice(p Platform) *choice {
 	f := s.im.finder
 	var lists []*listing
-	for _, dir := range s.im.opt.Wheels {
+	dirs := s.im.wheelDirs(p)
+	for _, dir := range dirs {
 		lists = append(lists, s.list(location{dir: dir}))
 	}
 	var keys []fileKey
@@ -91,7 +93,7 @@ func (s *search) choice(p Platform) *choice {
 		return c
 	}
 	c = &choice{lists: lists, keys: keys, archives: map[string]*archive{}, others: map[string][]string{}, misfits: map[string]string{}}
-	s.choose(c, p)
+	s.choose(c, p, dirs)
 	f.mu.Lock()
 	if len(f.choices) >= maxChoices {
 		clear(f.choices)
@@ -111,21 +113,21 @@ func (s *search) unchanged(archives map[string]*archive) bool {
 	return true
 }
 
-func (s *search) choose(c *choice, p Platform) {
+func (s *search) choose(c *choice, p Platform, dirs []string) {
 	limits, err := readConstraints(s.im.opt.Constraints)
 	if err != nil {
 		c.err = err
 		s.im.log.Warn("no wheel is served", zap.Error(err))
 		return
 	}
-	projects := s.wheels(c.lists)
+	projects := s.wheels(c.lists, dirs)
 	for _, project := range slices.Sorted(maps.Keys(projects)) {
 		s.chooseWheel(c, p, projects[project], limits[project])
 	}
 }
 
 // wheels lists the wheelhouses by project.
-func (s *search) wheels(lists []*listing) map[string][]*wheel {
+func (s *search) wheels(lists []*listing, dirs []string) map[string][]*wheel {
 	out := map[string][]*wheel{}
 	for i, l := range lists {
 		if l == nil {
@@ -135,7 +137,7 @@ func (s *search) wheels(lists []*listing) map[string][]*wheel {
 			if !strings.HasSuffix(name, ".whl") || l.types[name].IsDir() {
 				continue
 			}
-			file := filepath.Join(s.im.opt.Wheels[i], name)
+			file := filepath.Join(dirs[i], name)
 			w, err := parseWheel(file)
 			if err != nil {
 				s.im.passOver(file, err)
@@ -418,12 +420,45 @@ func parseConstraint(line string) (project string, c *semver.Constraint, err err
 
 // Asks tells whether what a child of version v is served hangs on more than that, which is to be asked for then; see For.
 func (im *Importer) Asks(v Version) bool {
+	if !im.opt.Requirements.Empty() {
+		return true
+	}
 	return len(im.opt.Wheels) > 0 && im.search(Version{}).choice(Platform{Version: v}).open
+}
+
+// Prepare sees to it that what such a child needs is there. It is to be called before the child is served anything.
+func (im *Importer) Prepare(ctx context.Context, p Platform) error {
+	if im.opt.Requirements.Empty() || im.opt.Resolve == nil {
+		return nil
+	}
+	if need := im.opt.Requirements.Python; !allowsPython(need, p.Version) {
+		return fmt.Errorf("importer: the script needs Python %s, and this child is %s", need, p.Version)
+	}
+	dir, err := im.opt.Resolve(ctx, im.opt.Requirements, p)
+	if err != nil {
+		return fmt.Errorf("importer: requirements for %s: %w", p, err)
+	}
+	im.views.mu.Lock()
+	defer im.views.mu.Unlock()
+	if len(im.views.resolved) < maxChoices {
+		im.views.resolved[p] = dir
+	}
+	return nil
+}
+
+// wheelDirs are the directories of wheels for such a child.
+func (im *Importer) wheelDirs(p Platform) []string {
+	im.views.mu.Lock()
+	defer im.views.mu.Unlock()
+	if dir := im.views.resolved[p]; dir != "" {
+		return append(slices.Clip(im.opt.Wheels), dir)
+	}
+	return im.opt.Wheels
 }
 
 // For gives the importer for children of one platform. It is the same for all that ask, and shares what was read.
 func (im *Importer) For(p Platform) *Importer {
-	if len(im.opt.Wheels) == 0 || im.platform == p {
+	if len(im.opt.Wheels) == 0 && im.opt.Requirements.Empty() || im.platform == p {
 		return im
 	}
 	views := im.views
@@ -443,7 +478,7 @@ func (im *Importer) For(p Platform) *Importer {
 
 // addWheels adds those that were chosen to the path.
 func (s *search) addWheels(p Platform) {
-	if len(s.im.opt.Wheels) == 0 {
+	if len(s.im.wheelDirs(p)) == 0 {
 		return
 	}
 	s.chosen = s.choice(p)

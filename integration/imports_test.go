@@ -16,14 +16,15 @@ var allowed = map[string][]string{
 	"importer":          {"pyproto"},
 	"bootstrap":         {},
 	"builds":            {"importer"},
+	"requirements":      {"importer"},
 	// What owns what is judged by one package for all.
 	"bytecode":     {"python", "daemon/owned"},
-	"daemon":       {"bytecode", "bootstrap", "builds", "importer", "pyproto", "python"},
+	"daemon":       {"bytecode", "bootstrap", "builds", "importer", "pyproto", "python", "requirements"},
 	"daemon/owned": {},
 	"daemon/*":     {"daemon", "daemon/*", "daemon/owned", "bytecode", "bootstrap", "importer", "pyproto", "python"},
 	"docs":         {},
-	"cmd/mitogend": {"docs", "daemon", "daemon/*", "daemon/owned", "bytecode", "bootstrap", "builds", "importer", "pyproto"},
-	"integration":  {"docs", "daemon", "daemon/*", "bytecode", "bootstrap", "builds", "importer", "pyproto", "python", "integration/*"},
+	"cmd/mitogend": {"docs", "daemon", "daemon/*", "daemon/owned", "bytecode", "bootstrap", "builds", "importer", "pyproto", "requirements"},
+	"integration":  {"docs", "daemon", "daemon/*", "bytecode", "bootstrap", "builds", "importer", "pyproto", "python", "requirements", "integration/*"},
 	// What tests of every package share.
 	"integration/*": {"integration/*"},
 	"examples/*":    {"daemon", "pyproto"},

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -158,6 +159,15 @@ web:
 	Write(t, dir, "wrong", "two\n")
 	Mitogend(t, dir, "call", "-i", "hosts.yml", "--vault-password-file", "wrong", "-H", "web07", "os:getpid").Want(t, 2, "", "the vault password is wrong")
 	vars := []string{"hosts", "-i", "hosts.yml", "--vars", "web07"}
+	ask := append(slices.Clone(vars), "--ask-vault-pass")
+	for typed, status := range map[string]int{"one\r": 0, "two\r": 2, "\x03": 130, "\r": 2} {
+		term := onTerminal(t, Command(t, dir, ask...))
+		term.expect("Vault password: ")
+		term.send(typed)
+		if got := term.wait(); got != status || strings.Contains(term.screen(), "two") || (status == 0) != strings.Contains(term.screen(), `"***"`) || strings.Count(term.screen(), "interrupted") > 1 {
+			t.Errorf("%q: status %d\n%s", typed, got, term.screen())
+		}
+	}
 	known := `"group_names":["web"],"inventory_hostname":"web07","inventory_hostname_short":"web07"}}` + "\n"
 	cmd := Command(t, dir, vars...)
 	cmd.Env = append(cmd.Env, "MITOGEND_VAULT_PASSWORD=one")

@@ -15,6 +15,7 @@ import (
 // The tour of examples/ does its twelve tasks on twenty ssh hosts, two of them with somebody at a terminal.
 func TestInsideTour(t *testing.T) {
 	machine.Inside(t)
+	t.Parallel()
 	if _, err := exec.LookPath("top"); err != nil {
 		pythons.Missing(t, "top is not installed")
 	}

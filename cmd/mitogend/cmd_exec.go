@@ -46,7 +46,7 @@ a program there: with --shell, it is text for the target's sh.`,
 
 // hideImports keeps flags of imports out of the help of commands that ask for no module.
 func hideImports(cmd *cobra.Command) {
-	for _, name := range []string{"path", "venv", "libs", "wheels", "constraint", "unpack", "allow", "deny", "prefer", "bytecode", "no-bytecode", "compilers", "trace-imports"} {
+	for _, name := range []string{"path", "venv", "libs", "wheels", "constraint", "with", "requirements", "find-links", "unpack", "allow", "deny", "prefer", "bytecode", "no-bytecode", "compilers", "trace-imports"} {
 		_ = cmd.Flags().MarkHidden(name)
 	}
 }

@@ -83,6 +83,8 @@ func (c *hostsCommand) run(ctx context.Context, a *app, args []string) error {
 			hideVault(t)
 		}
 		switch {
+		case ctx.Err() != nil:
+			return nil // start says why
 		case c.vars && err == nil:
 		case err != nil && c.json:
 			writeJSON(a.console.out, hostRow{Host: host, Groups: inv.GroupsOf(host), Error: inventoryError(err).Error()})

@@ -21,6 +21,7 @@ import (
 	"mitogend/daemon/owned"
 	"mitogend/importer"
 	"mitogend/pyproto/printable"
+	"mitogend/requirements"
 )
 
 type runCommand struct {
@@ -59,6 +60,11 @@ func (c *runCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	if c.module {
 		main = nil
 	}
+	lines, python, err := requirements.Script(script.source)
+	if err != nil {
+		return usagef("script %s: %w", args[0], err)
+	}
+	c.needs.Lines, c.needs.Python = append(c.needs.Lines, lines...), python
 	fl, err := newFleet(cmd.Context(), a, &c.fleetFlags, script.dir, main, cmd.InOrStdin())
 	if err != nil {
 		return err

@@ -296,9 +296,13 @@ func (fl *fleet) shutdown() {
 	defer cancel()
 	_ = fl.daemon.Shutdown(ctx)
 	if fl.store != nil {
+		fl.store.Settle(settleTime)
 		fl.store.Close()
 	}
 }
+
+// settleTime is what the compilers get to end, where there is something new, so that a command that takes less finds it the next time.
+const settleTime = 150 * time.Millisecond
 
 // closing gives the time that a child has to leave: at most d, and none after a second signal.
 func (a *app) closing(d time.Duration) (context.Context, context.CancelFunc) {

@@ -14,6 +14,7 @@ import (
 
 	"mitogend/daemon/owned"
 	"mitogend/importer"
+	"mitogend/requirements"
 )
 
 // pathFlags say where modules come from and which may be served.
@@ -28,6 +29,7 @@ type pathFlags struct {
 	// wheels are directories of them.
 	wheels      []string
 	constraints []string
+	needs       importer.Requirements
 }
 
 func (p *pathFlags) register(cmd *cobra.Command, first string) {
@@ -40,6 +42,9 @@ func (p *pathFlags) register(cmd *cobra.Command, first string) {
 	f.StringSliceVar(&p.unpack, "unpack", nil, "unpack these `PACKAGES` in the target's memory, for code that needs files on a disk; repeatable, comma-separated")
 	f.StringArrayVar(&p.wheels, "wheels", nil, "`DIR`ectory of wheels, as pip download makes it: each target is served those that fit it, behind the path; repeatable")
 	f.StringArrayVar(&p.constraints, "constraint", nil, "of --wheels, take versions that constraint `FILE` allows, as pip does; repeatable")
+	f.StringArrayVar(&p.needs.Lines, "with", nil, "serve what pip finds for this `REQUIREMENT`, as numpy<2, and for what that needs: for each target what fits it; repeatable")
+	f.StringArrayVar(&p.needs.Files, "requirements", nil, "the same for each line of `FILE`; repeatable")
+	f.StringArrayVar(&p.needs.Links, "find-links", nil, "have pip look in this `DIR`ectory or at this address as well; repeatable")
 	f.Lookup("libs").NoOptDefVal = importer.LibsSystem
 	completeFlag(cmd, "venv", completeDirs)
 	completeFlag(cmd, "wheels", completeDirs)
@@ -52,7 +57,17 @@ func (p *pathFlags) register(cmd *cobra.Command, first string) {
 // there: nobody has named it.
 func (p *pathFlags) options(a *app, first string) (importer.Options, error) {
 	opt := importer.Options{Path: p.path, Venv: p.venv, Policy: importer.Policy{Allow: p.allow, Deny: p.deny}, Libs: p.libs, Unpack: p.unpack,
-		Wheels: p.wheels, Constraints: p.constraints}
+		Wheels: p.wheels, Constraints: p.constraints, Requirements: p.needs}
+	for _, line := range p.needs.Lines {
+		if err := requirements.Check(line); err != nil {
+			return opt, usagef("--with %w", err)
+		}
+	}
+	for _, file := range p.needs.Files {
+		if _, err := os.Stat(file); err != nil {
+			return opt, usagef("--requirements %s: %w", file, cause(err))
+		}
+	}
 	if err := checkWheels(p.wheels); err != nil {
 		return opt, usagef("--%w", err)
 	}

@@ -35,21 +35,24 @@ func (s secrets) For(_ int, method string) (string, bool) {
 // ask asks for what the flags say, as far as a target needs it.
 func (t *targetFlags) ask(ctx context.Context, targets []target) (s secrets, err error) {
 	if t.askPass && needs(targets, "ssh") {
-		if s.ssh, err = askPassword(ctx, "--ask-pass", "SSH password: "); err != nil {
+		if s.ssh, err = askPassword(ctx, "--ask-pass", "SSH password: ", inTarget); err != nil {
 			return s, err
 		}
 	}
 	if t.askBecome && needs(targets, becomeMethods...) {
-		s.become, err = askPassword(ctx, "--ask-become-pass", "Become password: ")
+		s.become, err = askPassword(ctx, "--ask-become-pass", "Become password: ", inTarget)
 	}
 	return s, err
 }
 
+// inTarget is what does without a terminal.
+const inTarget = "password_env=NAME or password_file=PATH in the target"
+
 // askPassword asks on the controlling terminal, whatever stdin is, and gives the terminal back as it was when ctx ends.
-func askPassword(ctx context.Context, flag, prompt string) (string, error) {
+func askPassword(ctx context.Context, flag, prompt, instead string) (string, error) {
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
-		return "", usagef("%s: there is no terminal to ask on; give password_env=NAME or password_file=PATH in the target instead", flag)
+		return "", usagef("%s: there is no terminal to ask on; give %s instead", flag, instead)
 	}
 	fd := int(tty.Fd())
 	before, err := term.GetState(fd)

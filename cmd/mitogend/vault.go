@@ -37,7 +37,7 @@ func (f *vaultFlags) passwords() []inventory.VaultPassword {
 	list := vaultPasswords(files)
 	if f.ask {
 		list = append(list, inventory.VaultPassword{Get: func(ctx context.Context) (string, error) {
-			return askPassword(ctx, "--ask-vault-pass", "Vault password: ")
+			return askPassword(ctx, "--ask-vault-pass", "Vault password: ", "--vault-password-file FILE")
 		}})
 	}
 	return list

@@ -250,6 +250,16 @@ func (c *Client) source() *wire.Source {
 	for _, file := range o.Constraints {
 		s.Constraints = append(s.Constraints, absolute(c.opt.Dir, file))
 	}
+	s.Requirements, s.RequiresPython = o.Requirements.Lines, o.Requirements.Python
+	for _, file := range o.Requirements.Files {
+		s.RequirementFiles = append(s.RequirementFiles, absolute(c.opt.Dir, file))
+	}
+	for _, place := range o.Requirements.Links {
+		if !strings.Contains(place, "://") {
+			place = absolute(c.opt.Dir, place)
+		}
+		s.FindLinks = append(s.FindLinks, place)
+	}
 	if o.Main != nil {
 		s.Main = &wire.Main{Path: o.Main.Path, Source: o.Main.Source, Run: o.Main.Run}
 	}

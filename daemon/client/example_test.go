@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"mitogend/bootstrap"
 	"mitogend/daemon"
 	"mitogend/daemon/client"
 	"mitogend/daemon/control"
+	"mitogend/daemon/work"
 	"mitogend/importer"
 	"mitogend/pyproto"
 )
@@ -75,6 +77,40 @@ func ExampleClient_Connect() {
 	err = child.Call(ctx, "words:count", "a rose is a rose", pyproto.Kwargs{{Name: "least", Value: 2}}).Decode(&counts)
 	fmt.Println(counts, err)
 	// Output: map[a:2 rose:2] <nil>
+}
+
+// A program on several targets as one request, with what it reads.
+func ExampleClient_RunMany() {
+	ctx := context.Background()
+	c, err := client.Dial(ctx, socket, client.Options{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Shutdown(ctx)
+	m := &client.Many{Plan: work.Plan{Parallel: 10, MaxFail: work.NoLimit}}
+	for _, name := range []string{"a", "b"} {
+		hops, err := bootstrap.ParseTarget("exec:env%20NAME=" + name)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		m.Places = append(m.Places, client.Place{Name: name, Hops: hops})
+	}
+	var printed [2]string
+	p := &client.ManyPrograms{Program: daemon.Command([]string{"sh", "-c", "read line; echo $line $NAME"}, nil, "")}
+	p.Program.Stdin = strings.NewReader("hello\n")
+	p.Stdout = func(target int, data []byte) { printed[target] += string(data) }
+	err = c.RunMany(ctx, m, p, func(o *client.Outcome) {
+		if o.State != work.Done {
+			fmt.Println(m.Places[o.Target].Name, o.Status, o.Err)
+		}
+	})
+	fmt.Print(printed[0], printed[1], err)
+	// Output:
+	// hello a
+	// hello b
+	// <nil>
 }
 
 // Messages both ways, as long as the function runs.

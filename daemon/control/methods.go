@@ -185,8 +185,14 @@ func sourceOptions(s *wire.Source) (*importer.Options, error) {
 			return nil, wire.Errorf(wire.KindUsage, "wheelhouse or constraint file %s is not absolute", shorten(file))
 		}
 	}
+	for _, file := range s.RequirementFiles {
+		if !filepath.IsAbs(file) {
+			return nil, wire.Errorf(wire.KindUsage, "requirements file %s is not absolute", shorten(file))
+		}
+	}
 	o := &importer.Options{
-		Path: s.Path, Venv: s.Venv, Policy: importer.Policy{Allow: s.Allow, Deny: s.Deny}, Libs: s.Libs, Unpack: s.Unpack, MaxCache: clientCache,
+		Requirements: importer.Requirements{Lines: s.Requirements, Files: s.RequirementFiles, Links: s.FindLinks, Python: s.RequiresPython},
+		Path:         s.Path, Venv: s.Venv, Policy: importer.Policy{Allow: s.Allow, Deny: s.Deny}, Libs: s.Libs, Unpack: s.Unpack, MaxCache: clientCache,
 		Wheels: s.Wheels, Constraints: s.Constraints,
 	}
 	if s.Main != nil {

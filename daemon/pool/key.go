@@ -178,6 +178,6 @@ func sourceKey(o *importer.Options) string {
 	if o.Main != nil {
 		main = []any{o.Main.Path, sha256.Sum256(o.Main.Source), o.Main.Run}
 	}
-	b, _ := json.Marshal([]any{o.Path, o.Venv, o.Policy, o.Libs, o.Unpack, o.Wheels, o.Constraints, main})
+	b, _ := json.Marshal([]any{o.Path, o.Venv, o.Policy, o.Libs, o.Unpack, o.Wheels, o.Constraints, o.Requirements, main})
 	return string(b)
 }

@@ -113,6 +113,13 @@ type Source struct {
 	// Wheels are directories of wheels, and Constraints files that name versions, as pip takes them; absolute.
 	Wheels      []string `codec:"wheels,omitempty"`
 	Constraints []string `codec:"constraints,omitempty"`
+	// Requirements are what the child needs, as pip takes it, RequirementFiles files of it, and FindLinks where pip looks as well: directories
+	// and files absolute.
+	Requirements     []string `codec:"requirements,omitempty"`
+	RequirementFiles []string `codec:"requirement_files,omitempty"`
+	FindLinks        []string `codec:"find_links,omitempty"`
+	// RequiresPython says which versions of Python the child may have, as >=3.11.
+	RequiresPython string `codec:"requires_python,omitempty"`
 	// Unpack names packages whose files are laid down on the child's machine, in memory.
 	Unpack []string `codec:"unpack,omitempty"`
 	Main   *Main    `codec:"main,omitempty"`

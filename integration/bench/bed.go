@@ -26,6 +26,7 @@ type bed struct {
 	self     string // this binary
 	peer     string // the interpreter of the Python peers
 	mitogend string // the built command, empty if it does not build
+	most     int    // interpreters of a peer's fleet
 
 	mu   sync.Mutex
 	made map[string]string

@@ -19,6 +19,8 @@
 // virtual environment made for the run, without site packages and without pip. Where "cold" is measured each sample has a
 // new driver. Units: 1 MB is 10^6 bytes.
 //
+// For thousands of targets (fleet.go) ours has children that are no Python: py/standin.c, built by cc.
+//
 // A link with delay is this binary again (-relay), put in place of the interpreter: it starts the real one and passes both
 // directions on, each byte late by half the round trip.
 package main

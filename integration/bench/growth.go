@@ -22,7 +22,7 @@ func curves() []curve {
 	sizes := []float64{100, 1e3, 10e3, 100e3, 1e6, 10e6, 64e6}
 	// As many messages per sample as keep it short and still long enough to be timed.
 	bulk := func(x int) *spec { return bulkSpec(fmt.Sprintf("bulk-%d", x), x, max(1, min(500, 4_000_000/x))) }
-	return []curve{
+	return append([]curve{
 		{"connect", "Connecting children", "children", unitCount, unitSeconds, "seconds", children, concurrentSpec},
 		{"fanout", "One call to each child", "children", unitCount, unitSeconds, "seconds", children, fanoutSpec},
 		{"hops", "Call round trip through a chain", "hops", unitCount, unitSeconds, "seconds", []float64{1, 10, 100}, hopsSpec},
@@ -32,7 +32,7 @@ func curves() []curve {
 		{"result", "One call with a result", "result", unitBytes, unitSeconds, "result_seconds", sizes, bulk},
 		{"routing", "Routing between pairs of children", "pairs", unitCount, unitRate, "rate", []float64{1, 5, 10, 25, 50},
 			func(x int) *spec { return routeSpec(fmt.Sprintf("route-%d", x), x, max(100, 4000/x)) }},
-	}
+	}, fleetCurves()...)
 }
 
 func hopsSpec(x int) *spec {
@@ -65,6 +65,8 @@ type reportCurve struct {
 	Unit    unit                  `json:"unit"`
 	X       []float64             `json:"x"`
 	Figures map[subject][]*figure `json:"figures"`
+	// Stops are where subjects have no figure, and why; of several curves of the same measurements the first has them.
+	Stops []string `json:"stops,omitempty"`
 }
 
 func measureGrowth(ctx context.Context, r *runner, filter string) []reportCurve {
@@ -78,12 +80,16 @@ func measureGrowth(ctx context.Context, r *runner, filter string) []reportCurve 
 			Figures: map[subject][]*figure{}}
 		for _, x := range c.xs {
 			sp := c.spec(int(x))
-			if !done[sp.name] {
+			measure := !done[sp.name]
+			if measure {
 				done[sp.name] = true
 				r.run(ctx, sp)
 			}
 			for _, s := range r.subjects(masters) {
 				out.Figures[s] = append(out.Figures[s], r.figure(sp.name, s, c.metric))
+				if note := r.notes[sp.name][s]; measure && note != "" && note != errUnsupported.Error() {
+					out.Stops = append(out.Stops, fmt.Sprintf("%s, %s: %s", s, c.xunit.format(x), note))
+				}
 			}
 		}
 		list = append(list, out)
@@ -110,5 +116,9 @@ func (c reportCurve) text(out io.Writer) error {
 		}
 		fmt.Fprintln(tw, strings.Join(cells, "\t"))
 	}
-	return tw.Flush()
+	err := tw.Flush()
+	for _, stop := range c.Stops {
+		fmt.Fprintln(out, stop)
+	}
+	return err
 }

@@ -63,6 +63,7 @@ type options struct {
 	calm                  time.Duration
 	pprof                 string
 	peer, mitogen         string
+	peers                 int
 	root, markdown, plots string
 }
 
@@ -75,6 +76,7 @@ func parse(args []string) (*options, error) {
 	f.BoolVar(&o.json, "json", false, "print JSON with all samples")
 	f.BoolVar(&o.list, "list", false, "list the rows and their targets")
 	f.BoolVar(&o.growth, "growth", false, "measure how cost grows, too (children, sizes, pairs, hops)")
+	f.IntVar(&o.peers, "peers", 100, "measure the peers in fleet-* with at most `N` interpreters")
 	f.BoolVar(&o.verbose, "v", false, "show what the drivers print")
 	f.DurationVar(&o.calm, "calm", 0, "wait up to this long before each measurement until nothing else runs")
 	f.StringVar(&o.pprof, "pprof", "", "write CPU profiles of our drivers to this directory")
@@ -142,6 +144,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer b.close()
+	b.most = o.peers
 	r, err := newRunner(b, o)
 	if err != nil {
 		return err

@@ -35,6 +35,7 @@ var oursExperiments = map[string]experimentFunc{
 	"module":     newOursModule,
 	"idle":       newOursIdle,
 	"warm":       newOursWarm,
+	"fleet":      newOursFleet,
 }
 
 // master is a daemon and the parameters that its experiment works with.
@@ -173,7 +174,7 @@ func newOursMemory(p params) (experiment, error) {
 func newOursPayload(p params) (experiment, error) {
 	m, err := newMaster(p)
 	return oursFunc{m, func(int) (metrics, error) {
-		c, err := m.connect()
+		c, err := m.connect(daemon.ConnectOptions{Bytecode: daemon.BytecodeNever}) // as one that is far away
 		if err != nil {
 			return nil, err
 		}

@@ -33,9 +33,11 @@ func newProcess(p params) (experiment, error) {
 }
 
 // newOursWarm times a whole command that finds a running daemon with its target connected.
-func newOursWarm(p params) (experiment, error) {
-	dir := p.str("listen")
-	serve := exec.Command(p.str("mitogend"), "serve", "--listen", dir)
+func newOursWarm(p params) (experiment, error) { return startDaemon(p, p.str("listen")) }
+
+// startDaemon starts a daemon that serves in a directory.
+func startDaemon(p params, dir string, args ...string) (*oursWarm, error) {
+	serve := exec.Command(p.str("mitogend"), append([]string{"serve", "--listen", dir}, args...)...)
 	serve.Stderr = os.Stderr
 	if err := serve.Start(); err != nil {
 		return nil, err

@@ -212,6 +212,31 @@ class Idle(Base):
         return {'bytes': rss * 1024.0 / count, 'descriptors': float(fds) / count}
 
 
+class Fleet(Base):
+    """A life of n children: connected and called, called again, ended."""
+
+    def sample(self, n):
+        metrics = {}
+        step = peer.steps(metrics)
+        channels = [g.remote_exec(ECHO) for g in self.connect_all(self.params['n'], 16)]
+        self.call(channels)
+        step('connect')
+        self.call(channels)
+        step('call')
+        metrics['memory'] = peer.status_kb('VmRSS') * 1024
+        for c in channels:
+            c.close()
+        self.group.terminate(timeout=60)
+        step('end')
+        return metrics
+
+    def call(self, channels):
+        for c in channels:
+            c.send(1)
+        for c in channels:
+            c.receive()
+
+
 if __name__ == '__main__':
     peer.serve({
         'connect': Connect,
@@ -224,4 +249,5 @@ if __name__ == '__main__':
         'bulk': Bulk,
         'file': File,
         'idle': Idle,
+        'fleet': Fleet,
     })

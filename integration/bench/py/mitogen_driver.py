@@ -332,6 +332,37 @@ class Idle(Base):
         pass
 
 
+class Fleet(Base):
+    """A life of n children: connected and called, called again, ended."""
+
+    def start_router(self):
+        pass
+
+    def sample(self, n):
+        metrics = {}
+        step = peer.steps(metrics)
+        Base.start_router(self)
+        contexts = connect_all(self.router, self.params['n'], 16, python_path=self.python, connect_timeout=300)
+        self.call(contexts)
+        step('connect')
+        self.call(contexts)
+        step('call')
+        metrics['memory'] = peer.status_kb('VmRSS') * 1024
+        for latch in [c.shutdown() for c in contexts]:
+            latch.get()
+        step('end')
+        self.broker.shutdown()
+        self.broker.join()
+        return metrics
+
+    def call(self, contexts):
+        for recv in [c.call_async(os.getpid) for c in contexts]:
+            recv.get().unpickle()
+
+    def close(self):
+        pass
+
+
 if __name__ == '__main__':
     peer.serve({
         'connect': Connect,
@@ -348,4 +379,5 @@ if __name__ == '__main__':
         'import': Import,
         'module': Module,
         'idle': Idle,
+        'fleet': Fleet,
     })

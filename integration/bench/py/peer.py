@@ -94,6 +94,17 @@ def descriptors():
     return len(os.listdir('/proc/self/fd'))
 
 
+def steps(metrics):
+    """A function that notes the wall time, and the CPU of this process, since it was called last."""
+    last = [now(), cpu_self()]
+
+    def step(name):
+        t, cpu = now(), cpu_self()
+        metrics[name + '_seconds'], metrics[name + '_cpu'] = t - last[0], cpu - last[1]
+        last[:] = now(), cpu_self()
+    return step
+
+
 def serve(experiments):
     # Children and libraries that print must not reach the line protocol.
     out = os.fdopen(os.dup(1), 'w')
