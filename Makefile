@@ -10,7 +10,7 @@ PARALLEL = 4
 # go test, with a list at the end of what was skipped and why.
 GOTEST = $(GO) run gotest.tools/gotestsum@v1.13.0 --format standard-quiet --
 
-.PHONY: help build install man test check soak-tests fuzz vulncheck lint bench packages clean
+.PHONY: help build install man test check soak-tests fuzz vulncheck lint bench packages pictures clean
 
 help: ## list what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -61,6 +61,9 @@ bench: ## measure beside Mitogen and execnet; docs/performance.md says what and 
 packages: ## use real packages served and from the disk, and write docs/packages.md; unpacks about 370 MB of Debian's once, as root
 	.ci/corpus all
 	MITOGEND_PACKAGES=$(CURDIR)/docs/packages.md $(GO) test ./integration -run '^TestPackages$$' -v -count 1 -timeout $(TIMEOUT)
+
+pictures: build ## make the pictures of docs/pictures anew, by tmux
+	docs/pictures/make.sh
 
 clean: ## remove what was built
 	rm -rf bin

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,8 @@ type RunOptions struct {
 	Dir string
 	// Packed says that Source is __main__.py of a directory or archive, which Path and Dir name.
 	Packed bool
+	// Title is what lists of what runs call it; Path if it is empty.
+	Title string
 	// Args are sys.argv[1:]. Like the names above they may be any bytes.
 	Args []string
 	// Env are settings NAME=VALUE of the program's environment, beside what the child has in its own.
@@ -54,7 +57,7 @@ type Keeper interface {
 // runs in, empty for the child's. A program becomes it, with status 127 where there is no such command and 126 where it cannot be run.
 func Command(argv, env []string, dir string) RunOptions {
 	args := append([]string{dir, strconv.Itoa(len(env))}, env...)
-	return RunOptions{Path: "mitogend-exec", Source: []byte(python.Command()), Args: append(args, argv...)}
+	return RunOptions{Path: "mitogend-exec", Title: strings.Join(argv, " "), Source: []byte(python.Command()), Args: append(args, argv...)}
 }
 
 // Terminal gives the options of Run for a command at a terminal of its own; for Python, whose prompt begins with where, if there is no
@@ -63,6 +66,7 @@ func Terminal(argv, env []string, dir, where string, rows, columns int) RunOptio
 	o := Command(argv, env, dir)
 	o.Args = append([]string{strconv.Itoa(rows), strconv.Itoa(columns), where}, o.Args...)
 	o.Path, o.Source = "mitogend-terminal", []byte(python.Terminal())
+	o.Title = cmp.Or(o.Title, "repl")
 	return o
 }
 
@@ -70,7 +74,7 @@ func Terminal(argv, env []string, dir, where string, rows, columns int) RunOptio
 // what is printed; see prompt.py.
 func Prompt(env []string, dir string) RunOptions {
 	o := Command(nil, env, dir)
-	o.Path, o.Source = "mitogend-prompt", []byte(python.Prompt())
+	o.Path, o.Title, o.Source = "mitogend-prompt", "repl", []byte(python.Prompt())
 	return o
 }
 

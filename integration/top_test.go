@@ -134,6 +134,7 @@ func TestTop(t *testing.T) {
 		return cmd, out
 	}
 	program, programErr := start("run", "-H", target, "endless.py")
+	start("exec", "-H", target, "--", "sleep", "3600")
 	call, callErr := start("call", "-H", target, "m:waits")
 	cmd := exec.Command(d.cmd.Path, "top", "--every", "100ms")
 	cmd.Env, cmd.Dir = d.Env(), dir
@@ -146,6 +147,7 @@ func TestTop(t *testing.T) {
 	top.send("\t")
 	top.expect(fmt.Sprintf(`endless\.py +\d+s +run +%d mitogend`, program.Process.Pid))
 	top.expect(fmt.Sprintf(`m:waits +\d+s +call +%d mitogend`, call.Process.Pid))
+	top.expect(`sleep 3600 +\d+s +run +`)
 	top.send("/endless\r")
 	top.expect(`1 what runs, by since, with "endless"`)
 	top.send("x")
@@ -159,6 +161,8 @@ func TestTop(t *testing.T) {
 	}
 	top.send("\x1b") // the filter is left
 	top.expect(`m:waits`)
+	top.send("/waits\r")
+	top.expect(`1 what runs, by since, with "waits"`)
 	top.send("x")
 	top.expect(`end m:waits on .*, and with it the connection, which has 1 user\? y or n`)
 	top.send("y")
@@ -166,7 +170,7 @@ func TestTop(t *testing.T) {
 		t.Errorf("%v: %s", call.ProcessState, callErr)
 	}
 	top.resize(60, 10)
-	top.expect(`(?m)^ID +TARGET +WHAT +SINCE +AS +FOR`)
+	top.expect(`(?m)^ID +TARGET +WHAT`)
 	if n := strings.Count(strings.TrimRight(top.screen(), "\n "), "\n"); n > 9 {
 		t.Errorf("%d lines are shown", n+1)
 	}

@@ -129,7 +129,7 @@ func newTopModel(ctx context.Context, c *client.Client, every time.Duration) *to
 		}},
 		{name: "what runs", columns: []string{"ID", "TARGET", "WHAT", "SINCE", "AS", "FOR"}, rows: (*topModel).workRows, orders: []topOrder{
 			{"since", func(x, y topRow) int { return cmp.Compare(y.work.Seconds, x.work.Seconds) }},
-			by("target", func(x, y *wire.Context) int { return strings.Compare(x.Name, y.Name) }),
+			{"target", func(x, y topRow) int { return strings.Compare(x.cells[1], y.cells[1]) }},
 			{"what", func(x, y topRow) int { return strings.Compare(x.work.What, y.work.What) }},
 			{"for", func(x, y topRow) int { return cmp.Compare(x.work.Client, y.work.Client) }},
 		}},
@@ -296,7 +296,7 @@ func (m *topModel) workRows(bool, topOrder) []topRow {
 				client = strings.TrimSpace(fmt.Sprintf("%d %s", w.Client, printable.Line(w.Program)))
 			}
 			out = append(out, topRow{key: fmt.Sprint(w.ID), context: c, work: w, cells: []string{
-				fmt.Sprint(c.ID), printable.Line(dash(c.Name)), printable.Line(w.What), shortTime(w.Seconds), printable.Line(w.Method), client,
+				fmt.Sprint(c.ID), printable.Line(dash(cmp.Or(w.Target, c.Name))), printable.Line(w.What), shortTime(w.Seconds), printable.Line(w.Method), client,
 			}})
 		}
 	}

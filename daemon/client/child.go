@@ -436,7 +436,7 @@ func (c *Child) Notify(_ context.Context, fn string, args ...any) error {
 // runParams are those of a program.
 func runParams(o *daemon.RunOptions) *wire.Run {
 	return &wire.Run{
-		Path: o.Path, Script: o.Source, File: o.File, Dir: o.Dir, Module: o.Source == nil, Packed: o.Packed, Argv: o.Args, Env: o.Env, HostVars: o.HostVars,
+		Path: o.Path, Title: o.Title, Script: o.Source, File: o.File, Dir: o.Dir, Module: o.Source == nil, Packed: o.Packed, Argv: o.Args, Env: o.Env, HostVars: o.HostVars,
 		Stdin: o.Stdin != nil,
 	}
 }

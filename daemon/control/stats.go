@@ -80,7 +80,7 @@ func describe(c *daemon.Child, i pool.Info, used bool, command func(pid int) str
 	w.Leases, w.Calls, w.Failures, w.Running, w.Programs, w.Fresh = i.Leases, i.Calls, i.Failures, i.Running, int64(i.Programs), i.Fresh
 	for _, d := range i.Doing {
 		w.Work = append(w.Work, wire.Work{
-			ID: d.ID, Method: string(d.Kind), What: shorten(d.What), Client: d.Client, Program: command(d.Client), Seconds: time.Since(d.Since).Seconds(),
+			ID: d.ID, Method: string(d.Kind), What: shorten(d.What), Target: shorten(d.Target), Client: d.Client, Program: command(d.Client), Seconds: time.Since(d.Since).Seconds(),
 		})
 	}
 	w.Age, w.Idle = time.Since(i.Connected).Seconds(), time.Since(i.LastUsed).Seconds()

@@ -152,7 +152,7 @@ func (c *call) run(p *wire.Run) (any, error) {
 
 // runOptions gives what is the same on all targets.
 func runOptions(p *wire.Run) daemon.RunOptions {
-	o := daemon.RunOptions{Path: p.Path, Source: p.Script, File: p.File, Dir: p.Dir, Packed: p.Packed, Args: p.Argv, Env: p.Env, HostVars: p.HostVars}
+	o := daemon.RunOptions{Path: p.Path, Title: p.Title, Source: p.Script, File: p.File, Dir: p.Dir, Packed: p.Packed, Args: p.Argv, Env: p.Env, HostVars: p.HostVars}
 	switch {
 	case p.Module:
 		o.Source = nil

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -252,6 +253,7 @@ type Lease struct {
 	c        *Conn
 	watch    *Watcher
 	client   int
+	name     string
 	released atomic.Bool
 }
 
@@ -333,7 +335,7 @@ func (ch *Channel) Close() {
 func (l *Lease) Run(ctx context.Context, o daemon.RunOptions) (daemon.ExitStatus, error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	defer l.c.finish(l.begin(KindProgram, o.Path, end), true)
+	defer l.c.finish(l.begin(KindProgram, cmp.Or(o.Title, o.Path), end), true)
 	status, err := l.c.child.Run(ctx, o)
 	if err != nil && context.Cause(ctx) == errEnded {
 		err = &daemon.DeadError{Target: l.c.child.Name(), Reason: "another request has ended the program", Lost: true}

@@ -13,6 +13,7 @@ type Doing struct {
 	ID     uint64 // never used twice
 	Kind   Kind
 	What   string // the function, or the program's name
+	Target string // what the request called it
 	Client int    // the process that has asked for it, 0 if that is not known
 	Since  time.Time
 }
@@ -47,7 +48,7 @@ func (l *Lease) begin(kind Kind, what string, end context.CancelCauseFunc) *doin
 	c.p.mu.Lock()
 	defer c.p.mu.Unlock()
 	c.p.lastDoing++
-	w := &doing{Doing: Doing{ID: c.p.lastDoing, Kind: kind, What: what, Client: l.client, Since: now}, end: end, prev: c.lastDoing}
+	w := &doing{Doing: Doing{ID: c.p.lastDoing, Kind: kind, What: what, Target: l.name, Client: l.client, Since: now}, end: end, prev: c.lastDoing}
 	if w.prev == nil {
 		c.firstDoing = w
 	} else {

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -177,7 +178,7 @@ func (p *Pool) Get(ctx context.Context, r Request) (*Lease, error) {
 			p.release(c)
 			continue
 		}
-		return &Lease{c: c, watch: r.Watch, client: r.Client}, nil
+		return &Lease{c: c, watch: r.Watch, client: r.Client, name: cmp.Or(r.Name, r.Target)}, nil
 	}
 }
 

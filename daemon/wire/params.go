@@ -226,6 +226,8 @@ type Run struct {
 	Path   string   `codec:"path"`
 	Script []byte   `codec:"script"`
 	Argv   []string `codec:"argv,omitempty"` // sys.argv[1:]
+	// Title is what lists of what runs call it; Path if it is empty.
+	Title string `codec:"title,omitempty"`
 	// File is the script's absolute name; Dir what sys.path begins with. Module says that Path is a module, run as python -m does,
 	// and there is no script; Packed that the script is __main__.py of the directory or archive Path.
 	File   string `codec:"file,omitempty"`
@@ -498,6 +500,7 @@ type Work struct {
 	ID     uint64 `codec:"id" json:"id"`
 	Method string `codec:"method" json:"method"` // call, open or run
 	What   string `codec:"what" json:"what"`     // the function, or the program's name
+	Target string `codec:"target" json:"target"` // what the request called it
 	// Client is the process that has asked for it, Program that one's name; 0 and empty once nobody waits for it any more.
 	Client  int     `codec:"client,omitempty" json:"client,omitempty"`
 	Program string  `codec:"program,omitempty" json:"program,omitempty"`
