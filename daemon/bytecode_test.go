@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"mitogend/bytecode"
 	"mitogend/integration/pythons"
+	"mitogend/python/bytecode"
 )
 
 const bytecodeModule = `

@@ -14,10 +14,10 @@ import (
 	"github.com/klauspost/compress/zlib"
 
 	"mitogend/bootstrap"
-	"mitogend/bytecode"
 	"mitogend/importer"
 	"mitogend/pyproto"
 	"mitogend/python"
+	"mitogend/python/bytecode"
 )
 
 // codeHandle is ours alone: bytecode comes ahead of its LOAD_MODULE. The payload is the name, a NUL, the four bytes

@@ -13,10 +13,10 @@ import (
 
 	"mitogend/bootstrap"
 	"mitogend/importer"
+	"mitogend/importer/requirements"
 	"mitogend/pyproto"
 	"mitogend/pyproto/printable"
 	"mitogend/python"
-	"mitogend/requirements"
 )
 
 // Daemon is a master: context 0 of a tree of Python interpreters. It is safe for concurrent use. Several daemons in one

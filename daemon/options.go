@@ -6,9 +6,9 @@ import (
 
 	"go.uber.org/zap"
 
-	"mitogend/bytecode"
 	"mitogend/importer"
 	"mitogend/pyproto"
+	"mitogend/python/bytecode"
 )
 
 // Options configure a daemon. The zero value serves no modules and logs nothing.

@@ -9,7 +9,7 @@ import (
 	"sync"
 
 	"mitogend/bootstrap"
-	"mitogend/builds"
+	"mitogend/bootstrap/builds"
 	"mitogend/pyproto"
 )
 

@@ -20,8 +20,8 @@ import (
 	"mitogend/daemon"
 	"mitogend/daemon/owned"
 	"mitogend/importer"
+	"mitogend/importer/requirements"
 	"mitogend/pyproto/printable"
-	"mitogend/requirements"
 )
 
 type runCommand struct {

@@ -15,10 +15,10 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"mitogend/bytecode"
 	"mitogend/daemon"
 	"mitogend/importer"
 	"mitogend/pyproto/printable"
+	"mitogend/python/bytecode"
 )
 
 // fleetFlags are those of the commands that do something on targets.

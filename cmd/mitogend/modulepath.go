@@ -14,7 +14,7 @@ import (
 
 	"mitogend/daemon/owned"
 	"mitogend/importer"
-	"mitogend/requirements"
+	"mitogend/importer/requirements"
 )
 
 // pathFlags say where modules come from and which may be served.

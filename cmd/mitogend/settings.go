@@ -16,7 +16,7 @@ import (
 	yaml "go.yaml.in/yaml/v3"
 
 	"mitogend/bootstrap"
-	"mitogend/builds"
+	"mitogend/bootstrap/builds"
 	"mitogend/daemon"
 	"mitogend/daemon/control"
 	"mitogend/daemon/inventory"

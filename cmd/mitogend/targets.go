@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mitogend/bootstrap"
-	"mitogend/builds"
+	"mitogend/bootstrap/builds"
 	"mitogend/daemon"
 )
 

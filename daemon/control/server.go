@@ -11,13 +11,13 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"mitogend/bytecode"
 	"mitogend/daemon"
 	"mitogend/daemon/inventory"
 	"mitogend/daemon/pool"
 	"mitogend/daemon/socket"
 	"mitogend/daemon/wire"
 	"mitogend/importer"
+	"mitogend/python/bytecode"
 )
 
 // Options configure a server.

@@ -12,9 +12,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"mitogend/bytecode"
 	"mitogend/daemon"
 	"mitogend/importer"
+	"mitogend/python/bytecode"
 )
 
 // oursExperiments drive mitogend by its Go API, as a Go program that embeds it would.
