@@ -438,6 +438,57 @@ func TestAnswersThatAreRead(t *testing.T) {
 	})
 }
 
+// Standard input goes ahead of what the child has taken, but not for ever; what it says to have taken beyond that changes nothing.
+func TestInputAhead(t *testing.T) {
+	d := newDaemon(t, Options{})
+	e := newPeer(t, d)
+	p := &program{c: e.c, id: 77, input: 1234, changed: make(chan struct{}, 1), over: make(chan struct{})}
+	window := d.OutputShare()
+	all := make([]byte, 3*window)
+	for i := range all {
+		all[i] = byte(i >> 10)
+	}
+	fed := make(chan struct{})
+	go func() {
+		defer close(fed)
+		p.feed(context.Background(), bytes.NewReader(all))
+	}()
+	var got []byte
+	piece := func() int {
+		m := e.read()
+		if m.Handle != 1234 || m.Payload[0] != 'i' {
+			t.Fatalf("%+v", m.Header)
+		}
+		got = append(got, m.Payload[1:]...)
+		return len(m.Payload) - 1
+	}
+	pieces := 0
+	for ; len(got)+inputChunk <= window; pieces++ {
+		piece()
+	}
+	e.send(pyproto.Header{Src: e.id, Auth: e.id, Handle: 54321, ReplyTo: 1999}, "")
+	if m := e.read(); m.Handle != 1999 {
+		t.Errorf("%d bytes, and then another piece: the window is %d", len(got), window)
+	}
+	// It has taken all of them, it says, and many more.
+	for range 3 * maxPieces {
+		p.take('a', nil)
+	}
+	before := len(got)
+	for len(got)-before+inputChunk <= window {
+		piece()
+	}
+	e.send(pyproto.Header{Src: e.id, Auth: e.id, Handle: 54321, ReplyTo: 1999}, "")
+	for e.read().Handle != 1999 {
+		pieces++
+	}
+	close(p.over)
+	<-fed
+	if len(got) > 3*window || !bytes.Equal(got, all[:len(got)]) {
+		t.Errorf("%d bytes came, or others", len(got))
+	}
+}
+
 // Output in tiny pieces is joined, and none of it is lost.
 func TestProgramThatPrintsByByte(t *testing.T) {
 	d := newDaemon(t, Options{})

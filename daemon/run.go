@@ -349,32 +349,41 @@ func (p *program) credit(n int) int {
 	return give
 }
 
-// inputChunk is how much of standard input is on the way at once.
+// inputChunk is the largest piece of standard input that is sent as one. As much as a program may print ahead (OutputShare) may be on the way
+// to it: a far child takes the next piece while the answer to the last one comes back.
 const inputChunk = 64 << 10
 
-// feed sends standard input, a chunk for each that was taken. It ends with the input, or when a read returns after the
-// program has ended.
+// maxPieces bounds the pieces on the way, however small they are.
+const maxPieces = 64
+
+// feed sends standard input, as fast as the child takes it, until its end, the end of ctx or that of the program.
 func (p *program) feed(ctx context.Context, r io.Reader) {
-	acks := make(chan struct{}, 1)
+	acks := make(chan struct{}, maxPieces)
 	p.mu.Lock()
 	p.acks = acks
 	p.mu.Unlock()
 	var chunk InputBuffer
+	var sizes []int // of the pieces on the way
+	ahead := 0      // their bytes
 	for {
 		buf := chunk.Next(1 + inputChunk)
 		n, err := r.Read(buf[1:])
 		chunk.Read(1 + n)
 		if n > 0 {
+			for window := p.c.d.OutputShare(); len(sizes) > 0 && (ahead+n > window || len(sizes) == maxPieces); {
+				select {
+				case <-acks:
+					ahead, sizes = ahead-sizes[0], sizes[1:]
+				case <-p.over:
+					return
+				}
+			}
 			buf[0] = 'i'
 			h := pyproto.Header{Enc: pyproto.EncMGC, Dst: p.c.id, Handle: p.input}
-			if p.c.send(ctx, newFrame(h, bytes.Clone(buf[:1+n]))) != nil {
+			if p.c.send(ctx, newFrame(h, chunk.Take(buf[:1+n]))) != nil {
 				return
 			}
-			select {
-			case <-acks:
-			case <-p.over:
-				return
-			}
+			ahead, sizes = ahead+n, append(sizes, n)
 		}
 		if err != nil {
 			_ = p.c.d.post(p.c.id, p.input, 0, []byte{'i'})
@@ -402,6 +411,15 @@ func (i *InputBuffer) Next(max int) []byte {
 	}
 	i.full = false
 	return i.b
+}
+
+// Take gives what was read to somebody who keeps it.
+func (i *InputBuffer) Take(data []byte) []byte {
+	if 2*len(data) < len(i.b) {
+		return bytes.Clone(data)
+	}
+	i.b = make([]byte, len(i.b))
+	return data
 }
 
 // Read says how much of it was used.

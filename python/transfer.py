@@ -1,6 +1,7 @@
 """
 The program of `mitogend put`, `get` and `sync` on a target: files go over its stdin and stdout, as package daemon/transfer describes.
-sys.argv has "receive", the letters of options and the destination, or "send", the letters and what to send.
+sys.argv has "receive", the letters of options and the destination, or "send", the letters and what to send. The letter b is for digests by BLAKE2b;
+else they are SHA-256.
 """
 import errno
 import fcntl
@@ -19,8 +20,11 @@ DIGEST = 32
 NOFOLLOW = getattr(os, 'O_NOFOLLOW', 0)
 
 
+BLAKE = 'b' in sys.argv[2]
+
+
 def digest_of(data=b''):
-    return hashlib.blake2b(data, digest_size=DIGEST) if PY3 else hashlib.sha256(data)
+    return hashlib.blake2b(data, digest_size=DIGEST) if BLAKE else hashlib.sha256(data)
 
 
 class Wire(object):
@@ -323,7 +327,7 @@ class Receiver(object):
         """What has come of a file so far, to be gone on with; nobody else may have made it. Locked, while somebody writes to it."""
         directory, name = os.path.split(path)
         self.parent(path)
-        tmp = os.path.join(directory, b'.mitogend-' + digest_of(name).hexdigest()[:16].encode('ascii') + b'.part')
+        tmp = os.path.join(directory, b'.mitogend-' + hashlib.sha256(name).hexdigest()[:16].encode('ascii') + b'.part')
         for _ in range(3):
             try:
                 fd = os.open(tmp, os.O_RDWR | os.O_CREAT | NOFOLLOW, 0o600)

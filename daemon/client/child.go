@@ -568,18 +568,32 @@ func (s *stream) close() {
 	_ = s.c.request(ctx, "close", &wire.Close{Stream: s.id}, nil, nil)
 }
 
-// feedChunk is how much standard input is sent at once.
-const feedChunk = 256 << 10
+// feedChunk is how much standard input is sent at once, and feedAhead how many of these before the daemon has taken the first.
+const (
+	feedChunk = 256 << 10
+	feedAhead = 4
+)
 
 // feed sends standard input. It ends with the input, or when a read returns after the program has ended.
 func (s *stream) feed(r io.Reader) {
 	var chunk daemon.InputBuffer
+	var sent []*asked
 	for {
 		buf := chunk.Next(feedChunk)
 		n, err := r.Read(buf)
 		chunk.Read(n)
-		w := &wire.Write{Stream: s.id, Data: buf[:n], End: err != nil}
-		if s.c.request(s.ctx, "write", w, nil, nil) != nil || err != nil {
+		a, failed := s.c.begin("write", &wire.Write{Stream: s.id, Data: buf[:n], End: err != nil})
+		if failed != nil {
+			return
+		}
+		sent = append(sent, a)
+		for len(sent) == feedAhead || err != nil && len(sent) > 0 {
+			if sent[0].wait(s.ctx, nil, nil) != nil {
+				return
+			}
+			sent = sent[1:]
+		}
+		if err != nil {
 			return
 		}
 	}

@@ -194,39 +194,61 @@ func (c *Client) do(ctx context.Context, method string, params, result any, late
 
 // request is do without a place among maxPending.
 func (c *Client) request(ctx context.Context, method string, params, result any, late func(*wire.Message)) error {
-	ch := make(chan *wire.Message, 1)
+	a, err := c.begin(method, params)
+	if err != nil {
+		return err
+	}
+	return a.wait(ctx, result, late)
+}
+
+// asked is a request that was sent.
+type asked struct {
+	c  *Client
+	id uint32
+	ch chan *wire.Message
+}
+
+// begin sends a request. Those of one goroutine are sent in their order.
+func (c *Client) begin(method string, params any) (*asked, error) {
+	a := &asked{c: c, ch: make(chan *wire.Message, 1)}
 	c.mu.Lock()
 	if c.pending == nil {
 		c.mu.Unlock()
-		return c.failure()
+		return nil, c.failure()
 	}
 	for c.last++; c.pending[c.last] != nil; c.last++ {
 	}
-	id := c.last
-	c.pending[id] = ch
+	a.id = c.last
+	c.pending[a.id] = a.ch
 	c.mu.Unlock()
-	msg, err := wire.NewRequest(id, method, params)
+	msg, err := wire.NewRequest(a.id, method, params)
 	if err == nil {
 		err = c.write(msg)
 	}
 	if err != nil {
 		c.mu.Lock()
-		delete(c.pending, id)
+		delete(c.pending, a.id)
 		c.mu.Unlock()
-		return err
+		return nil, err
 	}
+	return a, nil
+}
+
+// wait gives the answer, once.
+func (a *asked) wait(ctx context.Context, result any, late func(*wire.Message)) error {
+	c := a.c
 	select {
-	case m := <-ch:
+	case m := <-a.ch:
 		return decode(m, result)
 	case <-ctx.Done():
 		// The answer, if it comes, is dropped: the id stays taken until then.
-		if msg, err := wire.NewNotification("cancel", &wire.Cancel{Request: id}); err == nil {
+		if msg, err := wire.NewNotification("cancel", &wire.Cancel{Request: a.id}); err == nil {
 			_ = c.write(msg)
 		}
 		if late != nil {
 			go func() {
 				select {
-				case m := <-ch:
+				case m := <-a.ch:
 					late(m)
 				case <-c.ended:
 				}
@@ -235,7 +257,7 @@ func (c *Client) request(ctx context.Context, method string, params, result any,
 		return context.Cause(ctx)
 	case <-c.ended:
 		select {
-		case m := <-ch:
+		case m := <-a.ch:
 			return decode(m, result)
 		default:
 			return c.failure()

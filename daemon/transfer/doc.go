@@ -4,7 +4,7 @@
 // # Messages
 //
 // A message is a letter, its length in four bytes and what belongs to it; none is longer than maxMessage. Files are cut into blocks
-// of 256 KiB, each of which has a digest (BLAKE2b, of Python 2 SHA-256); a file's is that of its blocks' digests.
+// of 256 KiB, each of which has a digest (SHA-256 or BLAKE2b, see algorithm); a file's is that of its blocks' digests.
 //
 //	d, l, f   a directory, a link, a file of less than a block with its digest and content: see entry
 //	F         a file that is larger. The receiver answers n and N with the digests of the blocks that it has, or x with a reason

@@ -73,7 +73,7 @@ func newGet(dest string, o Options, sources int) (*get, error) {
 
 func (g *get) run(ctx context.Context, r daemon.Remote, names []string) (*Result, error) {
 	g.a, g.result = algorithmOf(r.Version().Major), &Result{}
-	g.session = start(ctx, r, append([]string{"send", g.o.letters()}, names...)...)
+	g.session = start(ctx, r, append([]string{"send", g.o.letters(g.a)}, names...)...)
 	err := g.end(g.receive(ctx))
 	switch {
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:

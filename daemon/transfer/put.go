@@ -17,7 +17,8 @@ import (
 // Put copies a source to a child. Where dest is a directory there, or ends with a slash, it goes into that; otherwise dest is its name.
 // An *Error says that some files are not in place; the others are.
 func Put(ctx context.Context, r daemon.Remote, s *Source, dest string, o Options) (*Result, error) {
-	p := &put{session: start(ctx, r, "receive", o.letters(), dest), source: s, o: &o, a: algorithmOf(r.Version().Major), result: &Result{}}
+	a := algorithmOf(r.Version().Major)
+	p := &put{session: start(ctx, r, "receive", o.letters(a), dest), source: s, o: &o, a: a, result: &Result{}}
 	p.changed = sync.NewCond(&p.mu)
 	answered := make(chan error, 1)
 	go func() {

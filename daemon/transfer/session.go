@@ -32,12 +32,12 @@ type Options struct {
 }
 
 // letters are what transfer.py calls them.
-func (o *Options) letters() string {
+func (o *Options) letters(a algorithm) string {
 	var b strings.Builder
 	for _, l := range []struct {
 		on     bool
 		letter byte
-	}{{true, '-'}, {o.Owner, 'o'}, {o.Sync, 's'}, {o.Checksum, 'c'}, {o.Delete, 'D'}, {o.DryRun, 'n'}, {o.Into, 'i'}} {
+	}{{true, '-'}, {o.Owner, 'o'}, {o.Sync, 's'}, {o.Checksum, 'c'}, {o.Delete, 'D'}, {o.DryRun, 'n'}, {o.Into, 'i'}, {a == blake, 'b'}} {
 		if l.on {
 			b.WriteByte(l.letter)
 		}

@@ -11,6 +11,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/klauspost/cpuid/v2"
 	"golang.org/x/crypto/blake2b"
 	"golang.org/x/sys/unix"
 )
@@ -24,7 +25,8 @@ const (
 
 type digest = [digestLen]byte
 
-// algorithm is how digests are made, by Python's generation.
+// algorithm is how digests are made. Where processors have instructions for it, SHA-256 takes half of the time of BLAKE2b, and three times as
+// much elsewhere. Targets are taken to be as this machine is; Python 2 has no BLAKE2b.
 type algorithm int
 
 const (
@@ -34,7 +36,7 @@ const (
 )
 
 func algorithmOf(python int) algorithm {
-	if python == 2 {
+	if python == 2 || cpuid.CPU.Supports(cpuid.SHA) || cpuid.CPU.Supports(cpuid.SHA2) {
 		return sha
 	}
 	return blake

@@ -31,6 +31,7 @@ type bed struct {
 	mu   sync.Mutex
 	made map[string]string
 	errs map[string]error
+	ends []func() // what is to be ended with it
 }
 
 func newBed(peer string) (*bed, error) {
@@ -58,7 +59,12 @@ func newBed(peer string) (*bed, error) {
 	return b, err
 }
 
-func (b *bed) close() error { return os.RemoveAll(b.dir) }
+func (b *bed) close() error {
+	for _, end := range b.ends {
+		end()
+	}
+	return os.RemoveAll(b.dir)
+}
 
 func (b *bed) py(name string) string { return filepath.Join(b.dir, "py", name) }
 func (b *bed) childDir() string      { return filepath.Join(b.dir, "py", "child") }

@@ -26,6 +26,7 @@ const (
 var subjectsOf = map[string][]subject{
 	masters: {ours, mitogen, execnet, floor},
 	codecs:  {ours, cpython, ogrek, gopickle},
+	copies:  {ours, scp, rsync, tar},
 }
 
 // spec is one experiment: an operation of the drivers with its parameters. One spec may feed several rows.
@@ -200,6 +201,7 @@ func tableSpecs() []*spec {
 			&spec{name: "bulk-" + v, op: "bulk", warm: 1, reps: 3, quick: 1, params: local(v, params{"size": 64_000_000, "n": 1})})
 	}
 	list = append(list, bytecodeSpecs()...)
+	list = append(list, copySpecs()...)
 	return append(list, stockSpecs()...)
 }
 

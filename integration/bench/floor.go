@@ -29,6 +29,7 @@ var floorExperiments = map[string]experimentFunc{
 	"module":     newFloorModule,
 	"process":    newProcess,
 	"warm":       newProcess,
+	"copy":       newCopy,
 }
 
 // simple is an experiment without state.

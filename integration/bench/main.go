@@ -187,7 +187,7 @@ func newRunner(b *bed, o *options) (*runner, error) {
 		r.errs = os.Stderr
 	}
 	for _, s := range strings.FieldsFunc(o.subjects, func(c rune) bool { return c == ',' }) {
-		known := slices.Concat(subjectsOf[masters], subjectsOf[codecs])
+		known := slices.Concat(subjectsOf[masters], subjectsOf[copies], subjectsOf[codecs])
 		if !slices.Contains(known, subject(s)) {
 			return nil, fmt.Errorf("no subject %q; there are %v", s, known)
 		}

@@ -81,8 +81,11 @@ func rowsOf(r *runner, rows []*row, specs map[string]*spec) []reportRow {
 			continue
 		}
 		other := mitogen
-		if kind == codecs {
+		switch kind {
+		case codecs:
 			other = cpython
+		case copies:
+			other = rsync
 		}
 		ratio := m(w.name, other) / m(w.name, ours)
 		if w.higher {
@@ -148,15 +151,18 @@ func heads(kind string) []string {
 		list = append(list, string(s))
 	}
 	better := "ratio to Mitogen (wanted)"
-	if kind == codecs {
+	switch kind {
+	case codecs:
 		better = "ratio to CPython"
+	case copies:
+		better = "ratio to rsync"
 	}
 	return append(list, better, "target", "reached")
 }
 
 func (rep *report) text(out io.Writer) error {
 	fmt.Fprintln(out, rep.Machine.line())
-	for _, kind := range []string{masters, codecs} {
+	for _, kind := range []string{masters, copies, codecs} {
 		tw := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 		any := false
 		for _, w := range rep.Rows {
@@ -222,7 +228,7 @@ func (rep *report) writeMarkdown(name string) error {
 // markdown is the form for docs/performance.md.
 func (rep *report) markdown(out io.Writer) error {
 	fmt.Fprintf(out, "%s\n", rep.Machine.line())
-	for _, kind := range []string{masters, codecs} {
+	for _, kind := range []string{masters, copies, codecs} {
 		any := false
 		for _, w := range rep.Rows {
 			if w.Kind != kind {

@@ -159,6 +159,7 @@ func tableRows() []*row {
 	}
 	rows = append(rows, bytecodeRows()...)
 	rows = append(rows, stockRows()...)
+	rows = append(rows, copyRows()...)
 	return append(rows, codecRows()...)
 }
 

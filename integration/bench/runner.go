@@ -40,7 +40,7 @@ func (r *runner) argv(sp *spec, s subject) []string {
 	switch {
 	case sp.under && s == ours:
 		return []string{r.bed.mitogend, "master", "--", r.bed.peer, r.bed.py("mitogen_driver.py")}
-	case sp.op == "process":
+	case sp.op == "process", sp.op == "copy":
 		// Whole programs are timed from outside, by one and the same driver.
 		return []string{r.bed.self, "-driver", string(floor)}
 	case s == mitogen:
