@@ -364,17 +364,19 @@ func (j *job) compile(c *compiler) ([]byte, error) {
 
 // done notes how it went.
 func (s *Store) done(w *worker, j *job, err error) {
+	over := s.ctx.Err() != nil
+	if err != nil && !over {
+		s.log.Info("a compiler ended on a source, which is served as it is", zap.String("file", printable.Line(j.source.File)), zap.Error(err))
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forget(j)
 	if err == nil {
 		w.crashes = 0
+	}
+	if err == nil || over {
 		return
 	}
-	if s.ctx.Err() != nil {
-		return
-	}
-	s.log.Info("a compiler ended on a source, which is served as it is", zap.String("file", printable.Line(j.source.File)), zap.Error(err))
 	if len(s.bad) < maxBad {
 		s.bad[j.k] = true
 	}

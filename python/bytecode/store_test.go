@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"mitogend/integration/pythons"
 )
@@ -258,6 +261,38 @@ os.write(1, struct.pack('>LLLL', ` + number + `, ` + check + `, 0, len(code)) + 
 			}
 		})
 	}
+}
+
+// TestSlowLog: nobody waits for the log, where whoever reads that may wait for others.
+func TestSlowLog(t *testing.T) {
+	t.Parallel()
+	fake := filepath.Join(t.TempDir(), "python")
+	if err := os.WriteFile(fake, []byte("#!/bin/sh\necho MITOCODE $$ 1 /etc/passwd; head -c 12 >/dev/null\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	logging, read := make(chan struct{}), make(chan struct{})
+	log := zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zapcore.EncoderConfig{}), zapcore.AddSync(io.Discard), zap.InfoLevel),
+		zap.Hooks(func(zapcore.Entry) error {
+			close(logging)
+			<-read
+			return nil
+		}))
+	s := newStore(t, "", Options{Logger: log})
+	s.Offer(fake, 1)
+	s.Code(Python{1, 3, 99}, sourceOf("/x.py", "X = 1\n"))
+	<-logging
+	asked := make(chan struct{})
+	go func() {
+		s.Code(Python{2, 3, 99}, sourceOf("/y.py", "Y = 1\n"))
+		close(asked)
+	}()
+	select {
+	case <-asked:
+	case <-time.After(waitTime):
+		t.Error("who asks for code waits for the log")
+	}
+	close(read)
+	<-asked
 }
 
 // TestCompilerThatHangs is killed.
