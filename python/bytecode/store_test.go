@@ -325,6 +325,36 @@ func TestCompilerThatHangs(t *testing.T) {
 	s.Close()
 }
 
+// TestCompilerThatLeavesOthers: what has left its group holds its pipes, and nobody waits for that.
+func TestCompilerThatLeavesOthers(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	fake, started := filepath.Join(dir, "python"), filepath.Join(dir, "started")
+	text := fmt.Sprintf("#!/bin/sh\nsetsid sh -c ': >%s; while [ -e %s ]; do sleep 0.1; done' &\n", started, fake)
+	if err := os.WriteFile(fake, []byte(text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := newStore(t, "", Options{})
+	s.Offer(fake, 1)
+	s.Code(Python{1, 3, 99}, sourceOf("/x.py", "X = 1\n"))
+	wait(t, "it is not started", func() bool {
+		_, err := os.Stat(started)
+		return err == nil
+	})
+	closed := make(chan struct{})
+	go func() {
+		s.Close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(waitTime):
+		t.Error("the store waits for it")
+		_ = os.Remove(fake)
+		<-closed
+	}
+}
+
 // TestLimits: a source that takes too much of the machine ends its compiler, and the next one is compiled.
 func TestLimits(t *testing.T) {
 	t.Parallel()
