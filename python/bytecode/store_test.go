@@ -355,21 +355,34 @@ func TestCompilerThatLeavesOthers(t *testing.T) {
 	}
 }
 
-// TestLimits: a source that takes too much of the machine ends its compiler, and the next one is compiled.
-func TestLimits(t *testing.T) {
+// TestCompilerThatEnds: the source on which it does is not compiled, and the next one is.
+func TestCompilerThatEnds(t *testing.T) {
 	t.Parallel()
 	py := pythons.Any(t)
 	p := describe(t, py)
+	dir := t.TempDir()
+	fake := filepath.Join(dir, "python")
+	// The first time.
+	text := fmt.Sprintf("#!/bin/sh\nmkdir %s/first 2>/dev/null || exec %s \"$@\"\necho MITOCODE $$ %x /etc/passwd; head -c 12 >/dev/null\n", dir, py.Path, p.Magic)
+	if err := os.WriteFile(fake, []byte(text), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	s := newStore(t, "", Options{})
-	s.Offer(py.Path, p.Magic)
-	// The constant would be 2 GB.
-	huge := sourceOf("/x.py", "X = '"+strings.Repeat("x", 4000)+"'\n"+strings.Repeat("(", 100000))
-	if settled(t, s, p, huge) != nil {
-		t.Error("there is code")
+	s.Offer(fake, p.Magic)
+	for range 2 {
+		if settled(t, s, p, sourceOf("/x.py", "X = 1\n")) != nil {
+			t.Error("there is code")
+		}
 	}
 	if settled(t, s, p, sourceOf("/y.py", "Y = 1\n")) == nil {
 		t.Error("there is none of the next")
 	}
+}
+
+// TestLimits: those that a compiler runs under.
+func TestLimits(t *testing.T) {
+	t.Parallel()
+	py := pythons.Any(t)
 	c, err := startCompiler(t.Context(), py.Path, 3)
 	if err != nil {
 		t.Fatal(err)
