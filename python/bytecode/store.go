@@ -233,8 +233,8 @@ func (s *Store) enqueue(p Python, j *job) {
 	defer s.mu.Unlock()
 	w := s.workers[p]
 	if w == nil {
-		if len(s.workers) >= maxPythons {
-			return // children that say so of themselves
+		if len(s.workers) >= maxPythons && !s.makeRoom() {
+			return
 		}
 		w = &worker{python: p, wake: make(chan struct{}, 1)}
 		s.workers[p] = w
@@ -253,6 +253,18 @@ func (s *Store) enqueue(p Python, j *job) {
 	case w.wake <- struct{}{}:
 	default:
 	}
+}
+
+// makeRoom forgets a kind of Python for which nothing is to be done: children may have said what they are not. False if there is none.
+// Store.mu is held.
+func (s *Store) makeRoom() bool {
+	for p, w := range s.workers {
+		if !w.running && !time.Now().Before(w.until) {
+			delete(s.workers, p)
+			return true
+		}
+	}
+	return false
 }
 
 // next gives the oldest job; nil with the end of work when there was none for IdleTime.

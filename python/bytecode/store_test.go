@@ -263,6 +263,32 @@ os.write(1, struct.pack('>LLLL', ` + number + `, ` + check + `, 0, len(code)) + 
 	}
 }
 
+// TestManyPythons: children that say of themselves what they are not keep nobody from being compiled for, once that has been found out.
+func TestManyPythons(t *testing.T) {
+	t.Parallel()
+	py := pythons.Any(t)
+	p := describe(t, py)
+	s := newStore(t, "", Options{})
+	s.Offer(py.Path, p.Magic)
+	later := time.Now().Add(time.Hour)
+	s.mu.Lock()
+	for i := range maxPythons {
+		fake := Python{1, 3, 100 + i}
+		s.workers[fake] = &worker{python: fake, until: later}
+	}
+	s.mu.Unlock()
+	src := sourceOf("/x.py", "X = 1\n")
+	if settled(t, s, p, src) != nil || len(s.workers) != maxPythons {
+		t.Error("there is no bound")
+	}
+	s.mu.Lock()
+	s.workers[Python{1, 3, 100}].until = time.Time{}
+	s.mu.Unlock()
+	if settled(t, s, p, src) == nil || len(s.workers) != maxPythons {
+		t.Errorf("there is no code, with %d kinds of Python", len(s.workers))
+	}
+}
+
 // TestSlowLog: nobody waits for the log, where whoever reads that may wait for others.
 func TestSlowLog(t *testing.T) {
 	t.Parallel()
