@@ -82,10 +82,11 @@ func (c *Child) compiled(p bytecode.Python, u importer.Uncompiled) (magic, code 
 	return append(binary.LittleEndian.AppendUint16(nil, p.Magic), "\r\n"...), c.d.opt.Bytecode.Code(p, source)
 }
 
-// boots has what the first stage reads where the core's code is known, by Python.
+// boots has what the first stage reads where the core's code is known, by magic number and major version; the
+// minor one would be only what children say of themselves.
 type boots struct{ m sync.Map } // bytecode.Python to *python.Booter
 
-// boot gives what a local child's first stage reads: with the core's code, if there is some.
+// boot gives what the child's first stage reads: with the core's code, if it takes that and there is some.
 func (c *Child) boot(proc *bootstrap.Process) *python.Booter {
 	store := c.d.opt.Bytecode
 	if store == nil || !c.takesCode(proc.Magic, false) {
@@ -98,7 +99,8 @@ func (c *Child) boot(proc *bootstrap.Process) *python.Booter {
 		}
 	}
 	p := pythonOf(proc.Hello)
-	if b, ok := c.d.boots.m.Load(p); ok {
+	known := bytecode.Python{Magic: p.Magic, Major: p.Major}
+	if b, ok := c.d.boots.m.Load(known); ok {
 		return b.(*python.Booter)
 	}
 	text := python.Core(p.Major)
@@ -109,7 +111,7 @@ func (c *Child) boot(proc *bootstrap.Process) *python.Booter {
 		return python.Boot(proc.HexVersion, nil)
 	}
 	b := python.Boot(proc.HexVersion, code)
-	c.d.boots.m.Store(p, b)
+	c.d.boots.m.Store(known, b)
 	return b
 }
 
