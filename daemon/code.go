@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -94,7 +96,7 @@ func (c *Child) boot(proc *bootstrap.Process) *python.Booter {
 	}
 	if c.method == "local" {
 		// It is likely to fit, whatever PATH has.
-		if path, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", proc.PID)); err == nil {
+		if path := interpreterOf(proc.PID); path != "" {
 			store.Offer(path, proc.Magic)
 		}
 	}
@@ -113,6 +115,16 @@ func (c *Child) boot(proc *bootstrap.Process) *python.Booter {
 	b := python.Boot(proc.HexVersion, code)
 	c.d.boots.m.Store(known, b)
 	return b
+}
+
+// interpreterOf gives the interpreter that a process is; "" if that is not known, or it is a program that has one run, as a shell or
+// docker exec: who knows what that would make of a compiler's arguments.
+func interpreterOf(pid int) string {
+	path, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if name := filepath.Base(path); err != nil || !strings.HasPrefix(name, "python") && !strings.HasPrefix(name, "pypy") {
+		return ""
+	}
+	return path
 }
 
 // unpacked gives back what code was before it was compressed.
