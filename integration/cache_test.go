@@ -62,6 +62,10 @@ func TestCache(t *testing.T) {
 			if err != nil || len(files) < 3 {
 				t.Fatal(files, err)
 			}
+			whole, err := os.ReadFile(files[0])
+			if err != nil {
+				t.Fatal(err)
+			}
 			for i, file := range files {
 				data, err := os.ReadFile(file)
 				if err != nil {
@@ -70,10 +74,7 @@ func TestCache(t *testing.T) {
 				if i%2 == 0 {
 					data[len(data)/2] ^= 1
 				} else {
-					// Another's.
-					if data, err = os.ReadFile(files[0]); err != nil {
-						t.Fatal(err)
-					}
+					data = whole // another's
 				}
 				if err := os.WriteFile(file, data, 0o600); err != nil {
 					t.Fatal(err)
