@@ -76,7 +76,7 @@ const servedPath = "/master:"
 
 // compiled asks the store, for the responder.
 func (c *Child) compiled(p bytecode.Python, u importer.Uncompiled) (magic, code []byte) {
-	source := bytecode.Source{Hash: u.Hash, Size: u.Size, Text: u.Text}
+	source := bytecode.Source{Hash: u.Hash, Size: u.Size, Name: u.Path, Text: u.Text}
 	if p.Major == 2 {
 		// 3.x corrects the name.
 		source.File = servedPath + u.Path

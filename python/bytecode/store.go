@@ -1,6 +1,7 @@
 package bytecode
 
 import (
+	"cmp"
 	"container/list"
 	"context"
 	"errors"
@@ -63,6 +64,8 @@ type Source struct {
 	Size int
 	// File is what code objects say that they come from. It may be empty in 3.x, where whoever loads the code corrects that.
 	File string
+	// Name is what the log calls it; File if it is empty.
+	Name string
 	// Text gives the source; it is called from another goroutine, later.
 	Text func() ([]byte, error)
 }
@@ -378,7 +381,7 @@ func (j *job) compile(c *compiler) ([]byte, error) {
 func (s *Store) done(w *worker, j *job, err error) {
 	over := s.ctx.Err() != nil
 	if err != nil && !over {
-		s.log.Info("a compiler ended on a source, which is served as it is", zap.String("file", printable.Line(j.source.File)), zap.Error(err))
+		s.log.Info("a compiler ended on a source, which is served as it is", zap.String("file", printable.Line(cmp.Or(j.source.Name, j.source.File))), zap.Error(err))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"mitogend/integration/pythons"
 )
@@ -297,15 +297,17 @@ func TestSlowLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	logging, read := make(chan struct{}), make(chan struct{})
-	log := zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zapcore.EncoderConfig{}), zapcore.AddSync(io.Discard), zap.InfoLevel),
-		zap.Hooks(func(zapcore.Entry) error {
-			close(logging)
-			<-read
-			return nil
-		}))
+	core, logged := observer.New(zap.InfoLevel)
+	log := zap.New(core, zap.Hooks(func(zapcore.Entry) error {
+		close(logging)
+		<-read
+		return nil
+	}))
 	s := newStore(t, "", Options{Logger: log})
 	s.Offer(fake, 1)
-	s.Code(Python{1, 3, 99}, sourceOf("/x.py", "X = 1\n"))
+	src := sourceOf("", "X = 1\n")
+	src.Name = "/x.py"
+	s.Code(Python{1, 3, 99}, src)
 	<-logging
 	asked := make(chan struct{})
 	go func() {
@@ -319,6 +321,9 @@ func TestSlowLog(t *testing.T) {
 	}
 	close(read)
 	<-asked
+	if file := logged.All()[0].ContextMap()["file"]; file != "/x.py" {
+		t.Errorf("the source is called %q", file)
+	}
 }
 
 // TestCompilerThatHangs is killed.
