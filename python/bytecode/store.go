@@ -123,6 +123,13 @@ func New(opt Options) *Store {
 	if s.log == nil {
 		s.log = zap.NewNop()
 	}
+	// Compilers are started in another directory.
+	s.opt.Compilers = slices.Clone(opt.Compilers)
+	for i, pattern := range s.opt.Compilers {
+		if abs, err := filepath.Abs(pattern); err == nil {
+			s.opt.Compilers[i] = abs
+		}
+	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s
 }

@@ -148,6 +148,25 @@ func TestCode(t *testing.T) {
 	})
 }
 
+// TestCompilersOfHere: names and patterns are those of the directory that we run in.
+func TestCompilersOfHere(t *testing.T) {
+	dir := t.TempDir()
+	fake := filepath.Join(dir, "bin", "python3")
+	if err := os.Mkdir(filepath.Dir(fake), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(fake, nil, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	for _, name := range []string{"bin/python3", "./bin/python[23]", fake} {
+		s := newStore(t, "", Options{Compilers: []string{name}})
+		if list := s.candidates(Python{1, 3, 99}); len(list) == 0 || list[0] != fake {
+			t.Errorf("%s: got %q", name, list)
+		}
+	}
+}
+
 // TestSettle: it waits for what is being compiled, and no longer than it is told.
 func TestSettle(t *testing.T) {
 	py := pythons.Any(t)
