@@ -28,6 +28,8 @@ const (
 	maxSource = 4 << 20
 	// maxQueue bounds the sources that wait for one compiler, and maxBad those that are not tried again.
 	maxQueue, maxBad = 5000, 1000
+	// maxWaiting bounds the bytes of all sources that wait: they stay in memory, also when the importer would forget them.
+	maxWaiting = 64 << 20
 	// maxCrashes is how many compilers of one kind may end on a source, one after the other, before no more are started.
 	maxCrashes = 3
 	// restTime is how long none are started after that, nor after no interpreter has fitted.
@@ -86,6 +88,7 @@ type Store struct {
 	bytes   int64
 	pending map[key]bool // in a queue, or being compiled
 	bad     map[key]bool // on which a compiler ended
+	waiting int64        // bytes of the sources in queues
 	workers map[Python]*worker
 	offered map[uint16][]string
 	settled chan struct{} // closed when nothing is pending; nil when nobody waits for that
@@ -249,10 +252,12 @@ func (s *Store) enqueue(p Python, j *job) {
 		w = &worker{python: p, wake: make(chan struct{}, 1)}
 		s.workers[p] = w
 	}
-	if s.closed || s.pending[j.k] || s.entries[j.k] != nil || time.Now().Before(w.until) || len(w.queue) >= maxQueue {
+	if s.closed || s.pending[j.k] || s.entries[j.k] != nil || time.Now().Before(w.until) ||
+		len(w.queue) >= maxQueue || s.waiting+int64(j.source.Size) > maxWaiting {
 		return
 	}
 	s.pending[j.k] = true
+	s.waiting += int64(j.source.Size)
 	w.queue = append(w.queue, j)
 	if !w.running {
 		w.running = true
@@ -286,6 +291,7 @@ func (s *Store) next(w *worker) *job {
 		if len(w.queue) > 0 && s.ctx.Err() == nil {
 			j := w.queue[0]
 			w.queue = w.queue[1:]
+			s.waiting -= int64(j.source.Size)
 			s.mu.Unlock()
 			return j
 		}
@@ -318,6 +324,7 @@ func (s *Store) forget(j *job) {
 func (s *Store) drop(w *worker) {
 	for _, j := range w.queue {
 		s.forget(j)
+		s.waiting -= int64(j.source.Size)
 	}
 	w.queue = nil
 }

@@ -308,6 +308,34 @@ func TestManyPythons(t *testing.T) {
 	}
 }
 
+// TestManySources: what waits for a compiler is bounded, and the bound is for what waits alone.
+func TestManySources(t *testing.T) {
+	t.Parallel()
+	fake := filepath.Join(t.TempDir(), "python")
+	if err := os.WriteFile(fake, []byte("#!/bin/sh\nexec sleep 600\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := newStore(t, "", Options{})
+	s.Offer(fake, 1)
+	p := Python{1, 3, 99}
+	const most = maxWaiting / maxSource
+	for i := range 2 * most {
+		src := sourceOf("/x.py", fmt.Sprintf("X = %d\n", i))
+		src.Size = maxSource
+		s.Code(p, src)
+	}
+	s.mu.Lock()
+	// One is with the compiler.
+	if n := len(s.pending); n != most && n != most+1 {
+		t.Errorf("%d sources wait, not %d", n, most)
+	}
+	s.rest(s.workers[p])
+	if s.waiting != 0 {
+		t.Errorf("%d bytes wait in no queue", s.waiting)
+	}
+	s.mu.Unlock()
+}
+
 // TestSlowLog: nobody waits for the log, where whoever reads that may wait for others.
 func TestSlowLog(t *testing.T) {
 	t.Parallel()
