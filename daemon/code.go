@@ -117,8 +117,8 @@ func (c *Child) boot(proc *bootstrap.Process) *python.Booter {
 	return b
 }
 
-// interpreterOf gives the interpreter that a process is; "" if that is not known, or it is a program that has one run, as a shell or
-// docker exec: who knows what that would make of a compiler's arguments.
+// interpreterOf gives the interpreter that a process is; "" if that is not known, or it is a program that has one run, as a
+// shell or docker exec: who knows what that would make of a compiler's arguments.
 func interpreterOf(pid int) string {
 	path, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 	if name := filepath.Base(path); err != nil || !strings.HasPrefix(name, "python") && !strings.HasPrefix(name, "pypy") {

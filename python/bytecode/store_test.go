@@ -282,7 +282,8 @@ os.write(1, struct.pack('>LLLL', ` + number + `, ` + check + `, 0, len(code)) + 
 	}
 }
 
-// TestManyPythons: children that say of themselves what they are not keep nobody from being compiled for, once that has been found out.
+// TestManyPythons: children that say of themselves what they are not keep nobody from being compiled for, once that is
+// found out.
 func TestManyPythons(t *testing.T) {
 	t.Parallel()
 	py := pythons.Any(t)
