@@ -272,6 +272,31 @@ func TestCompiled(t *testing.T) {
 	})
 }
 
+// TestInterpreterOf: what is no interpreter is not taken for one.
+func TestInterpreterOf(t *testing.T) {
+	for _, test := range []struct {
+		argv  []string
+		taken bool
+	}{
+		{[]string{pythons.Any(t).Path, "-c", "import sys; sys.stdin.read()"}, true},
+		{[]string{"cat"}, false},
+	} {
+		cmd := exec.Command(test.argv[0], test.argv[1:]...)
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if got := interpreterOf(cmd.Process.Pid); (got != "") != test.taken || got != "" && !filepath.IsAbs(got) {
+			t.Errorf("%s: got %q", test.argv[0], got)
+		}
+		_ = in.Close()
+		_ = cmd.Wait()
+	}
+}
+
 // TestWhoTakesCode: by use, method, and what is known of the child.
 func TestWhoTakesCode(t *testing.T) {
 	local, ssh, stock, behind := &Child{method: "local"}, &Child{method: "ssh"}, &Child{method: "local", runtime: &Runtime{}}, &Child{method: "local", via: &Child{}}

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -74,7 +76,7 @@ const servedPath = "/master:"
 
 // compiled asks the store, for the responder.
 func (c *Child) compiled(p bytecode.Python, u importer.Uncompiled) (magic, code []byte) {
-	source := bytecode.Source{Hash: u.Hash, Size: u.Size, Text: u.Text}
+	source := bytecode.Source{Hash: u.Hash, Size: u.Size, Name: u.Path, Text: u.Text}
 	if p.Major == 2 {
 		// 3.x corrects the name.
 		source.File = servedPath + u.Path
@@ -82,10 +84,11 @@ func (c *Child) compiled(p bytecode.Python, u importer.Uncompiled) (magic, code 
 	return append(binary.LittleEndian.AppendUint16(nil, p.Magic), "\r\n"...), c.d.opt.Bytecode.Code(p, source)
 }
 
-// boots has what the first stage reads where the core's code is known, by Python.
+// boots has what the first stage reads where the core's code is known, by magic number and major version; the
+// minor one would be only what children say of themselves.
 type boots struct{ m sync.Map } // bytecode.Python to *python.Booter
 
-// boot gives what a local child's first stage reads: with the core's code, if there is some.
+// boot gives what the child's first stage reads: with the core's code, if it takes that and there is some.
 func (c *Child) boot(proc *bootstrap.Process) *python.Booter {
 	store := c.d.opt.Bytecode
 	if store == nil || !c.takesCode(proc.Magic, false) {
@@ -93,12 +96,13 @@ func (c *Child) boot(proc *bootstrap.Process) *python.Booter {
 	}
 	if c.method == "local" {
 		// It is likely to fit, whatever PATH has.
-		if path, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", proc.PID)); err == nil {
+		if path := interpreterOf(proc.PID); path != "" {
 			store.Offer(path, proc.Magic)
 		}
 	}
 	p := pythonOf(proc.Hello)
-	if b, ok := c.d.boots.m.Load(p); ok {
+	known := bytecode.Python{Magic: p.Magic, Major: p.Major}
+	if b, ok := c.d.boots.m.Load(known); ok {
 		return b.(*python.Booter)
 	}
 	text := python.Core(p.Major)
@@ -109,8 +113,18 @@ func (c *Child) boot(proc *bootstrap.Process) *python.Booter {
 		return python.Boot(proc.HexVersion, nil)
 	}
 	b := python.Boot(proc.HexVersion, code)
-	c.d.boots.m.Store(p, b)
+	c.d.boots.m.Store(known, b)
 	return b
+}
+
+// interpreterOf gives the interpreter that a process is; "" if that is not known, or it is a program that has one run, as a
+// shell or docker exec: who knows what that would make of a compiler's arguments.
+func interpreterOf(pid int) string {
+	path, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if name := filepath.Base(path); err != nil || !strings.HasPrefix(name, "python") && !strings.HasPrefix(name, "pypy") {
+		return ""
+	}
+	return path
 }
 
 // unpacked gives back what code was before it was compressed.

@@ -22,9 +22,9 @@ const pycHeader = 16
 // maxBytecode bounds a .pyc that is sent.
 const maxBytecode = 16 << 20
 
-// bytecode gives the magic number and the marshalled code of a module, as zlib that is not compressed, as an interpreter of this machine has left them in __pycache__,
-// if there is no doubt that it is the code of the source which is served: time and size are right, and whoever could have written it
-// could have written the source. Otherwise nil.
+// bytecode gives the magic number and the marshalled code of a module, as an interpreter of this machine has left them in
+// __pycache__, the latter as zlib that is not compressed, if there is no doubt that it is the code of the source which is served: time
+// and size are right, and whoever could have written it could have written the source. Otherwise nil.
 func (s *search) bytecode(name string) (magic, code []byte) {
 	sp := s.find(name)
 	if s.v.Major != 3 || sp.why != "" || sp.unit == nil || sp.unit != sp.packed || sp.file.arc != nil || sp.kind == KindMain || sp.kind == KindVirtual || sp.kind == KindNamespace {

@@ -23,7 +23,7 @@ func TestCache(t *testing.T) {
 			home := t.TempDir()
 			dir := filepath.Join(home, "mitogend", "bytecode")
 			modules := t.TempDir()
-			if err := os.WriteFile(filepath.Join(modules, "cachemod.py"), []byte("import sys\ndef line():\n    return sys._getframe().f_lineno\n"), 0o644); err != nil {
+			if err := os.WriteFile(filepath.Join(modules, "cachemod.py"), []byte("import sys, time\ndef line(wait=0):\n    time.sleep(wait)\n    return sys._getframe().f_lineno\n"), 0o644); err != nil {
 				t.Fatal(err)
 			}
 			mitogend := func(args ...string) Result {
@@ -32,10 +32,10 @@ func TestCache(t *testing.T) {
 				cmd.Env = append(cmd.Env, "XDG_CACHE_HOME="+home)
 				return runCommand(t, cmd)
 			}
-			call := func() string {
+			call := func(args ...string) string {
 				t.Helper()
-				r := mitogend("-v", "call", "-I", modules, "-H", py.Target(), "cachemod:line")
-				if r.Status != 0 || r.Stdout != "3\n" {
+				r := mitogend(append([]string{"-v", "call", "-I", modules, "-H", py.Target(), "cachemod:line"}, args...)...)
+				if r.Status != 0 || r.Stdout != "4\n" {
 					t.Fatal(r)
 				}
 				return r.Stderr
@@ -52,15 +52,22 @@ func TestCache(t *testing.T) {
 			if n := entries(); n != 0 {
 				t.Fatalf("there are %d entries at first", n)
 			}
-			// The core, what calls need, and the module.
-			for end := time.Now().Add(commandTime); entries() < 3; call() {
+			// The core, what calls need, and the module. Compilers come behind all that is busy here, and end with
+			// the command: so that takes longer each time.
+			wait := 0
+			for end := time.Now().Add(commandTime); entries() < 3; wait++ {
 				if time.Now().After(end) {
 					t.Fatal("nothing is kept")
 				}
+				call(fmt.Sprint(wait))
 			}
 			files, err := filepath.Glob(filepath.Join(dir, "*"))
 			if err != nil || len(files) < 3 {
 				t.Fatal(files, err)
+			}
+			whole, err := os.ReadFile(files[0])
+			if err != nil {
+				t.Fatal(err)
 			}
 			for i, file := range files {
 				data, err := os.ReadFile(file)
@@ -70,10 +77,7 @@ func TestCache(t *testing.T) {
 				if i%2 == 0 {
 					data[len(data)/2] ^= 1
 				} else {
-					// Another's.
-					if data, err = os.ReadFile(files[0]); err != nil {
-						t.Fatal(err)
-					}
+					data = whole // another's
 				}
 				if err := os.WriteFile(file, data, 0o600); err != nil {
 					t.Fatal(err)

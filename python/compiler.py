@@ -1,7 +1,7 @@
 """
 Compiles source for children of this Python, and runs none of it. The daemon starts this with `-I -S` (2.x: `-E -s -S`) and sets its
-limits. On descriptor 1 it says first what it is: `MITOCODE`, its pid, its magic number in hex and the file of its library; or why it is of no
-use. Then it answers each request on descriptor 0, in order, until that ends.
+limits. On descriptor 1 it says first what it is: `MITOCODE`, its pid, its magic number in hex and the file of its library; or why it
+is of no use. Then it answers each request on descriptor 0, in order, until that ends.
 
 A request is HEAD (its number, the size of the file's name, the size of the source), the name and the source. An answer is ANSWER (the
 number, a checksum of name and source, the milliseconds of processor time so far, the size of the rest) and the marshalled code as zlib: none

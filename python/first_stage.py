@@ -55,7 +55,7 @@ def start():
     # 2.x looks up the parent package at each import within a module of a dotted name.
     sys.modules["mitogen"] = type(sys)("mitogen")
     module = sys.modules["mitogen.core"] = Module("mitogen.core")
-    exec(marshal.loads(code) if code else compile(source, "/master:mitogen/core.py", "exec", 0, 1), module.__dict__)
+    exec(code and marshal.loads(code) or compile(source, "/master:mitogen/core.py", "exec", 0, 1), module.__dict__)
     return module.main(eval(config), source)
 
 

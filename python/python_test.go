@@ -39,6 +39,20 @@ func TestPython(t *testing.T) {
 	})
 }
 
+// TestFirstStageIsOldPython: an interpreter as old as 2.4 can read the first stage, which tells it that it is too old.
+func TestFirstStageIsOldPython(t *testing.T) {
+	// What came later, as far as 2.7 tells it from what was there.
+	program := `import ast, sys
+later = ast.IfExp, ast.With, ast.Set, ast.SetComp, ast.DictComp
+found = [(type(n).__name__, n.lineno) for n in ast.walk(ast.parse(sys.stdin.read())) if isinstance(n, later)]
+sys.exit(found and repr(found) or 0)`
+	cmd := exec.Command(pythons.Any(t).Path, "-c", program)
+	cmd.Stdin = strings.NewReader(firstStage)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("first_stage.py has what 2.4 can not read: %s", out)
+	}
+}
+
 // writeRuntime writes what a child of that generation has of the package mitogen, and gives the directory that it is in.
 func writeRuntime(t *testing.T, major string) string {
 	t.Helper()

@@ -25,7 +25,8 @@ class Refused(core.Error):
 def ask(*question):
     """
     The master's answer. Questions are `read`, package, file; `list`, package, directory; `modules`; `installed`;
-    `metadata`, project; and `part` and `python`, of which mitogen.extension and mitogen.launch know. Raises Refused with its reason when it has none.
+    `metadata`, project; and `part` and `python`, of which mitogen.extension and mitogen.launch know.
+    Raises Refused with its reason when it has none.
     """
     return take(put(*question))
 

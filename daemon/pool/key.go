@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -137,7 +138,7 @@ func (r *Request) key(source string) string {
 		env = r.Common.there()
 	}
 	b, _ := json.Marshal([]any{ // of text, lists and bool: cannot fail
-		bootstrap.FormatTarget(r.hops()), r.Python, r.PythonFrom, r.PreferHere, r.Bytecode, source, dir, []byte(passwords), env, r.Policy,
+		bootstrap.FormatTarget(r.hops()), r.Python, r.PythonFrom, r.PreferHere, cmp.Or(r.Bytecode, daemon.BytecodeAuto), source, dir, []byte(passwords), env, r.Policy,
 	})
 	return string(b)
 }

@@ -142,6 +142,8 @@ func TestKeys(t *testing.T) {
 		"another python":                   {base, func(r *Request) { r.Python = []string{"python3"} }, false},
 		"prefer here":                      {base, func(r *Request) { r.PreferHere = true }, false},
 		"a password":                       {base, func(r *Request) { r.Passwords = map[int]string{1: "x"} }, false},
+		"no bytecode":                      {base, func(r *Request) { r.Bytecode = daemon.BytecodeNever }, false},
+		"bytecode as without a word of it": {base, func(r *Request) { r.Bytecode = daemon.BytecodeAuto }, true},
 		"the name":                         {base, func(r *Request) { r.Name = "n" }, true},
 		"the timeout":                      {base, func(r *Request) { r.Timeout = time.Second }, true},
 		"ssh, another directory":           {base, func(r *Request) { r.Dir = "/b" }, true},

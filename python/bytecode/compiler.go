@@ -42,7 +42,8 @@ type compiler struct {
 	magic  uint16
 	cmd    *exec.Cmd
 	in     io.WriteCloser
-	out    *bufio.Reader
+	pipe   io.ReadCloser
+	out    *bufio.Reader // of pipe
 	number uint32
 	spent  time.Duration // of processor time
 	stop   func() bool
@@ -78,11 +79,10 @@ func startCompiler(ctx context.Context, interpreter string, major int) (*compile
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
-	out, err := c.cmd.StdoutPipe()
-	if err != nil {
+	if c.pipe, err = c.cmd.StdoutPipe(); err != nil {
 		return nil, err
 	}
-	c.out = bufio.NewReaderSize(out, maxHello)
+	c.out = bufio.NewReaderSize(c.pipe, maxHello)
 	if err := c.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -106,6 +106,9 @@ func (c *compiler) kill() {
 	defer c.mu.Unlock()
 	if !c.over {
 		_ = syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL)
+		// Whoever has left the group may hold the other ends.
+		_ = c.in.Close()
+		_ = c.pipe.Close()
 	}
 }
 
@@ -116,7 +119,6 @@ func (c *compiler) end() {
 	c.over = true
 	c.mu.Unlock()
 	c.stop()
-	_ = c.in.Close()
 	_ = c.cmd.Wait()
 }
 
@@ -197,8 +199,8 @@ func isCode(packed []byte) bool {
 	if _, err := io.ReadFull(r, first[:]); err != nil || first[0]&0x7f != 'c' {
 		return false
 	}
-	_, err = io.Copy(io.Discard, io.LimitReader(r, maxUnpacked))
-	return err == nil
+	n, err := io.Copy(io.Discard, io.LimitReader(r, maxUnpacked))
+	return err == nil && n < maxUnpacked
 }
 
 // worn tells that it should be replaced, so that the next source has time enough.

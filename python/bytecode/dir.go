@@ -56,7 +56,7 @@ type Dir struct {
 	written int64 // since the size of the directory was looked at; at first as if it was time
 }
 
-// DefaultDir is mitogend/python/bytecode in $XDG_CACHE_HOME, or else in ~/.cache.
+// DefaultDir is mitogend/bytecode in $XDG_CACHE_HOME, or else in ~/.cache.
 func DefaultDir() (string, error) {
 	dir, err := os.UserCacheDir()
 	if err != nil {
@@ -68,6 +68,20 @@ func DefaultDir() (string, error) {
 // OpenDir opens a directory, and makes it if it is not there. The error says what is wrong where others could write to it, or read it.
 // It holds maxBytes at most; 0 means DefaultMaxBytes.
 func OpenDir(path string, maxBytes int64) (*Dir, error) {
+	// Nothing is made where it would not be used: by sudo with the user's HOME, root would keep the user out of it.
+	at := path
+	info, err := os.Stat(at)
+	for errors.Is(err, fs.ErrNotExist) && at != filepath.Dir(at) {
+		at = filepath.Dir(at)
+		info, err = os.Stat(at)
+	}
+	// Whatever is made in a sticky directory, as /tmp, stays one's own.
+	if err == nil && info.Mode()&fs.ModeSticky == 0 {
+		err = owned.CheckDir(at)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("bytecode: %s: %w", path, err)
+	}
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("bytecode: %w", err)
 	}
@@ -224,7 +238,7 @@ type Usage struct {
 	Oldest, Newest time.Time // of use, to a day; zero without entries
 }
 
-// Usage looks at a directory, which need not be there.
+// DirUsage looks at a directory, which need not be there.
 func DirUsage(path string) (Usage, error) {
 	u := Usage{Path: path}
 	err := withDir(path, func(d *Dir) error {

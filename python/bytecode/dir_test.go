@@ -108,6 +108,28 @@ func TestDirIsOurs(t *testing.T) {
 	}
 }
 
+// TestNothingIsMadeForOthers: a directory that would not be used is not made.
+func TestNothingIsMadeForOthers(t *testing.T) {
+	home := t.TempDir()
+	if err := os.Chmod(home, 0o777|os.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	openTestDir(t, filepath.Join(home, "own", "bytecode"), 0)
+	if err := firstOf(os.RemoveAll(filepath.Join(home, "own")), os.Chmod(home, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	d, err := OpenDir(filepath.Join(home, ".cache", "mitogend", "bytecode"), 0)
+	if err == nil {
+		_ = d.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "others may write to the directory "+home) {
+		t.Error(err)
+	}
+	if made, err := os.ReadDir(home); err != nil || len(made) != 0 {
+		t.Error(made, err)
+	}
+}
+
 // TestTrim: the oldest go, and what was left half written.
 func TestTrim(t *testing.T) {
 	dir := ownDir(t)

@@ -1,6 +1,7 @@
 package bytecode
 
 import (
+	"cmp"
 	"container/list"
 	"context"
 	"errors"
@@ -27,6 +28,8 @@ const (
 	maxSource = 4 << 20
 	// maxQueue bounds the sources that wait for one compiler, and maxBad those that are not tried again.
 	maxQueue, maxBad = 5000, 1000
+	// maxWaiting bounds the bytes of all sources that wait: they stay in memory, also when the importer would forget them.
+	maxWaiting = 64 << 20
 	// maxCrashes is how many compilers of one kind may end on a source, one after the other, before no more are started.
 	maxCrashes = 3
 	// restTime is how long none are started after that, nor after no interpreter has fitted.
@@ -63,6 +66,8 @@ type Source struct {
 	Size int
 	// File is what code objects say that they come from. It may be empty in 3.x, where whoever loads the code corrects that.
 	File string
+	// Name is what the log calls it; File if it is empty.
+	Name string
 	// Text gives the source; it is called from another goroutine, later.
 	Text func() ([]byte, error)
 }
@@ -83,6 +88,7 @@ type Store struct {
 	bytes   int64
 	pending map[key]bool // in a queue, or being compiled
 	bad     map[key]bool // on which a compiler ended
+	waiting int64        // bytes of the sources in queues
 	workers map[Python]*worker
 	offered map[uint16][]string
 	settled chan struct{} // closed when nothing is pending; nil when nobody waits for that
@@ -119,6 +125,13 @@ func New(opt Options) *Store {
 		workers: map[Python]*worker{}, offered: map[uint16][]string{}}
 	if s.log == nil {
 		s.log = zap.NewNop()
+	}
+	// Compilers are started in another directory.
+	s.opt.Compilers = slices.Clone(opt.Compilers)
+	for i, pattern := range s.opt.Compilers {
+		if abs, err := filepath.Abs(pattern); err == nil {
+			s.opt.Compilers[i] = abs
+		}
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	return s
@@ -233,16 +246,18 @@ func (s *Store) enqueue(p Python, j *job) {
 	defer s.mu.Unlock()
 	w := s.workers[p]
 	if w == nil {
-		if len(s.workers) >= maxPythons {
-			return // children that say so of themselves
+		if len(s.workers) >= maxPythons && !s.makeRoom() {
+			return
 		}
 		w = &worker{python: p, wake: make(chan struct{}, 1)}
 		s.workers[p] = w
 	}
-	if s.closed || s.pending[j.k] || s.entries[j.k] != nil || time.Now().Before(w.until) || len(w.queue) >= maxQueue {
+	if s.closed || s.pending[j.k] || s.entries[j.k] != nil || time.Now().Before(w.until) ||
+		len(w.queue) >= maxQueue || s.waiting+int64(j.source.Size) > maxWaiting {
 		return
 	}
 	s.pending[j.k] = true
+	s.waiting += int64(j.source.Size)
 	w.queue = append(w.queue, j)
 	if !w.running {
 		w.running = true
@@ -255,6 +270,18 @@ func (s *Store) enqueue(p Python, j *job) {
 	}
 }
 
+// makeRoom forgets a kind of Python for which nothing is to be done: children may have said what they are not. False if there is none.
+// Store.mu is held.
+func (s *Store) makeRoom() bool {
+	for p, w := range s.workers {
+		if !w.running && !time.Now().Before(w.until) {
+			delete(s.workers, p)
+			return true
+		}
+	}
+	return false
+}
+
 // next gives the oldest job; nil with the end of work when there was none for IdleTime.
 func (s *Store) next(w *worker) *job {
 	idle := time.NewTimer(IdleTime)
@@ -264,6 +291,7 @@ func (s *Store) next(w *worker) *job {
 		if len(w.queue) > 0 && s.ctx.Err() == nil {
 			j := w.queue[0]
 			w.queue = w.queue[1:]
+			s.waiting -= int64(j.source.Size)
 			s.mu.Unlock()
 			return j
 		}
@@ -296,6 +324,7 @@ func (s *Store) forget(j *job) {
 func (s *Store) drop(w *worker) {
 	for _, j := range w.queue {
 		s.forget(j)
+		s.waiting -= int64(j.source.Size)
 	}
 	w.queue = nil
 }
@@ -364,17 +393,19 @@ func (j *job) compile(c *compiler) ([]byte, error) {
 
 // done notes how it went.
 func (s *Store) done(w *worker, j *job, err error) {
+	over := s.ctx.Err() != nil
+	if err != nil && !over {
+		s.log.Info("a compiler ended on a source, which is served as it is", zap.String("file", printable.Line(cmp.Or(j.source.Name, j.source.File))), zap.Error(err))
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.forget(j)
 	if err == nil {
 		w.crashes = 0
+	}
+	if err == nil || over {
 		return
 	}
-	if s.ctx.Err() != nil {
-		return
-	}
-	s.log.Info("a compiler ended on a source, which is served as it is", zap.String("file", printable.Line(j.source.File)), zap.Error(err))
 	if len(s.bad) < maxBad {
 		s.bad[j.k] = true
 	}

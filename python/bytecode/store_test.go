@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"mitogend/integration/pythons"
 )
@@ -85,15 +88,17 @@ func run(t *testing.T, py pythons.Python, code []byte) string {
 // settled waits until there is code, or none to be had.
 func settled(t *testing.T, s *Store, p Python, src Source) []byte {
 	t.Helper()
-	var code []byte
+	if code := s.Code(p, src); code != nil {
+		return code
+	}
+	k := keyOf(p, src)
 	wait(t, "nothing comes of it", func() bool {
-		code = s.Code(p, src)
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		k := keyOf(p, src)
-		return code != nil || s.entries[k] != nil || s.bad[k] || s.workers[p] != nil && !s.pending[k]
+		return !s.pending[k]
 	})
-	return code
+	// Only now: it may have come since it was asked for.
+	return s.Code(p, src)
 }
 
 // TestCode has each interpreter compile, and run what another store has found in the directory.
@@ -141,6 +146,25 @@ func TestCode(t *testing.T) {
 			t.Error("there is the code of another file")
 		}
 	})
+}
+
+// TestCompilersOfHere: names and patterns are those of the directory that we run in.
+func TestCompilersOfHere(t *testing.T) {
+	dir := t.TempDir()
+	fake := filepath.Join(dir, "bin", "python3")
+	if err := os.Mkdir(filepath.Dir(fake), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(fake, nil, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	for _, name := range []string{"bin/python3", "./bin/python[23]", fake} {
+		s := newStore(t, "", Options{Compilers: []string{name}})
+		if list := s.candidates(Python{1, 3, 99}); len(list) == 0 || list[0] != fake {
+			t.Errorf("%s: got %q", name, list)
+		}
+	}
 }
 
 // TestSettle: it waits for what is being compiled, and no longer than it is told.
@@ -258,6 +282,98 @@ os.write(1, struct.pack('>LLLL', ` + number + `, ` + check + `, 0, len(code)) + 
 	}
 }
 
+// TestManyPythons: children that say of themselves what they are not keep nobody from being compiled for, once that is
+// found out.
+func TestManyPythons(t *testing.T) {
+	t.Parallel()
+	py := pythons.Any(t)
+	p := describe(t, py)
+	s := newStore(t, "", Options{})
+	s.Offer(py.Path, p.Magic)
+	later := time.Now().Add(time.Hour)
+	s.mu.Lock()
+	for i := range maxPythons {
+		fake := Python{1, 3, 100 + i}
+		s.workers[fake] = &worker{python: fake, until: later}
+	}
+	s.mu.Unlock()
+	src := sourceOf("/x.py", "X = 1\n")
+	if settled(t, s, p, src) != nil || len(s.workers) != maxPythons {
+		t.Error("there is no bound")
+	}
+	s.mu.Lock()
+	s.workers[Python{1, 3, 100}].until = time.Time{}
+	s.mu.Unlock()
+	if settled(t, s, p, src) == nil || len(s.workers) != maxPythons {
+		t.Errorf("there is no code, with %d kinds of Python", len(s.workers))
+	}
+}
+
+// TestManySources: what waits for a compiler is bounded, and the bound is for what waits alone.
+func TestManySources(t *testing.T) {
+	t.Parallel()
+	fake := filepath.Join(t.TempDir(), "python")
+	if err := os.WriteFile(fake, []byte("#!/bin/sh\nexec sleep 600\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := newStore(t, "", Options{})
+	s.Offer(fake, 1)
+	p := Python{1, 3, 99}
+	const most = maxWaiting / maxSource
+	for i := range 2 * most {
+		src := sourceOf("/x.py", fmt.Sprintf("X = %d\n", i))
+		src.Size = maxSource
+		s.Code(p, src)
+	}
+	s.mu.Lock()
+	// One is with the compiler.
+	if n := len(s.pending); n != most && n != most+1 {
+		t.Errorf("%d sources wait, not %d", n, most)
+	}
+	s.rest(s.workers[p])
+	if s.waiting != 0 {
+		t.Errorf("%d bytes wait in no queue", s.waiting)
+	}
+	s.mu.Unlock()
+}
+
+// TestSlowLog: nobody waits for the log, where whoever reads that may wait for others.
+func TestSlowLog(t *testing.T) {
+	t.Parallel()
+	fake := filepath.Join(t.TempDir(), "python")
+	if err := os.WriteFile(fake, []byte("#!/bin/sh\necho MITOCODE $$ 1 /etc/passwd; head -c 12 >/dev/null\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	logging, read := make(chan struct{}), make(chan struct{})
+	core, logged := observer.New(zap.InfoLevel)
+	log := zap.New(core, zap.Hooks(func(zapcore.Entry) error {
+		close(logging)
+		<-read
+		return nil
+	}))
+	s := newStore(t, "", Options{Logger: log})
+	s.Offer(fake, 1)
+	src := sourceOf("", "X = 1\n")
+	src.Name = "/x.py"
+	s.Code(Python{1, 3, 99}, src)
+	<-logging
+	asked := make(chan struct{})
+	go func() {
+		s.Code(Python{2, 3, 99}, sourceOf("/y.py", "Y = 1\n"))
+		close(asked)
+	}()
+	select {
+	case <-asked:
+	case <-time.After(waitTime):
+		t.Error("who asks for code waits for the log")
+	}
+	close(read)
+	<-asked
+	if file := logged.All()[0].ContextMap()["file"]; file != "/x.py" {
+		t.Errorf("the source is called %q", file)
+	}
+}
+
 // TestCompilerThatHangs is killed.
 func TestCompilerThatHangs(t *testing.T) {
 	t.Parallel()
@@ -288,21 +404,64 @@ func TestCompilerThatHangs(t *testing.T) {
 	s.Close()
 }
 
-// TestLimits: a source that takes too much of the machine ends its compiler, and the next one is compiled.
-func TestLimits(t *testing.T) {
+// TestCompilerThatLeavesOthers: what has left its group holds its pipes, and nobody waits for that.
+func TestCompilerThatLeavesOthers(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	fake, started := filepath.Join(dir, "python"), filepath.Join(dir, "started")
+	text := fmt.Sprintf("#!/bin/sh\nsetsid sh -c ': >%s; while [ -e %s ]; do sleep 0.1; done' &\n", started, fake)
+	if err := os.WriteFile(fake, []byte(text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := newStore(t, "", Options{})
+	s.Offer(fake, 1)
+	s.Code(Python{1, 3, 99}, sourceOf("/x.py", "X = 1\n"))
+	wait(t, "it is not started", func() bool {
+		_, err := os.Stat(started)
+		return err == nil
+	})
+	closed := make(chan struct{})
+	go func() {
+		s.Close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(waitTime):
+		t.Error("the store waits for it")
+		_ = os.Remove(fake)
+		<-closed
+	}
+}
+
+// TestCompilerThatEnds: the source on which it does is not compiled, and the next one is.
+func TestCompilerThatEnds(t *testing.T) {
 	t.Parallel()
 	py := pythons.Any(t)
 	p := describe(t, py)
+	dir := t.TempDir()
+	fake := filepath.Join(dir, "python")
+	// The first time.
+	text := fmt.Sprintf("#!/bin/sh\nmkdir %s/first 2>/dev/null || exec %s \"$@\"\necho MITOCODE $$ %x /etc/passwd; head -c 12 >/dev/null\n", dir, py.Path, p.Magic)
+	if err := os.WriteFile(fake, []byte(text), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	s := newStore(t, "", Options{})
-	s.Offer(py.Path, p.Magic)
-	// The constant would be 2 GB.
-	huge := sourceOf("/x.py", "X = '"+strings.Repeat("x", 4000)+"'\n"+strings.Repeat("(", 100000))
-	if settled(t, s, p, huge) != nil {
-		t.Error("there is code")
+	s.Offer(fake, p.Magic)
+	for range 2 {
+		if settled(t, s, p, sourceOf("/x.py", "X = 1\n")) != nil {
+			t.Error("there is code")
+		}
 	}
 	if settled(t, s, p, sourceOf("/y.py", "Y = 1\n")) == nil {
 		t.Error("there is none of the next")
 	}
+}
+
+// TestLimits: those that a compiler runs under.
+func TestLimits(t *testing.T) {
+	t.Parallel()
+	py := pythons.Any(t)
 	c, err := startCompiler(t.Context(), py.Path, 3)
 	if err != nil {
 		t.Fatal(err)
