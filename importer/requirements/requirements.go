@@ -12,10 +12,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,8 +31,14 @@ import (
 // fresh is how long what was found is taken without asking again.
 const fresh = 24 * time.Hour
 
-// maxFile is the size of the largest file of requirements, in bytes.
-const maxFile = 4 << 20
+// maxFile is the size of the largest file of requirements, in bytes; maxFiles is how many are looked at, with those that they name.
+const (
+	maxFile  = 4 << 20
+	maxFiles = 100
+)
+
+// otherFile finds what a file of requirements names by -r or -c.
+var otherFile = regexp.MustCompile(`(?m)^[ \t]*(?:-r|-c|--requirement|--constraint)[ \t=]*([^ \t\r\n=][^ \t\r\n]*)`)
 
 var projectName = regexp.MustCompile(`^\s*[A-Za-z0-9][A-Za-z0-9._-]*\s*($|[\[(;<>=!~@])`)
 
@@ -80,7 +88,7 @@ func Resolve(ctx context.Context, r importer.Requirements, p importer.Platform) 
 		return "", err
 	}
 	defer done()
-	if info, err := os.Stat(dir); err == nil && time.Since(info.ModTime()) < fresh {
+	if isFresh(dir) {
 		return dir, nil
 	}
 	return dir, download(ctx, r, p, top, dir)
@@ -117,16 +125,30 @@ func enter(ctx context.Context, dir string) (done func(), err error) {
 func keyOf(r importer.Requirements, p importer.Platform) (string, error) {
 	h := sha256.New()
 	fmt.Fprintf(h, "%q %q %v %q %q %q %q\n", r.Lines, r.Files, p.Version, p.ABI, p.Machine, p.Libc, p.LibcVersion)
-	for _, file := range r.Files {
+	files := slices.Clone(r.Files)
+	for i := 0; i < len(files); i++ {
+		file := files[i]
 		info, err := os.Stat(file)
 		if err != nil || !info.Mode().IsRegular() || info.Size() > maxFile {
+			if i >= len(r.Files) {
+				continue // pip says what is wrong with it
+			}
 			return "", fmt.Errorf("%s: it is no file, or cannot be read, or has more than %d MiB", file, maxFile>>20)
 		}
 		data, err := os.ReadFile(file)
 		if err != nil {
 			return "", err
 		}
-		fmt.Fprintf(h, "%x\n", sha256.Sum256(data))
+		fmt.Fprintf(h, "%q %x\n", file, sha256.Sum256(data))
+		for _, m := range otherFile.FindAllStringSubmatch(string(data), -1) {
+			other := m[1]
+			if !filepath.IsAbs(other) {
+				other = filepath.Join(filepath.Dir(file), other)
+			}
+			if !slices.Contains(files, other) && len(files) < maxFiles {
+				files = append(files, other)
+			}
+		}
 	}
 	for _, place := range r.Links {
 		stamp := ""
@@ -141,13 +163,16 @@ func keyOf(r importer.Requirements, p importer.Platform) (string, error) {
 		}
 		fmt.Fprintf(h, "%q %x\n", place, sha256.Sum256([]byte(stamp)))
 	}
-	for _, name := range []string{"PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", "PIP_CONSTRAINT", "PIP_PRE"} {
-		fmt.Fprintf(h, "%s=%q\n", name, os.Getenv(name))
-	}
+	env := slices.DeleteFunc(os.Environ(), func(kv string) bool { return !strings.HasPrefix(kv, "PIP_") })
+	slices.Sort(env)
+	fmt.Fprintf(h, "%q\n", env)
 	return hex.EncodeToString(h.Sum(nil))[:32], nil
 }
 
-// pip gives the command line of a pip: that of the target's Python if it is here, since conditions such as python_version < "3.9" are
+// notHere keeps Python from the modules of the current directory, which may be somebody else's. (-P is of 3.11.)
+const notHere = "import sys;sys.path[:]=[p for p in sys.path if p];"
+
+// pip gives the command line of a pip, 20.3 or later, which takes --abi and --platform more than once: that of the target's Python if it is here, since conditions such as python_version < "3.9" are
 // judged by the Python that pip runs under.
 func pip(ctx context.Context, v importer.Version) ([]string, error) {
 	for _, python := range []string{"python" + v.String(), "python3", "python"} {
@@ -155,14 +180,14 @@ func pip(ctx context.Context, v importer.Version) ([]string, error) {
 		if err != nil {
 			continue
 		}
-		if exec.CommandContext(ctx, path, "-c", "import sys,pip;int(pip.__version__.split('.')[0])>=20 or sys.exit(1)").Run() == nil {
-			return []string{path, "-m", "pip"}, nil
+		if exec.CommandContext(ctx, path, "-c", notHere+"import pip;[int(n) for n in pip.__version__.split('.')[:2]]>=[20,3] or sys.exit(1)").Run() == nil {
+			return []string{path, "-c", notHere + "import runpy;runpy.run_module('pip',None,'__main__',True)"}, nil
 		}
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
 	}
-	return nil, errors.New("there is no pip on this machine, of version 20 or later, that would find them: install it " +
+	return nil, errors.New("there is no pip on this machine, of version 20.3 or later, that would find them: install it " +
 		"(python3 -m ensurepip, or the package python3-pip), or put wheels into a directory and name it with --wheels")
 }
 
@@ -203,10 +228,32 @@ func download(ctx context.Context, r importer.Requirements, p importer.Platform,
 		}
 		return fmt.Errorf("pip: %s", lastError(said.String(), err))
 	}
-	if err := os.RemoveAll(dir); err != nil {
-		return err
+	return replace(part, dir)
+}
+
+// replace puts part in the place of dir, which children may be served from, and which other processes replace as well.
+func replace(part, dir string) error {
+	old := part + ".old"
+	defer os.RemoveAll(old)
+	for {
+		if isFresh(dir) {
+			return nil // somebody was faster
+		}
+		if err := os.Rename(dir, old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := os.Rename(part, dir); !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		if err := os.RemoveAll(old); err != nil {
+			return err
+		}
 	}
-	return os.Rename(part, dir)
+}
+
+func isFresh(dir string) bool {
+	info, err := os.Stat(dir)
+	return err == nil && time.Since(info.ModTime()) < fresh
 }
 
 // lastError is what pip says is wrong.
