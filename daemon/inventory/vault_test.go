@@ -80,6 +80,16 @@ func TestVault(t *testing.T) {
 	}
 }
 
+// Of secrets one of which is a part of another, nothing is left.
+func TestHide(t *testing.T) {
+	target := &Target{Hidden: []string{"hunt", "hunter22", "22"}}
+	for text, want := range map[string]string{"x-hunter22-hunt": "x-***-***", "22": "***", "port 2200": "port 2200"} {
+		if got := target.Hide(text); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+	}
+}
+
 func TestVaultFilePasswords(t *testing.T) {
 	dir := t.TempDir()
 	for name, c := range map[string]struct {
