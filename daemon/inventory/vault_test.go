@@ -199,12 +199,13 @@ func TestHostVars(t *testing.T) {
 		t.Errorf("%q", v.Secret)
 	}
 	dir := t.TempDir()
-	list := load(t, write(t, dir, "h.ini", "[x]\nx a=1 b=1.5 c=True d='1' e=text f=None g=-3 h=1_0 i=0x10\n[x:vars]\np=1\n", 0o600))
+	list := load(t, write(t, dir, "h.ini", "[x]\nx a=1 b=1.5 c=True d='1' e=text f=None g=-3 h=1_0 i=0x10 j=01234 k=0 l=18446744073709551615 m=123456789012345678901 n=0.5 o=-\n[x:vars]\np=1\n", 0o600))
 	if v, err = list.Vars("x"); err != nil {
 		t.Fatal(err)
 	}
 	got, _ = json.Marshal(v.Known)
-	if want := `{"a":1,"b":1.5,"c":true,"d":1,"e":"text","f":"None","g":-3,"group_names":["x"],"h":"1_0","i":"0x10","inventory_hostname":"x","inventory_hostname_short":"x","p":"1"}`; string(got) != want {
+	if want := `{"a":1,"b":1.5,"c":true,"d":1,"e":"text","f":"None","g":-3,"group_names":["x"],"h":"1_0","i":"0x10","inventory_hostname":"x","inventory_hostname_short":"x",` +
+		`"j":"01234","k":0,"l":18446744073709551615,"m":"123456789012345678901","n":0.5,"o":"-","p":"1"}`; string(got) != want {
 		t.Errorf("%s\nwant %s", got, want)
 	}
 	script := write(t, dir, "prog", `#!/bin/sh
