@@ -20,7 +20,7 @@ func newCache(*app) *cobra.Command {
 		Example: `  mitogend cache
   mitogend cache clear`,
 		Long: `Interpreters of this machine compile what children of the same Python are served, and the child runtime, once for all. The bytecode is
-kept in $XDG_CACHE_HOME/mitogend/python/bytecode, or ~/.cache/mitogend/bytecode.`,
+kept in $XDG_CACHE_HOME/mitogend/bytecode, or ~/.cache/mitogend/bytecode.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withCache(func(dir string) error {

@@ -56,7 +56,7 @@ type Dir struct {
 	written int64 // since the size of the directory was looked at; at first as if it was time
 }
 
-// DefaultDir is mitogend/python/bytecode in $XDG_CACHE_HOME, or else in ~/.cache.
+// DefaultDir is mitogend/bytecode in $XDG_CACHE_HOME, or else in ~/.cache.
 func DefaultDir() (string, error) {
 	dir, err := os.UserCacheDir()
 	if err != nil {
