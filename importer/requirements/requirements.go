@@ -1,7 +1,7 @@
 // Package requirements resolves what programs need: pip on this machine finds wheels for the Python, the machine and the C library of a
 // target, and they are kept in a directory of ours. Nothing is installed, neither here nor there.
 //
-// The directory is requirements/KEY in mitogend's directory of the user's caches, of mode 0700. The key is made of all that decides what
+// The directory is requirements/KEY in mitogend's directory of the user's caches, of mode 0700, which nobody else may write to. The key is made of all that decides what
 // is in it, but for what an index has: after a day pip is asked again. There are no goroutines; the same is resolved once, while others wait.
 package requirements
 
@@ -25,6 +25,7 @@ import (
 
 	"deps.dev/util/pypi"
 
+	"mitogend/daemon/owned"
 	"mitogend/importer"
 )
 
@@ -81,6 +82,9 @@ func Resolve(ctx context.Context, r importer.Requirements, p importer.Platform) 
 	top := filepath.Join(caches, "mitogend", "requirements")
 	if err := os.MkdirAll(top, 0o700); err != nil {
 		return "", err
+	}
+	if err := owned.CheckDir(top); err != nil {
+		return "", fmt.Errorf("wheels cannot be kept in %s, where somebody else could put others: %w; set XDG_CACHE_HOME to a directory of your own", top, err)
 	}
 	dir := filepath.Join(top, key)
 	done, err := enter(ctx, dir)

@@ -80,6 +80,27 @@ func TestWithoutPip(t *testing.T) {
 	}
 }
 
+// Wheels that somebody else could have put there are not served.
+func TestCacheOfOthers(t *testing.T) {
+	caches := t.TempDir()
+	t.Setenv("XDG_CACHE_HOME", caches)
+	if err := os.Chmod(caches, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	r := importer.Requirements{Lines: []string{"six"}}
+	p := importer.Platform{Version: importer.Version{Major: 3, Minor: 11}, ABI: "cp311", Machine: "x86_64"}
+	key, err := keyOf(r, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(caches, "mitogend", "requirements", key), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if dir, err := Resolve(context.Background(), r, p); err == nil || !strings.Contains(err.Error(), "others may write to") {
+		t.Error(dir, err)
+	}
+}
+
 // The modules of the current directory, which may be somebody else's, do not run.
 func TestPipIsNotFromHere(t *testing.T) {
 	version := importer.Version{Major: 3, Minor: 99} // so that it is python3's
