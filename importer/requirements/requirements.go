@@ -58,8 +58,8 @@ var running struct {
 	by map[string]chan struct{}
 }
 
-// Resolve gives a directory with wheels for a platform. The error has what pip says, or says what to do.
-func Resolve(ctx context.Context, r importer.Requirements, p importer.Platform) (string, error) {
+// Resolve gives a directory with wheels for a platform. env is pip's environment. The error has what pip says, or says what to do.
+func Resolve(ctx context.Context, r importer.Requirements, p importer.Platform, env []string) (string, error) {
 	if len(r.Lines)+len(r.Files) == 0 {
 		return "", nil
 	}
@@ -71,7 +71,7 @@ func Resolve(ctx context.Context, r importer.Requirements, p importer.Platform) 
 	if p.ABI == "" || p.Machine == "" {
 		return "", errors.New("it is not known what the target is")
 	}
-	key, err := keyOf(r, p)
+	key, err := keyOf(r, p, env)
 	if err != nil {
 		return "", err
 	}
@@ -95,7 +95,7 @@ func Resolve(ctx context.Context, r importer.Requirements, p importer.Platform) 
 	if isFresh(dir) {
 		return dir, nil
 	}
-	return dir, download(ctx, r, p, top, dir)
+	return dir, download(ctx, r, p, env, top, dir)
 }
 
 // enter waits until nobody else resolves the same.
@@ -126,7 +126,7 @@ func enter(ctx context.Context, dir string) (done func(), err error) {
 	}
 }
 
-func keyOf(r importer.Requirements, p importer.Platform) (string, error) {
+func keyOf(r importer.Requirements, p importer.Platform, env []string) (string, error) {
 	h := sha256.New()
 	fmt.Fprintf(h, "%q %q %v %q %q %q %q\n", r.Lines, r.Files, p.Version, p.ABI, p.Machine, p.Libc, p.LibcVersion)
 	files := slices.Clone(r.Files)
@@ -167,9 +167,9 @@ func keyOf(r importer.Requirements, p importer.Platform) (string, error) {
 		}
 		fmt.Fprintf(h, "%q %x\n", place, sha256.Sum256([]byte(stamp)))
 	}
-	env := slices.DeleteFunc(os.Environ(), func(kv string) bool { return !strings.HasPrefix(kv, "PIP_") })
-	slices.Sort(env)
-	fmt.Fprintf(h, "%q\n", env)
+	settings := slices.DeleteFunc(slices.Clone(env), func(kv string) bool { return !strings.HasPrefix(kv, "PIP_") })
+	slices.Sort(settings)
+	fmt.Fprintf(h, "%q\n", settings)
 	return hex.EncodeToString(h.Sum(nil))[:32], nil
 }
 
@@ -178,13 +178,15 @@ const notHere = "import sys;sys.path[:]=[p for p in sys.path if p];"
 
 // pip gives the command line of a pip, 20.3 or later, which takes --abi and --platform more than once: that of the target's Python if it is here, since conditions such as python_version < "3.9" are
 // judged by the Python that pip runs under.
-func pip(ctx context.Context, v importer.Version) ([]string, error) {
+func pip(ctx context.Context, v importer.Version, env []string) ([]string, error) {
 	for _, python := range []string{"python" + v.String(), "python3", "python"} {
 		path, err := exec.LookPath(python)
 		if err != nil {
 			continue
 		}
-		if exec.CommandContext(ctx, path, "-c", notHere+"import pip;[int(n) for n in pip.__version__.split('.')[:2]]>=[20,3] or sys.exit(1)").Run() == nil {
+		check := exec.CommandContext(ctx, path, "-c", notHere+"import pip;[int(n) for n in pip.__version__.split('.')[:2]]>=[20,3] or sys.exit(1)")
+		check.Env = env
+		if check.Run() == nil {
 			return []string{path, "-c", notHere + "import runpy;runpy.run_module('pip',None,'__main__',True)"}, nil
 		}
 		if ctx.Err() != nil {
@@ -196,8 +198,8 @@ func pip(ctx context.Context, v importer.Version) ([]string, error) {
 }
 
 // download has pip fetch everything, and puts it in place of what was there.
-func download(ctx context.Context, r importer.Requirements, p importer.Platform, top, dir string) error {
-	argv, err := pip(ctx, p.Version)
+func download(ctx context.Context, r importer.Requirements, p importer.Platform, env []string, top, dir string) error {
+	argv, err := pip(ctx, p.Version, env)
 	if err != nil {
 		return err
 	}
@@ -223,7 +225,7 @@ func download(ctx context.Context, r importer.Requirements, p importer.Platform,
 	}
 	argv = append(append(argv, "--"), r.Lines...)
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.WaitDelay = time.Second
+	cmd.Env, cmd.WaitDelay = env, time.Second
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Run(); err != nil {

@@ -74,7 +74,7 @@ func TestWithoutPip(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	p := importer.Platform{Version: importer.Version{Major: 3, Minor: 11}, ABI: "cp311", Machine: "x86_64"}
-	_, err := Resolve(context.Background(), importer.Requirements{Lines: []string{"six"}}, p)
+	_, err := Resolve(context.Background(), importer.Requirements{Lines: []string{"six"}}, p, os.Environ())
 	if err == nil || !strings.Contains(err.Error(), "there is no pip on this machine") {
 		t.Error(err)
 	}
@@ -89,14 +89,14 @@ func TestCacheOfOthers(t *testing.T) {
 	}
 	r := importer.Requirements{Lines: []string{"six"}}
 	p := importer.Platform{Version: importer.Version{Major: 3, Minor: 11}, ABI: "cp311", Machine: "x86_64"}
-	key, err := keyOf(r, p)
+	key, err := keyOf(r, p, os.Environ())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.MkdirAll(filepath.Join(caches, "mitogend", "requirements", key), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if dir, err := Resolve(context.Background(), r, p); err == nil || !strings.Contains(err.Error(), "others may write to") {
+	if dir, err := Resolve(context.Background(), r, p, os.Environ()); err == nil || !strings.Contains(err.Error(), "others may write to") {
 		t.Error(dir, err)
 	}
 }
@@ -104,7 +104,7 @@ func TestCacheOfOthers(t *testing.T) {
 // The modules of the current directory, which may be somebody else's, do not run.
 func TestPipIsNotFromHere(t *testing.T) {
 	version := importer.Version{Major: 3, Minor: 99} // so that it is python3's
-	if _, err := pip(context.Background(), version); err != nil {
+	if _, err := pip(context.Background(), version, os.Environ()); err != nil {
 		t.Skip(err)
 	}
 	dir := t.TempDir()
@@ -112,7 +112,7 @@ func TestPipIsNotFromHere(t *testing.T) {
 		write(t, filepath.Join(dir, name), "raise SystemExit('it is "+name+" of this directory that runs')\n")
 	}
 	t.Chdir(dir)
-	argv, err := pip(context.Background(), version)
+	argv, err := pip(context.Background(), version, os.Environ())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +138,7 @@ func TestKey(t *testing.T) {
 	p := importer.Platform{Version: importer.Version{Major: 3, Minor: 11}, ABI: "cp311", Machine: "x86_64"}
 	key := func() string {
 		t.Helper()
-		k, err := keyOf(importer.Requirements{Files: []string{file}}, p)
+		k, err := keyOf(importer.Requirements{Files: []string{file}}, p, os.Environ())
 		if err != nil {
 			t.Fatal(err)
 		}
