@@ -92,15 +92,17 @@ func TestHide(t *testing.T) {
 
 func TestVaultFilePasswords(t *testing.T) {
 	dir := t.TempDir()
+	t.Setenv("MITOGEND_VAULT_PASSWORD", "hunter2")
 	for name, c := range map[string]struct {
 		text string
 		mode os.FileMode
 		want string
 	}{
-		"plain":   {"one two\r\n", 0o600, "one two"},
-		"program": {"#!/bin/sh\necho from a program\n", 0o700, "from a program"},
-		"fails":   {"#!/bin/sh\necho locked >&2; exit 1\n", 0o700, "locked"},
-		"empty":   {"\n", 0o600, "no password in it"},
+		"plain":      {"one two\r\n", 0o600, "one two"},
+		"program":    {"#!/bin/sh\necho from a program\n", 0o700, "from a program"},
+		"no secrets": {"#!/bin/sh\necho \"${MITOGEND_VAULT_PASSWORD-not told}\"\n", 0o700, "not told"},
+		"fails":      {"#!/bin/sh\necho locked >&2; exit 1\n", 0o700, "locked"},
+		"empty":      {"\n", 0o600, "no password in it"},
 	} {
 		got, err := VaultFile("", write(t, dir, name, c.text, c.mode)).Get(context.Background())
 		if err != nil {
