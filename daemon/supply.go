@@ -126,7 +126,8 @@ func offers(ctx context.Context, set *builds.Set) ([]bootstrap.Offer, error) {
 	return out, nil
 }
 
-// supplying is what a hop may ask for while it launches a child behind it: what that asks for, each answer once, from its beginning to its end.
+// supplying is what a hop may ask for while it launches a child behind it: what that asks for, each answer once, from its beginning
+// to its end.
 type supplying struct {
 	supply *bootstrap.Supply
 	renew  func() // gives the launch its time anew
