@@ -1,8 +1,9 @@
 // Package requirements resolves what programs need: pip on this machine finds wheels for the Python, the machine and the C library of a
 // target, and they are kept in a directory of ours. Nothing is installed, neither here nor there.
 //
-// The directory is requirements/KEY in mitogend's directory of the user's caches, of mode 0700, which nobody else may write to. The key is made of all that decides what
-// is in it, but for what an index has: after a day pip is asked again. There are no goroutines; the same is resolved once, while others wait.
+// The directory is requirements/KEY in mitogend's directory of the user's caches, of mode 0700, which nobody else may write to. The key
+// is made of all that decides what is in it, but for what an index has: after a day pip is asked again. There are no goroutines; the
+// same is resolved once, while others wait.
 package requirements
 
 import (
@@ -32,7 +33,8 @@ import (
 // fresh is how long what was found is taken without asking again.
 const fresh = 24 * time.Hour
 
-// maxFile is the size of the largest file of requirements, in bytes; maxFiles is how many are looked at, with those that they name.
+// maxFile is the size of the largest file of requirements, in bytes; maxFiles is how many are looked at, with those that they
+// name.
 const (
 	maxFile  = 4 << 20
 	maxFiles = 100
@@ -58,7 +60,8 @@ var running struct {
 	by map[string]chan struct{}
 }
 
-// Resolve gives a directory with wheels for a platform. env is pip's environment. The error has what pip says, or says what to do.
+// Resolve gives a directory with wheels for a platform. env is pip's environment. The error has what pip says, or says what to
+// do.
 func Resolve(ctx context.Context, r importer.Requirements, p importer.Platform, env []string) (string, error) {
 	if len(r.Lines)+len(r.Files) == 0 {
 		return "", nil
@@ -176,8 +179,8 @@ func keyOf(r importer.Requirements, p importer.Platform, env []string) (string, 
 // notHere keeps Python from the modules of the current directory, which may be somebody else's. (-P is of 3.11.)
 const notHere = "import sys;sys.path[:]=[p for p in sys.path if p];"
 
-// pip gives the command line of a pip, 20.3 or later, which takes --abi and --platform more than once: that of the target's Python if it is here, since conditions such as python_version < "3.9" are
-// judged by the Python that pip runs under.
+// pip gives the command line of a pip, 20.3 or later, which takes --abi and --platform more than once: that of the target's Python if
+// it is here, since conditions such as python_version < "3.9" are judged by the Python that pip runs under.
 func pip(ctx context.Context, v importer.Version, env []string) ([]string, error) {
 	for _, python := range []string{"python" + v.String(), "python3", "python"} {
 		path, err := exec.LookPath(python)
