@@ -39,6 +39,11 @@ var supplyScript string
 // collector is the answer to the first question: a command of one line, by which the target's sh reads the script that follows.
 const collector = `n="$(printf '\nx')";n=${n%x};l=;while :;do IFS= read -r x||exit 1;[ "$x" = . ]&&break;l="$l$x$n";done;eval "$l"` + "\n"
 
+// IsQuestion tells whether a target may ask this when it has asked n times before.
+func IsQuestion(text string, n int) bool {
+	return n < len(questions) && strings.HasPrefix(text, questions[n])
+}
+
 // Answer gives the bytes to be written to a target that has printed this question. It fails for what is no question. The bytes must not be
 // changed.
 func (s *Supply) Answer(ctx context.Context, question string) ([]byte, error) {

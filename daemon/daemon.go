@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -98,7 +99,9 @@ var runtimeModules = sync.OnceValue(func() map[string]importer.Virtual {
 // that a child fetches when it needs them.
 func (d *Daemon) NewImporter(opt importer.Options) (*importer.Importer, error) {
 	opt.Logger = d.opt.Logger
-	opt.Resolve = requirements.Resolve
+	opt.Resolve = func(ctx context.Context, r importer.Requirements, p importer.Platform) (string, error) {
+		return requirements.Resolve(ctx, r, p, bootstrap.WithoutSecrets(os.Environ()))
+	}
 	opt.Virtual = runtimeModules()
 	opt.Reserved = map[string]string{
 		"mitogen": "not part of the embedded child runtime; --runtime mitogen gives the child all of the Mitogen installed here",

@@ -218,7 +218,9 @@ func FindRuntime(ctx context.Context, spec string, path []string, python []strin
 	if len(python) == 0 {
 		python = []string{"python3"}
 	}
-	r, _, err := AskRuntime(ctx, exec.CommandContext(ctx, python[0], python[1:]...))
+	cmd := exec.CommandContext(ctx, python[0], python[1:]...)
+	cmd.Env = bootstrap.WithoutSecrets(os.Environ())
+	r, _, err := AskRuntime(ctx, cmd)
 	return r, err
 }
 

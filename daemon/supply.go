@@ -85,7 +85,21 @@ func (d *Daemon) supply(s step) (*bootstrap.Supply, error) {
 	if err != nil {
 		return nil, &bootstrap.Error{Label: s.hop.Method, Step: bootstrap.StepOptions, Reason: err.Error(), Err: err}
 	}
-	return &bootstrap.Supply{Dir: dir, Keep: keep, Offers: func(ctx context.Context) ([]bootstrap.Offer, error) { return offers(ctx, set) }}, nil
+	return &bootstrap.Supply{Dir: dir, Keep: keep, Offers: once(set)}, nil
+}
+
+// once looks for builds when it is first called: a target asks three times, and gets what it was offered.
+func once(set *builds.Set) func(context.Context) ([]bootstrap.Offer, error) {
+	var mu sync.Mutex // held while they are looked for
+	var found []bootstrap.Offer
+	return func(ctx context.Context) (_ []bootstrap.Offer, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if found == nil {
+			found, err = offers(ctx, set)
+		}
+		return found, err
+	}
 }
 
 // runsOn are further names that uname has for machines that run programs of these.
@@ -112,15 +126,18 @@ func offers(ctx context.Context, set *builds.Set) ([]bootstrap.Offer, error) {
 	return out, nil
 }
 
-// supplying is what a hop may ask for while it launches a child behind it.
+// supplying is what a hop may ask for while it launches a child behind it: what that asks for, each answer once, from its beginning
+// to its end.
 type supplying struct {
 	supply *bootstrap.Supply
 	renew  func() // gives the launch its time anew
 
 	// mu is held while a question is answered, which others wait for.
 	mu       sync.Mutex
+	asked    int // how many questions there were
 	question string
-	answer   []byte
+	rest     []byte // of the answer
+	at       int    // where in the answer rest begins
 }
 
 // supplyPart is how much of an answer goes out at once, as in launch.py.
@@ -131,22 +148,26 @@ func (c *Child) part(args []string) (any, error) {
 	id, err := strconv.ParseUint(args[0], 10, 32)
 	offset, err2 := strconv.Atoi(args[2])
 	v, ok := c.supplying.Load(pyproto.ContextID(id))
-	if err != nil || err2 != nil || offset < 0 || !ok {
+	if err != nil || err2 != nil || !ok {
 		return nil, fmt.Errorf("no Python is sent to it")
 	}
 	s := v.(*supplying)
-	s.renew()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.question != args[1] || s.answer == nil {
-		// The hop reads the answer to one question from the beginning to the end.
-		s.question, s.answer = "", nil
-		if s.answer, err = s.supply.Answer(c.d.ctx, args[1]); err != nil {
+	if offset == 0 && bootstrap.IsQuestion(args[1], s.asked) {
+		s.asked++
+		s.renew()
+		s.question, s.at = strings.Clone(args[1]), 0
+		if s.rest, err = s.supply.Answer(c.d.ctx, args[1]); err != nil {
 			return nil, fmt.Errorf("no usable Python there, and none could be sent: %w", err)
 		}
-		s.question = strings.Clone(args[1])
+	} else if s.question != args[1] || s.at != offset || offset == 0 {
+		return nil, fmt.Errorf("that is not what a target asks for now")
 	}
-	rest := s.answer[min(offset, len(s.answer)):]
+	part := s.rest[:min(supplyPart, len(s.rest))]
+	if s.rest, s.at = s.rest[len(part):], s.at+len(part); len(part) < supplyPart {
+		s.question, s.rest = "", nil // the last one
+	}
 	s.renew()
-	return rest[:min(supplyPart, len(rest))], nil
+	return part, nil
 }

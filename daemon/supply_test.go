@@ -9,7 +9,7 @@ import (
 	"mitogend/pyproto"
 )
 
-// A hop gets the answers for the child that it launches, in parts, and nothing else.
+// A hop gets the answers for the child that it launches, in parts, each once and in their order, and nothing else.
 func TestSupplyPart(t *testing.T) {
 	d, err := New(Options{})
 	if err != nil {
@@ -22,28 +22,47 @@ func TestSupplyPart(t *testing.T) {
 		return []bootstrap.Offer{{Hash: "abc", Pack: func(context.Context, string) ([]byte, error) { packed++; return data, nil }}}, nil
 	}}
 	c := &Child{d: d}
-	const id = "1234"
+	const id, size, send = "1234", "MITOSIZE abc tar", "MITOSEND abc tar"
 	c.supplying.Store(pyproto.ContextID(1234), &supplying{supply: supply, renew: func() { renewed++ }})
-	var got []byte
-	for _, offset := range []string{"0", "1048576", "1048586", "9999999999"} {
-		v, err := c.part([]string{id, "MITOSEND abc tar", offset})
+	ask := func(args ...string) []byte {
+		t.Helper()
+		v, err := c.part(args)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if len(v.([]byte)) > supplyPart {
 			t.Errorf("%d bytes at once", len(v.([]byte)))
 		}
-		got = append(got, v.([]byte)...)
+		return v.([]byte)
 	}
-	if !bytes.Equal(got, data) || packed != 1 || renewed == 0 {
-		t.Errorf("%d bytes of %d, packed %d times", len(got), len(data), packed)
-	}
-	for _, args := range [][]string{
-		{"7", "MITOSEND abc tar", "0"}, {"x", "MITOSEND abc tar", "0"}, {id, "MITOSEND abd tar", "0"}, {id, "", "0"}, {id, "MITOSEND abc tar", "-1"},
-		{id, "MITOSEND abc tar", "x"}, {"-1", "MITOSEND abc tar", "0"},
-	} {
-		if v, err := c.part(args); err == nil {
-			t.Errorf("%q: %v", args, v)
+	// What is refused gives the launch no more time.
+	refused := func(list ...[]string) {
+		t.Helper()
+		before := renewed
+		for _, args := range list {
+			if v, err := c.part(args); err == nil {
+				t.Errorf("%q: %v", args, v)
+			}
+		}
+		if renewed != before {
+			t.Error("it has more time for what is no question")
 		}
 	}
+	none := "MITONOPY tried python3=127"
+	refused([]string{id, send, "0"}, []string{id, size, "0"}, []string{"7", none, "0"}, []string{"x", none, "0"}, []string{"-1", none, "0"}, []string{id, "", "0"},
+		[]string{id, none, "x"}, []string{id, none, "-1"}, []string{id, none, "1"})
+	if script := ask(id, none, "0"); !bytes.HasSuffix(script, []byte("\n.\n")) {
+		t.Errorf("the script ends with %q", script[max(0, len(script)-20):])
+	}
+	refused([]string{id, none, "0"}, []string{id, send, "0"})
+	if n := ask(id, size, "0"); string(n) != "1048580\n" {
+		t.Errorf("size %q", n)
+	}
+	refused([]string{id, size, "0"}, []string{id, size, "8"}, []string{id, send, "1048576"})
+	got := bytes.Clone(ask(id, send, "0"))
+	refused([]string{id, send, "0"}, []string{id, send, "1048575"}, []string{id, send, "1048580"})
+	if got = append(got, ask(id, send, "1048576")...); !bytes.Equal(got, data) || packed != 2 {
+		t.Errorf("%d bytes of %d, packed %d times", len(got), len(data), packed)
+	}
+	refused([]string{id, send, "0"}, []string{id, send, "1048576"}, []string{id, send, "1048580"}, []string{id, none, "0"})
 }

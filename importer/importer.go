@@ -128,6 +128,10 @@ type views struct {
 	resolved map[Platform]string
 }
 
+func newViews() *views {
+	return &views{by: map[Platform]*Importer{}, resolved: map[Platform]string{}}
+}
+
 // New checks the options. It reads nothing of the path yet, save for what Venv has.
 func New(opt Options) (*Importer, error) {
 	if err := opt.Policy.check(); err != nil {
@@ -159,7 +163,7 @@ func New(opt Options) (*Importer, error) {
 		}
 	}
 	im := &Importer{opt: opt, finder: f, cache: newCache(opt.MaxCache), objects: &objects{known: map[location]*object{}}, empty: newUnit(nil), log: opt.Logger,
-		views: &views{by: map[Platform]*Importer{}, resolved: map[Platform]string{}}}
+		views: newViews()}
 	if im.log == nil {
 		im.log = zap.NewNop()
 	}

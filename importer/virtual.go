@@ -21,7 +21,7 @@ func NewVirtual(path string, isPkg bool, source func() []byte) Virtual {
 func (im *Importer) WithVirtual(modules map[string]Virtual) (*Importer, error) {
 	other := *im
 	other.opt.Virtual = modules
-	other.views = &views{by: map[Platform]*Importer{}}
+	other.views = newViews()
 	if err := checkVirtual(modules); err != nil {
 		return nil, err
 	}

@@ -440,9 +440,10 @@ func (im *Importer) Prepare(ctx context.Context, p Platform) error {
 	}
 	im.views.mu.Lock()
 	defer im.views.mu.Unlock()
-	if len(im.views.resolved) < maxChoices {
-		im.views.resolved[p] = dir
+	if _, known := im.views.resolved[p]; !known && len(im.views.resolved) >= maxChoices {
+		return fmt.Errorf("importer: requirements are for at most %d kinds of children, and %s is one more", maxChoices, p)
 	}
+	im.views.resolved[p] = dir
 	return nil
 }
 

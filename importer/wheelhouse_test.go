@@ -470,3 +470,34 @@ func TestResponderPlatforms(t *testing.T) {
 	ask(t, r, "demo")
 	equal(t, "sent", sink.names(), []string{"-demo", "demo"})
 }
+
+// What was resolved for a kind of child is served to that kind, whatever virtual modules there are; of kinds there is an end.
+func TestPrepare(t *testing.T) {
+	asked := 0
+	im, err := New(Options{Requirements: Requirements{Lines: []string{"six"}}, Resolve: func(context.Context, Requirements, Platform) (string, error) {
+		asked++
+		return fmt.Sprint("/dir", asked), nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if im, err = im.WithVirtual(nil); err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	kind := func(i int) Platform {
+		return Platform{Version: Version{3, 11}, ABI: "cp311", Machine: fmt.Sprint("m", i)}
+	}
+	for i := range maxChoices {
+		if err := im.Prepare(ctx, kind(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := im.Prepare(ctx, kind(maxChoices)); err == nil || !strings.Contains(err.Error(), "at most 1000 kinds") {
+		t.Error(err)
+	}
+	// One that is known gets what is newer.
+	if err := im.Prepare(ctx, kind(1)); err != nil || im.wheelDirs(kind(1))[0] != fmt.Sprint("/dir", maxChoices+2) {
+		t.Error(err, im.wheelDirs(kind(1)))
+	}
+}

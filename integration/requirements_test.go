@@ -2,6 +2,7 @@ package integration
 
 import (
 	"archive/zip"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,9 +34,11 @@ func needs(t *testing.T, wheel, dependency string) {
 				t.Fatal(err)
 			}
 			out, _ := w.Create(member.Name)
-			buf := make([]byte, member.UncompressedSize64)
-			_, _ = in.Read(buf)
-			_, _ = out.Write([]byte(strings.TrimSpace(string(buf)) + "\nRequires-Dist: " + dependency + "\n"))
+			text, err := io.ReadAll(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = out.Write([]byte(strings.TrimSpace(string(text)) + "\nRequires-Dist: " + dependency + "\n"))
 			continue
 		}
 		if err := w.Copy(member); err != nil {

@@ -224,6 +224,11 @@ func TestSetAgain(t *testing.T) {
 	if two, _ := s.Pack(ctx, first, "tar.gz"); &one[0] != &two[0] {
 		t.Error("it was packed again")
 	}
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := s.Pack(gone, first, "tar"); err != nil {
+		t.Errorf("who has gone fails those who wait for the same: %v", err)
+	}
 	write(t, dir, map[string]string{"lib/python3.12/new.py": ""})
 	if list().Hash == first.Hash {
 		t.Error("a new file was not noticed")

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra/doc"
 	"golang.org/x/term"
 
+	"mitogend/bootstrap"
 	"mitogend/docs"
 )
 
@@ -118,7 +119,7 @@ func (a *app) pager(text string) bool {
 	}
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(text), os.Stdout, os.Stderr
-	cmd.Env = os.Environ()
+	cmd.Env = bootstrap.WithoutSecrets(os.Environ())
 	if _, set := os.LookupEnv("LESS"); !set {
 		cmd.Env = append(cmd.Env, "LESS=FRX")
 	}

@@ -130,6 +130,8 @@ func TestBadRequests(t *testing.T) {
 		{strings.Repeat("x", 100000), nil, wire.KindUsage, "xxx..."},
 		{"connect", nil, wire.KindUsage, "it is empty"},
 		{"connect", map[string]any{"target": "nope:x"}, wire.KindUsage, "unknown method"},
+		{"connect", map[string]any{"target": "local:", "source": map[string]any{"requirement_files": []string{"r.txt"}}}, wire.KindUsage, "requirements file r.txt is not absolute"},
+		{"connect", map[string]any{"target": "local:", "source": map[string]any{"find_links": []string{"https://x/", "links"}}}, wire.KindUsage, "find_links links is neither absolute nor an address"},
 		{"connect", map[string]any{"taget": "local:"}, wire.KindUsage, "taget"},
 		{"connect", map[string]any{"target": 5}, wire.KindUsage, "bad parameters"},
 		{"connect", map[string]any{"target": "local:", "child": 3}, wire.KindUsage, "takes a target"},

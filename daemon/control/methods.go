@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"mitogend/bootstrap"
@@ -188,6 +189,11 @@ func sourceOptions(s *wire.Source) (*importer.Options, error) {
 	for _, file := range s.RequirementFiles {
 		if !filepath.IsAbs(file) {
 			return nil, wire.Errorf(wire.KindUsage, "requirements file %s is not absolute", shorten(file))
+		}
+	}
+	for _, place := range s.FindLinks {
+		if !filepath.IsAbs(place) && !strings.Contains(place, "://") {
+			return nil, wire.Errorf(wire.KindUsage, "find_links %s is neither absolute nor an address", shorten(place))
 		}
 	}
 	o := &importer.Options{

@@ -33,7 +33,8 @@ func (t *Target) Hide(text string) string { return hide(t.Hidden, text) }
 const minHidden = 4
 
 func hide(secrets []string, text string) string {
-	for _, s := range secrets {
+	// The longest first: one may be a part of another.
+	for _, s := range slices.SortedFunc(slices.Values(secrets), func(a, b string) int { return len(b) - len(a) }) {
 		switch {
 		case text == s:
 			return "***"

@@ -255,6 +255,9 @@ func number(text string) any {
 	if i, err := strconv.ParseInt(text, 10, 64); err == nil {
 		return i
 	}
+	if u, err := strconv.ParseUint(text, 10, 64); err == nil {
+		return u
+	}
 	if f, err := strconv.ParseFloat(text, 64); err == nil && !math.IsInf(f, 0) && !math.IsNaN(f) && !strings.ContainsAny(text, "xX_") {
 		return f
 	}
@@ -269,8 +272,17 @@ func inline(text string) any {
 	case "False":
 		return false
 	}
-	if text != "" && strings.Trim(text[:1], "0123456789.-+") == "" && text != "." {
-		return number(text)
+	digits := strings.TrimLeft(text, "+-")
+	whole := strings.Trim(digits, "0123456789") == ""
+	switch {
+	case text == "" || strings.Trim(text[:1], "0123456789.-+") != "":
+		return nil
+	case whole && len(digits) > 1 && digits[0] == '0' && strings.Trim(digits, "0") != "":
+		return nil // 01234 is no number of Python's, but some code, say
 	}
-	return nil
+	n := number(text)
+	if _, rounded := n.(float64); rounded && whole {
+		return nil
+	}
+	return n
 }

@@ -6,11 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
+
+	"mitogend/bootstrap"
 )
 
 // scriptTime is how long a program may take to print its inventory, or the variables of one host.
@@ -171,7 +174,7 @@ func runProgram(ctx context.Context, path string, args ...string) ([]byte, error
 	ctx, cancel := context.WithTimeout(ctx, scriptTime)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Dir = filepath.Dir(program)
+	cmd.Dir, cmd.Env = filepath.Dir(program), bootstrap.WithoutSecrets(os.Environ())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second

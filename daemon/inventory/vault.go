@@ -93,14 +93,12 @@ func (v *vault) decrypt(ctx context.Context, text string) (string, error) {
 		return rank(v.passwords[a].Label, label) - rank(v.passwords[b].Label, label)
 	})
 	tried := 0
-	for _, i := range order {
+	for _, i := range order[:min(len(order), maxVaultWrong)] {
 		password, err := v.password(ctx, i)
 		if err != nil {
 			return "", err
 		}
-		if tried++; tried > maxVaultWrong {
-			break
-		}
+		tried++
 		plain, ok, err := open(password, salt, sum, data)
 		if err != nil {
 			return "", err

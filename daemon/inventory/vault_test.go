@@ -80,17 +80,29 @@ func TestVault(t *testing.T) {
 	}
 }
 
+// Of secrets one of which is a part of another, nothing is left.
+func TestHide(t *testing.T) {
+	target := &Target{Hidden: []string{"hunt", "hunter22", "22"}}
+	for text, want := range map[string]string{"x-hunter22-hunt": "x-***-***", "22": "***", "port 2200": "port 2200"} {
+		if got := target.Hide(text); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+	}
+}
+
 func TestVaultFilePasswords(t *testing.T) {
 	dir := t.TempDir()
+	t.Setenv("MITOGEND_VAULT_PASSWORD", "hunter2")
 	for name, c := range map[string]struct {
 		text string
 		mode os.FileMode
 		want string
 	}{
-		"plain":   {"one two\r\n", 0o600, "one two"},
-		"program": {"#!/bin/sh\necho from a program\n", 0o700, "from a program"},
-		"fails":   {"#!/bin/sh\necho locked >&2; exit 1\n", 0o700, "locked"},
-		"empty":   {"\n", 0o600, "no password in it"},
+		"plain":      {"one two\r\n", 0o600, "one two"},
+		"program":    {"#!/bin/sh\necho from a program\n", 0o700, "from a program"},
+		"no secrets": {"#!/bin/sh\necho \"${MITOGEND_VAULT_PASSWORD-not told}\"\n", 0o700, "not told"},
+		"fails":      {"#!/bin/sh\necho locked >&2; exit 1\n", 0o700, "locked"},
+		"empty":      {"\n", 0o600, "no password in it"},
 	} {
 		got, err := VaultFile("", write(t, dir, name, c.text, c.mode)).Get(context.Background())
 		if err != nil {
@@ -189,12 +201,13 @@ func TestHostVars(t *testing.T) {
 		t.Errorf("%q", v.Secret)
 	}
 	dir := t.TempDir()
-	list := load(t, write(t, dir, "h.ini", "[x]\nx a=1 b=1.5 c=True d='1' e=text f=None g=-3 h=1_0 i=0x10\n[x:vars]\np=1\n", 0o600))
+	list := load(t, write(t, dir, "h.ini", "[x]\nx a=1 b=1.5 c=True d='1' e=text f=None g=-3 h=1_0 i=0x10 j=01234 k=0 l=18446744073709551615 m=123456789012345678901 n=0.5 o=-\n[x:vars]\np=1\n", 0o600))
 	if v, err = list.Vars("x"); err != nil {
 		t.Fatal(err)
 	}
 	got, _ = json.Marshal(v.Known)
-	if want := `{"a":1,"b":1.5,"c":true,"d":1,"e":"text","f":"None","g":-3,"group_names":["x"],"h":"1_0","i":"0x10","inventory_hostname":"x","inventory_hostname_short":"x","p":"1"}`; string(got) != want {
+	if want := `{"a":1,"b":1.5,"c":true,"d":1,"e":"text","f":"None","g":-3,"group_names":["x"],"h":"1_0","i":"0x10","inventory_hostname":"x","inventory_hostname_short":"x",` +
+		`"j":"01234","k":0,"l":18446744073709551615,"m":"123456789012345678901","n":0.5,"o":"-","p":"1"}`; string(got) != want {
 		t.Errorf("%s\nwant %s", got, want)
 	}
 	script := write(t, dir, "prog", `#!/bin/sh

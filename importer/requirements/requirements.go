@@ -1,8 +1,9 @@
 // Package requirements resolves what programs need: pip on this machine finds wheels for the Python, the machine and the C library of a
 // target, and they are kept in a directory of ours. Nothing is installed, neither here nor there.
 //
-// The directory is requirements/KEY in mitogend's directory of the user's caches, of mode 0700. The key is made of all that decides what
-// is in it, but for what an index has: after a day pip is asked again. There are no goroutines; the same is resolved once, while others wait.
+// The directory is requirements/KEY in mitogend's directory of the user's caches, of mode 0700, which nobody else may write to. The key
+// is made of all that decides what is in it, but for what an index has: after a day pip is asked again. There are no goroutines; the
+// same is resolved once, while others wait.
 package requirements
 
 import (
@@ -12,10 +13,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,14 +26,22 @@ import (
 
 	"deps.dev/util/pypi"
 
+	"mitogend/daemon/owned"
 	"mitogend/importer"
 )
 
 // fresh is how long what was found is taken without asking again.
 const fresh = 24 * time.Hour
 
-// maxFile is the size of the largest file of requirements, in bytes.
-const maxFile = 4 << 20
+// maxFile is the size of the largest file of requirements, in bytes; maxFiles is how many are looked at, with those that they
+// name.
+const (
+	maxFile  = 4 << 20
+	maxFiles = 100
+)
+
+// otherFile finds what a file of requirements names by -r or -c.
+var otherFile = regexp.MustCompile(`(?m)^[ \t]*(?:-r|-c|--requirement|--constraint)[ \t=]*([^ \t\r\n=][^ \t\r\n]*)`)
 
 var projectName = regexp.MustCompile(`^\s*[A-Za-z0-9][A-Za-z0-9._-]*\s*($|[\[(;<>=!~@])`)
 
@@ -49,8 +60,9 @@ var running struct {
 	by map[string]chan struct{}
 }
 
-// Resolve gives a directory with wheels for a platform. The error has what pip says, or says what to do.
-func Resolve(ctx context.Context, r importer.Requirements, p importer.Platform) (string, error) {
+// Resolve gives a directory with wheels for a platform. env is pip's environment. The error has what pip says, or says what to
+// do.
+func Resolve(ctx context.Context, r importer.Requirements, p importer.Platform, env []string) (string, error) {
 	if len(r.Lines)+len(r.Files) == 0 {
 		return "", nil
 	}
@@ -62,7 +74,7 @@ func Resolve(ctx context.Context, r importer.Requirements, p importer.Platform) 
 	if p.ABI == "" || p.Machine == "" {
 		return "", errors.New("it is not known what the target is")
 	}
-	key, err := keyOf(r, p)
+	key, err := keyOf(r, p, env)
 	if err != nil {
 		return "", err
 	}
@@ -74,16 +86,19 @@ func Resolve(ctx context.Context, r importer.Requirements, p importer.Platform) 
 	if err := os.MkdirAll(top, 0o700); err != nil {
 		return "", err
 	}
+	if err := owned.CheckDir(top); err != nil {
+		return "", fmt.Errorf("wheels cannot be kept in %s, where somebody else could put others: %w; set XDG_CACHE_HOME to a directory of your own", top, err)
+	}
 	dir := filepath.Join(top, key)
 	done, err := enter(ctx, dir)
 	if err != nil {
 		return "", err
 	}
 	defer done()
-	if info, err := os.Stat(dir); err == nil && time.Since(info.ModTime()) < fresh {
+	if isFresh(dir) {
 		return dir, nil
 	}
-	return dir, download(ctx, r, p, top, dir)
+	return dir, download(ctx, r, p, env, top, dir)
 }
 
 // enter waits until nobody else resolves the same.
@@ -114,19 +129,33 @@ func enter(ctx context.Context, dir string) (done func(), err error) {
 	}
 }
 
-func keyOf(r importer.Requirements, p importer.Platform) (string, error) {
+func keyOf(r importer.Requirements, p importer.Platform, env []string) (string, error) {
 	h := sha256.New()
 	fmt.Fprintf(h, "%q %q %v %q %q %q %q\n", r.Lines, r.Files, p.Version, p.ABI, p.Machine, p.Libc, p.LibcVersion)
-	for _, file := range r.Files {
+	files := slices.Clone(r.Files)
+	for i := 0; i < len(files); i++ {
+		file := files[i]
 		info, err := os.Stat(file)
 		if err != nil || !info.Mode().IsRegular() || info.Size() > maxFile {
+			if i >= len(r.Files) {
+				continue // pip says what is wrong with it
+			}
 			return "", fmt.Errorf("%s: it is no file, or cannot be read, or has more than %d MiB", file, maxFile>>20)
 		}
 		data, err := os.ReadFile(file)
 		if err != nil {
 			return "", err
 		}
-		fmt.Fprintf(h, "%x\n", sha256.Sum256(data))
+		fmt.Fprintf(h, "%q %x\n", file, sha256.Sum256(data))
+		for _, m := range otherFile.FindAllStringSubmatch(string(data), -1) {
+			other := m[1]
+			if !filepath.IsAbs(other) {
+				other = filepath.Join(filepath.Dir(file), other)
+			}
+			if !slices.Contains(files, other) && len(files) < maxFiles {
+				files = append(files, other)
+			}
+		}
 	}
 	for _, place := range r.Links {
 		stamp := ""
@@ -141,34 +170,39 @@ func keyOf(r importer.Requirements, p importer.Platform) (string, error) {
 		}
 		fmt.Fprintf(h, "%q %x\n", place, sha256.Sum256([]byte(stamp)))
 	}
-	for _, name := range []string{"PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX", "PIP_CONSTRAINT", "PIP_PRE"} {
-		fmt.Fprintf(h, "%s=%q\n", name, os.Getenv(name))
-	}
+	settings := slices.DeleteFunc(slices.Clone(env), func(kv string) bool { return !strings.HasPrefix(kv, "PIP_") })
+	slices.Sort(settings)
+	fmt.Fprintf(h, "%q\n", settings)
 	return hex.EncodeToString(h.Sum(nil))[:32], nil
 }
 
-// pip gives the command line of a pip: that of the target's Python if it is here, since conditions such as python_version < "3.9" are
-// judged by the Python that pip runs under.
-func pip(ctx context.Context, v importer.Version) ([]string, error) {
+// notHere keeps Python from the modules of the current directory, which may be somebody else's. (-P is of 3.11.)
+const notHere = "import sys;sys.path[:]=[p for p in sys.path if p];"
+
+// pip gives the command line of a pip, 20.3 or later, which takes --abi and --platform more than once: that of the target's Python if
+// it is here, since conditions such as python_version < "3.9" are judged by the Python that pip runs under.
+func pip(ctx context.Context, v importer.Version, env []string) ([]string, error) {
 	for _, python := range []string{"python" + v.String(), "python3", "python"} {
 		path, err := exec.LookPath(python)
 		if err != nil {
 			continue
 		}
-		if exec.CommandContext(ctx, path, "-c", "import sys,pip;int(pip.__version__.split('.')[0])>=20 or sys.exit(1)").Run() == nil {
-			return []string{path, "-m", "pip"}, nil
+		check := exec.CommandContext(ctx, path, "-c", notHere+"import pip;[int(n) for n in pip.__version__.split('.')[:2]]>=[20,3] or sys.exit(1)")
+		check.Env = env
+		if check.Run() == nil {
+			return []string{path, "-c", notHere + "import runpy;runpy.run_module('pip',None,'__main__',True)"}, nil
 		}
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
 	}
-	return nil, errors.New("there is no pip on this machine, of version 20 or later, that would find them: install it " +
+	return nil, errors.New("there is no pip on this machine, of version 20.3 or later, that would find them: install it " +
 		"(python3 -m ensurepip, or the package python3-pip), or put wheels into a directory and name it with --wheels")
 }
 
 // download has pip fetch everything, and puts it in place of what was there.
-func download(ctx context.Context, r importer.Requirements, p importer.Platform, top, dir string) error {
-	argv, err := pip(ctx, p.Version)
+func download(ctx context.Context, r importer.Requirements, p importer.Platform, env []string, top, dir string) error {
+	argv, err := pip(ctx, p.Version, env)
 	if err != nil {
 		return err
 	}
@@ -194,7 +228,7 @@ func download(ctx context.Context, r importer.Requirements, p importer.Platform,
 	}
 	argv = append(append(argv, "--"), r.Lines...)
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.WaitDelay = time.Second
+	cmd.Env, cmd.WaitDelay = env, time.Second
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
 	if err := cmd.Run(); err != nil {
@@ -203,10 +237,32 @@ func download(ctx context.Context, r importer.Requirements, p importer.Platform,
 		}
 		return fmt.Errorf("pip: %s", lastError(said.String(), err))
 	}
-	if err := os.RemoveAll(dir); err != nil {
-		return err
+	return replace(part, dir)
+}
+
+// replace puts part in the place of dir, which children may be served from, and which other processes replace as well.
+func replace(part, dir string) error {
+	old := part + ".old"
+	defer os.RemoveAll(old)
+	for {
+		if isFresh(dir) {
+			return nil // somebody was faster
+		}
+		if err := os.Rename(dir, old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := os.Rename(part, dir); !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		if err := os.RemoveAll(old); err != nil {
+			return err
+		}
 	}
-	return os.Rename(part, dir)
+}
+
+func isFresh(dir string) bool {
+	info, err := os.Stat(dir)
+	return err == nil && time.Since(info.ModTime()) < fresh
 }
 
 // lastError is what pip says is wrong.

@@ -2,9 +2,13 @@ package requirements
 
 import (
 	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"mitogend/importer"
 )
@@ -70,8 +74,120 @@ func TestWithoutPip(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	p := importer.Platform{Version: importer.Version{Major: 3, Minor: 11}, ABI: "cp311", Machine: "x86_64"}
-	_, err := Resolve(context.Background(), importer.Requirements{Lines: []string{"six"}}, p)
+	_, err := Resolve(context.Background(), importer.Requirements{Lines: []string{"six"}}, p, os.Environ())
 	if err == nil || !strings.Contains(err.Error(), "there is no pip on this machine") {
 		t.Error(err)
+	}
+}
+
+// Wheels that somebody else could have put there are not served.
+func TestCacheOfOthers(t *testing.T) {
+	caches := t.TempDir()
+	t.Setenv("XDG_CACHE_HOME", caches)
+	if err := os.Chmod(caches, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	r := importer.Requirements{Lines: []string{"six"}}
+	p := importer.Platform{Version: importer.Version{Major: 3, Minor: 11}, ABI: "cp311", Machine: "x86_64"}
+	key, err := keyOf(r, p, os.Environ())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(caches, "mitogend", "requirements", key), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if dir, err := Resolve(context.Background(), r, p, os.Environ()); err == nil || !strings.Contains(err.Error(), "others may write to") {
+		t.Error(dir, err)
+	}
+}
+
+// The modules of the current directory, which may be somebody else's, do not run.
+func TestPipIsNotFromHere(t *testing.T) {
+	version := importer.Version{Major: 3, Minor: 99} // so that it is python3's
+	if _, err := pip(context.Background(), version, os.Environ()); err != nil {
+		t.Skip(err)
+	}
+	dir := t.TempDir()
+	for _, name := range []string{"pip.py", "runpy.py", "optparse.py"} {
+		write(t, filepath.Join(dir, name), "raise SystemExit('it is "+name+" of this directory that runs')\n")
+	}
+	t.Chdir(dir)
+	argv, err := pip(context.Background(), version, os.Environ())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(argv[0], append(argv[1:], "--version")...).CombinedOutput(); err != nil || !strings.HasPrefix(string(out), "pip ") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The key is another one once anything has changed that decides what is found, files that files name as well.
+func TestKey(t *testing.T) {
+	dir := t.TempDir()
+	file, base, limits := filepath.Join(dir, "a.txt"), filepath.Join(dir, "base.txt"), filepath.Join(dir, "c.txt")
+	write(t, file, "six\n-r base.txt\n")
+	write(t, base, "--constraint="+limits+"\n-r a.txt\n-r none.txt\n")
+	write(t, limits, "six<2\n")
+	p := importer.Platform{Version: importer.Version{Major: 3, Minor: 11}, ABI: "cp311", Machine: "x86_64"}
+	key := func() string {
+		t.Helper()
+		k, err := keyOf(importer.Requirements{Files: []string{file}}, p, os.Environ())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	last := key()
+	if key() != last {
+		t.Error("it is another one each time")
+	}
+	for _, change := range []func(){
+		func() { write(t, base, "-c "+limits+"\n") }, func() { write(t, limits, "six<1\n") }, func() { t.Setenv("PIP_CONFIG_FILE", "x") },
+	} {
+		change()
+		if k := key(); k == last {
+			t.Error("a change was not noticed")
+		} else {
+			last = k
+		}
+	}
+}
+
+// What was found takes the place of what is old, and not of what others have found meanwhile.
+func TestReplace(t *testing.T) {
+	top := t.TempDir()
+	dir := filepath.Join(top, "key")
+	for i, c := range []struct {
+		old  bool
+		want string
+	}{{false, "0"}, {true, "1"}, {false, "1"}} {
+		if c.old {
+			then := time.Now().Add(-2 * fresh)
+			if err := os.Chtimes(dir, then, then); err != nil {
+				t.Fatal(err)
+			}
+		}
+		part := filepath.Join(top, "part")
+		if err := os.Mkdir(part, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(part, "x.whl"), string(rune('0'+i)))
+		if err := replace(part, dir); err != nil {
+			t.Fatal(err)
+		}
+		_ = os.RemoveAll(part)
+		if data, _ := os.ReadFile(filepath.Join(dir, "x.whl")); string(data) != c.want {
+			t.Errorf("%d: %q", i, data)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(top, "*")); len(left) != 1 {
+		t.Errorf("%q", left)
 	}
 }

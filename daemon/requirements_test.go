@@ -1,0 +1,40 @@
+package daemon
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"mitogend/importer"
+)
+
+// pip, and what it runs, is not told passwords.
+func TestPipHasNoSecrets(t *testing.T) {
+	dir := t.TempDir()
+	told := filepath.Join(dir, "told")
+	if err := os.WriteFile(filepath.Join(dir, "python3"), []byte("#!/bin/sh\n/usr/bin/env >>'"+told+"'\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir)
+	t.Setenv("XDG_CACHE_HOME", dir)
+	t.Setenv("MITOGEND_VAULT_PASSWORD", "hunter2")
+	t.Setenv("PIP_INDEX_URL", "http://127.0.0.1:1/")
+	d, err := New(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Shutdown(context.Background()) }()
+	im, err := d.NewImporter(importer.Options{Requirements: importer.Requirements{Lines: []string{"six"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := im.Prepare(context.Background(), importer.Platform{Version: importer.Version{Major: 3, Minor: 99}, ABI: "cp399", Machine: "x86_64"}); err != nil {
+		t.Fatal(err)
+	}
+	env, err := os.ReadFile(told)
+	if err != nil || strings.Count(string(env), "PIP_INDEX_URL=") != 2 || strings.Contains(string(env), "hunter2") {
+		t.Errorf("%v: %s", err, env)
+	}
+}
