@@ -131,7 +131,7 @@ func (t *together) finish(ctx context.Context, j *job, o *client.Outcome) {
 	if fl.tooMany() {
 		t.once.Do(func() { close(t.stop) })
 	}
-	if done, size := int(fl.done.Load()), fl.plan.batch; fl.plan.pause > 0 && done%size == 0 && done < len(fl.targets) && !stopped(ctx) {
+	if done, size := int(fl.done.Load()), fl.plan.batch; fl.plan.pause > 0 && done%size == 0 && done < len(fl.targets) && !stopped(ctx) && !fl.tooMany() {
 		fl.notePause(done/size, len(portions(len(fl.targets), size)))
 	}
 }
