@@ -122,17 +122,20 @@ func (p *prompts) work(ctx context.Context, j *job, ready func()) *outcome {
 	return p.fl.programEnded(j, status)
 }
 
-// send gives an order. A target that has not taken 64 of them gets no more: it is stuck, and told so by whoever waits for it.
-func (s *session) send(kind byte, body []byte) {
+// send gives an order. A target that has not taken 64 of them gets no more, and that is false: it is stuck, and told so by whoever waits for
+// it.
+func (s *session) send(kind byte, body []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return
+		return false
 	}
 	msg := binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(body)))
 	select {
 	case s.orders <- append(msg, body...):
+		return true
 	default:
+		return false
 	}
 }
 
@@ -156,12 +159,15 @@ func (p *prompts) sessions() []*session {
 func (p *prompts) ask(kind byte, text string) (string, bool) {
 	for _, s := range p.sessions() {
 		s.out.drain()
-		s.send(kind, []byte(text))
+		if !s.send(kind, []byte(text)) {
+			return "", false
+		}
 		select {
 		case answer := <-s.out.came:
 			return string(answer), true
 		case <-s.gone:
 		case <-time.After(answerTime):
+			s.out.giveUp()
 			return "", false
 		}
 	}
@@ -238,6 +244,10 @@ func (p *prompts) execute(ctx context.Context, text string, interrupts chan os.S
 	c := p.fl.app.console
 	out, errs := &gatherer{spool: &p.fl.spool, to: c.out}, &gatherer{spool: &p.fl.spool, to: c.err}
 	waiting := p.sessions()
+	select {
+	case <-interrupts: // of an earlier text
+	default:
+	}
 	for _, s := range waiting {
 		s.out.begin(out.writer(s.name))
 		s.err.begin(errs.writer(s.name))
@@ -248,7 +258,7 @@ func (p *prompts) execute(ctx context.Context, text string, interrupts chan os.S
 		defer p.mu.Unlock()
 		var names []string
 		for _, s := range p.live {
-			if len(s.err.came) == 0 {
+			if s.err.waits() {
 				names = append(names, s.name)
 			}
 		}
@@ -290,6 +300,7 @@ type answers struct {
 	mu   sync.Mutex // guards the following
 	to   *gathered  // nil between two texts
 	held []byte     // may be the beginning of an answer
+	late int        // answers to come that nobody waits for any more
 }
 
 // maxAnswer is far more than an answer has.
@@ -324,6 +335,24 @@ func (a *answers) drain() {
 	}
 }
 
+// giveUp forgets the answer to what was asked last, also when it comes later: it is none to what is asked next.
+func (a *answers) giveUp() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	select {
+	case <-a.came:
+	default:
+		a.late++
+	}
+}
+
+// waits tells whether the answer to a text has not come yet.
+func (a *answers) waits() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.to != nil && len(a.came) == 0
+}
+
 func (a *answers) Write(p []byte) (int, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -340,21 +369,26 @@ func (a *answers) Write(p []byte) (int, error) {
 		a.print(data[:i])
 		data = data[i:]
 		head := len(a.mark) + len("00000000\n")
-		size := int64(0)
+		size := uint64(0)
 		if len(data) >= head {
 			var err error
-			if size, err = strconv.ParseInt(string(data[len(a.mark):head-1]), 16, 64); err != nil || size > maxAnswer {
+			if size, err = strconv.ParseUint(string(data[len(a.mark):head-1]), 16, 64); err != nil || size > maxAnswer {
 				a.print(data[:head]) // not of the program
 				data = data[head:]
 				continue
 			}
 		}
-		if len(data) < head || int64(len(data)) < int64(head)+size {
+		if len(data) < head || len(data)-head < int(size) {
 			a.held = bytes.Clone(data)
 			break
 		}
-		answer := bytes.Clone(data[head : int64(head)+size])
-		data = data[int64(head)+size:]
+		end := head + int(size)
+		answer := bytes.Clone(data[head:end])
+		data = data[end:]
+		if a.late > 0 {
+			a.late--
+			continue
+		}
 		select {
 		case a.came <- answer:
 		default:
@@ -402,10 +436,7 @@ func (p *prompts) newTypist() *typist {
 			return head, []string{"    "}, tail
 		}
 		found, _ := p.ask('c', word)
-		if found == "" {
-			return head, nil, tail
-		}
-		return strings.TrimSuffix(head, word), strings.Split(found, "\n"), tail
+		return strings.TrimSuffix(head, word), completions(word, found), tail
 	})
 	if f, err := os.Open(t.history); err == nil {
 		_, _ = t.line.ReadHistory(f)
@@ -415,6 +446,14 @@ func (p *prompts) newTypist() *typist {
 }
 
 var dotted = regexp.MustCompile(`[\pL\pN_.]*$`)
+
+// completion is what completes a word: a name, and what may stand behind one.
+var completion = regexp.MustCompile(`^[\pL\pN_.]+(\(\)?|[: ])?$`)
+
+// completions are the words of an answer. Nothing else of a target's comes onto the screen, or into a line that runs on the others.
+func completions(word, answer string) []string {
+	return slices.DeleteFunc(strings.Split(answer, "\n"), func(w string) bool { return !strings.HasPrefix(w, word) || !completion.MatchString(w) })
+}
 
 // historyFile is where lines are remembered; empty for nowhere.
 func historyFile() string {
