@@ -34,12 +34,13 @@ type prompts struct {
 	dir string
 
 	mark  []byte
-	begun sync.WaitGroup // targets that are neither there nor given up
+	begun chan struct{} // closed when each target is there, or given up
 
-	mu      sync.Mutex // guards the following
-	live    []*session // in the order in which they came
-	reading bool       // a line is waited for
-	over    bool       // all targets have ended
+	mu      sync.Mutex    // guards the following
+	live    []*session    // in the order in which they came
+	settled map[*job]bool // those that are there, or given up
+	reading bool          // a line is waited for
+	over    bool          // all targets have ended
 }
 
 // session is the Python on one target.
@@ -58,27 +59,24 @@ const answerTime = 5 * time.Second
 
 // prompt is repl on several targets. Without a terminal the lines come from stdin as they are.
 func (fl *fleet) prompt(ctx context.Context, env []string, dir string) error {
-	p := &prompts{fl: fl, env: env, dir: dir, mark: make([]byte, 32)}
+	p := &prompts{fl: fl, env: env, dir: dir, mark: make([]byte, 32), begun: make(chan struct{}), settled: map[*job]bool{}}
 	var random [16]byte
 	_, _ = rand.Read(random[:])
 	hex.Encode(p.mark, random[:])
 	// All are there at once.
 	fl.flags.parallel = max(fl.flags.parallel, len(fl.targets))
 	fl.silent = true
-	p.begun.Add(len(fl.targets))
-	told := map[string]*sync.Once{}
-	for _, t := range fl.targets {
-		told[t.name] = &sync.Once{}
-	}
-	settled := func(t target) { told[t.name].Do(p.begun.Done) }
-	fl.after = settled
+	fl.after = p.settle
 	typed := make(chan struct{})
 	go func() {
 		defer close(typed)
-		p.begun.Wait()
-		p.talk(ctx)
+		select {
+		case <-p.begun:
+			p.talk(ctx)
+		case <-ctx.Done():
+		}
 	}()
-	err := fl.each(ctx, func(ctx context.Context, j *job) *outcome { return p.work(ctx, j, func() { settled(j.target) }) })
+	err := fl.each(ctx, func(ctx context.Context, j *job) *outcome { return p.work(ctx, j) })
 	p.mu.Lock()
 	p.over = true
 	reading := p.reading
@@ -89,8 +87,20 @@ func (fl *fleet) prompt(ctx context.Context, env []string, dir string) error {
 	return err
 }
 
+// settle counts a target that is there, or given up, once.
+func (p *prompts) settle(j *job) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.settled[j] {
+		return
+	}
+	if p.settled[j] = true; len(p.settled) == len(p.fl.targets) {
+		close(p.begun)
+	}
+}
+
 // work runs the Python of one target until its end.
-func (p *prompts) work(ctx context.Context, j *job, ready func()) *outcome {
+func (p *prompts) work(ctx context.Context, j *job) *outcome {
 	r, w := io.Pipe()
 	s := &session{name: j.target.name, orders: make(chan []byte, 64), gone: make(chan struct{}), out: newAnswers(p.mark), err: newAnswers(p.mark)}
 	var writing sync.WaitGroup
@@ -107,7 +117,7 @@ func (p *prompts) work(ctx context.Context, j *job, ready func()) *outcome {
 	p.mu.Lock()
 	p.live = append(p.live, s)
 	p.mu.Unlock()
-	ready()
+	p.settle(j)
 	status, err := j.child.Run(ctx, o)
 	p.mu.Lock()
 	p.live = slices.DeleteFunc(p.live, func(o *session) bool { return o == s })
@@ -184,6 +194,7 @@ func (p *prompts) talk(ctx context.Context) {
 	interrupts := make(chan os.Signal, 1)
 	signal.Reset(os.Interrupt) // it means what runs there, not this command
 	signal.Notify(interrupts, os.Interrupt)
+	defer signal.Notify(p.fl.app.signals, os.Interrupt) // what runs there may not end by itself
 	in := p.newTypist()
 	defer in.close()
 	read := func(prompt string) (string, error) {
