@@ -60,8 +60,12 @@ func place(t *wire.Target) string {
 	return "target " + t.Target
 }
 
-// writePlace is what writes have to be in order with: those of the same stream, and of open_many those for the same target.
+// writePlace is what writes have to be in order with: those of the same stream, and of open_many those for the same target. What ends the work
+// does not wait for what nobody takes.
 func writePlace(p *wire.Write) string {
+	if p.Stop || p.Cancel {
+		return ""
+	}
 	if p.Target != nil {
 		return fmt.Sprint("write ", p.Stream, " ", *p.Target)
 	}

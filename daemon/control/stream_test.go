@@ -37,3 +37,19 @@ func TestInputOfWhatIsGivenUp(t *testing.T) {
 		t.Error(n, err)
 	}
 }
+
+// What ends the work of a plan does not wait for a write that nobody takes.
+func TestWritePlaces(t *testing.T) {
+	one := 1
+	for want, writes := range map[string][]wire.Write{
+		"":          {{Stream: 7, Cancel: true}, {Stream: 7, Stop: true}},
+		"write 7":   {{Stream: 7, Data: []byte("x")}, {Stream: 7, End: true}},
+		"write 7 1": {{Stream: 7, Target: &one, End: true}},
+	} {
+		for _, w := range writes {
+			if got := writePlace(&w); got != want {
+				t.Errorf("%+v: %q", w, got)
+			}
+		}
+	}
+}
