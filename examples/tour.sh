@@ -37,6 +37,7 @@ listen() {
         echo 'PidFile none'
         echo 'StrictModes no'
         echo 'UsePAM no'
+        echo 'PasswordAuthentication no'
         echo 'PermitRootLogin prohibit-password'
         echo 'MaxStartups 100'
     } >"$dir/ssh/config"
@@ -106,7 +107,11 @@ echo 'h1 { color: teal }' >site/css/main.css
 
 # Connections stay open while a daemon runs.
 mitogend serve --log-level error 2>daemon.log &
-until mitogend ps >/dev/null 2>&1; do sleep 0.1; done
+daemon=$!
+until mitogend ps >/dev/null 2>&1; do
+    kill -0 $daemon 2>/dev/null || { echo 'tour: the daemon does not start:' >&2; cat daemon.log >&2; exit 1; }
+    sleep 0.1
+done
 
 task '1. uptime everywhere'
 show exec -H web -- uptime

@@ -145,7 +145,13 @@ func TestHelpTopics(t *testing.T) {
 			t.Errorf("%s: status %d\n%s", env, status, term.screen())
 		}
 	}
-	term := at("NO_COLOR=1", "PAGER=")
+	term := at(`PAGER=sh -c 'trap "exit 0" INT; echo begun; while :; do sleep 0.1; done'`)
+	term.expect("begun")
+	term.send("\x03")
+	if status := term.wait(); status != 0 || strings.Contains(term.screen(), "interrupted") {
+		t.Errorf("the pager was interrupted: status %d\n%s", status, term.screen())
+	}
+	term = at("NO_COLOR=1", "PAGER=")
 	if term.wait(); strings.Contains(term.screen(), "\x1b[1m") {
 		t.Error(term.screen())
 	}

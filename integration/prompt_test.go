@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -40,10 +41,47 @@ func replOnSeveral(t *testing.T, p Python) {
 	if !strings.Contains(r.Stdout, " (1)\n'one'\n") || r.Status != 1 || !strings.Contains(r.Stderr, "the program ended with status 3") {
 		t.Error(r)
 	}
+	// A target may be named twice, and text need not be UTF-8.
+	if r := repl("# \xe9\n2\n", hosts[:2]...); r.Status != 0 || !strings.Contains(r.Stdout, " (3)\n2\n") {
+		t.Error(r)
+	}
 	Mitogend(t, dir, append([]string{"repl", "--json"}, hosts...)...).Want(t, 2, "", "without --json")
 	Mitogend(t, dir, append([]string{"repl", "--timeout", "3s"}, hosts...)...).Want(t, 2, "", "without --batch")
 	if r := repl("1\n", "-H", "local:?python=/nowhere"); r.Status != 3 || !strings.Contains(r.Stdout, " (2)\n1\n") {
 		t.Error(r)
+	}
+}
+
+// What does not end with what is typed is ended by Ctrl-C.
+func TestReplInterruptedAtTheEnd(t *testing.T) {
+	target := AnyPython(t).Target()
+	cmd := Command(t, t.TempDir(), "repl", "-H", target, "-H", target+"&connect_timeout=31s")
+	out := &Buffer{}
+	cmd.Stdout, cmd.Stderr = out, out
+	in, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	_, _ = io.WriteString(in, "import threading, time; threading.Thread(target=time.sleep, args=(600,)).start(); print('begun')\n")
+	Eventually(t, "it has begun", func() bool { return strings.Contains(out.String(), " (2)\nbegun\n") })
+	_ = in.Close()
+	ended := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(ended) }()
+	Eventually(t, "it has ended", func() bool {
+		_ = cmd.Process.Signal(os.Interrupt)
+		select {
+		case <-ended:
+			return true
+		default:
+			return false
+		}
+	})
+	if cmd.ProcessState.ExitCode() != 130 {
+		t.Error(cmd.ProcessState, out)
 	}
 }
 
@@ -66,11 +104,11 @@ func TestReplAtATerminal(t *testing.T) {
 	d.send("import time; print('slow'); time.sleep(600)\r")
 	d.expect(`waiting for 3 targets: `)
 	d.send("\x03")
-	d.expect(`KeyboardInterrupt`)
+	d.expect(`KeyboardInterrupt\s+3 targets>>>`)
 	d.send("half a line\x03")
 	d.send("import os; os.getpid() % 2 and None\r")
-	d.send("import signal; os.kill(os.getpid(), signal.SIGKILL) if not __import__('glob').glob('marker') and open('marker', 'w') else None\r")
-	d.expect(`of 3 targets>>>`)
+	d.send("import signal; os.kill(os.getpid(), signal.SIGKILL) if os.environ['MITOGEND_TARGET'].endswith('=32s') else None\r")
+	d.expect(`2 of 3 targets>>>`)
 	d.send("\x04")
 	if status := d.wait(); status != 1 {
 		t.Errorf("status %d\n%s", status, d.screen())

@@ -36,8 +36,15 @@ def numbers():
     for i in range(3):
         yield me + str(i)
     if me == 'w2': raise KeyError(me)
+def logs():
+    import logging
+    for i in range(2):
+        logging.getLogger('l').warning('%s is at %d', me, i)
+        yield i
 def slow(directory):
     if me == 'w1': return 'early'
+    print('slow ' + me)
+    sys.stdout.flush()
     open(os.path.join(directory, me), 'w').close()
     time.sleep(60)
 def quick(seconds):
@@ -156,7 +163,7 @@ func TestTogetherWithoutDaemon(t *testing.T) {
 	dir := t.TempDir()
 	apart(t, dir, "w1", "w2", "w3", "w4", "w5")
 	d := Serve(t)
-	cmd := Command(t, dir, "call", "--json", "-p", "2", "-H", "all", "work:slow", dir)
+	cmd := Command(t, dir, "call", "--json", "-p", "2", "-H", "all", "-o", "out", "work:slow", dir)
 	cmd.Env = append(cmd.Env, d.Env()...)
 	var out Buffer
 	cmd.Stdout = &out
@@ -164,13 +171,40 @@ func TestTogetherWithoutDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	Eventually(t, "two run", func() bool {
-		_, err2 := os.Stat(dir + "/w2")
-		_, err3 := os.Stat(dir + "/w3")
-		return err2 == nil && err3 == nil
+		text2, _ := os.ReadFile(dir + "/out/w2/stderr")
+		text3, _ := os.ReadFile(dir + "/out/w3/stderr")
+		return string(text2)+string(text3) == "slow w2\nslow w3\n"
 	})
 	d.Signal(syscall.SIGKILL)
 	_ = cmd.Wait()
 	if s := out.String(); strings.Count(s, `"kind":"lost"`) != 4 || strings.Count(s, `"ok":true`) != 1 || strings.Count(s, "\n") != 5 || cmd.ProcessState.ExitCode() != 4 {
 		t.Error(cmd.ProcessState.ExitCode(), s)
 	}
+	if text, _ := os.ReadFile(dir + "/out/w2/stderr"); !strings.Contains(string(text), "slow w2\n") {
+		t.Errorf("%q", text)
+	}
+	directories(t, dir+"/out", "w1", "w2", "w3", "w4", "w5")
+}
+
+// directories are what is below a directory.
+func directories(t *testing.T, dir string, want ...string) {
+	t.Helper()
+	list, err := os.ReadDir(dir)
+	var got []string
+	for _, e := range list {
+		got = append(got, e.Name())
+	}
+	if err != nil || !slices.Equal(got, want) {
+		t.Error(got, err)
+	}
+}
+
+// What a generator logs comes behind its first value, and makes no outcome of its own.
+func TestTogetherGeneratorLogs(t *testing.T) {
+	dir := t.TempDir()
+	apart(t, dir, "w1", "w2")
+	if r := Serve(t).Run(t, dir, "call", "-H", "all", "-o", "out", "work:logs"); r.Status != 0 {
+		t.Error(r)
+	}
+	directories(t, dir+"/out", "w1", "w2")
 }

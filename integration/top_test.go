@@ -138,7 +138,7 @@ func TestTop(t *testing.T) {
 	call, callErr := start("call", "-H", target, "m:waits")
 	cmd := exec.Command(d.cmd.Path, "top", "--every", "100ms")
 	cmd.Env, cmd.Dir = d.Env(), dir
-	top := onDisplay(t, cmd, 120, 24)
+	top := onDisplay(t, cmd, 160, 24)
 	top.expect(`RUNS`)
 	top.expect(`busy .*(endless\.py|m:waits) \d+s`)
 	if !top.other() {

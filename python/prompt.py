@@ -89,7 +89,7 @@ class Prompt(object):
             message = self.orders.pop(0)
             if not message:
                 return
-            kind, text = message[0], message[1].decode('utf-8')
+            kind, text = message[0], message[1].decode('utf-8', 'replace')
             if kind == b's':
                 self.execute(text)
                 self.answer(1)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -123,7 +124,12 @@ func (a *app) pager(text string) bool {
 	if _, set := os.LookupEnv("LESS"); !set {
 		cmd.Env = append(cmd.Env, "LESS=FRX")
 	}
-	return cmd.Start() == nil && cmd.Wait() == nil
+	if cmd.Start() != nil {
+		return false
+	}
+	signal.Ignore(os.Interrupt) // it is the pager's: less ends a search by it
+	defer signal.Notify(a.signals, os.Interrupt)
+	return cmd.Wait() == nil
 }
 
 // writeMan writes a page for each command and topic.

@@ -85,10 +85,10 @@ type fleet struct {
 	where    *where    // nil without --where
 	stdouts  *gatherer // nil without -b
 	stderrs  *gatherer
-	outDir   *outDir      // nil without -o
-	failedTo *failedFile  // nil without --failed
-	silent   bool         // without a progress line
-	after    func(target) // is told of the end of each that has begun; may be nil
+	outDir   *outDir     // nil without -o
+	failedTo *failedFile // nil without --failed
+	silent   bool        // without a progress line
+	after    func(*job)  // is told of the end of each that has begun; may be nil
 	wg       sync.WaitGroup
 
 	varsMu sync.Mutex // of the inventory, while targets are worked on
@@ -324,9 +324,6 @@ const stuckTime = 1500 * time.Millisecond
 func (fl *fleet) work(ctx context.Context, t target, do func(context.Context, *job) *outcome) {
 	fl.running.Add(1)
 	defer fl.running.Add(-1)
-	if fl.after != nil {
-		defer fl.after(t)
-	}
 	started := time.Now()
 	if d := fl.flags.timeout; d > 0 {
 		var cancel context.CancelFunc
@@ -334,6 +331,9 @@ func (fl *fleet) work(ctx context.Context, t target, do func(context.Context, *j
 		defer cancel()
 	}
 	j := fl.newJob(t)
+	if fl.after != nil {
+		defer fl.after(j)
+	}
 	imports := &importTrace{start: started}
 	out := fl.connect(ctx, j, imports)
 	if out == nil {

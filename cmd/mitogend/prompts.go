@@ -34,12 +34,13 @@ type prompts struct {
 	dir string
 
 	mark  []byte
-	begun sync.WaitGroup // targets that are neither there nor given up
+	begun chan struct{} // closed when each target is there, or given up
 
-	mu      sync.Mutex // guards the following
-	live    []*session // in the order in which they came
-	reading bool       // a line is waited for
-	over    bool       // all targets have ended
+	mu      sync.Mutex    // guards the following
+	live    []*session    // in the order in which they came
+	settled map[*job]bool // those that are there, or given up
+	reading bool          // a line is waited for
+	over    bool          // all targets have ended
 }
 
 // session is the Python on one target.
@@ -58,27 +59,24 @@ const answerTime = 5 * time.Second
 
 // prompt is repl on several targets. Without a terminal the lines come from stdin as they are.
 func (fl *fleet) prompt(ctx context.Context, env []string, dir string) error {
-	p := &prompts{fl: fl, env: env, dir: dir, mark: make([]byte, 32)}
+	p := &prompts{fl: fl, env: env, dir: dir, mark: make([]byte, 32), begun: make(chan struct{}), settled: map[*job]bool{}}
 	var random [16]byte
 	_, _ = rand.Read(random[:])
 	hex.Encode(p.mark, random[:])
 	// All are there at once.
 	fl.flags.parallel = max(fl.flags.parallel, len(fl.targets))
 	fl.silent = true
-	p.begun.Add(len(fl.targets))
-	told := map[string]*sync.Once{}
-	for _, t := range fl.targets {
-		told[t.name] = &sync.Once{}
-	}
-	settled := func(t target) { told[t.name].Do(p.begun.Done) }
-	fl.after = settled
+	fl.after = p.settle
 	typed := make(chan struct{})
 	go func() {
 		defer close(typed)
-		p.begun.Wait()
-		p.talk(ctx)
+		select {
+		case <-p.begun:
+			p.talk(ctx)
+		case <-ctx.Done():
+		}
 	}()
-	err := fl.each(ctx, func(ctx context.Context, j *job) *outcome { return p.work(ctx, j, func() { settled(j.target) }) })
+	err := fl.each(ctx, func(ctx context.Context, j *job) *outcome { return p.work(ctx, j) })
 	p.mu.Lock()
 	p.over = true
 	reading := p.reading
@@ -89,8 +87,20 @@ func (fl *fleet) prompt(ctx context.Context, env []string, dir string) error {
 	return err
 }
 
+// settle counts a target that is there, or given up, once.
+func (p *prompts) settle(j *job) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.settled[j] {
+		return
+	}
+	if p.settled[j] = true; len(p.settled) == len(p.fl.targets) {
+		close(p.begun)
+	}
+}
+
 // work runs the Python of one target until its end.
-func (p *prompts) work(ctx context.Context, j *job, ready func()) *outcome {
+func (p *prompts) work(ctx context.Context, j *job) *outcome {
 	r, w := io.Pipe()
 	s := &session{name: j.target.name, orders: make(chan []byte, 64), gone: make(chan struct{}), out: newAnswers(p.mark), err: newAnswers(p.mark)}
 	var writing sync.WaitGroup
@@ -107,7 +117,7 @@ func (p *prompts) work(ctx context.Context, j *job, ready func()) *outcome {
 	p.mu.Lock()
 	p.live = append(p.live, s)
 	p.mu.Unlock()
-	ready()
+	p.settle(j)
 	status, err := j.child.Run(ctx, o)
 	p.mu.Lock()
 	p.live = slices.DeleteFunc(p.live, func(o *session) bool { return o == s })
@@ -122,17 +132,20 @@ func (p *prompts) work(ctx context.Context, j *job, ready func()) *outcome {
 	return p.fl.programEnded(j, status)
 }
 
-// send gives an order. A target that has not taken 64 of them gets no more: it is stuck, and told so by whoever waits for it.
-func (s *session) send(kind byte, body []byte) {
+// send gives an order. A target that has not taken 64 of them gets no more, and that is false: it is stuck, and told so by whoever waits for
+// it.
+func (s *session) send(kind byte, body []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return
+		return false
 	}
 	msg := binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(body)))
 	select {
 	case s.orders <- append(msg, body...):
+		return true
 	default:
+		return false
 	}
 }
 
@@ -156,12 +169,15 @@ func (p *prompts) sessions() []*session {
 func (p *prompts) ask(kind byte, text string) (string, bool) {
 	for _, s := range p.sessions() {
 		s.out.drain()
-		s.send(kind, []byte(text))
+		if !s.send(kind, []byte(text)) {
+			return "", false
+		}
 		select {
 		case answer := <-s.out.came:
 			return string(answer), true
 		case <-s.gone:
 		case <-time.After(answerTime):
+			s.out.giveUp()
 			return "", false
 		}
 	}
@@ -178,6 +194,7 @@ func (p *prompts) talk(ctx context.Context) {
 	interrupts := make(chan os.Signal, 1)
 	signal.Reset(os.Interrupt) // it means what runs there, not this command
 	signal.Notify(interrupts, os.Interrupt)
+	defer signal.Notify(p.fl.app.signals, os.Interrupt) // what runs there may not end by itself
 	in := p.newTypist()
 	defer in.close()
 	read := func(prompt string) (string, error) {
@@ -238,6 +255,10 @@ func (p *prompts) execute(ctx context.Context, text string, interrupts chan os.S
 	c := p.fl.app.console
 	out, errs := &gatherer{spool: &p.fl.spool, to: c.out}, &gatherer{spool: &p.fl.spool, to: c.err}
 	waiting := p.sessions()
+	select {
+	case <-interrupts: // of an earlier text
+	default:
+	}
 	for _, s := range waiting {
 		s.out.begin(out.writer(s.name))
 		s.err.begin(errs.writer(s.name))
@@ -248,7 +269,7 @@ func (p *prompts) execute(ctx context.Context, text string, interrupts chan os.S
 		defer p.mu.Unlock()
 		var names []string
 		for _, s := range p.live {
-			if len(s.err.came) == 0 {
+			if s.err.waits() {
 				names = append(names, s.name)
 			}
 		}
@@ -290,6 +311,7 @@ type answers struct {
 	mu   sync.Mutex // guards the following
 	to   *gathered  // nil between two texts
 	held []byte     // may be the beginning of an answer
+	late int        // answers to come that nobody waits for any more
 }
 
 // maxAnswer is far more than an answer has.
@@ -324,6 +346,24 @@ func (a *answers) drain() {
 	}
 }
 
+// giveUp forgets the answer to what was asked last, also when it comes later: it is none to what is asked next.
+func (a *answers) giveUp() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	select {
+	case <-a.came:
+	default:
+		a.late++
+	}
+}
+
+// waits tells whether the answer to a text has not come yet.
+func (a *answers) waits() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.to != nil && len(a.came) == 0
+}
+
 func (a *answers) Write(p []byte) (int, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -340,21 +380,26 @@ func (a *answers) Write(p []byte) (int, error) {
 		a.print(data[:i])
 		data = data[i:]
 		head := len(a.mark) + len("00000000\n")
-		size := int64(0)
+		size := uint64(0)
 		if len(data) >= head {
 			var err error
-			if size, err = strconv.ParseInt(string(data[len(a.mark):head-1]), 16, 64); err != nil || size > maxAnswer {
+			if size, err = strconv.ParseUint(string(data[len(a.mark):head-1]), 16, 64); err != nil || size > maxAnswer {
 				a.print(data[:head]) // not of the program
 				data = data[head:]
 				continue
 			}
 		}
-		if len(data) < head || int64(len(data)) < int64(head)+size {
+		if len(data) < head || len(data)-head < int(size) {
 			a.held = bytes.Clone(data)
 			break
 		}
-		answer := bytes.Clone(data[head : int64(head)+size])
-		data = data[int64(head)+size:]
+		end := head + int(size)
+		answer := bytes.Clone(data[head:end])
+		data = data[end:]
+		if a.late > 0 {
+			a.late--
+			continue
+		}
 		select {
 		case a.came <- answer:
 		default:
@@ -402,10 +447,7 @@ func (p *prompts) newTypist() *typist {
 			return head, []string{"    "}, tail
 		}
 		found, _ := p.ask('c', word)
-		if found == "" {
-			return head, nil, tail
-		}
-		return strings.TrimSuffix(head, word), strings.Split(found, "\n"), tail
+		return strings.TrimSuffix(head, word), completions(word, found), tail
 	})
 	if f, err := os.Open(t.history); err == nil {
 		_, _ = t.line.ReadHistory(f)
@@ -415,6 +457,14 @@ func (p *prompts) newTypist() *typist {
 }
 
 var dotted = regexp.MustCompile(`[\pL\pN_.]*$`)
+
+// completion is what completes a word: a name, and what may stand behind one.
+var completion = regexp.MustCompile(`^[\pL\pN_.]+(\(\)?|[: ])?$`)
+
+// completions are the words of an answer. Nothing else of a target's comes onto the screen, or into a line that runs on the others.
+func completions(word, answer string) []string {
+	return slices.DeleteFunc(strings.Split(answer, "\n"), func(w string) bool { return !strings.HasPrefix(w, word) || !completion.MatchString(w) })
+}
 
 // historyFile is where lines are remembered; empty for nowhere.
 func historyFile() string {

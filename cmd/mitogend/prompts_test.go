@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -46,6 +47,40 @@ func TestAnswersAmongOutput(t *testing.T) {
 	}
 }
 
+// An answer that comes too late is none to the next question.
+func TestLateAnswer(t *testing.T) {
+	a := newAnswers([]byte("mark"))
+	a.giveUp()
+	_, _ = io.WriteString(a, "\x00mark00000001\n0\x00mark00000001\n1")
+	select {
+	case got := <-a.came:
+		if string(got) != "1" {
+			t.Errorf("%s", got)
+		}
+	default:
+		t.Error("there is no answer")
+	}
+	_, _ = io.WriteString(a, "\x00mark00000001\n2")
+	a.giveUp() // it has come just now
+	if a.late != 0 || len(a.came) != 0 {
+		t.Error(a.late, len(a.came))
+	}
+}
+
+// A target completes words, and writes nothing else into a line or onto the screen.
+func TestCompletions(t *testing.T) {
+	answer := "os.getpid()\nos.getenv(\nos.évite\nos.e\x1b[2J\nos.system('x')\nevil\n\nos.x\r\nos.path;y"
+	if got := completions("os.", answer); !slices.Equal(got, []string{"os.getpid()", "os.getenv(", "os.évite"}) {
+		t.Errorf("%q", got)
+	}
+	if got := completions("fin", "finally:"); len(got) != 1 {
+		t.Error(got)
+	}
+	if got := completions("x", ""); len(got) != 0 {
+		t.Error(got)
+	}
+}
+
 // A target that never ends an answer costs as much as the longest one.
 func TestAnswerWithoutEnd(t *testing.T) {
 	a := newAnswers([]byte("mark"))
@@ -56,7 +91,9 @@ func TestAnswerWithoutEnd(t *testing.T) {
 			t.Fatal(len(a.held), err)
 		}
 	}
-	_, _ = io.WriteString(a, "\x00markffffffff\n")
+	for _, size := range []string{"ffffffff", "-0000001", "+0000001"} {
+		_, _ = io.WriteString(a, "\x00mark"+size+"\n")
+	}
 	if len(a.held) > 100 {
 		t.Errorf("%d bytes are held", len(a.held))
 	}

@@ -91,7 +91,7 @@ func amount(text string, of int, up bool) (int, error) {
 func (fl *fleet) start(ctx context.Context, do func(context.Context, *job) *outcome) {
 	slots := make(chan struct{}, fl.flags.parallel)
 	for i, batch := 0, portions(len(fl.targets), fl.plan.batch); i < len(batch); i++ {
-		if i > 0 && fl.plan.pause > 0 {
+		if i > 0 && fl.plan.pause > 0 && !fl.tooMany() {
 			fl.notePause(i, len(batch))
 			if !wait(ctx, fl.plan.pause) {
 				return

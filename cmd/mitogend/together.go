@@ -21,7 +21,7 @@ type together struct {
 	judges bool
 
 	ctx  context.Context
-	jobs map[int]*job // of those that have printed something
+	jobs map[int]*job // of those that have printed something and have no outcome, and of generators
 	have int          // that have begun
 	stop chan struct{}
 	once sync.Once
@@ -83,13 +83,13 @@ func (t *together) job(i int) *job {
 func (t *together) done(o *client.Outcome) {
 	t.begun(o.Target + 1)
 	j := t.job(o.Target)
-	delete(t.jobs, o.Target)
 	j.python = o.Python
 	if o.Child == nil {
+		delete(t.jobs, o.Target)
 		t.finish(t.ctx, j, o)
 		return
 	}
-	// A generator's values come by and by.
+	// A generator's values come by and by, and so does what it logs.
 	j.child = o.Child
 	t.fl.wg.Go(func() {
 		ctx := t.ctx
@@ -131,7 +131,7 @@ func (t *together) finish(ctx context.Context, j *job, o *client.Outcome) {
 	if fl.tooMany() {
 		t.once.Do(func() { close(t.stop) })
 	}
-	if done, size := int(fl.done.Load()), fl.plan.batch; fl.plan.pause > 0 && done%size == 0 && done < len(fl.targets) && !stopped(ctx) {
+	if done, size := int(fl.done.Load()), fl.plan.batch; fl.plan.pause > 0 && done%size == 0 && done < len(fl.targets) && !stopped(ctx) && !fl.tooMany() {
 		fl.notePause(done/size, len(portions(len(fl.targets), size)))
 	}
 }
@@ -153,20 +153,34 @@ func (t *together) ended(ctx context.Context, j *job, o *client.Outcome) *outcom
 
 // rest tells of those that have begun and have no outcome: the connection with the daemon is gone.
 func (t *together) rest(ctx context.Context, err error) {
-	for _, j := range t.jobs {
-		j.drop()
+	fl := t.fl
+	open := map[string][]*job{} // by the names of targets
+	for i, j := range t.jobs {
+		switch {
+		case j.child != nil: // a generator, which has its outcome
+		case err == nil || stopped(ctx):
+			j.drop()
+		default:
+			open[fl.targets[i].name] = append(open[fl.targets[i].name], j)
+		}
 	}
 	if err == nil || stopped(ctx) {
 		return
 	}
-	fl := t.fl
-	for _, open := range fl.tally.without(fl.targets) {
+	for _, left := range fl.tally.without(fl.targets) {
+		name := left.target.name
 		out := failed(context.Background(), err)
-		out.Target = open.target.name
-		if !open.begun {
-			fl.tally.begin(open.target.name)
+		out.Target = name
+		if !left.begun {
+			fl.tally.begin(name)
 		}
-		fl.show(fl.newJob(open.target), out)
+		var j *job
+		if jobs := open[name]; len(jobs) > 0 {
+			j, open[name] = jobs[0], jobs[1:]
+		} else {
+			j = fl.newJob(left.target)
+		}
+		fl.show(j, out)
 	}
 }
 

@@ -347,7 +347,8 @@ func (m *topModel) room() int { return m.height - 5 - strings.Count(m.foot(), "\
 func (m *topModel) foot() string {
 	switch {
 	case m.asked != nil:
-		return m.asked.text + " y or n"
+		const answers = " y or n"
+		return ansi.Truncate(m.asked.text, max(0, m.width-len(answers)), "…") + answers
 	case m.typing:
 		return m.filter.View()
 	case m.notice != "":

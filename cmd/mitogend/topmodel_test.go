@@ -125,7 +125,12 @@ func TestTopAsks(t *testing.T) {
 			t.Errorf("%s does something", k)
 		}
 	}
+	// However long it is, one sees what to press.
+	m.Update(lookMsg{look: look{&wire.Stats{}, []wire.Context{{ID: 4, Name: "web", Work: []wire.Work{{ID: 7, Method: "run", What: strings.Repeat("long ", 40)}}}}}})
 	press(m, "tab", "x")
+	if !strings.Contains(screenOf(m), "end the program long long") || !strings.Contains(screenOf(m), " y or n") {
+		t.Errorf("the question is not to be seen in\n%s", screenOf(m))
+	}
 	if _, cmd := m.Update(tea.KeyPressMsg{Code: 'y', Text: "y"}); cmd == nil {
 		t.Error("y does nothing")
 	}

@@ -262,6 +262,7 @@ func (m *manyCalls) hold(ctx context.Context, target int, l *pool.Lease, out *an
 	item.Child = uint32(l.Child().ID())
 	if err := m.s.put(item); err != nil {
 		out.release()
+		_ = m.giveBack(uint32(l.Child().ID()), left) // the client does not learn of it
 		return err
 	}
 	select {

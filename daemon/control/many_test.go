@@ -376,9 +376,9 @@ func TestRunManyGivenUp(t *testing.T) {
 		}
 		p := newProgram(`
 import sys, time
-sys.stdout.write('begun')
-sys.stdout.flush()
 try:
+    sys.stdout.write('begun')
+    sys.stdout.flush() # from here on the interrupt may come
     time.sleep(60)
 except KeyboardInterrupt:
     sys.stdout.write(' ended')

@@ -61,8 +61,12 @@ func place(t *wire.Target) string {
 	return "target " + t.Target
 }
 
-// writePlace is what writes have to be in order with: those of the same stream, and of open_many those for the same target.
+// writePlace is what writes have to be in order with: those of the same stream, and of open_many those for the same target. What ends the work
+// does not wait for what nobody takes.
 func writePlace(p *wire.Write) string {
+	if p.Stop || p.Cancel {
+		return ""
+	}
 	if p.Target != nil {
 		return fmt.Sprint("write ", p.Stream, " ", *p.Target)
 	}
@@ -405,14 +409,23 @@ func (c *call) close(p *wire.Close) (any, error) {
 }
 
 // letGo gives back a child that the client has connected.
-func (c *conn) letGo(id uint32) error {
+func (c *conn) letGo(id uint32) error { return c.giveBack(id, nil) }
+
+// giveBack is letGo, of the one with this channel where that is not nil.
+func (c *conn) giveBack(id uint32, left chan struct{}) error {
 	c.mu.Lock()
 	h := c.leases[id]
 	if h == nil {
 		c.mu.Unlock()
 		return wire.Errorf(wire.KindUnknown, "this client has not connected a child %d, or has closed it", id)
 	}
-	if len(h.left) > 0 {
+	switch i := slices.Index(h.left, left); {
+	case left != nil && i < 0:
+		c.mu.Unlock()
+		return nil // given back already
+	case i >= 0:
+		h.left = slices.Delete(h.left, i, i+1)
+	case len(h.left) > 0:
 		close(h.left[0])
 		h.left = h.left[1:]
 	}

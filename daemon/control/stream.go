@@ -68,6 +68,7 @@ func (s *stream) put(item wire.Item) error {
 				token(s.room) // others may wait as well
 			}
 			s.mu.Unlock()
+			s.dropIfGone()
 			return nil
 		}
 		s.mu.Unlock()
@@ -99,12 +100,17 @@ func (s *stream) result(v any, plain bool, release func()) error {
 	s.release = release
 	s.mu.Unlock()
 	s.finish(wire.Item{Kind: wire.ItemResult, Value: value})
+	s.dropIfGone()
+	return nil
+}
+
+// dropIfGone is for what was added: forget may have dropped all before that.
+func (s *stream) dropIfGone() {
 	select {
 	case <-s.gone:
 		s.drop()
 	default:
 	}
-	return nil
 }
 
 // drop forgets what has not been read, of a stream that nobody reads any more.
@@ -307,7 +313,8 @@ func (i *input) write(ctx context.Context, w *wire.Write) error {
 	return nil
 }
 
-// Read ends with the input, and with the stream.
+// Read ends with the input, and once nothing runs that would read it. While what runs is being ended, there is no end: what came
+// before is not all of it.
 func (i *input) Read(p []byte) (int, error) {
 	if len(i.rest) == 0 {
 		select {
@@ -315,8 +322,6 @@ func (i *input) Read(p []byte) (int, error) {
 		case <-i.ended:
 			return 0, io.EOF
 		case <-i.s.over:
-			return 0, io.EOF
-		case <-i.s.ctx.Done():
 			return 0, io.EOF
 		}
 	}

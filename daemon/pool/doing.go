@@ -35,6 +35,7 @@ type doing struct {
 	Doing
 	next, prev *doing
 	end        context.CancelCauseFunc // of a program
+	ended      chan struct{}           // of a program, closed by finish
 }
 
 // errEnded is why a program's context ends in End.
@@ -56,6 +57,7 @@ func (l *Lease) begin(kind Kind, what string, end context.CancelCauseFunc) *doin
 	}
 	c.lastDoing = w
 	if kind == KindProgram {
+		w.ended = make(chan struct{})
 		c.programs++
 	} else if c.running++; c.running == 1 {
 		c.progress = now
@@ -78,6 +80,7 @@ func (c *Conn) finish(w *doing, ok bool) {
 		w.next.prev = w.prev
 	}
 	if w.Kind == KindProgram {
+		close(w.ended)
 		c.programs--
 		return
 	}
@@ -125,7 +128,12 @@ func (p *Pool) End(ctx context.Context, id uint64) (bool, error) {
 			if w.Kind == KindProgram {
 				p.mu.Unlock()
 				w.end(errEnded)
-				return true, nil
+				select {
+				case <-w.ended:
+					return true, nil
+				case <-ctx.Done():
+					return true, context.Cause(ctx)
+				}
 			}
 			p.close(c)
 			p.mu.Unlock()

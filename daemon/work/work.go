@@ -100,7 +100,7 @@ func (r *Runner[L, R]) Begun() int {
 // Run works on the targets until all are done or no more may begin, and tells how many have begun. It is called once.
 func (r *Runner[L, R]) Run(ctx context.Context) int {
 	for end := 0; end < r.plan.Targets; {
-		if end > 0 && !r.wait(ctx, r.plan.Pause) {
+		if end > 0 && (!r.more(ctx) || !r.wait(ctx, r.plan.Pause)) {
 			break
 		}
 		end = min(end+r.plan.Batch, r.plan.Targets)
@@ -125,11 +125,23 @@ func (r *Runner[L, R]) Run(ctx context.Context) int {
 func (r *Runner[L, R]) begin(ctx context.Context, end int) (target int, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.stopped || r.begun >= end || r.failed > r.plan.MaxFail || ctx.Err() != nil {
+	if r.begun >= end || r.over(ctx) {
 		return 0, false
 	}
 	r.begun++
 	return r.begun - 1, true
+}
+
+// over tells whether nothing more may begin. mu is held.
+func (r *Runner[L, R]) over(ctx context.Context) bool {
+	return r.stopped || r.failed > r.plan.MaxFail || ctx.Err() != nil
+}
+
+// more tells whether something may begin yet.
+func (r *Runner[L, R]) more(ctx context.Context) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.over(ctx)
 }
 
 // wait is false when nothing more begins before d has passed.

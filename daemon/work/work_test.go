@@ -208,6 +208,23 @@ func TestPause(t *testing.T) {
 	}
 }
 
+// There is no pause when too many have failed: nothing comes behind it.
+func TestNoPauseAtTheEnd(t *testing.T) {
+	b := &bench{plan: Plan{Targets: 4, Batch: 1, Pause: time.Hour}}
+	b.do = func(context.Context, int) (int, error) { return 0, errOwn }
+	ended := make(chan int)
+	go func() { ended <- b.runner().Run(t.Context()) }()
+	select {
+	case n := <-ended:
+		b.check(t, n)
+		if n != 1 {
+			t.Errorf("%d have begun", n)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("it waits for a batch that does not begin")
+	}
+}
+
 func TestStates(t *testing.T) {
 	late := errors.New("late")
 	b := &bench{plan: Plan{Targets: 5, Parallel: 5, MaxFail: NoLimit, Timeout: 20 * time.Millisecond, Late: late, Retry: 2}}

@@ -1,0 +1,55 @@
+package control
+
+import (
+	"context"
+	"io"
+	"testing"
+
+	"mitogend/daemon/wire"
+)
+
+// What is put into a stream that its client has closed takes nothing of the room for results.
+func TestPutAfterClose(t *testing.T) {
+	s := &stream{max: streamBytes, changed: make(chan struct{}, 1), room: make(chan struct{}, 1), gone: make(chan struct{})}
+	close(s.gone)
+	s.drop()
+	released := 0
+	if err := s.put(wire.Item{Kind: wire.ItemResult, Taken: func() { released++ }}); err != nil || released != 1 || len(s.items) > 0 {
+		t.Error(err, released, len(s.items))
+	}
+}
+
+// The end of a request's context is no end of standard input: a program that is being ended would take what came before for all of it.
+func TestInputOfWhatIsGivenUp(t *testing.T) {
+	s := &stream{over: make(chan struct{})}
+	var cancel context.CancelFunc
+	s.ctx, cancel = context.WithCancel(t.Context())
+	cancel()
+	in := newInput(s)
+	go func() {
+		for range 100 {
+			_ = in.write(t.Context(), &wire.Write{Data: []byte{1}})
+		}
+		close(s.over)
+	}()
+	n, err := io.Copy(io.Discard, in)
+	if n != 100 || err != nil {
+		t.Error(n, err)
+	}
+}
+
+// What ends the work of a plan does not wait for a write that nobody takes.
+func TestWritePlaces(t *testing.T) {
+	one := 1
+	for want, writes := range map[string][]wire.Write{
+		"":          {{Stream: 7, Cancel: true}, {Stream: 7, Stop: true}},
+		"write 7":   {{Stream: 7, Data: []byte("x")}, {Stream: 7, End: true}},
+		"write 7 1": {{Stream: 7, Target: &one, End: true}},
+	} {
+		for _, w := range writes {
+			if got := writePlace(&w); got != want {
+				t.Errorf("%+v: %q", w, got)
+			}
+		}
+	}
+}
