@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -132,10 +133,17 @@ func TestFaultyWrites(t *testing.T) {
 				}
 				results := make(chan ended, calls)
 				for i := range calls {
-					h := d.handles.add(handler{fn: func(h pyproto.Header, payload []byte, _ bool) {
-						results <- ended{i, h, string(payload)}
-					}, respondent: p.id, once: true})
-					go func() { _ = d.post(p.id, 1234, h, fmt.Appendf(nil, "%d %s", i, strings.Repeat("x", i*20))) }()
+					var once sync.Once
+					end := func(h pyproto.Header, payload []byte, _ bool) {
+						once.Do(func() { results <- ended{i, h, string(payload)} })
+					}
+					h := d.handles.add(handler{fn: end, respondent: p.id, once: true})
+					go func() {
+						if d.post(p.id, 1234, h, fmt.Appendf(nil, "%d %s", i, strings.Repeat("x", i*20))) != nil {
+							// The stream was gone before, and nobody else tells a handle that came after that.
+							end(pyproto.Header{ReplyTo: pyproto.IsDead}, nil, false)
+						}
+					}()
 				}
 				echoed := make(chan bool)
 				go func() {

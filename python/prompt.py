@@ -31,7 +31,7 @@ class Prompt(object):
         self.running = False
         self.waited_r, self.waited_w = os.pipe()
         self.main = threading.current_thread().ident
-        console = {}
+        self.console = console = {}  # held: what it holds is what runs here
         exec(CONSOLE, console)
         self.space = console['begin']()
         self.python = code.InteractiveInterpreter(self.space)
