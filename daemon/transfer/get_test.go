@@ -43,7 +43,7 @@ func file(path string, mode uint32, size int64) []byte {
 }
 
 func small(w wire, path, data string) error {
-	d := blake.sum([]byte(data))
+	d := algorithmOf(3).sum([]byte(data))
 	return w.write('f', file(path, unix.S_IFREG|0o6755, int64(len(data))), d[:], []byte(data))
 }
 
@@ -70,7 +70,7 @@ func TestGetOfALiar(t *testing.T) {
 			return w.write('f', file("top", unix.S_IFREG, 1), make([]byte, digestLen), []byte("x"))
 		}, "top: " + errDiffers.Error(), ""},
 		"another size": {func(w wire, _ *reader) error {
-			d := blake.sum([]byte("x"))
+			d := algorithmOf(3).sum([]byte("x"))
 			return w.write('f', file("top", unix.S_IFREG, 2), d[:], []byte("x"))
 		}, errProtocol.Error(), ""},
 		"a short message":  {func(w wire, _ *reader) error { return w.write('f', []byte("x")) }, errProtocol.Error(), ""},
@@ -88,7 +88,7 @@ func TestGetOfALiar(t *testing.T) {
 			return errors.Join(w.write('F', file("top", unix.S_IFREG, block)), w.write('K', binary.BigEndian.AppendUint64(nil, 1)))
 		}, errProtocol.Error(), ""},
 		"an early E": {func(w wire, _ *reader) error {
-			d := blake.sum(nil)
+			d := algorithmOf(3).sum(nil)
 			return errors.Join(w.write('F', file("top", unix.S_IFREG, block)), w.write('E', d[:]), w.write('q'))
 		}, errDiffers.Error(), ""},
 		"errors without end": {func(w wire, _ *reader) error {

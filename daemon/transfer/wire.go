@@ -25,6 +25,9 @@ const (
 
 type digest = [digestLen]byte
 
+// fastSHA says that the processor has instructions for SHA-256: of x86, or of ARM.
+var fastSHA = cpuid.CPU.Supports(cpuid.SHA) || cpuid.CPU.Supports(cpuid.SHA2)
+
 // algorithm is how digests are made. Where processors have instructions for it, SHA-256 takes half of the time of BLAKE2b, and three times as
 // much elsewhere. Targets are taken to be as this machine is; Python 2 has no BLAKE2b.
 type algorithm int
@@ -36,7 +39,7 @@ const (
 )
 
 func algorithmOf(python int) algorithm {
-	if python == 2 || cpuid.CPU.Supports(cpuid.SHA) || cpuid.CPU.Supports(cpuid.SHA2) {
+	if python == 2 || fastSHA {
 		return sha
 	}
 	return blake
