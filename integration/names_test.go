@@ -40,9 +40,9 @@ func TestNamesOfTheInventory(t *testing.T) {
 		}
 		return byName
 	}
-	// The one without a name comes first; and some together.
+	// The one without a name comes first; and some together, one after the other: the first name is the one that is shown.
 	for _, hosts := range []string{third, "web07", "web08,db1"} {
-		if r := mitogend("call", "-q", "-H", hosts, "os:getpid"); r.Status != 0 {
+		if r := mitogend("call", "-q", "-p", "1", "-H", hosts, "os:getpid"); r.Status != 0 {
 			t.Fatal(r)
 		}
 	}
