@@ -7,6 +7,9 @@ TIMEOUT = 45m
 # Tests wait for other programs half of their time: more of them at once than there are processors.
 PARALLEL = 4
 
+# A program built with -race sleeps for a second before it exits, and the tests start thousands.
+export GORACE ?= atexit_sleep_ms=20
+
 # go test, with a list at the end of what was skipped and why.
 GOTEST = $(GO) run gotest.tools/gotestsum@v1.13.0 --format standard-quiet --
 

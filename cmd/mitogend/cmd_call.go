@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -63,7 +64,9 @@ to stderr. Flags may also stand behind MODULE:FUNCTION; -1 is a number there, an
 }
 
 // function matches MODULE:FUNCTION and MODULE:CLASS.METHOD; names may have letters of any script.
-var function = regexp.MustCompile(`^[\pL_][\pL\pN_]*(\.[\pL_][\pL\pN_]*)*:[\pL_][\pL\pN_]*(\.[\pL_][\pL\pN_]*)?$`)
+var function = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[\pL_][\pL\pN_]*(\.[\pL_][\pL\pN_]*)*:[\pL_][\pL\pN_]*(\.[\pL_][\pL\pN_]*)?$`)
+})
 
 func (c *callCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	args, err := lateFlags(cmd, args)
@@ -74,7 +77,7 @@ func (c *callCommand) run(cmd *cobra.Command, a *app, args []string) error {
 		return cmd.Help()
 	case len(args) == 0:
 		return usagef("call which function? Write mitogend call MODULE:FUNCTION [ARG]...")
-	case !function.MatchString(args[0]):
+	case !function().MatchString(args[0]):
 		return usagef("%q is not MODULE:FUNCTION, as in os:getpid or platform:python_version; a command is run by mitogend exec -- %s", args[0], strings.Join(args, " "))
 	case c.raw && c.json, c.table && c.json, c.table && c.raw:
 		return usagef("--raw, --table and --json exclude each other")

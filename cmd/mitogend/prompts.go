@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -12,16 +10,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/peterh/liner"
-	"golang.org/x/term"
 
 	"mitogend/daemon"
 	"mitogend/pyproto/printable"
@@ -301,211 +295,4 @@ func (p *prompts) execute(ctx context.Context, text string, interrupts chan os.S
 	stop()
 	out.show(c)
 	errs.show(c)
-}
-
-// answers takes a program's output apart: what it prints goes to whoever wants it now, and answers are taken out.
-type answers struct {
-	mark []byte
-	came chan []byte
-
-	mu   sync.Mutex // guards the following
-	to   *gathered  // nil between two texts
-	held []byte     // may be the beginning of an answer
-	late int        // answers to come that nobody waits for any more
-}
-
-// maxAnswer is far more than an answer has.
-const maxAnswer = 1 << 20
-
-func newAnswers(mark []byte) *answers {
-	return &answers{mark: append([]byte{0}, mark...), came: make(chan []byte, 1)}
-}
-
-func (a *answers) begin(to *gathered) {
-	a.drain()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.to = to
-}
-
-// end gives what was printed to be shown.
-func (a *answers) end() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.to != nil {
-		_ = a.to.Close()
-		a.to = nil
-	}
-}
-
-// drain forgets an answer that nobody has waited for.
-func (a *answers) drain() {
-	select {
-	case <-a.came:
-	default:
-	}
-}
-
-// giveUp forgets the answer to what was asked last, also when it comes later: it is none to what is asked next.
-func (a *answers) giveUp() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	select {
-	case <-a.came:
-	default:
-		a.late++
-	}
-}
-
-// waits tells whether the answer to a text has not come yet.
-func (a *answers) waits() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.to != nil && len(a.came) == 0
-}
-
-func (a *answers) Write(p []byte) (int, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	data := append(a.held, p...)
-	a.held = nil
-	for len(data) > 0 {
-		i := bytes.Index(data, a.mark)
-		if i < 0 {
-			keep := partial(data, a.mark)
-			a.print(data[:len(data)-keep])
-			a.held = bytes.Clone(data[len(data)-keep:])
-			break
-		}
-		a.print(data[:i])
-		data = data[i:]
-		head := len(a.mark) + len("00000000\n")
-		size := uint64(0)
-		if len(data) >= head {
-			var err error
-			if size, err = strconv.ParseUint(string(data[len(a.mark):head-1]), 16, 64); err != nil || size > maxAnswer {
-				a.print(data[:head]) // not of the program
-				data = data[head:]
-				continue
-			}
-		}
-		if len(data) < head || len(data)-head < int(size) {
-			a.held = bytes.Clone(data)
-			break
-		}
-		end := head + int(size)
-		answer := bytes.Clone(data[head:end])
-		data = data[end:]
-		if a.late > 0 {
-			a.late--
-			continue
-		}
-		select {
-		case a.came <- answer:
-		default:
-		}
-	}
-	return len(p), nil
-}
-
-func (a *answers) print(data []byte) {
-	if a.to != nil && len(data) > 0 {
-		_, _ = a.to.Write(data)
-	}
-}
-
-// partial is how much at the end of data may be the beginning of mark.
-func partial(data, mark []byte) int {
-	for n := min(len(data), len(mark)-1); n > 0; n-- {
-		if bytes.HasSuffix(data, mark[:n]) {
-			return n
-		}
-	}
-	return 0
-}
-
-// typist gives the lines that are typed.
-type typist struct {
-	line    *liner.State // nil without a terminal
-	lines   *bufio.Reader
-	history string
-}
-
-func (p *prompts) newTypist() *typist {
-	if !term.IsTerminal(int(os.Stdin.Fd())) || !term.IsTerminal(int(os.Stdout.Fd())) {
-		return &typist{lines: bufio.NewReader(os.Stdin)}
-	}
-	t := &typist{line: liner.NewLiner(), history: historyFile()}
-	p.fl.app.restore = sync.OnceFunc(func() { _ = t.line.Close() })
-	t.line.SetCtrlCAborts(true)
-	t.line.SetTabCompletionStyle(liner.TabPrints)
-	t.line.SetWordCompleter(func(line string, pos int) (string, []string, string) {
-		head := string([]rune(line)[:pos])
-		tail := string([]rune(line)[pos:])
-		word := dotted.FindString(head)
-		if strings.TrimSpace(head) == "" {
-			return head, []string{"    "}, tail
-		}
-		found, _ := p.ask('c', word)
-		return strings.TrimSuffix(head, word), completions(word, found), tail
-	})
-	if f, err := os.Open(t.history); err == nil {
-		_, _ = t.line.ReadHistory(f)
-		_ = f.Close()
-	}
-	return t
-}
-
-var dotted = regexp.MustCompile(`[\pL\pN_.]*$`)
-
-// completion is what completes a word: a name, and what may stand behind one.
-var completion = regexp.MustCompile(`^[\pL\pN_.]+(\(\)?|[: ])?$`)
-
-// completions are the words of an answer. Nothing else of a target's comes onto the screen, or into a line that runs on the others.
-func completions(word, answer string) []string {
-	return slices.DeleteFunc(strings.Split(answer, "\n"), func(w string) bool { return !strings.HasPrefix(w, word) || !completion.MatchString(w) })
-}
-
-// historyFile is where lines are remembered; empty for nowhere.
-func historyFile() string {
-	dir := os.Getenv("XDG_STATE_HOME")
-	if !filepath.IsAbs(dir) {
-		home, err := os.UserHomeDir()
-		if err != nil {
-			return ""
-		}
-		dir = filepath.Join(home, ".local/state")
-	}
-	return filepath.Join(dir, "mitogend", "repl_history")
-}
-
-// read gives one line. An end in the middle of one gives that and io.EOF.
-func (t *typist) read(prompt string) (string, error) {
-	if t.line == nil {
-		text, err := t.lines.ReadString('\n')
-		return strings.TrimRight(text, "\r\n"), err
-	}
-	text, err := t.line.Prompt(prompt)
-	if err == nil && strings.TrimSpace(text) != "" {
-		t.line.AppendHistory(text)
-		t.remember()
-	}
-	return text, err
-}
-
-// remember writes the history.
-func (t *typist) remember() {
-	if t.history != "" && os.MkdirAll(filepath.Dir(t.history), 0o700) == nil {
-		// What was typed may be secret.
-		if f, err := os.OpenFile(t.history, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600); err == nil {
-			_, _ = t.line.WriteHistory(f)
-			_ = f.Close()
-		}
-	}
-}
-
-func (t *typist) close() {
-	if t.line != nil {
-		_ = t.line.Close()
-	}
 }

@@ -311,7 +311,8 @@ func TestChannel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() {
+	var sender sync.WaitGroup
+	sender.Go(func() {
 		for i := range 500 {
 			if err := ch.Send(ctx, i); err != nil {
 				t.Error(err)
@@ -320,7 +321,8 @@ func TestChannel(t *testing.T) {
 		if err := ch.CloseSend(ctx); err != nil {
 			t.Error(err)
 		}
-	}()
+	})
+	defer sender.Wait() // the answer to CloseSend may come after all that the function sends
 	for i := range int64(500) {
 		if v, err := ch.Recv(ctx); err != nil || v != i+100 {
 			t.Fatal(i, v, err)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"path"
 	"strings"
+	"sync"
 
 	"github.com/klauspost/cpuid/v2"
 	"golang.org/x/crypto/blake2b"
@@ -69,12 +70,15 @@ var zeros [block]byte
 // zero is the digest of n zeros.
 func (a algorithm) zero(n int) digest {
 	if n == block {
-		return zeroDigests[a]
+		return zeroDigests()[a]
 	}
 	return a.sum(zeros[:n])
 }
 
-var zeroDigests = [algorithms]digest{sha: sha.sum(zeros[:]), blake: blake.sum(zeros[:])}
+// zeroDigests takes half a millisecond: not at the start of every command.
+var zeroDigests = sync.OnceValue(func() [algorithms]digest {
+	return [algorithms]digest{sha: sha.sum(zeros[:]), blake: blake.sum(zeros[:])}
+})
 
 // entry is a file as the wire has it: path and link are bytes, path relative, with slashes.
 type entry struct {
