@@ -33,6 +33,11 @@ func places(t *testing.T, py pythons.Python, n int) (out []client.Place) {
 	return out
 }
 
+// noPlace is a target that is not there: of its own for each interpreter, since a place that failed is tried again later and later.
+func noPlace(py pythons.Python) []bootstrap.Hop {
+	return []bootstrap.Hop{{Method: "exec", Spec: "false " + py.Version}}
+}
+
 func TestCallMany(t *testing.T) {
 	b := newBed(t, nil)
 	pythons.Each(t, func(t *testing.T, py pythons.Python) {
@@ -63,7 +68,7 @@ func TestCallMany(t *testing.T) {
 		}
 		// Python raises; a place does not exist; the function is not there.
 		call.Function, call.Args, call.Output = "mod:fail", []any{"why"}, nil
-		m.Places[4].Hops = []bootstrap.Hop{{Method: "exec", Spec: "false"}}
+		m.Places[4].Hops = noPlace(py)
 		states := make([]work.State, len(m.Places))
 		if err := c.CallMany(t.Context(), m, call, func(o *client.Outcome) {
 			states[o.Target] = o.State
@@ -302,7 +307,7 @@ if me == '2': os.kill(os.getpid(), signal.SIGTERM)
 			}
 			return nil
 		}
-		m.Places[4].Hops = []bootstrap.Hop{{Method: "exec", Spec: "false"}}
+		m.Places[4].Hops = noPlace(py)
 		outcomes := make([]*client.Outcome, len(m.Places))
 		if err := c.RunMany(t.Context(), m, &p.ManyPrograms, func(o *client.Outcome) { outcomes[o.Target] = o }); err != nil {
 			t.Fatal(err)
@@ -421,7 +426,7 @@ func TestOpenMany(t *testing.T) {
 	pythons.Each(t, func(t *testing.T, py pythons.Python) {
 		c := b.dial(t, client.Options{})
 		m := &client.Many{Plan: work.Plan{Parallel: 2, MaxFail: work.NoLimit}, Places: places(t, py, 5)}
-		m.Places[3].Hops = []bootstrap.Hop{{Method: "exec", Spec: "false"}}
+		m.Places[3].Hops = noPlace(py)
 		const each = 100
 		got := make([][]any, len(m.Places))
 		outcomes := make([]*client.Outcome, len(m.Places))
