@@ -101,9 +101,6 @@ func debianPath(t testing.TB, names ...string) string {
 	for _, name := range names {
 		path := filepath.Join(debian, name)
 		if _, err := os.Stat(path); err != nil {
-			if os.Getenv("CI") == "true" {
-				t.Fatalf("Debian's package is missing: %v", err)
-			}
 			pythons.Missing(t, "Debian's package is missing: ", err)
 		}
 		if err := os.Symlink(path, filepath.Join(dir, name)); err != nil {

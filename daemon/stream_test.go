@@ -15,6 +15,7 @@ import (
 	"github.com/creack/pty"
 	"golang.org/x/term"
 
+	"mitogend/integration/pythons"
 	"mitogend/pyproto"
 )
 
@@ -52,7 +53,7 @@ var links = map[string]func(t testing.TB) (r, w, theirR, theirW *os.File){
 	"pty": func(t testing.TB) (r, w, theirR, theirW *os.File) {
 		master, slave, err := pty.Open()
 		if err != nil {
-			t.Skip(err)
+			pythons.Missing(t, err)
 		}
 		if _, err := term.MakeRaw(int(slave.Fd())); err != nil {
 			t.Fatal(err)

@@ -59,9 +59,6 @@ const clientWants = `{"after": "ok", "async": [["output", "hello", null], ["resu
 func TestIndependentClient(t *testing.T) {
 	const python = "/usr/bin/python3"
 	if err := exec.Command(python, "-c", "import msgpack").Run(); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s has no msgpack: install python3-msgpack", python)
-		}
 		pythons.Missing(t, python, " has no msgpack: install python3-msgpack")
 	}
 	script, err := filepath.Abs("testdata/control_client.py")

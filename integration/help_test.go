@@ -13,6 +13,7 @@ import (
 	"github.com/kballard/go-shellquote"
 
 	"mitogend/docs"
+	"mitogend/integration/pythons"
 )
 
 // commandNames are those that mitogend help lists, and theirs.
@@ -179,7 +180,7 @@ func TestManPages(t *testing.T) {
 	Mitogend(t, ".", "help", "--man", dir, "run").Want(t, 2, "", "run is too much")
 	groff, err := exec.LookPath("groff")
 	if err != nil {
-		t.Skip("there is no groff to read them")
+		pythons.Missing(t, "there is no groff to read them")
 	}
 	out, err := exec.Command("sh", "-c", groff+" -t -man -Tutf8 "+dir+"/man7/mitogend-exit-status.7").CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "every target succeeded") || strings.Contains(string(out), "warning") {

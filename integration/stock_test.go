@@ -24,10 +24,7 @@ func stockPython(t *testing.T) string {
 		path = p
 	}
 	if out, err := exec.Command(path, "-c", "import mitogen.master").CombinedOutput(); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s: %v\n%s", path, err, out)
-		}
-		t.Skipf("%s has no Mitogen", path)
+		pythons.Missing(t, fmt.Sprintf("%s has no Mitogen: %v\n%s", path, err, out))
 	}
 	return path
 }

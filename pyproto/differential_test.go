@@ -9,6 +9,7 @@ import (
 	"math"
 	"math/big"
 	"math/rand/v2"
+	"mitogend/integration/pythons"
 	"os"
 	"os/exec"
 	"regexp"
@@ -140,7 +141,7 @@ func lenient(data []byte) bool {
 func TestPicklesAgreeWithCPython(t *testing.T) {
 	python, err := exec.LookPath("python3")
 	if err != nil {
-		t.Skip("needs python3")
+		pythons.Missing(t, "needs python3")
 	}
 	long := os.Getenv("MITOGEND_LONG") != ""
 	seed := uint64(1)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"mitogend/importer"
+	"mitogend/integration/pythons"
 )
 
 func TestScript(t *testing.T) {
@@ -105,7 +106,7 @@ func TestCacheOfOthers(t *testing.T) {
 func TestPipIsNotFromHere(t *testing.T) {
 	version := importer.Version{Major: 3, Minor: 99} // so that it is python3's
 	if _, err := pip(context.Background(), version, os.Environ()); err != nil {
-		t.Skip(err)
+		pythons.Missing(t, err)
 	}
 	dir := t.TempDir()
 	for _, name := range []string{"pip.py", "runpy.py", "optparse.py"} {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"mitogend/integration/pythons"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,7 +14,7 @@ import (
 func standinBed(t *testing.T) *bed {
 	t.Helper()
 	if _, err := exec.LookPath("cc"); err != nil {
-		t.Skip("there is no C compiler (gcc): ", err)
+		pythons.Missing(t, "there is no C compiler (gcc): ", err)
 	}
 	b, err := newBed("/usr/bin/python3")
 	if err != nil {
