@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -103,6 +104,39 @@ func TestRunLeavesNoHandle(t *testing.T) {
 			}
 		}
 		eventually(t, "the handles are gone", func() bool { return handles() <= before })
+	})
+}
+
+// stubborn ends by SIGKILL only.
+const stubborn = "import os, signal, sys, time\nfor n in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:\n    signal.signal(n, signal.SIG_IGN)\n" +
+	"sys.stdout.write('up')\nsys.stdout.flush()\ntime.sleep(600)\n"
+
+// A child that is killed with all of its process group leaves none of its programs, at whatever moment that is.
+func TestProgramsEndWhenTheGroupIsKilled(t *testing.T) {
+	pythons.Each(t, func(t *testing.T, py pythons.Python) {
+		seed := time.Now().UnixNano()
+		random := rand.New(rand.NewPCG(uint64(seed), 0))
+		env := mark(t)
+		d := newDaemon(t, Options{})
+		for round := range 4 {
+			c := connect(t, d, target(py), ConnectOptions{Env: env})
+			up, ended := make(chan struct{}, 1), make(chan struct{})
+			go func() {
+				defer close(ended)
+				_, _ = c.Run(context.Background(), RunOptions{Path: "p.py", Source: []byte(stubborn), Stdout: signalWriter(up)})
+			}()
+			if round == 0 {
+				<-up
+			} else {
+				select {
+				case <-up:
+				case <-time.After(time.Duration(random.IntN(150)) * time.Millisecond):
+				}
+			}
+			c.stream.proc.Kill()
+			<-ended
+		}
+		t.Log("seed", seed)
 	})
 }
 

@@ -68,6 +68,7 @@ class Forker(object):
             self.tell(b'F', context_id, e.errno or errno.EAGAIN)
             return None
         if not pid:
+            os.setsid()
             signal.set_wakeup_fd(-1)
             # Of a number of a descriptor of the program's own.
             be = mitogen.script.Program(spec, fds)

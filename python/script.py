@@ -32,7 +32,6 @@ class Program(object):
     def __call__(self):
         """Be the program, up to its first line."""
         spec = self.spec
-        os.setsid()
         rfd, wfd = self.place_fds()
         if 'mitogen.parent' in sys.modules:
             sys.modules['mitogen.parent'].leaf()

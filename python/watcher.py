@@ -45,6 +45,8 @@ class Watcher(object):
         """Watch until the other one has ended. In a process that is forked off to be a program: what main() gives."""
         # Nothing is asked for over the other one's connection.
         core.io.lost = True
+        # It outlives a kill of that process's group: it ends the programs then.
+        os.setpgid(0, 0)
         core.io.pid = core.dispatcher.pid = os.getpid()
         try:
             for signum, _ in self.handlers:
