@@ -463,7 +463,7 @@ func TestInputAhead(t *testing.T) {
 		return len(m.Payload) - 1
 	}
 	pieces := 0
-	for ; len(got)+inputChunk <= window; pieces++ {
+	for ; len(got)+d.inputPiece() <= window; pieces++ {
 		piece()
 	}
 	e.send(pyproto.Header{Src: e.id, Auth: e.id, Handle: 54321, ReplyTo: 1999}, "")
@@ -475,7 +475,7 @@ func TestInputAhead(t *testing.T) {
 		p.take('a', nil)
 	}
 	before := len(got)
-	for len(got)-before+inputChunk <= window {
+	for len(got)-before+d.inputPiece() <= window {
 		piece()
 	}
 	e.send(pyproto.Header{Src: e.id, Auth: e.id, Handle: 54321, ReplyTo: 1999}, "")

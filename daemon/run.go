@@ -349,9 +349,14 @@ func (p *program) credit(n int) int {
 	return give
 }
 
-// inputChunk is the largest piece of standard input that is sent as one. As much as a program may print ahead (OutputShare) may be on the way
-// to it: a far child takes the next piece while the answer to the last one comes back.
-const inputChunk = 64 << 10
+// minPiece and maxPiece bound a piece of standard input that is sent as one. As much as a program may print ahead (OutputShare) may be on the
+// way to it: a far child takes the next piece while the answer to the last one comes back.
+const (
+	minPiece = 64 << 10
+	maxPiece = 256 << 10
+)
+
+func (d *Daemon) inputPiece() int { return min(maxPiece, max(minPiece, d.OutputShare()/4)) }
 
 // maxPieces bounds the pieces on the way, however small they are.
 const maxPieces = 64
@@ -366,7 +371,7 @@ func (p *program) feed(ctx context.Context, r io.Reader) {
 	var sizes []int // of the pieces on the way
 	ahead := 0      // their bytes
 	for {
-		buf := chunk.Next(1 + inputChunk)
+		buf := chunk.Next(1 + p.c.d.inputPiece())
 		n, err := r.Read(buf[1:])
 		chunk.Read(1 + n)
 		if n > 0 {

@@ -68,6 +68,8 @@ SMALL = 4096
 # Seconds after which a peer whose queue is full is not waited for, unless it has taken PROGRESS bytes meanwhile.
 STALL = 60
 PROGRESS = 1 << 16
+# What a pipe holds once it was full.
+LARGE_PIPE = 256 << 10
 # Largest read of a frame that is on its way; a large frame is kept and passed on in such parts.
 PART = 1 << 18
 # Names that a child may have asked for in all, more is no import, and bytes of one; names without a module that are kept here.
@@ -101,6 +103,15 @@ def nonblock(fd):
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_NONBLOCK)
 
 
+def grow_pipe(fd):
+    """Have a pipe hold more, so that both ends are woken less often. False where it does not, or is none; an ordinary user has a limit."""
+    try:
+        # F_SETPIPE_SZ, of Linux.
+        return sys.platform.startswith('linux') and fcntl.fcntl(fd, 1031, LARGE_PIPE) > 0
+    except EnvironmentError:
+        return False
+
+
 class Writer(object):
     """The queue in front of a descriptor. Any thread puts; whoever finds the descriptor writable writes."""
 
@@ -121,6 +132,8 @@ class Writer(object):
         # The reader is to call flush() when the descriptor is writable.
         self.armed = False
         self.closed = False
+        # It was full before; a pipe has more room since then.
+        self.grown = False
         # What to call when no more than so many bytes wait.
         self.on_room = []
         # Seconds, counted by Relay.inspect, without progress while the queue is full.
@@ -181,6 +194,10 @@ class Writer(object):
                     if self.on_error:
                         relay.call_soon(self.on_error)
                     return
+                if not self.grown:
+                    self.grown = True
+                    if grow_pipe(self.fd):
+                        continue
                 break
             self.size -= n
             self.written += n
