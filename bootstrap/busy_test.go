@@ -83,9 +83,7 @@ func TestPythonsByPattern(t *testing.T) {
 	dir := t.TempDir()
 	link := func(name, text string) {
 		t.Helper()
-		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		pythons.Program(t, filepath.Join(dir, name), "#!/bin/sh\n"+text+"\n")
 	}
 	link("python3", "case $* in *zlib*) exit 1;; esac; echo no zlib >&2; exit 1")
 	link("python3.19", "exec "+py+" \"$@\"")

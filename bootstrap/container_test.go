@@ -2,7 +2,6 @@ package bootstrap
 
 import (
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -281,7 +280,5 @@ func copyFile(t *testing.T, from, to string) {
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(to, data, fs.FileMode(0o755)); err != nil {
-		t.Fatal(err)
-	}
+	pythons.Program(t, to, string(data))
 }

@@ -3,7 +3,7 @@ package bootstrap
 import (
 	"context"
 	"errors"
-	"os"
+	"mitogend/integration/pythons"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -44,9 +44,7 @@ func TestRealRuntimeComesUp(t *testing.T) {
 func script(t testing.TB, name, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	pythons.Program(t, path, text)
 	return path
 }
 
@@ -54,9 +52,7 @@ func TestLocalTakesTheFirstUsableInterpreter(t *testing.T) {
 	dir := t.TempDir()
 	write := func(name, text string) string {
 		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		pythons.Program(t, path, text)
 		return path
 	}
 	shim := write("shim", "#!/bin/sh\necho shim: command not found >&2\nexit 127\n")

@@ -35,9 +35,7 @@ func overLink(t testing.TB, py pythons.Python, rtt time.Duration) pythons.Python
 	}
 	path := filepath.Join(t.TempDir(), "python"+py.Version)
 	script := fmt.Sprintf("#!/bin/sh\nexport %s=%s %s='%s'\nexec '%s' \"$@\"\n", delayVar, rtt/2, delayedTo, py.Path, self)
-	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	pythons.Program(t, path, script)
 	return pythons.Python{Version: py.Version, Path: path}
 }
 

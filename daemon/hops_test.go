@@ -322,9 +322,7 @@ fi
 echo "Sorry, $answer, try again." >&3
 exit 1
 `
-	if err := os.WriteFile(stub, []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	pythons.Program(t, stub, script)
 	secrets := func(p string) func(int, string) (string, bool) {
 		return func(_ int, method string) (string, bool) { return p, method == "sudo" }
 	}

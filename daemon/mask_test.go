@@ -42,9 +42,7 @@ func TestSignalMask(t *testing.T) {
 		stub, saw := filepath.Join(dir, "sudo"), filepath.Join(dir, "saw")
 		script := "#!/bin/sh\ngrep SigBlk /proc/self/status >" + saw + "\n" +
 			`while [ "${1#-}" != "$1" ]; do case $1 in -u|-p|--) [ "$1" = -- ] && { shift; break; }; shift;; esac; shift; done` + "\n" + `exec "$@"` + "\n"
-		if err := os.WriteFile(stub, []byte(script), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		pythons.Program(t, stub, script)
 		d := newDaemon(t, Options{})
 		here := target(py)
 		for name, hops := range map[string]string{

@@ -8,15 +8,14 @@ import (
 	"testing"
 
 	"mitogend/importer"
+	"mitogend/integration/pythons"
 )
 
 // pip, and what it runs, is not told passwords.
 func TestPipHasNoSecrets(t *testing.T) {
 	dir := t.TempDir()
 	told := filepath.Join(dir, "told")
-	if err := os.WriteFile(filepath.Join(dir, "python3"), []byte("#!/bin/sh\n/usr/bin/env >>'"+told+"'\n"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	pythons.Program(t, filepath.Join(dir, "python3"), "#!/bin/sh\n/usr/bin/env >>'"+told+"'\n")
 	t.Setenv("PATH", dir)
 	t.Setenv("XDG_CACHE_HOME", dir)
 	t.Setenv("MITOGEND_VAULT_PASSWORD", "hunter2")

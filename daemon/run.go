@@ -70,6 +70,18 @@ func Terminal(argv, env []string, dir, where string, rows, columns int) RunOptio
 	return o
 }
 
+// TerminalAfter gives the options of Run for Python's prompt at a terminal of its own, after a script has run there.
+func TerminalAfter(script RunOptions, env []string, where string, rows, columns int) RunOptions {
+	o := Terminal(nil, env, "", where, rows, columns)
+	file := cmp.Or(script.File, script.Path)
+	if script.Packed {
+		file = filepath.Join(script.Path, "__main__.py")
+	}
+	o.Source = []byte(python.TerminalAfter(script.Path, file, script.Source, script.Args))
+	o.Dir, o.Title = script.Dir, cmp.Or(script.Title, script.Path)
+	return o
+}
+
 // Prompt gives the options of Run for a Python that runs what is typed elsewhere. Stdin has messages, and Stdout and Stderr have answers between
 // what is printed; see prompt.py.
 func Prompt(env []string, dir string) RunOptions {

@@ -1,7 +1,7 @@
 package integration
 
 import (
-	"os"
+	"mitogend/integration/pythons"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -89,9 +89,7 @@ func TestWrongUsage(t *testing.T) {
 
 func TestTargetsThatDoNotStart(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "old"), []byte("#!/bin/sh\necho 'this is Python 2.5' >&2\nexit 1\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	pythons.Program(t, filepath.Join(dir, "old"), "#!/bin/sh\necho 'this is Python 2.5' >&2\nexit 1\n")
 	Write(t, dir, "data", "x")
 	for _, c := range []struct {
 		target string
@@ -107,9 +105,7 @@ func TestTargetsThatDoNotStart(t *testing.T) {
 		oneLine(t, Mitogend(t, dir, "call", "-H", c.target, "os:getpid"), 3, c.want...)
 	}
 	silent := filepath.Join(dir, "silent")
-	if err := os.WriteFile(silent, []byte("#!/bin/sh\nexec sleep 1000\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	pythons.Program(t, silent, "#!/bin/sh\nexec sleep 1000\n")
 	oneLine(t, Mitogend(t, dir, "call", "--python", silent, "--connect-timeout", "300ms", "os:getpid"), 3, "300ms")
 	oneLine(t, Mitogend(t, dir, "call", "--python", silent, "--timeout", "300ms", "os:getpid"), 4, "300ms", "--timeout")
 }

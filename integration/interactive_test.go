@@ -71,6 +71,43 @@ func TestExecAtATerminal(t *testing.T) {
 
 var escapes = regexp.MustCompile("\x1b\\[[0-9;?]*[a-zA-Z]")
 
+// A program at a terminal, and then the prompt with its names: whatever it has ended by.
+func TestRunInteractive(t *testing.T) {
+	EachPython(t, func(t *testing.T, p Python) {
+		dir := t.TempDir()
+		Write(t, dir, "beside.py", "def away():\n    return 'from ' + __name__\n")
+		Write(t, dir, "p.py", "import sys, beside\nstart = sys.stdin.readline()\nprint('%s %s %s' % (sys.argv, beside.away(), sys.stdin.isatty()))\n"+
+			"def fails():\n    raise ValueError('no')  # here\nif start == 'fail\\n':\n    fails()\nif start == 'exit\\n':\n    sys.exit(3)\n")
+		for _, how := range []string{"end", "fail", "exit"} {
+			term := onTerminal(t, Command(t, dir, "run", "--interactive", "-H", p.Target(), "p.py", "an arg", "-x"))
+			term.send(how + "\r")
+			term.expect("['p.py', 'an arg', '-x'] from beside True\r\n")
+			term.expect(">>> ")
+			switch {
+			case how == "fail" && (!strings.Contains(term.screen(), "raise ValueError('no')  # here") || !strings.Contains(term.screen(), "ValueError: no")):
+				t.Errorf("no traceback: %s", term.screen())
+			case how == "exit" && !strings.Contains(term.screen(), "SystemExit: 3"):
+				t.Errorf("no exit: %s", term.screen())
+			}
+			term.send("print(repr(start) + __name__ + '!')\r")
+			term.expect("'" + how + "\\n'__main__!\r\n")
+			term.send("\x04")
+			if status := term.wait(); status != 0 {
+				t.Errorf("status %d\n%s", status, term.screen())
+			}
+		}
+		term := onTerminal(t, Command(t, dir, "run", "--interactive", "-H", p.Target(), "-m", "beside"))
+		term.expect(">>> ")
+		term.send("away()\r")
+		term.expect("'from __main__'\r\n")
+		term.send("\x04")
+		term.wait()
+	})
+	for _, args := range [][]string{{"run", "--interactive", "-"}, {"run", "--interactive", "/dev/null"}} {
+		Mitogend(t, t.TempDir(), args...).Want(t, 2, "", "run --interactive")
+	}
+}
+
 // Python's prompt, with imports from here, whose lines Ctrl-C interrupts.
 func TestRepl(t *testing.T) {
 	EachPython(t, func(t *testing.T, p Python) {

@@ -75,9 +75,7 @@ func (b *bare) instead(t *testing.T, name, text string) {
 	t.Helper()
 	path := filepath.Join(b.path, name)
 	_ = os.Remove(path)
-	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	pythons.Program(t, path, "#!/bin/sh\n"+text)
 }
 
 // command prepares a client's run; of no daemon where d is nil.

@@ -3,6 +3,7 @@ package integration
 import (
 	"bytes"
 	"io"
+	"mitogend/integration/pythons"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -163,9 +164,7 @@ exec "$@"
 func TestPasswordIsAskedOnce(t *testing.T) {
 	dir := t.TempDir()
 	sudo := filepath.Join(dir, "sudo")
-	if err := os.WriteFile(sudo, []byte(stubSudo), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	pythons.Program(t, sudo, stubSudo)
 	p := AnyPython(t)
 	target := "sudo:root?sudo_path=" + sudo + "&" + strings.TrimPrefix(p.Target(), "local:?")
 	call := func(word string, status int, want string) {

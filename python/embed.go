@@ -195,7 +195,22 @@ func Compiler() string { return Shrink(compiler) }
 var terminal string
 
 // Terminal is the program that stands between a terminal and a command there.
-func Terminal() string { return withConsole(terminal) }
+func Terminal() string { return "SCRIPT = None\n" + withConsole(terminal) }
+
+// TerminalAfter is Terminal for Python's prompt after a script, with its arguments. Without source it is the module named path.
+func TerminalAfter(path, file string, source []byte, args []string) string {
+	encode := func(s string) any { return base64.StdEncoding.EncodeToString([]byte(s)) }
+	list := make([]any, len(args))
+	for i, a := range args {
+		list[i] = encode(a)
+	}
+	text := any(nil)
+	if source != nil {
+		text = encode(string(source))
+	}
+	script, _ := Literal([]any{encode(path), encode(file), text, list})
+	return "SCRIPT = " + script + "\n" + withConsole(terminal)
+}
 
 //go:embed console.py
 var console string

@@ -1,7 +1,8 @@
 """
 The program of `mitogend exec -t` and `mitogend repl`: it gives a command, or Python, a terminal, and stands between that and its own
 stdin and stdout. sys.argv has rows and columns, what to call this Python, and then what command.py has, whose text is COMMAND; without a
-command it is Python, for which CONSOLE is the text of console.py.
+command it is Python, for which CONSOLE is the text of console.py. SCRIPT, if it is not None, is what runs before the prompt: its name,
+its file, its source or None for a module, and its arguments, all of them in base64.
 
 On stdin come messages: a letter, the length of what follows in four bytes, and that: d, what is typed; w, rows and columns in two bytes
 each. The end of stdin is a terminal that has hung up.
@@ -68,12 +69,45 @@ def python(where):
     sys.ps1, sys.ps2 = '%s>>> ' % where, '%s... ' % where
     banner = 'Python %s on %s. exit() or Ctrl-D ends it.' % (sys.version.split()[0], sys.platform)
     console = code.InteractiveConsole(space)
+    if SCRIPT:
+        first(console, space)
+        banner = ''
     if sys.version_info >= (3, 6):
         console.interact(banner, exitmsg='')
     else:
         console.interact(banner)
     sys.stdout.flush()
     os._exit(0)
+
+
+def first(console, space):
+    """Run SCRIPT as python -i does: whatever it ends by is shown, and its names are there."""
+    from binascii import a2b_base64
+    import linecache
+    native = (lambda text: os.fsdecode(a2b_base64(text))) if sys.version_info[0] == 3 else a2b_base64
+    path, name = native(SCRIPT[0]), native(SCRIPT[1])
+    sys.argv[:] = [path] + [native(argument) for argument in SCRIPT[3]]
+    try:
+        if SCRIPT[2] is None:
+            sys.argv[0] = '-m'
+            from runpy import _run_module_as_main
+            _run_module_as_main(path)
+        else:
+            if sys.version_info < (3, 9):
+                name = path
+            source = a2b_base64(SCRIPT[2])
+            space['__file__'] = name
+            # No file on this disk has them.
+            linecache.cache[name] = len(source), None, source.decode('utf-8', 'replace').splitlines(True), name
+            exec(compile(source.replace(b'\r\n', b'\n') + b'\n', name, 'exec', 0, 1), space)
+    except BaseException:
+        console.showtraceback()
+    finally:
+        for stream in sys.stdout, sys.stderr:
+            try:
+                stream.flush()
+            except (EnvironmentError, ValueError):
+                pass
 
 
 def resize(fd, rows, columns):

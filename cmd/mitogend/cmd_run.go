@@ -26,7 +26,7 @@ import (
 
 type runCommand struct {
 	fleetFlags
-	module bool
+	module, inspect bool
 }
 
 func newRun(a *app) *cobra.Command {
@@ -36,14 +36,17 @@ func newRun(a *app) *cobra.Command {
 		Short: "Run a Python program on each target",
 		Long: `run makes SCRIPT the main program on each target, with its own sys.argv, stdout, stderr and exit status; its imports
 are served from here. stdin is the program's; of several targets, each gets all of it. SCRIPT - is read from stdin; a directory or zip file is run
-by its __main__.py. With -m, SCRIPT is a module's name.`,
+by its __main__.py. With -m, SCRIPT is a module's name. With --interactive, Python's prompt
+follows, on one target, where what the program has left can be looked at.`,
 		Example: `  mitogend run -I examples/report -I examples/report/vendor examples/report/report.py
   mitogend run -H ssh:web1,ssh:web2 -I ./lib check.py --fast
+  mitogend run --interactive -H ssh:web1 check.py
   mitogend run -m http.server 8080`,
 		RunE:              func(cmd *cobra.Command, args []string) error { return c.run(cmd, a, args) },
 		ValidArgsFunction: c.completeScript,
 	}
 	c.register(cmd, "the script's directory")
+	cmd.Flags().BoolVar(&c.inspect, "interactive", false, "give it a terminal there, and Python's prompt with its names when it has ended; on one target")
 	cmd.Flags().BoolVarP(&c.module, "module", "m", false, "SCRIPT is the name of a module, which is run as python -m does")
 	return cmd
 }
@@ -51,6 +54,9 @@ by its __main__.py. With -m, SCRIPT is a module's name.`,
 func (c *runCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	if len(args) == 0 {
 		return usagef("run which program? Write mitogend run SCRIPT [ARG]...")
+	}
+	if c.inspect && args[0] == "-" && !c.module {
+		return usagef("run --interactive: what you type comes by stdin, so that the program cannot; name its file")
 	}
 	script, err := c.find(args[0], cmd.InOrStdin())
 	if err != nil {
@@ -72,6 +78,9 @@ func (c *runCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	fl.what = func(target) string { return "run " + strings.Join(args, " ") }
 	o := script.options
 	o.Args = args[1:]
+	if c.inspect {
+		return fl.inspect(cmd.Context(), o)
+	}
 	stdin := &programInput{}
 	if script.path != stdinScript {
 		stdin = fl.stdin()
@@ -84,6 +93,21 @@ func (c *runCommand) run(cmd *cobra.Command, a *app, args []string) error {
 		defer done()
 		o.Stdin = in
 		return fl.program(ctx, j, o)
+	})
+}
+
+// inspect runs a program and then Python's prompt.
+func (fl *fleet) inspect(ctx context.Context, o daemon.RunOptions) error {
+	if !fl.flags.dryRun {
+		if err := fl.checkTerminal("run --interactive"); err != nil {
+			fl.shutdown()
+			return err
+		}
+	}
+	return fl.each(ctx, func(ctx context.Context, j *job) *outcome {
+		return fl.interactive(ctx, j, true, func(env []string, rows, columns int) daemon.RunOptions {
+			return daemon.TerminalAfter(o, env, j.target.label(), rows, columns)
+		})
 	})
 }
 

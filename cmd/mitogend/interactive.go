@@ -39,17 +39,18 @@ func (fl *fleet) checkPrompt() error {
 	return nil
 }
 
-// interactive runs a command, or Python where there is none, on the target at a terminal of its own, for which this one stands.
-func (fl *fleet) interactive(ctx context.Context, j *job, argv, env []string, dir string) *outcome {
+// interactive runs a program of terminal.py on the target, for whose terminal this one stands. Python has the variables of the host.
+func (fl *fleet) interactive(ctx context.Context, j *job, python bool, program func(env []string, rows, columns int) daemon.RunOptions) *outcome {
 	columns, rows, err := term.GetSize(int(os.Stdout.Fd()))
 	if err != nil || rows < 1 || columns < 1 {
 		rows, columns = 24, 80
 	}
+	var env []string
 	if v := os.Getenv("TERM"); v != "" {
-		env = append([]string{"TERM=" + v}, env...)
+		env = append(env, "TERM="+v)
 	}
-	o := daemon.Terminal(argv, env, dir, j.target.label(), rows, columns)
-	if len(argv) == 0 {
+	o := program(env, rows, columns)
+	if python {
 		o.HostVars = fl.hostVars(j.target)
 	}
 	in := newTyped(os.Stdin)
@@ -248,6 +249,8 @@ func (f *fleetFlags) interact(cmd *cobra.Command, a *app, what, firstPath string
 		}
 	}
 	return fl.each(cmd.Context(), func(ctx context.Context, j *job) *outcome {
-		return fl.interactive(ctx, j, placedAll(argv, j.target), env, placed(dir, j.target))
+		return fl.interactive(ctx, j, argv == nil, func(own []string, rows, columns int) daemon.RunOptions {
+			return daemon.Terminal(placedAll(argv, j.target), append(own, env...), placed(dir, j.target), j.target.label(), rows, columns)
+		})
 	})
 }

@@ -238,9 +238,7 @@ func TestClientDiesInACall(t *testing.T) {
 func script(t testing.TB, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "python")
-	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	pythons.Program(t, path, "#!/bin/sh\n"+text)
 	return path
 }
 
@@ -364,9 +362,7 @@ func TestForeignClient(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(exe, self, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		pythons.Program(t, exe, string(self))
 		cmd := exec.Command(exe, "-test.run=^TestForeignClient$")
 		cmd.Env = []string{"CONTROL_TEST_SOCKET=" + path}
 		cmd.Dir = "/"

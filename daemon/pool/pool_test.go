@@ -19,6 +19,7 @@ import (
 
 	"mitogend/bootstrap"
 	"mitogend/daemon"
+	"mitogend/integration/pythons"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -92,9 +93,7 @@ func counting(t *testing.T, more string) (target string, starts func() int) {
 	dir := t.TempDir()
 	log, path := filepath.Join(dir, "starts"), filepath.Join(dir, "python")
 	text := fmt.Sprintf("#!/bin/sh\necho >>%s\n%s\nexec %s \"$@\"\n", log, more, real)
-	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	pythons.Program(t, path, text)
 	return "local:?python=" + path, func() int {
 		data, _ := os.ReadFile(log)
 		return len(data)

@@ -187,9 +187,7 @@ func As(t testing.TB, user, program string) string {
 	uid := strings.TrimSpace(string(out))
 	stub := filepath.Join("/mnt", user+"-"+program)
 	text := "#!/bin/sh\ncd /\nHOME=/home/" + user + " exec setpriv --reuid " + uid + " --regid " + uid + " --init-groups " + path + " \"$@\"\n"
-	if err := os.WriteFile(stub, []byte(text), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	pythons.Program(t, stub, text)
 	return stub
 }
 

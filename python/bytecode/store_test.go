@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest"
 	"go.uber.org/zap/zaptest/observer"
 
 	"mitogend/integration/pythons"
@@ -155,9 +156,7 @@ func TestCompilersOfHere(t *testing.T) {
 	if err := os.Mkdir(filepath.Dir(fake), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(fake, nil, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	pythons.Program(t, fake, "")
 	t.Chdir(dir)
 	for _, name := range []string{"bin/python3", "./bin/python[23]", fake} {
 		s := newStore(t, "", Options{Compilers: []string{name}})
@@ -185,9 +184,7 @@ func TestSettle(t *testing.T) {
 	}
 	// A compiler that hangs.
 	fake := filepath.Join(t.TempDir(), "python")
-	if err := os.WriteFile(fake, []byte("#!/bin/sh\necho MITOCODE $$ 1 /etc/passwd\nexec sleep 600\n"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	pythons.Program(t, fake, "#!/bin/sh\necho MITOCODE $$ 1 /etc/passwd\nexec sleep 600\n")
 	s.Offer(fake, 1)
 	s.Code(Python{1, 3, 99}, sourceOf("/x.py", "X = 1\n"))
 	s.Settle(time.Millisecond)
@@ -211,9 +208,7 @@ func TestNoCode(t *testing.T) {
 	})
 	t.Run("interpreter of others", func(t *testing.T) {
 		link := filepath.Join(t.TempDir(), "python")
-		if err := os.WriteFile(link, []byte("#!/bin/sh\nexec "+py.Path+" \"$@\"\n"), 0o777); err != nil {
-			t.Fatal(err)
-		}
+		pythons.Program(t, link, "#!/bin/sh\nexec "+py.Path+" \"$@\"\n")
 		if err := os.Chmod(link, 0o777); err != nil {
 			t.Fatal(err)
 		}
@@ -267,10 +262,8 @@ os.write(1, struct.pack('>LLLL', ` + number + `, ` + check + `, 0, len(code)) + 
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			fake := filepath.Join(t.TempDir(), "python")
-			if err := os.WriteFile(fake, []byte("#!/bin/sh\n"+text+"\n"), 0o700); err != nil {
-				t.Fatal(err)
-			}
-			s := newStore(t, ownDir(t), Options{})
+			pythons.Program(t, fake, "#!/bin/sh\n"+text+"\n")
+			s := newStore(t, ownDir(t), Options{Logger: zaptest.NewLogger(t)})
 			s.Offer(fake, p.Magic)
 			for i := range 2 {
 				src := sourceOf("/x.py", fmt.Sprintf("X = %d\n", i))
@@ -313,9 +306,7 @@ func TestManyPythons(t *testing.T) {
 func TestManySources(t *testing.T) {
 	t.Parallel()
 	fake := filepath.Join(t.TempDir(), "python")
-	if err := os.WriteFile(fake, []byte("#!/bin/sh\nexec sleep 600\n"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	pythons.Program(t, fake, "#!/bin/sh\nexec sleep 600\n")
 	s := newStore(t, "", Options{})
 	s.Offer(fake, 1)
 	p := Python{1, 3, 99}
@@ -341,9 +332,7 @@ func TestManySources(t *testing.T) {
 func TestSlowLog(t *testing.T) {
 	t.Parallel()
 	fake := filepath.Join(t.TempDir(), "python")
-	if err := os.WriteFile(fake, []byte("#!/bin/sh\necho MITOCODE $$ 1 /etc/passwd; head -c 12 >/dev/null\n"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	pythons.Program(t, fake, "#!/bin/sh\necho MITOCODE $$ 1 /etc/passwd; head -c 12 >/dev/null\n")
 	logging, read := make(chan struct{}), make(chan struct{})
 	core, logged := observer.New(zap.InfoLevel)
 	log := zap.New(core, zap.Hooks(func(zapcore.Entry) error {
@@ -378,9 +367,7 @@ func TestSlowLog(t *testing.T) {
 func TestCompilerThatHangs(t *testing.T) {
 	t.Parallel()
 	fake := filepath.Join(t.TempDir(), "python")
-	if err := os.WriteFile(fake, []byte("#!/bin/sh\necho MITOCODE $$ a0d /etc/passwd\nexec sleep 600\n"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	pythons.Program(t, fake, "#!/bin/sh\necho MITOCODE $$ a0d /etc/passwd\nexec sleep 600\n")
 	c, err := startCompiler(t.Context(), fake, 3)
 	if err != nil {
 		t.Fatal(err)
@@ -410,9 +397,7 @@ func TestCompilerThatLeavesOthers(t *testing.T) {
 	dir := t.TempDir()
 	fake, started := filepath.Join(dir, "python"), filepath.Join(dir, "started")
 	text := fmt.Sprintf("#!/bin/sh\nsetsid sh -c ': >%s; while [ -e %s ]; do sleep 0.1; done' &\n", started, fake)
-	if err := os.WriteFile(fake, []byte(text), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	pythons.Program(t, fake, text)
 	s := newStore(t, "", Options{})
 	s.Offer(fake, 1)
 	s.Code(Python{1, 3, 99}, sourceOf("/x.py", "X = 1\n"))
@@ -443,9 +428,7 @@ func TestCompilerThatEnds(t *testing.T) {
 	fake := filepath.Join(dir, "python")
 	// The first time.
 	text := fmt.Sprintf("#!/bin/sh\nmkdir %s/first 2>/dev/null || exec %s \"$@\"\necho MITOCODE $$ %x /etc/passwd; head -c 12 >/dev/null\n", dir, py.Path, p.Magic)
-	if err := os.WriteFile(fake, []byte(text), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	pythons.Program(t, fake, text)
 	s := newStore(t, "", Options{})
 	s.Offer(fake, p.Magic)
 	for range 2 {
