@@ -115,7 +115,8 @@ func TestRepl(t *testing.T) {
 		Write(t, dir, "far.py", "def away():\n    return 'from ' + __name__\n")
 		term := onTerminal(t, Command(t, dir, "repl", "-H", p.Target()))
 		term.expect(">>> ")
-		term.send("import far\r")
+		term.send("import far, gc\r")
+		term.send("gc.collect() and ''\r")
 		term.send("far.away() + '!'\r")
 		term.expect("'from far!'")
 		term.send("for i in range(2):\r    print(i + 40)\r\r")
@@ -127,7 +128,7 @@ func TestRepl(t *testing.T) {
 		term.send("1 / 0\r")
 		term.expect("ZeroDivisionError")
 		term.send("sorted(n for n in globals() if n[:1] != '_')\r")
-		term.expect("['far', 'i', 'time']")
+		term.expect("['far', 'gc', 'i', 'time']")
 		term.send("raise SystemExit(5)\r")
 		if status := term.wait(); status != 5 {
 			t.Errorf("status %d\n%s", status, escapes.ReplaceAllString(term.screen(), ""))

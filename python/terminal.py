@@ -56,9 +56,9 @@ def python(where):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     import code
-    console = {}
-    exec(CONSOLE, console)
-    space = console['begin']()
+    held = {}  # as long as this function runs: what it holds is what this program runs in
+    exec(CONSOLE, held)
+    space = held['begin']()
     try:
         import readline
         import rlcompleter
