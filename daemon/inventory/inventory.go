@@ -3,6 +3,7 @@ package inventory
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -84,7 +85,26 @@ func (p position) String() string {
 }
 
 func (p position) errorf(format string, args ...any) error {
-	return fmt.Errorf("inventory: %s: %w", p, fmt.Errorf(format, args...))
+	return &placedError{p, fmt.Errorf(format, args...)}
+}
+
+// placedError is what is wrong at a place.
+type placedError struct {
+	at  position
+	err error
+}
+
+func (e *placedError) Error() string { return fmt.Sprintf("inventory: %s: %v", e.at, e.err) }
+
+func (e *placedError) Unwrap() error { return e.err }
+
+// unquoted is what is wrong with a file that ansible-vault has encrypted, without any of its text.
+func (inv *Inventory) unquoted(err error) error {
+	var e *placedError
+	if !errors.As(err, &e) || inv.ctx.Err() != nil {
+		return err
+	}
+	return e.at.errorf("what is encrypted there cannot be read as inventories are, and is not shown; ansible-vault view shows it")
 }
 
 // value is a variable as it was written: as text or a list of text, since no variable that is understood here is more; and for the

@@ -170,17 +170,15 @@ func (inv *Inventory) loadFile(path string, info fs.FileInfo) error {
 		return inv.runScript(path)
 	}
 	data, err := readFile(path)
-	if err == nil {
-		data, inv.vaulted, err = inv.openFile(path, data)
-		defer func() { inv.vaulted = false }()
-	}
 	if err != nil {
 		return err
 	}
-	if known && ext != ".ini" || !known && looksLikeYAML(data) {
-		return inv.readYAML(path, data)
-	}
-	return inv.readINI(path, data)
+	return inv.open(path, data, func(data []byte) error {
+		if known && ext != ".ini" || !known && looksLikeYAML(data) {
+			return inv.readYAML(path, data)
+		}
+		return inv.readINI(path, data)
+	})
 }
 
 // looksLikeYAML judges by the first line that says something.

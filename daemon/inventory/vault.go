@@ -198,16 +198,21 @@ func open(password string, salt, sum, data []byte) (plain string, ok bool, err e
 	return string(out[:len(out)-pad]), true, nil
 }
 
-// openFile decrypts a file that is encrypted as a whole; any other is left as it is.
-func (inv *Inventory) openFile(path string, data []byte) (plain []byte, encrypted bool, err error) {
+// open reads a file's data, decrypted if it is encrypted as a whole. What is wrong with those is told without their text.
+func (inv *Inventory) open(path string, data []byte, read func([]byte) error) error {
 	if !isVault(string(data[:min(len(data), len(vaultMark))])) {
-		return data, false, nil
+		return read(data)
 	}
 	text, err := inv.vault.decrypt(inv.ctx, strings.TrimRight(string(data), "\r\n"))
 	if err != nil {
-		return nil, true, position{path, 1}.errorf("%w", trimmed(err))
+		return position{path, 1}.errorf("%w", trimmed(err))
 	}
-	return []byte(text), true, nil
+	inv.vaulted = true
+	defer func() { inv.vaulted = false }()
+	if err := read([]byte(text)); err != nil {
+		return inv.unquoted(err)
+	}
+	return nil
 }
 
 // trimmed drops the package's name, which comes again.

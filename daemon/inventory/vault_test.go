@@ -1,9 +1,18 @@
 package inventory
 
 import (
+	"bytes"
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hmac"
+	"crypto/pbkdf2"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -235,5 +244,54 @@ func TestHostVarsBombs(t *testing.T) {
 	v, err := inv.Vars("x")
 	if err != nil || !strings.Contains(v.Unknown["a"], "in a circle") {
 		t.Error(v, err)
+	}
+}
+
+// sealed encrypts as ansible-vault does.
+func sealed(t *testing.T, password, text string) string {
+	t.Helper()
+	salt := bytes.Repeat([]byte{7}, 32)
+	keys, err := pbkdf2.Key(sha256.New, password, salt, vaultRounds, 2*vaultKey+aes.BlockSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pad := aes.BlockSize - len(text)%aes.BlockSize
+	data := append([]byte(text), bytes.Repeat([]byte{byte(pad)}, pad)...)
+	block, err := aes.NewCipher(keys[:vaultKey])
+	if err != nil {
+		t.Fatal(err)
+	}
+	cipher.NewCTR(block, keys[2*vaultKey:]).XORKeyStream(data, data)
+	mac := hmac.New(sha256.New, keys[vaultKey:2*vaultKey])
+	mac.Write(data)
+	inner := fmt.Sprintf("%x\n%x\n%x", salt, mac.Sum(nil), data)
+	return vaultMark + ";1.1;AES256\n" + hex.EncodeToString([]byte(inner)) + "\n"
+}
+
+// What is wrong with a file that is encrypted as a whole is told by its line, and not by what stands there.
+func TestVaultOfWhatCannotBeRead(t *testing.T) {
+	for name, text := range map[string]string{
+		"hosts":              "web1 ansible_password=hunter2\n[web:vars]\nhunter2\n",
+		"hosts.ini":          "[web:hunter2]\n",
+		"b/hosts.ini":        "web1 'hunter2\n",
+		"hosts.yml":          "web:\n  hunter2: {}\n",
+		"b/hosts.yml":        "web: [hunter2\n",
+		"d/hosts.json":       `{"web": hunter2}`,
+		"e/group_vars/a.yml": "a: b\nhunter2\n",
+		"f/group_vars/a.yml": "a: &x hunter2\nb: *hunter2\n",
+	} {
+		dir := t.TempDir()
+		path := write(t, dir, name, sealed(t, "two", text), 0o600)
+		found := path
+		if strings.Contains(name, "group_vars") {
+			found = write(t, filepath.Dir(filepath.Dir(path)), "hosts", "[a]\nweb1\n", 0o600)
+		}
+		inv, err := Open(context.Background(), Found{Sources: []string{found}, Vault: []VaultPassword{{"", func(context.Context) (string, error) { return "two", nil }}}})
+		if err == nil {
+			_, err = inv.Target("web1")
+		}
+		if err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "ansible-vault view") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -228,19 +228,16 @@ func (inv *Inventory) readVars(path string, to vars) error {
 	if err != nil {
 		return err
 	}
-	data, inv.vaulted, err = inv.openFile(path, data)
-	defer func() { inv.vaulted = false }()
-	if err != nil {
-		return err
-	}
-	root, err := parseYAML(path, data)
-	if err != nil || root == nil {
-		return err
-	}
-	whole := inv.left
-	inv.left = maxEntries // of each file its own: only those of hosts that are used are read
-	defer func() { inv.left = whole }()
-	return yamlSource{inv, path}.vars(root, to)
+	return inv.open(path, data, func(data []byte) error {
+		root, err := parseYAML(path, data)
+		if err != nil || root == nil {
+			return err
+		}
+		whole := inv.left
+		inv.left = maxEntries // of each file its own: only those of hosts that are used are read
+		defer func() { inv.left = whole }()
+		return yamlSource{inv, path}.vars(root, to)
+	})
 }
 
 // pairs calls fn for each key of a mapping; merge keys (<<) are followed, what stands in the mapping itself wins.
