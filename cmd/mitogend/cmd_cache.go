@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
+	"mitogend/importer/requirements"
 	"mitogend/pyproto/printable"
 	"mitogend/python/bytecode"
 )
@@ -16,11 +17,12 @@ import (
 func newCache(*app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cache",
-		Short: "Show or empty the cache of bytecode",
+		Short: "Show or empty the caches of bytecode and wheels",
 		Example: `  mitogend cache
   mitogend cache clear`,
 		Long: `Interpreters of this machine compile what children of the same Python are served, and the child runtime, once for all. The bytecode is
-kept in $XDG_CACHE_HOME/mitogend/bytecode, or ~/.cache/mitogend/bytecode.`,
+kept in $XDG_CACHE_HOME/mitogend/bytecode, or ~/.cache/mitogend/bytecode. Wheels that pip has found for --with and --requirements are beside
+it, in requirements; those that nobody has asked for in 30 days are removed.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withCache(func(dir string) error {
@@ -28,7 +30,14 @@ kept in $XDG_CACHE_HOME/mitogend/bytecode, or ~/.cache/mitogend/bytecode.`,
 				if err != nil {
 					return err
 				}
-				return showCache(cmd.OutOrStdout(), u)
+				if err := showCache(cmd.OutOrStdout(), u); err != nil {
+					return err
+				}
+				w, err := requirements.CacheUsage()
+				if err == nil {
+					_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d sets of wheels, %d bytes\n", printable.Line(w.Path), w.Sets, w.Bytes)
+				}
+				return err
 			})
 		},
 	}
@@ -43,7 +52,13 @@ kept in $XDG_CACHE_HOME/mitogend/bytecode, or ~/.cache/mitogend/bytecode.`,
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d entries removed, %d bytes\n", printable.Line(u.Path), u.Entries, u.Bytes)
+				if _, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d entries removed, %d bytes\n", printable.Line(u.Path), u.Entries, u.Bytes); err != nil {
+					return err
+				}
+				w, err := requirements.ClearCache()
+				if err == nil {
+					_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d sets of wheels removed, %d bytes\n", printable.Line(w.Path), w.Sets, w.Bytes)
+				}
 				return err
 			})
 		},

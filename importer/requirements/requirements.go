@@ -2,8 +2,8 @@
 // target, and they are kept in a directory of ours. Nothing is installed, neither here nor there.
 //
 // The directory is requirements/KEY in mitogend's directory of the user's caches, of mode 0700, which nobody else may write to. The key
-// is made of all that decides what is in it, but for what an index has: after a day pip is asked again. There are no goroutines; the
-// same is resolved once, while others wait.
+// is made of all that decides what is in it, but for what an index has: after a day pip is asked again, and what nobody has asked for
+// in 30 days is removed. There are no goroutines; the same is resolved once, while others wait.
 package requirements
 
 import (
@@ -78,11 +78,10 @@ func Resolve(ctx context.Context, r importer.Requirements, p importer.Platform, 
 	if err != nil {
 		return "", err
 	}
-	caches, err := os.UserCacheDir()
+	top, err := cacheDir()
 	if err != nil {
 		return "", err
 	}
-	top := filepath.Join(caches, "mitogend", "requirements")
 	if err := os.MkdirAll(top, 0o700); err != nil {
 		return "", err
 	}
@@ -98,7 +97,11 @@ func Resolve(ctx context.Context, r importer.Requirements, p importer.Platform, 
 	if isFresh(dir) {
 		return dir, nil
 	}
-	return dir, download(ctx, r, p, env, top, dir)
+	if err := download(ctx, r, p, env, top, dir); err != nil {
+		return "", err
+	}
+	_ = trim() // the next time
+	return dir, nil
 }
 
 // enter waits until nobody else resolves the same.
@@ -206,7 +209,7 @@ func download(ctx context.Context, r importer.Requirements, p importer.Platform,
 	if err != nil {
 		return err
 	}
-	part, err := os.MkdirTemp(top, "part.")
+	part, err := os.MkdirTemp(top, filling)
 	if err != nil {
 		return err
 	}

@@ -192,3 +192,56 @@ func TestReplace(t *testing.T) {
 		t.Errorf("%q", left)
 	}
 }
+
+// Wheels that nobody asks for, and what killed processes have left, do not stay for ever.
+func TestCacheIsTrimmed(t *testing.T) {
+	caches := filepath.Join(t.TempDir(), "caches")
+	t.Setenv("XDG_CACHE_HOME", caches)
+	top := filepath.Join(caches, "mitogend", "requirements")
+	for name, days := range map[string]int{"used": 2, "unused": 31, "part.now": 0, "part.killed": 2} {
+		dir := filepath.Join(top, name)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "x.whl"), make([]byte, 100), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		when := time.Now().Add(-time.Duration(days) * 24 * time.Hour)
+		if err := os.Chtimes(dir, when, when); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if u, err := CacheUsage(); err != nil || u != (Usage{top, 2, 400}) {
+		t.Error(u, err)
+	}
+	if err := trim(); err != nil {
+		t.Error(err)
+	}
+	left := func() (names []string) {
+		entries, err := os.ReadDir(top)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		return names
+	}
+	if got := left(); !slices.Equal(got, []string{"part.now", "used"}) {
+		t.Error(got)
+	}
+	if u, err := ClearCache(); err != nil || u != (Usage{top, 1, 200}) || len(left()) > 0 {
+		t.Error(u, err, left())
+	}
+	// What somebody else may write to is left alone.
+	if err := os.Chmod(top, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ClearCache(); err == nil || !strings.Contains(err.Error(), "others may write to") {
+		t.Error(err)
+	}
+	t.Setenv("XDG_CACHE_HOME", filepath.Join(caches, "none"))
+	if u, err := CacheUsage(); err != nil || u.Sets != 0 {
+		t.Error(u, err)
+	}
+}
