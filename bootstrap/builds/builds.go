@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"mitogend/importer"
 )
@@ -67,11 +68,18 @@ func (b *Build) String() string {
 type Set struct {
 	places []string // constant after Open
 
-	// mu is held while they are read, which others wait for.
-	mu    sync.Mutex
-	known map[string]*Build // by the state of all files
-	packs map[string]*pack  // by hash and form
+	// reading has the token of who reads the places. The following are its.
+	reading chan struct{}
+	known   map[string]*Build // by the state of all files
+	list    []*Build
+	listed  time.Time
+
+	mu    sync.Mutex       // guards the following
+	packs map[string]*pack // by hash and form
 }
+
+// listTime is how long a list is good. Many targets connect at once, and what is packed is compared with it once more.
+const listTime = time.Second
 
 // Open looks whether there may be builds in these places. The error says of the first that has none what it is.
 func Open(places []string) (*Set, error) {
@@ -80,7 +88,7 @@ func Open(places []string) (*Set, error) {
 			return nil, err
 		}
 	}
-	return &Set{places: slices.Clone(places), known: map[string]*Build{}, packs: map[string]*pack{}}, nil
+	return &Set{places: slices.Clone(places), reading: make(chan struct{}, 1), packs: map[string]*pack{}}, nil
 }
 
 // candidate is a build that was found.
@@ -92,8 +100,15 @@ type candidate struct {
 
 // List gives for each machine and loader the newest build, and of several of one version the first. Each is read if it has changed.
 func (s *Set) List(ctx context.Context) ([]*Build, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	select {
+	case s.reading <- struct{}{}:
+		defer func() { <-s.reading }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if time.Since(s.listed) < listTime {
+		return slices.Clone(s.list), nil
+	}
 	best, err := find(ctx, s.places)
 	if err != nil {
 		return nil, err
@@ -111,8 +126,8 @@ func (s *Set) List(ctx context.Context) ([]*Build, error) {
 		known[key] = b
 		out = append(out, b)
 	}
-	s.known = known
-	return out, nil
+	s.known, s.list, s.listed = known, out, time.Now()
+	return slices.Clone(out), nil
 }
 
 // find gives the candidates of which no better one is there, in a fixed order.

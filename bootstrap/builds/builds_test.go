@@ -8,6 +8,7 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -230,14 +232,24 @@ func TestSetAgain(t *testing.T) {
 		t.Errorf("who has gone fails those who wait for the same: %v", err)
 	}
 	write(t, dir, map[string]string{"lib/python3.12/new.py": ""})
+	if list() != first {
+		t.Error("the places were looked at again at once")
+	}
+	s.listed = time.Time{}
 	if list().Hash == first.Hash {
 		t.Error("a new file was not noticed")
 	}
 	if err := os.RemoveAll(filepath.Join(dir, "lib")); err != nil {
 		t.Fatal(err)
 	}
+	s.listed = time.Time{}
 	if _, err := s.List(ctx); err == nil || !strings.Contains(err.Error(), "there is no Python in it") {
 		t.Errorf("gone: %v", err)
+	}
+	// Who has gone does not wait for who reads.
+	s.reading <- struct{}{}
+	if _, err := s.List(gone); !errors.Is(err, context.Canceled) {
+		t.Errorf("while somebody reads: %v", err)
 	}
 }
 
