@@ -120,6 +120,7 @@ def pack(path, st, link=b'', owner=True):
     ) + path + link + user + group
 
 
+SPECIAL = 'it is no file, directory or link'
 ZEROS = b'\0' * BLOCK
 ZERO_DIGEST = digest_of(ZEROS).digest()
 
@@ -430,11 +431,15 @@ class Receiver(object):
                             write_all(fd, ZEROS[:size])
                     else:
                         number = at // BLOCK * DIGEST
-                        root.update(old[number:number + DIGEST])
+                        digest = old[number:number + DIGEST]
                         if basis is not None:
                             os.lseek(basis, at, 0)
                             os.lseek(fd, at, 0)
-                            write_all(fd, read_block(basis, size))
+                            data = read_block(basis, size)
+                            # Others may write to it meanwhile.
+                            digest = digest_of(data).digest()
+                            write_all(fd, data)
+                        root.update(digest)
                     at += size
             except (EnvironmentError, ValueError) as e:
                 error = e
@@ -524,6 +529,9 @@ class Sender(object):
     def __init__(self, wire, options):
         self.wire = wire
         self.owner = 'o' in options
+        self.sync, self.checksum = 's' in options, 'c' in options
+        # Of sync: what was asked about, and what it is called there.
+        self.asked = []
 
     def fail(self, path, e):
         message = '%s: %s' % (text(path), reason(e))
@@ -536,23 +544,66 @@ class Sender(object):
             name = os.path.basename(os.path.abspath(source)) or b'root'
             try:
                 # What is named may be a link, what lies below is one.
-                self.send(source, name, os.stat(source))
-            except EnvironmentError as e:
+                self.walk(source, name, os.stat(source))
+            except (EnvironmentError, ValueError) as e:
                 self.fail(source, e)
+        if self.sync:
+            self.wire.write(b'P')
+            self.wire.flush()
+            self.differing()
         self.wire.write(b'q')
         self.wire.flush()
+
+    def differing(self):
+        """Send what the other side says is another one there."""
+        answers, tag = [], None
+        while tag != b'p':
+            tag, data = self.wire.read()
+            answers.append(data)
+        answers = b''.join(answers)
+        if len(answers) != len(self.asked):
+            raise EOFError('the other side answers something else')
+        for i, (path, name) in enumerate(self.asked):
+            if answers[i:i + 1] != b'=':
+                try:
+                    self.send(path, name, os.lstat(path) if b'/' in name else os.stat(path))
+                except (EnvironmentError, ValueError) as e:
+                    self.fail(path, e)
+
+    def walk(self, path, name, st):
+        directory = stat.S_ISDIR(st.st_mode)
+        names = sorted(os.listdir(path)) if directory else ()
+        if self.sync:
+            self.ask(path, name, st)
+        else:
+            self.send(path, name, st)
+        for each in names:
+            below = os.path.join(path, each)
+            try:
+                self.walk(below, name + b'/' + each, os.lstat(below))
+            except (EnvironmentError, ValueError) as e:
+                self.fail(below, e)
+
+    def ask(self, path, name, st):
+        """Is it there as it is here?"""
+        link, digest = b'', b''
+        if stat.S_ISLNK(st.st_mode):
+            link = os.readlink(path)
+        elif stat.S_ISREG(st.st_mode) and self.checksum:
+            fd = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0))
+            try:
+                digest = digest_of(b''.join(blocks_of(fd, st.st_size))).digest()
+            finally:
+                os.close(fd)
+        elif not stat.S_ISREG(st.st_mode) and not stat.S_ISDIR(st.st_mode):
+            raise ValueError(SPECIAL)
+        self.wire.write(b'Q', pack(name, st, link, owner=self.owner) + digest)
+        self.asked.append((path, name))
 
     def send(self, path, name, st):
         mode = st.st_mode
         if stat.S_ISDIR(mode):
-            names = sorted(os.listdir(path))
             self.wire.write(b'd', pack(name, st, owner=self.owner))
-            for each in names:
-                below = os.path.join(path, each)
-                try:
-                    self.send(below, name + b'/' + each, os.lstat(below))
-                except EnvironmentError as e:
-                    self.fail(below, e)
         elif stat.S_ISLNK(mode):
             self.wire.write(b'l', pack(name, st, os.readlink(path), owner=self.owner))
         elif stat.S_ISREG(mode):
@@ -562,7 +613,7 @@ class Sender(object):
             finally:
                 os.close(fd)
         else:
-            self.fail(path, ValueError('it is no file, directory or link'))
+            raise ValueError(SPECIAL)
 
     def file(self, path, fd, name, st):
         if st.st_size < BLOCK:

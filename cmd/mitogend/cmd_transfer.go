@@ -21,6 +21,7 @@ import (
 type transferCommand struct {
 	fleetFlags
 	options transfer.Options
+	pull    bool // sync from the target
 
 	moved atomic.Int64 // bytes, of all targets
 	total int64        // 0 where it is not known
@@ -76,12 +77,15 @@ A file is written beside its name, checked and renamed; what an interrupted tran
 func newSync(a *app) *cobra.Command {
 	cmd, c := newTransfer(a, "sync [flags] SOURCE DEST", "Make DEST on each target what SOURCE is here, sending what differs",
 		`sync makes DEST on each target the same as SOURCE, a file or directory of this machine. It sends files that differ in size or
-time, and of large ones the blocks of 256 KiB that differ. With --dry-run it shows what it would send and delete.`,
+time, and of large ones the blocks of 256 KiB that differ. With --pull, SOURCE is on the target, and DEST here: of several targets
+DEST/TARGET for each, or what DEST says with {target} or {host}. With --dry-run it shows what it would send and delete.`,
 		`  mitogend sync --dry-run docs /tmp/docs
-  mitogend sync -H web --delete site /srv/www`, (*transferCommand).sync)
+  mitogend sync -H web --delete site /srv/www
+  mitogend sync -H web --pull /etc/nginx nginx`, (*transferCommand).sync)
 	f := cmd.Flags()
 	c.options.Sync, c.dryWork = true, true
 	f.BoolVar(&c.options.Checksum, "checksum", false, "compare what files hold, and not their sizes and times")
+	f.BoolVar(&c.pull, "pull", false, "SOURCE is on the target, and DEST here")
 	f.BoolVar(&c.options.Delete, "delete", false, "delete in DEST what is not in SOURCE")
 	return cmd
 }
@@ -135,6 +139,9 @@ func (c *transferCommand) sync(cmd *cobra.Command, a *app, args []string) error 
 		return usagef("sync what with what? Write mitogend sync SOURCE DEST")
 	}
 	c.options.DryRun = c.dryRun
+	if c.pull {
+		return c.fetch(cmd, a, "sync --pull", args[:1], args[1])
+	}
 	return c.send(cmd, a, "sync", args[:1], args[1])
 }
 
@@ -162,22 +169,32 @@ func (c *transferCommand) get(cmd *cobra.Command, a *app, args []string) error {
 	if len(args) < 2 {
 		return usagef("get what, and to where? Write mitogend get SOURCE... DEST")
 	}
-	sources, dest := args[:len(args)-1], args[len(args)-1]
+	return c.fetch(cmd, a, "get", args[:len(args)-1], args[len(args)-1])
+}
+
+// fetch does get and sync --pull.
+func (c *transferCommand) fetch(cmd *cobra.Command, a *app, verb string, sources []string, dest string) error {
 	fl, err := newFleet(cmd.Context(), a, &c.fleetFlags, "", nil, cmd.InOrStdin())
 	if err != nil {
 		return err
 	}
 	each := len(fl.targets) > 1 && placed(dest, target{}) == dest // a directory for each
+	if dest == "-" && c.options.Sync {
+		return usagef("sync what with what? Write mitogend sync --pull SOURCE DEST")
+	}
 	if dest == "-" && (len(fl.targets) > 1 || len(sources) > 1 || c.json) {
 		return usagef("get ... -: stdout is for one file of one target, without --json")
 	}
 	place := func(t target) string {
-		if each {
-			return filepath.Join(dest, fileName(t.name)) + "/"
+		switch {
+		case !each:
+			return placed(dest, t)
+		case c.options.Sync:
+			return filepath.Join(dest, fileName(t.name))
 		}
-		return placed(dest, t)
+		return filepath.Join(dest, fileName(t.name)) + "/"
 	}
-	fl.what = func(t target) string { return "get " + placed(strings.Join(sources, " "), t) + " " + place(t) }
+	fl.what = func(t target) string { return verb + " " + placed(strings.Join(sources, " "), t) + " " + place(t) }
 	return c.each(cmd.Context(), fl, func(ctx context.Context, j *job, o transfer.Options) (*transfer.Result, error) {
 		from := make([]string, len(sources))
 		for i, s := range sources {

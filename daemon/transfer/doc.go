@@ -10,8 +10,8 @@
 //	F         a file that is larger. The receiver answers n and N with the digests of the blocks that it has, or x with a reason
 //	B, K, Z   then: a block; a count of blocks that the receiver has; a count of blocks of zeros
 //	E, X      the file's digest; or the source can not be read (any more)
-//	Q, P      questions of sync: an entry that is to be, with the digest for --checksum; and the end of them. A has an answer for each (= it
-//	          is so, n it is not), r is a path that is deleted, p their end
+//	Q, P      questions of sync, from where the files are: an entry that is to be, with the digest for --checksum; and the end of them. A has
+//	          an answer for each (= it is so, n it is not), r is a path that is deleted, p their end
 //	e         an error with one file
 //	q, T      the end, and the count of files that are in place
 //

@@ -21,13 +21,15 @@ import (
 )
 
 // Get copies files and trees of a child to this machine. Where dest is a directory, or ends with a slash, they go into that; otherwise
-// dest is the name of the one. Nothing is written outside of it, whatever the child says, and no file gets a bit of setuid or the like.
+// dest is the name of the one, and with Sync it always is. Nothing is written outside of it, whatever the child says, and no file gets a bit of setuid or the like.
 func Get(ctx context.Context, r daemon.Remote, names []string, dest string, o Options) (*Result, error) {
 	g, err := newGet(dest, o, len(names))
 	if err != nil {
 		return nil, err
 	}
-	defer g.root.Close()
+	if g.root != nil {
+		defer g.root.Close()
+	}
 	return g.run(ctx, r, names)
 }
 
@@ -43,7 +45,7 @@ type get struct {
 	o      *Options
 	a      algorithm
 	result *Result
-	root   *os.Root
+	root   *os.Root  // nil where DryRun would make it
 	name   string    // in place of the first part of each path; empty for none
 	to     io.Writer // of GetTo
 	dirs   []entry
@@ -55,6 +57,21 @@ func newGet(dest string, o Options, sources int) (*get, error) {
 	info, err := os.Stat(dest)
 	into := o.Into || strings.HasSuffix(dest, "/") || sources > 1 || err == nil && info.IsDir()
 	g := &get{o: &o, ids: map[string]int{}}
+	if o.Sync {
+		into = false
+		// What is named may be a link, and lead anywhere.
+		if dest, err = filepath.Abs(dest); err == nil {
+			if real, err := filepath.EvalSymlinks(dest); err == nil {
+				dest = real
+			}
+		}
+		if err == nil && dest == "/" {
+			err = errors.New("all of this machine is not made what is elsewhere")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", dest, err)
+		}
+	}
 	dir := dest
 	if !into {
 		dir, g.name = filepath.Split(filepath.Clean(dest))
@@ -62,7 +79,11 @@ func newGet(dest string, o Options, sources int) (*get, error) {
 			dir = "."
 		}
 	}
-	if err = os.MkdirAll(dir, 0o777); err == nil {
+	if o.DryRun {
+		if g.root, err = os.OpenRoot(dir); errors.Is(err, fs.ErrNotExist) {
+			return g, nil
+		}
+	} else if err = os.MkdirAll(dir, 0o777); err == nil {
 		g.root, err = os.OpenRoot(dir)
 	}
 	if err != nil {
@@ -85,6 +106,11 @@ func (g *get) run(ctx context.Context, r daemon.Remote, names []string) (*Result
 }
 
 func (g *get) receive(ctx context.Context) error {
+	if g.o.Sync {
+		if err := g.compare(ctx); err != nil {
+			return err
+		}
+	}
 	for {
 		tag, data, err := g.reader.read()
 		switch {
@@ -102,10 +128,7 @@ func (g *get) receive(ctx context.Context) error {
 			return err
 		}
 		from := e.path
-		if g.name != "" {
-			_, below, _ := strings.Cut(e.path, "/")
-			e.path = path.Join(g.name, below)
-		}
+		e.path = g.place(e.path)
 		switch {
 		case g.to != nil && (tag != 'f' && tag != 'F' || g.result.Files > 0):
 			err = fatalError{fmt.Errorf("%s: it is no file", from)}
@@ -135,11 +158,26 @@ func (g *get) receive(ctx context.Context) error {
 	}
 }
 
+// place is where a file goes.
+func (g *get) place(name string) string {
+	if g.name == "" {
+		return name
+	}
+	_, below, _ := strings.Cut(name, "/")
+	return path.Join(g.name, below)
+}
+
 // fatalError ends the transfer, not just one file.
 type fatalError struct{ error }
 
 func (g *get) directory(e *entry) error {
 	info, err := g.root.Stat(e.path)
+	if g.o.Sync && e.path != g.name && (err != nil || !info.IsDir()) {
+		if info, lerr := g.root.Lstat(e.path); lerr == nil && !info.IsDir() {
+			_ = g.root.Remove(e.path)
+			_, err = g.root.Stat(e.path)
+		}
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = g.root.Mkdir(e.path, 0o700)
 	} else if err == nil && !info.IsDir() {
@@ -212,10 +250,13 @@ func (g *get) temporary(name string) string {
 	return path.Join(path.Dir(name), fmt.Sprintf(".mitogend-%d-%d", os.Getpid(), g.temps))
 }
 
-// free tells whether a file can take the name.
+// free tells whether a file can take the name. A directory gives way where what is not at the source is deleted.
 func (g *get) free(name string) error {
 	if info, err := g.root.Lstat(name); err == nil && info.IsDir() {
-		return unix.EISDIR
+		if !g.o.Delete || name == g.name {
+			return unix.EISDIR
+		}
+		return g.root.RemoveAll(name)
 	}
 	return nil
 }
@@ -315,7 +356,7 @@ func (g *get) large(ctx context.Context, e *entry) error {
 		if err := g.reply('N'); err != nil {
 			return err
 		}
-		return g.blocks(ctx, e, nil, 0, nil)
+		return g.blocks(ctx, e, nil, 0, nil, nil)
 	}
 	err := g.free(e.path)
 	var f *os.File
@@ -331,11 +372,22 @@ func (g *get) large(ctx context.Context, e *entry) error {
 	if err != nil {
 		return errors.Join(err, g.reply('x'))
 	}
-	old, err := g.offer(f, info.Size())
+	had, basis := f, (*os.File)(nil)
+	if g.o.Sync && info.Size() == 0 {
+		if basis = g.basis(e.path); basis != nil {
+			defer basis.Close()
+			had = basis
+		}
+	}
+	there, err := had.Stat()
+	if err != nil {
+		return errors.Join(err, g.reply('x'))
+	}
+	old, err := g.offer(had, there.Size())
 	if err != nil {
 		return err
 	}
-	err = g.blocks(ctx, e, f, info.Size(), old)
+	err = g.blocks(ctx, e, f, info.Size(), old, basis)
 	var fatal fatalError
 	switch {
 	case errors.As(err, &fatal), errors.Is(err, errAbandoned):
@@ -383,8 +435,9 @@ func (g *get) reply(tag byte, data ...[]byte) error {
 
 var errAbandoned = errors.New("it can not be read any more")
 
-// blocks takes a file's blocks. An error with the file here is kept until all have come.
-func (g *get) blocks(ctx context.Context, e *entry, f *os.File, had int64, old []digest) error {
+// blocks takes a file's blocks. K is for those that basis has, or f itself where that is nil. An error with a file here is kept until all
+// have come.
+func (g *get) blocks(ctx context.Context, e *entry, f *os.File, had int64, old []digest, basis *os.File) error {
 	w := func(data []byte, at int64) error {
 		if g.to != nil {
 			_, err := g.to.Write(data)
@@ -434,6 +487,8 @@ func (g *get) blocks(ctx context.Context, e *entry, f *os.File, had int64, old [
 					return fatalError{context.Cause(ctx)}
 				case tag == 'K' && number >= len(old):
 					return fatalError{errProtocol}
+				case tag == 'K' && basis != nil && kept == nil:
+					d, kept = g.copyBlock(f, basis, at, n)
 				case tag == 'K':
 					d = old[number]
 				case kept == nil && (at < had || g.to != nil):

@@ -20,7 +20,7 @@ type Options struct {
 	// Owner keeps owners, by name where the name is known.
 	Owner bool
 	// Sync sends what differs in size or time, or with Checksum in content, and of large files the blocks that differ. The destination
-	// becomes the source, and is not a directory to put it into.
+	// becomes the source, of which there is one, and is not a directory to put it into.
 	Sync, Checksum bool
 	// Delete, of Sync, removes what is not at the source. DryRun changes nothing.
 	Delete, DryRun bool

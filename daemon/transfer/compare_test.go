@@ -1,0 +1,73 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestSyncFromALiar: nothing outside of the destination is changed, and nothing at all is deleted unless a child has listed everything.
+func TestSyncFromALiar(t *testing.T) {
+	ask := func(w wire, path string, mode uint32) error { return w.write('Q', file(path, mode, 0)) }
+	const dir, link = unix.S_IFDIR | 0o755, unix.S_IFLNK | 0o777
+	for name, test := range map[string]struct {
+		say  func(w wire) error
+		want string   // in the error; empty for none
+		left []string // of a, b and out
+	}{
+		"an honest one":   {func(w wire) error { return ask(w, "x", dir) }, "", []string{"out"}},
+		"one that fails":  {func(w wire) error { return errors.Join(ask(w, "x", dir), w.write('e', []byte("no disk"))) }, "nothing is deleted", []string{"a", "b", "out"}},
+		"nothing at all":  {func(w wire) error { return nil }, "", []string{"a", "b", "out"}},
+		"no top":          {func(w wire) error { return ask(w, "x/a", unix.S_IFREG) }, "", []string{"a", "b", "out"}},
+		"upwards":         {func(w wire) error { return ask(w, "../out", dir) }, errProtocol.Error(), []string{"a", "b", "out"}},
+		"another message": {func(w wire) error { return small(w, "x/c", "x") }, errProtocol.Error(), []string{"a", "b", "out"}},
+		"by a link": {func(w wire) error {
+			e := entry{path: "x/up", link: "../..", mode: link}
+			return errors.Join(ask(w, "x", dir), w.write('Q', e.append(nil)), ask(w, "x/up/out", unix.S_IFREG))
+		}, "", []string{"out"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			top := t.TempDir()
+			for _, f := range []string{"x/a", "x/b", "out"} {
+				if err := os.MkdirAll(filepath.Dir(filepath.Join(top, f)), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(filepath.Join(top, f), []byte("data"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			l := liar{say: func(w wire, r *reader) error {
+				err := errors.Join(test.say(w), w.write('P'), w.w.Flush())
+				for tag := byte(0); err == nil && tag != 'p'; {
+					tag, _, err = r.read()
+				}
+				return errors.Join(err, w.write('q'))
+			}}
+			_, err := Get(ctx, l, []string{"x"}, filepath.Join(top, "x"), Options{Sync: true, Delete: true})
+			if err == nil && test.want != "" || err != nil && (test.want == "" || !strings.Contains(err.Error(), test.want)) {
+				t.Errorf("%v, not %q", err, test.want)
+			}
+			var left []string
+			for _, f := range []string{"x/a", "x/b", "out"} {
+				if _, err := os.Stat(filepath.Join(top, f)); err == nil {
+					left = append(left, filepath.Base(f))
+				}
+			}
+			if !slices.Equal(left, test.left) {
+				t.Errorf("left is %q", left)
+			}
+		})
+	}
+	if _, err := Get(t.Context(), liar{}, []string{"x"}, "/", Options{Sync: true, Delete: true}); err == nil || !strings.Contains(err.Error(), "all of this machine") {
+		t.Error(err)
+	}
+}
