@@ -147,9 +147,17 @@ func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 		defer stop()
 		go p.feed(feeding, o.Stdin)
 	}
+	// At the end of ctx, what the program has printed may still wait for who reads it.
+	watched := context.AfterFunc(ctx, func() { _ = p.interrupt(errors.Is(context.Cause(ctx), ErrNobodyReads)) })
 	status, err := p.copy(ctx, o)
 	if err != nil && c.gone() == nil {
 		p.stop(o, ctx.Err() == nil || errors.Is(err, ErrNobodyReads))
+	}
+	if !watched() {
+		_ = p.interrupt(true) // waits for it
+		if err == nil {
+			status, err = ExitStatus{}, context.Cause(ctx) // it has ended by that
+		}
 	}
 	return status, err
 }
@@ -227,6 +235,9 @@ type program struct {
 
 	changed chan struct{} // one token: look at queue again
 	over    chan struct{} // closed when nobody waits for the program any more
+
+	stopping sync.Once
+	stopErr  error // of that
 
 	// Owned by copy: what the child may send and was not told to be taken.
 	window int
@@ -444,18 +455,31 @@ func (i *InputBuffer) Read(n int) { i.full = n == len(i.b) }
 
 // stop ends the program, waits until it is gone, and writes what it has to say meanwhile, if anybody wants to read it.
 func (p *program) stop(o RunOptions, quiet bool) {
-	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
-	defer cancel()
-	sig := syscall.SIGINT
 	if quiet {
-		sig, o = syscall.SIGTERM, RunOptions{}
+		o = RunOptions{}
 	}
-	if p.c.Call(ctx, "mitogen.program:stop", int64(p.id), int64(sig)).Err() != nil {
+	if p.interrupt(quiet) != nil {
 		return
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
 	if _, err := p.copy(ctx, o); err != nil && ctx.Err() == nil {
 		_, _ = p.copy(ctx, RunOptions{}) // nobody reads it any more
 	}
+}
+
+// interrupt has the child end the program, once: by SIGINT first, or SIGTERM where nobody wants to know what it says of that.
+func (p *program) interrupt(quiet bool) error {
+	p.stopping.Do(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+		defer cancel()
+		sig := syscall.SIGINT
+		if quiet {
+			sig = syscall.SIGTERM
+		}
+		p.stopErr = p.c.Call(ctx, "mitogen.program:stop", int64(p.id), int64(sig)).Err()
+	})
+	return p.stopErr
 }
 
 // forestall kills a program that was given up before the child has said that it runs. Calls run in order: when this one does, the

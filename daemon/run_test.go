@@ -82,6 +82,41 @@ func TestRunGivenUpBeforeItBegins(t *testing.T) {
 	})
 }
 
+// stuckWriter takes nothing until the end of a test.
+type stuckWriter struct{ began, end chan struct{} }
+
+func (w stuckWriter) Write(p []byte) (int, error) {
+	select {
+	case w.began <- struct{}{}:
+	default:
+	}
+	<-w.end
+	return len(p), nil
+}
+
+// A program ends with its context also while nobody reads what it has printed.
+func TestRunGivenUpWhileNobodyReads(t *testing.T) {
+	pythons.Each(t, func(t *testing.T, py pythons.Python) {
+		d := newDaemon(t, Options{})
+		c := connect(t, d, target(py))
+		w := stuckWriter{make(chan struct{}, 1), make(chan struct{})}
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		ended := make(chan error, 1)
+		go func() {
+			_, err := c.Run(ctx, RunOptions{Path: "p.py", Source: []byte(readAll), Stdin: &signalReader{make(chan struct{}, 1), w.end}, Stdout: w})
+			ended <- err
+		}()
+		<-w.began
+		cancel()
+		eventually(t, "the program is gone", func() bool { return len(d.Routes()) == 1 })
+		close(w.end)
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+}
+
 // Programs that were run leave nothing in the child.
 func TestRunLeavesNoHandle(t *testing.T) {
 	pythons.Each(t, func(t *testing.T, py pythons.Python) {
