@@ -45,10 +45,13 @@ class Watcher(object):
         """Watch until the other one has ended. In a process that is forked off to be a program: what main() gives."""
         # Nothing is asked for over the other one's connection.
         core.io.lost = True
-        # It outlives a kill of that process's group: it ends the programs then.
-        os.setpgid(0, 0)
         core.io.pid = core.dispatcher.pid = os.getpid()
         try:
+            try:
+                # It outlives a kill of that process's group: it ends the programs then.
+                os.setpgid(0, 0)
+            except OSError:
+                pass
             for signum, _ in self.handlers:
                 signal.signal(signum, signal.SIG_IGN)
             self.close_theirs()
