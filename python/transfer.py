@@ -268,7 +268,6 @@ class Receiver(object):
                 return
         except OSError:
             pass
-        self.free(path)
         self.parent(path)
         tmp = self.temporary(path)
         os.symlink(entry.link, tmp)
@@ -277,7 +276,7 @@ class Receiver(object):
                 os.lchown(tmp, *self.ids(entry))
             if PY3 and os.utime in os.supports_follow_symlinks:
                 os.utime(tmp, ns=(entry.mtime, entry.mtime), follow_symlinks=False)
-            os.rename(tmp, path)
+            self.rename(tmp, path)
         except EnvironmentError:
             os.unlink(tmp)
             raise
@@ -286,6 +285,13 @@ class Receiver(object):
     def temporary(self, path):
         self.temporaries += 1
         return os.path.join(os.path.dirname(path), ('.mitogend-%d-%d' % (os.getpid(), self.temporaries)).encode('ascii'))
+
+    def rename(self, tmp, path):
+        try:
+            os.rename(tmp, path)
+        except OSError:
+            self.free(path)
+            os.rename(tmp, path)
 
     def free(self, path):
         """A directory gives way to something else only where what is not at the source is deleted."""
@@ -302,7 +308,6 @@ class Receiver(object):
         want, data = entry.rest[:DIGEST], entry.rest[DIGEST:]
         if digest_of(data).digest() != want or len(data) != entry.size:
             raise ValueError('what has come is not what was sent, or it was changed while it was read')
-        self.free(path)
         tmp = self.temporary(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOFOLLOW
         try:
@@ -318,7 +323,7 @@ class Receiver(object):
                 self.finish(tmp, entry, fd)
             finally:
                 os.close(fd)
-            os.rename(tmp, path)
+            self.rename(tmp, path)
         except BaseException:
             os.unlink(tmp)
             raise
