@@ -398,3 +398,65 @@ func TestTransferOfASparseFile(t *testing.T) {
 		t.Error(err, st.Size, st.Blocks)
 	}
 }
+
+// Files that have several names stay one file, also when it changes.
+func TestTransferHardLinks(t *testing.T) {
+	EachPython(t, func(t *testing.T, p Python) {
+		dir := t.TempDir()
+		here := filepath.Join(dir, "here")
+		Write(t, here, "a", "small")
+		Write(t, here, "large", strings.Repeat("0123456789", 60_000))
+		if err := os.Mkdir(here+"/sub", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for name, to := range map[string]string{"b": "a", "sub/c": "a", "sub/large": "large"} {
+			if err := os.Link(filepath.Join(here, to), filepath.Join(here, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		check := func(there, text string) {
+			t.Helper()
+			for name, to := range map[string]string{"b": "a", "sub/c": "a", "sub/large": "large"} {
+				one, err1 := os.Stat(filepath.Join(there, name))
+				two, err2 := os.Stat(filepath.Join(there, to))
+				if err1 != nil || err2 != nil || !os.SameFile(one, two) {
+					t.Errorf("%s: %s is not %s: %v, %v", there, name, to, err1, err2)
+				}
+			}
+			if got, _ := os.ReadFile(there + "/sub/c"); string(got) != text {
+				t.Errorf("%s: %q", there, got)
+			}
+			noneHidden(t, there)
+		}
+		copied := func(sent string, args ...string) {
+			t.Helper()
+			r := Mitogend(t, dir, append([]string{args[0], "--json", "--hard-links", "-H", p.Target()}, args[1:]...)...)
+			if r.Status != 0 || !strings.Contains(r.Stdout, `"sent":`+sent+`,`) {
+				t.Error(args, r)
+			}
+		}
+		copied("600005", "put", "here", dir+"/put")
+		check(dir+"/put", "small")
+		copied("600005", "get", dir+"/put", "back")
+		check(dir+"/back", "small")
+		copied("0", "sync", here, dir+"/put")
+		copied("0", "sync", "--pull", here, "back")
+		Write(t, here, "a", "smaller")
+		copied("7", "sync", "--delete", here, dir+"/put")
+		check(dir+"/put", "smaller")
+		copied("7", "sync", "--pull", "--checksum", here, "back")
+		check(dir+"/back", "smaller")
+		if err := os.Remove(dir + "/back/b"); err != nil {
+			t.Fatal(err)
+		}
+		Write(t, dir, "back/b", "smaller") // no more of them
+		copied("0", "sync", "--pull", "--checksum", here, "back")
+		check(dir+"/back", "smaller")
+		// Without the flag each name is a file.
+		Mitogend(t, dir, "put", "-H", p.Target(), "here", dir+"/apart").Want(t, 0, "", "")
+		one, _ := os.Stat(dir + "/apart/a")
+		if two, err := os.Stat(dir + "/apart/b"); err != nil || os.SameFile(one, two) {
+			t.Error("they are one file")
+		}
+	})
+}

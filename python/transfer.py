@@ -161,6 +161,8 @@ class Receiver(object):
         self.dirs, self.seen, self.answers, self.count, self.temporaries = [], set(), [], 0, 0
         self.names = {}
         self.whole = False
+        # Of sync with hard links: files that are to come.
+        self.differ = set()
         self.umask = os.umask(0o77)
 
     def place(self, path):
@@ -178,7 +180,7 @@ class Receiver(object):
             self.wire.flush()
 
     def run(self):
-        actions = {b'd': self.directory, b'l': self.symlink, b'f': self.small, b'F': self.large, b'Q': self.question}
+        actions = {b'd': self.directory, b'l': self.symlink, b'h': self.hard_link, b'f': self.small, b'F': self.large, b'Q': self.question}
         while 1:
             tag, data = self.wire.read()
             if tag == b'q':
@@ -280,6 +282,20 @@ class Receiver(object):
         except EnvironmentError:
             os.unlink(tmp)
             raise
+        self.count += 1
+
+    def hard_link(self, entry, path):
+        first = self.place(entry.link)
+        if not stat.S_ISREG(os.lstat(first).st_mode):
+            raise ValueError('what it is a hard link to is no file')
+        if not linked(first, path):
+            tmp = self.temporary(path)
+            os.link(first, tmp)
+            try:
+                self.rename(tmp, path)
+            except EnvironmentError:
+                os.unlink(tmp)
+                raise
         self.count += 1
 
     def temporary(self, path):
@@ -465,7 +481,10 @@ class Receiver(object):
         if path == self.top:
             # What lies in a directory is not in the way of a file: that is an error.
             self.whole = stat.S_ISDIR(entry.mode)
-        self.reply(b'=' if self.same(entry, path) else b'n')
+        same = self.same(entry, path)
+        if not same and 'h' in self.options:
+            self.differ.add(entry.path)
+        self.reply(b'=' if same else b'n')
 
     def same(self, entry, path):
         try:
@@ -478,6 +497,8 @@ class Receiver(object):
             return os.readlink(path) == entry.link
         if stat.S_ISDIR(st.st_mode):
             return self.dry and st.st_mode == entry.mode
+        if entry.link:
+            return entry.link not in self.differ and linked(self.place(entry.link), path)
         if st.st_size != entry.size:
             return False
         mtime = time_of(st)
@@ -519,6 +540,15 @@ class Receiver(object):
         self.wire.write(b'r', path)
 
 
+def linked(path, other):
+    """Whether both are one file."""
+    try:
+        a, b = os.lstat(path), os.lstat(other)
+    except OSError:
+        return False
+    return (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
+
+
 def remove_tree(top, tell, dry=False):
     for directory, dirs, files in os.walk(top, topdown=False):
         for name in files + [name for name in dirs if os.path.islink(os.path.join(directory, name))]:
@@ -535,8 +565,10 @@ class Sender(object):
         self.wire = wire
         self.owner = 'o' in options
         self.sync, self.checksum = 's' in options, 'c' in options
-        # Of sync: what was asked about, and what it is called there.
+        # Of sync: what was asked about, what it is called there, and what it is a hard link to.
         self.asked = []
+        # Names of files that have more than one, by device and inode.
+        self.links = {} if 'h' in options else None
 
     def fail(self, path, e):
         message = '%s: %s' % (text(path), reason(e))
@@ -568,20 +600,24 @@ class Sender(object):
         answers = b''.join(answers)
         if len(answers) != len(self.asked):
             raise EOFError('the other side answers something else')
-        for i, (path, name) in enumerate(self.asked):
+        for i, (path, name, link) in enumerate(self.asked):
             if answers[i:i + 1] != b'=':
                 try:
-                    self.send(path, name, os.lstat(path) if b'/' in name else os.stat(path))
+                    self.send(path, name, os.lstat(path) if b'/' in name else os.stat(path), link)
                 except (EnvironmentError, ValueError) as e:
                     self.fail(path, e)
 
     def walk(self, path, name, st):
         directory = stat.S_ISDIR(st.st_mode)
         names = sorted(os.listdir(path)) if directory else ()
+        link = b''
+        if self.links is not None and stat.S_ISREG(st.st_mode) and st.st_nlink > 1:
+            first = self.links.setdefault((st.st_dev, st.st_ino), name)
+            link = first if first != name else link
         if self.sync:
-            self.ask(path, name, st)
+            self.ask(path, name, st, link)
         else:
-            self.send(path, name, st)
+            self.send(path, name, st, link)
         for each in names:
             below = os.path.join(path, each)
             try:
@@ -589,12 +625,12 @@ class Sender(object):
             except (EnvironmentError, ValueError) as e:
                 self.fail(below, e)
 
-    def ask(self, path, name, st):
+    def ask(self, path, name, st, link):
         """Is it there as it is here?"""
-        link, digest = b'', b''
+        digest = b''
         if stat.S_ISLNK(st.st_mode):
             link = os.readlink(path)
-        elif stat.S_ISREG(st.st_mode) and self.checksum:
+        elif stat.S_ISREG(st.st_mode) and self.checksum and not link:
             fd = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0))
             try:
                 digest = digest_of(b''.join(blocks_of(fd, st.st_size))).digest()
@@ -603,14 +639,16 @@ class Sender(object):
         elif not stat.S_ISREG(st.st_mode) and not stat.S_ISDIR(st.st_mode):
             raise ValueError(SPECIAL)
         self.wire.write(b'Q', pack(name, st, link, owner=self.owner) + digest)
-        self.asked.append((path, name))
+        self.asked.append((path, name, link))
 
-    def send(self, path, name, st):
+    def send(self, path, name, st, link):
         mode = st.st_mode
         if stat.S_ISDIR(mode):
             self.wire.write(b'd', pack(name, st, owner=self.owner))
         elif stat.S_ISLNK(mode):
             self.wire.write(b'l', pack(name, st, os.readlink(path), owner=self.owner))
+        elif stat.S_ISREG(mode) and link:
+            self.wire.write(b'h', pack(name, st, link, owner=self.owner))
         elif stat.S_ISREG(mode):
             fd = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0))
             try:

@@ -46,6 +46,7 @@ func newTransfer(a *app, use, short, long, example string, run func(*transferCom
 	c.register(cmd, "")
 	hideImports(cmd)
 	cmd.Flags().BoolVar(&c.options.Owner, "owner", false, "keep owner and group, by name where the name is known there")
+	cmd.Flags().BoolVar(&c.options.HardLinks, "hard-links", false, "keep files that have several names one file")
 	return cmd, c
 }
 
@@ -96,7 +97,7 @@ func (c *transferCommand) source(ctx context.Context, names []string, stdin io.R
 		if len(names) == 1 && names[0] == "-" {
 			return c.spool(stdin)
 		}
-		s, err := transfer.NewSource(names, c.options.Owner)
+		s, err := transfer.NewSource(names, c.options)
 		if err != nil {
 			return nil, usageError{err}
 		}

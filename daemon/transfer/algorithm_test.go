@@ -37,7 +37,7 @@ func TestEachAlgorithm(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		s, err := NewSource([]string{here}, false)
+		s, err := NewSource([]string{here}, Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -24,7 +24,8 @@ var errListed = errors.New("transfer: there are more files than are compared: " 
 
 // compare answers which of the child's files are here as they are there, and deletes what is not there.
 func (g *get) compare(ctx context.Context) error {
-	seen := map[string]bool{} // of Delete
+	seen := map[string]bool{}   // of Delete
+	differ := map[string]bool{} // of HardLinks: files that are to come
 	var answers []byte
 	listed := 0
 	for {
@@ -55,10 +56,16 @@ func (g *get) compare(ctx context.Context) error {
 			seen[e.path] = true
 			listed += len(e.path)
 		}
+		if g.o.HardLinks {
+			listed += len(e.path)
+		}
 		if listed > maxListed || len(answers) == maxAsked {
 			return errListed
 		}
-		same, err := g.same(&e, rest)
+		same, err := g.same(&e, rest, differ)
+		if !same && g.o.HardLinks {
+			differ[e.path] = true
+		}
 		answer := byte('n')
 		switch {
 		case err != nil:
@@ -98,7 +105,7 @@ func (g *get) compare(ctx context.Context) error {
 }
 
 // same tells whether a file is here as it is to be. Directories are made what they are to be in any case.
-func (g *get) same(e *entry, sum []byte) (bool, error) {
+func (g *get) same(e *entry, sum []byte, differ map[string]bool) (bool, error) {
 	if g.root == nil {
 		return false, nil
 	}
@@ -119,6 +126,10 @@ func (g *get) same(e *entry, sum []byte) (bool, error) {
 		return err == nil && to == e.link, nil
 	case unix.S_IFDIR:
 		return g.o.DryRun && st.Mode&0o777 == e.mode&0o777, nil
+	}
+	if e.link != "" {
+		first, err := g.first(e)
+		return err == nil && !differ[first] && g.linked(first, e.path), err
 	}
 	mtime := info.ModTime().UnixNano()
 	// A 2.x gives times as floating point numbers; some file systems have whole seconds.

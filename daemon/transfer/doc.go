@@ -7,6 +7,7 @@
 // of 256 KiB, each of which has a digest (SHA-256 or BLAKE2b, see algorithm); a file's is that of its blocks' digests.
 //
 //	d, l, f   a directory, a link, a file of less than a block with its digest and content: see entry
+//	h         another name of a file that was sent before, whose path stands where that of a symbolic link does
 //	F         a file that is larger. The receiver answers n and N with the digests of the blocks that it has, or x with a reason
 //	B, K, Z   then: a block; a count of blocks that the receiver has; a count of blocks of zeros
 //	E, X      the file's digest; or the source can not be read (any more)

@@ -138,6 +138,8 @@ func (g *get) receive(ctx context.Context) error {
 			err = g.directory(&e)
 		case tag == 'l':
 			err = g.symlink(&e)
+		case tag == 'h':
+			err = g.hardLink(&e)
 		case tag == 'f':
 			err = g.small(&e, rest)
 		default:
@@ -282,6 +284,45 @@ func (g *get) symlink(e *entry) error {
 		err = g.root.Lchown(tmp, g.id(e.user, int(e.uid), userID), g.id(e.group, int(e.gid), groupID))
 	}
 	return g.rename(tmp, e.path, err)
+}
+
+// hardLink gives a file that has come before another name.
+func (g *get) hardLink(e *entry) error {
+	first, err := g.first(e)
+	if err != nil {
+		return fatalError{err}
+	}
+	e.size = 0
+	info, err := g.root.Lstat(first)
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("what it is a hard link to is no file")
+	}
+	if err != nil || g.linked(first, e.path) {
+		return err
+	}
+	tmp := g.temporary(e.path)
+	if err := g.root.Link(first, tmp); err != nil {
+		return err
+	}
+	return g.rename(tmp, e.path, nil)
+}
+
+// first is where the file is that an entry is a hard link to.
+func (g *get) first(e *entry) (string, error) {
+	if path.Clean("/"+e.link) != "/"+e.link {
+		return "", errProtocol
+	}
+	return g.place(e.link), nil
+}
+
+// linked tells whether two names are those of one file.
+func (g *get) linked(name, other string) bool {
+	a, err := g.root.Lstat(name)
+	if err != nil {
+		return false
+	}
+	b, err := g.root.Lstat(other)
+	return err == nil && os.SameFile(a, b)
 }
 
 var errDiffers = errors.New("what has come is not what was sent, or it was changed while it was read")

@@ -66,6 +66,14 @@ func TestGetOfALiar(t *testing.T) {
 			e := entry{path: "link", link: "..", mode: unix.S_IFLNK | 0o777}
 			return errors.Join(w.write('l', e.append(nil)), w.write('d', file("link", unix.S_IFDIR|0o777, 0)), w.write('q'))
 		}, "link: path escapes from parent", ""},
+		"a hard link upwards": {func(w wire, _ *reader) error {
+			e := entry{path: "top", link: "../out", mode: unix.S_IFREG | 0o777}
+			return w.write('h', e.append(nil))
+		}, errProtocol.Error(), ""},
+		"a hard link to a link": {func(w wire, _ *reader) error {
+			up, e := entry{path: "link", link: "../passwd", mode: unix.S_IFLNK | 0o777}, entry{path: "top", link: "link", mode: unix.S_IFREG | 0o777}
+			return errors.Join(w.write('l', up.append(nil)), w.write('h', e.append(nil)), w.write('q'))
+		}, "is no file", ""},
 		"another digest": {func(w wire, _ *reader) error {
 			return w.write('f', file("top", unix.S_IFREG, 1), make([]byte, digestLen), []byte("x"))
 		}, "top: " + errDiffers.Error(), ""},
@@ -150,7 +158,7 @@ func TestPutToALiar(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "large"), bytes.Repeat([]byte("x"), 3*block), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, err := NewSource([]string{filepath.Join(dir, "large")}, false)
+	s, err := NewSource([]string{filepath.Join(dir, "large")}, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -161,7 +161,7 @@ func (p *put) differing() ([]*item, error) {
 	p.mu.Unlock()
 	for _, it := range p.source.items {
 		var sum []byte
-		if p.o.Checksum && it.kind() == unix.S_IFREG {
+		if p.o.Checksum && it.kind() == unix.S_IFREG && it.link == "" {
 			d, err := p.source.whole(it, p.a)
 			if err != nil {
 				p.fail(it, err)
@@ -222,6 +222,8 @@ func (p *put) item(it *item) error {
 		return p.wire.write('d', head)
 	case it.kind() == unix.S_IFLNK:
 		return p.wire.write('l', head)
+	case it.link != "":
+		return p.wire.write('h', head)
 	case it.size < block:
 		data, d, err := p.source.small(it, p.a)
 		if err != nil {

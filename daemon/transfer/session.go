@@ -19,6 +19,8 @@ import (
 type Options struct {
 	// Owner keeps owners, by name where the name is known.
 	Owner bool
+	// HardLinks keeps files that have several names one file, as far as the names are copied together.
+	HardLinks bool
 	// Sync sends what differs in size or time, or with Checksum in content, and of large files the blocks that differ. The destination
 	// becomes the source, of which there is one, and is not a directory to put it into.
 	Sync, Checksum bool
@@ -37,7 +39,7 @@ func (o *Options) letters(a algorithm) string {
 	for _, l := range []struct {
 		on     bool
 		letter byte
-	}{{true, '-'}, {o.Owner, 'o'}, {o.Sync, 's'}, {o.Checksum, 'c'}, {o.Delete, 'D'}, {o.DryRun, 'n'}, {o.Into, 'i'}, {a == blake, 'b'}} {
+	}{{true, '-'}, {o.Owner, 'o'}, {o.HardLinks, 'h'}, {o.Sync, 's'}, {o.Checksum, 'c'}, {o.Delete, 'D'}, {o.DryRun, 'n'}, {o.Into, 'i'}, {a == blake, 'b'}} {
 		if l.on {
 			b.WriteByte(l.letter)
 		}

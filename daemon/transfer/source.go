@@ -22,7 +22,8 @@ type Source struct {
 	Errors []string
 
 	items []*item
-	open  *os.File // of NewFile
+	open  *os.File             // of NewFile
+	links map[[2]uint64]string // names of files that have more than one, by device and inode; nil where they are not looked for
 
 	mu     sync.Mutex // guards the following
 	cached int        // bytes of small files that are in memory
@@ -45,10 +46,13 @@ type item struct {
 // maxCached is how much of small files is kept for targets that are not as far.
 const maxCached = 64 << 20
 
-// NewSource lists files and trees. Owner has the names of owners looked up.
-func NewSource(names []string, owner bool) (*Source, error) {
+// NewSource lists files and trees, as Put is to copy them.
+func NewSource(names []string, o Options) (*Source, error) {
 	s := &Source{}
-	look := &lookup{users: map[uint32]string{}, groups: map[uint32]string{}, on: owner}
+	if o.HardLinks {
+		s.links = map[[2]uint64]string{}
+	}
+	look := &lookup{users: map[uint32]string{}, groups: map[uint32]string{}, on: o.Owner}
 	for _, name := range names {
 		info, err := os.Stat(name) // what is named may be a link
 		if err != nil {
@@ -112,6 +116,9 @@ func (s *Source) add(name, path string, info fs.FileInfo, look *lookup) {
 		}
 		s.items = append(s.items, it)
 		s.Files++
+	case it.kind() == unix.S_IFREG && s.linked(it, &st):
+		s.items = append(s.items, it)
+		s.Files++
 	case it.kind() == unix.S_IFREG:
 		it.size = st.Size
 		s.items = append(s.items, it)
@@ -120,6 +127,20 @@ func (s *Source) add(name, path string, info fs.FileInfo, look *lookup) {
 	default:
 		s.fail(name, errors.New("it is no file, directory or link"))
 	}
+}
+
+// linked tells whether a file is one that has come by another name.
+func (s *Source) linked(it *item, st *unix.Stat_t) bool {
+	if s.links == nil || st.Nlink < 2 {
+		return false
+	}
+	key := [2]uint64{uint64(st.Dev), st.Ino}
+	if first, ok := s.links[key]; ok {
+		it.link = first
+		return true
+	}
+	s.links[key] = it.path
+	return false
 }
 
 func (s *Source) fail(name string, err error) {
