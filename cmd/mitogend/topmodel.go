@@ -170,6 +170,13 @@ func (m *topModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		}
 	case tea.KeyPressMsg:
 		return m, m.press(msg)
+	case tea.PasteMsg:
+		// Elsewhere a pasted text would be keys that nobody has pressed.
+		if m.typing && m.asked == nil {
+			var cmd tea.Cmd
+			m.filter, cmd = m.filter.Update(msg)
+			return m, cmd
+		}
 	}
 	return m, nil
 }

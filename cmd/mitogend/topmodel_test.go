@@ -113,6 +113,20 @@ func TestTopFits(t *testing.T) {
 	}
 }
 
+// A name may be pasted into the filter, and is nothing anywhere else.
+func TestTopPastes(t *testing.T) {
+	m := topOf(wire.Context{ID: 4, Name: "web", State: "idle"}, wire.Context{ID: 5, Name: "db", State: "idle"})
+	m.Update(tea.PasteMsg{Content: "db"})
+	if len(m.rows()) != 2 {
+		t.Error("it filters already")
+	}
+	press(m, "/")
+	m.Update(tea.PasteMsg{Content: "db"})
+	if rows := m.rows(); len(rows) != 1 || rows[0].context.ID != 5 {
+		t.Errorf("%+v", rows)
+	}
+}
+
 // Only y ends something.
 func TestTopAsks(t *testing.T) {
 	m := topOf(wire.Context{ID: 4, Name: "web", State: "busy", Leases: 1, Work: []wire.Work{{ID: 7, Method: "run", What: "p.py"}}})
