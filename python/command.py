@@ -32,7 +32,13 @@ if command:
     try:
         os.execvp(command[0], command)
     except OSError as e:
+        reason = e.errno
+        if reason == errno.EACCES and '/' not in command[0]:
+            # A directory of PATH that may not be looked into says nothing of the command.
+            path = os.environ.get('PATH', os.defpath).split(os.pathsep)
+            if not any(os.path.lexists(os.path.join(directory, command[0])) for directory in path):
+                reason = errno.ENOENT
         # The statuses that a shell gives.
-        fail(127 if e.errno == errno.ENOENT else 126, '%s: %s' % (command[0], e.strerror))
+        fail(127 if reason == errno.ENOENT else 126, '%s: %s' % (command[0], os.strerror(reason)))
     except ValueError as e:
         fail(126, '%s: %s' % (command[0], e))
