@@ -102,12 +102,11 @@ def first(console, space):
             exec(compile(source.replace(b'\r\n', b'\n') + b'\n', name, 'exec', 0, 1), space)
     except BaseException:
         console.showtraceback()
-    finally:
-        for stream in sys.stdout, sys.stderr:
-            try:
-                stream.flush()
-            except (EnvironmentError, ValueError):
-                pass
+    for stream in sys.stdout, sys.stderr:
+        try:
+            stream.flush()
+        except (AttributeError, EnvironmentError, ValueError):
+            pass
 
 
 def resize(fd, rows, columns):

@@ -51,6 +51,9 @@ func (g *get) compare(ctx context.Context) error {
 			return err
 		}
 		from := e.path
+		if e.kind() == unix.S_IFDIR && !strings.Contains(from, "/") && !g.inside && g.root != nil {
+			_ = g.enter() // it need not be there
+		}
 		e.path = g.place(from)
 		if g.o.Delete {
 			seen[e.path] = true
@@ -83,9 +86,9 @@ func (g *get) compare(ctx context.Context) error {
 		}
 		answers = append(answers, answer)
 	}
-	if g.o.Delete && g.root != nil && seen[g.name] {
+	if g.o.Delete && g.inside {
 		if len(g.result.Errors) == 0 {
-			g.deleteRest(g.name, seen)
+			g.deleteRest(top, seen)
 		} else {
 			g.result.fail("nothing is deleted while something can not be read")
 		}
@@ -106,13 +109,10 @@ func (g *get) compare(ctx context.Context) error {
 
 // same tells whether a file is here as it is to be. Directories are made what they are to be in any case.
 func (g *get) same(e *entry, sum []byte, differ map[string]bool) (bool, error) {
-	if g.root == nil {
+	if g.root == nil || e.path == "" {
 		return false, nil
 	}
 	info, err := g.root.Lstat(e.path)
-	if err == nil && e.path == g.name {
-		info, err = g.root.Stat(e.path)
-	}
 	if err != nil {
 		return false, nil
 	}
@@ -161,16 +161,9 @@ func (g *get) whole(name string, size int64) (digest, error) {
 		return digest{}, err
 	}
 	defer f.Close()
-	root, buf := g.a.new(), make([]byte, block)
-	for at := int64(0); at < size; at += block {
-		n, err := io.ReadFull(f, buf[:min(block, size-at)])
-		if err != nil {
-			return digest{}, errShorter
-		}
-		d := g.a.sum(buf[:n])
-		_, _ = root.Write(d[:])
-	}
-	return digest(root.Sum(nil)), nil
+	root := g.a.new()
+	err = g.a.eachBlock(f, size, func(d digest) error { _, err := root.Write(d[:]); return err })
+	return digest(root.Sum(nil)), err
 }
 
 // basis opens what is here of a large file, for the blocks that are the same; nil where there is none.
@@ -188,7 +181,10 @@ func (g *get) basis(name string) *os.File {
 
 // copyBlock takes a block of what was here, and gives its digest: others may write to that meanwhile.
 func (g *get) copyBlock(f, basis *os.File, at, n int64) (digest, error) {
-	buf := make([]byte, n)
+	if g.buf == nil {
+		g.buf = make([]byte, block)
+	}
+	buf := g.buf[:n]
 	if _, err := io.ReadFull(io.NewSectionReader(basis, at, n), buf); err != nil {
 		return digest{}, errDiffers
 	}
@@ -198,10 +194,6 @@ func (g *get) copyBlock(f, basis *os.File, at, n int64) (digest, error) {
 
 // deleteRest removes what was not listed below a directory, which stays itself.
 func (g *get) deleteRest(dir string, seen map[string]bool) {
-	info, err := g.root.Lstat(dir)
-	if err != nil || !info.IsDir() {
-		return
-	}
 	f, err := g.root.Open(dir)
 	var names []os.DirEntry
 	if err == nil {

@@ -21,15 +21,18 @@ import (
 )
 
 // Get copies files and trees of a child to this machine. Where dest is a directory, or ends with a slash, they go into that; otherwise
-// dest is the name of the one, and with Sync it always is. Nothing is written outside of it, whatever the child says, and no file gets a bit of setuid or the like.
+// dest is the name of the one, and with Sync it always is. Nothing is written outside of it, whatever the child says, and no file gets a
+// bit of setuid or the like.
 func Get(ctx context.Context, r daemon.Remote, names []string, dest string, o Options) (*Result, error) {
 	g, err := newGet(dest, o, len(names))
 	if err != nil {
 		return nil, err
 	}
-	if g.root != nil {
-		defer g.root.Close()
-	}
+	defer func() {
+		if g.root != nil {
+			_ = g.root.Close()
+		}
+	}()
 	return g.run(ctx, r, names)
 }
 
@@ -45,10 +48,14 @@ type get struct {
 	o      *Options
 	a      algorithm
 	result *Result
-	root   *os.Root  // nil where DryRun would make it
-	name   string    // in place of the first part of each path; empty for none
+	root   *os.Root // nil where DryRun would make it
+	// name takes the place of the first part of each path; empty for none. Once that is a directory it is root, so that no link leads past
+	// it, and inside is set.
+	name   string
+	inside bool
 	to     io.Writer // of GetTo
 	dirs   []entry
+	buf    []byte // of copyBlock
 	temps  int
 	ids    map[string]int
 }
@@ -128,7 +135,9 @@ func (g *get) receive(ctx context.Context) error {
 			return err
 		}
 		from := e.path
-		e.path = g.place(e.path)
+		if e.path = g.place(from); e.path == "" {
+			return errProtocol
+		}
 		switch {
 		case g.to != nil && (tag != 'f' && tag != 'F' || g.result.Files > 0):
 			err = fatalError{fmt.Errorf("%s: it is no file", from)}
@@ -160,13 +169,34 @@ func (g *get) receive(ctx context.Context) error {
 	}
 }
 
-// place is where a file goes.
+// place is where a file goes; empty where it would lie in a directory that has not come.
 func (g *get) place(name string) string {
 	if g.name == "" {
 		return name
 	}
-	_, below, _ := strings.Cut(name, "/")
-	return path.Join(g.name, below)
+	_, below, deep := strings.Cut(name, "/")
+	switch {
+	case g.inside && deep:
+		return below
+	case g.inside:
+		return top
+	case deep:
+		return ""
+	}
+	return g.name
+}
+
+// top is the directory that has the name, seen from itself.
+const top = "."
+
+// enter makes the directory that has the name the root.
+func (g *get) enter() error {
+	root, err := g.root.OpenRoot(g.name)
+	if err == nil {
+		_ = g.root.Close()
+		g.root, g.inside = root, true
+	}
+	return err
 }
 
 // fatalError ends the transfer, not just one file.
@@ -174,7 +204,7 @@ type fatalError struct{ error }
 
 func (g *get) directory(e *entry) error {
 	info, err := g.root.Stat(e.path)
-	if g.o.Sync && e.path != g.name && (err != nil || !info.IsDir()) {
+	if g.o.Sync && g.inside && (err != nil || !info.IsDir()) {
 		if info, lerr := g.root.Lstat(e.path); lerr == nil && !info.IsDir() {
 			_ = g.root.Remove(e.path)
 			_, err = g.root.Stat(e.path)
@@ -185,6 +215,15 @@ func (g *get) directory(e *entry) error {
 	} else if err == nil && !info.IsDir() {
 		err = unix.ENOTDIR
 	}
+	if g.name != "" && !g.inside {
+		if err == nil {
+			err = g.enter()
+		}
+		if err != nil {
+			return fatalError{fmt.Errorf("%s: %w", path.Join(g.root.Name(), g.name), cause(err))}
+		}
+		e.path = top
+	}
 	if err == nil {
 		g.dirs = append(g.dirs, *e)
 	}
@@ -194,7 +233,7 @@ func (g *get) directory(e *entry) error {
 func (g *get) finishDirs() {
 	for i := len(g.dirs) - 1; i >= 0; i-- {
 		if err := g.finish(g.dirs[i].path, &g.dirs[i]); err != nil {
-			g.result.fail(g.dirs[i].path + ": " + cause(err).Error())
+			g.result.fail(path.Join(g.root.Name(), g.dirs[i].path) + ": " + cause(err).Error())
 		}
 	}
 }
@@ -255,7 +294,7 @@ func (g *get) temporary(name string) string {
 // free tells whether a file can take the name. A directory gives way where what is not at the source is deleted.
 func (g *get) free(name string) error {
 	if info, err := g.root.Lstat(name); err == nil && info.IsDir() {
-		if !g.o.Delete || name == g.name {
+		if !g.o.Delete || !g.inside || name == top {
 			return unix.EISDIR
 		}
 		return g.root.RemoveAll(name)
@@ -309,10 +348,11 @@ func (g *get) hardLink(e *entry) error {
 
 // first is where the file is that an entry is a hard link to.
 func (g *get) first(e *entry) (string, error) {
-	if path.Clean("/"+e.link) != "/"+e.link {
+	first := g.place(e.link)
+	if path.Clean("/"+e.link) != "/"+e.link || first == "" {
 		return "", errProtocol
 	}
-	return g.place(e.link), nil
+	return first, nil
 }
 
 // linked tells whether two names are those of one file.
@@ -441,24 +481,23 @@ func (g *get) large(ctx context.Context, e *entry) error {
 
 // offer tells the child what is here of a file.
 func (g *get) offer(f *os.File, size int64) (old []digest, err error) {
-	buf := make([]byte, block)
 	list := make([]byte, 0, block)
-	for at := int64(0); at < size; at += block {
-		n, err := io.ReadFull(io.NewSectionReader(f, at, block), buf)
-		if n == 0 {
-			break
-		}
-		if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil, errors.Join(err, g.reply('x'))
-		}
-		d := g.a.sum(buf[:n])
+	err = g.a.eachBlock(f, size, func(d digest) error {
 		old = append(old, d)
 		if list = append(list, d[:]...); len(list) >= block {
 			if err := g.reply('n', list); err != nil {
-				return nil, err
+				return err
 			}
 			list = list[:0]
 		}
+		return nil
+	})
+	var fatal fatalError
+	switch {
+	case errors.As(err, &fatal):
+		return nil, err
+	case err != nil:
+		return nil, errors.Join(err, g.reply('x'))
 	}
 	return old, g.reply('N', list)
 }

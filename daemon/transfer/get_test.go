@@ -152,6 +152,54 @@ func TestGetOfALiar(t *testing.T) {
 	}
 }
 
+// TestGetOfALiarByName: where the destination is a name, what lies beside it is outside.
+func TestGetOfALiarByName(t *testing.T) {
+	up := entry{path: "x/up", link: "..", mode: unix.S_IFLNK | 0o777}
+	for name, test := range map[string]struct {
+		say  func(w wire) error
+		want string
+	}{
+		"by a link": {func(w wire) error {
+			return errors.Join(w.write('d', file("x", unix.S_IFDIR|0o755, 0)), w.write('l', up.append(nil)), small(w, "x/up/out", "x"), w.write('q'))
+		}, "path escapes"},
+		"without a top": {func(w wire) error { return small(w, "x/out", "x") }, errProtocol.Error()},
+		"a link as the top": {func(w wire) error {
+			e := up
+			e.path = "x"
+			return errors.Join(w.write('l', e.append(nil)), small(w, "x/out", "x"))
+		}, errProtocol.Error()},
+		"a top twice": {func(w wire) error {
+			return errors.Join(w.write('d', file("x", unix.S_IFDIR|0o755, 0)), small(w, "x/in", "x"), small(w, "x", "x"), w.write('q'))
+		}, "is a directory"},
+	} {
+		for _, o := range []Options{{}, {Sync: true, Delete: true}} {
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, "out"), []byte("mine"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			l := liar{say: func(w wire, r *reader) error {
+				var err error
+				if o.Sync {
+					err = errors.Join(w.write('P'), w.w.Flush())
+					for tag := byte(0); err == nil && tag != 'p'; {
+						tag, _, err = r.read()
+					}
+				}
+				return errors.Join(err, test.say(w), w.w.Flush())
+			}}
+			_, err := Get(ctx, l, []string{"x"}, filepath.Join(dir, "new"), o)
+			cancel()
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%s: %v, not %q", name, err, test.want)
+			}
+			if got, _ := os.ReadFile(filepath.Join(dir, "out")); string(got) != "mine" {
+				t.Errorf("%s: a file beside the destination is %q", name, got)
+			}
+		}
+	}
+}
+
 // TestPutToALiar: answers to questions that nobody has asked end the transfer.
 func TestPutToALiar(t *testing.T) {
 	dir := t.TempDir()

@@ -65,6 +65,25 @@ func (a algorithm) new() hash.Hash {
 	return h
 }
 
+// eachBlock gives the digests of a file's blocks.
+func (a algorithm) eachBlock(f io.ReaderAt, size int64, fn func(digest) error) error {
+	buf := make([]byte, min(block, size))
+	for at := int64(0); at < size; at += block {
+		n := min(block, size-at)
+		_, err := io.ReadFull(io.NewSectionReader(f, at, n), buf[:n])
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			return errShorter
+		case err != nil:
+			return err
+		}
+		if err := fn(a.sum(buf[:n])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 var zeros [block]byte
 
 // zero is the digest of n zeros.

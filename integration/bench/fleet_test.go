@@ -2,13 +2,14 @@ package main
 
 import (
 	"errors"
-	"mitogend/integration/pythons"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"mitogend/integration/pythons"
 )
 
 func standinBed(t *testing.T) *bed {
