@@ -14,7 +14,7 @@ import (
 	"strings"
 )
 
-// synSent is the state of a TCP connection of which nothing but our own first packet is known.
+// synSent is the state of a TCP connection that has sent its first packet, and has no answer.
 const synSent = "02"
 
 // dialingOf gives the address that a process of the group waits for an answer of, or "". It asks /proc, which costs nothing while all
@@ -50,7 +50,7 @@ func dialingOf(group int) string {
 	return ""
 }
 
-// inGroup gives the directories in /proc of a process group's processes, the dead ones that nobody has reaped left out.
+// inGroup gives the directories in /proc of a process group's processes. It leaves out dead ones that wait to be reaped.
 func inGroup(group int) (dirs []string) {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, stat := range stats {

@@ -3,7 +3,7 @@
 // A connection method (local, ssh, sudo, docker ...) is a function from arguments to a [Plan]: which program, on which
 // descriptors, which questions it may ask, what its complaints mean. [Start] runs a plan on this machine. For a hop behind a
 // child the same plan goes to that child's launcher ([Plan.Map]), so that Python has one launcher and no method of its
-// own; what the launcher reports is put into words by [Plan.Explain].
+// own. [Plan.Explain] puts into words what the launcher reports.
 //
 // # The handshake
 //
@@ -40,6 +40,7 @@
 //
 // # Locks
 //
-// reaper.mu, then Process.mu. handshake.mu, Process.lineMu and transcript.mu are taken alone, except that lineMu may be held
-// when Process.mu is taken. None is held across I/O, but lineMu across the caller's Output.
+//	reaper.mu, Process.lineMu -> Process.mu
+//
+// handshake.mu, Process.errMu and transcript.mu are taken alone. None is held across I/O, but lineMu across the caller's Output.
 package bootstrap

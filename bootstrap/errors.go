@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -38,9 +39,11 @@ type Error struct {
 const outputShown = 3
 
 // Error gives one line.
-func (e *Error) Error() string {
+func (e *Error) Error() string { return "bootstrap: " + e.Plain() }
+
+// Plain gives the line without the package's name, for whoever has typed a target.
+func (e *Error) Plain() string {
 	var b strings.Builder
-	b.WriteString("bootstrap: ")
 	if e.Label != "" {
 		b.WriteString(printable.Line(e.Label) + ": ")
 	}
@@ -69,6 +72,29 @@ func (e *Error) Error() string {
 // Unwrap gives the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
+// Plain gives what an Error in err says, without the package's name; other errors as they are.
+func Plain(err error) error {
+	var e *Error
+	if errors.As(err, &e) {
+		return errors.New(e.Plain())
+	}
+	return err
+}
+
+// ArgError is what is wrong with one argument of a connection method, in an Error with StepOptions.
+type ArgError struct {
+	Arg string
+	err error
+}
+
+func (e *ArgError) Error() string { return e.Arg + ": " + e.err.Error() }
+
+func (e *ArgError) Unwrap() error { return e.err }
+
+func argErrorf(arg, format string, args ...any) error {
+	return &ArgError{arg, fmt.Errorf(format, args...)}
+}
+
 // Outcome is how an attempt ended before the child was up, for [Plan.Explain].
 type Outcome struct {
 	Step     Step     // how far the handshake had come
@@ -76,20 +102,19 @@ type Outcome struct {
 	Status   string   // how the program ended, or StatusTimedOut
 	Answered bool     // a password was sent
 	Open     string   // what was printed last and is no whole line: a question, perhaps; it is in Output, too
-	Dialing  string   // an address of which the program still waited for the first packet when the time was up
+	Dialing  string   // an address that had sent no packet to the program when the time was up
 }
 
-// Explain finds the reason for a program that ended (or was silent until the timeout) before the child was up, in what it had
-// printed; the answers of the plan's prompts are masked in the error. A program that ends after it was sent a password, in whatever
-// language, has most likely refused it. A question that has no answer, or came a second time, is recognised when it is the last
-// line.
+// Explain looks in what a program has printed for the reason why it ended, or was silent until the timeout, before the child was up. The
+// answers of the plan's prompts are masked in the error. A program that ends after it was sent a password has most likely refused it,
+// in whatever language. A question that has no answer, or came a second time, is recognised when it is the last line.
 func (p *Plan) Explain(o Outcome) *Error {
 	step, output, status, answered := o.Step, o.Output, o.Status, o.Answered
 	secrets := p.secrets(answered)
 	e := &Error{Label: p.Label, Step: step, Output: maskAll(output, secrets), Status: status}
 	if step == StepPython {
 		for _, line := range output {
-			text, ok := strings.CutPrefix(line, refused)
+			text, ok := strings.CutPrefix(line, complaint)
 			if !ok {
 				continue
 			}
@@ -159,7 +184,7 @@ func (p *Plan) Explain(o Outcome) *Error {
 	return e
 }
 
-// explainTimeout says what the time has passed with.
+// explainTimeout says what the connection waited for.
 func (p *Plan) explainTimeout(e *Error, o Outcome) {
 	e.Reason = fmt.Sprintf("no child after %s; it waited %s", p.timeout(), waitedFor[o.Step])
 	switch {

@@ -2,7 +2,6 @@ package bootstrap
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -48,7 +47,7 @@ func planExec(o *options, b Boot) (*Plan, error) {
 		Hint:     byHand(words),
 	}
 	if known && (p.Stdio == Socketpair || p.Stdio == Pipes) {
-		return nil, fmt.Errorf("password: with stdio=%s there is no terminal that it could be asked for on; take pty, hybrid or hybrid-pipes", p.Stdio)
+		return nil, argErrorf("password", "with stdio=%s there is no terminal that it could be asked for on; take pty, hybrid or hybrid-pipes", p.Stdio)
 	}
 	if o.flag("shell", false) {
 		p.Argv, p.Input = words, "exec "+in.line(b)+"\n" // the shell must not read on

@@ -1,184 +1,353 @@
 package bootstrap
 
 import (
+	"context"
+	"errors"
 	"fmt"
-	"math/bits"
-	"strconv"
+	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
 )
 
-// maxBanner bounds what a program may print before MITO002, over both streams.
-const maxBanner = 1 << 20
+// handshake is one attempt while it goes on.
+type handshake struct {
+	// Constant after startOne.
+	ctx  context.Context
+	plan *Plan
+	opt  StartOptions
+	p    *Process
 
-// refused begins the line by which the target says that it cannot go on; the reason follows.
-const refused = "MITOERR "
+	// Owned by run. sent is when the preamble was.
+	marks marks
+	sent  time.Time
 
-// What a [Supply] is asked for by the target's sh, in this order. noPython ends with what it has tried: it waits for a command. The
-// others are followed by the hash and the form of a build.
-const (
-	noPython  = "MITONOPY tried"
-	wantSize  = "MITOSIZE "
-	wantBuild = "MITOSEND "
-)
+	// asker is owned by the stderr reader, or by run when everything is on the terminal.
+	asker  *asker
+	asking atomic.Bool // an interpreter has not answered yet: questions may come
+	told   atomic.Bool // a password was sent
 
-var questions = []string{noPython, wantSize, wantBuild}
-
-// phase is how far the handshake has come.
-type phase int
-
-const (
-	waitHello    phase = iota // for MITO000: an interpreter runs the first stage; before it may come what a Supply is asked
-	waitReceived              // for MITO001: it has read the preamble
-	waitReady                 // for MITO002: the runtime speaks frames from the next byte on
-	ready
-)
-
-func (p phase) step() Step {
-	switch p {
-	case waitHello:
-		return StepConnect
-	case waitReceived:
-		return StepStage
-	}
-	return StepRuntime
+	// mu protects the following. Never held across I/O.
+	mu       sync.Mutex
+	deadline time.Time
+	err      error // first cause; set once
+	over     bool  // the child is up: interrupts come too late
 }
 
-// step is that of the phase, or that of what comes before it.
-func (m *marks) step() Step {
-	if m.phase == waitHello && m.asked > 0 {
-		return StepSupply
-	}
-	return m.phase.step()
-}
-
-// event is what one line of the data stream means.
-type event int
-
-const (
-	evNone     event = iota // no complete line yet
-	evText                  // a banner or a complaint
-	evHello                 // MITO000
-	evReceived              // MITO001
-	evReady                 // MITO002
-	evRefused               // MITOERR: the target itself says what is wrong
-	evAsked                 // it has no Python, and asks for one
-)
-
-// marks is the handshake as a state machine over lines. It does no I/O: bytes go in, events come out.
-type marks struct {
-	phase  phase
-	line   lineBuffer
-	hello  Hello  // of MITO000
-	text   string // of the last evText, evRefused or evAsked, normalised
-	supply bool   // evAsked may come
-	asked  int    // how many of the questions have come
-	banner int    // bytes so far that were no marker
-}
-
-// next consumes b up to and including the first newline. After evReady nothing more may be given to it: the rest of b
-// is frames.
-func (m *marks) next(b []byte) (int, event) {
-	n, line, full := m.line.take(b)
-	if !full {
-		m.banner += n
-		return n, evNone
-	}
-	s := string(line)
-	ev := m.meaning(s)
-	if ev == evText {
-		m.text = normalise(s)
-		m.banner += n
-	}
-	return n, ev
-}
-
-// meaning compares a whole line with the marker that comes next; any other marker, or one with something around it, is text
-// like any other. Only MITO000 with a version may stand at the end of a line, since a banner or a prompt without
-// newline can come before it.
-func (m *marks) meaning(s string) event {
-	if strings.HasPrefix(s, refused) {
-		m.text = normalise(s)
-		return evRefused
-	}
-	switch m.phase {
-	case waitHello:
-		if q := m.question(s); q != "" {
-			m.text = q
-			m.asked++
-			return evAsked
+// run reads the data stream until MITO002.
+func (h *handshake) run() error {
+	onTTY := h.p.errFile == nil
+	buf := make([]byte, 4<<10)
+	var quietUntil time.Time // when an unfinished question has settled; zero: none is pending
+	for {
+		h.arm(quietUntil)
+		n, err := h.p.r.Read(buf)
+		rest, ferr := h.feed(buf[:n])
+		if ferr != nil {
+			return ferr
 		}
-		if s == "MITO000" {
-			m.phase = waitReceived
-			return evHello
+		if h.marks.phase == ready {
+			h.p.buffered = append([]byte(nil), rest...)
+			return nil
 		}
-		i := strings.LastIndex(s, "MITO000 ")
-		if i < 0 {
-			return evText
+		timedOut := errors.Is(err, os.ErrDeadlineExceeded)
+		if timedOut {
+			cause := h.cause()
+			if errors.Is(cause, errExited) {
+				for k := range readRest(h.p.r, buf) {
+					if _, err := h.feed(buf[:k]); err != nil {
+						return err
+					}
+				}
+			}
+			if cause != nil {
+				return cause
+			}
 		}
-		hello, ok := parseHello(s[i+len("MITO000 "):])
-		if !ok {
-			return evText
+		if onTTY && h.asking.Load() && (n > 0 || timedOut) {
+			wait, aerr := h.ask(&h.marks.line, timedOut && n == 0)
+			if aerr != nil {
+				return aerr
+			}
+			quietUntil = wait
 		}
-		m.hello, m.phase = hello, waitReceived
-		return evHello
-	case waitReceived:
-		if s == "MITO001" {
-			m.phase = waitReady
-			return evReceived
+		if IsEOF(err) {
+			return errExited
 		}
-	case waitReady:
-		if s == "MITO002" {
-			m.phase = ready
-			return evReady
+		if err != nil && !timedOut {
+			return fmt.Errorf("reading: %w", err)
 		}
 	}
-	return evText
 }
 
-// question finds one for a Supply at the end of a line: each comes once.
-func (m *marks) question(s string) string {
-	if !m.supply || m.asked == len(questions) {
-		return ""
-	}
-	if i := strings.LastIndex(s, questions[m.asked]); i >= 0 {
-		return normalise(s[i:])
-	}
-	return ""
-}
-
-// Hello is what an interpreter says of itself before it is sent the runtime.
-type Hello struct {
-	// HexVersion is sys.hexversion; 0 when the first stage does not tell, as Mitogen's own does not.
-	HexVersion uint32
-	// Magic is the magic number of the bytecode that it may be sent; 0 where it is to be sent source alone.
-	Magic uint16
-}
-
-func parseHello(s string) (h Hello, ok bool) {
-	version, magic, told := strings.Cut(s, " ")
-	v, err := strconv.ParseUint(version, 16, 32)
-	if err != nil || v < 0x01000000 {
-		return h, false
-	}
-	h.HexVersion = uint32(v)
-	if told {
-		// Its bytes, as they stand in a file.
-		n, err := strconv.ParseUint(magic, 16, 16)
-		if err != nil || len(magic) != 4 {
-			return h, false
+// feed takes bytes of the data stream; rest is what follows MITO002.
+func (h *handshake) feed(b []byte) (rest []byte, err error) {
+	for len(b) > 0 {
+		n, ev := h.marks.next(b)
+		b = b[n:]
+		switch ev {
+		case evText:
+			h.p.line(h.marks.text)
+		case evHello:
+			h.asking.Store(false)
+			if err := h.sendPreamble(); err != nil {
+				return nil, err
+			}
+		case evAsked:
+			h.asking.Store(false)
+			if err := h.supply(h.marks.text); err != nil {
+				return nil, err
+			}
+		case evReceived:
+			h.p.Took = time.Since(h.sent)
+		case evFailed:
+			h.p.line(h.marks.text)
+			return nil, h.explain(StepPython, "", "")
+		case evReady:
+			return b, nil
 		}
-		h.Magic = bits.ReverseBytes16(uint16(n))
+		if h.marks.banner > maxBanner {
+			return nil, h.explain(h.marks.step(), "it printed more than a mebibyte that is no handshake", h.plan.Hint)
+		}
 	}
-	return h, true
+	return nil, nil
 }
 
-// supported reports whether a runtime can start on that interpreter. 0 is unknown and passes.
-func supported(hexVersion uint32) bool {
-	v := hexVersion >> 16
-	return hexVersion == 0 || v >= 0x0207 && v < 0x0300 || v >= 0x0306
+func (h *handshake) sendPreamble() error {
+	h.p.Hello = h.marks.hello
+	if !supported(h.p.HexVersion) {
+		return &Error{Label: h.plan.Label, Step: StepPython,
+			Reason: "the interpreter is Python " + FormatVersion(h.p.HexVersion) + "; 2.7, or 3.6 and later, is needed", Hint: hintPython}
+	}
+	pre, err := h.opt.Preamble(h.p)
+	if err != nil {
+		return &Error{Label: h.plan.Label, Step: StepStage, Reason: err.Error(), Err: err}
+	}
+	h.sent = time.Now()
+	if _, err := h.p.w.Write(pre); err != nil && !IsEOF(err) {
+		return fmt.Errorf("sending the runtime: %w", err)
+	}
+	return nil // at EPIPE the reader learns more about the end
 }
 
-// FormatVersion writes sys.hexversion as people do: "3.11.7".
-func FormatVersion(hexVersion uint32) string {
-	return fmt.Sprintf("%d.%d.%d", hexVersion>>24, hexVersion>>16&0xff, hexVersion>>8&0xff)
+// piece is how much of a build is written at once. Each piece gets the time of a whole connection.
+const piece = 64 << 10
+
+// supply answers a target that has no Python.
+func (h *handshake) supply(question string) error {
+	answer, err := h.plan.Supply.Answer(h.ctx, question)
+	if err != nil {
+		return &Error{Label: h.plan.Label, Step: StepPython, Reason: "no usable Python there, and none could be sent: " + err.Error(),
+			Hint: hintSupply, NoPython: true, Err: err}
+	}
+	for len(answer) > 0 {
+		h.mu.Lock()
+		h.deadline = later(h.ctx, h.plan.timeout())
+		h.mu.Unlock()
+		h.arm(time.Time{})
+		n, err := h.p.w.Write(answer[:min(piece, len(answer))])
+		if IsEOF(err) {
+			return nil // the reader learns more about the end
+		}
+		if err != nil {
+			return fmt.Errorf("sending Python: %w", err)
+		}
+		answer = answer[n:]
+	}
+	return nil
+}
+
+// later is the time after d, or the context's deadline.
+func later(ctx context.Context, d time.Duration) time.Time {
+	t := time.Now().Add(d)
+	if end, ok := ctx.Deadline(); ok && end.Before(t) {
+		return end
+	}
+	return t
+}
+
+// ask judges the unfinished line of the stream on which questions come. wait says when to look again if nothing follows.
+func (h *handshake) ask(l *lineBuffer, quiet bool) (wait time.Time, err error) {
+	switch v, q := h.asker.look(l.buf, quiet); v {
+	case settle:
+		return time.Now().Add(SettleTime), nil
+	case answer:
+		if q.Name == namePassword {
+			h.p.output.hide(q.Answer)
+		}
+		h.p.line(normalise(string(l.buf)))
+		l.buf = l.buf[:0]
+		tty := h.p.errFile
+		if tty == nil {
+			tty = h.p.w
+		}
+		if _, err := tty.Write([]byte(string(q.Answer) + "\n")); err != nil && !IsEOF(err) {
+			return time.Time{}, fmt.Errorf("answering the %s prompt: %w", q.Name, err)
+		} else if err == nil && q.Name == namePassword {
+			h.told.Store(true)
+		}
+	case giveUp:
+		h.p.line(normalise(string(l.buf)))
+		l.buf = l.buf[:0]
+		reason, hint := q.problem()
+		return time.Time{}, h.explain(StepConnect, reason, hint)
+	}
+	return time.Time{}, nil
+}
+
+// errChunk is for the stderr reader, after each read: n bytes came, or it stopped waiting. It tells whether the handshake still looks
+// for questions.
+func (h *handshake) errChunk(l *lineBuffer, n int, timedOut bool) bool {
+	if !h.asking.Load() {
+		return false
+	}
+	if n == 0 && !timedOut {
+		return true
+	}
+	wait, err := h.ask(l, timedOut && n == 0)
+	if err != nil {
+		h.interrupt(err)
+		return false
+	}
+	h.p.armErr(wait)
+	return true
+}
+
+// arm sets the read deadline, unless somebody has interrupted.
+func (h *handshake) arm(quietUntil time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.err != nil {
+		return
+	}
+	t := h.deadline
+	if !quietUntil.IsZero() && quietUntil.Before(t) {
+		t = quietUntil
+	}
+	_ = h.p.r.SetReadDeadline(t)
+	if h.p.w != h.p.r || h.marks.phase == waitHello {
+		_ = h.p.w.SetWriteDeadline(h.deadline)
+	}
+}
+
+// interrupt ends run with err, from any goroutine. The first cause counts.
+func (h *handshake) interrupt(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.over {
+		return
+	}
+	if h.err == nil {
+		h.err = err
+	}
+	now := time.Now()
+	_ = h.p.r.SetReadDeadline(now)
+	_ = h.p.w.SetWriteDeadline(now)
+}
+
+// cause tells why the data stream was interrupted, or that the time is up; nil when neither holds.
+func (h *handshake) cause() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.err == nil && !time.Now().Before(h.deadline) {
+		h.err = context.DeadlineExceeded
+	}
+	return h.err
+}
+
+// errExited is the cause when the program has ended but something that it started holds the stream open.
+var errExited = errors.New("the program ended")
+
+// lingerTime is how long a stream is read after its program has ended: what it wrote last is still on the way.
+const lingerTime = 300 * time.Millisecond
+
+// exited is for the reaper.
+func (h *handshake) exited() { time.AfterFunc(lingerTime, func() { h.interrupt(errExited) }) }
+
+// because says why an attempt is over: by what run has judged, or else by the interrupt, which makes reads and writes fail as well.
+func (h *handshake) because(err error) error {
+	var judged *Error
+	if errors.As(err, &judged) {
+		return err
+	}
+	if cause := h.cause(); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// explain makes an error of what the program printed; reason, if not empty, is used when no Failure of the plan matches.
+func (h *handshake) explain(step Step, reason, hint string) *Error {
+	o := Outcome{Step: step, Output: h.p.output.raw(), Status: h.p.ExitStatus(), Answered: h.told.Load()}
+	e := h.plan.Explain(o)
+	if f, _ := h.plan.failure(o.Output, o.Answered); f == nil && reason != "" {
+		e.Reason, e.Hint = reason, hint
+	}
+	return e
+}
+
+// failed ends the attempt: it collects what the program still prints, kills it, and words the error.
+func (h *handshake) failed(err error) error {
+	p := h.p
+	if errors.Is(err, errExited) {
+		// Let it end by itself, so that its status is its own.
+		p.await(context.Background(), lingerTime)
+		p.drainErr(lingerTime)
+	}
+	h.asking.Store(false)
+	dialing := ""
+	if errors.Is(err, context.DeadlineExceeded) && h.marks.phase == waitHello {
+		dialing = dialingOf(p.PID)
+	}
+	if rest := h.marks.line.buf; len(rest) > 0 {
+		p.line(normalise(string(rest)))
+	}
+	open := p.stopErr()
+	if p.errFile == nil {
+		open = strings.TrimSpace(normalise(string(h.marks.line.buf)))
+	}
+	var e *Error
+	switch {
+	case errors.As(err, &e):
+	case errors.Is(err, errExited):
+		e = h.explain(h.marks.step(), "", "")
+	case errors.Is(err, context.DeadlineExceeded):
+		e = h.plan.Explain(Outcome{Step: h.marks.step(), Output: p.output.raw(), Status: StatusTimedOut, Answered: h.told.Load(), Open: open, Dialing: dialing})
+		e.Err = err
+	default:
+		e = &Error{Label: h.plan.Label, Step: h.marks.step(), Reason: err.Error(), Err: err}
+	}
+	p.closeData()
+	now, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = p.leave(now)
+	p.closeErr()
+	return e
+}
+
+// finish makes the process a running one.
+func (h *handshake) finish() {
+	h.p.before = h.p.output.count()
+	h.p.mu.Lock()
+	h.p.ready, h.p.onExit = true, nil
+	h.p.mu.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.over = true
+	_ = h.p.r.SetReadDeadline(time.Time{})
+	_ = h.p.w.SetWriteDeadline(time.Time{})
+}
+
+// drainErr waits until the stderr reader has seen the end, at most d.
+func (p *Process) drainErr(d time.Duration) {
+	if p.errDone == nil {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-p.errDone:
+	case <-t.C:
+	}
 }

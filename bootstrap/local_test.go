@@ -33,8 +33,8 @@ func TestRealRuntimeComesUp(t *testing.T) {
 	for _, s := range layouts {
 		t.Run(string(s), func(t *testing.T) {
 			p := started(t, build(t, "local", map[string]any{"python": anyPython(t), "stdio": string(s)}), opt)
-			if len(p.LastLines()) > 0 {
-				t.Errorf("it printed %q", p.LastLines())
+			if len(p.output.shown()) > 0 {
+				t.Errorf("it printed %q", p.output.shown())
 			}
 		})
 	}
@@ -65,6 +65,17 @@ func TestLocalTakesTheFirstUsableInterpreter(t *testing.T) {
 
 	e := mustFail(t, build(t, "local", map[string]any{"python": all[:4]}), echo, StepPython)
 	has(t, e, "absent (not found)", "shim: command not found", "old is Python 2.6", "exec format error", "try: install Python")
+
+	// A path that leads nowhere is none that $PATH was asked for, and a script may be there without what runs it.
+	lone := write("lone", "#!/no/python\n")
+	for name, want := range map[string]string{
+		filepath.Join(dir, "absent"): "there is no such file",
+		lone:                         "its #! line names is not there",
+		"no-such-python":             "executable file not found in $PATH",
+	} {
+		e := mustFail(t, build(t, "local", map[string]any{"python_path": name}), echo, StepProgram)
+		has(t, e, name+": ", want)
+	}
 }
 
 func TestChooserOnTheTarget(t *testing.T) {
@@ -111,7 +122,7 @@ func TestLocalFailures(t *testing.T) {
 		step Step
 		want []string
 	}{
-		{"absent", map[string]any{"python": "/no/such/python"}, StepProgram, []string{"/no/such/python", "not found"}},
+		{"absent", map[string]any{"python": "/no/such/python"}, StepProgram, []string{"/no/such/python", "there is no such file"}},
 		{"directory", map[string]any{"python": "/etc"}, StepProgram, []string{"/etc"}},
 		{"exits at once", sh("exit 7"), StepConnect, []string{"exit status 7"}},
 		{"complains", sh("echo out; echo oh no >&2; exit 1"), StepConnect, []string{`"oh no"`, "exit status 1"}},
@@ -218,7 +229,7 @@ func TestStderrAfterTheHandshake(t *testing.T) {
 	if p.ExitStatus() != "exit status 3" {
 		t.Errorf("status %q", p.ExitStatus())
 	}
-	if got := strings.Join(p.LastLines(), "|"); got != "late \ufffdred|unfinished" {
+	if got := strings.Join(p.output.shown(), "|"); got != "late \ufffdred|unfinished" {
 		t.Errorf("last lines %q", got)
 	}
 }
@@ -282,4 +293,11 @@ func TestManyAtOnce(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// shown gives the lines with the secrets masked.
+func (t *transcript) shown() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maskAll(t.lines, t.secrets)
 }

@@ -1,7 +1,6 @@
 package bootstrap
 
 import (
-	"fmt"
 	"math"
 	"os"
 	"strconv"
@@ -9,6 +8,8 @@ import (
 	"time"
 
 	"github.com/kballard/go-shellquote"
+
+	"mitogend/internal/duration"
 )
 
 // Kind is the type of a connection argument. Text is accepted for every kind, since targets and inventories hold nothing
@@ -37,7 +38,7 @@ type options struct {
 
 func (o *options) fail(key, format string, args ...any) {
 	if o.err == nil {
-		o.err = fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...))
+		o.err = argErrorf(key, format, args...)
 	}
 }
 
@@ -153,25 +154,37 @@ func (o *options) number(key string, def, low, high int) int {
 }
 
 func (o *options) flag(key string, def bool) bool {
-	switch x := o.values[key].(type) {
-	case nil:
+	v := o.values[key]
+	if v == nil {
 		return def
-	case bool:
-		return x
-	case int:
-		return x != 0
-	case int64:
-		return x != 0
 	}
-	s, _ := asText(o.values[key])
+	on, ok := ReadFlag(v)
+	if !ok {
+		s, _ := asText(v)
+		o.fail(key, "wanted true or false, got %q", s)
+		return def
+	}
+	return on
+}
+
+// ReadFlag reads the value of a flag of a method, as [Build] does; ok is false for what is none.
+func ReadFlag(v any) (on, ok bool) {
+	switch x := v.(type) {
+	case bool:
+		return x, true
+	case int:
+		return x != 0, true
+	case int64:
+		return x != 0, true
+	}
+	s, _ := asText(v)
 	switch strings.ToLower(s) {
 	case "true", "yes", "on", "1":
-		return true
+		return true, true
 	case "false", "no", "off", "0":
-		return false
+		return false, true
 	}
-	o.fail(key, "wanted true or false, got %q", s)
-	return def
+	return false, false
 }
 
 // words reads a list; text is split as a shell splits it.
@@ -263,18 +276,9 @@ func (o *options) duration(key string, def time.Duration) time.Duration {
 }
 
 // ParseDuration reads a duration as it is written everywhere: seconds (5, 0.5), or with units (5s, 1m30s).
-func ParseDuration(s string) (time.Duration, error) {
-	s = strings.TrimSpace(s)
-	if seconds, err := strconv.ParseFloat(s, 64); err == nil && math.Abs(seconds) < 1<<33 {
-		return time.Duration(seconds * float64(time.Second)), nil
-	}
-	if d, err := time.ParseDuration(s); err == nil {
-		return d, nil
-	}
-	return 0, fmt.Errorf("%q is no duration: write 30, 30s or 1m30s", s)
-}
+func ParseDuration(s string) (time.Duration, error) { return duration.Parse(s) }
 
-// secret reads a password. A newline would end it half way and leave the rest to whoever reads next.
+// secret reads a password. A newline would end it early, and the next reader would get the rest.
 func (o *options) secret(key string) (Secret, bool) {
 	v := o.values[key]
 	if v == nil {
@@ -326,7 +330,7 @@ func SupplyOptions(opts map[string]any) (places []string, dir string, keep bool,
 		if rest, ok := strings.CutPrefix(place, "~/"); ok {
 			home, err := os.UserHomeDir()
 			if err != nil {
-				return nil, "", false, fmt.Errorf("python_from: %w", err)
+				return nil, "", false, argErrorf("python_from", "%w", err)
 			}
 			place = home + "/" + rest
 		}

@@ -79,13 +79,6 @@ func (t *transcript) since(n int) string {
 	return mask(t.lines[len(t.lines)-1], t.secrets)
 }
 
-// shown gives the lines with the secrets masked.
-func (t *transcript) shown() []string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return maskAll(t.lines, t.secrets)
-}
-
 func maskAll(lines, secrets []string) []string {
 	out := make([]string, len(lines))
 	for i, line := range lines {

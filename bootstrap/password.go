@@ -95,7 +95,7 @@ func otherPrompts(who string) []Prompt {
 	}
 }
 
-// passwordPrompt is a question for the password. Who asks it again has refused it.
+// passwordPrompt is a question for the password. A program that asks again has refused it.
 func passwordPrompt(who, pattern string, password Secret, known bool) Prompt {
 	return Prompt{Name: namePassword, Pattern: pattern, Answer: password, Known: known, Hint: hint(known),
 		Missing: who + " asks for a password and none was given", Refused: who + " has refused the password"}

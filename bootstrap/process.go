@@ -44,7 +44,7 @@ type Process struct {
 	errDone  chan struct{} // closed once the stderr reader has ended; nil without one
 	lineMu   sync.Mutex    // held across onLine, so that calls do not overlap; taken before mu
 	onLine   func(line string, ready bool)
-	onExit   func() // called by the reaper, only during the handshake; must not block
+	onExit   func() // called by the reaper: the handshake's, then AfterDone's; guarded by mu, must not block
 
 	// errMu protects the following and errFile's read deadline. Nothing is locked under it.
 	errMu   sync.Mutex
@@ -74,8 +74,16 @@ func (p *Process) Buffered() []byte { return p.buffered }
 // Done is closed when the program has ended. The stream may live on for a moment, or longer when a grandchild has inherited it.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// LastLines gives the last lines that the program printed on stderr, or before the first frame; secrets are masked.
-func (p *Process) LastLines() []string { return p.output.shown() }
+// AfterDone has fn called once the program has ended, or at once if it has. It must not block. It is for one function.
+func (p *Process) AfterDone(fn func()) {
+	p.mu.Lock()
+	exited := p.exited
+	p.onExit = fn
+	p.mu.Unlock()
+	if exited {
+		fn()
+	}
+}
 
 // ExitStatus says how the program ended ("exit status 1", "signal: killed"), or "" while it runs or when it was this package
 // that killed it.
@@ -91,7 +99,7 @@ func (p *Process) ExitStatus() string {
 	return fmt.Sprintf("exit status %d", p.status.ExitStatus())
 }
 
-// sshFailed is the exit status of ssh itself; any other is that of the command on the target.
+// sshFailed is the exit status of ssh itself. Any other is the status of the command on the target.
 const sshFailed = 255
 
 // OwnEnd says how a connection program has ended that is known to have ended by itself and not with the child: ssh, with what it
@@ -132,7 +140,7 @@ func (p *Process) signal(sig syscall.Signal) {
 	_ = syscall.Kill(-p.PID, sig)
 }
 
-// Close ends the connection: it closes the data stream, by which the child knows that it has to leave; sends SIGTERM to the
+// Close ends the connection: it closes the data stream, which tells the child to leave; sends SIGTERM to the
 // process group when it has not left within 3 seconds or when ctx ends, and SIGKILL a second later. It returns when the
 // program is reaped and nothing is left in its group, or says that this could not be reached. It may be called more than
 // once.
@@ -199,7 +207,7 @@ func (p *Process) await(ctx context.Context, d time.Duration) bool {
 	return false
 }
 
-// groupPoll is how often emptyGroup looks: the kernel tells nobody that a process group has become empty.
+// groupPoll is how often emptyGroup looks: the kernel does not tell when a process group becomes empty.
 const groupPoll = 10 * time.Millisecond
 
 // reapTime is what init gets to reap a dead process that has lost its parent.

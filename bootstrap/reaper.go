@@ -22,7 +22,7 @@ var reaper struct {
 	running bool           // whether reapLoop runs
 }
 
-// startReaped runs fork and registers the process. No lock is held meanwhile: a program on a slow disk must not keep others from
+// startReaped runs fork and registers the process. fork holds no lock: a program on a slow disk must not keep others from
 // being started and reaped.
 func startReaped(p *Process, fork func() (int, error)) error {
 	pid, err := fork()

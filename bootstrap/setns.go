@@ -51,7 +51,7 @@ var askedByMitogen = map[string]string{
 }
 
 // setnsScript enters all namespaces of that process, its root and its working directory. Its user namespace is entered only when
-// it is another one, since the kernel refuses one's own; the user's ids are those of the container's own passwd.
+// it is another one, since the kernel refuses one's own; the user's ids are from the container's own passwd.
 const setnsScript = `p=$(%s) || exit 1
 case $p in ""|0|*[!0-9]*) echo "setns: $2 is not running" >&2; exit 1;; esac
 n=$3 u=$4; shift 4
@@ -68,7 +68,7 @@ func planSetns(o *options, b Boot) (*Plan, error) {
 	kind := o.text("kind")
 	leader, ok := leaderOf[kind]
 	if !ok {
-		return nil, fmt.Errorf("kind: %q is none of %s", kind, strings.Join(sortedKeys(leaderOf), ", "))
+		return nil, argErrorf("kind", "%q is none of %s", kind, strings.Join(sortedKeys(leaderOf), ", "))
 	}
 	if b.Mitogen && askedByMitogen[kind] != "" {
 		leader[2] = askedByMitogen[kind]

@@ -88,7 +88,7 @@ func planSudo(o *options, b Boot) (*Plan, error) {
 	argv := o.program("sudo_path", "sudo")
 	prompt := "mitogen-sudo-prompt-" + newNonce() + ":"
 	if b.SudoPrompt && !known {
-		prompt = "mitogen-sudo-prompt:" // whoever asks it gets nothing
+		prompt = "mitogen-sudo-prompt:" // asking it gives nothing
 		argv = append(argv, "-p", prompt)
 	}
 	argv = append(argv, "-u", user)
@@ -174,7 +174,7 @@ type sudoOptions struct {
 func sudoArgs(args []string) (out sudoOptions, err error) {
 	value := func(what string, i *int) (string, error) {
 		if *i++; *i == len(args) {
-			return "", fmt.Errorf("sudo_args: %s lacks its value", what)
+			return "", argErrorf("sudo_args", "%s lacks its value", what)
 		}
 		return args[*i], nil
 	}
@@ -187,7 +187,7 @@ func sudoArgs(args []string) (out sudoOptions, err error) {
 		case strings.HasPrefix(a, "--"):
 			c, ok := longOption(name)
 			if takes := sudoFlags[c]; !ok || hasValue && !takes {
-				return out, fmt.Errorf("sudo_args: %q is no option that can be used here", a)
+				return out, argErrorf("sudo_args", "%q is no option that can be used here", a)
 			} else if takes && !hasValue {
 				if v, err = value(a, &i); err != nil {
 					return out, err
@@ -195,12 +195,12 @@ func sudoArgs(args []string) (out sudoOptions, err error) {
 			}
 			out.set(c, v)
 		case len(a) < 2 || a[0] != '-':
-			return out, fmt.Errorf("sudo_args: %q is no option that can be used here", a)
+			return out, argErrorf("sudo_args", "%q is no option that can be used here", a)
 		default:
 			for j := 1; j < len(a); j++ {
 				takes, ok := sudoFlags[a[j]]
 				if !ok {
-					return out, fmt.Errorf("sudo_args: -%c cannot be used here", a[j])
+					return out, argErrorf("sudo_args", "-%c cannot be used here", a[j])
 				}
 				v := ""
 				c := a[j]

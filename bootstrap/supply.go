@@ -36,7 +36,7 @@ type Offer struct {
 //go:embed supply.sh
 var supplyScript string
 
-// collector is the answer to the first question: a command of one line, by which the target's sh reads the script that follows.
+// collector is the answer to the first question: a command of one line, which has the target's sh read the script that follows.
 const collector = `n="$(printf '\nx')";n=${n%x};l=;while :;do IFS= read -r x||exit 1;[ "$x" = . ]&&break;l="$l$x$n";done;eval "$l"` + "\n"
 
 // IsQuestion tells whether a target may ask this when it has asked n times before.

@@ -5,7 +5,7 @@
 #
 # In the directory mitogend-UID there is HASH, with manifest, python and users. Each user has a directory in users, of its process id and
 # the number of its name space. Whoever can remove users itself was the last, and nobody can come any more: then the rest goes. What
-# is not whole yet is PID.NUMBER.part.
+# is not whole yet is PID.NUMBER.part; from there it is moved to HASH, users last.
 
 nl='
 '
@@ -106,6 +106,14 @@ take() {
 	for x in "$r"/*/users; do
 		[ "$x" = "$r/$h/users" ] || ! rmdir "$x" 2>/dev/null || rm -rf "${x%/users}"
 	done
+	# What has no users is being made, or removed. Whoever makes it has a part: without one but ours it is of somebody who was killed.
+	set -- "$r"/*.part
+	if [ "$*" = "$w" ]; then
+		for x in "$r"/*; do
+			case ${x##*/} in *[!0-9a-f]*) continue ;; esac
+			[ -d "$x/users" ] || rm -rf "$x"
+		done
+	fi
 	if ! { echo '#!/bin/sh' >"$w/x" && chmod 700 "$w/x"; } 2>/dev/null; then
 		why="$why; $d: it cannot be written to, or is full"
 	elif ! "$w/x" 2>/dev/null; then
@@ -161,7 +169,7 @@ leave() {
 		! dead "$x" || rmdir "$x"
 	done
 	if rmdir "$w/users" 2>/dev/null; then
-		[ "$w" = "$r/$me.part" ] || mv "$w" "$r/$me.part"
+		[ "$w" = "$r/$me.part" ] || mv "$w" "$r/$me.part" 2>/dev/null
 		drop
 	fi
 }

@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"unicode/utf8"
+
+	"mitogend/pyproto/printable"
 )
 
 // MaxTarget bounds a target's length in bytes.
@@ -25,7 +27,7 @@ func TooManyHops(n int) error {
 // Hop is one step of a target: METHOD:SPEC?KEY=VALUE&... It never holds a secret, only where one is (password_env,
 // password_file).
 type Hop struct {
-	// Method is empty for a bare name, which the inventory resolves and which otherwise means ssh:NAME. Only a target's
+	// Method is empty for a bare name, which is a name of the inventory, or else means ssh:NAME. Only a target's
 	// first hop can be one.
 	Method string
 	Spec   string
@@ -75,11 +77,7 @@ var passwordValue = regexp.MustCompile(`(?i)(pass[^=&+]*=)[^&+]*`)
 
 // shorten quotes s for an error, without anything that may be a secret.
 func shorten(s string) string {
-	s = passwordValue.ReplaceAllString(s, "${1}******")
-	if len(s) > 60 {
-		s = s[:57] + "..."
-	}
-	return fmt.Sprintf("%q", s)
+	return fmt.Sprintf("%q", printable.Short(passwordValue.ReplaceAllString(s, "${1}******")))
 }
 
 func parseHop(s string, first bool) (Hop, error) {
@@ -143,7 +141,7 @@ func parseArgs(query string, m *Method) (map[string]string, error) {
 	return args, nil
 }
 
-// checkKey refuses keys that the method does not have, and secrets, whose value must not be repeated in the error.
+// checkKey refuses keys that the method does not have, and secrets. The error must not repeat a secret's value.
 func checkKey(key string, m *Method) error {
 	password := false
 	if m != nil {
@@ -227,8 +225,8 @@ func encode(s, more string) string {
 	return b.String()
 }
 
-// Resolved gives a bare name as the ssh hop that it means when the inventory does not know it.
-func (h Hop) Resolved() Hop {
+// OrSSH gives the hop with a method: a bare name that the inventory does not know means ssh.
+func (h Hop) OrSSH() Hop {
 	if h.Method == "" {
 		h.Method = "ssh"
 	}
@@ -238,7 +236,7 @@ func (h Hop) Resolved() Hop {
 // specOptions gives what SPEC says as arguments.
 func (h Hop) specOptions() (map[string]any, error) {
 	opts := map[string]any{}
-	name := h.Resolved().Method
+	name := h.OrSSH().Method
 	m := methods[name]
 	switch {
 	case m == nil:
@@ -311,7 +309,7 @@ func readSecret(key, where string) (Secret, error) {
 	if key == keyPasswordEnv {
 		v, ok := os.LookupEnv(where)
 		if !ok {
-			return "", fmt.Errorf("password_env: the environment variable %s is not set", where)
+			return "", argErrorf("password_env", "the environment variable %s is not set", where)
 		}
 		HideEnv(where)
 		return Secret(v), nil
@@ -320,25 +318,25 @@ func readSecret(key, where string) (Secret, error) {
 	if rest, ok := strings.CutPrefix(path, "~/"); ok {
 		home, err := os.UserHomeDir()
 		if err != nil {
-			return "", fmt.Errorf("password_file: %w", err)
+			return "", argErrorf("password_file", "%w", err)
 		}
 		path = home + "/" + rest
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return "", fmt.Errorf("password_file: %w", err)
+		return "", argErrorf("password_file", "%w", err)
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
 	if err != nil {
-		return "", fmt.Errorf("password_file: %w", err)
+		return "", argErrorf("password_file", "%w", err)
 	}
 	if len(b) > maxSecret {
-		return "", fmt.Errorf("password_file: %s is larger than %d bytes", where, maxSecret)
+		return "", argErrorf("password_file", "%s is larger than %d bytes", where, maxSecret)
 	}
 	text := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
 	if text == "" {
-		return "", fmt.Errorf("password_file: %s is empty", where)
+		return "", argErrorf("password_file", "%s is empty", where)
 	}
 	return Secret(text), nil
 }

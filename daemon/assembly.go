@@ -10,10 +10,10 @@ import (
 	"go.uber.org/zap"
 )
 
-// Assembly bounds the memory of large messages that have come in part, over all children and clients of a daemon. Who needs more than
-// there is waits, unread, while others end. A message of which too little comes while somebody waits is given up, and its connection
-// with it; so is the oldest one when all wait for each other, since those who send halves were there before who needs the memory now.
-// It is safe for concurrent use.
+// Assembly bounds the memory of large messages that have come in part, over all children and clients of a daemon. A
+// message that needs more than there is waits, unread, until others end. While somebody waits, a message that does
+// not get on is given up, and its connection with it. When all wait for each other, the oldest is given up: senders
+// of halves were there before the one who needs the memory now. An Assembly is safe for concurrent use.
 type Assembly struct {
 	max     int64
 	stall   time.Duration
@@ -24,7 +24,7 @@ type Assembly struct {
 	used  int64
 	parts map[*Part]bool
 	room  chan struct{} // closed when something ends
-	told  time.Time     // that somebody has to wait
+	told  time.Time     // when the log was told that somebody waits
 }
 
 const (
@@ -40,15 +40,15 @@ type Part struct {
 	a     *Assembly
 	peer  string // whose message it is, for the log
 	ctx   context.Context
-	end   func(error) // wakes who reads the message; must not block
+	end   func(error) // wakes the reader of the message; must not block
 	began time.Time
-	came  int          // since moved
+	came  int          // bytes since moved
 	moved atomic.Int64 // when assemblyMove bytes more had come
 
 	// Guarded by a.mu.
 	held    int64
 	waiting bool
-	whole   bool // it has come, and somebody uses it
+	whole   bool // it has come and is in use
 	err     error
 }
 
@@ -56,7 +56,8 @@ func newAssembly(max int64, reached func(peer string)) *Assembly {
 	return &Assembly{max: max, stall: assemblyStall, reached: reached, parts: map[*Part]bool{}, room: make(chan struct{})}
 }
 
-// Begin begins a message. Done has to be called. ctx ends a wait; end is called from another goroutine when the message is given up.
+// Begin begins a message; Done has to be called for it. ctx ends a wait. end is called from another goroutine when
+// the message is given up.
 func (a *Assembly) Begin(ctx context.Context, peer string, end func(error)) *Part {
 	p := &Part{a: a, peer: peer, ctx: ctx, end: end, began: time.Now()}
 	p.moved.Store(p.began.UnixNano())
@@ -66,7 +67,7 @@ func (a *Assembly) Begin(ctx context.Context, peer string, end func(error)) *Par
 	return p
 }
 
-// Grow takes n bytes more, and waits for them. The error is that the message is given up.
+// Grow takes n bytes more, and waits for them. An error says that the message is given up.
 func (p *Part) Grow(n int) error {
 	a := p.a
 	for {
@@ -83,7 +84,7 @@ func (p *Part) Grow(n int) error {
 		p.waiting = true
 		victim := a.victim()
 		if victim != nil {
-			victim.err = fmt.Errorf("%d bytes of messages that came in part wait already, and this one does not get on", a.used)
+			victim.err = fmt.Errorf("messages that have come in part take %d bytes already, and this one does not get on", a.used)
 		}
 		err, room := p.err, a.room
 		tell := err == nil && time.Since(a.told) >= warnEvery
@@ -115,14 +116,15 @@ func (p *Part) Grow(n int) error {
 	}
 }
 
-// victim is whose message is to be given up: one that stands still, or the oldest of those that wait for each other. mu is held.
+// victim is the message to give up: one that stands still, or the oldest of those that wait for each other. mu is
+// held.
 func (a *Assembly) victim() *Part {
 	var still, oldest *Part
 	all := true
 	for p := range a.parts {
 		switch {
 		case p.err != nil:
-			return nil // is being given up
+			return nil // one is being given up
 		case p.held == 0:
 			continue
 		case p.whole:
@@ -150,7 +152,8 @@ func (p *Part) Came(n int) {
 	}
 }
 
-// Whole says that the message has come. It counts until Done, which may be called from any goroutine then, and is not given up.
+// Whole says that the message has come. It counts until Done and is not given up; Done may be called from any
+// goroutine then.
 func (p *Part) Whole() {
 	p.a.mu.Lock()
 	defer p.a.mu.Unlock()
@@ -176,13 +179,13 @@ func (d *Daemon) NewAssembly(max int64) *Assembly {
 	return newAssembly(max, d.reachedTogether("bytes of results that a client has not read", max))
 }
 
-// reachedTogether is Assembly.reached.
+// reachedTogether is Assembly.reached of a bound that many share.
 func (d *Daemon) reachedTogether(bound string, max int64) func(peer string) {
 	return func(peer string) {
 		d.bounded.Add(1)
-		d.opt.Logger.Warn(boundText, zap.String("bound", bound), zap.Int64("limit", max), zap.String("stream", peer))
+		d.log.Warn(boundText, zap.String("bound", bound), zap.Int64("limit", max), zap.String("stream", peer))
 	}
 }
 
-// Assembly is what bounds the messages that come in part, for those who read others of the daemon's clients.
+// Assembly is the daemon's bound of messages that have come in part. Messages of clients count there, too.
 func (d *Daemon) Assembly() *Assembly { return d.assembly }

@@ -11,6 +11,8 @@ import (
 	"go.uber.org/zap/zapcore"
 	zaptest "go.uber.org/zap/zaptest/observer"
 
+	"mitogend/integration/poll"
+	"mitogend/internal/slogzap"
 	"mitogend/pyproto"
 )
 
@@ -28,7 +30,7 @@ func TestAssembly(t *testing.T) {
 	ended := func(c chan error) func(error) { return func(err error) { c <- err } }
 	ctx := testContext(t)
 
-	// What stands still is given up for what waits, and only that.
+	// A message that stands still is given up for one that waits, and no other is.
 	a := newTest()
 	gone := make(chan error, 9)
 	still, moving, other := a.Begin(ctx, "", ended(gone)), a.Begin(ctx, "", func(err error) { t.Errorf("the moving one was ended: %v", err) }), a.Begin(ctx, "", nil)
@@ -59,7 +61,7 @@ func TestAssembly(t *testing.T) {
 		t.Error("what was given up goes on")
 	}
 
-	// Of those that all wait for each other, the oldest goes, and then the others fit one after the other.
+	// When all wait for each other, the oldest is given up; then the others fit one after the other.
 	a = newTest()
 	var parts [4]*Part
 	var grown [4]<-chan error
@@ -87,7 +89,7 @@ func TestAssembly(t *testing.T) {
 		t.Errorf("%d bytes and %d messages are left", a.used, len(a.parts))
 	}
 
-	// One alone may be larger than all there is; whoever waits can give up.
+	// A message that is alone may be larger than the bound. One that waits can give up.
 	large := a.Begin(ctx, "", nil)
 	if err := errors.Join(large.Grow(3<<20), large.Grow(9<<20)); err != nil {
 		t.Error(err)
@@ -102,7 +104,7 @@ func TestAssembly(t *testing.T) {
 // Children that send halves of large messages lose their connections when an honest child needs the memory.
 func TestHalfFrames(t *testing.T) {
 	core, logs := zaptest.New(zapcore.WarnLevel)
-	d := newDaemon(t, Options{Logger: zap.New(core)})
+	d := newDaemon(t, Options{Logger: slogzap.Slog(zap.New(core))})
 	d.assembly = newAssembly(16<<20, d.assembly.reached)
 	d.assembly.stall = 3 * time.Second
 	good := newPeer(t, d)
@@ -122,7 +124,7 @@ func TestHalfFrames(t *testing.T) {
 			_, _ = p.f.Write(half[:])
 		}()
 	}
-	eventually(t, "the memory is used up", func() bool {
+	poll.Until(t, "the memory is used up", func() bool {
 		d.assembly.mu.Lock()
 		defer d.assembly.mu.Unlock()
 		return d.assembly.used > 8<<20
@@ -151,5 +153,5 @@ func TestHalfFrames(t *testing.T) {
 		t.Errorf("%d bytes are left", d.assembly.used)
 	}
 	evil, v = nil, nil
-	eventually(t, "the memory is free", func() bool { return heap()-before < 8<<20 })
+	poll.Until(t, "the memory is free", func() bool { return heap()-before < 8<<20 })
 }

@@ -12,25 +12,27 @@ import (
 	"mitogend/pyproto"
 )
 
-// What one peer can make the daemon keep. docs/security.md has this as a table, with what happens at each bound: it is the peer's
-// own stream that suffers. Options.MaxMessage, MaxPending, StallTimeout and Assembly bound the rest.
+// These constants bound what one peer can make the daemon keep. docs/security.md has them as a table, with what
+// happens at each: the peer's own stream suffers. Options.MaxMessage, MaxPending, StallTimeout and Assembly bound the
+// rest.
 const (
-	// messageCost is counted for each message that waits, beside its bytes, so that empty ones are not free. channel.py counts
-	// the same.
+	// messageCost is counted for each message that waits, beside its bytes: empty messages are not free. channel.py
+	// counts the same.
 	messageCost = 64
-	// minAnswers is the least that may wait of what the daemon itself has to say to a peer; above it, that is MaxPending.
+	// minAnswers is the least bound of the daemon's own messages that wait for a peer; a larger MaxPending takes its
+	// place.
 	minAnswers = 1 << 20
 	// maxRoutes are the contexts behind one stream.
 	maxRoutes = 10000
-	// maxDepth is how many children may be behind each other, where code in children starts them.
+	// maxDepth is how many children may be behind each other where code in children starts them.
 	maxDepth = 100
-	// maxBlocks are the blocks of ids (ALLOCATE_ID) that a stream was given beyond those that its routes have used, and maxIDs
-	// all ids that it ever gets.
+	// maxBlocks is how many blocks of ids (ALLOCATE_ID) a stream may have beyond those that its routes have used, and
+	// maxIDs how many ids it gets in all.
 	maxBlocks = 1000
 	maxIDs    = 1 << 24
-	// maxConnecting are the CONNECTs of one stream under way, and as many forks may be waited for.
+	// maxConnecting is how many CONNECTs of one stream may be under way, and how many forks may be waited for.
 	maxConnecting = 256
-	// maxQuestion is the size of a CONNECT, of a GET_RESOURCE and of a GET_MODULE.
+	// maxQuestion is the largest CONNECT, GET_RESOURCE or GET_MODULE.
 	maxQuestion = 64 << 10
 	// maxQuestions and maxQuestionBytes bound what waits in a resourceQueue.
 	maxQuestions     = 1000
@@ -42,17 +44,18 @@ const (
 	maxChildName = 1000
 	// MaxLogText is how much is kept of the text of a log record.
 	MaxLogText = 64 << 10
-	// A stream's log records may come as a burst, and then at a rate that fills no disk within days: bytes, and bytes a second.
+	// A stream's log records may come as a burst of so many bytes, and then at so many bytes a second, which fills no
+	// disk for days.
 	logBurst = 4 << 20
 	logRate  = 64 << 10
-	// maxOutput is how much of a program's output waits for its writer: the child's window (program.py), and what is left in its
-	// pipes when it ends.
+	// maxOutput is how much of a program's output waits for its writer: the child's window (program.py), and what is
+	// left in the program's pipes when it ends.
 	maxOutput = 4 << 20
 	// warnEvery is how often a stream may cause a line of one kind in the log.
 	warnEvery = time.Minute
 )
 
-// warnings are the lines that a stream has caused in the log, by kind, of which there are few.
+// warnings are the lines that a stream has caused in the log, by kind. There are few kinds.
 type warnings struct {
 	// mu protects m. Nothing is locked under it.
 	mu sync.Mutex
@@ -61,10 +64,10 @@ type warnings struct {
 
 type warning struct {
 	last time.Time
-	more int64 // not logged since
+	more int64 // how many were not logged since
 }
 
-// warn logs what a peer has done: at once the first time, and then once a minute, with how often it was done since.
+// warn logs what a peer has done: at once the first time, then once a minute with a count.
 func (s *stream) warn(kind, text string, fields ...zap.Field) {
 	now := time.Now()
 	s.warnings.mu.Lock()
@@ -87,20 +90,20 @@ func (s *stream) warn(kind, text string, fields ...zap.Field) {
 	if more > 0 {
 		fields = append(fields, zap.Int64("since_the_last_line", more))
 	}
-	s.d.opt.Logger.Warn(text, fields...)
+	s.d.log.Warn(text, fields...)
 }
 
 // boundText is what the log says at each bound.
 const boundText = "a bound was reached"
 
-// reached says that a peer is at a bound. The error is for whoever has asked.
+// reached counts and logs that a peer is at a bound. The error is for the one who asked.
 func (s *stream) reached(bound string, limit int) error {
 	s.d.bounded.Add(1)
 	s.warn(bound, boundText, zap.String("bound", bound), zap.Int("limit", limit))
 	return fmt.Errorf("%s: at most %d", bound, limit)
 }
 
-// Reached says that the connection over which a context is reached is at a bound of what somebody else keeps for it.
+// Reached says that a context's connection is at a bound of what another package keeps for it.
 func (d *Daemon) Reached(id pyproto.ContextID, bound string, limit int) {
 	if s := d.streamOf(id); s != nil {
 		_ = s.reached(bound, limit)
@@ -113,20 +116,21 @@ func (c *Child) Reached(bound string, limit int) { _ = c.stream.reached(bound, l
 // Bounded counts how often a peer has come to a bound.
 func (d *Daemon) Bounded() int64 { return d.bounded.Load() }
 
-// maxAnswers is how much may wait of what the daemon itself says to a peer.
+// maxAnswers is how many bytes of the daemon's own messages may wait for a peer.
 func (d *Daemon) maxAnswers() int { return max(d.opt.MaxPending, minAnswers) }
 
-// unreadAnswers is the bound of what own marks.
+// unreadAnswers names the bound of the frames that own marks.
 const unreadAnswers = "bytes of answers that are not read"
 
-// own marks a frame as the daemon's own: an answer, or news. It waits for no room. While more than maxAnswers of them wait, the peer
-// is not read (breathe); at twice as much, as when others end in masses of whom it has to be told, it is disconnected.
+// own marks a frame as the daemon's own: an answer, or news. It waits for no room. While more than maxAnswers wait,
+// the peer is not read (breathe). Twice as much disconnects it; that much comes when others end in masses and the
+// peer has to be told.
 func own(f frame) frame {
 	f.own = f.size() + messageCost
 	return f
 }
 
-// takeIDs counts ids that are about to be given to somebody behind s.
+// takeIDs counts ids that are about to be given to a context behind s.
 func (s *stream) takeIDs(n int64) error {
 	if s.taken.Add(n) > maxIDs {
 		s.taken.Add(-n)
@@ -156,7 +160,7 @@ func (s *stream) takeRoute() error {
 	return nil
 }
 
-// unrouted counts the children behind s that have not told of their routes.
+// unrouted counts the children behind s whose route nobody has announced.
 func (d *Daemon) unrouted(s *stream) (n int) {
 	s.eachChild(func(c *Child) {
 		if d.streamOf(c.id) == nil {
@@ -166,7 +170,7 @@ func (d *Daemon) unrouted(s *stream) (n int) {
 	return n
 }
 
-// Cut shortens a text that somebody else has written to about n bytes.
+// Cut shortens a text of somebody else's to about n bytes.
 func Cut(text string, n int) string {
 	if len(text) <= n {
 		return text
@@ -187,11 +191,11 @@ type LogLimit struct {
 	told    time.Time
 }
 
-// logTell is how often it is told that records are dropped.
+// logTell is how often the log says that records are dropped.
 const logTell = 10 * time.Second
 
-// Take counts a record of n bytes. Where ok is false it is to be dropped. Where say is true, a line in the log is due, that so many were
-// dropped.
+// Take counts a record of n bytes. It is to be dropped unless ok. Where say is true, a line in the log is due: so
+// many were dropped.
 func (l *LogLimit) Take(n int) (ok, say bool, dropped int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -199,7 +203,7 @@ func (l *LogLimit) Take(n int) (ok, say bool, dropped int) {
 		l.limit = rate.NewLimiter(logRate, logBurst)
 	}
 	now := time.Now()
-	// What else a record takes in a file, and what is cut off a long one.
+	// messageCost stands for the record's other fields in a file, and for the end of a long one.
 	ok = l.limit.AllowN(now, min(n, MaxLogText)+4*messageCost)
 	if !ok {
 		l.dropped++

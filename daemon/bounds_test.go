@@ -17,10 +17,12 @@ import (
 	zaptest "go.uber.org/zap/zaptest/observer"
 
 	"mitogend/bootstrap"
+	"mitogend/integration/poll"
+	"mitogend/internal/slogzap"
 	"mitogend/pyproto"
 )
 
-// heap is what is in use, in bytes.
+// heap is the memory in use, in bytes.
 func heap() int64 {
 	runtime.GC()
 	runtime.GC() // what a sync.Pool holds goes with the second one
@@ -35,7 +37,8 @@ func (p *peer) frame(handle, replyTo pyproto.Handle, payload string) []byte {
 	return m.Append(nil)
 }
 
-// pour writes a frame again and again, n bytes in all at least, or as long as it is read. False says that it is not read any more.
+// pour writes a frame again and again, for at least n bytes or as long as it is read. False says that it is not read
+// any more.
 func (p *peer) pour(n int, frame []byte) bool {
 	p.t.Helper()
 	many := bytes.Repeat(frame, max(1, (1<<20)/len(frame)))
@@ -90,16 +93,16 @@ func pickle(t *testing.T, v any) string {
 }
 
 func connectRequest(t *testing.T, evil *peer, method string, launcher int64, args map[string]any) []byte {
-	return evil.frame(connectHandle, 0, pickle(t, map[string]any{"method": method, "name": strings.Repeat("x", 5000), "via": int64(evil.id), "launcher": launcher, "args": args}))
+	return evil.frame(pyproto.Connect, 0, pickle(t, map[string]any{"method": method, "name": strings.Repeat("x", 5000), "via": int64(evil.id), "launcher": launcher, "args": args}))
 }
 
-// Each row is a child that makes the daemon keep something without end. What must hold: the bound is told in the log, what is kept is
-// small, another child is served meanwhile, and everything is free once the attacker is gone.
+// In each row a child makes the daemon keep something without end. The log must tell of the bound, little must be
+// kept, another child must be served all the time, and everything must be free once the attacker is gone.
 func TestBounds(t *testing.T) {
 	for _, row := range []struct {
 		name  string
 		bound string // in the log
-		// attack reaches the bound. What it returns is kept from being collected.
+		// attack reaches the bound. Its result is kept from being collected.
 		attack func(t *testing.T, d *Daemon, evil *peer) any
 		ends   bool  // the attacker is disconnected
 		kept   int64 // bytes, at most; 0 is 16 MiB
@@ -117,7 +120,7 @@ func TestBounds(t *testing.T) {
 			return nil
 		}},
 		{name: "refused connects that are not read", bound: "answers that are not read", ends: true, attack: func(_ *testing.T, _ *Daemon, evil *peer) any {
-			evil.pour(64<<20, evil.frame(connectHandle, 1999, "x"))
+			evil.pour(64<<20, evil.frame(pyproto.Connect, 1999, "x"))
 			return nil
 		}},
 		{name: "refused routes that are not read", bound: "answers that are not read", ends: true, attack: func(_ *testing.T, _ *Daemon, evil *peer) any {
@@ -137,7 +140,7 @@ func TestBounds(t *testing.T) {
 		{name: "children behind each other", bound: "children behind each other", attack: func(t *testing.T, _ *Daemon, evil *peer) any {
 			via := uint32(evil.id)
 			for i := range 2 * maxDepth {
-				evil.send(pyproto.Header{Src: evil.id, Auth: evil.id, Handle: connectHandle, ReplyTo: 1999}, pickle(t, map[string]any{
+				evil.send(pyproto.Header{Src: evil.id, Auth: evil.id, Handle: pyproto.Connect, ReplyTo: 1999}, pickle(t, map[string]any{
 					"method": "fork", "name": nil, "via": int64(via), "launcher": int64(0), "args": map[string]any{},
 				}))
 				m := evil.read()
@@ -166,7 +169,7 @@ func TestBounds(t *testing.T) {
 			for i := range 2 * maxEarly {
 				_, _ = evil.f.Write(evil.frame(pyproto.GetModule, 0, fmt.Sprint("m", i)))
 			}
-			eventually(evil.t, "there are as many as there may be", func() bool {
+			poll.Until(evil.t, "there are as many as there may be", func() bool {
 				c.mu.Lock()
 				defer c.mu.Unlock()
 				return len(c.early) == maxEarly
@@ -277,7 +280,7 @@ func TestBounds(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			core, logs := zaptest.New(zapcore.WarnLevel)
 			sizes := &sizeCore{Core: core, t: t}
-			d := newDaemon(t, Options{Logger: zap.New(sizes), StallTimeout: time.Second})
+			d := newDaemon(t, Options{Logger: slogzap.Slog(zap.New(sizes)), StallTimeout: time.Second})
 			good := newPeer(t, d)
 			good.honest()
 			good.call(t)
@@ -294,11 +297,11 @@ func TestBounds(t *testing.T) {
 				return n
 			}
 			if row.bound != "" {
-				eventually(t, "the bound is told", func() bool { return seen() > 0 })
+				poll.Until(t, "the bound is told", func() bool { return seen() > 0 })
 			}
 			took := good.call(t)
 			var grown int64
-			eventually(t, "little is kept", func() bool { // what was written last may still be on its way
+			poll.Until(t, "little is kept", func() bool { // what was written last may still be on its way
 				grown = heap() - before
 				return grown <= max(row.kept, 16<<20)
 			})
@@ -332,14 +335,15 @@ func TestBounds(t *testing.T) {
 			id := evil.c.id
 			evil = nil
 			s = nil
-			eventually(t, "the memory is free", func() bool { return heap()-before < 4<<20 })
-			eventually(t, "the connects have ended", func() bool { return d.child(id) == nil })
+			poll.Until(t, "the memory is free", func() bool { return heap()-before < 4<<20 })
+			poll.Until(t, "the connects have ended", func() bool { return d.child(id) == nil })
 			t.Logf("%d kB were kept; the other's call took %v", grown>>10, took)
 		})
 	}
 }
 
-// A hop that is asked to start a child and does not answer has the plan's time and a grace, whichever way it is asked.
+// A hop that is asked to start a child and does not answer gets the plan's time and a grace, whichever way it is
+// asked.
 func TestHopThatDoesNotAnswer(t *testing.T) {
 	for _, row := range []struct {
 		name    string
@@ -383,7 +387,7 @@ func TestHopThatDoesNotAnswer(t *testing.T) {
 	}
 }
 
-// sizeCore cuts what an observer keeps.
+// sizeCore cuts the records that an observer keeps.
 type sizeCore struct {
 	zapcore.Core
 	t *testing.T
@@ -409,7 +413,7 @@ func (s *stream) offerBulk(t *testing.T, n int) {
 	}
 }
 
-// What the daemon itself says to a peer that reads costs it nothing, however much it is.
+// A peer that reads is not bounded in what the daemon itself says to it.
 func TestAnswersThatAreRead(t *testing.T) {
 	d := newDaemon(t, Options{MaxPending: 1 << 20})
 	p := newPeer(t, d)
@@ -430,7 +434,7 @@ func TestAnswersThatAreRead(t *testing.T) {
 		}
 	}
 	wg.Wait()
-	eventually(t, "nothing waits", func() bool {
+	poll.Until(t, "nothing waits", func() bool {
 		s := p.c.stream
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -438,7 +442,8 @@ func TestAnswersThatAreRead(t *testing.T) {
 	})
 }
 
-// Standard input goes ahead of what the child has taken, but not for ever; what it says to have taken beyond that changes nothing.
+// Standard input goes ahead of what the child has taken, but not for ever. A child that claims to have taken more
+// changes nothing.
 func TestInputAhead(t *testing.T) {
 	d := newDaemon(t, Options{})
 	e := newPeer(t, d)
@@ -470,7 +475,7 @@ func TestInputAhead(t *testing.T) {
 	if m := e.read(); m.Handle != 1999 {
 		t.Errorf("%d bytes, and then another piece: the window is %d", len(got), window)
 	}
-	// It has taken all of them, it says, and many more.
+	// It claims to have taken all of them, and many more.
 	for range 3 * maxPieces {
 		p.take('a', nil)
 	}
@@ -511,7 +516,7 @@ func TestProgramThatPrintsByByte(t *testing.T) {
 	}
 }
 
-// A frame over the limit leaves alone what came before it and waits for another peer, in the same buffer.
+// A frame over the limit does not touch an earlier frame in the same buffer that waits for another peer.
 func TestSkippedFrameBehindWaitingOnes(t *testing.T) {
 	d := newDaemon(t, Options{MaxMessage: 1 << 20, MaxPending: 64 << 20})
 	a, b := newPeer(t, d), newPeer(t, d)
@@ -535,7 +540,7 @@ func TestSkippedFrameBehindWaitingOnes(t *testing.T) {
 	}
 }
 
-// Log records of one child: a burst, then little, and the line that says how many were dropped.
+// Of one child's log records a burst comes through, then few. A line says how many were dropped.
 func TestLogLimit(t *testing.T) {
 	var l LogLimit
 	taken, lines, dropped := 0, 0, 0
@@ -567,7 +572,8 @@ func TestCut(t *testing.T) {
 	}
 }
 
-// A peer may answer in our place whoever asks, also when somebody else asks without end and is not answered.
+// A peer may answer those who ask in the daemon's place, even while somebody else asks without end and gets no
+// answer.
 func TestAnswersOwed(t *testing.T) {
 	d := newDaemon(t, Options{})
 	good, evil := newPeer(t, d), newPeer(t, d)

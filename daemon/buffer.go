@@ -8,17 +8,20 @@ import (
 )
 
 const (
-	// One read takes up to this; several frames of a busy stream then cost one system call. A stream that has not filled smallBuffer
-	// gets that: of a thousand that talk a little, each may have one for a frame that is there in part.
+	// One read takes up to readBuffer, so that several frames of a busy stream cost one system call. A stream that
+	// has not filled a smallBuffer gets that: each of a thousand quiet streams may hold one for a frame that is there
+	// in part.
 	readBuffer  = 256 << 10
 	smallBuffer = 32 << 10
-	// A frame up to this size is copied when it is forwarded, so that few bytes do not keep a whole read buffer.
+	// A frame up to this size is copied when it goes on to another stream, so that few bytes do not keep a whole read
+	// buffer.
 	copyBelow = 8 << 10
-	// A payload is allocated in steps as it arrives, so that a header alone costs no more than this.
+	// A payload is allocated in steps as it arrives: a header alone costs no more than one step.
 	growStep = 1 << 20
 )
 
-// buffer is a read buffer of either size, shared by the readLoop that fills it and the frames in it that wait in other streams' queues.
+// buffer is a read buffer of either size. The readLoop that fills it shares it with the frames in it that wait in
+// other streams' queues.
 type buffer struct {
 	b    []byte
 	refs atomic.Int32
@@ -68,7 +71,7 @@ func sizeOf(parts [][]byte) (n int) {
 	return n
 }
 
-// shift takes n bytes off the front, as many as there are, and gives how many are left of n.
+// shift takes n bytes off the front, as many as there are, and gives the rest of n.
 func (f *frame) shift(n int) int {
 	for {
 		k := min(n, len(f.head))
@@ -90,7 +93,7 @@ func (f *frame) done() {
 	*f = frame{}
 }
 
-// newFrame makes a frame of a header and a payload that is not changed until it is written.
+// newFrame makes a frame of a header and a payload. Nobody may change the payload until it is written.
 func newFrame(h pyproto.Header, payload []byte) frame {
 	h.Length = uint32(len(payload))
 	if len(payload) > copyBelow {
@@ -99,11 +102,11 @@ func newFrame(h pyproto.Header, payload []byte) frame {
 	return frame{head: append(h.Append(make([]byte, 0, pyproto.HeaderLen+len(payload))), payload...)}
 }
 
-// borrowFrom is the size from which an argument's bytes are written from where they are. Below that a copy costs less than what it
-// takes to write more parts.
+// borrowFrom is the size from which an argument's bytes are written from where they are. Below it, a copy costs less
+// than writing more parts.
 const borrowFrom = 64 << 10
 
-// parts are a payload in several pieces.
+// parts is a payload in several pieces.
 type parts struct {
 	head []byte
 	rest [][]byte

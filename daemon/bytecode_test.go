@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"mitogend/integration/pythons"
+	"mitogend/pyproto"
 	"mitogend/python/bytecode"
 )
 
@@ -44,7 +45,8 @@ def names():
     return [value.__code__.co_filename, (lambda: 0).__code__.co_filename, __file__]
 `
 
-// compileAs has an interpreter leave the bytecode of a module, made from another text of the same size, where it looks for that.
+// compileAs has an interpreter compile a module from another text of the same size, and leaves the bytecode where the
+// interpreter looks for it.
 func compileAs(t *testing.T, py pythons.Python, path, text string) {
 	t.Helper()
 	program := `
@@ -124,7 +126,7 @@ func TestBytecode(t *testing.T) {
 	})
 }
 
-// checkModule tells whether bytecodeModule says of itself what its source says, and has that value.
+// checkModule checks that bytecodeModule says of itself what its source says, and has that value.
 func checkModule(ctx context.Context, t *testing.T, c *Child, source, want string) {
 	t.Helper()
 	var got string
@@ -162,14 +164,14 @@ def lines():
         return [traceback.format_exc(), repr(sorted((c.co_name, c.co_firstlineno, c.co_filename) for c in codes))]
 `
 
-// codes collects the names of modules whose code goes out, by the peer.
+// codes collects the names of modules whose code is sent, by the peer.
 type codes struct {
 	mu   sync.Mutex
 	seen map[string]bool
 }
 
 func (c *codes) trace(f Frame) {
-	if f.Out && f.Header.Handle == codeHandle {
+	if f.Out && f.Header.Handle == pyproto.LoadCode {
 		name, _, _ := bytes.Cut(f.Payload, []byte{0})
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -186,7 +188,8 @@ func (c *codes) has(peer, module string) bool {
 	return c.seen[peer+" "+module]
 }
 
-// TestCompiled: what has no bytecode beside it is compiled once, for the children that come later; from archives, and of the runtime, too.
+// TestCompiled: a module without bytecode beside it is compiled once, for later children. So are modules of archives
+// and of the runtime.
 func TestCompiled(t *testing.T) {
 	pythons.Each(t, func(t *testing.T, py pythons.Python) {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
@@ -219,7 +222,7 @@ func TestCompiled(t *testing.T) {
 			if err := c.Call(ctx, "zipped:name").Decode(&got); err != nil || got != "/master:"+archive+"/zipped.py" {
 				t.Fatalf("got %q, %v", got, err)
 			}
-			// The core's own code has its lines.
+			// The lines of the core's own code are true.
 			var lines []string
 			if err := c.Call(ctx, "coremod:lines").Decode(&lines); err != nil || len(lines) != 2 {
 				t.Fatal(lines, err)
@@ -272,7 +275,7 @@ func TestCompiled(t *testing.T) {
 	})
 }
 
-// TestInterpreterOf: what is no interpreter is not taken for one.
+// TestInterpreterOf: a program that is no interpreter is not taken for one.
 func TestInterpreterOf(t *testing.T) {
 	for _, test := range []struct {
 		argv  []string
@@ -297,7 +300,7 @@ func TestInterpreterOf(t *testing.T) {
 	}
 }
 
-// TestWhoTakesCode: by use, method, and what is known of the child.
+// TestWhoTakesCode: whether a child takes code depends on the option, its method, and what is known of it.
 func TestWhoTakesCode(t *testing.T) {
 	local, ssh, stock, behind := &Child{method: "local"}, &Child{method: "ssh"}, &Child{method: "local", runtime: &Runtime{}}, &Child{method: "local", via: &Child{}}
 	for _, row := range []struct {
@@ -322,7 +325,7 @@ func TestWhoTakesCode(t *testing.T) {
 	}
 }
 
-// patch adds to a byte of a file.
+// patch adds to one byte of a file.
 func patch(t *testing.T, path string, at int, add byte) {
 	t.Helper()
 	data, err := os.ReadFile(path)

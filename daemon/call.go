@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -32,6 +31,23 @@ func (r *Result) Decode(dst any) error {
 		return r.err
 	}
 	return pyproto.Assign(dst, r.value)
+}
+
+// Caller is who functions are called in: a *Child, a *client.Child, or any Remote.
+type Caller interface {
+	Call(ctx context.Context, fn string, args ...any) *Result
+}
+
+// Call runs a function in a child, by Child.Call, and gives what it returned as a T, by the rules of Result.Decode.
+//
+//	version, err := daemon.Call[string](ctx, child, "platform:python_version")
+func Call[T any](ctx context.Context, c Caller, fn string, args ...any) (T, error) {
+	var v T
+	if err := c.Call(ctx, fn, args...).Decode(&v); err != nil {
+		var zero T
+		return zero, err
+	}
+	return v, nil
 }
 
 // Pending is a call that was sent.
@@ -63,8 +79,8 @@ func (w *waiter) deliver(h pyproto.Header, payload []byte, shared bool) {
 // latter for class methods and static methods. args are positional; a last one of type pyproto.Kwargs gives keyword
 // arguments. Calls to one child run one at a time, in the order in which they were sent.
 //
-// An argument that is a []byte of 64 kB or more is sent from where it is: nobody may change it before the call has ended with the
-// child's answer.
+// An argument that is a []byte of 64 kB or more is sent from where it is: nobody may change it before the call has
+// ended with the child's answer.
 //
 // When ctx ends, Call returns at once and the function goes on in the child; its result is dropped.
 func (c *Child) Call(ctx context.Context, fn string, args ...any) *Result {
@@ -137,7 +153,7 @@ func (c *Child) result(ctx context.Context, r reply) *Result {
 		return &Result{err: context.Cause(ctx)}
 	}
 	if err != nil {
-		return &Result{err: fmt.Errorf("daemon: %s: the result can not be read: %w", c.name, err)}
+		return &Result{err: errorf("%s: the result cannot be read: %w", c.name, err)}
 	}
 	if e, ok := v.(*pyproto.CallError); ok {
 		return &Result{err: e}
@@ -145,28 +161,20 @@ func (c *Child) result(ctx context.Context, r reply) *Result {
 	return &Result{value: v}
 }
 
-// encode makes the payload of CALL_FUNCTION, after it has sent the modules that the function's module imports. Arguments that are
-// bytes, and this many, stay where they are.
+// encode makes the payload of CALL_FUNCTION, after it has sent the modules that the function's module imports.
+// Arguments that are bytes, and this many, stay where they are.
 func (c *Child) encode(ctx context.Context, chain, fn string, args []any, borrow int) (p parts, err error) {
-	module, name, ok := strings.Cut(fn, ":")
-	if !ok || module == "" || name == "" {
-		return p, fmt.Errorf("daemon: %q is not MODULE:FUNCTION", fn)
+	module, class, function, err := splitFunction(fn)
+	if err != nil {
+		return p, err
 	}
-	class, method, isMethod := strings.Cut(name, ".")
-	if !isMethod {
-		class, method = "", name
-	}
-	call := pyproto.Call{ChainID: chain, Module: module, Class: class, Function: method, Args: args, Py3: c.Version().Major == 3}
-	if n := len(args); n > 0 {
-		if kwargs, ok := args[n-1].(pyproto.Kwargs); ok {
-			call.Args, call.Kwargs = args[:n-1], kwargs
-		}
-	}
+	call := pyproto.Call{ChainID: chain, Module: module, Class: class, Function: function, Py3: c.Version().Major == 3}
+	call.Args, call.Kwargs = splitKwargs(args)
 	if err := c.pushOnce(ctx, module); err != nil {
 		return p, err
 	}
 	if p.head, p.rest, err = call.AppendParts(make([]byte, 0, 128), borrow); err != nil {
-		return p, fmt.Errorf("daemon: %s: an argument can not be sent: %w", fn, err)
+		return p, errorf("%s: an argument cannot be sent: %w", fn, err)
 	}
 	if err := c.guard(ctx, module); err != nil {
 		return p, err
@@ -174,8 +182,9 @@ func (c *Child) encode(ctx context.Context, chain, fn string, args []any, borrow
 	return p, nil
 }
 
-// guard has the child watched before the first function of a user's is called there: when the connection is lost, its own code may
-// be kept from noticing by a function that never gives up the interpreter's lock. Programs are forked off what watches.
+// guard has the child watched before the first function of a user's is called there: when the connection is lost, its
+// own code may be kept from noticing by a function that never gives up the interpreter's lock. Programs are forked off
+// what watches.
 func (c *Child) guard(ctx context.Context, module string) error {
 	if c.runtime != nil || strings.HasPrefix(module, "mitogen.") || c.guarded.Load() {
 		return nil
@@ -201,7 +210,7 @@ func (c *Child) guard(ctx context.Context, module string) error {
 	call := pyproto.Call{Module: "mitogen.guard", Function: "start", Py3: c.Version().Major == 3}
 	payload, err := call.AppendPickle(nil)
 	if err != nil {
-		return fmt.Errorf("daemon: mitogen.guard: %w", err)
+		return errorf("mitogen.guard: %w", err)
 	}
 	if err := c.sendCall(ctx, 0, parts{head: payload}); err != nil {
 		return err
@@ -234,7 +243,7 @@ func (c *Child) Push(ctx context.Context, modules ...string) error {
 		if gone := c.gone(); gone != nil {
 			return gone
 		}
-		return fmt.Errorf("daemon: %s: %w", c.name, err)
+		return errorf("%s: %w", c.name, err)
 	}
 	for _, m := range modules {
 		c.pushed.Store(m, nil)
@@ -254,7 +263,7 @@ func (c *Child) pushOnce(ctx context.Context, modules ...string) error {
 
 func (c *Child) sendCall(ctx context.Context, replyTo pyproto.Handle, payload parts) error {
 	if size := payload.size(); size > c.d.opt.MaxMessage {
-		return fmt.Errorf("daemon: %s: the arguments are %d bytes; at most %d are sent", c.name, size, c.d.opt.MaxMessage)
+		return errorf("%s: the arguments are %d bytes; at most %d are sent", c.name, size, c.d.opt.MaxMessage)
 	}
 	if err := c.gone(); err != nil {
 		return err

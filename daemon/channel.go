@@ -12,41 +12,42 @@ import (
 	"mitogend/pyproto"
 )
 
-// channelWindow is how many bytes of messages, and messageCost for each, are on the way in each direction at most, or one message
-// that is larger; CallOptions.Window may make it less for one of them. The child counts the same (channel.py).
+// channelWindow is how many bytes of messages may be on the way in each direction, messageCost for each included; one
+// message may be larger. CallOptions.Window may make it less for the direction from the child. The child counts the
+// same (channel.py).
 const channelWindow = 1 << 20
 
-// Channel is a function that runs in a child, with messages to it and from it. Both directions have flow control: a sender waits
-// until the other side has taken what was sent before. Its methods may be called from several goroutines, Recv from one at
-// a time.
+// Channel is a function that runs in a child, with messages to it and from it. Both directions have flow control: a
+// sender waits until the other side has taken what was sent before. Several goroutines may call its methods, but only
+// one at a time may call Recv.
 type Channel struct {
 	c      *Child
 	handle pyproto.Handle
 	call   *Tracked
 	window int // for what the child sends
 
-	changed chan struct{} // one token: for Recv, look again
-	room    chan struct{} // one token: for Send, look again
+	changed chan struct{} // one token: Recv looks again
+	room    chan struct{} // one token: Send looks again
 
 	// mu protects the following. Nothing is locked under it.
 	mu       sync.Mutex
-	peer     pyproto.Handle // 0 until the child has told
+	peer     pyproto.Handle // 0 until the child has said it
 	queue    [][]byte
 	waiting  int   // bytes in queue, and messageCost for each message
-	unread   int   // the same of what was sent and the child has not taken
+	unread   int   // the same, of messages that were sent and that the child has not taken
 	closed   bool  // by us
 	finished bool  // the function has ended
 	err      error // what follows the queue; set once
 	sendErr  error
 }
 
-// Open calls a function in the child with a channel as its first argument, before args. It occupies the child until the function
-// returns, as any call does. o.Chain and o.Convert are not looked at.
+// Open calls a function in the child with a channel as its first argument, before args. It occupies the child until
+// the function returns, as any call does. o.Chain and o.Convert are ignored.
 func (c *Child) Open(ctx context.Context, o CallOptions, fn string, args ...any) (*Channel, error) {
 	if c.runtime != nil {
-		return nil, fmt.Errorf("daemon: %s runs %s, which has no channels with flow control: %w; use a Receiver", c.name, c.runtime, ErrRuntime)
+		return nil, errorf("%s runs %s, which has no channels with flow control: %w; use a Receiver", c.name, c.runtime, ErrRuntime)
 	}
-	module, klass, function, err := splitFunction(fn)
+	module, class, function, err := splitFunction(fn)
 	if err != nil {
 		return nil, err
 	}
@@ -57,17 +58,17 @@ func (c *Child) Open(ctx context.Context, o CallOptions, fn string, args ...any)
 	ch := c.newChannel(o.Window)
 	o.Chain, o.Convert = "", 0
 	ch.call = c.startTracked(ctx, o, func() { ch.end(io.EOF) }, "mitogen.channel:serve",
-		[]any{int64(ch.handle), int64(ch.window), module, klass, function, kwargs, args})
+		[]any{int64(ch.handle), int64(ch.window), module, classOrNone(class), function, kwargs, args})
 	return ch, nil
 }
 
-// newChannel gives a channel that takes messages, of window bytes ahead of Recv; 0 is channelWindow.
+// newChannel gives a channel that takes window bytes of messages ahead of Recv; 0 is channelWindow.
 func (c *Child) newChannel(window int) *Channel {
 	if window <= 0 {
 		window = channelWindow
 	}
 	ch := &Channel{c: c, window: window, changed: make(chan struct{}, 1), room: make(chan struct{}, 1)}
-	ch.mu.Lock() // a child that lies may send before it was told of the handle, and its end may come
+	ch.mu.Lock() // a child that lies may use the handle before it knows it, and the child may end
 	defer ch.mu.Unlock()
 	ch.handle = c.d.handles.add(handler{fn: ch.deliver, respondent: c.id})
 	return ch
@@ -115,12 +116,8 @@ func (ch *Channel) deliver(h pyproto.Header, payload []byte, _ bool) {
 }
 
 func (ch *Channel) wake() {
-	for _, c := range []chan struct{}{ch.changed, ch.room} {
-		select {
-		case c <- struct{}{}:
-		default:
-		}
-	}
+	token(ch.changed)
+	token(ch.room)
 }
 
 // end is called when the function has ended.
@@ -136,11 +133,12 @@ func (ch *Channel) end(err error) {
 	ch.wake()
 }
 
-// Send sends a value to the function. io.ErrClosedPipe says that the function has ended, or that CloseSend was called.
+// Send sends a value to the function. io.ErrClosedPipe says that the function has ended, or that CloseSend was
+// called.
 func (ch *Channel) Send(ctx context.Context, v any) error {
 	payload, err := pyproto.Marshal(v)
 	if err != nil {
-		return fmt.Errorf("daemon: %s: a message can not be sent: %w", ch.c.name, err)
+		return errorf("%s: a message cannot be sent: %w", ch.c.name, err)
 	}
 	return ch.write(ctx, 'm', payload)
 }
@@ -154,8 +152,8 @@ func (ch *Channel) CloseSend(ctx context.Context) error {
 	return err
 }
 
-// SendFrom sends all that r gives, as bytes values of up to 256 kB each, and gives how much that was. Nothing is pickled: a chunk
-// is read to where it is written from.
+// SendFrom sends all that r gives, as bytes values of up to 256 kB each, and gives the number of bytes. Nothing is
+// pickled: a chunk is written from where it was read to.
 func (ch *Channel) SendFrom(ctx context.Context, r io.Reader) (total int64, err error) {
 	for {
 		buf := getBuffer(true)
@@ -172,12 +170,12 @@ func (ch *Channel) SendFrom(ctx context.Context, r io.Reader) (total int64, err 
 			return total, nil
 		}
 		if err != nil {
-			return total, fmt.Errorf("daemon: %s: reading what to send: %w", ch.c.name, err)
+			return total, errorf("%s: reading what to send: %w", ch.c.name, err)
 		}
 	}
 }
 
-// sendChunk sends n bytes of a buffer, which it gives back.
+// sendChunk sends n bytes of a buffer, and gives the buffer back.
 func (ch *Channel) sendChunk(ctx context.Context, buf *buffer, n int) error {
 	if ch.c.d.readsPicklesOnly(ch.c.stream, ch.c.id) {
 		// It takes pickles only.
@@ -202,7 +200,7 @@ func (ch *Channel) write(ctx context.Context, tag byte, payload []byte) error {
 	return ch.c.sendTo(ctx, pyproto.Sender{Context: ch.c.id, Handle: peer}, 0, append([]byte{tag}, payload...))
 }
 
-// reserve waits until the function's side takes n bytes more, and gives its handle.
+// reserve waits until the function's side can take n bytes more, and gives its handle.
 func (ch *Channel) reserve(ctx context.Context, n int) (pyproto.Handle, error) {
 	n += messageCost
 	for {
@@ -244,7 +242,7 @@ func (ch *Channel) Recv(ctx context.Context) (any, error) {
 			}
 			v, err := pyproto.DecodeOptions{}.UnmarshalContext(ctx, data)
 			if err != nil {
-				err = fmt.Errorf("daemon: %s: a message can not be read: %w", ch.c.name, err)
+				err = errorf("%s: a message cannot be read: %w", ch.c.name, err)
 			}
 			return v, err
 		}
@@ -267,7 +265,8 @@ func (ch *Channel) Result(ctx context.Context) *Result { return ch.call.Result(c
 // Done is closed when the function has ended.
 func (ch *Channel) Done() <-chan struct{} { return ch.call.Done() }
 
-// Close gives the channel up: the function's next use of it raises ChannelError there. What it does without it goes on.
+// Close gives the channel up: the function's next use of it raises ChannelError there. A function that does not use
+// it again runs on.
 func (ch *Channel) Close() {
 	ch.mu.Lock()
 	peer, finished := ch.peer, ch.finished
@@ -284,7 +283,7 @@ func (ch *Channel) Close() {
 	}
 }
 
-// dismiss tells the function's side that this one is gone.
+// dismiss tells the function's side that this side is gone.
 func (ch *Channel) dismiss(peer pyproto.Handle) {
 	if s := ch.c.d.streamOf(ch.c.id); s != nil {
 		h := pyproto.Header{Enc: pyproto.EncMGC, Dst: ch.c.id, Handle: peer, ReplyTo: pyproto.IsDead}

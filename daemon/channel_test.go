@@ -130,7 +130,7 @@ func TestChannelHoldsBothSides(t *testing.T) {
 	d := channelDaemon(t)
 	c := connect(t, d, "local:")
 	ctx := t.Context()
-	// The child sends much that nobody takes: it has to stop at the window.
+	// The child sends much that nobody takes. It has to stop at the window.
 	for window, size := range map[int]int{0: 1 << 20, 8 << 10: 1 << 10} {
 		ch, err := c.Open(ctx, CallOptions{Window: window}, "chanmod:source", 64, size)
 		if err != nil {
@@ -150,7 +150,7 @@ func TestChannelHoldsBothSides(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// It takes nothing for a while: the sender has to wait, and not fill anybody's memory.
+	// The child takes nothing for a while. The sender has to wait, and fill no memory.
 	ch, err := c.Open(ctx, CallOptions{}, "chanmod:slow", 1)
 	if err != nil {
 		t.Fatal(err)
@@ -347,7 +347,7 @@ func TestReceiverOverflows(t *testing.T) {
 	}
 }
 
-// Random reads, so that chunks have any size, an empty one among them.
+// Random reads make chunks of any size, an empty one among them.
 type choppy struct {
 	r   io.Reader
 	rnd *rand.Rand
@@ -383,7 +383,7 @@ func TestChannelSendFrom(t *testing.T) {
 	})
 }
 
-// text makes one of what Python 2 and 3 give for the same strings.
+// text makes one string of what Python 2 and 3 give for it.
 func text(v any) string { return fmt.Sprintf("%s", v) }
 
 func TestSendFromStops(t *testing.T) {
@@ -428,7 +428,7 @@ func TestLongArguments(t *testing.T) {
 	})
 }
 
-// More parts than the kernel takes at once, in one call and in many at the same time.
+// The arguments have more parts than the kernel takes at once, in one call and in many at the same time.
 func TestManyLongArguments(t *testing.T) {
 	d := channelDaemon(t)
 	c := connect(t, d, target(pythons.Any(t)))
@@ -453,7 +453,7 @@ func TestManyLongArguments(t *testing.T) {
 	}
 }
 
-// The preamble leaves the limit out where it is the default; code that asks for it finds it all the same.
+// The preamble leaves the default limit out; code that asks for it finds it all the same.
 func TestConfigHasTheLimit(t *testing.T) {
 	for _, max := range []int{pyproto.DefaultMaxMessage, 1 << 20} {
 		d := newDaemon(t, Options{MaxMessage: max, Path: []string{writeFiles(t, map[string]string{"chanmod.py": channelModule})}})

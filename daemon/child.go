@@ -25,8 +25,8 @@ type Child struct {
 	profiling bool     // of a stock child
 	via       *Child   // nil when the connection is our own
 	stream    *stream  // its own, or the one that it is behind
-	// responder serves its modules, and those of all behind it up to the next that has its own: the children of the daemon
-	// itself do, and those whose runtime is another than that of the child before them.
+	// responder serves its modules, and those of all behind it up to the next that has its own: the children of the
+	// daemon itself do, and those whose runtime is another than that of the child before them.
 	responder      *importer.Responder
 	ownResponder   bool
 	hexVersion     atomic.Uint32
@@ -68,6 +68,9 @@ func (c *Child) ID() pyproto.ContextID { return c.id }
 
 // Name is the child's name in logs: ConnectOptions.Name, or its target.
 func (c *Child) Name() string { return c.name }
+
+// String is Name.
+func (c *Child) String() string { return c.name }
 
 // Via is the child that this one is behind, or nil.
 func (c *Child) Via() *Child { return c.via }
@@ -135,9 +138,9 @@ func (c *Child) gone() error {
 	return e
 }
 
-// Close ends the child and everything behind it, and waits until its process is reaped: by us or, behind a hop, by the child
-// that started it. The hops on the way to it end with the last child that was connected through them. When ctx ends before,
-// the process is killed, at once or, behind a hop, by that hop within a few seconds.
+// Close ends the child and everything behind it, and waits until its process is reaped: by us or, behind a hop, by the
+// child that started it. The hops on the way to it end with the last child that was connected through them. When ctx
+// ends before, the process is killed, at once or, behind a hop, by that hop within a few seconds.
 func (c *Child) Close(ctx context.Context) error {
 	c.closing.Store(true)
 	if c.via == nil {
@@ -167,109 +170,17 @@ func (c *Child) Close(ctx context.Context) error {
 // shut ends a stream from here.
 func (s *stream) shut() { s.fail(errClosed) }
 
-// newResponder starts the goroutine that answers the module requests of the child and of those behind it.
-func (c *Child) newResponder() error {
-	im := c.Importer()
-	opt := importer.ResponderOptions{
-		Version: c.Version(), Policy: c.opt.Policy, Reasons: true, MarkPackages: true,
-		With: []string{"mitogen.resources", "mitogen.disk", "mitogen.finders", "mitogen.projects"}, WithPaths: "mitogen.files", Observe: c.observers.tell,
-		Reached: c.Reached,
-	}
-	if c.stream.proc != nil {
-		c.sendCode(c.stream.proc, &opt)
-	}
-	if c.runtime != nil {
-		var err error
-		if im, err = c.d.runtimes.importer(im, c.runtime); err != nil {
-			return err
-		}
-		// Mitogen's own children take what they have of it, and ask for the rest.
-		opt.Reasons, opt.MarkPackages, opt.With, opt.WithPaths, opt.Local = false, false, nil, "", []string{"mitogen"}
-		opt.Stock = true
-		if c.opt.Miss != nil {
-			opt.Miss = func(name string) bool { return c.opt.Miss(c, name) }
-		}
-	}
-	r, err := importer.NewResponder(im, sink{c.stream, c.id}, opt)
-	if err != nil {
-		return err
-	}
-	if err := c.d.enter(); err != nil {
-		return err
-	}
-	c.mu.Lock()
-	c.responder, c.ownResponder = r, true
-	early := c.early
-	c.early = nil
-	c.mu.Unlock()
-	if c.gone() != nil {
-		// Behind a hop it may have ended before it had one to close.
-		r.Close()
-	}
-	for _, name := range early {
-		_ = r.Request(name)
-	}
-	go func() {
-		defer c.d.wg.Done()
-		if err := r.Serve(c.d.ctx); err != nil {
-			c.fail(err)
-		}
-	}()
-	return nil
-}
-
 // fail gives the child up, and with it all behind it.
 func (c *Child) fail(err error) {
 	if c.via == nil {
 		c.stream.fail(err)
 		return
 	}
-	c.d.opt.Logger.Warn("a child is given up", zap.String("target", c.name), zap.Error(err))
+	c.d.log.Warn("a child is given up", zap.String("target", c.name), zap.Error(err))
 	if c.d.enter() == nil {
 		go func() {
 			defer c.d.wg.Done()
 			_ = c.via.endLaunched(c.d.ctx, c.id)
 		}()
 	}
-}
-
-// onGetModule handles a child's request; false if it is to ask the child before it. It runs on a readLoop.
-func (c *Child) onGetModule(name string) bool {
-	c.mu.Lock()
-	r := c.responder
-	full := r == nil && (len(c.early) >= maxEarly || c.earlyBytes+len(name) > maxEarlyBytes)
-	if r == nil && !full {
-		c.early = append(c.early, name)
-		c.earlyBytes += len(name)
-	}
-	own := c.ownResponder || r == nil
-	c.mu.Unlock()
-	if full {
-		c.Reached("modules asked for before the connect is done", maxEarly)
-	}
-	if r != nil && own {
-		if err := r.Request(name); err != nil {
-			c.fail(err)
-		}
-	}
-	return own
-}
-
-// sink is the responder's way to its child.
-type sink struct {
-	s  *stream
-	id pyproto.ContextID
-}
-
-func (k sink) LoadModule(payload []byte, _ string) error {
-	return k.send(pyproto.LoadModuleHandle, payload)
-}
-
-func (k sink) ForwardModule(payload []byte, _ uint32, _ string) error {
-	return k.send(pyproto.ForwardModule, payload)
-}
-
-func (k sink) send(handle pyproto.Handle, payload []byte) error {
-	h := pyproto.Header{Enc: pyproto.EncMGC, Dst: k.id, Handle: handle}
-	return k.s.send(k.s.d.ctx, newFrame(h, payload))
 }

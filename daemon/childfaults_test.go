@@ -10,12 +10,13 @@ import (
 	"testing"
 	"time"
 
+	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 	"mitogend/pyproto"
 )
 
-// faultModule has the faults, and what runs into them. It is the child's sitecustomize as well, for those at its start: its own
-// markers say how far it has come.
+// faultModule has the faults, and what runs into them. As the child's sitecustomize it has those at the start as
+// well: its own markers say how far the start has come.
 const faultModule = `
 import os, resource, signal, sys
 
@@ -98,8 +99,8 @@ sys.stdout.flush()
 faulty.meet(sys.argv[1])
 `
 
-// TestFaultyChildren: an interpreter that is killed, stopped, or out of memory or descriptors at any step ends what waits for it with
-// a value or an error that tells what happened; calls of another child go on meanwhile, and nothing is left.
+// TestFaultyChildren: an interpreter is killed, stopped, or out of memory or descriptors at any step. Whatever waits
+// for it ends with a value or an error that says what happened, calls of another child go on, and nothing is left.
 func TestFaultyChildren(t *testing.T) {
 	list := ends(t)
 	long := os.Getenv("MITOGEND_LONG") != ""
@@ -119,7 +120,7 @@ func faultyChildren(t *testing.T, py pythons.Python, stdio string) {
 	})
 	site := writeFiles(t, map[string]string{"sitecustomize.py": faultModule})
 	env := mark(t)
-	// What the standard library and the runtime open once is open after this.
+	// After this, what the standard library and the runtime open once is open.
 	first := newDaemon(t, Options{})
 	connect(t, first, target(py)+"&stdio="+stdio)
 	if err := first.Shutdown(testContext(t)); err != nil {
@@ -163,7 +164,7 @@ func faultyChildren(t *testing.T, py pythons.Python, stdio string) {
 	if err := d.Shutdown(testContext(t)); err != nil {
 		t.Error(err)
 	}
-	eventually(t, "no process is left", func() bool { return len(marked(env[0])) == 0 })
+	poll.Until(t, "no process is left", func() bool { return len(marked(env[0])) == 0 })
 	leaks()
 }
 
@@ -194,7 +195,7 @@ func faultyChild(t *testing.T, d *Daemon, target, kind, step string, env []strin
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	// Where nothing else ends it; a busy machine is no fault.
+	// This ends what nothing else ends; a busy machine is no fault.
 	if kind == "stopped" && step != "program" {
 		target += "&connect_timeout=3s&silence_timeout=2s"
 	}
@@ -207,7 +208,7 @@ func faultyChild(t *testing.T, d *Daemon, target, kind, step string, env []strin
 		case err == nil && ends && step != "MITO002":
 			t.Error("it was connected")
 		case err == nil:
-			// It may have come up before its last step, or without what it could not have.
+			// The child may have come up before its last step, or without what it could not have.
 			if err := c.Call(ctx, "os:getpid").Err(); err != nil || ends {
 				told("the call after", err)
 			}

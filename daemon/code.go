@@ -22,11 +22,7 @@ import (
 	"mitogend/python/bytecode"
 )
 
-// codeHandle is ours alone: bytecode comes ahead of its LOAD_MODULE. The payload is the name, a NUL, the four bytes
-// of a magic number, and what marshal reads, as zlib.
-const codeHandle pyproto.Handle = 989
-
-// bytecodeMethods are those whose children run on this machine, over a link that is faster than compiling.
+// bytecodeMethods are the methods whose children run on this machine, over a link that is faster than compiling.
 var bytecodeMethods = map[string]bool{"local": true, "sudo": true, "su": true, "doas": true}
 
 func (k sink) LoadCode(name string, magic, code []byte) error {
@@ -34,14 +30,15 @@ func (k sink) LoadCode(name string, magic, code []byte) error {
 	if len(payload) > k.s.d.opt.MaxMessage {
 		return nil // it has the source
 	}
-	return k.send(codeHandle, payload)
+	return k.send(pyproto.LoadCode, payload)
 }
 
-// nearTime: what takes eight kilobytes and answers within this time is near, and takes code, of twice the size of source, in less time than
-// it would take to compile the source.
+// nearTime tells who is near: a child that takes eight kilobytes and answers within it. Bytecode is twice the size of
+// source; a near child gets it in less time than it would take to compile the source.
 const nearTime = 10 * time.Millisecond
 
-// takesCode tells whether the child, whose magic number that is, is sent bytecode, where it is known, or not yet, whether it is near.
+// takesCode tells whether the child is sent bytecode. magic is the child's magic number. near is false as well while
+// it is not known.
 func (c *Child) takesCode(magic uint16, near bool) bool {
 	if magic == 0 || c.runtime != nil || c.via != nil {
 		return false
@@ -55,7 +52,7 @@ func (c *Child) takesCode(magic uint16, near bool) bool {
 	return near || bytecodeMethods[c.method]
 }
 
-// sendCode has the responder send the child what bytecode there is.
+// sendCode has the responder send the child the bytecode that there is.
 func (c *Child) sendCode(proc *bootstrap.Process, opt *importer.ResponderOptions) {
 	if !c.takesCode(proc.Magic, proc.Took < nearTime) {
 		return
@@ -71,31 +68,31 @@ func pythonOf(h bootstrap.Hello) bytecode.Python {
 	return bytecode.Python{Magic: h.Magic, Major: int(h.HexVersion >> 24), Minor: int(h.HexVersion >> 16 & 0xff)}
 }
 
-// servedPath is what the child puts before the path of a module.
+// servedPath stands before the path of each served module in the child.
 const servedPath = "/master:"
 
-// compiled asks the store, for the responder.
+// compiled asks the store for a module's code. The responder calls it.
 func (c *Child) compiled(p bytecode.Python, u importer.Uncompiled) (magic, code []byte) {
 	source := bytecode.Source{Hash: u.Hash, Size: u.Size, Name: u.Path, Text: u.Text}
 	if p.Major == 2 {
-		// 3.x corrects the name.
+		// Python 3 corrects the name by itself.
 		source.File = servedPath + u.Path
 	}
 	return append(binary.LittleEndian.AppendUint16(nil, p.Magic), "\r\n"...), c.d.opt.Bytecode.Code(p, source)
 }
 
-// boots has what the first stage reads where the core's code is known, by magic number and major version; the
-// minor one would be only what children say of themselves.
+// boots has what the first stage reads where the core's code is known, by magic number and major version. The minor
+// version is left out: it is only what children say of themselves.
 type boots struct{ m sync.Map } // bytecode.Python to *python.Booter
 
-// boot gives what the child's first stage reads: with the core's code, if it takes that and there is some.
+// boot gives what the child's first stage reads: with the core's code if the child takes code and there is some.
 func (c *Child) boot(proc *bootstrap.Process) *python.Booter {
 	store := c.d.opt.Bytecode
 	if store == nil || !c.takesCode(proc.Magic, false) {
 		return python.Boot(proc.HexVersion, nil)
 	}
 	if c.method == "local" {
-		// It is likely to fit, whatever PATH has.
+		// It is likely to fit, whatever PATH names.
 		if path := interpreterOf(proc.PID); path != "" {
 			store.Offer(path, proc.Magic)
 		}
@@ -117,8 +114,8 @@ func (c *Child) boot(proc *bootstrap.Process) *python.Booter {
 	return b
 }
 
-// interpreterOf gives the interpreter that a process is; "" if that is not known, or it is a program that has one run, as a
-// shell or docker exec: who knows what that would make of a compiler's arguments.
+// interpreterOf gives the interpreter that a process is; "" if that is not known, or if the process is a program that
+// runs an interpreter, such as a shell or docker exec: nobody knows what that would make of a compiler's arguments.
 func interpreterOf(pid int) string {
 	path, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 	if name := filepath.Base(path); err != nil || !strings.HasPrefix(name, "python") && !strings.HasPrefix(name, "pypy") {
@@ -127,7 +124,7 @@ func interpreterOf(pid int) string {
 	return path
 }
 
-// unpacked gives back what code was before it was compressed.
+// unpacked is the reverse of the compression of code.
 func unpacked(code []byte) ([]byte, error) {
 	r, err := zlib.NewReader(bytes.NewReader(code))
 	if err != nil {

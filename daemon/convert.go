@@ -9,23 +9,24 @@ import (
 	"mitogend/pyproto"
 )
 
-// Convert says what a child converts for a call: arguments, and the result. See docs/cli.md for the types.
+// Convert says what a child converts for a call: arguments, and the result. docs/cli.md has the types.
 type Convert uint8
 
 const (
-	// ConvertResult makes the result of plain values: dates, named tuples, sets, paths and more; a coroutine is awaited, and
-	// a generator becomes a list.
+	// ConvertResult makes the result of plain values: dates, named tuples, sets, paths and more. A coroutine is
+	// awaited, a generator becomes a list.
 	ConvertResult Convert = 1 << iota
-	// ConvertRepr gives the result's repr() in place of it.
+	// ConvertRepr gives the repr() of the result.
 	ConvertRepr
 	// ConvertArgs reads {"$datetime": text} and the like in arguments.
 	ConvertArgs
-	// ConvertLines, with ConvertResult, gives for a generator a dict {"$lines": number}: the function mitogen.plain:more takes the
-	// number, and how many bytes there is room for, and gives a list of values and whether more may come; mitogen.plain:end ends it.
+	// ConvertLines, with ConvertResult, gives a dict {"$lines": number} for a generator. The function
+	// mitogen.plain:more takes the number and how many bytes there is room for; it gives a list of values and whether
+	// more may come. mitogen.plain:end ends it.
 	ConvertLines
 )
 
-// convertWords are what clients of the socket call them, with the letters of plain.py.
+// convertWords are the words of the socket's clients, with the letters of plain.py.
 var convertWords = []struct{ word, letter string }{{"result", "p"}, {"repr", "r"}, {"args", "a"}, {"lines", "l"}}
 
 // Words gives the words for it.
@@ -50,7 +51,7 @@ func ParseConvert(words []string) (o Convert, err error) {
 	return o, nil
 }
 
-// letters are what plain.py calls them.
+// letters are the letters for plain.py.
 func (o Convert) letters() string {
 	text := ""
 	for i, w := range convertWords {
@@ -61,11 +62,11 @@ func (o Convert) letters() string {
 	return text
 }
 
-// converted gives the call of the function that calls fn and converts.
+// converted gives a call that calls fn in the child and converts.
 func (c *Child) converted(ctx context.Context, o Convert, fn string, args []any) (string, []any, error) {
 	if c.runtime != nil {
 		if o&^(ConvertResult|ConvertLines) != 0 {
-			return "", nil, fmt.Errorf("daemon: %s runs %s, which converts nothing: %w", c.name, c.runtime, ErrRuntime)
+			return "", nil, errorf("%s runs %s, which converts nothing: %w", c.name, c.runtime, ErrRuntime)
 		}
 		return fn, args, nil
 	}
@@ -80,22 +81,30 @@ func (c *Child) converted(ctx context.Context, o Convert, fn string, args []any)
 		return "", nil, err
 	}
 	args, kwargs := splitKwargs(args)
-	return "mitogen.plain:call", []any{o.letters(), module, class, function, kwargs, args}, nil
+	return "mitogen.plain:call", []any{o.letters(), module, classOrNone(class), function, kwargs, args}, nil
 }
 
-// splitFunction reads MODULE:FUNCTION and MODULE:CLASS.METHOD; class is nil in the former.
-func splitFunction(fn string) (module string, class any, function string, err error) {
+// splitFunction reads MODULE:FUNCTION and MODULE:CLASS.METHOD. In the former class is empty.
+func splitFunction(fn string) (module, class, function string, err error) {
 	module, name, ok := strings.Cut(fn, ":")
 	if !ok || module == "" || name == "" {
-		return "", nil, "", fmt.Errorf("daemon: %q is not MODULE:FUNCTION", fn)
+		return "", "", "", errorf("%q is not MODULE:FUNCTION", fn)
 	}
 	if class, method, isMethod := strings.Cut(name, "."); isMethod {
 		return module, class, method, nil
 	}
-	return module, nil, name, nil
+	return module, "", name, nil
 }
 
-// splitKwargs takes keyword arguments, of which there may be none, off the end.
+// classOrNone is a class for channel.py and plain.py: None for a function of the module.
+func classOrNone(class string) any {
+	if class == "" {
+		return nil
+	}
+	return class
+}
+
+// splitKwargs takes keyword arguments off the end, if there are any.
 func splitKwargs(args []any) ([]any, pyproto.Kwargs) {
 	if n := len(args); n > 0 {
 		if kwargs, ok := args[n-1].(pyproto.Kwargs); ok {
@@ -108,7 +117,7 @@ func splitKwargs(args []any) ([]any, pyproto.Kwargs) {
 	return args, nil
 }
 
-// Lines tells whether a result stands for a generator, by its number for mitogen.plain:more.
+// Lines tells whether a result stands for a generator, and gives the number for mitogen.plain:more.
 func Lines(v any) (number int64, ok bool) {
 	d, isDict := v.(*pyproto.Dict)
 	if !isDict || d.Len() != 1 {

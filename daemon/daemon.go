@@ -5,16 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode"
+
+	"go.uber.org/zap"
 
 	"mitogend/bootstrap"
 	"mitogend/importer"
 	"mitogend/importer/requirements"
+	"mitogend/internal/slogzap"
 	"mitogend/pyproto"
 	"mitogend/pyproto/printable"
 	"mitogend/python"
@@ -25,11 +26,12 @@ import (
 type Daemon struct {
 	// Constant after New, but for fixed, which is constant after the first Connect.
 	opt      Options
+	log      *zap.Logger // it writes to opt.Logger
 	importer *importer.Importer
 	handles  *handles
 	fixed    map[pyproto.Handle]func(*Incoming)
 
-	// Of the numbers given out; see ids.go.
+	// The last numbers that were given out; see ids.go.
 	lastID, lastAsked, lastPeer atomic.Uint32
 
 	routes   routes
@@ -37,23 +39,23 @@ type Daemon struct {
 	children children
 	programs sync.Map // pyproto.ContextID to *Child, of those that run
 	talkers  talkers
-	gates    sync.Map // pyproto.ContextID to *gate, of those who want no messages
+	gates    sync.Map // pyproto.ContextID to *gate, of contexts that take no messages now
 
 	hops     hops
 	supplies supplies
 	starting starting // constant after New
 	runtimes runtimes
 	boots    boots
-	refused  atomic.Int64 // messages that their senders may not send
+	refused  atomic.Int64 // messages that their senders had no right to send
 	assembly *Assembly    // constant after New
-	// launchGrace is constant after New. Tests shorten it.
-	launchGrace time.Duration
-	bounded     atomic.Int64 // how often a peer has come to a bound
-	printing    atomic.Int64 // programs that run
+	// launchGrace and sharePatience are constant after New. Tests change them.
+	launchGrace, sharePatience time.Duration
+	bounded                    atomic.Int64 // how often a peer has come to a bound
+	printing                   atomic.Int64 // how many programs run
 
 	ctx    context.Context // ends with Shutdown
 	cancel context.CancelCauseFunc
-	// alive ends with the beginning of Shutdown, by which no connect goes on.
+	// alive ends when Shutdown begins; every connect ends with it.
 	alive context.Context
 	die   context.CancelFunc
 
@@ -61,19 +63,20 @@ type Daemon struct {
 	mu   sync.Mutex
 	down bool
 
-	// wg counts every goroutine of the daemon. Add only with mu held and down false, or from a goroutine that it counts.
+	// wg counts every goroutine of the daemon. Add only with mu held and down false, or from a goroutine that it
+	// counts.
 	wg sync.WaitGroup
 }
 
 // New makes a daemon. It reads nothing of the path yet, and starts nothing.
 func New(opt Options) (*Daemon, error) {
 	opt.setDefaults()
-	d := &Daemon{opt: opt, fixed: map[pyproto.Handle]func(*Incoming){}}
+	d := &Daemon{opt: opt, log: slogzap.Zap(opt.Logger), fixed: map[pyproto.Handle]func(*Incoming){}}
 	d.handles = newHandles(d.leadsTo)
 	d.lastAsked.Store(firstAsked - 1)
 	d.lastPeer.Store(firstPeer)
 	var err error
-	if d.importer, err = d.NewImporter(importer.Options{Path: opt.Path, Venv: opt.Venv, Policy: opt.Policy}); err != nil {
+	if d.importer, err = d.NewImporter(importer.Options{Path: opt.Path, Modules: opt.Modules, Venv: opt.Venv, Policy: opt.Policy}); err != nil {
 		return nil, err
 	}
 	d.ctx, d.cancel = context.WithCancelCause(context.Background())
@@ -82,7 +85,7 @@ func New(opt Options) (*Daemon, error) {
 	d.starting = startingHere()
 	memory := max(minAssembly, 4*int64(opt.MaxMessage))
 	d.assembly = newAssembly(memory, d.reachedTogether("bytes of messages that came in part, of all together", memory))
-	d.launchGrace = launchGrace
+	d.launchGrace, d.sharePatience = launchGrace, sharePatience
 	return d, nil
 }
 
@@ -95,12 +98,12 @@ var runtimeModules = sync.OnceValue(func() map[string]importer.Virtual {
 	return modules
 })
 
-// NewImporter makes an importer for ConnectOptions.Importer: it serves what opt says, and the parts of the child runtime
-// that a child fetches when it needs them.
+// NewImporter makes an importer for ConnectOptions.Importer. It serves what opt says, and the parts of the child
+// runtime that a child fetches when it needs them.
 func (d *Daemon) NewImporter(opt importer.Options) (*importer.Importer, error) {
 	opt.Logger = d.opt.Logger
-	opt.Resolve = func(ctx context.Context, r importer.Requirements, p importer.Platform) (string, error) {
-		return requirements.Resolve(ctx, r, p, bootstrap.WithoutSecrets(os.Environ()))
+	opt.Fetch = func(ctx context.Context, r importer.Requirements, p importer.Platform) (string, error) {
+		return requirements.Fetch(ctx, r, p, bootstrap.WithoutSecrets(os.Environ()))
 	}
 	opt.Virtual = runtimeModules()
 	opt.Reserved = map[string]string{
@@ -108,7 +111,7 @@ func (d *Daemon) NewImporter(opt importer.Options) (*importer.Importer, error) {
 	}
 	im, err := importer.New(opt)
 	if err != nil {
-		return nil, fmt.Errorf("daemon: %w", err)
+		return nil, errorf("%w", err)
 	}
 	return im, nil
 }
@@ -129,205 +132,24 @@ func (d *Daemon) enter() error {
 	return nil
 }
 
-// Connect starts the children that target names, hop by hop, and gives the last one. See docs/targets.md for targets. An
-// error is a *HopError around a *bootstrap.Error; nothing is left of what was started.
-func (d *Daemon) Connect(ctx context.Context, target string, options ...ConnectOptions) (*Child, error) {
-	var opt ConnectOptions
-	if len(options) > 0 {
-		opt = options[0]
-	}
-	hops, err := bootstrap.ParseTarget(target)
-	if err != nil {
-		return nil, err
-	}
-	return d.ConnectHops(ctx, target, hops, opt)
-}
-
-// ConnectHops is Connect for a target that was read already; name is what errors call it.
-func (d *Daemon) ConnectHops(ctx context.Context, name string, hops []bootstrap.Hop, opt ConnectOptions) (*Child, error) {
+// run runs a function in a goroutine that Shutdown waits for.
+func (d *Daemon) run(fn func()) error {
 	if err := d.enter(); err != nil {
-		return nil, err
+		return err
 	}
-	defer d.wg.Done()
-	if opt.Name == "" {
-		opt.Name = name
-	}
-	opt.chain = name
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(d.alive, cancel)()
-	var c *Child
-	steps, err := resolve(hops, opt)
-	if err == nil {
-		c, err = d.connectSteps(ctx, steps, opt)
-	}
-	var at *HopError
-	switch {
-	case err == nil:
-		return c, nil
-	case errors.Is(err, context.Canceled) && d.alive.Err() != nil:
-		return nil, &HopError{Target: name, Hops: len(hops), Err: ErrShutdown}
-	case errors.As(err, &at):
-		return nil, &HopError{Target: name, Hop: at.Hop, Hops: len(hops), Err: at.Err}
-	}
-	return nil, err
+	go func() {
+		defer d.wg.Done()
+		fn()
+	}()
+	return nil
 }
 
-// closeTime is what a connection gets to end that nobody wants any more.
+// closeTime is how long a connection that nobody wants any more gets to end.
 const closeTime = 5 * time.Second
 
-// resolve collects the arguments of all hops, with their passwords.
-func resolve(hops []bootstrap.Hop, opt ConnectOptions) ([]step, error) {
-	if len(hops) > bootstrap.MaxHops {
-		return nil, hopError(&bootstrap.Error{Step: bootstrap.StepOptions, Reason: "the target: " + bootstrap.TooManyHops(len(hops)).Error()}, 0)
-	}
-	steps := make([]step, len(hops))
-	for i, hop := range hops {
-		hop = hop.Resolved()
-		args, err := hop.Options()
-		if err != nil {
-			return nil, hopError(err, i)
-		}
-		if args["python"] == nil && args["python_path"] == nil && len(opt.Python) > 0 {
-			args["python"] = opt.Python
-		}
-		opt.PythonFrom.args(args)
-		if args["connect_timeout"] == nil && opt.Timeout > 0 {
-			args["connect_timeout"] = opt.Timeout
-		}
-		if args["password"] == nil && opt.Secrets != nil {
-			if password, ok := opt.Secrets(i, hop.Method); ok {
-				args["password"] = bootstrap.Secret(password)
-			}
-		}
-		steps[i] = step{hop, args}
-	}
-	return steps, nil
-}
-
-// connectHop starts a child on this machine, or behind a hop, which it gives back when that fails.
-func (d *Daemon) connectHop(ctx context.Context, via *hop, s step, opt ConnectOptions) (*Child, error) {
-	c := d.newChild(opt, s.hop.Method)
-	if via != nil {
-		c.via, c.hop = via.child, via
-	}
-	err := errNoIDs
-	if c.id != 0 {
-		err = d.connectChild(ctx, c, s, opt)
-	}
-	if err != nil {
-		<-c.leaveHop()
-		return nil, err
-	}
-	if opt.PreferHere && c.runtime == nil {
-		if err := c.Notify(ctx, "mitogen.resources:prefer_here"); err != nil {
-			_ = c.Close(ctx)
-			return nil, err
-		}
-	}
-	d.event(Connected, c, "")
-	return c, nil
-}
-
-func (d *Daemon) connectChild(ctx context.Context, c *Child, s step, opt ConnectOptions) error {
-	var supply *bootstrap.Supply
-	if c.via == nil || c.via.runtime == nil {
-		var err error
-		if supply, err = d.supply(s); err != nil {
-			return err
-		}
-	}
-	plan, err := bootstrap.Build(s.hop.Method, s.args, bootstrap.Boot{
-		Supply: supply, Stub: python.Stub(), Args: []string{"mitogend:" + psName(opt.Name)}, Elsewhere: c.via != nil,
-		Mitogen: opt.AsMitogen, SudoPrompt: opt.AsMitogen && opt.Runtime != nil && !opt.Runtime.before(versionSudoPrompt),
-	})
-	if err != nil {
-		return err
-	}
-	if c.runtime, err = d.runtimeOf(ctx, s, &opt); err != nil {
-		return err
-	}
-	c.unidirectional = isTrue(s.args["unidirectional"])
-	c.debug, c.profiling = isTrue(s.args["debug"]), isTrue(s.args["profiling"])
-	machine := d.starting
-	if c.via != nil {
-		machine = c.via.starting
-	}
-	started, err := machine.enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer started()
-	switch {
-	case c.via == nil:
-		err = d.start(ctx, c, plan)
-	case c.via.runtime == nil:
-		err = c.via.launch(ctx, c, plan)
-	default:
-		if s.args["runtime"] == nil {
-			// As under Mitogen, which knows one runtime.
-			c.runtime = c.via.runtime
-		}
-		err = c.via.proxyConnect(ctx, c, s, plan)
-	}
-	c.opt.Env, c.opt.Secrets = nil, nil // may be large, and are of no use any more
-	if err == nil && plan.Silence > 0 && d.enter() == nil {
-		go c.watchSilence(plan.Silence)
-	}
-	return err
-}
-
-// newChild makes a child with an id of its own; it is 0 when they are used up.
-func (d *Daemon) newChild(opt ConnectOptions, method string) *Child {
-	return d.makeChild(d.allocate(1), opt, method)
-}
-
-func (d *Daemon) makeChild(id pyproto.ContextID, opt ConnectOptions, method string) *Child {
-	c := &Child{
-		d: d, id: id, name: opt.Name, opt: opt, method: method, closed: make(chan struct{}),
-		leaving: make(chan struct{}), tracked: newTracked(), guarding: make(chan struct{}, 1),
-		asking: make(chan struct{}, 1), starting: newStarting(),
-	}
-	if opt.OnImport != nil {
-		c.observers.add(c, opt.OnImport)
-	}
-	return c
-}
-
-// isTrue reads a flag that bootstrap.Build has accepted.
-func isTrue(v any) bool {
-	switch v := v.(type) {
-	case bool:
-		return v
-	case string:
-		return slices.Contains([]string{"true", "yes", "on", "1"}, strings.ToLower(v))
-	case []byte:
-		return isTrue(string(v))
-	case int64:
-		return v != 0
-	}
-	return false
-}
-
-// psName is a target as it is shown in the argv of an interpreter, with nothing in it that a shell treats specially.
-func psName(target string) string {
-	return strings.Map(func(r rune) rune {
-		if r < 128 && (unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("@.:_+-", r)) {
-			return r
-		}
-		return '_'
-	}, target[:min(len(target), 64)])
-}
-
-// config is what the child runtime gets as its configuration.
+// config is the configuration of the child runtime.
 func (c *Child) config() map[string]any {
-	parents := []int{}
-	for p := c.via; p != nil; p = p.via {
-		parents = append(parents, int(p.id))
-	}
-	config := map[string]any{
-		"context_id": int(c.id), "parent_ids": append(parents, 0),
-	}
+	config := map[string]any{"context_id": int(c.id), "parent_ids": c.parentIDs()}
 	if c.d.opt.MaxMessage != pyproto.DefaultMaxMessage {
 		config["max_message_size"] = c.d.opt.MaxMessage
 	}
@@ -340,7 +162,15 @@ func (c *Child) config() map[string]any {
 	return config
 }
 
-// someOf is for the error of an import: where was looked, as far as it fits on a line.
+// parentIDs are the contexts from the child's parent up to the daemon, which is 0.
+func (c *Child) parentIDs() (ids []int) {
+	for p := c.via; p != nil; p = p.via {
+		ids = append(ids, int(p.id))
+	}
+	return append(ids, 0)
+}
+
+// someOf says where was looked, for the error of an import, as far as it fits on a line.
 func someOf(places []string) string {
 	const most = 3
 	text := strings.Join(places[:min(most, len(places))], ", ")
@@ -393,8 +223,9 @@ func (d *Daemon) start(ctx context.Context, c *Child, plan *bootstrap.Plan) erro
 	return nil
 }
 
-// exitWait is how long a lost connection waits for the program's exit status, to say more than that it is lost; maxExitWait while the
-// system is about to end the program, which closes its descriptors first. On a busy machine that may take long.
+// exitWait is how long a lost connection waits for the program's exit status, so that the error can say more.
+// maxExitWait is the same while the system is ending the program: it closes the program's descriptors first, and on a
+// busy machine the rest may take long.
 const (
 	exitWait    = 300 * time.Millisecond
 	maxExitWait = 5 * time.Second
@@ -415,7 +246,8 @@ func waitExit(proc *bootstrap.Process) bool {
 	}
 }
 
-// teardown takes a stream out of the tree: waiters learn why, then the process is ended and reaped. Called by its readLoop.
+// teardown takes a stream out of the tree: waiters learn why, then the process is ended and reaped. The stream's
+// readLoop calls it.
 func (d *Daemon) teardown(s *stream) {
 	reason := "the connection was lost: " + s.failure().Error()
 	if s.proc != nil && !errors.Is(s.failure(), errClosed) {
@@ -442,12 +274,10 @@ func (d *Daemon) teardown(s *stream) {
 	}
 }
 
-// lost takes contexts out of the tree that were reached through s.
+// lost takes contexts that were reached through s out of the tree.
 func (d *Daemon) lost(s *stream, ids []pyproto.ContextID, reason string) {
 	for _, id := range ids {
-		// Others end children, too: who takes it out of the table does so.
-		if c := s.childOf(id); c != nil && d.children.CompareAndDelete(id, c) {
-			c.end(reason)
+		if c := s.childOf(id); c != nil && c.takeOut(reason) {
 			kind := Lost
 			if c.closing.Load() {
 				kind = Closed
@@ -458,10 +288,25 @@ func (d *Daemon) lost(s *stream, ids []pyproto.ContextID, reason string) {
 	d.dropRoutes(s, ids, reason)
 }
 
-// closing gives the time that a process may take to leave: less once Shutdown has run out of time.
+// connecting counts a connect as a goroutine of the daemon. The context that it gives ends with Shutdown as well.
+// done has to be called afterwards.
+func (d *Daemon) connecting(ctx context.Context) (_ context.Context, done func(), err error) {
+	if err := d.enter(); err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(d.alive, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+		d.wg.Done()
+	}, nil
+}
+
+// closing is the context for ending a process: Shutdown cancels it when it has run out of time.
 func (d *Daemon) closing() context.Context { return d.ctx }
 
-// Children lists the children that were connected and not closed or lost since.
+// Children lists the connected children.
 func (d *Daemon) Children() (list []*Child) {
 	d.children.Range(func(c *Child) bool {
 		list = append(list, c)
@@ -470,8 +315,8 @@ func (d *Daemon) Children() (list []*Child) {
 	return list
 }
 
-// Shutdown ends all children and waits until their processes are reaped. What waits for a reply fails. When ctx ends
-// before, processes are killed. It may be called more than once; the error is ctx's.
+// Shutdown ends all children and waits until their processes are reaped. Whatever waits for a reply fails. When ctx
+// ends first, the processes are killed. Shutdown may be called more than once; the error is ctx's.
 func (d *Daemon) Shutdown(ctx context.Context) error {
 	d.mu.Lock()
 	d.down = true

@@ -206,7 +206,7 @@ func TestRun(t *testing.T) {
 				t.Errorf("%q ended with %+v, %v: %s", source, status, err, errs)
 			}
 		}
-		// The context ends the program and what it started.
+		// The context ends the program and what it has started.
 		ctx, cancel := context.WithCancel(ctx)
 		started := make(chan struct{}, 100)
 		go func() { <-started; cancel() }()
@@ -222,7 +222,7 @@ func TestRun(t *testing.T) {
 	})
 }
 
-// interrupted is how a Python ends that was interrupted.
+// interrupted is how an interrupted Python ends.
 func interrupted(py pythons.Python) ExitStatus {
 	switch py.Version {
 	case "2.7", "3.6", "3.7":
@@ -364,7 +364,7 @@ def pump(sender, n, size):
         sender.send(data)
 `
 
-// Two children, one of which sends to the other, as fast as it takes them.
+// One child sends to another as fast as that takes the messages.
 func BenchmarkRoute(b *testing.B) {
 	dir := writeFiles(b, map[string]string{"rt.py": routeModule})
 	d := newDaemon(b, Options{Path: []string{dir}})
@@ -392,7 +392,7 @@ func BenchmarkRoute(b *testing.B) {
 	}
 }
 
-// Who waits for a call at the end of the daemon learns that this is why.
+// A call that waits when the daemon ends gets that as its reason.
 func TestShutdownIsTheReason(t *testing.T) {
 	d := newDaemon(t, Options{})
 	c := connect(t, d, "local:")

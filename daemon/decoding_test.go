@@ -9,7 +9,7 @@ import (
 	"mitogend/pyproto"
 )
 
-// TestDecodingCounts: a result that arrived in time is still not there before it has been read.
+// TestDecodingCounts: the time for decoding counts, even if the result arrived in time.
 func TestDecodingCounts(t *testing.T) {
 	errTime := errors.New("time is up")
 	ended, cancel := context.WithCancelCause(t.Context())
@@ -30,8 +30,8 @@ func TestDecodingCounts(t *testing.T) {
 			t.Errorf("asked again: %v", err)
 		}
 	}
-	// What is wrong with a pickle is said while there is time.
-	if err := c.result(t.Context(), reply{payload: []byte("(N")}).Err(); err == nil || !strings.Contains(err.Error(), "can not be read") {
+	// A fault of a pickle is reported while there is time.
+	if err := c.result(t.Context(), reply{payload: []byte("(N")}).Err(); err == nil || !strings.Contains(err.Error(), "cannot be read") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"mitogend/integration/pythons"
 )
 
-// The test binary is its own link: started with these it runs the interpreter and passes standard input and output on, each
-// byte that much later.
+// The test binary is the link: started with these variables, it runs the interpreter and passes standard input and
+// output on, each byte that much later.
 const (
 	delayVar  = "MITOGEND_TEST_DELAY"
 	delayedTo = "MITOGEND_TEST_DELAYED"
@@ -26,7 +26,7 @@ func init() {
 	}
 }
 
-// overLink gives an interpreter that is behind a link with that round trip time.
+// overLink gives an interpreter behind a link with that round trip time.
 func overLink(t testing.TB, py pythons.Python, rtt time.Duration) pythons.Python {
 	t.Helper()
 	self, err := os.Executable()
@@ -74,7 +74,7 @@ func beLink(python string) int {
 	return 0
 }
 
-// late copies until the end of r, each piece when it has been under way for d. The link has no other limit.
+// late copies until the end of r, each piece after d. The link has no other limit.
 func late(w io.Writer, r io.Reader, d time.Duration) {
 	type piece struct {
 		due  time.Time

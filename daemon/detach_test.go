@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 )
 
@@ -72,7 +73,7 @@ func TestDetach(t *testing.T) {
 					t.Fatalf("the call ended otherwise: %v", call.Err())
 				}
 				var pid int
-				eventually(t, "the detached process says who it is", func() bool {
+				poll.Until(t, "the detached process says who it is", func() bool {
 					text, err := os.ReadFile(path)
 					if err != nil {
 						return false
@@ -89,7 +90,7 @@ func TestDetach(t *testing.T) {
 				if err := os.Remove(path); err != nil {
 					t.Fatal(err)
 				}
-				eventually(t, "the detached process ends", func() bool {
+				poll.Until(t, "the detached process ends", func() bool {
 					stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 					return err != nil || strings.Contains(string(stat), ") Z ")
 				})

@@ -1,83 +1,46 @@
-// Package daemon is the master of a tree of Python interpreters: it starts them, serves their imports, calls functions in
-// them and routes messages between them. It speaks Mitogen's protocol (docs/protocol.md) as context 0.
+// Package daemon calls Python functions, and runs Python programs, on this machine and on others: over ssh, sudo,
+// docker and what else docs/targets.md lists. It starts the interpreters and serves their imports, so that nothing has
+// to be installed where they run.
 //
-//	d, err := daemon.New(daemon.Options{Path: []string{"./lib"}})
-//	defer d.Shutdown(ctx)
-//	web, err := d.Connect(ctx, "ssh:web1+sudo:root")
-//	var version string
-//	err = web.Call(ctx, "platform:python_version").Decode(&version)
+// A first program has a module embedded, connects, and calls a function of it. (Without all:, Go leaves out files like
+// __init__.py.)
+//
+//	//go:embed all:lib
+//	var lib embed.FS
+//
+//	func main() {
+//		ctx := context.Background()
+//		d, err := daemon.New(daemon.Options{Modules: []importer.Tree{{FS: lib, Root: "lib"}}, Logger: slog.Default()})
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//		defer d.Shutdown(ctx)
+//		web, err := d.Connect(ctx, "ssh:web1+sudo:root")
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//		free, err := daemon.Call[int64](ctx, web, "facts:free", "/") // free() of lib/facts.py
+//		fmt.Println(web, free, err)
+//	}
+//
+// [Options.Path] has directories and archives in place of embedded files. [Child.Call] gives a [Result], which is
+// decoded into structs as well; [Child.Start] and [Child.CallWith] are its other forms. [Child.Run] runs a program,
+// with its standard streams, [Child.Open] has a function and this process send each other values. Package daemon/client
+// has the same for a daemon that runs already (mitogend serve), which keeps connections; code that is to work with
+// either takes a [Master] and a [Remote].
 //
 // # Guarantees
 //
-// Messages from one context to another arrive in the order in which they were sent. Calls to one child run one at a time, in
-// the order of Start. Each call ends exactly once: with a value, with *pyproto.CallError (Python raised), with *DeadError
-// (nobody will answer; Lost says that the function may have run), or with the error of the caller's context (the function
-// goes on in the child). Nothing is retried: what was sent may have run.
+// Messages from one context to another arrive in the order in which they were sent. Calls to one child run one at a
+// time, in the order of Start. Each call ends exactly once: with a value, with *pyproto.CallError (Python raised), with
+// *DeadError (nobody will answer; Lost says that the function may have run), or with the error of the caller's context
+// (the function goes on in the child). Nothing is retried: what was sent may have run.
 //
-// # Two straight lines
+// What waits for one child is bounded by [Options].MaxPending: who sends more waits, until its context ends.
 //
-// A GET_MODULE comes in: stream.readLoop, Daemon.route, Daemon.deliver, importer.Responder.Request, which queues the name; the
-// responder's goroutine finds, builds and sends (sink, stream.send). No file is looked at on a readLoop.
+// # Protocol
 //
-// A call goes out: Child.Start registers a handle, encodes, stream.send. Its reply: stream.readLoop, Daemon.route,
-// Daemon.deliver, handles.deliverShared; the caller's goroutine decodes. A lost stream is torn down once, by its readLoop:
-// routes go, waiters get a dead message, peers who have talked to what is gone get DEL_ROUTE, the process is reaped.
-//
-// # Goroutines
-//
-//	name              started in           ends when                                waited for by
-//	stream.readLoop   Daemon.start         the stream fails or is shut              Daemon.wg, Child.Close
-//	stream.writeLoop  stream.write, when   the queue is empty or the stream fails   Daemon.wg
-//	                  the pipe is full
-//	responder         Child.newResponder   the child is gone                        Daemon.wg
-//	watchSilence      Daemon.connectChild  the child is gone; only with the key     Daemon.wg
-//	                                       silence_timeout
-//	program.feed      Child.Run            standard input ends; the first read      nobody: it may hang in the user's
-//	                                       after the program has ended              reader, and holds nothing else
-//
-// Only a stream's readLoop reads it. Whoever finds a stream's writing flag clear sets it and is its only writer until the
-// queue is empty: a sender writes by itself what the pipe takes at once, and leaves the rest to a writeLoop. So a call costs
-// no hop to another goroutine, and an idle child costs one goroutine for reading and one for imports.
-//
-// # Locks
-//
-// Daemon.mu, stream.mu, Child.mu, each shard of handles and of talkers are taken alone. None is held across I/O. Routes, streams and
-// children are sync.Maps, so that forwarding takes no lock that another stream holds but the queue's own.
-//
-// # Many children
-//
-// What ends costs what it has: each stream keeps which contexts and children are behind it (tables.go), who has sent to a context is
-// kept with the context, and handles are split by respondent. What is being started at once on one machine is bounded (starting.go).
-//
-// # Full queues
-//
-// What waits for one peer is bounded by Options.MaxPending bytes (and one frame). A sender waits for room: a Call until its
-// context ends, a responder until the stream is lost, a readLoop that forwards until room comes. The last holds up the
-// stream that the message came from, and so its sender, and nobody else. A peer that took no byte for
-// Options.StallTimeout while its queue is full is not waited for: its messages are refused with a dead message until it
-// reads again. A readLoop is not held for small messages, which may be answers to whoever asks, and never for longer than
-// Options.StallTimeout at a time, whatever the receiver does. What the daemon itself must say (dead messages, answers to small questions, DEL_ROUTE) waits for no room; a peer
-// that leaves MaxPending of it unread is not read either, and is disconnected when it takes nothing for StallTimeout.
-//
-// What programs print goes by credit: each child is told how much it may send ahead of who reads it, a share of outputBytes that is
-// smaller the more programs run (OutputShare), and gets less back than was taken while it has more. A large result of a call with
-// a Room is read when there is room for it, for which a readLoop waits for StallTimeout at most.
-//
-// Whatever else a peer can cause has a bound, in bounds.go and, for messages that have come in part, assembly.go; docs/security.md
-// has the table.
-//
-// # Bad peers
-//
-// An unknown magic number ends the stream. A frame over Options.MaxMessage is read over and refused. A payload is allocated as
-// it arrives, never by its header alone. A message whose source or authority is not behind the stream that it came in on is
-// dropped; nobody but a client's stream brings one of context 0 or of a client's number, whatever the tables say.
-//
-// What goes to one of our fixed handles is judged in one place (policy in handlers.go): by who sends it over which stream, then by
-// the handler, by what it is about. A context can be announced over the stream that its number was given to (ids.go): that of a hop
-// which is starting it, or which asked for a block of numbers. A dead message counts from the respondent, from a hop on the way to
-// it, and from ourselves. A child's importer, launcher and log are reached over its own stream only. Refusals are counted, and
-// logged by kind.
-//
-// Whoever takes a child out of Daemon.children, by CompareAndDelete, ends it. A fault of ours in handling what a peer has sent ends
-// that peer's stream (stream.survive).
+// It speaks Mitogen's protocol (docs/protocol.md), in which the daemon is context 0, the master, and a child a context
+// with a number. docs/security.md says what a child can do that is not to be trusted. How this package works inside is
+// in internals.go.
 package daemon

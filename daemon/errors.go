@@ -1,20 +1,23 @@
 package daemon
 
 import (
-	"errors"
 	"fmt"
 
+	"mitogend/internal/fault"
 	"mitogend/pyproto/printable"
 )
 
-// ErrShutdown is the error of everything that is asked of a daemon that was shut down.
-var ErrShutdown = errors.New("daemon: shut down")
+// errorf makes an error of this package.
+func errorf(format string, args ...any) error { return fault.Errorf("daemon", format, args...) }
 
-// ErrNobodyReads is the cause with which a context ends when nobody reads what a program prints any more: it is told by SIGTERM
-// and not by SIGINT, of which it would write a traceback.
-var ErrNobodyReads = errors.New("daemon: nobody reads the output")
+// ErrShutdown is the error of all that is asked of a daemon after Shutdown.
+var ErrShutdown = errorf("shut down")
 
-// DeadError is a message that could not be delivered, or a reply that will not come; Reason is the wire's.
+// ErrNobodyReads is the cause of a context that ends because nobody reads a program's output any more. The program is
+// told by SIGTERM: of SIGINT it would write a traceback.
+var ErrNobodyReads = errorf("nobody reads the output")
+
+// DeadError says that a message could not be delivered, or that a reply will not come; Reason is the wire's.
 type DeadError struct {
 	Target string
 	Reason string
@@ -23,11 +26,14 @@ type DeadError struct {
 	cause error
 }
 
-// Unwrap gives ErrShutdown where that is why.
+// Unwrap gives ErrShutdown if that is the cause.
 func (e *DeadError) Unwrap() error { return e.cause }
 
-func (e *DeadError) Error() string {
-	return fmt.Sprintf("daemon: %s: %s", printable.Line(e.Target), printable.Line(e.Reason))
+func (e *DeadError) Error() string { return "daemon: " + e.Plain() }
+
+// Plain is for fault.Plain.
+func (e *DeadError) Plain() string {
+	return fmt.Sprintf("%s: %s", printable.Line(e.Target), printable.Line(e.Reason))
 }
 
 // HopError is a connect that failed at one hop of a target.

@@ -42,7 +42,7 @@ type Log struct {
 
 func (d *Daemon) event(kind EventKind, c *Child, reason string) {
 	reason = Cut(reason, MaxLogText)
-	d.opt.Logger.Debug(string(kind), zap.String("target", c.name), zap.Uint32("context", uint32(c.id)), zap.String("reason", reason))
+	d.log.Debug(string(kind), zap.String("target", c.name), zap.Uint32("context", uint32(c.id)), zap.String("reason", reason))
 	if d.opt.OnEvent != nil {
 		e := Event{Time: time.Now(), Kind: kind, ID: c.id, Target: c.name, Reason: reason}
 		if c.opt.chain != c.name {
@@ -52,8 +52,8 @@ func (d *Daemon) event(kind EventKind, c *Child, reason string) {
 	}
 }
 
-// onLog handles FORWARD_LOG: logger, level and text between NULs, or what the child printed under the logger "stdio".
-// c is nil for one that this daemon has not connected.
+// onLog handles FORWARD_LOG: logger, level and text between NULs. The logger "stdio" has what the child printed. c is
+// nil for a context that this daemon has not connected.
 func (d *Daemon) onLog(c *Child, src pyproto.ContextID, payload []byte) {
 	parts := bytes.SplitN(payload, []byte{0}, 3)
 	if len(parts) != 3 {
@@ -65,7 +65,7 @@ func (d *Daemon) onLog(c *Child, src pyproto.ContextID, payload []byte) {
 		name = c.name
 	}
 	if c != nil && c.runtime != nil && (string(parts[0]) == "stdout" || string(parts[0]) == "stderr") && c.opt.OnOutput != nil {
-		// A stock child logs what is printed there, line by line.
+		// A stock child logs what it prints, line by line.
 		c.opt.OnOutput(append(parts[2], '\n'))
 		return
 	}
@@ -88,14 +88,14 @@ func (d *Daemon) onLog(c *Child, src pyproto.ContextID, payload []byte) {
 		c.opt.OnLog(Log{Target: name, Context: src, Logger: string(parts[0]), Level: level, Text: text})
 		return
 	}
-	entry := d.opt.Logger.Check(zapLevel(level), text)
+	entry := d.log.Check(zapLevel(level), text)
 	if entry == nil {
 		return
 	}
 	if s := d.streamOf(src); s != nil {
 		ok, say, dropped := s.logs.Take(len(text))
 		if say {
-			d.opt.Logger.Warn(DroppedLogs, zap.String("target", name), zap.Int("records", dropped))
+			d.log.Warn(DroppedLogs, zap.String("target", name), zap.Int("records", dropped))
 		}
 		if !ok {
 			return
@@ -104,7 +104,7 @@ func (d *Daemon) onLog(c *Child, src pyproto.ContextID, payload []byte) {
 	entry.Write(zap.String("target", name), zap.String("logger", string(parts[0])))
 }
 
-// DroppedLogs is the text of the line that says how many log records of a child a LogLimit has dropped.
+// DroppedLogs is the line of the log that says how many records of a child a LogLimit has dropped.
 const DroppedLogs = "a child logs too much; some of its records were dropped"
 
 func zapLevel(python int) zapcore.Level {

@@ -14,11 +14,12 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"mitogend/integration/poll"
 	"mitogend/pyproto"
 )
 
-// TestFaultyStreams: whatever happens to the bytes of one stream, each of its calls ends, the stream is gone when it is closed, and a
-// call over another one is not disturbed. MITOGEND_SEED repeats a run.
+// TestFaultyStreams: whatever happens to the bytes of one stream, each of its calls ends, the stream is gone when it
+// is closed, and a call over another stream is not disturbed. MITOGEND_SEED repeats a run.
 func TestFaultyStreams(t *testing.T) {
 	seed := faultSeed()
 	d := newDaemon(t, Options{})
@@ -77,7 +78,7 @@ func TestFaultyStreams(t *testing.T) {
 						t.Fatalf("seed %d: %d of %d calls have ended", seed, i, calls)
 					}
 				}
-				eventually(t, "the stream is gone", func() bool { return p.c.gone() != nil && d.streamOf(p.id) == nil })
+				poll.Until(t, "the stream is gone", func() bool { return p.c.gone() != nil && d.streamOf(p.id) == nil })
 			})
 		}
 	}
@@ -92,8 +93,8 @@ func TestFaultyStreams(t *testing.T) {
 	}
 }
 
-// TestFaultyWrites: what the daemon writes to one stream goes out short, late, or not at all. Its calls get their own answers, or end
-// when the stream does.
+// TestFaultyWrites: the daemon's writes to one stream are short, late, or fail. Calls on it get their own answers, or
+// end with the stream.
 func TestFaultyWrites(t *testing.T) {
 	seed := faultSeed()
 	d := newDaemon(t, Options{})
@@ -106,7 +107,7 @@ func TestFaultyWrites(t *testing.T) {
 				p := newPeerOn(t, d, link)
 				s := p.c.stream
 				left := 1 + r.IntN(20_000) // until it is broken
-				// Whoever writes owns it, and r.
+				// The writer owns it, and r.
 				s.wfn = func(fd uintptr) bool {
 					switch {
 					case fault == "not now" && !s.block && r.IntN(2) == 0:
@@ -140,7 +141,7 @@ func TestFaultyWrites(t *testing.T) {
 					h := d.handles.add(handler{fn: end, respondent: p.id, once: true})
 					go func() {
 						if d.post(p.id, 1234, h, fmt.Appendf(nil, "%d %s", i, strings.Repeat("x", i*20))) != nil {
-							// The stream was gone before, and nobody else tells a handle that came after that.
+							// The stream was gone before the handle came, and nobody else ends that.
 							end(pyproto.Header{ReplyTo: pyproto.IsDead}, nil, false)
 						}
 					}()
@@ -171,14 +172,14 @@ func TestFaultyWrites(t *testing.T) {
 					}
 				}
 				if fault == "broken" {
-					eventually(t, "the stream is gone", func() bool { return d.streamOf(p.id) == nil })
+					poll.Until(t, "the stream is gone", func() bool { return d.streamOf(p.id) == nil })
 					if err := p.c.gone(); err == nil || !strings.Contains(err.Error(), "broken pipe") {
 						t.Errorf("seed %d: %v", seed, err)
 					}
 				}
 				_, _ = p.f.Close(), p.in.Close()
 				<-echoed
-				eventually(t, "the stream is gone", func() bool { return p.c.gone() != nil && d.streamOf(p.id) == nil })
+				poll.Until(t, "the stream is gone", func() bool { return p.c.gone() != nil && d.streamOf(p.id) == nil })
 			})
 		}
 	}
@@ -198,7 +199,7 @@ func noLeaks(t testing.TB) func() {
 	before, running := openFiles(t), goleak.IgnoreCurrent()
 	return func() {
 		t.Helper()
-		eventually(t, "all descriptors are closed", func() bool { return openFiles(t) <= before })
+		poll.Until(t, "all descriptors are closed", func() bool { return openFiles(t) <= before })
 		goleak.VerifyNone(t, running)
 	}
 }

@@ -9,21 +9,17 @@ import (
 	"mitogend/pyproto"
 )
 
-// flowHandle is ours alone (python/parent.py): `id:1` asks a neighbour in the tree to send nothing to that context, because
-// the queue towards it is full, and `id:0` ends it. A peer of another kind refuses the handle, and no harm.
-const flowHandle pyproto.Handle = 990
-
-// overfull is how many times MaxPending may wait for one stream while those who fill it are being stopped, which takes as long
-// as what they had under way. A peer that does not stop is then not read any further.
+// overfull is how many times MaxPending may wait for one stream while its senders are being stopped: what they have
+// under way still comes. A peer that does not stop is then not read any further.
 const overfull = 8
 
-// gate is closed while a context wants no messages.
+// gate is closed while a context takes no messages.
 type gate struct {
 	open   chan struct{}
 	closed time.Time
 }
 
-// onFlow handles FLOW of a peer for who is behind it. A peer that takes no messages itself does not read.
+// onFlow handles FLOW of a peer about a context behind it. (A peer that takes no messages itself does not read.)
 func (d *Daemon) onFlow(m message) string {
 	id, ok := routeID(m.payload)
 	if !ok || id == m.s.id || d.streamOf(id) != m.s {
@@ -43,8 +39,7 @@ func (d *Daemon) openGate(id pyproto.ContextID) {
 	}
 }
 
-// gateOf gives the gate of a context that wants no messages, nil if there is none, and whether it has been closed for
-// StallTimeout.
+// gateOf gives the closed gate of a context, nil if there is none, and whether it has been closed for StallTimeout.
 func (d *Daemon) gateOf(id pyproto.ContextID) (g *gate, stalled bool) {
 	v, ok := d.gates.Load(id)
 	if !ok {
@@ -54,8 +49,8 @@ func (d *Daemon) gateOf(id pyproto.ContextID) (g *gate, stalled bool) {
 	return g, time.Since(g.closed) > d.opt.StallTimeout
 }
 
-// pass waits until a context takes messages.
-func (d *Daemon) pass(ctx context.Context, id pyproto.ContextID) error {
+// waitGate waits until a context takes messages.
+func (d *Daemon) waitGate(ctx context.Context, id pyproto.ContextID) error {
 	for {
 		g, ok := d.gates.Load(id)
 		if !ok {
@@ -69,10 +64,10 @@ func (d *Daemon) pass(ctx context.Context, id pyproto.ContextID) error {
 	}
 }
 
-// send queues a frame for the child, when there is room for it all the way.
+// send queues a frame for the child. It waits for room, and for the child's gate if the child is behind a hop.
 func (c *Child) send(ctx context.Context, f frame) error {
 	if c.via != nil {
-		if err := c.d.pass(ctx, c.id); err != nil {
+		if err := c.d.waitGate(ctx, c.id); err != nil {
 			f.done()
 			return err
 		}
@@ -80,11 +75,12 @@ func (c *Child) send(ctx context.Context, f frame) error {
 	return c.stream.send(ctx, f)
 }
 
-// forward queues a frame that came in on s. While there is no room for it, s is not read if it is its peer that sends much. What a
-// peer brings for those behind it is taken, since the rest of what it brings must go on, and the peer is asked to stop them. So are
-// small messages: they may be what a peer has to answer to whoever asks, and then who does not take the answers must not keep
-// it from being read. Far beyond the bound nothing is taken.
-func (d *Daemon) forward(s, out *stream, h pyproto.Header, f frame) error {
+// relay queues a frame that came in on s for another stream. While there is no room for it, s is not read if its peer
+// itself sends much. What the peer brings for contexts behind it is taken, since the rest of what it brings must go
+// on; the peer is asked to stop their messages. Small messages are taken, too: they may be what a peer has to answer
+// to anybody who asks, and one who does not take answers must not keep it from being read. Far beyond the bound
+// nothing is taken.
+func (d *Daemon) relay(s, out *stream, h pyproto.Header, f frame) error {
 	full, over, stalled := out.load()
 	g, shut := d.gateOf(h.Dst)
 	switch {
@@ -100,11 +96,11 @@ func (d *Daemon) forward(s, out *stream, h pyproto.Header, f frame) error {
 	return out.offer(f)
 }
 
-// hold is a readLoop that waits for room for the frame that it has read, for StallTimeout at most.
+// hold makes a readLoop wait for room for the frame that it has read, for StallTimeout at most.
 func (d *Daemon) hold(s, out *stream, dst pyproto.ContextID, f frame) error {
 	ctx, cancel := context.WithTimeoutCause(s.ctx, d.opt.StallTimeout, d.errStalled())
 	defer cancel()
-	if err := d.pass(ctx, dst); err != nil {
+	if err := d.waitGate(ctx, dst); err != nil {
 		f.done()
 		return err
 	}
@@ -120,17 +116,14 @@ func (d *Daemon) stopSender(s, out *stream, dst pyproto.ContextID) {
 	if _, told := s.told.LoadOrStore(dst, nil); told || d.enter() != nil {
 		return
 	}
-	tell := func(state byte) {
-		h := pyproto.Header{Enc: pyproto.EncMGC, Dst: s.id, Handle: flowHandle}
-		_ = s.offer(own(newFrame(h, append(fmt.Append(nil, dst, ":"), state))))
-	}
+	tell := func(state byte) { s.tell(pyproto.Flow, append(fmt.Append(nil, dst, ":"), state)) }
 	tell('1')
 	go func() {
 		defer d.wg.Done()
-		// A gate that is closed for longer, and a stalled stream, refuse what comes from then on.
+		// After StallTimeout, a closed gate and a stalled stream refuse what comes.
 		ctx, cancel := context.WithTimeout(s.ctx, d.opt.StallTimeout)
 		defer cancel()
-		if d.pass(ctx, dst) == nil {
+		if d.waitGate(ctx, dst) == nil {
 			_ = out.waitRoom(s.ctx)
 		}
 		s.told.Delete(dst)

@@ -13,10 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"mitogend/integration/poll"
 	"mitogend/pyproto"
 )
 
-// echoes answers calls as a child does whose functions give back their argument, and refuses the rest.
+// echoes answers calls like a child whose functions return their argument, and refuses everything else.
 func (p *peer) echoes() {
 	for {
 		m, err := pyproto.ReadMessage(p.br, pyproto.DefaultMaxMessage)
@@ -82,13 +83,13 @@ func (b *babbler) handle() pyproto.Handle {
 	case 1:
 		return 100 + pyproto.Handle(b.rng.IntN(15))
 	case 2:
-		return []pyproto.Handle{flowHandle, connectHandle, codeHandle, pingHandle, pyproto.IsDead, 0}[b.rng.IntN(6)]
+		return []pyproto.Handle{pyproto.Flow, pyproto.Connect, pyproto.LoadCode, pyproto.Ping, pyproto.IsDead, 0}[b.rng.IntN(6)]
 	default:
 		return b.underWay()
 	}
 }
 
-// underWay is a handle of a call that is, or was just now.
+// underWay is a handle of a call that is under way, or was just now.
 func (b *babbler) underWay() pyproto.Handle {
 	shard := b.rng.IntN(handleShards)
 	last := b.d.handles.shards[shard].last.Load()
@@ -115,9 +116,9 @@ func (b *babbler) payload(h pyproto.Handle) []byte {
 			id = b.own[b.rng.IntN(len(b.own))] + pyproto.ContextID(b.rng.IntN(4))
 		}
 		return fmt.Append(nil, uint32(id))
-	case h == flowHandle:
+	case h == pyproto.Flow:
 		return fmt.Appendf(nil, "%d:%d", uint32(b.id()), b.rng.IntN(2))
-	case h == connectHandle:
+	case h == pyproto.Connect:
 		method := []string{"fork", "unfork", "exec", "nothing"}[b.rng.IntN(4)]
 		return []byte(connectPayload(method, b.id(), 0, nil))
 	case h == pyproto.GetResource:
@@ -130,7 +131,7 @@ func (b *babbler) payload(h pyproto.Handle) []byte {
 	return p
 }
 
-// frame gives the next one; seldom it is not whole.
+// frame gives the next frame, which is seldom not whole.
 func (b *babbler) frame() []byte {
 	h := pyproto.Header{Enc: []pyproto.Enc{pyproto.EncMGC, pyproto.EncMGC, pyproto.EncPKL, pyproto.EncBIN}[b.rng.IntN(4)],
 		Src: b.self, Auth: b.self, Handle: b.handle()}
@@ -156,8 +157,8 @@ func (b *babbler) frame() []byte {
 	return b.buf
 }
 
-// TestRandomFrames has one child send random and mutated frames, and connect anew when that has ended its stream, beside ten
-// honest ones, whose calls must all be right. MITOGEND_FRAMES says how many.
+// TestRandomFrames: one child sends random and mutated frames, and connects anew when its stream has ended. Ten
+// honest children beside it must get all calls right. MITOGEND_FRAMES says how many frames.
 func TestRandomFrames(t *testing.T) {
 	frames := 100_000
 	if s := os.Getenv("MITOGEND_FRAMES"); s != "" {
@@ -226,7 +227,7 @@ func TestRandomFrames(t *testing.T) {
 	stop.Store(true)
 	working.Wait()
 	most = max(most, rss(t, os.Getpid()))
-	eventually(t, "nothing of it is left", func() bool {
+	poll.Until(t, "nothing of it is left", func() bool {
 		gates, left := 0, 0
 		d.gates.Range(func(any, any) bool { gates++; return true })
 		for i := range d.handles.shards {

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -16,14 +15,8 @@ import (
 	"mitogend/pyproto"
 )
 
-// step is one hop of a target with all its arguments, the password among them.
-type step struct {
-	hop  bootstrap.Hop
-	args map[string]any
-}
-
-// hop is a child on the way to others. Connects that have the same steps to it, and the same options, share it: one of them
-// connects it while the others wait, and it is closed when the last child behind it has ended.
+// hop is a child on the way to others. Connects with the same steps to it and the same options share it: one of them
+// connects it while the others wait. It is closed when the last child behind it has ended.
 type hop struct {
 	d   *Daemon
 	key hopKey
@@ -39,14 +32,14 @@ type hop struct {
 
 type hopKey [sha256.Size]byte
 
-// hops are those in use, by what they are.
+// hops are the hops in use, by their keys.
 type hops struct {
 	// mu protects the following and hop.users. Daemon.mu may be taken under it.
 	mu sync.Mutex
 	m  map[hopKey]*hop
 }
 
-// keyOf gives what two connects must have in common to share a hop. Passwords are part of it, so it is a hash.
+// keyOf gives what two connects must have in common to share a hop. It is a hash because passwords are part of it.
 func keyOf(steps []step, opt *ConnectOptions) hopKey {
 	var b strings.Builder
 	for _, s := range steps {
@@ -69,7 +62,7 @@ func keyOf(steps []step, opt *ConnectOptions) hopKey {
 	return sha256.Sum256([]byte(b.String()))
 }
 
-// takeHop gives the hop at the end of these steps, connected. Whoever gets it gives it back by release.
+// takeHop gives the connected hop at the end of these steps. Every caller gives it back by release.
 func (d *Daemon) takeHop(ctx context.Context, steps []step, opt ConnectOptions) (*hop, error) {
 	key := keyOf(steps, &opt)
 	for {
@@ -90,12 +83,12 @@ func (d *Daemon) takeHop(ctx context.Context, steps []step, opt ConnectOptions) 
 		if h.child.gone() == nil {
 			return h, nil
 		}
-		// It was lost since: connect another one.
+		// It was lost in the meantime: connect another one.
 		h.release(d.closing())
 	}
 }
 
-// joinHop adds a user to the hop of that key, and begins to connect it if there is none.
+// joinHop adds a user to the hop of that key. If there is none, it begins to connect one.
 func (d *Daemon) joinHop(key hopKey, steps []step, opt ConnectOptions) (*hop, error) {
 	d.hops.mu.Lock()
 	defer d.hops.mu.Unlock()
@@ -108,14 +101,14 @@ func (d *Daemon) joinHop(key hopKey, steps []step, opt ConnectOptions) (*hop, er
 	}
 	h := &hop{d: d, key: key, ready: make(chan struct{}), users: 1}
 	d.hops.m[key] = h
-	// Whose connect it was does not matter: it goes on while anybody wants it.
+	// The connect does not end with the caller's: it goes on while anybody wants it.
 	ctx, cancel := context.WithCancel(d.alive)
 	h.cancel = cancel
 	go h.connect(ctx, steps, hopOptions(steps, opt))
 	return h, nil
 }
 
-// hopOptions are the options of a child on the way: what is the last child's own is left out.
+// hopOptions are the options of a child on the way. The last child's own are left out.
 func hopOptions(steps []step, opt ConnectOptions) ConnectOptions {
 	list := make([]bootstrap.Hop, len(steps))
 	for i, s := range steps {
@@ -146,7 +139,7 @@ func (h *hop) connect(ctx context.Context, steps []step, opt ConnectOptions) {
 	}
 }
 
-// forget takes the hop out of the table, whose lock is held.
+// forget takes the hop out of the table. hops.mu is held.
 func (h *hop) forget() {
 	if h.d.hops.m[h.key] == h {
 		delete(h.d.hops.m, h.key)
@@ -178,7 +171,7 @@ func (h *hop) close(ctx context.Context) {
 	_ = h.child.Close(ctx)
 }
 
-// leaveHop gives back, once, the hop that c is behind. The channel is closed when that is done.
+// leaveHop gives the hop that c is behind back, once. The channel is closed when that is done.
 func (c *Child) leaveHop() <-chan struct{} {
 	if c.hop == nil {
 		return closed
@@ -207,7 +200,7 @@ var closed = func() chan struct{} {
 	return c
 }()
 
-// root is the child whose connection is our own.
+// root is the child whose connection is the daemon's own.
 func (c *Child) root() *Child {
 	for c.via != nil {
 		c = c.via
@@ -215,36 +208,7 @@ func (c *Child) root() *Child {
 	return c
 }
 
-// connectSteps connects the last of the steps, behind hops that it shares with others. The error is a *HopError.
-func (d *Daemon) connectSteps(ctx context.Context, steps []step, opt ConnectOptions) (*Child, error) {
-	last := len(steps) - 1
-	var via *hop
-	if last > 0 {
-		var err error
-		if via, err = d.takeHop(ctx, steps[:last], opt); err != nil {
-			return nil, hopError(err, last-1)
-		}
-	}
-	c, err := d.connectHop(ctx, via, steps[last], opt)
-	if err != nil {
-		return nil, hopError(err, last)
-	}
-	if via != nil && opt.OnImport != nil {
-		c.root().observers.add(c, opt.OnImport)
-	}
-	return c, nil
-}
-
-// hopError says at which hop it was, unless err says so already.
-func hopError(err error, i int) error {
-	var he *HopError
-	if errors.As(err, &he) {
-		return err
-	}
-	return &HopError{Hop: i, Err: err}
-}
-
-// observers are those who are told of the modules that go over a connection that others share.
+// observers are told of the modules that go over a shared connection.
 type observers struct {
 	// mu protects m. Nothing is locked under it.
 	mu sync.Mutex
@@ -266,7 +230,7 @@ func (o *observers) remove(c *Child) {
 	delete(o.m, c.id)
 }
 
-// tell tells all of them, and of what is passed on to one of them only him.
+// tell tells all of them. Of a module that is passed on to one of them, it tells only that one.
 func (o *observers) tell(e importer.Event) {
 	var told []func(importer.Event)
 	o.mu.Lock()

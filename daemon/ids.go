@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"errors"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -9,8 +8,8 @@ import (
 	"mitogend/pyproto"
 )
 
-// The numbers of contexts, in ranges that never meet and never wrap. What children ask for has a range of its own, so that none
-// can use up those of the children that we connect.
+// The numbers of contexts, in ranges that never meet and never wrap. Numbers that children ask for have a range of
+// their own, so that none of them can use up the numbers of the children that we connect.
 const (
 	// Up to here are the children that we connect.
 	firstAsked = 1 << 29
@@ -21,12 +20,13 @@ const (
 	endPeer   = 1 << 31
 )
 
-// idBlock is how many context ids one ALLOCATE_ID gives, and how many of our own one stream may use up by other requests.
+// idBlock is how many context ids one ALLOCATE_ID gives, and how many of the daemon's own range one stream may use up
+// by other requests.
 const idBlock = 1000
 
-var errNoIDs = errors.New("daemon: all numbers for contexts are used up; restart the daemon")
+var errNoIDs = errorf("all numbers for contexts are used up; restart the daemon")
 
-// take reserves n numbers after *last and below end, and gives the first; 0 if there are not so many left.
+// take reserves n numbers after *last and below end, and gives the first; 0 if there are fewer left.
 func take(last *atomic.Uint32, n, end uint32) pyproto.ContextID {
 	for {
 		l := last.Load()
@@ -39,7 +39,7 @@ func take(last *atomic.Uint32, n, end uint32) pyproto.ContextID {
 	}
 }
 
-// allocate reserves n context ids for us and gives the first; 0 when they are used up, see errNoIDs.
+// allocate reserves n context ids for the daemon and gives the first; 0 when they are used up (errNoIDs).
 func (d *Daemon) allocate(n uint32) pyproto.ContextID {
 	if id := take(&d.lastID, n, firstAsked); id != 0 {
 		return id
@@ -47,7 +47,7 @@ func (d *Daemon) allocate(n uint32) pyproto.ContextID {
 	return take(&d.lastAsked, n, endAsked)
 }
 
-// allocateFor is allocate(1) on behalf of those behind a stream.
+// allocateFor is allocate(1) on behalf of a context behind a stream.
 func (d *Daemon) allocateFor(s *stream) pyproto.ContextID {
 	if s.ids.asked.Add(1) <= idBlock {
 		return d.allocate(1)
@@ -55,8 +55,8 @@ func (d *Daemon) allocateFor(s *stream) pyproto.ContextID {
 	return take(&d.lastAsked, 1, endAsked)
 }
 
-// ids are the numbers that a stream may announce: those of children that are being started behind it, and the blocks that were
-// given to those behind it.
+// ids are the numbers that a stream may announce: those of children that are being started behind it, and the blocks
+// that were given to contexts behind it.
 type ids struct {
 	asked atomic.Uint32
 
@@ -81,7 +81,7 @@ func (t *ids) give(id pyproto.ContextID) {
 	t.given[id] = true
 }
 
-// takeBack ends give.
+// takeBack is the reverse of give.
 func (t *ids) takeBack(id pyproto.ContextID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -97,7 +97,7 @@ func (t *ids) addBlock(first, owner pyproto.ContextID) {
 	t.blocks[i] = block{first, owner}
 }
 
-// owner tells to whom the block was given that an id is in; 0 for none.
+// owner is the context that the block with this id was given to; 0 for none.
 func (t *ids) owner(id pyproto.ContextID) pyproto.ContextID {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -108,7 +108,7 @@ func (t *ids) owner(id pyproto.ContextID) pyproto.ContextID {
 	return t.blocks[i-1].owner
 }
 
-// mayAnnounce tells whether the stream has an id to announce.
+// mayAnnounce tells whether the stream may announce an id.
 func (t *ids) mayAnnounce(id pyproto.ContextID) bool {
 	t.mu.Lock()
 	given := t.given[id]

@@ -69,7 +69,7 @@ func importing(t testing.TB, d *Daemon, py pythons.Python, opt ConnectOptions) (
 	return connect(t, d, target(py), opt), r
 }
 
-// run executes Python in the child, where a module of that name must be on the path, and gives its variable `result`.
+// run executes Python in the child and gives its variable `result`; a module of that name must be on the path.
 func run(t testing.TB, c *Child, source string, result any) {
 	t.Helper()
 	if err := c.Call(deadline(t), "import_probe:run", source).Decode(result); err != nil {
@@ -101,8 +101,8 @@ var data = map[string]string{
 	"Old_Style.egg-info/PKG-INFO":         "Metadata-Version: 1.0\nName: Old.Style\nVersion: 3\n",
 }
 
-// resourceProbe compares what the child finds with what it would find on its own disk, in sys.argv order of nothing: its
-// result is a dict that must be the same for served and for local packages.
+// resourceProbe gives what the child finds: a dict that must be the same for served packages and for packages on its
+// own disk.
 const resourceProbe = `
 import sys, pkgutil
 import full, full.sub
@@ -172,8 +172,8 @@ result = {
 }
 `
 
-// TestResources compares what packages that are served show to pkgutil, importlib.resources and importlib.metadata with what
-// the same packages show on the child's own disk.
+// TestResources: pkgutil, importlib.resources and importlib.metadata see served packages as they see the same
+// packages on the child's own disk.
 func TestResources(t *testing.T) {
 	dir := writeFiles(t, data)
 	d := newDaemon(t, Options{Path: []string{dir}})
@@ -314,8 +314,9 @@ func TestResourcesWithinThePolicy(t *testing.T) {
 	}
 }
 
-// cyclic has packages whose modules import each other in cycles, most by names that no scan sees, so that they are asked for.
-// At the top they stay among forty, for the sake of the interpreters' recursion limit; within functions they import any.
+// cyclic has packages whose modules import each other in cycles, most by names that no scan sees, so that the child
+// asks for them. Imports at the top stay among forty modules, because of the interpreters' recursion limit; imports
+// in functions are of any.
 func cyclic(packages, modules int) map[string]string {
 	files := map[string]string{"import_probe.py": probe}
 	total := packages * modules
@@ -338,9 +339,10 @@ def value():
 	return files
 }
 
-// cyclicProbe imports all of them in 32 threads, each in an order of its own, at the top and within functions. Python 3 gives up
-// an import now and then when cycles of packages meet in several threads, from its own disk, too (one run of ten of this); such
-// a failed import is tried again. Up to 3.8 its search for deadlocks may never end (bpo-38091; one run of sixty, from disk).
+// cyclicProbe imports all of them in 32 threads, each in an order of its own, at the top and in functions. Python 3
+// sometimes gives up an import when cycles of packages meet in several threads, also from its own disk (one run of
+// ten of this); such an import is tried again. Up to 3.8 its search for deadlocks may never end (bpo-38091; one run
+// of sixty, from disk).
 const cyclicProbe = `
 import random, sys, threading, time
 errors = []
@@ -383,7 +385,7 @@ if deadline and any(t.is_alive() for t in threads):
 result = [u'%s' % e for e in errors]
 `
 
-// rounds is how often the tests of imports in many threads are run: $MITOGEND_IMPORT_ROUNDS, or once.
+// rounds is how often the tests of imports in many threads run: $MITOGEND_IMPORT_ROUNDS, or once.
 func rounds(t *testing.T) int {
 	n, err := strconv.Atoi(cmp.Or(os.Getenv("MITOGEND_IMPORT_ROUNDS"), "1"))
 	if err != nil {
@@ -392,7 +394,7 @@ func rounds(t *testing.T) int {
 	return n
 }
 
-// TestImportsInManyThreads has 32 threads of a child, and as many in each of two children of it, one of them of the other
+// TestImportsInManyThreads: 32 threads of a child, and as many in each of two children of it, one of the other
 // generation, import 200 modules in cyclic packages at the same time.
 func TestImportsInManyThreads(t *testing.T) {
 	const packages, modules = 20, 10
@@ -531,7 +533,7 @@ import starts_uses
 result = {'during': m.during, 'after': [u'%s' % (done[0] if done else 'hangs') for _, done in m.threads], 'late': starts_uses.run()}
 `
 
-// TestImportsInThreadsOfAnImport: a thread that a module starts while it is imported fares no worse than with the same module
+// TestImportsInThreadsOfAnImport: a thread that a module starts while it is imported does as well as with the module
 // on the child's own disk.
 func TestImportsInThreadsOfAnImport(t *testing.T) {
 	dir := writeFiles(t, threads)
@@ -556,7 +558,7 @@ func TestImportsInThreadsOfAnImport(t *testing.T) {
 			}
 		}
 		for i := range got.After {
-			// Where was looked is said behind Python's own words.
+			// The places that were searched follow Python's own words.
 			got.After[i], _, _ = strings.Cut(got.After[i], " (mitogend: not in ")
 		}
 		if fmt.Sprint(got.After) != fmt.Sprint(want.After) || len(want.After) != 4 || len(want.During) != 4 {

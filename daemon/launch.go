@@ -12,10 +12,10 @@ import (
 	"mitogend/python"
 )
 
-// launchGrace is what a hop has beyond a plan's time to say how the launch went.
+// launchGrace is how long a hop gets, beyond the plan's own time, to say how the launch went.
 const launchGrace = 30 * time.Second
 
-// launchTime is what a plan's launch may take.
+// launchTime is how long a plan's launch may take.
 func launchTime(plan *bootstrap.Plan) time.Duration {
 	if plan.Timeout <= 0 {
 		return bootstrap.DefaultTimeout
@@ -23,11 +23,11 @@ func launchTime(plan *bootstrap.Plan) time.Duration {
 	return plan.Timeout
 }
 
-// withGrace bounds the wait for a hop that is to start next within limit, and says so itself: one that does not answer by then never
-// will. renew gives it the time anew.
+// withGrace bounds the wait for a hop that has to start next in the time of limit and report that: a hop that is
+// silent for launchGrace longer never will. renew starts the time anew.
 func (d *Daemon) withGrace(ctx context.Context, next *Child, limit time.Duration) (_ context.Context, renew, cancel func()) {
 	ctx, stop := context.WithCancelCause(ctx)
-	t := time.AfterFunc(limit+d.launchGrace, func() { stop(fmt.Errorf("daemon: %s: the hop before it does not answer", next.name)) })
+	t := time.AfterFunc(limit+d.launchGrace, func() { stop(errorf("%s: the hop before it does not answer", next.name)) })
 	return ctx, func() { t.Reset(limit + d.launchGrace) }, func() { t.Stop(); stop(nil) }
 }
 
@@ -39,7 +39,7 @@ func (c *Child) launch(ctx context.Context, next *Child, plan *bootstrap.Plan) e
 	}
 	c.stream.ids.give(next.id)
 	defer c.stream.ids.takeBack(next.id)
-	// Before the route is there: what the child prints, and its end, are its own from then on.
+	// This comes before the route: from then on, what the child prints and its end count as its own.
 	c.d.children.Store(next.id, next)
 	c.d.allow(c.id, next.id, 1)
 	err := c.launchBusy(ctx, next, plan)
@@ -54,16 +54,14 @@ func (c *Child) launch(ctx context.Context, next *Child, plan *bootstrap.Plan) e
 		if up {
 			c.abandon(pyproto.Handle(c.launcher.Load()), next.id)
 		}
-		if c.d.children.CompareAndDelete(next.id, next) {
-			next.end("it could not be connected")
-		}
+		next.takeOut("it could not be connected")
 		return err
 	}
 	c.responder.Add(importer.Platform{Version: next.Version()})
 	return nil
 }
 
-// routeless says why a child that is up can not be reached.
+// routeless says why a child that is up cannot be reached.
 func (c *Child) routeless() error {
 	if err := c.gone(); err != nil {
 		return err
@@ -71,9 +69,9 @@ func (c *Child) routeless() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.noRoute != nil {
-		return fmt.Errorf("daemon: %s: its route was refused: %w", c.name, c.noRoute)
+		return errorf("%s: its route was refused: %w", c.name, c.noRoute)
 	}
-	return fmt.Errorf("daemon: %s: the hop before it has not told of its route", c.name)
+	return errorf("%s: the hop before it has not announced its route", c.name)
 }
 
 // launchBusy launches, and tries again while the target says that it is busy.
@@ -82,7 +80,7 @@ func (c *Child) launchBusy(ctx context.Context, next *Child, plan *bootstrap.Pla
 	return bootstrap.WhileBusy(ctx, deadline, func() error { return c.launchOnce(ctx, next, plan, time.Until(deadline)) })
 }
 
-// launched is what the launcher reports.
+// launched is the launcher's report.
 type launched struct {
 	OK         bool     `py:"ok"`
 	HexVersion uint32   `py:"hexversion"`
@@ -123,7 +121,7 @@ func (c *Child) launchOnce(ctx context.Context, next *Child, plan *bootstrap.Pla
 	}
 	request, err := pyproto.Append(fmt.Append(nil, uint32(next.id), "\x00"), pyproto.Tuple{next.name, value, config, next.unidirectional})
 	if err != nil {
-		return fmt.Errorf("daemon: %s: the plan can not be sent: %w", next.name, err)
+		return errorf("%s: the plan cannot be sent: %w", next.name, err)
 	}
 	var up launched
 	err = c.request(ctx, handle, request).Decode(&up)
@@ -184,7 +182,7 @@ func (c *Child) launcherHandle(ctx context.Context) (pyproto.Handle, error) {
 	}
 	var h uint32
 	if err := c.Call(ctx, "mitogen.launch:serve").Decode(&h); err != nil {
-		return 0, fmt.Errorf("daemon: %s can start no children: %w", c.name, err)
+		return 0, errorf("%s cannot start children: %w", c.name, err)
 	}
 	c.launcher.Store(h)
 	return pyproto.Handle(h), nil
@@ -200,7 +198,7 @@ func (c *Child) request(ctx context.Context, handle pyproto.Handle, payload []by
 		err = c.send(ctx, newFrame(h, payload))
 	}
 	if err == nil {
-		// It may have gone between the check and now, and then nobody would end the wait.
+		// The child may have gone after the first check, and then nobody would end the wait.
 		err = c.gone()
 	}
 	if err != nil && c.d.handles.remove(p.handle) {
@@ -209,17 +207,17 @@ func (c *Child) request(ctx context.Context, handle pyproto.Handle, payload []by
 	return p.Result(ctx)
 }
 
-// abandon has the launcher end a child, at whatever point of its launch it is. It does not wait.
+// abandon has the launcher end a child, at any point of its launch. It does not wait.
 func (c *Child) abandon(handle pyproto.Handle, id pyproto.ContextID) {
 	_ = c.d.post(c.id, handle, 0, fmt.Append(nil, uint32(id)))
 }
 
-// endLaunched has a child that c has started be ended, and waits until nothing of it is left. That c is gone is no error: then
-// so are those behind it.
+// endLaunched has c end a child that it has started, and waits until nothing of that is left. If c itself is gone, so
+// are its children: that is no error.
 func (c *Child) endLaunched(ctx context.Context, id pyproto.ContextID) error {
 	handle := pyproto.Handle(c.launcher.Load())
 	if handle == 0 {
-		// It was forked, or started by a runtime with a launcher of its own.
+		// The child was forked, or its parent's runtime has a launcher of its own.
 		_ = c.d.post(id, pyproto.Shutdown, 0, nil)
 		return nil
 	}

@@ -15,14 +15,16 @@ import (
 
 	"mitogend/bootstrap"
 	"mitogend/importer"
+	"mitogend/integration/poll"
+	"mitogend/internal/slogzap"
 	"mitogend/pyproto"
 )
 
-// watched is a daemon whose own faults fail the test: otherwise they only end a stream.
+// watched is a daemon whose own faults fail the test. Otherwise they only end a stream.
 func watched(t testing.TB, opt Options) *Daemon {
 	t.Helper()
 	core, logs := zapobserver.New(zapcore.ErrorLevel)
-	opt.Logger = zap.New(core)
+	opt.Logger = slogzap.Slog(zap.New(core))
 	t.Cleanup(func() {
 		for _, e := range logs.FilterMessageSnippet("fault of the daemon").All() {
 			t.Errorf("%s: %v", e.Message, e.ContextMap())
@@ -31,8 +33,8 @@ func watched(t testing.TB, opt Options) *Daemon {
 	return newDaemon(t, opt)
 }
 
-// liar is who attacks. What it sends comes in on the peer's stream: its own, or that of an honest hop which passes on what is
-// true of its source.
+// liar is the attacker. What it sends comes in on the peer's stream: its own, or that of an honest hop, which passes
+// on what has a true source.
 type liar struct {
 	*peer
 	src pyproto.ContextID
@@ -62,7 +64,7 @@ func (l *liar) sync() {
 	l.answer(1999)
 }
 
-// behind puts a child behind a peer, whose own it stays: the test sends for both.
+// behind puts a child behind a peer, and has the test send for both.
 func (p *peer) behind() *Child {
 	p.t.Helper()
 	d := p.c.d
@@ -71,7 +73,7 @@ func (p *peer) behind() *Child {
 	p.c.stream.ids.give(c.id)
 	d.children.Store(c.id, c)
 	p.send(pyproto.Header{Src: p.id, Auth: p.id, Handle: pyproto.AddRoute}, fmt.Sprint(c.id))
-	eventually(p.t, "the route is there", func() bool { return d.streamOf(c.id) == p.c.stream })
+	poll.Until(p.t, "the route is there", func() bool { return d.streamOf(c.id) == p.c.stream })
 	return c
 }
 
@@ -101,7 +103,7 @@ func connectPayload(method string, via pyproto.ContextID, launcher uint32, args 
 // wantNone asks for a child and wants an error.
 func (w *lied) wantNone(method string, via pyproto.ContextID, args map[string]any, reason string) {
 	w.t.Helper()
-	w.liar.from(w.liar.src, connectHandle, 1998, connectPayload(method, via, 5000, args))
+	w.liar.from(w.liar.src, pyproto.Connect, 1998, connectPayload(method, via, 5000, args))
 	m := w.liar.answer(1998)
 	if m.IsDead() {
 		return
@@ -133,7 +135,7 @@ func (p *peer) block(src pyproto.ContextID) pyproto.ContextID {
 // fork has a peer ask for a fork of itself, and gives its number.
 func (p *peer) fork() pyproto.ContextID {
 	p.t.Helper()
-	p.send(pyproto.Header{Src: p.id, Auth: p.id, Handle: connectHandle, ReplyTo: 1996}, connectPayload("fork", p.id, 0, nil))
+	p.send(pyproto.Header{Src: p.id, Auth: p.id, Handle: pyproto.Connect, ReplyTo: 1996}, connectPayload("fork", p.id, 0, nil))
 	v, err := p.answer(1996).Value()
 	var up behindReply
 	if err == nil {
@@ -145,7 +147,7 @@ func (p *peer) fork() pyproto.ContextID {
 	return pyproto.ContextID(up.ID)
 }
 
-// others are contexts that are not the liar's: us, those of others, a client's, and such that nobody has.
+// others are contexts that are not the liar's: the daemon, those of others, a client's, and numbers of nobody.
 func (w *lied) others() []pyproto.ContextID {
 	ids := []pyproto.ContextID{0, w.b.id, w.far.id, firstPeer + 1, math.MaxUint32, pyproto.ContextID(w.d.lastID.Load()) + 1,
 		pyproto.ContextID(w.d.lastID.Load()) + 2, pyproto.ContextID(w.d.lastAsked.Load()) + 1, firstAsked - 1, endAsked - 1}
@@ -155,7 +157,7 @@ func (w *lied) others() []pyproto.ContextID {
 	return ids
 }
 
-// lies are what a peer sends that it may not send. What must hold for the others is in lied.check.
+// lies are messages that a peer may not send. lied.check says what must hold for the others.
 var lies = []struct {
 	name string
 	lie  func(w *lied)
@@ -167,7 +169,7 @@ var lies = []struct {
 			}
 			for _, h := range []pyproto.Header{{Src: id, Auth: w.liar.src}, {Src: w.liar.src, Auth: id}, {Src: id, Auth: id}} {
 				for _, dst := range []pyproto.ContextID{0, w.b.id, w.far.id} {
-					for _, handle := range []pyproto.Handle{w.call, w.recv, pyproto.CallFunction, pyproto.DelRoute, connectHandle, pyproto.ForwardLog} {
+					for _, handle := range []pyproto.Handle{w.call, w.recv, pyproto.CallFunction, pyproto.DelRoute, pyproto.Connect, pyproto.ForwardLog} {
 						h.Dst, h.Handle = dst, handle
 						w.liar.send(h, fmt.Sprint(w.b.id))
 						h.ReplyTo = pyproto.IsDead
@@ -222,7 +224,7 @@ var lies = []struct {
 		}
 		w.liar.sync()
 		w.b.send(pyproto.Header{Src: w.b.id, Auth: w.b.id, Handle: pyproto.AddRoute}, fmt.Sprint(first+1))
-		eventually(w.t, "its owner announces it", func() bool { return w.d.streamOf(first+1) == w.b.c.stream })
+		poll.Until(w.t, "its owner announces it", func() bool { return w.d.streamOf(first+1) == w.b.c.stream })
 	}},
 	{"the fork of another: announced, ended, taken back", func(w *lied) {
 		id := w.b.fork()
@@ -237,12 +239,12 @@ var lies = []struct {
 				w.t.Errorf("the fork is %v", c)
 			}
 			w.b.send(pyproto.Header{Src: w.b.id, Auth: w.b.id, Handle: pyproto.AddRoute}, fmt.Sprint(id))
-			eventually(w.t, "it is announced by its parent", func() bool { return w.d.streamOf(id) == w.b.c.stream })
+			poll.Until(w.t, "it is announced by its parent", func() bool { return w.d.streamOf(id) == w.b.c.stream })
 		}
 	}},
 	{"FLOW for itself and for others, and questions to them", func(w *lied) {
 		for _, id := range append(w.others(), w.liar.src) {
-			w.liar.say(flowHandle, fmt.Sprintf("%d:1", id))
+			w.liar.say(pyproto.Flow, fmt.Sprintf("%d:1", id))
 		}
 		for range 50 {
 			h := pyproto.Header{Dst: w.b.id, Src: w.liar.src, Auth: w.liar.src, Handle: 54321, ReplyTo: 1995}
@@ -256,7 +258,7 @@ var lies = []struct {
 	{"FLOW for a number of its own, and questions in its name", func(w *lied) {
 		id := w.liar.block(w.liar.src)
 		w.liar.from(w.liar.id, pyproto.AddRoute, 0, fmt.Sprint(id))
-		w.liar.from(w.liar.id, flowHandle, 0, fmt.Sprintf("%d:1", id))
+		w.liar.from(w.liar.id, pyproto.Flow, 0, fmt.Sprintf("%d:1", id))
 		for range 50 {
 			w.liar.send(pyproto.Header{Dst: w.b.id, Src: id, Auth: id, Handle: 54321, ReplyTo: 1995}, "")
 		}
@@ -274,11 +276,11 @@ var lies = []struct {
 			}
 		}
 		for _, method := range []string{"exec", "shell", "", "no", "unfork\x00", "../local"} {
-			w.wantNone(method, w.liar.src, map[string]any{"command": []any{"sh", "-c", "id"}}, "can not connect by the method")
+			w.wantNone(method, w.liar.src, map[string]any{"command": []any{"sh", "-c", "id"}}, "cannot connect by the method")
 		}
 		w.wantNone("local", w.liar.src, map[string]any{"password_file": "/etc/shadow"}, "no argument")
 		w.wantNone("sudo", w.liar.src, map[string]any{"password_env": "HOME"}, "no argument")
-		w.liar.from(w.liar.src, connectHandle, 1994, "\x80\x02cos\nsystem\n)R.")
+		w.liar.from(w.liar.src, pyproto.Connect, 1994, "\x80\x02cos\nsystem\n)R.")
 		w.liar.answer(1994)
 	}},
 	{"what only a client may send", func(w *lied) {
@@ -306,7 +308,7 @@ var lies = []struct {
 	}},
 	{"calls, modules and ends for others", func(w *lied) {
 		for _, dst := range []pyproto.ContextID{w.b.id, w.far.id} {
-			for _, h := range []pyproto.Handle{pyproto.CallFunction, pyproto.Shutdown, pyproto.LoadModuleHandle, pyproto.DelRoute, codeHandle} {
+			for _, h := range []pyproto.Handle{pyproto.CallFunction, pyproto.Shutdown, pyproto.LoadModuleHandle, pyproto.DelRoute, pyproto.LoadCode} {
 				w.liar.send(pyproto.Header{Dst: dst, Src: w.liar.src, Auth: w.liar.src, Handle: h}, fmt.Sprint(w.b.id))
 				if m := w.b.answer(h); m.Auth != w.liar.src || m.Src != w.liar.src {
 					w.t.Errorf("it came with the authority of %d", m.Auth)
@@ -329,7 +331,7 @@ var lies = []struct {
 			}
 		}
 		for range 3 * idBlock {
-			w.liar.from(w.liar.src, connectHandle, 0, connectPayload("fork", w.liar.src, 0, nil))
+			w.liar.from(w.liar.src, pyproto.Connect, 0, connectPayload("fork", w.liar.src, 0, nil))
 		}
 	}},
 	{"a frame that is too large, between others", func(w *lied) {
@@ -345,7 +347,7 @@ var lies = []struct {
 	}},
 }
 
-// check wants all of it as it would be without the liar.
+// check wants everything to be as it would be without the liar.
 func (w *lied) check(p *Pending, r *Receiver) {
 	t, d, b := w.t, w.d, w.b
 	t.Helper()
@@ -363,14 +365,14 @@ func (w *lied) check(p *Pending, r *Receiver) {
 	if v, err := r.Next(ctx); v != int64(5) || err != nil {
 		t.Errorf("the receiver gave %v, %v", v, err)
 	}
-	// Nothing came to it that looks like ours.
+	// No message came to it that looks like the daemon's.
 	b.send(pyproto.Header{Src: b.id, Auth: b.id, Handle: 54322, ReplyTo: 1989}, "")
 	for m := b.read(); m.Handle != 1989; m = b.read() {
-		if m.Src == 0 && m.Handle != flowHandle { // which asks it to send nothing to who takes nothing
+		if m.Src == 0 && m.Handle != pyproto.Flow { // which asks it to send nothing to who takes nothing
 			t.Errorf("it was sent %+v %q", m.Header, m.Payload)
 		}
 	}
-	// Whoever comes next is a child like any other.
+	// The next child is like any other.
 	n := newPeerOn(t, d, "socketpair")
 	if n.id == 0 || n.id >= firstPeer || d.streamOf(n.id) != n.c.stream {
 		t.Errorf("the next child is context %d, which leads to %v", n.id, d.streamOf(n.id))
@@ -383,7 +385,7 @@ func (w *lied) check(p *Pending, r *Receiver) {
 	}
 }
 
-// TestLies has a child, and one behind an honest hop, send what they may not send.
+// TestLies: a child, and one behind an honest hop, send what they may not send.
 func TestLies(t *testing.T) {
 	for link := range links {
 		for _, hop := range []bool{false, true} {
@@ -423,10 +425,10 @@ func TestLies(t *testing.T) {
 	}
 }
 
-// Refusals are counted, and a kind is logged once for a stream, and then once a minute.
+// Refusals are counted. For each kind a stream has one line in the log at once, and then one a minute.
 func TestRefusalsAreLoggedOnce(t *testing.T) {
 	core, logs := zapobserver.New(zapcore.WarnLevel)
-	d := newDaemon(t, Options{Logger: zap.New(core)})
+	d := newDaemon(t, Options{Logger: slogzap.Slog(zap.New(core))})
 	a, b := newPeer(t, d), newPeer(t, d)
 	l := &liar{a, a.id}
 	for range 100 {
@@ -443,7 +445,8 @@ func TestRefusalsAreLoggedOnce(t *testing.T) {
 	}
 }
 
-// What a message may do is decided by the stream that it comes on, even if the tables say that its source is a child of ours.
+// The stream that a message comes on decides what it may do, even if the tables say that its source is a child of
+// ours.
 func TestOwnStreamOnly(t *testing.T) {
 	d := watched(t, Options{Path: []string{writeFiles(t, map[string]string{"pkg/__init__.py": "", "pkg/data.txt": "secret"})}})
 	evil, b := newPeer(t, d), newPeer(t, d)
@@ -453,14 +456,14 @@ func TestOwnStreamOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, h := range []pyproto.Header{
-		{Handle: pyproto.GetModule}, {Handle: pyproto.ForwardLog}, {Handle: connectHandle, ReplyTo: 1999},
+		{Handle: pyproto.GetModule}, {Handle: pyproto.ForwardLog}, {Handle: pyproto.Connect, ReplyTo: 1999},
 	} {
 		h.Src, h.Auth = b.id, b.id
 		payload := "pkg"
 		switch h.Handle {
 		case pyproto.ForwardLog:
 			payload = "x\x0030\x00forged"
-		case connectHandle:
+		case pyproto.Connect:
 			payload = connectPayload("fork", b.id, 0, nil)
 		}
 		before := len(d.Children())
@@ -472,7 +475,7 @@ func TestOwnStreamOnly(t *testing.T) {
 	if b.c.launcher.Load() != 0 {
 		t.Error("it has a launcher")
 	}
-	// The daemon's files are for all of its children; those of b's importer are for b.
+	// The daemon's files are for all of its children. The files of b's importer are for b.
 	b.c.opt.Importer = d.importer
 	other, err := d.NewImporter(importer.Options{})
 	if err != nil {
@@ -489,7 +492,7 @@ func TestOwnStreamOnly(t *testing.T) {
 	}
 }
 
-// A launch succeeds if the hop before the child has told of its route, whatever others claim, and fails otherwise.
+// A launch succeeds if the hop before the child has announced its route, whatever others claim, and fails otherwise.
 func TestLaunchRoutes(t *testing.T) {
 	for _, honest := range []bool{true, false} {
 		d := watched(t, Options{})
@@ -526,7 +529,7 @@ func TestLaunchRoutes(t *testing.T) {
 			t.Fatalf("honest: %v; %v, %v", honest, err, d.child(next.id))
 		}
 		if !honest {
-			// The interpreter is there all the same, and is ended.
+			// The interpreter was started all the same, and is ended.
 			if m := hop.answer(5000); string(m.Payload) != fmt.Sprint(next.id) {
 				t.Errorf("got %q", m.Payload)
 			}
@@ -534,7 +537,7 @@ func TestLaunchRoutes(t *testing.T) {
 	}
 }
 
-// A child ends once, however many say so at the same time.
+// A child ends once, however many report its end at the same time.
 func TestEndedOnce(t *testing.T) {
 	events := make(chan Event, 1<<16)
 	d := watched(t, Options{OnEvent: func(e Event) { events <- e }})
@@ -573,7 +576,7 @@ func TestEndedOnce(t *testing.T) {
 	}
 }
 
-// The numbers of contexts end where those of clients begin, and never begin again.
+// The numbers of contexts end where those of clients begin, and never start again.
 func TestNumbersEnd(t *testing.T) {
 	d := watched(t, Options{})
 	for _, last := range []uint32{0, firstAsked - 3, firstAsked - 1, firstAsked, endAsked - 2, endAsked, firstPeer, math.MaxUint32 - 1, math.MaxUint32} {
@@ -601,7 +604,7 @@ func TestNumbersEnd(t *testing.T) {
 	}
 }
 
-// Children that ask for numbers use up none of those that we need.
+// Children that ask for numbers use up none of those for the daemon's own children.
 func TestNumbersAskedFor(t *testing.T) {
 	d := watched(t, Options{})
 	a := newPeer(t, d)
@@ -635,7 +638,7 @@ func TestHeldNoLonger(t *testing.T) {
 			dst := evil.id
 			if how == "gate" {
 				dst = evil.behind().id
-				evil.send(pyproto.Header{Src: evil.id, Auth: evil.id, Handle: flowHandle}, fmt.Sprintf("%d:1", dst))
+				evil.send(pyproto.Header{Src: evil.id, Auth: evil.id, Handle: pyproto.Flow}, fmt.Sprintf("%d:1", dst))
 				(&liar{evil, evil.id}).sync()
 			} else {
 				stop := make(chan bool)
@@ -672,10 +675,10 @@ func TestHeldNoLonger(t *testing.T) {
 	}
 }
 
-// A fault of ours in handling a message ends the stream that it came on.
+// A fault of ours in handling a message ends the stream that brought it.
 func TestFaultEndsOneStream(t *testing.T) {
 	core, logs := zapobserver.New(zapcore.ErrorLevel)
-	d := newDaemon(t, Options{Logger: zap.New(core)})
+	d := newDaemon(t, Options{Logger: slogzap.Slog(zap.New(core))})
 	d.Handle(pyproto.CallService, func(*Incoming) { panic("a fault") })
 	a, b := newPeer(t, d), newPeer(t, d)
 	a.send(pyproto.Header{Src: a.id, Auth: a.id, Handle: pyproto.CallService}, "")

@@ -17,8 +17,8 @@ with open('/proc/self/status') as f:
 print(subprocess.Popen(['grep', 'SigBlk', '/proc/self/status'], stdout=subprocess.PIPE).communicate()[0].decode().strip())
 `
 
-// The signals that a program, a function and what they start do not take are those of plain Python's, behind a hop, too: the
-// thread that starts the hop takes none.
+// A program, a function and what they start block the same signals as under plain Python, also behind a hop: the
+// thread that starts the hop takes no signals.
 func TestSignalMask(t *testing.T) {
 	if _, err := os.Stat("/proc/self/status"); err != nil {
 		t.Skip("no /proc")

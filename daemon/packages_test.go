@@ -15,7 +15,7 @@ import (
 
 const debian = "/usr/lib/python3/dist-packages"
 
-// programs do with a real package what a user of it does. What run returns is the same wherever the package comes from.
+// programs do with a real package what its users do. The result of run is the same wherever the package comes from.
 var programs = []struct {
 	name     string
 	packages []string // what of Debian's packages is on the path
@@ -89,7 +89,7 @@ def run():
 `},
 }
 
-// debianPath makes a path with nothing on it but these packages of Debian's, and the programs.
+// debianPath makes a path of these packages of Debian's and the programs only.
 func debianPath(t testing.TB, names ...string) string {
 	t.Helper()
 	files := map[string]string{"import_probe.py": probe}
@@ -110,8 +110,8 @@ func debianPath(t testing.TB, names ...string) string {
 	return dir
 }
 
-// TestPackages has real packages do their work in children, served and pushed ahead, served on demand, and from the child's
-// own disk: with the same outcome on each interpreter, or on two if MITOGEND_IMPORT_ROUNDS is not set.
+// TestPackages: real packages do their work in children: served and pushed ahead, served on demand, and from the
+// child's own disk. The outcome is the same on each interpreter, or on two if MITOGEND_IMPORT_ROUNDS is not set.
 func TestPackages(t *testing.T) {
 	for _, p := range programs {
 		t.Run(p.name, func(t *testing.T) {
@@ -164,8 +164,8 @@ func TestPackages(t *testing.T) {
 	}
 }
 
-// TestPackagesOverSlowLink imports packages over a link of 100 ms round trip, for a call, which pushes what it needs ahead, and
-// on demand: then there is one round trip, also for a module in packages that are not there yet.
+// TestPackagesOverSlowLink imports packages over a link of 100 ms round trip: for a call, which pushes what it needs
+// ahead, and on demand. Then there is one round trip, also for a module in packages that are not there yet.
 func TestPackagesOverSlowLink(t *testing.T) {
 	const rtt = 100 * time.Millisecond
 	list := pythons.All(t)

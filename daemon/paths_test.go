@@ -10,7 +10,7 @@ import (
 	"mitogend/integration/pythons"
 )
 
-// spread is a package that is looked at by its paths.
+// spread is a package that looks at its own paths.
 var spread = map[string]string{
 	"import_probe.py":            "# It uses __file__.\n" + probe,
 	"app/__init__.py":            "",
@@ -33,7 +33,7 @@ var spread = map[string]string{
 	"other/deep.py":              "x = 'deep'",
 }
 
-// pathsProbe does by path what is done by name: its result is the same for packages that lie on the disk.
+// pathsProbe does by path what is done by name. Its result is the same for packages on the disk.
 const pathsProbe = `
 import importlib, os, pkgutil, sys, traceback
 import app
@@ -166,7 +166,7 @@ if sys.version_info >= (3, 10):
     r['files'] = (ir.files('pack') / 'note.txt').read_text(), sorted(f.name for f in ir.files('pack').iterdir() if f.name != '__pycache__')
 `
 
-// TestPaths compares what paths of packages that are served are good for with what they are good for on the child's own disk.
+// TestPaths: the paths of served packages are good for the same as those on the child's own disk.
 func TestPaths(t *testing.T) {
 	dir := writeFiles(t, spread)
 	d := newDaemon(t, Options{Path: []string{dir}})
@@ -191,8 +191,8 @@ func TestPaths(t *testing.T) {
 	})
 }
 
-// TestPathsBehindOthers: what opens files goes along with the modules that make paths, through children of either generation, and
-// comes as well when the child first imports such a module long after its first call.
+// TestPathsBehindOthers: what opens files goes along with modules that make paths, through children of either
+// generation. It also comes when the child first imports such a module long after its first call.
 func TestPathsBehindOthers(t *testing.T) {
 	dir := writeFiles(t, map[string]string{
 		"late.py":            "def read():\n    import named\n    return ' '.join([named.path, open(named.path).read()] + named.names())",
@@ -221,7 +221,7 @@ func TestPathsBehindOthers(t *testing.T) {
 	})
 }
 
-// TestPathsWithinPolicy: no path leads to what a child must not have.
+// TestPathsWithinPolicy: no path leads to what the child may not have.
 func TestPathsWithinPolicy(t *testing.T) {
 	dir := writeFiles(t, spread)
 	d := newDaemon(t, Options{Path: []string{dir}, Policy: importer.Policy{Deny: []string{"app.extra", "beside", "other"}}})

@@ -2,12 +2,11 @@ package daemon
 
 import (
 	"context"
-	"fmt"
 
 	"mitogend/importer"
 )
 
-// Importer is what the child's modules come from, as it is for such a child.
+// Importer serves the child's modules, as they are for its platform.
 func (c *Child) Importer() *importer.Importer {
 	im := c.d.importer
 	if c.opt.Importer != nil {
@@ -16,7 +15,8 @@ func (c *Child) Importer() *importer.Importer {
 	return im.For(c.Platform())
 }
 
-// Platform is what is known of the child: no more than its version as long as nothing that it is served hangs on more.
+// Platform is what is known of the child. It is only the version as long as nothing that the child is served depends
+// on more.
 func (c *Child) Platform() importer.Platform {
 	if p := c.platform.Load(); p != nil {
 		return *p
@@ -24,8 +24,8 @@ func (c *Child) Platform() importer.Platform {
 	return importer.Platform{Version: c.Version()}
 }
 
-// learn asks the child what it is, once, if what it is served hangs on that. Mitogen's own can not be asked, and load no extension
-// modules.
+// learn asks the child for its platform, once, if what it is served depends on that. Stock children cannot be asked,
+// and load no extension modules.
 func (c *Child) learn(ctx context.Context) error {
 	if c.runtime != nil || c.platform.Load() != nil || !c.Importer().Asks(c.Version()) {
 		return nil
@@ -44,11 +44,11 @@ func (c *Child) learn(ctx context.Context) error {
 		return err
 	}
 	if len(said) != 4 {
-		return fmt.Errorf("daemon: %s: what it says of itself can not be read", c.name)
+		return errorf("%s: its account of itself cannot be read", c.name)
 	}
 	p, err := importer.NewPlatform(c.Version(), said[0], said[1], said[2], said[3])
 	if err != nil {
-		return fmt.Errorf("daemon: %s: what it says of itself can not be read: %w", c.name, err)
+		return errorf("%s: its account of itself cannot be read: %w", c.name, err)
 	}
 	if err := c.Importer().Prepare(ctx, p); err != nil {
 		return err

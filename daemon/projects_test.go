@@ -10,7 +10,7 @@ import (
 	"mitogend/integration/pythons"
 )
 
-// pkgResourcesProbe asks pkg_resources what it knows; the answers are the same for projects on the disk.
+// pkgResourcesProbe asks pkg_resources what it knows. The answers are the same for projects on the disk.
 const pkgResourcesProbe = `
 import sys, pkg_resources as pr
 path = list(sys.path)
@@ -36,7 +36,8 @@ r['requirement'] = pr.resource_string(pr.Requirement.parse('two'), 'pkg/a.txt').
 r['sys.path'] = path == sys.path
 `
 
-// TestPkgResources: the target's own pkg_resources, where it has one, and a served one know the projects here as those on a disk.
+// TestPkgResources: the target's own pkg_resources, where it has one, and a served one know the projects here like
+// those on a disk.
 func TestPkgResources(t *testing.T) {
 	tree := map[string]string{
 		"import_probe.py":                            probe,
@@ -86,8 +87,8 @@ func TestPkgResources(t *testing.T) {
 	})
 }
 
-// TestReasonsSurvive: however an import is written, its error says why a module that is here is not served, and is of the class that
-// it has without one. Whoever asks whether there is such a module is told that there is none.
+// TestReasonsSurvive: however an import is written, its error says why a module that is here is not served, and has
+// the class that it has without a reason. Code that asks whether there is such a module is told that there is none.
 func TestReasonsSurvive(t *testing.T) {
 	dir := writeFiles(t, map[string]string{
 		"import_probe.py":      probe,

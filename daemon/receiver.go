@@ -3,30 +3,29 @@ package daemon
 import (
 	"bytes"
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"sync"
 
 	"mitogend/pyproto"
 )
 
-// ErrOverflow is the end of a Receiver whose messages were not taken in time, and of a Channel or a program that sends more than it may.
-var ErrOverflow = errors.New("daemon: more came than may wait")
+// ErrOverflow is the end of a Receiver whose messages were not taken in time, and of a Channel or program that sends
+// more than it may.
+var ErrOverflow = errorf("more came than may wait")
 
 // DefaultReceiverBytes bounds what waits in a Receiver, 64 bytes for each message included.
 const DefaultReceiverBytes = 16 << 20
 
-// Receiver takes the messages that one child sends to a handle of context 0: what a Receiver is in Python. A plain sender knows no
-// flow control, so a receiver whose queue is full ends, with ErrOverflow once the queue is empty; [Child.Open] has flow
-// control.
+// Receiver takes the messages that one child sends to a handle of context 0, like a Receiver in Python. A plain
+// sender has no flow control, so a receiver whose queue is full ends, with ErrOverflow behind the queue. [Child.Open]
+// has flow control.
 type Receiver struct {
 	d      *Daemon
 	c      *Child
 	handle pyproto.Handle
 	max    int
 
-	changed chan struct{} // one token: look again
+	changed chan struct{} // one token: Next looks again
 
 	// mu protects the following. A shard of handles is locked under it.
 	mu    sync.Mutex
@@ -35,13 +34,13 @@ type Receiver struct {
 	err   error // what follows the queue; set once
 }
 
-// NewReceiver makes a receiver of messages from a child, of which at most max bytes wait (0 means DefaultReceiverBytes).
+// NewReceiver makes a receiver of a child's messages. At most max bytes wait; 0 means DefaultReceiverBytes.
 func (d *Daemon) NewReceiver(c *Child, max int) (*Receiver, error) {
 	if max <= 0 {
 		max = DefaultReceiverBytes
 	}
 	r := &Receiver{d: d, c: c, max: max, changed: make(chan struct{}, 1)}
-	r.mu.Lock() // a child that lies may send before it was told of the handle
+	r.mu.Lock() // a child that lies may use the handle before it knows it
 	r.handle = d.handles.add(handler{fn: r.deliver, respondent: c.id})
 	r.mu.Unlock()
 	if err := c.gone(); err != nil {
@@ -80,16 +79,13 @@ func (r *Receiver) take(h pyproto.Header, payload []byte) (full bool) {
 		r.queue = append(r.queue, pyproto.Message{Header: h, Payload: bytes.Clone(payload)})
 		r.bytes += len(payload) + messageCost
 	}
-	select {
-	case r.changed <- struct{}{}:
-	default:
-	}
+	token(r.changed)
 	return full
 }
 
-// Next gives the next message's value. io.EOF says that the sender has closed, *DeadError that the child is gone, ErrOverflow
-// that it sent more than was taken. A value that can not be read is an error, after which the next can be asked for. Only one
-// goroutine may call it at a time.
+// Next gives the next message's value. io.EOF says that the sender has closed, *DeadError that the child is gone,
+// ErrOverflow that it sent more than was taken. A value that cannot be read is an error; Next may be called again
+// after it. Only one goroutine may call Next at a time.
 func (r *Receiver) Next(ctx context.Context) (any, error) {
 	for {
 		r.mu.Lock()
@@ -101,7 +97,7 @@ func (r *Receiver) Next(ctx context.Context) (any, error) {
 			r.mu.Unlock()
 			v, err := m.ValueContext(ctx)
 			if err != nil {
-				err = fmt.Errorf("daemon: %s: a message can not be read: %w", r.c.name, err)
+				err = errorf("%s: a message cannot be read: %w", r.c.name, err)
 			}
 			return v, err
 		}
@@ -118,7 +114,7 @@ func (r *Receiver) Next(ctx context.Context) (any, error) {
 	}
 }
 
-// Close ends the receiver; messages that come later are refused. A Next that waits fails.
+// Close ends the receiver, and a Next that waits fails. Messages that come later are refused.
 func (r *Receiver) Close() {
 	r.d.handles.remove(r.handle)
 	r.mu.Lock()
@@ -127,18 +123,23 @@ func (r *Receiver) Close() {
 		r.err = io.ErrClosedPipe
 	}
 	r.queue, r.bytes = nil, 0
+	token(r.changed)
+}
+
+// token leaves a token in a channel for one, where the next reader finds it. It never blocks.
+func token(c chan struct{}) {
 	select {
-	case r.changed <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
 
-// Send sends a value to a receiver in this child or behind it: what a Sender does in Python. It waits for room in the child's queue.
-// That the receiver exists is not checked.
+// Send sends a value to a receiver in this child or behind it, like a Sender in Python. It waits for room in the
+// child's queue, and does not check that the receiver exists.
 func (c *Child) Send(ctx context.Context, to pyproto.Sender, v any) error {
 	payload, err := pyproto.Marshal(v)
 	if err != nil {
-		return fmt.Errorf("daemon: %s: a message can not be sent: %w", c.name, err)
+		return errorf("%s: a message cannot be sent: %w", c.name, err)
 	}
 	return c.sendTo(ctx, to, 0, payload)
 }
@@ -150,17 +151,17 @@ func (c *Child) CloseSender(ctx context.Context, to pyproto.Sender) error {
 
 func (c *Child) sendTo(ctx context.Context, to pyproto.Sender, replyTo pyproto.Handle, payload []byte) error {
 	if len(payload) > c.d.opt.MaxMessage {
-		return fmt.Errorf("daemon: %s: the message is %d bytes; at most %d are sent", c.name, len(payload), c.d.opt.MaxMessage)
+		return errorf("%s: the message is %d bytes; at most %d are sent", c.name, len(payload), c.d.opt.MaxMessage)
 	}
 	h := pyproto.Header{Enc: pyproto.EncMGC, Dst: to.Context, Handle: to.Handle, ReplyTo: replyTo}
 	return c.sendFrame(ctx, h, newFrame(h, payload))
 }
 
-// sendFrame sends a frame to this child or one behind it.
+// sendFrame sends a frame to this child or a context behind it.
 func (c *Child) sendFrame(ctx context.Context, h pyproto.Header, f frame) error {
 	err := c.gone()
 	if err == nil && c.d.streamOf(h.Dst) != c.stream {
-		err = fmt.Errorf("daemon: %s: context %d is not behind it", c.name, h.Dst)
+		err = errorf("%s: context %d is not behind it", c.name, h.Dst)
 	}
 	if err != nil {
 		f.done()

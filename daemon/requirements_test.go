@@ -11,11 +11,13 @@ import (
 	"mitogend/integration/pythons"
 )
 
-// pip, and what it runs, is not told passwords.
+// uv and pip, and the programs that they run, do not get passwords.
 func TestPipHasNoSecrets(t *testing.T) {
 	dir := t.TempDir()
 	told := filepath.Join(dir, "told")
 	pythons.Program(t, filepath.Join(dir, "python3"), "#!/bin/sh\n/usr/bin/env >>'"+told+"'\n")
+	pythons.Program(t, filepath.Join(dir, "uv"), "#!/bin/sh\n/usr/bin/env >>'"+told+"'\n[ \"$1\" != --version ] && exit 1\necho uv 0.12.5\n")
+	t.Setenv("UV_INDEX_URL", "http://127.0.0.1:1/")
 	t.Setenv("PATH", dir)
 	t.Setenv("XDG_CACHE_HOME", dir)
 	t.Setenv("MITOGEND_VAULT_PASSWORD", "hunter2")
@@ -29,11 +31,11 @@ func TestPipHasNoSecrets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := im.Prepare(context.Background(), importer.Platform{Version: importer.Version{Major: 3, Minor: 99}, ABI: "cp399", Machine: "x86_64"}); err != nil {
+	if err := im.Prepare(context.Background(), importer.Platform{Version: importer.Version{Major: 3, Minor: 99}, ABI: "cp399", Machine: "x86_64", Libc: "glibc", LibcVersion: "2.36"}); err != nil {
 		t.Fatal(err)
 	}
 	env, err := os.ReadFile(told)
-	if err != nil || strings.Count(string(env), "PIP_INDEX_URL=") != 2 || strings.Contains(string(env), "hunter2") {
+	if err != nil || strings.Count(string(env), "PIP_INDEX_URL=") != 4 || strings.Contains(string(env), "hunter2") {
 		t.Errorf("%v: %s", err, env)
 	}
 }

@@ -15,8 +15,8 @@ import (
 	"mitogend/pyproto"
 )
 
-// resourceQueue answers the questions about files that come over one stream, in order, in a goroutine that lives while there
-// are any: files are never looked at on a readLoop.
+// resourceQueue answers the questions about files that come over one stream, in order. Its goroutine lives while
+// there are any: no file is looked at on a readLoop.
 type resourceQueue struct {
 	// mu protects the following. Nothing is locked under it.
 	mu      sync.Mutex
@@ -25,9 +25,9 @@ type resourceQueue struct {
 	running bool
 }
 
-// ask queues a GET_RESOURCE of the embedded runtime. Its payload is a question, see [Daemon.resource]; unlike stock
-// children, which are answered by LOAD_RESOURCE, these give a handle for the answer, so that contexts in between pass both
-// on like a call.
+// ask queues a GET_RESOURCE of the embedded runtime. Its payload is a question, see [Daemon.resource]. It has a
+// handle for the answer, so that contexts in between pass both on like a call; stock children are answered by
+// LOAD_RESOURCE.
 func (q *resourceQueue) ask(s *stream, h pyproto.Header, payload []byte) (refused string) {
 	if len(payload) > maxQuestion {
 		return s.reached("bytes of a request for a resource", maxQuestion).Error()
@@ -89,7 +89,7 @@ func (s *stream) answerResource(m pyproto.Message) {
 		c = owner.(*Child)
 	}
 	if c == nil {
-		// A process that a child has made.
+		// It is a process that a child has made.
 		c = s.childOf(s.id)
 	}
 	if c == nil {
@@ -117,8 +117,8 @@ func (s *stream) answerResource(m pyproto.Message) {
 		s.d.refuse(m.Header, reason)
 		return
 	}
-	if err := s.send(s.d.ctx, newFrame(h, payload)); err != nil {
-		// A stream that is lost needs no answer, and one that has not read for long a short one.
+	if err := c.shareAnswer(s.d.ctx, m.Src, newFrame(h, payload)); err != nil {
+		// A lost stream needs no answer. A stream that has not been read for long gets a short one.
 		s.d.refuse(m.Header, err.Error())
 	}
 }
@@ -126,14 +126,19 @@ func (s *stream) answerResource(m pyproto.Message) {
 // resource answers a question of the embedded runtime's resources.py:
 //
 //	("read", package, file)       the file's bytes
-//	("list", package, directory)  of each entry the name, whether it is a directory, and the size; "" is the package's own directory
-//	("tree", package)             the names, sizes and 1 for executable of the files to be unpacked, as zlib of lines that end in NULs
+//	("list", package, directory)  of each entry the name, whether it is a directory, and the size; "" is the
+//	                              package's own directory
+//	("tree", package)             the names, sizes and 1 for executable of the files to be unpacked, as zlib of lines
+//	                              that end in NULs
 //	("files", package, file ...)  the content of these, joined, as z and zlib or r
 //	("modules",)                  names of the modules, and with a dot of the packages, that lie in no other one
-//	("installed",)                the projects: (name, version, path, [(file, bytes)], whole); only entry points, not whole
+//	("installed",)                the projects: (name, version, path, [(file, bytes)], whole); only entry points, not
+//	                              whole
 //	("metadata", project)         the same of one, whole
 //	("python", id, question, offset)  up to 1 MiB of what a target asks for that is launched and has no Python
-//	("part", module, file, library, token, offset)  up to 1 MiB of a shared object, or of a library beside it, as z and zlib or r
+//	("part", module, file, library, token, offset)
+//	                              up to 1 MiB of a shared object, or of a library beside it, as z and zlib or r, or p
+//	                              and its path, for a child that may find it there; with "bytes" behind it never that
 func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 	v, err := pyproto.Unmarshal(payload)
 	if err != nil {
@@ -141,7 +146,7 @@ func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 	}
 	var q []string
 	if err := pyproto.Assign(&q, v); err != nil || len(q) == 0 {
-		return nil, fmt.Errorf("a request for a resource that can not be read")
+		return nil, fmt.Errorf("a request for a resource that cannot be read")
 	}
 	im := c.Importer()
 	switch kind, args := q[0], q[1:]; {
@@ -154,7 +159,7 @@ func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 		return d.unpackTree(c, im, args[0])
 	case kind == "files" && len(args) > 1:
 		return d.unpackFiles(c, im, args[0], args[1:])
-	case kind == "part" && len(args) == 5:
+	case kind == "part" && (len(args) == 5 || len(args) == 6 && args[5] == "bytes"):
 		return d.extensionPart(c, im, args)
 	case kind == "python" && len(args) == 3:
 		return c.part(args)
@@ -172,27 +177,33 @@ func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 	return nil, fmt.Errorf("no such request for a resource: %q", q[0])
 }
 
-// extensionPart compresses what does not stay on this machine.
+// extensionPart compresses what leaves this machine, and sends nothing that the child can read itself.
 func (d *Daemon) extensionPart(c *Child, im *importer.Importer, args []string) (any, error) {
 	offset, err := strconv.ParseInt(args[4], 10, 64)
 	if err != nil {
 		return nil, fmt.Errorf("no number of bytes: %q", args[4])
 	}
-	head := ""
-	if c.sameMachine() {
-		head = "r"
+	f, err := im.ExtensionFile(d.ctx, c.Version(), args[0], args[1], args[2], args[3], c.opt.Policy)
+	if err != nil {
+		return nil, err
 	}
-	data, err := im.ExtensionPart(d.ctx, c.Version(), args[0], args[1], args[2], args[3], offset, head, c.opt.Policy)
-	if err != nil || head != "" {
-		return data, err
+	if !c.sameMachine() {
+		data, err := f.Part(offset, "")
+		if err != nil {
+			return nil, err
+		}
+		return deflated("z", data)
 	}
-	return deflated("z", data)
+	if path := f.Path(); path != "" && len(args) == 5 && c.Version().Major > 2 {
+		return []byte("p" + path), nil
+	}
+	return f.Part(offset, "r")
 }
 
-// sameMachine: what goes to the child need not be compressed.
+// sameMachine tells whether the child is on this machine, so that nothing need be compressed for it.
 func (c *Child) sameMachine() bool { return c.via == nil && bytecodeMethods[c.method] }
 
-// unpackTree lists what a child is to unpack.
+// unpackTree lists the files that a child unpacks.
 func (d *Daemon) unpackTree(c *Child, im *importer.Importer, pkg string) (any, error) {
 	files, err := im.Unpack(pkg, c.Version(), c.opt.Policy)
 	if err != nil {
@@ -246,7 +257,7 @@ func entries(im *importer.Importer, pkg, dir string, also importer.Policy) (any,
 	return out, nil
 }
 
-// installed reads what is asked of every project by those who look for plugins.
+// installed has of every project what programs that look for plugins ask for.
 func installed(ctx context.Context, im *importer.Importer, also importer.Policy) (any, error) {
 	out := []any{}
 	for _, dist := range im.Distributions(also) {
@@ -261,7 +272,7 @@ func installed(ctx context.Context, im *importer.Importer, also importer.Policy)
 	return out, nil
 }
 
-// project has the files named, or all of them.
+// project has the files that only names; all files if it is nil.
 func project(m *importer.Metadata, only []string) pyproto.Tuple {
 	files := []any{}
 	for name, data := range m.Files {

@@ -6,8 +6,8 @@ import (
 	"mitogend/pyproto"
 )
 
-// route takes a frame that came in on s to where it goes. payload lies in buf, or is nobody else's when buf is nil. Only
-// s's readLoop calls it.
+// route takes a frame that came in on s to where it goes. The payload lies in buf; if buf is nil, nobody else uses
+// it. Only s's readLoop calls route.
 func (d *Daemon) route(s *stream, h pyproto.Header, payload []byte, buf *buffer) {
 	if d.opt.Trace != nil {
 		d.opt.Trace(Frame{s.name, false, h, payload})
@@ -57,12 +57,13 @@ func (d *Daemon) route(s *stream, h pyproto.Header, payload []byte, buf *buffer)
 			panic("daemon: a queued frame shares a read buffer that it does not own")
 		}
 	}
-	if err := d.forward(s, out, h, f); err != nil {
+	if err := d.relay(s, out, h, f); err != nil {
 		d.refuse(h, fmt.Sprintf("context %d: %v", h.Dst, err))
 	}
 }
 
-// readsPicklesOnly tells whether a context, which is reached through s, or a hop on the way there runs a Mitogen before 0.3.39.
+// readsPicklesOnly tells whether a context that is reached through s, or a hop on the way there, runs a Mitogen
+// before 0.3.39.
 func (d *Daemon) readsPicklesOnly(s *stream, id pyproto.ContextID) bool {
 	if s.old {
 		return true
@@ -75,7 +76,8 @@ func (d *Daemon) readsPicklesOnly(s *stream, id pyproto.ContextID) bool {
 	return false
 }
 
-// verify tells whether messages of that context may come in on s. Nobody is us, or a client, but who has attached as one.
+// verify tells whether messages of that context may come in on s. Only a stream that was attached as a client's
+// brings messages of context 0 or of a client.
 func (d *Daemon) verify(s *stream, id pyproto.ContextID) bool {
 	return (id != 0 && id < firstPeer || s.stamp) && (id == s.id || d.streamOf(id) == s)
 }
@@ -102,7 +104,7 @@ func (d *Daemon) streamOf(id pyproto.ContextID) *stream {
 	return d.routes.get(id)
 }
 
-// refuse sends a dead message to whoever waits for an answer to h. It never blocks.
+// refuse sends a dead message to the context that waits for an answer to h. It never blocks.
 func (d *Daemon) refuse(h pyproto.Header, reason string) {
 	if h.ReplyTo == 0 || h.ReplyTo == pyproto.IsDead {
 		return
@@ -126,7 +128,13 @@ func (d *Daemon) post(dst pyproto.ContextID, handle, replyTo pyproto.Handle, pay
 	return s.offer(own(newFrame(pyproto.Header{Enc: pyproto.EncMGC, Dst: dst, Handle: handle, ReplyTo: replyTo}, payload)))
 }
 
-// dropRoutes forgets contexts and tells those who may wait for them: our own calls and every stream that has sent to them.
+// tell sends a message of the daemon's own to the peer. It never blocks.
+func (s *stream) tell(handle pyproto.Handle, payload []byte) {
+	_ = s.offer(own(newFrame(pyproto.Header{Enc: pyproto.EncMGC, Dst: s.id, Handle: handle}, payload)))
+}
+
+// dropRoutes forgets contexts and tells those that may wait for them: our own calls, and every stream that has sent
+// to them.
 func (d *Daemon) dropRoutes(s *stream, ids []pyproto.ContextID, reason string) {
 	gone := make(map[pyproto.ContextID]bool, len(ids))
 	for _, id := range ids {
@@ -145,15 +153,14 @@ func (d *Daemon) dropRoutes(s *stream, ids []pyproto.ContextID, reason string) {
 	for id := range gone {
 		for other := range d.talkers.take(id) {
 			if waits, ok := other.sent.LoadAndDelete(id); ok && other != s && (waits.(bool) || !other.mindsNot(id)) {
-				h := pyproto.Header{Enc: pyproto.EncMGC, Dst: other.id, Handle: pyproto.DelRoute}
-				_ = other.offer(own(newFrame(h, fmt.Append(nil, id))))
+				other.tell(pyproto.DelRoute, fmt.Append(nil, id))
 			}
 		}
 	}
 }
 
-// mindsNot tells whether the peer has no use for the end of a client that it does not wait for. A stock child that has made no children
-// logs an error when it hears of any, which others of its clients would be shown.
+// mindsNot tells whether the peer has no use for the end of a client that it does not wait for. A stock child without
+// children of its own logs an error when it hears of any, and its other clients would see that.
 func (s *stream) mindsNot(id pyproto.ContextID) bool {
 	if id < firstPeer || s.blocks.Load() > 0 {
 		return false
@@ -169,4 +176,9 @@ func (d *Daemon) behind(s *stream) (ids []pyproto.ContextID) {
 		return true
 	})
 	return ids
+}
+
+// endUnrouted ends the children behind a lost stream whose routes nobody has announced.
+func (d *Daemon) endUnrouted(s *stream, reason string) {
+	s.eachChild(func(c *Child) { c.takeOut(reason) })
 }

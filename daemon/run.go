@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -15,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"mitogend/importer"
 	"mitogend/pyproto"
 	"mitogend/python"
 )
@@ -26,8 +28,8 @@ type RunOptions struct {
 	Source []byte
 	// File is the absolute name of the script, which is __file__ from Python 3.9 on; empty where it has none.
 	File string
-	// Dir is what sys.path begins with: the script's directory. What the importer has in it is found in it, before what the
-	// target has itself. Empty for none.
+	// Dir is what sys.path begins with: the script's directory. What the importer has in it is found in it, before what
+	// the target has itself. Empty for none.
 	Dir string
 	// Packed says that Source is __main__.py of a directory or archive, which Path and Dir name.
 	Packed bool
@@ -37,11 +39,15 @@ type RunOptions struct {
 	Args []string
 	// Env are settings NAME=VALUE of the program's environment, beside what the child has in its own.
 	Env []string
-	// HostVars is what mitogend.host_vars() gives there: JSON with known, an object, and unknown, why others cannot be had; or
-	// with error, why there are none at all. Nil is for nothing. Programs that this one starts by multiprocessing have it, too.
+	// WorkDir is the program's working directory; empty for that of the child. Where it cannot be entered, the program
+	// fails with what Python says of that.
+	WorkDir string
+	// HostVars is what mitogend.host_vars() gives there: JSON with known, an object, and unknown, why others cannot be
+	// had; or with error, why there are none at all. Nil is for nothing. Programs that this one starts by
+	// multiprocessing have it, too.
 	HostVars []byte
-	// Stdin, Stdout and Stderr are the program's; nil is /dev/null. Stdin is read ahead of what the program reads, and a read
-	// of it that is under way when the program ends goes on.
+	// Stdin, Stdout and Stderr are the program's; nil is /dev/null. Stdin is read ahead of what the program reads, and
+	// a read of it that is under way when the program ends goes on.
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 }
@@ -53,15 +59,17 @@ type Keeper interface {
 	Keep(p []byte) (int, error)
 }
 
-// Command gives the options of Run for a command of the target's, with settings NAME=VALUE for its environment and the directory that it
-// runs in, empty for the child's. A program becomes it, with status 127 where there is no such command and 126 where it cannot be run.
+// Command gives the options of Run for a command of the target's, with settings NAME=VALUE for its environment and the
+// directory that it runs in, empty for the child's. A program becomes it, with status 127 where there is no such
+// command and 126 where it cannot be run.
 func Command(argv, env []string, dir string) RunOptions {
 	args := append([]string{dir, strconv.Itoa(len(env))}, env...)
 	return RunOptions{Path: "mitogend-exec", Title: strings.Join(argv, " "), Source: []byte(python.Command()), Args: append(args, argv...)}
 }
 
-// Terminal gives the options of Run for a command at a terminal of its own; for Python, whose prompt begins with where, if there is no
-// command. Stdin has messages then; see terminal.py. What both stdout and stderr of the command show is stdout.
+// Terminal gives the options of Run for a command at a terminal of its own; for Python, whose prompt begins with where,
+// if there is no command. Stdin has messages then; see terminal.py. What both stdout and stderr of the command show is
+// stdout.
 func Terminal(argv, env []string, dir, where string, rows, columns int) RunOptions {
 	o := Command(argv, env, dir)
 	o.Args = append([]string{strconv.Itoa(rows), strconv.Itoa(columns), where}, o.Args...)
@@ -82,8 +90,8 @@ func TerminalAfter(script RunOptions, env []string, where string, rows, columns 
 	return o
 }
 
-// Prompt gives the options of Run for a Python that runs what is typed elsewhere. Stdin has messages, and Stdout and Stderr have answers between
-// what is printed; see prompt.py.
+// Prompt gives the options of Run for a Python that runs what is typed elsewhere. Stdin has messages, and Stdout and
+// Stderr have answers between what is printed; see prompt.py.
 func Prompt(env []string, dir string) RunOptions {
 	o := Command(nil, env, dir)
 	o.Path, o.Title, o.Source = "mitogend-prompt", "repl", []byte(python.Prompt())
@@ -103,19 +111,20 @@ func (s ExitStatus) Shell() int {
 	return s.Code
 }
 
-// stopTime is what a program has to end after ctx: the child sends SIGINT, SIGTERM two seconds later, and after one more SIGKILL.
+// stopTime is how long a program gets to end after ctx has: the child sends SIGINT, SIGTERM two seconds later, and
+// SIGKILL one second after that.
 const stopTime = 5 * time.Second
 
-// Run runs a Python program as __main__ in a process of its own, forked off an interpreter in which no function was called. The
-// error is that the child was lost or ctx ended; the program and its process group are ended then, as they are when the
-// program ends, and what it prints until then is written.
+// Run runs a Python program as __main__ in a process of its own, forked off an interpreter in which no function was
+// called. The error is that the child was lost or ctx ended; the program and its process group are ended then, as they
+// are when the program ends, and what it prints until then is written.
 func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 	if c.runtime != nil {
-		return ExitStatus{}, fmt.Errorf("daemon: %s runs %s, which calls functions and can run no program: %w", c.name, c.runtime, ErrRuntime)
+		return ExitStatus{}, errorf("%s runs %s, which calls functions and can run no program: %w", c.name, c.runtime, ErrRuntime)
 	}
 	for _, e := range o.Env {
 		if strings.IndexByte(e, '=') < 1 || strings.IndexByte(e, 0) >= 0 {
-			return ExitStatus{}, fmt.Errorf("daemon: %s: %.100q is no setting NAME=VALUE of an environment", c.name, e)
+			return ExitStatus{}, errorf("%s: %.100q is no setting NAME=VALUE of an environment", c.name, e)
 		}
 	}
 	c.d.printing.Add(1)
@@ -192,11 +201,12 @@ func (c *Child) spec(o *RunOptions) *pyproto.Dict {
 		names = c.Importer().Directory(o.Dir, c.Version())
 	}
 	return pyproto.DictOf("path", []byte(o.Path), "file", []byte(file), "source", source, "package", pack, "argv", args, "env", env,
-		"dir", []byte(o.Dir), "names", []byte(strings.Join(names, " ")), "disk", c.via == nil && bytecodeMethods[c.method],
+		"cwd", []byte(o.WorkDir), "dir", []byte(o.Dir), "names", []byte(strings.Join(names, " ")), "disk", c.via == nil && bytecodeMethods[c.method],
 		"secrets", secrets)
 }
 
-// pushScript sends what running a script takes and what the script imports, so that the process that is forked off has it.
+// pushScript sends what running a script takes and what the script imports, so that the process that is forked off has
+// it.
 func (c *Child) pushScript(ctx context.Context, o RunOptions) error {
 	if err := c.learn(ctx); err != nil {
 		return err
@@ -208,13 +218,16 @@ func (c *Child) pushScript(ctx context.Context, o RunOptions) error {
 	} else {
 		c.responder.LearnLists(o.Source)
 		names = append(names, c.Importer().ScriptClosure(c.Version(), o.Source)...)
+		if importer.ReadsFiles(o.Source) {
+			names = append(names, withPaths)
+		}
 	}
 	return c.Push(ctx, names...)
 }
 
 const (
-	// outputBytes is what all programs together may print ahead of who reads it, and no one more than maxWindow. minWindow is each
-	// one's, however many there are, and what each begins with.
+	// outputBytes is what all programs together may print ahead of who reads it, and no one more than maxWindow.
+	// minWindow is each one's, however many there are, and what each begins with.
 	outputBytes = 8 << 20
 	maxWindow   = 1 << 20
 	minWindow   = 8 << 10
@@ -225,8 +238,8 @@ func (d *Daemon) OutputShare() int {
 	return max(minWindow, min(maxWindow, outputBytes/int(max(d.printing.Load(), 1))))
 }
 
-// program is a script that runs in a process forked off a child. What it prints comes as messages, at most its window of
-// them ahead of what was written here; it is ended when more than maxOutput come.
+// program is a script that runs in a process forked off a child. What it prints comes as messages, at most its window
+// of them ahead of what was written here; it is ended when more than maxOutput come.
 type program struct {
 	// Constant after the call.
 	c     *Child
@@ -250,8 +263,8 @@ type program struct {
 	acks  chan struct{}
 }
 
-// chunk is what one message says: o and e with output, x with a wait status, a when standard input was taken, d when the
-// child is gone.
+// chunk is what one message says: o and e with output, x with a wait status, a when standard input was taken, d when
+// the child is gone.
 type chunk struct {
 	tag  byte
 	data []byte
@@ -274,8 +287,8 @@ func (p *program) deliver(h pyproto.Header, payload []byte, _ bool) {
 	}
 }
 
-// joinBelow is the size below which output is put behind what waits already: a program that writes byte by byte costs no more than
-// its bytes.
+// joinBelow is the size below which output is put behind what waits already: a program that writes byte by byte costs
+// no more than its bytes.
 const joinBelow = 4 << 10
 
 // take queues what a message says; true says that it is too much.
@@ -372,14 +385,17 @@ func (p *program) credit(n int) int {
 	return give
 }
 
-// minPiece and maxPiece bound a piece of standard input that is sent as one. As much as a program may print ahead (OutputShare) may be on the
-// way to it: a far child takes the next piece while the answer to the last one comes back.
+// minPiece and maxPiece bound a piece of standard input that is sent as one. As much as a program may print ahead
+// (OutputShare) may be on the way to it: a far child takes the next piece while the answer to the last one comes back.
 const (
 	minPiece = 64 << 10
-	maxPiece = 256 << 10
+	maxPiece = readBuffer
 )
 
-func (d *Daemon) inputPiece() int { return min(maxPiece, max(minPiece, d.OutputShare()/4)) }
+// inputPiece is a power of two, so that the pieces of the same input are the same for all who get it.
+func (d *Daemon) inputPiece() int {
+	return min(maxPiece, max(minPiece, 1<<(bits.Len(uint(d.OutputShare()/4))-1)))
+}
 
 // maxPieces bounds the pieces on the way, however small they are.
 const maxPieces = 64
@@ -390,25 +406,24 @@ func (p *program) feed(ctx context.Context, r io.Reader) {
 	p.mu.Lock()
 	p.acks = acks
 	p.mu.Unlock()
+	to := &feeder{c: p.c, patience: p.c.d.sharePatience}
+	defer to.end()
 	var chunk InputBuffer
 	var sizes []int // of the pieces on the way
 	ahead := 0      // their bytes
 	for {
-		buf := chunk.Next(1 + p.c.d.inputPiece())
-		n, err := r.Read(buf[1:])
-		chunk.Read(1 + n)
+		f, n, err := p.piece(r, &chunk)
 		if n > 0 {
 			for window := p.c.d.OutputShare(); len(sizes) > 0 && (ahead+n > window || len(sizes) == maxPieces); {
 				select {
 				case <-acks:
 					ahead, sizes = ahead-sizes[0], sizes[1:]
 				case <-p.over:
+					f.done()
 					return
 				}
 			}
-			buf[0] = 'i'
-			h := pyproto.Header{Enc: pyproto.EncMGC, Dst: p.c.id, Handle: p.input}
-			if p.c.send(ctx, newFrame(h, chunk.Take(buf[:1+n]))) != nil {
+			if to.send(ctx, f) != nil {
 				return
 			}
 			ahead, sizes = ahead+n, append(sizes, n)
@@ -420,10 +435,34 @@ func (p *program) feed(ctx context.Context, r io.Reader) {
 	}
 }
 
+// piece reads n bytes of standard input into a frame: while much comes, to where they are written from.
+func (p *program) piece(r io.Reader, chunk *InputBuffer) (f frame, n int, err error) {
+	h := pyproto.Header{Enc: pyproto.EncMGC, Dst: p.c.id, Handle: p.input}
+	size := p.c.d.inputPiece()
+	if !chunk.much() || size < readBuffer {
+		buf := chunk.Next(1 + size)
+		n, err = r.Read(buf[1:])
+		chunk.Read(1 + n)
+		buf[0] = 'i'
+		return newFrame(h, chunk.Take(buf[:1+n])), n, err
+	}
+	buf := getBuffer(true)
+	n, err = r.Read(buf.b)
+	if n < readBuffer/2 {
+		chunk.Read(n)
+		f = newFrame(h, append([]byte{'i'}, buf.b[:n]...))
+		buf.release()
+		return f, n, err
+	}
+	h.Length = uint32(1 + n)
+	return frame{head: append(h.Append(make([]byte, 0, pyproto.HeaderLen+1)), 'i'), body: buf.b[:n], buf: buf}, n, err
+}
+
 // InputBuffer grows with what is read into it: of a thousand programs that are given standard input, most get none.
 type InputBuffer struct {
 	b    []byte
 	full bool
+	read int // the last time
 }
 
 // firstInput is what it begins with.
@@ -434,11 +473,20 @@ func (i *InputBuffer) Next(max int) []byte {
 	switch {
 	case i.b == nil:
 		i.b = make([]byte, min(firstInput, max))
-	case i.full:
-		i.b = make([]byte, min(8*len(i.b), max))
+	case i.full && len(i.b) != max:
+		i.b = make([]byte, grow(len(i.b), max))
 	}
 	i.full = false
 	return i.b
+}
+
+// grow is the next size. What is not far from max becomes it: a piece of the most that a reader gives at once is not
+// cut then.
+func grow(n, max int) int {
+	if n *= 8; 2*n < max {
+		return n
+	}
+	return max
 }
 
 // Take gives what was read to somebody who keeps it.
@@ -450,8 +498,11 @@ func (i *InputBuffer) Take(data []byte) []byte {
 	return data
 }
 
+// much says that the last read had much.
+func (i *InputBuffer) much() bool { return i.read >= readBuffer/2 }
+
 // Read says how much of it was used.
-func (i *InputBuffer) Read(n int) { i.full = n == len(i.b) }
+func (i *InputBuffer) Read(n int) { i.full, i.read = n == len(i.b), n }
 
 // stop ends the program, waits until it is gone, and writes what it has to say meanwhile, if anybody wants to read it.
 func (p *program) stop(o RunOptions, quiet bool) {
@@ -468,7 +519,8 @@ func (p *program) stop(o RunOptions, quiet bool) {
 	}
 }
 
-// interrupt has the child end the program, once: by SIGINT first, or SIGTERM where nobody wants to know what it says of that.
+// interrupt has the child end the program, once: by SIGINT first, or SIGTERM where nobody wants to know what it says of
+// that.
 func (p *program) interrupt(quiet bool) error {
 	p.stopping.Do(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), stopTime)
@@ -482,8 +534,8 @@ func (p *program) interrupt(quiet bool) error {
 	return p.stopErr
 }
 
-// forestall kills a program that was given up before the child has said that it runs. Calls run in order: when this one does, the
-// program was started, or never will be.
+// forestall kills a program that was given up before the child has said that it runs. Calls run in order: when this one
+// does, the program was started, or never will be.
 func (p *program) forestall() {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 )
 
@@ -27,7 +29,7 @@ func (r *signalReader) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
-// A program sees the end of its input while another that was started after it still runs.
+// A program sees the end of its input while another that was started later still runs.
 func TestInputEndsBesideAnotherProgram(t *testing.T) {
 	pythons.Each(t, func(t *testing.T, py pythons.Python) {
 		c := connect(t, newDaemon(t, Options{}), target(py))
@@ -78,7 +80,7 @@ func TestRunGivenUpBeforeItBegins(t *testing.T) {
 		if err := c.Call(context.Background(), "os:getpid").Err(); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the program is gone", func() bool { return len(d.Routes()) == 1 })
+		poll.Until(t, "the program is gone", func() bool { return len(d.Routes()) == 1 })
 	})
 }
 
@@ -94,7 +96,7 @@ func (w stuckWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// A program ends with its context also while nobody reads what it has printed.
+// A program ends with its context even if nobody reads what it has printed.
 func TestRunGivenUpWhileNobodyReads(t *testing.T) {
 	pythons.Each(t, func(t *testing.T, py pythons.Python) {
 		d := newDaemon(t, Options{})
@@ -109,7 +111,7 @@ func TestRunGivenUpWhileNobodyReads(t *testing.T) {
 		}()
 		<-w.began
 		cancel()
-		eventually(t, "the program is gone", func() bool { return len(d.Routes()) == 1 })
+		poll.Until(t, "the program is gone", func() bool { return len(d.Routes()) == 1 })
 		close(w.end)
 		if err := <-ended; !errors.Is(err, context.Canceled) {
 			t.Error(err)
@@ -117,7 +119,7 @@ func TestRunGivenUpWhileNobodyReads(t *testing.T) {
 	})
 }
 
-// Programs that were run leave nothing in the child.
+// Programs leave nothing in the child.
 func TestRunLeavesNoHandle(t *testing.T) {
 	pythons.Each(t, func(t *testing.T, py pythons.Python) {
 		dir := writeFiles(t, map[string]string{"look.py": "import mitogen.core\n\ndef handles():\n    return len(mitogen.core.router.handlers)\n"})
@@ -138,7 +140,7 @@ func TestRunLeavesNoHandle(t *testing.T) {
 				before = handles() // with those of what makes it a parent
 			}
 		}
-		eventually(t, "the handles are gone", func() bool { return handles() <= before })
+		poll.Until(t, "the handles are gone", func() bool { return handles() <= before })
 	})
 }
 
@@ -146,7 +148,7 @@ func TestRunLeavesNoHandle(t *testing.T) {
 const stubborn = "import os, signal, sys, time\nfor n in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:\n    signal.signal(n, signal.SIG_IGN)\n" +
 	"sys.stdout.write('up')\nsys.stdout.flush()\ntime.sleep(600)\n"
 
-// A child that is killed with all of its process group leaves none of its programs, at whatever moment that is.
+// A child that is killed with its process group leaves none of its programs, at whatever moment that is.
 func TestProgramsEndWhenTheGroupIsKilled(t *testing.T) {
 	pythons.Each(t, func(t *testing.T, py pythons.Python) {
 		seed := time.Now().UnixNano()
@@ -193,7 +195,7 @@ def wait():
         time.time = real
 `
 
-// A system clock that is set back does not make a wait longer.
+// A system clock that is set back makes no wait longer.
 func TestWaitWhileTheClockIsSetBack(t *testing.T) {
 	dir := writeFiles(t, map[string]string{"clocks.py": clockModule})
 	pythons.Each(t, func(t *testing.T, py pythons.Python) {
@@ -210,7 +212,7 @@ func TestWaitWhileTheClockIsSetBack(t *testing.T) {
 	})
 }
 
-// A program may have ended before its start is told.
+// A program may have ended before its start is reported.
 func TestRunEndsAtOnce(t *testing.T) {
 	dir := writeFiles(t, map[string]string{"late.py": `import socket, time
 import mitogen.program as program, mitogen.core as core
@@ -244,7 +246,7 @@ def news():
 	})
 }
 
-// What is read ahead of standard input takes memory only once there is much of it.
+// Reading standard input ahead takes memory only once much comes.
 func TestInputBuffer(t *testing.T) {
 	var b InputBuffer
 	size := 0
@@ -259,7 +261,7 @@ func TestInputBuffer(t *testing.T) {
 	}
 }
 
-// What a program gets in its environment is in no other's, and what is no setting is told before anything runs.
+// A program's environment is not seen by others, and a setting that is none is an error before anything runs.
 func TestRunEnvironment(t *testing.T) {
 	pythons.Each(t, func(t *testing.T, py pythons.Python) {
 		c := connect(t, newDaemon(t, Options{}), target(py))
@@ -286,4 +288,57 @@ func TestRunEnvironment(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A program's working directory is its own, and the child's where none is given; one that cannot be entered is the program's failure.
+func TestRunWorkDir(t *testing.T) {
+	pythons.Each(t, func(t *testing.T, py pythons.Python) {
+		c := connect(t, newDaemon(t, Options{}), target(py))
+		own, err := Call[string](t.Context(), c, "os:getcwd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir, err := filepath.EvalSymlinks(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, row := range []struct {
+			dir, out, errs string
+			code           int
+		}{{dir, dir, "", 0}, {"", own, "", 0}, {dir + "/none", "", "No such file or directory: '" + dir + "/none'", 1}} {
+			var out, errs bytes.Buffer
+			st, err := c.Run(t.Context(), RunOptions{
+				Path: "p.py", WorkDir: row.dir, Source: []byte("import os, sys\nsys.stdout.write(os.getcwd())"), Stdout: &out, Stderr: &errs,
+			})
+			if err != nil || st.Code != row.code || out.String() != row.out || !strings.Contains(errs.String(), row.errs) ||
+				strings.Contains(errs.String(), "Traceback") {
+				t.Errorf("%q: %v, %v, %q, %q", row.dir, st, err, out.String(), errs.String())
+			}
+		}
+	})
+}
+
+// TestInputBufferIsKept: a writer's largest pieces are read as one each, into memory that is used again.
+func TestInputBufferIsKept(t *testing.T) {
+	t.Parallel()
+	for _, most := range []int{firstInput, minPiece, 1 + minPiece, 256 << 10, 1 + 256<<10} {
+		var b InputBuffer
+		var last *byte
+		for range 10 {
+			p := b.Next(most)
+			if len(p) > most {
+				t.Fatalf("a buffer of %d bytes; at most %d were asked for", len(p), most)
+			}
+			b.Read(len(p))
+			if len(p) == most && last != nil && last != &p[0] {
+				t.Errorf("a buffer of %d bytes was made again", most)
+			}
+			if last = nil; len(p) == most {
+				last = &p[0]
+			}
+		}
+		if last == nil {
+			t.Errorf("pieces never become as large as %d bytes", most)
+		}
+	}
 }

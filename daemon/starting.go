@@ -10,16 +10,17 @@ import (
 	"time"
 )
 
-// What begins at once on one machine is bounded: a thousand interpreters that start together would each take longer than
-// connect_timeout. Who is slow for other reasons, as a host that does not answer, holds up others for startTime only. While the
-// machine has too little time for those that it starts, no more are begun, but for maxStartTime at most.
+// The number of interpreters that start at once on one machine is bounded: a thousand that start together would each
+// take longer than connect_timeout. One that is slow for another reason, such as a host that does not answer, holds
+// up others for startTime only. While the machine itself is too busy, no more are begun, but for maxStartTime at
+// most.
 const (
 	minStarts    = 32
 	startTime    = time.Second
 	maxStartTime = 20 * time.Second
 )
 
-// starting are the places of those that are being started on one machine.
+// starting has the places of the interpreters that start on one machine.
 type starting struct {
 	places chan struct{}
 	busy   func() bool // whether the machine has too little time
@@ -35,9 +36,11 @@ func startingHere() starting {
 	return starting{make(chan struct{}, max(minStarts, 16*runtime.NumCPU())), busyHere}
 }
 
-// busyHere tells whether many more threads want to run than there are processors; false where the system does not tell.
+// busyHere tells whether many more threads want to run than there are processors; false where the system does not
+// tell.
 func busyHere() bool {
-	b, _ := os.ReadFile("/proc/loadavg") // "0.20 0.18 0.12 1/80 11206": the fourth is how many run, and how many there are
+	// "0.20 0.18 0.12 1/80 11206": the fourth field says how many threads run, and how many there are.
+	b, _ := os.ReadFile("/proc/loadavg")
 	fields := bytes.Fields(b)
 	if len(fields) < 4 {
 		return false
@@ -47,7 +50,8 @@ func busyHere() bool {
 	return err == nil && n > 4*runtime.NumCPU()
 }
 
-// enter waits for a place. It is given back by done, or when the start takes long for another reason than this machine.
+// enter waits for a place. done gives it back. A start that is slow for a reason other than this machine loses it
+// earlier, so that others begin.
 func (s starting) enter(ctx context.Context) (done func(), err error) {
 	select {
 	case s.places <- struct{}{}:

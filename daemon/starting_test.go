@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// Only so many are started at once; whoever does not come up holds up others for a moment only, and gives nothing back twice.
+// Only so many start at once. One that does not come up holds up others for a moment only, and gives its place back
+// once.
 func TestStarting(t *testing.T) {
 	s := newStarting()
 	ctx := testContext(t)
@@ -42,7 +43,7 @@ func TestStarting(t *testing.T) {
 	}
 }
 
-// While the machine is busy, whoever is slow keeps the place.
+// While the machine is busy, a slow one keeps its place.
 func TestStartingOnABusyMachine(t *testing.T) {
 	s := newStarting()
 	looked := make(chan bool)

@@ -1,22 +1,15 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"regexp"
+	"maps"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
-	"time"
+	"sync"
+
+	"go.uber.org/zap"
 
 	"mitogend/bootstrap"
 	"mitogend/importer"
@@ -24,247 +17,360 @@ import (
 	"mitogend/python"
 )
 
-// Runtime is an installed Mitogen that children run in place of our own runtime. It is read once and does not change.
-type Runtime struct {
-	// Dir is the directory that has the package mitogen.
-	Dir string
-	// Version is Mitogen's, as (0, 3, 3).
-	Version []int
-
-	core    string
-	version []any // with what follows the numbers: (0, 3, 52, 'dev')
-	modules map[string]importer.Virtual
-	digest  string
-	imp     bool // the core needs the module imp, which Python 3.12 has no more
+// runtimes are the runtimes that targets have named, and the importers that serve them.
+type runtimes struct {
+	found     sync.Map // the key runtime and the path to *foundRuntime
+	importers sync.Map // importerKey to *importer.Importer
 }
 
-// The first releases with another dialect; see docs/protocol.md.
-var (
-	versionOldest = []int{0, 2, 10}
-	versionPKL    = []int{0, 3, 39} // enc PKL and BIN
+type foundRuntime struct {
+	ready chan struct{} // closed when r or err is set
+	r     *Runtime
+	err   error
+}
 
-	versionSudoPrompt = []int{0, 3, 49} // sudo -p
-)
+type importerKey struct {
+	im *importer.Importer
+	r  *Runtime
+}
 
-// maxRuntimeFile bounds one file of an installed Mitogen.
-const maxRuntimeFile = 4 << 20
+// findRuntime is FindRuntime, done once for each key and for all who wait for it; it goes on when one of them gives
+// up. A failure is not kept.
+func (d *Daemon) findRuntime(ctx context.Context, spec string, path []string) (*Runtime, error) {
+	key := spec + "\x00" + strings.Join(path, "\x00")
+	v, found := d.runtimes.found.LoadOrStore(key, &foundRuntime{ready: make(chan struct{})})
+	f := v.(*foundRuntime)
+	if !found {
+		find := func() {
+			if f.err == nil {
+				f.r, f.err = FindRuntime(d.alive, spec, path, nil)
+			}
+			if f.err != nil {
+				d.runtimes.found.CompareAndDelete(key, v)
+			}
+			close(f.ready)
+		}
+		if f.err = d.enter(); f.err != nil {
+			find()
+		} else {
+			go func() {
+				defer d.wg.Done()
+				find()
+			}()
+		}
+	}
+	select {
+	case <-f.ready:
+		return f.r, f.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
 
-var (
-	versionLine = regexp.MustCompile(`(?m)^__version__\s*=\s*\(([^)\n]+)`)
-	importsImp  = regexp.MustCompile(`(?m)^import imp\b`)
-	nonBlocking = regexp.MustCompile(`(?m)^def set_nonblock\b`)             // of releases whose children's stdio does not block
-	strippable  = regexp.MustCompile(`(?m)^\s*#\s*!mitogen:\s*minify_safe`) // Mitogen's master strips what says so
-	stageCall   = regexp.MustCompile(`(?m)^class ExternalContext\b`)
-)
-
-// LoadRuntime reads the Mitogen in dir, which has the package mitogen or is it.
-func LoadRuntime(dir string) (*Runtime, error) {
-	dir, err := filepath.Abs(dir)
+// importer serves what im does, with the runtime's own modules in place of ours.
+func (t *runtimes) importer(im *importer.Importer, r *Runtime) (*importer.Importer, error) {
+	key := importerKey{im, r}
+	if v, ok := t.importers.Load(key); ok {
+		return v.(*importer.Importer), nil
+	}
+	modules := maps.Clone(r.modules)
+	hop := python.HopModule()
+	modules[python.HopName] = importer.NewVirtual(hop.Path, false, func() []byte { return []byte(hop.Text()) })
+	other, err := im.WithVirtual(modules)
 	if err != nil {
-		return nil, fmt.Errorf("daemon: runtime mitogen: %w", err)
+		return nil, errorf("%s: %w", r, err)
 	}
-	root := filepath.Join(dir, "mitogen")
-	if _, err := os.Stat(filepath.Join(root, "core.py")); errors.Is(err, fs.ErrNotExist) && filepath.Base(dir) == "mitogen" {
-		root, dir = dir, filepath.Dir(dir)
-	}
-	r := &Runtime{Dir: dir, modules: map[string]importer.Virtual{}}
-	sources := map[string][]byte{}
-	if err := r.read(root, "mitogen", sources); err != nil {
-		return nil, fmt.Errorf("daemon: runtime mitogen: %w", err)
-	}
-	return r, r.check(root, sources)
+	v, _ := t.importers.LoadOrStore(key, other)
+	return v.(*importer.Importer), nil
 }
 
-// read collects the package's modules, and their sources by name.
-func (r *Runtime) read(dir, name string, sources map[string][]byte) error {
-	entries, err := os.ReadDir(dir)
+// preamble is what the child's first stage reads.
+func (c *Child) preamble(proc *bootstrap.Process) ([]byte, error) {
+	if c.runtime == nil {
+		return c.boot(proc).Preamble(c.config())
+	}
+	if err := c.runtime.cannotStart(proc.HexVersion); err != nil {
+		return nil, err
+	}
+	return python.StockPreamble(c.runtime.core, c.stockConfig())
+}
+
+// ErrRuntime is the cause of an error about what a child cannot do because of its runtime.
+var ErrRuntime = errors.New("not with this runtime")
+
+// proxied is a stock child's report of a connect.
+type proxied struct {
+	ID      *uint32 `py:"id"`
+	Name    *string `py:"name"`
+	Message *string `py:"msg"`
+}
+
+// proxyConnect has a stock child start another behind it by Mitogen's own means: the methods, prompts and errors are
+// Mitogen's.
+func (c *Child) proxyConnect(ctx context.Context, next *Child, s step, plan *bootstrap.Plan) error {
+	ctx, _, cancel := c.d.withGrace(ctx, next, launchTime(plan))
+	defer cancel()
+	kwargs, err := stockArgs(s)
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		base, isPython := strings.CutSuffix(e.Name(), ".py")
-		switch {
-		case e.IsDir():
-			if _, err := os.Stat(filepath.Join(path, "__init__.py")); err == nil {
-				if err := r.read(path, name+"."+e.Name(), sources); err != nil {
-					return err
-				}
-			}
-			continue
-		case !isPython:
-			continue
-		}
-		if info, err := os.Stat(path); err == nil && info.Size() > maxRuntimeFile {
-			return fmt.Errorf("%s has %d bytes; at most %d are read", path, info.Size(), maxRuntimeFile)
-		}
-		source, err := os.ReadFile(path)
+	fn := "mitogen.parent:_proxy_connect"
+	request := pyproto.Kwargs{
+		{Name: "name", Value: s.args["name"]}, {Name: "method_name", Value: s.hop.Method}, {Name: "kwargs", Value: kwargs},
+	}
+	same := next.runtime == c.runtime
+	if !same {
+		fn = python.HopName + ":connect"
+		more, err := next.behindStock()
 		if err != nil {
 			return err
 		}
-		module := name + "." + base
-		if base == "__init__" {
-			module = name
-		}
-		sources[module] = source
-		r.modules[module] = importer.NewVirtual(path, module == name, func() []byte {
-			if strippable.Match(source) {
-				return []byte(python.Strip(string(source)))
-			}
-			return source
-		})
+		request = append(request, more...)
 	}
-	return nil
-}
-
-func (r *Runtime) check(root string, sources map[string][]byte) error {
-	core := sources["mitogen.core"]
-	if core == nil || !stageCall.Match(core) || sources["mitogen"] == nil {
-		return fmt.Errorf("daemon: runtime mitogen: %s is no Mitogen: its core.py or __init__.py is missing or not Mitogen's", root)
-	}
-	m := versionLine.FindSubmatch(sources["mitogen"])
-	if m == nil {
-		return fmt.Errorf("daemon: runtime mitogen: %s does not tell its version", root)
-	}
-	for _, n := range strings.Split(string(m[1]), ",") {
-		if n = strings.TrimSpace(n); n == "" {
-			continue
-		}
-		if word := strings.Trim(n, `'"`); len(word) == len(n)-2 && len(r.Version) > 0 {
-			r.version = append(r.version, word)
-			continue
-		}
-		v, err := strconv.Atoi(n)
-		if err != nil || len(r.version) > len(r.Version) {
-			return fmt.Errorf("daemon: runtime mitogen: %s has the version %s, which can not be read", root, m[1])
-		}
-		r.Version, r.version = append(r.Version, v), append(r.version, v)
-	}
-	if r.before(versionOldest) {
-		return fmt.Errorf("daemon: runtime mitogen: %s is %s; 0.2.10 or later is needed", root, r)
-	}
-	if r.core = string(core); nonBlocking.Match(core) {
-		r.core = strings.TrimRight(r.core, "\n") + "\n\n\n" + python.StockTail()
-	}
-	if strippable.Match(core) {
-		r.core = python.Strip(r.core)
-	}
-	names := make([]string, 0, len(sources))
-	for name := range sources {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	sum := sha256.New()
-	for _, name := range names {
-		fmt.Fprintf(sum, "%s %d\n", name, len(sources[name]))
-		sum.Write(sources[name])
-	}
-	r.digest = hex.EncodeToString(sum.Sum(nil))
-	r.imp = importsImp.Match(core)
-	return nil
-}
-
-// String gives the version: "Mitogen 0.3.3".
-func (r *Runtime) String() string {
-	parts := make([]string, len(r.Version))
-	for i, n := range r.Version {
-		parts[i] = strconv.Itoa(n)
-	}
-	return "Mitogen " + strings.Join(parts, ".")
-}
-
-func (r *Runtime) before(v []int) bool {
-	for i := range v {
-		have := 0
-		if i < len(r.Version) {
-			have = r.Version[i]
-		}
-		if have != v[i] {
-			return have < v[i]
-		}
-	}
-	return false
-}
-
-// Digest stands for all that was read.
-func (r *Runtime) Digest() string { return r.digest }
-
-// Old tells whether this Mitogen knows one form of payload only (before 0.3.39).
-func (r *Runtime) Old() bool { return r.before(versionPKL) }
-
-// Modules are Mitogen's own modules, for importer.Options.Virtual.
-func (r *Runtime) Modules() map[string]importer.Virtual { return r.modules }
-
-// findTime is what an interpreter gets to tell where its Mitogen is.
-const findTime = 20 * time.Second
-
-// FindRuntime reads the target key runtime, or the flag: "" and "embedded" give nil, "mitogen:DIR" the Mitogen in DIR, and
-// "mitogen" that on the path or, if there is none, the one that python (a command; nil for python3) imports.
-func FindRuntime(ctx context.Context, spec string, path []string, python []string) (*Runtime, error) {
-	kind, dir, hasDir := strings.Cut(spec, ":")
+	var up proxied
+	call := c.StartWith(ctx, CallOptions{}, fn, request)
+	err = call.Result(ctx).Decode(&up)
 	switch {
-	case spec == "" || spec == "embedded":
-		return nil, nil
-	case kind != "mitogen" || hasDir && dir == "":
-		return nil, &bootstrap.Error{Step: bootstrap.StepOptions, Reason: fmt.Sprintf("runtime %q: embedded, mitogen or mitogen:DIR", spec)}
-	case hasDir:
-		return LoadRuntime(dir)
+	case err != nil && !isClosed(call.Done()):
+		c.disown(call)
+		return err
+	case err != nil:
+		return err
+	case up.Message != nil:
+		return &bootstrap.Error{Label: s.hop.String(), Step: bootstrap.StepConnect, Reason: *up.Message}
+	case up.ID == nil:
+		return errorf("%s does not say which context it has connected", c.name)
 	}
-	for _, dir := range path {
-		if _, err := os.Stat(filepath.Join(dir, "mitogen", "core.py")); err == nil {
-			return LoadRuntime(dir)
-		}
+	next.id = pyproto.ContextID(*up.ID)
+	next.stream = c.stream
+	if same {
+		next.responder = c.responder
 	}
-	if len(python) == 0 {
-		python = []string{"python3"}
+	if !c.started(next.id) {
+		return errorf("%s: the hop before it has not announced its route", next.name)
 	}
-	cmd := exec.CommandContext(ctx, python[0], python[1:]...)
-	cmd.Env = bootstrap.WithoutSecrets(os.Environ())
-	r, _, err := AskRuntime(ctx, cmd)
-	return r, err
-}
-
-// AskRuntime reads the Mitogen that an interpreter imports, and gives the interpreter's sys.hexversion. cmd is the interpreter without a program, with the directory and
-// environment that it shall have.
-func AskRuntime(ctx context.Context, cmd *exec.Cmd) (*Runtime, uint32, error) {
-	ctx, cancel := context.WithTimeout(ctx, findTime)
-	defer cancel()
-	cmd.Env = bootstrap.WithoutSecrets(cmd.Environ())
-	const program = `import os,sys
-import mitogen
-sys.stdout.write('\n' + os.path.dirname(os.path.dirname(os.path.abspath(mitogen.__file__))) + '\n%d\n' % sys.hexversion)`
-	cmd.Args = append(cmd.Args, "-c", program)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	cmd.WaitDelay = time.Second
-	err := cmd.Start()
+	if _, taken := c.d.children.LoadOrStore(next.id, next); taken {
+		return errorf("%s: the hop before it names context %d, which is another child", next.name, next.id)
+	}
+	if next.runtime == nil {
+		err = next.pushRunning(ctx)
+	}
 	if err == nil {
-		stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
-		err = cmd.Wait()
-		stop()
+		err = next.askVersion(ctx)
 	}
-	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-	version, parseErr := strconv.ParseUint(lines[len(lines)-1], 10, 32)
-	if err != nil || parseErr != nil || len(lines) < 2 {
-		why := "nothing"
-		if last := strings.Split(strings.TrimSpace(errs.String()), "\n"); last[len(last)-1] != "" {
-			why = last[len(last)-1]
-		} else if err != nil {
-			why = err.Error()
-		}
-		return nil, 0, fmt.Errorf("daemon: runtime mitogen: %s imports no Mitogen (%s); install it there, or name it by mitogen:DIR",
-			cmd.Args[0], why)
+	if err == nil && !same {
+		err = next.newResponder()
 	}
-	r, err := LoadRuntime(lines[len(lines)-2])
-	return r, uint32(version), err
+	if err != nil {
+		next.takeOut("it could not be connected")
+		_ = c.d.post(next.id, pyproto.Shutdown, 0, nil)
+		return err
+	}
+	c.responder.Add(importer.Platform{Version: next.Version()})
+	return nil
 }
 
-// stockConfig is what every release from 0.2.10 on takes as the configuration of its ExternalContext.
-func (c *Child) stockConfig() map[string]any {
-	parents := []int{}
-	for p := c.via; p != nil; p = p.via {
-		parents = append(parents, int(p.id))
+// started tells whether this stock child may have started a context that can be reached: it takes ids of its own
+// blocks.
+func (c *Child) started(id pyproto.ContextID) bool {
+	return c.d.streamOf(id) == c.stream && c.stream.ids.owner(id) == c.id
+}
+
+// disown follows a connect that nobody waits for any more, and ends what comes of it: a stock child cannot be told to
+// give it up.
+func (c *Child) disown(call *Tracked) {
+	if c.d.enter() != nil {
+		return
 	}
+	go func() {
+		defer c.d.wg.Done()
+		var up proxied
+		if call.Result(c.d.alive).Decode(&up) == nil && up.ID != nil && c.started(pyproto.ContextID(*up.ID)) {
+			_ = c.d.post(pyproto.ContextID(*up.ID), pyproto.Shutdown, 0, nil)
+		}
+	}()
+}
+
+// behindStock is what stock_hop.py needs to start this child, whose runtime is not that of the child before it.
+func (c *Child) behindStock() (pyproto.Kwargs, error) {
+	core, config := "", c.config()
+	if c.runtime != nil {
+		core, config = c.runtime.core, c.stockConfig()
+	} else {
+		// The child before it has another mitogen.core to give; this one asks context 0.
+		config["modules"] = 0
+	}
+	head, tail, err := python.Behind(core, config)
+	if err != nil {
+		return nil, err
+	}
+	return pyproto.Kwargs{
+		{Name: "argv", Value: []any{"-c", python.Stub(), "mitogend:" + psName(c.name)}},
+		{Name: "head", Value: head}, {Name: "tail", Value: tail},
+	}, nil
+}
+
+// foreign is what launch.py needs, besides the plan, to start this child with a stock Mitogen.
+func (c *Child) foreign() (map[string]any, error) {
+	preamble, err := python.StockPreamble(c.runtime.core, c.stockConfig())
+	if err != nil {
+		return nil, err
+	}
+	tooNew, reason := c.runtime.tooNew()
+	return map[string]any{"preamble": pyproto.Blob(preamble), "old": c.runtime.Old(), "too_new": int64(tooNew), "reason": reason}, nil
+}
+
+// stockArgs gives a hop's arguments as Mitogen's connection classes take them.
+func stockArgs(s step) (pyproto.Kwargs, error) {
+	args, err := bootstrap.Typed(s.hop.Method, s.args)
+	if err != nil {
+		return nil, err
+	}
+	var kwargs pyproto.Kwargs
+	for name, v := range args {
+		switch name {
+		case "name", "runtime", "silence_timeout", "python_from", "python_dir", "keep_python":
+			continue // not Mitogen's
+		case "password":
+			v = pyproto.Secret(v.(bootstrap.Secret))
+		case "python":
+			// Mitogen takes one command, and no list to choose from.
+			if args["python_path"] != nil {
+				continue
+			}
+			list := v.([]any)
+			if len(list) != 1 {
+				return nil, &bootstrap.Error{Label: s.hop.String(), Step: bootstrap.StepOptions,
+					Reason: "behind a stock child python names exactly one interpreter"}
+			}
+			name, v = "python_path", list[0]
+		}
+		kwargs = append(kwargs, pyproto.Arg{Name: name, Value: v})
+	}
+	return kwargs, nil
+}
+
+// pushRunning sends a child of ours what it needs for its first call, while its version and so its responder are not
+// known.
+func (c *Child) pushRunning(ctx context.Context) error {
+	r, err := importer.NewResponder(c.Importer(), sink{c.stream, c.id}, importer.ResponderOptions{MarkPackages: true})
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	r.Start(c.d.ctx, c.d.run, func(error) {}) // what fails here fails the push
+	return r.Push(ctx, "mitogen.running")
+}
+
+// askVersion asks a child that another has started for the version of its Python.
+func (c *Child) askVersion(ctx context.Context) error {
+	call := pyproto.Call{Module: "sysconfig", Function: "get_python_version"}
+	payload, err := call.AppendPickle(nil)
+	if err != nil {
+		return err
+	}
+	var text string
+	if err := c.request(ctx, pyproto.CallFunction, payload).Decode(&text); err != nil {
+		return errorf("%s does not tell its version: %w", c.name, err)
+	}
+	major, minor, _ := strings.Cut(text, ".")
+	x, err1 := strconv.ParseUint(major, 10, 8)
+	y, err2 := strconv.ParseUint(minor, 10, 8)
+	if err1 != nil || err2 != nil {
+		return errorf("%s says that it is Python %q", c.name, text)
+	}
+	c.setVersion(uint32(x<<24 | y<<16))
+	return nil
+}
+
+// oldForm makes a payload one that Mitogen before 0.3.39 reads: always a pickle.
+func oldForm(enc pyproto.Enc, payload []byte, buf *buffer) (pyproto.Enc, []byte, *buffer) {
+	if enc != pyproto.EncBIN {
+		return pyproto.EncMGC, payload, buf
+	}
+	// Bytes up to the largest message that is accepted have a pickle.
+	pickled, err := pyproto.Marshal(pyproto.Blob(payload))
+	if err != nil {
+		return pyproto.EncMGC, payload, buf
+	}
+	return pyproto.EncMGC, pickled, nil
+}
+
+// versionTwoPickles is the first release that takes LOAD_RESOURCE as two pickles in a row.
+var versionTwoPickles = []int{0, 3, 41}
+
+// ResourceRequest is a stock child's question for a data file of a package.
+type ResourceRequest struct {
+	Package, Name string
+	asked         pyproto.Tuple // as it came: in some releases names are bytes
+}
+
+// loadResource answers a stock child's GET_RESOURCE by LOAD_RESOURCE, or leaves the answer to
+// ConnectOptions.MissResource. A request that cannot be read names nobody to answer.
+func (c *Child) loadResource(payload []byte) {
+	v, err := pyproto.Unmarshal(payload)
+	t, ok := v.(pyproto.Tuple)
+	if err != nil || !ok || len(t) != 2 {
+		c.d.log.Warn("a request for a resource that cannot be read", zap.String("target", c.name))
+		return
+	}
+	q := ResourceRequest{asked: t}
+	var ok1, ok2 bool
+	q.Package, ok1 = pyproto.Text(t[0])
+	q.Name, ok2 = pyproto.Text(t[1])
+	var data []byte
+	if ok1 && ok2 {
+		data, err = c.responder.Resource(c.d.ctx, q.Package, q.Name)
+		if err != nil && c.missesResource(q) {
+			return
+		}
+	}
+	// A stream that is lost needs no answer.
+	_ = c.SendResource(c.d.ctx, q, data)
+}
+
+// missesResource has a file that is not here looked for by ConnectOptions.MissResource.
+func (c *Child) missesResource(q ResourceRequest) bool {
+	own := q.Package == "mitogen" || strings.HasPrefix(q.Package, "mitogen.") // the runtime's, and not there
+	return c.opt.MissResource != nil && !own && c.responder.Withholds(q.Package, q.Name) == "" && c.opt.MissResource(c, q)
+}
+
+// SendResource answers a stock child's question with data, when there is room on the way there. nil is sent at once,
+// as None, which raises there.
+func (c *Child) SendResource(ctx context.Context, q ResourceRequest, data []byte) error {
+	var content any
+	if data != nil && len(data) < c.d.opt.MaxMessage-1024 {
+		content = data
+	}
+	reply, err := c.runtime.resourceReply(q.asked[0], q.asked[1], content)
+	if err != nil {
+		c.d.log.Warn("a resource cannot be sent", zap.String("target", c.name), zap.Error(err))
+		return err
+	}
+	answer := newFrame(pyproto.Header{Enc: pyproto.EncMGC, Dst: c.id, Handle: pyproto.LoadResource}, reply)
+	if content == nil {
+		return c.stream.offer(answer)
+	}
+	return c.stream.send(ctx, answer)
+}
+
+// resourceReply writes LOAD_RESOURCE.
+func (r *Runtime) resourceReply(pkg, name, content any) ([]byte, error) {
+	if r.before(versionTwoPickles) {
+		return pyproto.Marshal(pyproto.Tuple{pkg, name, content})
+	}
+	out, err := pyproto.Marshal(pyproto.Tuple{pkg, name})
+	if err != nil {
+		return nil, err
+	}
+	return pyproto.Append(out, content)
+}
+
+// AsksInBytes tells whether this Mitogen names resources in bytes.
+func (r *Runtime) AsksInBytes() bool { return r.before(versionPKL) }
+
+// stockConfig is the configuration that every release from 0.2.10 on takes for its ExternalContext.
+func (c *Child) stockConfig() map[string]any {
 	level := c.opt.StockLevel
 	if level == 0 {
 		level = 20
@@ -275,49 +381,12 @@ func (c *Child) stockConfig() map[string]any {
 		whitelist = []string{""}
 	}
 	return map[string]any{
-		"parent_ids": append(parents, 0), "context_id": int(c.id), "debug": c.debug, "profiling": c.profiling,
+		"parent_ids": c.parentIDs(), "context_id": int(c.id), "debug": c.debug, "profiling": c.profiling,
 		"unidirectional": c.unidirectional, "max_message_size": c.d.opt.MaxMessage,
 		"version": c.runtime.version, "log_level": level, "log_levels": []int{level, level, max(level, 30)},
-		// The first two before 0.3.42.
+		// Releases before 0.3.42 read the first two.
 		"whitelist": whitelist, "blacklist": blocks, "import_overrides": overrides, "import_blocks": blocks,
 	}
-}
-
-// tooNew gives the sys.hexversion from which on the runtime can not start, and why.
-func (r *Runtime) tooNew() (uint32, string) {
-	if r.imp {
-		return 0x030c0000, fmt.Sprintf("%s can not run on Python 3.12 and later: it needs the module imp, which is gone there; "+
-			"install a later Mitogen or use another interpreter", r)
-	}
-	return 1<<32 - 1, ""
-}
-
-// refuses says why the runtime can not start on an interpreter, before it is sent there.
-func (r *Runtime) refuses(hexVersion uint32) error {
-	if limit, reason := r.tooNew(); hexVersion >= limit {
-		return errors.New(reason)
-	}
-	return nil
-}
-
-// runtimeOf gives the runtime of one hop: the target's own key wins over the options.
-func (d *Daemon) runtimeOf(ctx context.Context, s step, opt *ConnectOptions) (*Runtime, error) {
-	spec, ok := s.args["runtime"]
-	if !ok {
-		return opt.Runtime, nil
-	}
-	text, _ := spec.(string)
-	if b, isBytes := spec.([]byte); isBytes {
-		text = string(b)
-	}
-	if text == "mitogen" && opt.Runtime != nil {
-		return opt.Runtime, nil
-	}
-	path := d.opt.Path
-	if opt.Importer != nil {
-		path = opt.Importer.Path()
-	}
-	return d.findRuntime(ctx, text, path)
 }
 
 // CallService calls a method of a mitogen.service in a stock child.
@@ -327,7 +396,7 @@ func (c *Child) CallService(ctx context.Context, service, method string, args py
 	}
 	payload, err := pyproto.Marshal(pyproto.Tuple{service, method, args})
 	if err != nil {
-		return &Result{err: fmt.Errorf("daemon: %s.%s: an argument can not be sent: %w", service, method, err)}
+		return &Result{err: errorf("%s.%s: an argument cannot be sent: %w", service, method, err)}
 	}
 	if err := c.Push(ctx, serviceModule(service)); err != nil {
 		return &Result{err: err}
@@ -335,7 +404,7 @@ func (c *Child) CallService(ctx context.Context, service, method string, args py
 	return c.request(ctx, pyproto.CallService, payload)
 }
 
-// serviceModule is the module of a service's name, which is the class's full name.
+// serviceModule is the module of a service. A service's name is the full name of its class.
 func serviceModule(service string) string {
 	if i := strings.LastIndexByte(service, '.'); i > 0 {
 		return service[:i]

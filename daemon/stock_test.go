@@ -11,11 +11,13 @@ import (
 	"time"
 
 	"mitogend/bootstrap"
+	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 	"mitogend/pyproto"
 )
 
-// stockRuntime gives the Mitogen that is installed for tests: in $MITOGEND_STOCK, or where the system's python3 finds it.
+// stockRuntime is the Mitogen that is installed for tests: in $MITOGEND_STOCK, or where the system's python3 finds
+// it.
 func stockRuntime(t testing.TB) *Runtime {
 	t.Helper()
 	spec, python := "mitogen", []string{"/usr/bin/python3"}
@@ -82,7 +84,7 @@ class Adder(mitogen.service.Service):
         return a + b
 `
 
-// stockPath is a directory with what the tests import.
+// stockPath is a directory of the modules that the tests import.
 func stockPath(t testing.TB) string {
 	return writeFiles(t, map[string]string{
 		"stockmod.py": stockModule, "stocksvc.py": stockService, "third/__init__.py": "", "third/helper.py": "VALUE = 7\n", "third/data.txt": "data",
@@ -109,7 +111,7 @@ func eachStock(t *testing.T, test func(*testing.T, *Daemon, *Child, pythons.Pyth
 	})
 }
 
-// wantRefused is what an interpreter gives that is too new for the runtime.
+// wantRefused checks the error of an interpreter that is too new for the runtime.
 func wantRefused(t *testing.T, d *Daemon, err error) {
 	t.Helper()
 	var e *bootstrap.Error
@@ -200,7 +202,7 @@ func TestStockTree(t *testing.T) {
 		if got := below.Version().String(); got != py.Version {
 			t.Errorf("Version is %s", got)
 		}
-		// From the child to the grandchild of another, through the daemon.
+		// From the child to a grandchild behind another child, through the daemon.
 		var to pyproto.Sender
 		if err := below.Call(ctx, "stockmod:make_receiver").Decode(&to); err != nil || to.Context != below.ID() {
 			t.Fatalf("got %v, %v", to, err)
@@ -212,7 +214,7 @@ func TestStockTree(t *testing.T) {
 		if list, ok := v.([]any); err != nil || !ok || len(list) != 3 || list[1] != "two" {
 			t.Errorf("got %v, %v", v, err)
 		}
-		// A fork of the child, by its own router.
+		// A fork of the child, by the child's own router.
 		var up proxied
 		if err := c.Call(ctx, "mitogen.parent:_proxy_connect", nil, "fork", map[string]any{}).Decode(&up); err != nil || up.ID == nil {
 			t.Fatalf("fork: %v, %v", up, err)
@@ -226,7 +228,7 @@ func TestStockTree(t *testing.T) {
 	})
 }
 
-// Our own runtime's children and stock ones, 2.7 and 3.x, talk to each other.
+// Children of our runtime and of stock ones, on 2.7 and 3.x, talk to each other.
 func TestStockMixed(t *testing.T) {
 	r := stockRuntime(t)
 	dir := stockPath(t)
@@ -265,7 +267,7 @@ func allToAll(ctx context.Context, t *testing.T, children []*Child) {
 	}
 }
 
-// What a stock child could not start is told in the words of its Mitogen.
+// A child that a stock child could not start is an error in the words of that Mitogen.
 func TestStockHopFails(t *testing.T) {
 	r := stockRuntime(t)
 	d := newDaemon(t, Options{})
@@ -275,11 +277,11 @@ func TestStockHopFails(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "error occurred on host") || !strings.Contains(err.Error(), "/nonexistent/python") {
 			t.Errorf("%s: got %v", target, err)
 		}
-		eventually(t, "the hop is gone", func() bool { return len(d.Children()) == 0 })
+		poll.Until(t, "the hop is gone", func() bool { return len(d.Children()) == 0 })
 	}
 }
 
-// Bytes as they are: a frame of their own kind to children of ours, a pickle where an old release reads them.
+// Bytes go as a frame of their own kind to children of ours, and as a pickle to an old release.
 func TestSendBytes(t *testing.T) {
 	runtime := "&runtime=mitogen:" + stockRuntime(t).Dir
 	d := newDaemon(t, Options{Path: []string{stockPath(t)}})
@@ -306,7 +308,7 @@ func TestSendBytes(t *testing.T) {
 	}
 }
 
-// The runtimes in turn on the way down one chain, with 2.7 and 3.x on either side of each change.
+// The runtimes take turns down one chain, with 2.7 and 3.x on either side of each change.
 func TestStockUnderEmbeddedUnderStock(t *testing.T) {
 	r := stockRuntime(t)
 	for _, test := range []struct{ runtimes, pythons []string }{
@@ -378,7 +380,8 @@ func TestLoadRuntime(t *testing.T) {
 	}
 }
 
-// A Mitogen whose core needs the module imp is refused where that is gone, before it is sent, wherever the child is.
+// A Mitogen whose core needs the module imp is refused on a Python without it, before it is sent, wherever the child
+// is.
 func TestStockTooOldForPython(t *testing.T) {
 	r, err := LoadRuntime(writeFiles(t, map[string]string{
 		"mitogen/__init__.py": "__version__ = (0, 3, 3)\n", "mitogen/core.py": "import imp\nclass ExternalContext(object):\n    pass\n",
@@ -399,7 +402,7 @@ func TestStockTooOldForPython(t *testing.T) {
 		if err := c.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
-		eventually(t, "the hop is gone", func() bool { return len(d.Children()) == 0 })
+		poll.Until(t, "the hop is gone", func() bool { return len(d.Children()) == 0 })
 		wantRefused(t, d, err)
 	})
 }
@@ -429,7 +432,7 @@ func TestStockBroken(t *testing.T) {
 	}
 }
 
-// What the releases take as LOAD_RESOURCE, and which of them know one form of payload only.
+// Releases differ in what they take as LOAD_RESOURCE, and in whether they know one form of payload only.
 func TestStockDialect(t *testing.T) {
 	for _, test := range []struct {
 		version []int

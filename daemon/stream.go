@@ -3,7 +3,6 @@ package daemon
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -21,21 +20,21 @@ import (
 	"mitogend/pyproto"
 )
 
-// errNotWritten says that the pipe is full; it never leaves this file.
-var errNotWritten = errors.New("daemon: would block")
+// errNotWritten says that the pipe is full. It never leaves this file.
+var errNotWritten = errorf("would block")
 
 // stream is a connection with one peer: a child that this daemon started, or a client of its socket.
 //
-// Reading: readLoop alone. Writing: whoever sets writing owns the descriptor until it clears it. That is the sender
-// itself, which writes what the pipe takes without waiting, so that a call costs no hop to another goroutine; what is left
-// it gives to a writeLoop, which lives until the queue is empty.
+// Only readLoop reads. Whoever sets writing owns the descriptor for writing until it clears the flag. That is the
+// sender itself: it writes what the pipe takes at once, so that a call wakes no other goroutine. What is left it
+// gives to a writeLoop, which lives until the queue is empty.
 type stream struct {
 	d    *Daemon
 	id   pyproto.ContextID // of the peer
 	name string
 	// stamp: messages act with the daemon's authority (a local client of the same user).
 	stamp bool
-	// old: the peer is a Mitogen that knows pyproto.EncMGC only, and those behind it may be.
+	// old: the peer is a Mitogen that knows pyproto.EncMGC only; contexts behind it may be, too.
 	old   bool
 	r, w  *os.File
 	rraw  syscall.RawConn
@@ -54,20 +53,21 @@ type stream struct {
 	large bool // the pipe is
 	much  bool // a small buffer was filled, and since then much has come with each read
 
-	// sent holds the ids that this stream has sent a message to, for DEL_ROUTE, and whether it has waited for an answer.
+	// sent holds the ids that this stream has sent a message to, for DEL_ROUTE, and whether it waited for an answer.
 	sent sync.Map
 	// behind holds the ids that are reached through it, children the children; see tables.go.
 	behind, children sync.Map
-	// passed are the replies that clients give in our place.
+	// passed are the replies that clients give in the daemon's place.
 	passed passed
 	// told holds the ids that the peer was asked to send nothing to.
 	told sync.Map
 
 	bytesIn, bytesOut atomic.Int64
 	resources         resourceQueue
+	sharing           sharing
 	ids               ids
 
-	// What it has caused; see bounds.go.
+	// These count what it has caused; see bounds.go.
 	owing                                        atomic.Bool // breathe has to be called
 	routes, announced, taken, blocks, connecting atomic.Int64
 	warnings                                     warnings
@@ -100,18 +100,27 @@ func (d *Daemon) newStream(id pyproto.ContextID, name string, r, w *os.File) (*s
 	s.ctx, s.lose = context.WithCancel(context.Background())
 	var err error
 	if s.rraw, err = r.SyscallConn(); err != nil {
-		return nil, fmt.Errorf("daemon: %s: %w", name, err)
+		return nil, errorf("%s: %w", name, err)
 	}
 	if s.wraw, err = w.SyscallConn(); err != nil {
-		return nil, fmt.Errorf("daemon: %s: %w", name, err)
+		return nil, errorf("%s: %w", name, err)
 	}
 	s.wfn = s.writeOnce
 	return s, nil
 }
 
-// offer queues a frame and writes what can be written at once. It never blocks, and fails when the stream is lost. It is lost when
-// far too much of what is the daemon's own waits (see own, breathe).
+// offer queues a frame and writes what can be written at once. It never blocks, and fails when the stream is lost. It
+// ends a stream on which far too much of the daemon's own messages waits (see own, breathe).
 func (s *stream) offer(f frame) error {
+	write, err := s.enqueue(f)
+	if write {
+		s.write(false)
+	}
+	return err
+}
+
+// enqueue queues a frame; write says that the caller has to write it, and nobody else does.
+func (s *stream) enqueue(f frame) (write bool, err error) {
 	if s.d.opt.Trace != nil {
 		s.traceOut(f)
 	}
@@ -120,14 +129,14 @@ func (s *stream) offer(f frame) error {
 		err := s.err
 		s.mu.Unlock()
 		f.done()
-		return err
+		return false, err
 	}
 	if f.own > 0 && s.owed+f.own > 2*s.d.maxAnswers() {
 		s.mu.Unlock()
 		f.done()
 		err := s.reached(unreadAnswers, s.d.maxAnswers())
 		s.fail(err)
-		return err
+		return false, err
 	}
 	if len(s.queue) == 0 && !s.writing {
 		s.progress = time.Now()
@@ -138,14 +147,10 @@ func (s *stream) offer(f frame) error {
 		s.relief = make(chan struct{})
 		s.owing.Store(true)
 	}
-	if s.writing {
-		s.mu.Unlock()
-		return nil
-	}
+	write = !s.writing
 	s.writing = true
 	s.mu.Unlock()
-	s.write(false)
-	return nil
+	return write, nil
 }
 
 // send is offer that first waits for room.
@@ -157,7 +162,8 @@ func (s *stream) send(ctx context.Context, f frame) error {
 	return s.offer(f)
 }
 
-// load tells whether there is no room, far less than none, and whether nothing was read for StallTimeout meanwhile.
+// load tells whether there is no room (full), whether overfull times the bound waits (over), and whether the stream
+// is full and nothing was read for StallTimeout (stalled).
 func (s *stream) load() (full, over, stalled bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -194,8 +200,9 @@ func (s *stream) waitRoom(ctx context.Context) error {
 	}
 }
 
-// write empties the queue. The caller has set writing; it is cleared here, or given to a writeLoop if the pipe is full. A sender
-// (block is false) writes its own frame and what waited with it; what others queue meanwhile is a writeLoop's.
+// write empties the queue. The caller has set writing; write clears it, or gives it to a writeLoop if the pipe is
+// full. A sender (block is false) writes its own frame and what waited with it; what others queue in the meantime is
+// left to a writeLoop.
 func (s *stream) write(block bool) {
 	for first := true; ; {
 		s.mu.Lock()
@@ -249,7 +256,7 @@ func (s *stream) writeLoop() {
 	s.write(true)
 }
 
-// account takes n written bytes off the batch and wakes who waits for room.
+// account takes n written bytes off the batch and wakes senders that wait for room.
 func (s *stream) account(n int) {
 	s.bytesOut.Add(int64(n))
 	total, owed := n, 0
@@ -350,7 +357,7 @@ func (s *stream) fail(err error) {
 		s.queue[i].done()
 	}
 	s.queue = nil
-	// Wakes readLoop and a blocked writeLoop, but leaves the descriptor to the teardown.
+	// This wakes readLoop and a blocked writeLoop, but leaves the descriptor to the teardown.
 	_ = s.r.SetReadDeadline(time.Unix(1, 0))
 	_ = s.w.SetWriteDeadline(time.Unix(1, 0))
 }
@@ -365,8 +372,7 @@ func (s *stream) failure() error {
 func (s *stream) readLoop(first []byte) {
 	defer s.d.wg.Done()
 	if s.proc != nil {
-		s.d.wg.Add(1)
-		go s.watchExit()
+		s.proc.AfterDone(s.drain)
 	}
 	if len(first) > 0 {
 		s.in = getBuffer(len(first) > smallBuffer)
@@ -395,24 +401,24 @@ func (s *stream) read() (err error) {
 	return err
 }
 
-// survive is deferred where what a peer has sent is handled: a fault of ours ends that peer's stream, and no other.
+// survive is deferred where a peer's message is handled: a fault of ours ends that peer's stream, and no other.
 func (s *stream) survive(what string) {
 	if fault := recover(); fault != nil {
-		s.d.opt.Logger.Error("a fault of the daemon ends a stream", zap.String("stream", s.name), zap.String("handling", what),
+		s.d.log.Error("a fault of the daemon ends a stream", zap.String("stream", s.name), zap.String("handling", what),
 			zap.Any("panic", fault), zap.ByteString("stack", debug.Stack()))
 		s.fail(fmt.Errorf("a fault of the daemon: %v", fault))
 	}
 }
 
-// relieve lets a readLoop go on that waits in breathe. mu is held.
+// relieve lets a readLoop that waits in breathe go on. mu is held.
 func (s *stream) relieve() {
 	close(s.relief)
 	s.relief = nil
 	s.owing.Store(false)
 }
 
-// breathe waits while much of what the daemon has to say to the peer is not read: a peer that asks and does not read is not read
-// either, and is given up when it takes nothing for StallTimeout.
+// breathe waits while the peer leaves much of the daemon's own messages unread: a peer that asks and does not read is
+// not read either. It is given up when it takes nothing for StallTimeout.
 func (s *stream) breathe() error {
 	for {
 		s.mu.Lock()
@@ -510,7 +516,7 @@ func (s *stream) handle() error {
 		}
 		if s.end-s.start < size {
 			if size <= readBuffer/2 {
-				// Comes whole with the next reads.
+				// The rest comes with the next reads.
 				return nil
 			}
 			if err := s.awaited(h); err != nil {
@@ -525,10 +531,10 @@ func (s *stream) handle() error {
 	return nil
 }
 
-// foreignError is what came in place of a frame: text of whoever has the connection's descriptors as well.
+// foreignError is what came in place of a frame: text of a program that has the connection's descriptors, too.
 type foreignError []byte
 
-// maxForeign is how much of it is shown.
+// maxForeign is how many bytes of it are shown.
 const maxForeign = 80
 
 func (e foreignError) Error() string {
@@ -543,8 +549,8 @@ func (e foreignError) line() string {
 	return text
 }
 
-// awaited reads and routes a large message. If it is the result of a call that has a Room, it is read when there is room, or
-// after StallTimeout, and counts until the call's result is released.
+// awaited reads and routes a large message. The result of a call with a Room is read when there is room, or after
+// StallTimeout. It counts until it is released.
 func (s *stream) awaited(h pyproto.Header) error {
 	call := s.d.callOf(s, h)
 	if call == nil {
@@ -575,7 +581,7 @@ func (s *stream) awaited(h pyproto.Header) error {
 	return nil
 }
 
-// readLarge reads a payload of its own memory. came is told what has come.
+// readLarge reads a payload into memory of its own, and tells came of each piece.
 func (s *stream) readLarge(length int, came func(int)) ([]byte, error) {
 	part := s.d.assembly.Begin(s.ctx, s.name, s.fail)
 	defer part.Done()
@@ -617,7 +623,7 @@ func (s *stream) readLarge(length int, came func(int)) ([]byte, error) {
 	return payload, nil
 }
 
-// skip reads over a message that is too large and answers that it is.
+// skip reads over a message that is too large, and answers that it is.
 func (s *stream) skip(h pyproto.Header, size int) error {
 	left := size - (s.end - s.start)
 	if left <= 0 {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,7 +20,7 @@ import (
 	"mitogend/pyproto"
 )
 
-// peer is the other end of a stream: what a child would be, driven by the test.
+// peer is the other end of a stream: a child, driven by the test.
 type peer struct {
 	t  testing.TB
 	id pyproto.ContextID
@@ -29,7 +30,8 @@ type peer struct {
 	c  *Child
 }
 
-// links are the kinds of connections that children have, by name: our two ends, which may be one file, and the other side's.
+// links are the kinds of connections that children have, by name: our two ends, which may be one file, and the other
+// side's.
 var links = map[string]func(t testing.TB) (r, w, theirR, theirW *os.File){
 	"socketpair": func(t testing.TB) (r, w, theirR, theirW *os.File) {
 		fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
@@ -74,7 +76,7 @@ var links = map[string]func(t testing.TB) (r, w, theirR, theirW *os.File){
 	},
 }
 
-// newPeer puts a child into the tree that is the test itself.
+// newPeer puts a child into the tree whose part the test plays.
 func newPeer(t testing.TB, d *Daemon) *peer {
 	t.Helper()
 	return newPeerOn(t, d, "socketpair")
@@ -133,7 +135,7 @@ func (p *peer) wantDead(handle pyproto.Handle, reason string) {
 	}
 }
 
-func TestForward(t *testing.T) {
+func TestRelay(t *testing.T) {
 	d := newDaemon(t, Options{})
 	a, b := newPeer(t, d), newPeer(t, d)
 	for _, size := range []int{0, 1, copyBelow, copyBelow + 1, smallBuffer/2 + 1, smallBuffer, readBuffer/2 + 1, 3 * growStep} {
@@ -146,7 +148,7 @@ func TestForward(t *testing.T) {
 	}
 }
 
-func TestForwardSmallFramesThatArriveInPieces(t *testing.T) {
+func TestRelaySmallFramesThatArriveInPieces(t *testing.T) {
 	d := newDaemon(t, Options{})
 	a, b := newPeer(t, d), newPeer(t, d)
 	var all []byte
@@ -217,7 +219,7 @@ func TestRoutes(t *testing.T) {
 	if block[1].(int64)-block[0].(int64) != idBlock {
 		t.Errorf("got block %v", block)
 	}
-	// b's route to a's grandchild is refused, a's own counts.
+	// b's route to a's grandchild is refused; a's own counts.
 	a.send(pyproto.Header{Src: a.id, Auth: a.id, Handle: pyproto.AddRoute}, fmt.Sprintf("%d:x", below))
 	a.send(pyproto.Header{Dst: b.id, Src: below, Auth: below, Handle: 30, ReplyTo: 31}, "from below")
 	if m := b.read(); m.Src != below {
@@ -231,7 +233,7 @@ func TestRoutes(t *testing.T) {
 	if m := a.read(); m.Dst != below || string(m.Payload) != "answer" {
 		t.Errorf("got %+v %q", m.Header, m.Payload)
 	}
-	// Whoever has sent to it learns that it is gone.
+	// A stream that has sent to it learns that it is gone.
 	a.send(pyproto.Header{Src: a.id, Auth: a.id, Handle: pyproto.DelRoute}, fmt.Sprint(below))
 	if m := b.read(); m.Handle != pyproto.DelRoute || string(m.Payload) != fmt.Sprint(below) || m.Src != 0 {
 		t.Errorf("got %+v %q", m.Header, m.Payload)
@@ -266,11 +268,18 @@ func TestHeaderAloneAllocatesLittle(t *testing.T) {
 	d := newDaemon(t, Options{})
 	a := newPeer(t, d)
 	h := pyproto.Header{Enc: pyproto.EncMGC, Src: a.id, Auth: a.id, Handle: 1, Length: pyproto.DefaultMaxMessage}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
 	if _, err := a.f.Write(h.Append(nil)); err != nil {
 		t.Fatal(err)
 	}
 	_ = a.f.Close()
 	<-a.c.stream.ended
+	runtime.ReadMemStats(&after)
+	// Other tests' allocations count, too.
+	if n := after.TotalAlloc - before.TotalAlloc; n > pyproto.DefaultMaxMessage/8 {
+		t.Errorf("a header of %d bytes had %d bytes allocated", pyproto.DefaultMaxMessage, n)
+	}
 }
 
 func TestCallAgainstAPeer(t *testing.T) {
@@ -289,16 +298,16 @@ func TestCallAgainstAPeer(t *testing.T) {
 	if v, err := p.Result(context.Background()).Value(); v != int64(2) || err != nil {
 		t.Errorf("got %v, %v", v, err)
 	}
-	// A second reply finds nobody.
+	// A second reply finds no call.
 	a.send(pyproto.Header{Dst: 0, Src: a.id, Auth: a.id, Handle: m.ReplyTo, ReplyTo: 51}, "\x80\x02K\x02.")
 	a.wantDead(51, "invalid handle")
 	// Half a pickle.
 	p = a.c.Start(context.Background(), "mod:fn")
 	a.send(pyproto.Header{Dst: 0, Src: a.id, Auth: a.id, Handle: a.read().ReplyTo}, "\x80\x02K")
-	if err := p.Result(context.Background()).Err(); err == nil || !strings.Contains(err.Error(), "can not be read") {
+	if err := p.Result(context.Background()).Err(); err == nil || !strings.Contains(err.Error(), "cannot be read") {
 		t.Errorf("got %v", err)
 	}
-	// The caller gives up; a late reply is refused, and harms nobody.
+	// The caller gives up. A late reply is refused, and does no harm.
 	ctx, cancel := context.WithCancel(context.Background())
 	p = a.c.Start(ctx, "mod:fn")
 	m = a.read()
@@ -317,7 +326,7 @@ func TestCallAgainstAPeer(t *testing.T) {
 	}
 }
 
-// A peer that reads nothing: its senders wait, others do not, and after StallTimeout the senders learn of it.
+// The senders of a peer that reads nothing wait, and others do not. After StallTimeout the senders learn of it.
 func TestFullQueue(t *testing.T) {
 	d := newDaemon(t, Options{MaxPending: 1 << 20, StallTimeout: 300 * time.Millisecond})
 	slow, sender, other := newPeer(t, d), newPeer(t, d), newPeer(t, d)
@@ -344,14 +353,14 @@ func TestFullQueue(t *testing.T) {
 	if limit := 1<<20 + 65<<10; queued > limit {
 		t.Errorf("%d bytes wait for the slow peer; at most %d should", queued, limit)
 	}
-	// A caller of it can give up.
+	// A caller can give up.
 	slow.c.pushed.Store("mod", nil)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 	defer cancel()
 	if err := slow.c.Call(ctx, "mod:fn").Err(); err == nil {
 		t.Error("the call went through")
 	}
-	// It reads again, and everything is as it was.
+	// The peer reads again, and everything is as it was.
 	for range 15 {
 		if m := slow.read(); len(m.Payload) != 64<<10 {
 			t.Fatalf("got %+v", m.Header)

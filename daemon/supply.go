@@ -13,17 +13,18 @@ import (
 	"mitogend/pyproto"
 )
 
-// PythonFrom has Python be sent to a target that has none. Keys of the target (python_from, python_dir, keep_python) win over it.
+// PythonFrom has Python be sent to targets that have none. Keys of the target (python_from, python_dir, keep_python)
+// win over it.
 type PythonFrom struct {
-	// Builds are directories and tar files on this machine; see package builds. None means that nothing is sent.
+	// Builds are directories and tar files on this machine; see package builds. If there are none, nothing is sent.
 	Builds []string
 	// Dir is an absolute path on the target to unpack in; empty means a directory in memory.
 	Dir string
-	// Keep leaves it there when the child ends, for the next one.
+	// Keep leaves it there for the next child.
 	Keep bool
 }
 
-// args puts it where the target says nothing.
+// args sets the keys that the target does not.
 func (p PythonFrom) args(args map[string]any) {
 	if len(p.Builds) > 0 && args["python_from"] == nil {
 		args["python_from"] = p.Builds
@@ -43,7 +44,7 @@ type supplies struct {
 	m  map[string]*builds.Set
 }
 
-// maxSets bounds supplies.m; when it is reached they are opened anew.
+// maxSets bounds supplies.m. At the bound the table is emptied.
 const maxSets = 100
 
 func (s *supplies) open(places []string) (*builds.Set, error) {
@@ -70,7 +71,7 @@ func (s *supplies) open(places []string) (*builds.Set, error) {
 	return set, nil
 }
 
-// supply gives what is sent to a target without Python; nil for nothing.
+// supply is what can be sent to a target without Python; nil for nothing.
 func (d *Daemon) supply(s step) (*bootstrap.Supply, error) {
 	places, dir, keep, err := bootstrap.SupplyOptions(s.args)
 	if err == nil && len(places) == 0 {
@@ -88,7 +89,7 @@ func (d *Daemon) supply(s step) (*bootstrap.Supply, error) {
 	return &bootstrap.Supply{Dir: dir, Keep: keep, Offers: once(set)}, nil
 }
 
-// once looks for builds when it is first called: a target asks three times, and gets what it was offered.
+// once looks for builds when it is first called. A target asks three times, and gets what it was offered.
 func once(set *builds.Set) func(context.Context) ([]bootstrap.Offer, error) {
 	var mu sync.Mutex // held while they are looked for
 	var found []bootstrap.Offer
@@ -102,7 +103,7 @@ func once(set *builds.Set) func(context.Context) ([]bootstrap.Offer, error) {
 	}
 }
 
-// runsOn are further names that uname has for machines that run programs of these.
+// runsOn are further names in uname for machines that run programs of these.
 var runsOn = map[string][]string{
 	"i686": {"i386", "i486", "i586", "x86_64"},
 	"arm":  {"armv6l", "armv7l", "armv8l", "aarch64"},
@@ -113,7 +114,7 @@ func offers(ctx context.Context, set *builds.Set) ([]bootstrap.Offer, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A machine that runs both takes the wider one.
+	// Wider ones come first, for machines that run both.
 	slices.SortStableFunc(list, func(a, b *builds.Build) int { return b.Bits - a.Bits })
 	out := make([]bootstrap.Offer, len(list))
 	for i, b := range list {
@@ -126,24 +127,25 @@ func offers(ctx context.Context, set *builds.Set) ([]bootstrap.Offer, error) {
 	return out, nil
 }
 
-// supplying is what a hop may ask for while it launches a child behind it: what that asks for, each answer once, from its beginning
-// to its end.
+// supplying is what a hop may ask for while it launches a child behind it: the answers to the child's questions, each
+// once and from its beginning to its end.
 type supplying struct {
 	supply *bootstrap.Supply
 	renew  func() // gives the launch its time anew
 
-	// mu is held while a question is answered, which others wait for.
+	// mu is held while a question is answered; others wait.
 	mu       sync.Mutex
-	asked    int // how many questions there were
+	asked    int // the number of questions so far
 	question string
 	rest     []byte // of the answer
 	at       int    // where in the answer rest begins
 }
 
-// supplyPart is how much of an answer goes out at once, as in launch.py.
+// supplyPart is how many bytes of an answer go out at once, as in launch.py.
 const supplyPart = 1 << 20
 
-// part answers a launcher: args are the id of the child that it launches, what the target has asked, and where in the answer to begin.
+// part answers a launcher. args are the id of the child that it launches, the target's question, and where in the
+// answer to begin.
 func (c *Child) part(args []string) (any, error) {
 	id, err := strconv.ParseUint(args[0], 10, 32)
 	offset, err2 := strconv.Atoi(args[2])

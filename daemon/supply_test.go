@@ -35,7 +35,7 @@ func TestSupplyPart(t *testing.T) {
 		}
 		return v.([]byte)
 	}
-	// What is refused gives the launch no more time.
+	// A question that is refused gives the launch no more time.
 	refused := func(list ...[]string) {
 		t.Helper()
 		before := renewed

@@ -6,8 +6,8 @@ import (
 	"mitogend/pyproto"
 )
 
-// routes says over which stream a context is reached. What is behind a stream is kept with it, so that its end costs what it leads
-// to, whatever else there is.
+// routes says over which stream a context is reached. Each stream keeps the contexts behind it, so that its end costs
+// no more than those.
 type routes struct {
 	m sync.Map // pyproto.ContextID to *stream
 }
@@ -19,7 +19,7 @@ func (t *routes) get(id pyproto.ContextID) *stream {
 	return nil
 }
 
-// add is false where the context is reached over another stream.
+// add is false if the context is reached over another stream.
 func (t *routes) add(id pyproto.ContextID, s *stream) bool {
 	s.behind.Store(id, nil)
 	if old, there := t.m.LoadOrStore(id, s); there && old != s {
@@ -29,7 +29,7 @@ func (t *routes) add(id pyproto.ContextID, s *stream) bool {
 	return true
 }
 
-// drop is false where the context is not reached over s.
+// drop is false if the context is not reached over s.
 func (t *routes) drop(id pyproto.ContextID, s *stream) bool {
 	if !t.m.CompareAndDelete(id, s) {
 		return false
@@ -38,7 +38,7 @@ func (t *routes) drop(id pyproto.ContextID, s *stream) bool {
 	return true
 }
 
-// children are those in the tree. Those of a stream are kept with it, as routes are.
+// children are the children in the tree. Each stream keeps its own, as with routes.
 type children struct {
 	m sync.Map // pyproto.ContextID to *Child
 }
@@ -62,7 +62,7 @@ func (t *children) LoadOrStore(id pyproto.ContextID, c *Child) (there *Child, ta
 	return c, false
 }
 
-// CompareAndDelete tells whether it was there: who takes it out ends it.
+// CompareAndDelete tells whether the child was there. Whoever takes it out ends it.
 func (t *children) CompareAndDelete(id pyproto.ContextID, c *Child) bool {
 	if !t.m.CompareAndDelete(id, c) {
 		return false
@@ -71,7 +71,16 @@ func (t *children) CompareAndDelete(id pyproto.ContextID, c *Child) bool {
 	return true
 }
 
-// Range calls fn for each child until it is false.
+// takeOut takes the child out of the tree and ends it. False says that another caller does.
+func (c *Child) takeOut(reason string) bool {
+	if !c.d.children.CompareAndDelete(c.id, c) {
+		return false
+	}
+	c.end(reason)
+	return true
+}
+
+// Range calls fn for each child until fn is false.
 func (t *children) Range(fn func(*Child) bool) {
 	t.m.Range(func(_, c any) bool { return fn(c.(*Child)) })
 }
@@ -84,14 +93,14 @@ func (s *stream) eachChild(fn func(*Child)) {
 	})
 }
 
-// talkers are the streams that have sent to a context, which hear of its end. Parts of the table have a lock each; nothing is locked
-// under it.
+// talkers are the streams that have sent to a context, and hear of its end. Each part of the table has a lock;
+// nothing is locked under it.
 type talkers [64]struct {
 	mu sync.Mutex
 	m  map[pyproto.ContextID]map[*stream]bool
 }
 
-// add notes that s has sent to a context, and whether it waits for an answer, or has.
+// add notes that s has sent to a context, and whether it has waited for an answer.
 func (t *talkers) add(id pyproto.ContextID, s *stream, waits bool) {
 	if waited, known := s.sent.Load(id); known && (waited.(bool) || !waits) {
 		return
@@ -119,7 +128,7 @@ func (t *talkers) take(id pyproto.ContextID) map[*stream]bool {
 	return out
 }
 
-// leave forgets a stream that is lost. Its readLoop, which alone adds, calls it.
+// leave forgets a lost stream. The stream's readLoop calls it, as the only one that adds.
 func (t *talkers) leave(s *stream) {
 	s.sent.Range(func(id, _ any) bool {
 		p := &t[id.(pyproto.ContextID)%64]

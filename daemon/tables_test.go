@@ -6,7 +6,8 @@ import (
 	"mitogend/pyproto"
 )
 
-// Streams that have talked to each other leave nothing behind, in whatever order they end; and each is told what has ended that it has sent to.
+// Streams that have talked to each other leave nothing in the tables, in whatever order they end. Each is told of the
+// end of every context that it has sent to.
 func TestTablesAreEmptyAtTheEnd(t *testing.T) {
 	d := newDaemon(t, Options{})
 	var peers []*peer
@@ -55,7 +56,7 @@ func TestTablesAreEmptyAtTheEnd(t *testing.T) {
 	}
 }
 
-// What waits for a context that is gone ends, and nothing else does, whatever their numbers.
+// Handles that wait for a context end with it, and no others do, whatever their numbers.
 func TestHandlesOfWhoIsGone(t *testing.T) {
 	handles := newHandles(func(pyproto.ContextID, pyproto.ContextID) bool { return false })
 	ended := map[pyproto.ContextID]int{}

@@ -8,20 +8,22 @@ import (
 	"mitogend/pyproto"
 )
 
-// CallOptions say more about a call than Start does.
+// CallOptions are the options of a call.
 type CallOptions struct {
-	// Chain names a call chain: once a call of it has raised, the later ones of the same name are not run and raise the
-	// same, until ResetChain.
+	// Chain names a call chain. Once a call of it has raised, later calls of that name do not run and raise the same,
+	// until ResetChain.
 	Chain string
-	// Output gets what the child prints while the function runs, from the stream's readLoop: it must not block, nor keep the
-	// slice. It is not called any more once the call's result is there. Where it is nil, ConnectOptions.OnOutput gets it.
+	// Output gets what the child prints while the function runs, on the stream's readLoop. It must not block, nor
+	// keep the slice, and is not called any more once the result is there. If it is nil, ConnectOptions.OnOutput gets
+	// the output.
 	Output func(data []byte)
-	// Room, if not nil, is where a large result counts from before it is read until Tracked.Release: while there is no room, the
-	// child's connection is not read, for StallTimeout at most.
+	// Room, if not nil, is where a large result counts from before it is read until Tracked.Release. While there is
+	// no room, the child's connection is not read, for StallTimeout at most.
 	Room *Assembly
-	// Convert has the child make values plain that can not be sent as they are. Without it, they are errors.
+	// Convert has the child make values plain that cannot be sent as they are. Without it they are errors.
 	Convert Convert
-	// Window, of Open, is how many bytes of messages the function sends ahead of Recv, or one message that is larger; 0 is a mebibyte.
+	// Window, of Open, is how many bytes of messages the function may send ahead of Recv; one message may be larger.
+	// 0 is a mebibyte.
 	Window int
 }
 
@@ -34,7 +36,7 @@ type Tracked struct {
 	reply  reply
 	err    error
 	room   *Assembly
-	kept   *Part // what the reply takes of room
+	kept   *Part // the reply's part of room
 
 	// arriving belongs to the readLoop that brings the reply.
 	arriving *Part
@@ -44,10 +46,10 @@ type Tracked struct {
 	result   *Result
 }
 
-// tracked are a child's calls that wait for a reply, in the order in which they were sent, which is the one in which the child
-// runs them. So what it prints belongs to the first.
+// tracked are a child's calls that wait for a reply, in the order in which they were sent. The child runs them in
+// that order, so what it prints belongs to the first.
 type tracked struct {
-	sending chan struct{} // one token: who holds it sends, so that the order here is the one on the wire
+	sending chan struct{} // one token; its holder sends, so that the order here is that on the wire
 
 	// mu protects calls. Nothing is locked under it.
 	mu    sync.Mutex
@@ -85,8 +87,8 @@ func (t *tracked) remove(call *Tracked) {
 	}
 }
 
-// StartWith is Start with options. ctx limits the wait for room in the child's queue. The call is followed until it ends in the
-// child, also when nobody asks for its result.
+// StartWith is Start with options. ctx limits the wait for room in the child's queue. The call is tracked until it
+// ends in the child, even if nobody asks for its result.
 func (c *Child) StartWith(ctx context.Context, o CallOptions, fn string, args ...any) *Tracked {
 	return c.startTracked(ctx, o, nil, fn, args)
 }
@@ -132,7 +134,7 @@ func (t *Tracked) send(ctx context.Context, payload parts) error {
 	handle := c.d.handles.add(e)
 	err := c.sendCall(ctx, handle, payload)
 	if err != nil && !c.d.handles.remove(handle) {
-		return nil // it was delivered: the child is gone, and says so
+		return nil // a dead message was delivered: the child is gone
 	}
 	if err != nil {
 		c.tracked.remove(t)
@@ -152,14 +154,11 @@ func (t *Tracked) deliver(h pyproto.Header, payload []byte, shared bool) {
 	t.finish()
 }
 
-// Release gives back what the result takes of CallOptions.Room, once the call has ended and nobody uses its result any more.
+// Release gives back what the result takes of CallOptions.Room. Call it when the call has ended and its result is not
+// used any more.
 func (t *Tracked) Release() {
-	select {
-	case <-t.done:
-		if t.kept != nil {
-			t.kept.Done()
-		}
-	default:
+	if isClosed(t.done) && t.kept != nil {
+		t.kept.Done()
 	}
 }
 
@@ -173,7 +172,7 @@ func (t *Tracked) finish() {
 // Done is closed when the call has ended.
 func (t *Tracked) Done() <-chan struct{} { return t.done }
 
-// Result waits for the end of the call. When ctx ends before, it gives ctx's error, and may be called again.
+// Result waits for the end of the call. When ctx ends first, it gives ctx's error, and may be called again.
 func (t *Tracked) Result(ctx context.Context) *Result {
 	select {
 	case <-t.done:
@@ -192,14 +191,14 @@ func (t *Tracked) Result(ctx context.Context) *Result {
 	r := &Result{err: t.err}
 	if t.err == nil {
 		if r = t.c.result(ctx, t.reply); r.err != nil && ctx.Err() != nil {
-			return r // not read to its end
+			return r // it was not read to its end
 		}
 	}
 	t.result, t.reply = r, reply{}
 	return r
 }
 
-// ResetChain ends a call chain: its next call runs whatever the earlier ones did.
+// ResetChain ends a call chain: the next call of that name runs again.
 func (c *Child) ResetChain(ctx context.Context, chain string) error {
 	return c.StartWith(ctx, CallOptions{}, "mitogen.core:Dispatcher.forget_chain", chain).Result(ctx).Err()
 }

@@ -1,4 +1,4 @@
-// Package docs has the manual, as mitogend help and the man pages show it.
+// Package docs has the manual that mitogend help and the man pages show.
 package docs
 
 import (
@@ -14,23 +14,23 @@ var files embed.FS
 type Topic struct {
 	Name  string
 	Short string // a line on what it is about
-	// Page is the name of a file here, Section the title of the section that is meant; empty for all of it.
+	// Page is the name of a file here, Section the title of a section in it; empty for the whole page.
 	Page, Section string
 	// More are further sections of the page.
 	More []string
 }
 
-// Topics are all of them, in the order in which they are listed.
+// Topics lists all topics, in the order of mitogend help.
 var Topics = []Topic{
 	{Name: "targets", Short: "where to run: every connection method and its arguments", Page: "targets"},
 	{Name: "inventory", Short: "names of hosts, groups, patterns, variables and ansible-vault", Page: "targets", Section: "Names: the inventory"},
 	{Name: "passwords", Short: "where passwords come from, and who is asked", Page: "targets", Section: "Passwords"},
 	{Name: "commands", Short: "all commands, with what they have in common", Page: "cli"},
 	{Name: "results", Short: "how it went on several targets: -b, -o, --failed, --batch, --where ...", Page: "cli", Section: "How it went, on several targets"},
-	{Name: "values", Short: "what call makes of Python's values, and of arguments", Page: "cli", Section: "call"},
+	{Name: "values", Short: "how call converts Python's values, and arguments", Page: "cli", Section: "call"},
 	{Name: "json", Short: "the lines of --json", Page: "cli", Section: "--json"},
 	{Name: "exit-status", Short: "exit statuses", Page: "cli", Section: "Exit status"},
-	{Name: "programs", Short: "what a program has, and what differs from python SCRIPT", Page: "cli", Section: "run"},
+	{Name: "programs", Short: "the process of a program, and how it differs from python SCRIPT", Page: "cli", Section: "run"},
 	{Name: "host-variables", Short: "the inventory's variables in a program", Page: "cli", Section: "Host variables"},
 	{Name: "files", Short: "put, get and sync", Page: "cli", Section: "put, get, sync"},
 	{Name: "imports", Short: "which modules are served, and how they are found", Page: "imports"},
@@ -38,7 +38,7 @@ var Topics = []Topic{
 	{Name: "daemon", Short: "mitogend serve: its commands and configuration", Page: "serve"},
 	{Name: "control", Short: "the daemon's socket, for any language", Page: "control"},
 	{Name: "migrating", Short: "programs that were written for Mitogen", Page: "migrating"},
-	{Name: "packages", Short: "packages that were used for real", Page: "packages"},
+	{Name: "packages", Short: "packages that were tested", Page: "packages"},
 	{Name: "security", Short: "who is trusted with what, and what is not defended", Page: "security"},
 	{Name: "performance", Short: "what it costs, measured", Page: "performance"},
 	{Name: "protocol", Short: "the wire", Page: "protocol"},
@@ -70,7 +70,7 @@ func (t Topic) Text() string {
 	return text
 }
 
-// section gives a section with its title, up to the next one of its level or of a higher one.
+// section gives a section with its title, up to the next section of the same or a higher level.
 func section(page, title string) string {
 	var out strings.Builder
 	level, code := 0, false
@@ -93,7 +93,7 @@ func section(page, title string) string {
 	return out.String()
 }
 
-// headingLevel counts the # that begin a heading; 0 for any other line.
+// headingLevel counts the # at the beginning of a heading; 0 for any other line.
 func headingLevel(line string) int {
 	n := len(line) - len(strings.TrimLeft(line, "#"))
 	if n == 0 || !strings.HasPrefix(line[n:], " ") {
@@ -105,7 +105,7 @@ func headingLevel(line string) int {
 // link matches a link within the manual, or to another file of the repository.
 var link = regexp.MustCompile(`!?\[([^\]\n]+)\]\(([\w./-]*?(\w+)\.(?:md|svg))?(#[\w-]*)?\)`)
 
-// Readable is the topic's Markdown for who cannot follow its links: those to other pages name the topic.
+// Readable is the topic's Markdown without links: those to other pages become the name of a topic.
 func (t Topic) Readable() string {
 	return link.ReplaceAllStringFunc(t.Text(), func(text string) string {
 		m := link.FindStringSubmatch(text)

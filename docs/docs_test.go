@@ -47,7 +47,7 @@ func TestSection(t *testing.T) {
 	}
 }
 
-// No link is left that leads nowhere outside of the repository.
+// No link is left that works only in the repository.
 func TestReadable(t *testing.T) {
 	for _, topic := range Topics {
 		text := topic.Readable()

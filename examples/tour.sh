@@ -1,6 +1,6 @@
 #!/bin/sh
-# A tour of what mitogend does all day, on twenty ssh hosts. They are this machine, by an ssh server that the tour starts on loopback
-# addresses and ends again; all that is written lies in a directory of its own. On a terminal it stops twice for you to type.
+# A tour of everyday tasks, on twenty ssh hosts. They are all this machine: the tour starts an ssh server on loopback addresses, and
+# ends it again. All files are written to a temporary directory. On a terminal, tasks 11 and 12 wait for you to type.
 #
 #     make build
 #     PATH=$PWD/bin:$PATH examples/tour.sh
@@ -52,18 +52,18 @@ listen() {
     return 1
 }
 
-# Twenty hosts: web01 to web20, and one that is reached by way of web01.
+# Twenty hosts, web01 to web20, and one that is reached through web01.
 serve_ssh() {
     server=$(command -v sshd || command -v /usr/sbin/sshd) || { echo 'tour: sshd is not installed' >&2; exit 2; }
     if [ "$(id -u)" = 0 ] && [ ! -d /run/sshd ]; then
-        echo 'tour: as root, sshd wants the directory /run/sshd; make it, or be another user' >&2
+        echo 'tour: as root, sshd needs the directory /run/sshd; make it, or run the tour as another user' >&2
         exit 2
     fi
     mkdir -m 755 "$dir/ssh"
     ssh-keygen -q -t ed25519 -N '' -f "$dir/ssh/host"
     ssh-keygen -q -t ed25519 -N '' -f "$dir/ssh/key"
     cp "$dir/ssh/key.pub" "$dir/ssh/authorized"
-    # Two servers: one listens on 16 addresses at most.
+    # Two servers, since one listens on 16 addresses at most.
     for attempt in 1 2 3 4 5; do
         port=$((20000 + ($$ * 7 + attempt * 101) % 30000))
         if listen 1 11 && listen 12 21; then break; fi
@@ -95,10 +95,10 @@ serve_ssh() {
 serve_ssh
 export MITOGEND_INVENTORY="$dir/hosts.yaml"
 
-# Where one is: programs and functions of one directory share connections.
+# Programs and functions from the same directory share connections.
 cd "$dir"
 
-# What is copied, and where to. All hosts are one machine here: each has a directory of its own.
+# Files to copy, and where to. All hosts are the same machine here, so each has a directory of its own.
 there="$dir/hosts/{target}"
 mkdir -p site/css logs
 echo 'port = 8080' >app.conf
@@ -119,16 +119,16 @@ show exec -H web -- uptime
 task '2. The same, gathered'
 show exec -b -H web -- uptime -s
 
-task '3. A file out'
+task '3. Copy a file to all'
 show put -H web app.conf "$there/etc/"
 show exec -b -H web --shell "cat $there/etc/app.conf"
 
-task '4. A tree out; the second time there is nothing to send'
+task '4. Synchronize a directory; the second time there is nothing to send'
 show sync -H web site "$there/www"
 show sync -H web --dry-run site "$there/www"
 show exec -b -H web --chdir "$there/www" -- find . -type f
 
-task '5. A log back from all'
+task '5. Fetch a log from all'
 show exec -H web --shell "mkdir -p $there/log && echo 'started on {target}' >$there/log/app.log"
 show get -H web "$there/log/app.log" logs
 cat logs/*/app.log
@@ -137,17 +137,17 @@ task '6. A rolling restart, four at a time, that stops at the second failure'
 show exec -q -H web03,web06 --shell "touch $there/broken"
 show exec -H web --batch 4 --max-fail 1 --failed failed --shell "test ! -e $there/broken && echo restarted" || echo "(status $?)"
 
-task '7. The failed ones again, and those that were not begun'
+task '7. Again on those that failed or were not begun'
 show exec -q -H web03,web06 --shell "rm $there/broken"
 show exec -b -H @failed --shell "test ! -e $there/broken && echo restarted"
 
 task '8. Facts as a table'
 show facts -H web --table system machine cpus python
 
-task '9. What a function of the standard library gives'
+task '9. Call a function of the standard library'
 show call -b -H web --select .system platform:uname
 
-task '10. A program, with stdin to all and the variables of its host'
+task '10. Run a program, with stdin for all and the variables of each host'
 cat >count.py <<'end'
 import sys
 import mitogend
@@ -165,9 +165,9 @@ if [ -t 0 ] && [ -t 1 ]; then
     show exec -t -H inner -- top
     show top
 else
-    task '11. and 12. want a terminal'
+    task '11. and 12. need a terminal'
 fi
 
-task 'What there was'
+task 'The connections'
 show ps | head -n 5
 show close web01 'web*'

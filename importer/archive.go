@@ -13,20 +13,28 @@ import (
 	"time"
 )
 
-// archive is the directory of a zip, egg or wheel file. It keeps no descriptor open between reads.
+// archive is the directory of a zip, egg or wheel file, or a Tree. It keeps no descriptor open between reads.
 type archive struct {
 	// Constant after openArchive.
 	path    string
+	tree    fs.FS // in place of a file
 	key     fileKey
 	settled bool
-	dirs    map[string]*listing  // by slash path, "" is the root
-	files   map[string]*zip.File // by slash path
-	odd     string               // a name that leads out of the archive, if there is one
+	dirs    map[string]*listing // by slash path, "" is the root
+	files   map[string]*member  // by slash path
+	odd     string              // a name that leads out of the archive, if there is one
 
 	// mu protects the following; held across opening the file, never across reading it.
 	mu    sync.Mutex
 	file  *os.File // open while users > 0
 	users int
+}
+
+// member is a file in it.
+type member struct {
+	size uint64
+	mode fs.FileMode
+	open func() (io.ReadCloser, error)
 }
 
 // errStale: the file is no longer the one whose directory was read.
@@ -38,7 +46,7 @@ const maxArchiveDepth = 100
 // openArchive reads the central directory. Entries whose name leaves the archive, or has a backslash, are left out; of two
 // entries with one name the later one counts, as in zipimport.
 func openArchive(path string) (*archive, error) {
-	a := &archive{path: path, dirs: map[string]*listing{"": newListing()}, files: map[string]*zip.File{}}
+	a := &archive{path: path, dirs: map[string]*listing{"": newListing()}, files: map[string]*member{}}
 	read := time.Now()
 	f, key, err := openFile(path)
 	if err != nil {
@@ -65,11 +73,15 @@ func openArchive(path string) (*archive, error) {
 			a.mkdir(name)
 			continue
 		}
-		a.files[name] = zf
-		dir, base := splitSlash(name)
-		a.mkdir(dir).add(base, zf.Mode().Type()&^fs.ModeSymlink)
+		a.add(name, &member{zf.UncompressedSize64, zf.Mode(), zf.Open})
 	}
 	return a, nil
+}
+
+func (a *archive) add(name string, m *member) {
+	a.files[name] = m
+	dir, base := splitSlash(name)
+	a.mkdir(dir).add(base, m.mode.Type()&^fs.ModeSymlink)
 }
 
 // installedName is where a member of a wheel lies when it is installed: NAME.data/purelib and NAME.data/platlib are the root.
@@ -103,6 +115,9 @@ func splitSlash(name string) (dir, base string) {
 
 // acquire opens the file unless it is open, and refuses when it is no longer the one whose directory was read.
 func (a *archive) acquire() error {
+	if a.tree != nil {
+		return nil
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.users == 0 {
@@ -121,6 +136,9 @@ func (a *archive) acquire() error {
 }
 
 func (a *archive) release() {
+	if a.tree != nil {
+		return
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.users--; a.users == 0 {
@@ -135,7 +153,7 @@ func (a *archive) ReadAt(p []byte, off int64) (int, error) { return a.file.ReadA
 // read unpacks one file. What the directory says of its size is not believed: reading stops beyond limit, and archive/zip
 // compares the true size and checksum.
 func (a *archive) read(name string, limit int64) ([]byte, error) {
-	zf, ok := a.files[name]
+	m, ok := a.files[name]
 	if !ok {
 		return nil, fs.ErrNotExist
 	}
@@ -143,16 +161,16 @@ func (a *archive) read(name string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	defer a.release()
-	if zf.UncompressedSize64 > uint64(limit) {
-		return nil, tooLarge(int64(min(zf.UncompressedSize64, 1<<62)), limit)
+	if m.size > uint64(limit) {
+		return nil, tooLarge(int64(min(m.size, 1<<62)), limit)
 	}
-	rc, err := zf.Open()
+	rc, err := m.open()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = rc.Close() }()
-	// A lying size must not cost memory: deflate can not shrink by more than about 1032.
-	size := min(int64(zf.UncompressedSize64), a.key.size*1100)
+	// A lying size must not cost memory: deflate cannot shrink by more than about 1032.
+	size := min(int64(m.size), a.key.size*1100)
 	data, err := readAll(io.LimitReader(rc, limit+1), size, limit)
 	if err != nil {
 		return nil, err
@@ -163,7 +181,7 @@ func (a *archive) read(name string, limit int64) ([]byte, error) {
 // fileKey is the key of a member: the archive's own, so that a new archive means new members.
 func (a *archive) fileKey(name string) fileKey {
 	k := a.key
-	k.mode = a.files[name].Mode() & 0o100
-	k.size = int64(min(a.files[name].UncompressedSize64, 1<<62))
+	k.mode = a.files[name].mode & 0o100
+	k.size = int64(min(a.files[name].size, 1<<62))
 	return k
 }

@@ -22,12 +22,13 @@ const pycHeader = 16
 // maxBytecode bounds a .pyc that is sent.
 const maxBytecode = 16 << 20
 
-// bytecode gives the magic number and the marshalled code of a module, as an interpreter of this machine has left them in
-// __pycache__, the latter as zlib that is not compressed, if there is no doubt that it is the code of the source which is served: time
-// and size are right, and whoever could have written it could have written the source. Otherwise nil.
+// bytecode gives the magic number and the marshalled code of a module, as an interpreter of this machine has left them in __pycache__;
+// the code as zlib that is not compressed. There must be no doubt that it is the served source's: time and size fit, and only those could
+// write it who could write the source. Otherwise it gives nil.
 func (s *search) bytecode(name string) (magic, code []byte) {
 	sp := s.find(name)
-	if s.v.Major != 3 || sp.why != "" || sp.unit == nil || sp.unit != sp.packed || sp.file.arc != nil || sp.kind == KindMain || sp.kind == KindVirtual || sp.kind == KindNamespace {
+	if s.v.Major != 3 || sp.why != "" || sp.unit == nil || sp.unit != sp.packed || sp.file.arc != nil ||
+		sp.kind == KindMain || sp.kind == KindVirtual || sp.kind == KindNamespace {
 		return nil, nil
 	}
 	path := sp.file.String()
@@ -69,9 +70,9 @@ func stored(data []byte) []byte {
 
 // Uncompiled is a source that is served and has no bytecode beside it.
 type Uncompiled struct {
-	// Hash tells it from all others; it is that of the text.
+	// Hash is of the text, and tells it from all others.
 	Hash [32]byte
-	// Size is that of the text, in bytes.
+	// Size is the length of the text, in bytes.
 	Size int
 	// Path is the module's, as the child is told it.
 	Path string
@@ -89,7 +90,7 @@ func (s *search) uncompiled(name string) (Uncompiled, bool) {
 	return Uncompiled{u.hash, u.size, sent(s.path(sp)), func() ([]byte, error) { return inflate(u.compressed()) }}, true
 }
 
-// readTrusted reads a file that nobody could have written who could not have written the source, which is in the state key: it
+// readTrusted reads a file that only those could write who could write the source. The source is in the state key: it
 // and its directory belong to root, to us, or to the owner of the source, others may not write them, and a group may only if the
 // source has the same one and lets it write, too. No links are followed. Else nil.
 func readTrusted(dir, name, source string, key fileKey) []byte {

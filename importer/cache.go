@@ -15,8 +15,8 @@ import (
 	"github.com/klauspost/compress/zlib"
 )
 
-// unit is one source, scanned, and compressed when first sent. It does not change and does not know its name: what hangs on
-// the child's version or on other files is made from it.
+// unit is one source. It is scanned at once, and compressed when first sent. It does not change, and does not know its name: what
+// depends on the child's version, or on other files, is made from it.
 type unit struct {
 	src  *source
 	hash [sha256.Size]byte
@@ -48,7 +48,7 @@ var writers = sync.Pool{New: func() any {
 	return w
 }}
 
-// compressed gives the source as zlib. It is made once; who comes meanwhile waits.
+// compressed gives the source as zlib. It is made once; others wait.
 func (u *unit) compressed() []byte {
 	u.once.Do(func() {
 		var buf bytes.Buffer
@@ -65,8 +65,8 @@ func (u *unit) compressed() []byte {
 	return u.zip
 }
 
-// compressAhead compresses units on the other processors while the caller works through them, in order. The caller must call
-// wait in the end.
+// compressAhead compresses units on the other processors while the caller works through them, in order. The caller must call wait
+// at the end.
 func compressAhead(units []*unit) (wait func()) {
 	todo := make([]*unit, 0, len(units))
 	for _, u := range units {
@@ -77,7 +77,7 @@ func compressAhead(units []*unit) (wait func()) {
 	var wg sync.WaitGroup
 	n := min(runtime.GOMAXPROCS(0), 1+len(todo)/4)
 	for k := 1; k < n; k++ {
-		// Each takes every nth, the caller what remains.
+		// Each goroutine takes every nth unit, and the caller the rest.
 		wg.Go(func() {
 			for i := k; i < len(todo); i += n {
 				todo[i].compressed()
@@ -204,7 +204,7 @@ func (c *cache) claim(loc location, key fileKey) (s *slot, mine bool) {
 	return s, true
 }
 
-// fill reads the file and lets the waiters go, whatever happens.
+// fill reads the file. Whatever happens, it wakes those who wait.
 func (c *cache) fill(s *slot, read func() ([]byte, fileKey, error)) {
 	old := s.unit
 	s.unit = nil
@@ -243,13 +243,13 @@ func (c *cache) fill(s *slot, read func() ([]byte, fileKey, error)) {
 // cost estimates the memory of a unit without its records: the source until it is compressed, then about a third.
 func (u *unit) cost() int64 { return int64(u.size) + 200*int64(len(u.src.imports)) + 500 }
 
-// charge adds to what a unit costs, and drops the units that were not used for longest when the limit is passed.
+// charge adds to a unit's cost. Beyond the limit it drops the units that were not used for longest.
 func (c *cache) charge(loc location, u *unit, n int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.slots[loc]
 	if s == nil || s.elem == nil || s.unit != u {
-		return // dropped meanwhile
+		return // it was dropped
 	}
 	s.cost += n
 	c.bytes += n

@@ -14,8 +14,8 @@ type Description struct {
 	Reason string `json:"reason,omitempty"` // why it is not served
 	Kind   Kind   `json:"kind,omitempty"`
 	Path   string `json:"path,omitempty"`
-	// Wheel is the file of a wheelhouse that it is served from; OtherWheels are those that other children, of the same version if that was named, get in its
-	// place.
+	// Wheel is the file of a wheelhouse that it is served from. OtherWheels are what other children get in its place; if a version was
+	// named, other children of that version.
 	Wheel       string   `json:"wheel,omitempty"`
 	OtherWheels []string `json:"other_wheels,omitempty"`
 	// Size and Compressed are bytes of source, as it is and as it is sent.
@@ -29,7 +29,7 @@ type Description struct {
 	UnpackedBytes int64 `json:"unpacked_bytes,omitempty"`
 	// Objects are what an extension module may be loaded from, in the order of preference; the target takes the first that fits it.
 	Objects []ObjectDescription `json:"objects,omitempty"`
-	// Closure is what a child is sent that has nothing yet; ClosureBytes what that takes on the wire.
+	// Closure is what a child gets that has nothing yet. ClosureBytes is its size on the wire.
 	Closure      []string `json:"closure,omitempty"`
 	ClosureBytes int      `json:"closure_bytes"`
 }
@@ -60,23 +60,23 @@ func (im *Importer) Describe(ctx context.Context, name string, v Version) (*Desc
 	d.Served, d.Kind, d.Path = true, m.Kind, m.Path
 	d.Wheel, d.OtherWheels = s.wheelsOf(m.loc)
 	d.Size, d.Compressed, d.Modules, d.Related = m.Size, len(m.Compressed), m.Present, m.Related
-	r := resolver{search: s, sp: s.find(name), src: m.unit.src}
+	f := follower{search: s, sp: s.find(name), src: m.unit.src}
 	for i := range m.Imports {
 		imp := &m.Imports[i]
 		id := ImportDescription{Line: imp.Line, Text: imp.String(), When: imp.guard.String()}
-		if r.active(imp.guard) {
-			id.Loads = slices.DeleteFunc(r.targets(imp), func(loaded string) bool { return within(name, loaded) })
+		if f.active(imp.guard) {
+			id.Loads = slices.DeleteFunc(f.targets(imp), func(loaded string) bool { return within(name, loaded) })
 		}
 		d.Imports = append(d.Imports, id)
 	}
 	if s.unpackTop(name) == name {
 		files, _, _ := s.tree(name, nil) // else it would not be served
 		d.Unpacked = len(files)
-		for _, f := range files {
-			d.UnpackedBytes += f.Size
+		for _, file := range files {
+			d.UnpackedBytes += file.Size
 		}
 	}
-	d.Objects = s.objectsOf(r.sp)
+	d.Objects = s.objectsOf(f.sp)
 	if d.Objects != nil {
 		d.Imports = nil // of what stands for it
 	}

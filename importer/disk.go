@@ -97,7 +97,7 @@ func statOpen(f *os.File) (fileKey, error) {
 	return keyOf(&st), staterr
 }
 
-// maxTries bounds how often a file is read again because it changed meanwhile.
+// maxTries bounds how often a file is read because it changes while it is read.
 const maxTries = 3
 
 // readFile reads a regular file of at most limit bytes. When the file changes while it is read it is read again.
@@ -191,7 +191,7 @@ type listing struct {
 	compiled map[string]string
 }
 
-// Suffixes of what an interpreter loads and we can not serve.
+// Suffixes of what an interpreter loads and we cannot serve.
 var compiledSuffixes = []string{".so", ".pyd", ".pyc", ".pyo"}
 
 func newListing() *listing {

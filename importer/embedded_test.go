@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"mitogend/integration/poll"
 	"mitogend/pyproto"
 )
 
@@ -79,7 +80,7 @@ func TestWith(t *testing.T) {
 		if !push {
 			want = append([]string{"-absent"}, want...)
 		}
-		eventually(t, "all are sent", func() bool { return len(sink.names()) >= len(want) })
+		poll.Until(t, "all are sent", func() bool { return len(sink.names()) >= len(want) })
 		equal(t, "sent", sink.names(), want)
 	}
 }
@@ -100,7 +101,7 @@ func TestWithPaths(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		eventually(t, "all are sent", func() bool { return len(sink.names()) >= 5 })
+		poll.Until(t, "all are sent", func() bool { return len(sink.names()) >= 5 })
 		names := sink.names()
 		if slices.Index(names, "paths") > slices.Index(names, "c") || slices.Index(names, "paths") < slices.Index(names, "a") {
 			t.Errorf("push %v: sent %v", push, names)

@@ -136,7 +136,7 @@ func (s *search) stub(sp *spec) ([]byte, error) {
 			if lib.spare {
 				spare = 1
 			}
-			beside = append(beside, fmt.Sprintf("(%s,%d,%s,%d)", literal(lib.name), lib.key.size, literal(lib.token()), spare))
+			beside = append(beside, fmt.Sprintf("(%s,%d,%s,%d,%s)", literal(lib.name), lib.key.size, literal(lib.token()), spare, literal(lib.Version)))
 		}
 		wants = slices.DeleteFunc(wants, OfLibc)
 		for i := range wants {
@@ -151,15 +151,19 @@ func (s *search) stub(sp *spec) ([]byte, error) {
 // literal writes a text as both generations of Python read it.
 func literal(text string) string { return strconv.QuoteToASCII(text) }
 
-// ExtensionPart gives up to 1 MiB of an extension module's file, or of a library beside it, from an offset on, behind the bytes in
-// head; token is that of the stub. Policies may apply in addition to the importer's. The error is a *NotFoundError, or ctx's.
-func (im *Importer) ExtensionPart(ctx context.Context, v Version, name, file, lib, token string, offset int64, head string, also ...Policy) (
-	[]byte, error,
-) {
+// An ExtensionFile is the shared object of an extension module, or a library beside it, in the state that the stub has told of.
+type ExtensionFile struct {
+	im *Importer
+	b  *object
+}
+
+// ExtensionFile finds a module's file, or a library beside it; token is from the stub. Policies may apply in addition to the
+// importer's. The error is a *NotFoundError, or ctx's.
+func (im *Importer) ExtensionFile(ctx context.Context, v Version, name, file, lib, token string, also ...Policy) (*ExtensionFile, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	none := func(why string) ([]byte, error) { return nil, &NotFoundError{Name: name, Reason: why} }
+	none := func(why string) (*ExtensionFile, error) { return nil, &NotFoundError{Name: name, Reason: why} }
 	s := im.search(v)
 	s.ctx = ctx
 	sp := s.find(name)
@@ -192,9 +196,23 @@ func (im *Importer) ExtensionPart(ctx context.Context, v Version, name, file, li
 	if b.token() != token {
 		return none(b.file.String() + " has changed while it was sent")
 	}
-	r, size, done, err := im.openObject(b.file, b.key)
+	return &ExtensionFile{im, b}, nil
+}
+
+// Path is where it lies on this machine; empty for a member of an archive.
+func (f *ExtensionFile) Path() string {
+	if f.b.file.arc != nil {
+		return ""
+	}
+	return f.b.file.dir
+}
+
+// Part gives up to 1 MiB of it, from an offset on, behind the bytes in head. The error is a *NotFoundError.
+func (f *ExtensionFile) Part(offset int64, head string) ([]byte, error) {
+	none := func(why string) ([]byte, error) { return nil, &NotFoundError{Name: f.b.file.String(), Reason: why} }
+	r, size, done, err := f.im.openObject(f.b.file, f.b.key)
 	if err != nil {
-		return none(fmt.Sprintf("%s: %s", b.file, why(err)))
+		return none(fmt.Sprintf("%s: %s", f.b.file, why(err)))
 	}
 	defer done()
 	if offset < 0 || offset > size {
@@ -203,7 +221,31 @@ func (im *Importer) ExtensionPart(ctx context.Context, v Version, name, file, li
 	data := make([]byte, int64(len(head))+min(extensionPart, size-offset))
 	copy(data, head)
 	if _, err := r.ReadAt(data[len(head):], offset); err != nil && err != io.EOF {
-		return none(fmt.Sprintf("%s: %s", b.file, why(err)))
+		return none(fmt.Sprintf("%s: %s", f.b.file, why(err)))
 	}
 	return data, nil
+}
+
+// extension finds the shared objects that are a module.
+func (s *search) extension(loc location, l *listing, leaf, bin string) (*spec, string) {
+	names, misfit := l.extensions(leaf, s.v)
+	sp := &spec{kind: KindExtension}
+	for _, name := range names {
+		file := loc.join(name)
+		switch b, err := s.object(file); {
+		case err != nil:
+			bin, misfit = name, "that cannot be read: "+why(err)
+		case b.why != "":
+			bin, misfit = name, "that "+b.why
+		default:
+			if sp.ext == nil {
+				sp.file, sp.key = file, b.key
+			}
+			sp.ext = append(sp.ext, name)
+		}
+	}
+	if sp.ext == nil {
+		return nil, fmt.Sprintf("%s is an extension module %s", loc.join(bin), cmp.Or(misfit, "of another system"))
+	}
+	return sp, ""
 }

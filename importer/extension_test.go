@@ -139,11 +139,21 @@ func TestExtensionPart(t *testing.T) {
 				t.Errorf("the stub lacks %q: %s", text, source)
 			}
 		}
-		data, err := im.ExtensionPart(ctx, py3, "p.m", "m.abi3.so", "", b.token(), 10, "")
+		part := func(module, file, lib, token string, offset int64, also ...Policy) ([]byte, error) {
+			f, err := im.ExtensionFile(ctx, py3, module, file, lib, token, also...)
+			if err != nil {
+				return nil, err
+			}
+			if path := f.Path(); (path == "") != (root != dir) || path != "" && !strings.HasPrefix(path, dir) {
+				t.Errorf("%s: its path is %q", root, path)
+			}
+			return f.Part(offset, "")
+		}
+		data, err := part("p.m", "m.abi3.so", "", b.token(), 10)
 		if err != nil || !bytes.Equal(data, whole[10:]) {
 			t.Errorf("%s: %d bytes, %v", root, len(data), err)
 		}
-		if data, err := im.ExtensionPart(ctx, py3, "p.m", "m.abi3.so", "libinner.so.1", libs[0].token(), 0, ""); err != nil || len(data) == 0 {
+		if data, err := part("p.m", "m.abi3.so", "libinner.so.1", libs[0].token(), 0); err != nil || len(data) == 0 {
 			t.Errorf("%s: %d bytes, %v", root, len(data), err)
 		}
 		for name, c := range map[string]struct {
@@ -162,7 +172,7 @@ func TestExtensionPart(t *testing.T) {
 			"not among what is":       {"p.m", "m.abi3.so", "", b.token(), 0, []Policy{{Allow: []string{"q"}}}},
 			"denied by the policy (d": {"p.m", "m.abi3.so", "libinner.so.1", libs[0].token(), 0, []Policy{{Deny: []string{"p.libs"}}}},
 		} {
-			_, err := im.ExtensionPart(ctx, py3, c.module, c.file, c.lib, c.token, c.offset, "", c.also...)
+			_, err := part(c.module, c.file, c.lib, c.token, c.offset, c.also...)
 			var none *NotFoundError
 			if !errors.As(err, &none) {
 				t.Errorf("%s: %v", name, err)

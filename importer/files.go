@@ -63,6 +63,9 @@ func (s *search) denied(p *Policy, loc location) string {
 				}
 			}
 		}
+		if loc.arc.tree != nil {
+			return ""
+		}
 		// Of an archive on the path only the members are denied, unless it is read as a file.
 		return s.deniedPath(p, filepath.Dir(loc.arc.path))
 	}
@@ -116,6 +119,9 @@ func (s *search) placesOf(p *Policy) *places {
 			dir := root
 			for _, part := range parts[:len(parts)-1] {
 				dir = dir.join(part)
+			}
+			if dir.arc != nil && dir.arc.tree != nil {
+				continue // its files have no other names
 			}
 			for _, dir := range []location{dir, dir.join("__pycache__")} {
 				l := s.list(dir)

@@ -326,7 +326,7 @@ func maskDoubleByte(src []byte) []byte {
 func maskPairs(src []byte) []byte {
 	out := bytes.Clone(src)
 	for i := 0; i < len(out)-1; i++ {
-		// 0xa0 to 0xdf are characters of one byte in Shift JIS; hiding a plain byte behind them is harmless but for an ending.
+		// 0xa0 to 0xdf are characters of one byte in Shift JIS; hiding a plain byte behind them is harmless, unless it ends a line.
 		if out[i] >= 0x81 && out[i+1] >= 0x40 {
 			out[i], out[i+1] = 'x', 'x'
 			i++

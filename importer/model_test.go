@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// The model: one responder, stepped by a scheduler in place of Serve, and a child that keeps the rules of the protocol. Random
+// The model: one responder, stepped by a scheduler in place of work, and a child that keeps the rules of the protocol. Random
 // events in random order: threads of the child import modules, its own children ask through it, calls push closures ahead,
 // modules are forwarded, records arrive late, the stream is lost. Checked at every step and at the end:
 //
@@ -143,7 +143,7 @@ func (m *model) ForwardModule(_ []byte, target uint32, name string) error {
 	return nil
 }
 
-// checkLocks: nothing else runs, so a lock that can not be had is held by the caller.
+// checkLocks: nothing else runs, so a lock that cannot be had is held by the caller.
 func (m *model) checkLocks() {
 	for what, mu := range map[string]*sync.Mutex{"responder": &m.r.mu, "cache": &m.im.cache.mu, "finder": &m.im.finder.mu} {
 		if !mu.TryLock() {
@@ -193,9 +193,9 @@ func (m *model) push(target uint32) {
 	m.pushes = append(m.pushes, j)
 }
 
-// serveOne does what one round of Serve does.
+// serveOne does what one round of work does.
 func (m *model) serveOne() bool {
-	j, _ := m.r.next()
+	j := m.r.next()
 	if j == nil {
 		return false
 	}
@@ -479,12 +479,13 @@ func (c *child) importModule(name string, lost <-chan struct{}) {
 
 func (c *child) live() {
 	lost := make(chan struct{})
-	go func() {
-		defer close(lost)
-		if err := c.r.Serve(context.Background()); err != nil && !errors.Is(err, errLost) {
+	var work sync.WaitGroup
+	c.r.Start(context.Background(), inGroup(&work), func(err error) {
+		if !errors.Is(err, errLost) {
 			c.t.Error(err)
 		}
-	}()
+		close(lost)
+	})
 	var threads sync.WaitGroup
 	for range 4 {
 		rng := rand.New(rand.NewPCG(c.rng.Uint64(), 0))
@@ -501,7 +502,7 @@ func (c *child) live() {
 	}
 	threads.Wait()
 	c.r.Close()
-	<-lost
+	work.Wait()
 	for name, sent := range c.got {
 		if exists := slices.Contains(c.names, name); exists != sent {
 			c.t.Errorf("%s: exists %v, sent %v", name, exists, sent)

@@ -9,7 +9,7 @@ import (
 // MaxName is the longest module name that is looked up, in bytes. Longer ones are refused.
 const MaxName = 1024
 
-// nameFault says what is wrong with a module name that came over the wire; "" means nothing is. What passes can not leave a
+// nameFault says what is wrong with a module name that came over the wire; "" means nothing is. What passes cannot leave a
 // directory it is looked up in: no component is empty, or has a separator, a control character or a drive letter's colon.
 // Components need not be identifiers, since importlib.import_module takes others and migrations are called 0001_initial.
 func nameFault(name string) string {

@@ -27,7 +27,7 @@ const maxLibraries = 100
 type object struct {
 	file location
 	key  fileKey
-	why  string // why it can not be loaded anywhere; the rest is empty then
+	why  string // why it cannot be loaded anywhere; the rest is empty then
 	ELF
 }
 
@@ -55,7 +55,7 @@ var machines = map[elf.Machine]string{
 	elf.EM_S390: "s390x", elf.EM_RISCV: "riscv64", elf.EM_LOONGARCH: "loongarch64",
 }
 
-// objects keeps what was read of shared objects.
+// objects has what was read of shared objects.
 type objects struct {
 	mu    sync.Mutex
 	known map[location]*object
@@ -68,7 +68,7 @@ type objects struct {
 // maxObjects bounds objects.known; when it is reached the cache starts anew.
 const maxObjects = 10000
 
-// object reads what is to be known of a file.
+// object reads a file's headers.
 func (s *search) object(file location) (*object, error) {
 	key, err := s.key(file)
 	if err != nil {
@@ -220,7 +220,7 @@ type library struct {
 	spare bool   // of Options.Libs, for a child that lacks it
 }
 
-// LibsSystem is what Options.Libs has for the directories in which this machine's loader looks.
+// LibsSystem in Options.Libs stands for the directories where this machine's loader looks.
 const LibsSystem = "system"
 
 // SystemLibs reads them from the loader's configuration.
@@ -258,7 +258,7 @@ var SystemLibs = sync.OnceValue(func() []string {
 // libcParts are names of libraries that belong together, and to the loader.
 var libcParts = []string{"libc.", "libm.", "libdl.", "libpthread.", "librt.", "libutil.", "libresolv.", "ld-linux", "ld64.", "ld-musl"}
 
-// OfLibc tells of libraries that are never sent, nor looked for: every machine has its own.
+// OfLibc tells whether a library belongs to the C library. Every machine has its own; none is sent or looked for.
 func OfLibc(name string) bool {
 	return slices.ContainsFunc(libcParts, func(part string) bool { return strings.HasPrefix(name, part) })
 }
@@ -286,8 +286,8 @@ func (s *search) spare(b *object, name string) *object {
 	return nil
 }
 
-// libraries finds what a shared object needs and its run path leads to within the path, in the order in which it is to be loaded,
-// and the names of what else it and they need.
+// libraries finds the libraries that a shared object needs, where its run path leads within the path, in the order in which they load.
+// wants has the names of other libraries that it and they need.
 func (s *search) libraries(b *object) (libs []library, wants []string) {
 	seen := map[string]bool{}
 	found := 0
@@ -316,7 +316,7 @@ func (s *search) libraries(b *object) (libs []library, wants []string) {
 	return libs, wants
 }
 
-// beside looks for a library where a run path made of $ORIGIN leads, as long as that is within an entry of the path.
+// beside looks for a library where a run path with $ORIGIN leads, within the entries of the path.
 func (s *search) beside(file location, runpath []string, name string) *object {
 	if strings.Contains(name, "/") {
 		return nil

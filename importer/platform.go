@@ -55,6 +55,26 @@ func (p Platform) String() string {
 	return fmt.Sprintf("%s on %s with %s %s", p.ABI, p.Machine, p.Libc, p.LibcVersion)
 }
 
+// FitsWheel tells by a WHEEL file whether what was built is for such a child's Python; tag is what it says. The platform in it may be
+// another: some projects rename what they have built.
+func (p Platform) FitsWheel(data []byte) (tag string, ok bool) {
+	tags := header(data, "tag")
+	for _, text := range tags {
+		parts := strings.Split(text, "-")
+		if len(parts) != 3 {
+			continue
+		}
+		for _, python := range strings.Split(parts[0], ".") {
+			for _, abi := range strings.Split(parts[1], ".") {
+				if how, _ := p.fitPython(python, abi); how == fits {
+					return text, true
+				}
+			}
+		}
+	}
+	return strings.Join(tags, " "), len(tags) == 0
+}
+
 // fit says how well a wheel's tag fits.
 type fit int
 

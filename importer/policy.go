@@ -50,3 +50,11 @@ func (p *Policy) check() error {
 func within(name, prefix string) bool {
 	return strings.HasPrefix(name, prefix) && (len(name) == len(prefix) || name[len(prefix)] == '.')
 }
+
+// refuses applies a policy, which virtual modules are exempt from: they are the child runtime's own.
+func (im *Importer) refuses(p *Policy, name string) string {
+	if _, ok := im.opt.Virtual[name]; ok {
+		return ""
+	}
+	return p.Refuses(name)
+}

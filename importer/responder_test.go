@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"mitogend/integration/poll"
 	"mitogend/pyproto"
 )
 
@@ -75,13 +76,21 @@ func serve(t *testing.T, im *Importer, sink Sink, opt ResponderOptions) *Respond
 	if err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan error, 1)
-	go func() { done <- r.Serve(context.Background()) }()
+	var wg sync.WaitGroup
+	r.Start(context.Background(), inGroup(&wg), func(error) {})
 	t.Cleanup(func() {
 		r.Close()
-		<-done
+		wg.Wait()
 	})
 	return r
+}
+
+// inGroup has functions run that wg waits for.
+func inGroup(wg *sync.WaitGroup) func(func()) error {
+	return func(work func()) error {
+		wg.Go(work)
+		return nil
+	}
 }
 
 // ask requests names and waits until all are answered.
@@ -205,7 +214,7 @@ func TestResponderFlood(t *testing.T) {
 	if err := r.Request("alone"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the first request is being answered", func() bool {
+	poll.Until(t, "the first request is being answered", func() bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		return len(r.pending) == 0
@@ -353,9 +362,13 @@ func TestResponderEnds(t *testing.T) {
 	if err := r.Push(waiting, "app"); !errors.Is(err, context.Canceled) {
 		t.Errorf("a push that nobody does: %v", err)
 	}
-	if err := r.Serve(ctx); !errors.Is(err, broken) {
-		t.Errorf("Serve: %v", err)
+	var wg sync.WaitGroup
+	failed := make(chan error, 1)
+	r.Start(ctx, inGroup(&wg), func(err error) { failed <- err })
+	if err := <-failed; !errors.Is(err, broken) {
+		t.Errorf("the sink's error: %v", err)
 	}
+	wg.Wait()
 	for what, err := range map[string]error{"Request": r.Request("app"), "Push": r.Push(ctx, "app"), "Forward": r.Forward(ctx, 1, Platform{Version: py3}, "app")} {
 		if !errors.Is(err, ErrClosed) {
 			t.Errorf("%s after the end: %v", what, err)
@@ -370,7 +383,7 @@ func TestResponderEnds(t *testing.T) {
 	}
 	pushed := make(chan error)
 	go func() { pushed <- r.Push(ctx, "app") }()
-	eventually(t, "the push is queued", func() bool {
+	poll.Until(t, "the push is queued", func() bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		return len(r.jobs) == 1 && len(r.pending) == 0
@@ -387,12 +400,24 @@ func TestResponderEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Serve(cancelled); err != nil {
-		t.Errorf("Serve with a context that has ended: %v", err)
+	r.Start(cancelled, inGroup(&wg), func(err error) { t.Errorf("a context that has ended is told as %v", err) })
+	if err := r.Push(ctx, "app"); !errors.Is(err, ErrClosed) {
+		t.Errorf("a push after the context has ended: %v", err)
+	}
+	wg.Wait()
+
+	// Nobody can work any more.
+	r, err = NewResponder(im, &recorder{}, ResponderOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Start(ctx, func(func()) error { return broken }, func(err error) { t.Error(err) })
+	if err := r.Push(ctx, "app"); !errors.Is(err, ErrClosed) {
+		t.Errorf("a push that nobody can do: %v", err)
 	}
 }
 
-// A module that can not be built is passed over as a related one, and refused as what was asked for.
+// A module that cannot be built is passed over as a related one, and refused as what was asked for.
 func TestResponderLargeAndVanishing(t *testing.T) {
 	dir := tree(t, map[string]string{"a.py": "import big, b, c.d\n", "big.py": strings.Repeat("#", 2000), "b.py": "", "c/__init__.py": strings.Repeat("#", 2000), "c/d.py": ""})
 	sink := &recorder{}

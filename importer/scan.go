@@ -34,7 +34,7 @@ type source struct {
 	absolute bool
 	// extends: the package extends its __path__ over the whole path.
 	extends bool
-	// paths: it mentions __file__, __path__, sys.modules or pkg_resources, by which paths are made.
+	// paths: it mentions __file__, __path__, sys.modules or pkg_resources, by which paths are made, or ReadsFiles.
 	paths bool
 	// unpack: it asks for being unpacked.
 	unpack bool
@@ -70,10 +70,10 @@ func (g *guard) under(n guard) *guard {
 	return &n
 }
 
-// dormant tells of code that is never run by an import.
+// dormant tells whether no import runs the code.
 func (g *guard) dormant() bool { return g != nil && g.lazy && g.fn == "" }
 
-// condition is what an if statement tests. It is parsed when an import hangs on it.
+// condition is what an if statement tests. It is parsed when an import depends on it.
 type condition struct {
 	text []byte
 	expr *expr
@@ -114,6 +114,9 @@ type scanner struct {
 	line, counted int
 }
 
+// ReadsFiles tells whether a source imports coverage, which opens the files of the modules that it measures.
+func ReadsFiles(src []byte) bool { return bytes.Contains(src, []byte("import coverage")) }
+
 // scanSource finds the imports in Python 2 or 3 source. The source need not be a valid program: what makes no sense is passed over.
 func scanSource(src []byte) *source {
 	text := bytes.TrimPrefix(src, []byte("\xef\xbb\xbf"))
@@ -126,6 +129,7 @@ func scanSource(src []byte) *source {
 	if s.out.mainGuard >= 0 {
 		s.out.mainGuard += len(src) - len(text)
 	}
+	s.out.paths = ReadsFiles(src)
 	for _, maker := range []string{"__file__", "__path__", "sys.modules[", "pkg_resources"} {
 		s.out.paths = s.out.paths || bytes.Contains(src, []byte(maker))
 	}
@@ -283,7 +287,7 @@ func (s *scanner) clause(word string, g *guard, prev block, indent int) (*guard,
 	return b.guard, end
 }
 
-// handlerPart tells whether an except clause catches a failed import. What it can not see through it takes for one that does.
+// handlerPart tells whether an except clause catches a failed import. What it cannot see through it takes for one that does.
 func handlerPart(header []byte) tryPart {
 	types, _, _ := bytes.Cut(header, []byte(" as "))
 	if len(bytes.TrimSpace(types)) == 0 {
@@ -423,7 +427,7 @@ func (s *scanner) dotted() string {
 	return name
 }
 
-// add records an import. The conditions it hangs on are parsed now, so that nothing keeps the source.
+// add records an import. Its conditions are parsed now, so that nothing keeps the source.
 func (s *scanner) add(g *guard, imp Import) {
 	imp.guard, imp.Lazy = g, g != nil && g.lazy
 	for p := g; p != nil; p = p.parent {

@@ -7,12 +7,12 @@ import (
 	"unicode"
 )
 
-// Programs load modules (lexers, plugins, migrations, layers of a protocol) by names that no scan of their imports finds. What a child
-// asks for tells what it is likely to ask for next, and that follows the answer, with what it imports:
+// Programs load modules (lexers, plugins, migrations, layers of a protocol) by names that no scan of their imports finds. A child's
+// question tells what it will probably ask for next. That follows the answer, with what it imports:
 //
 //   - the rest of a list of names, as they stand in the text of a module that was sent: INSTALLED_APPS, builtin extensions;
-//   - with a package, the modules in it that no import statement can name, as 0001_initial, since whoever loads those lists them all; and
-//     the only one in it;
+//   - with a package, the modules in it that no import statement can name, as 0001_initial, since programs load all of those; and the
+//     only module in it;
 //   - once pkg.one.tail and pkg.two.tail were asked for, pkg.X.tail for each package X there that was sent, and for packages of one list
 //     at once;
 //   - from the second module of one package on, 4 others of it, then 8, 16 and so on.
@@ -27,7 +27,7 @@ const (
 	maxPatterns = 20_000
 )
 
-// ahead is what a Responder knows of what its child is likely to ask for. Owned by Serve.
+// ahead is what a Responder remembers to guess its child's next questions. Owned by Serve.
 type ahead struct {
 	asked    map[string]int // modules of a package that were asked for
 	patterns map[string]int // packages and tails that were
@@ -60,12 +60,8 @@ func (a *ahead) learn(lists [][]string) {
 
 // LearnLists takes note of the lists in a script that the child runs, which is not sent as a module. It does not wait until that is done.
 func (r *Responder) LearnLists(script []byte) {
-	lists := listedNames(script)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !r.closed && len(lists) > 0 {
-		r.jobs = append(r.jobs, &job{lists: lists})
-		r.signal()
+	if lists := listedNames(script); len(lists) > 0 {
+		_ = r.add(&job{lists: lists})
 	}
 }
 
@@ -113,7 +109,7 @@ func (r *Responder) sendAhead(ctx context.Context, s *search, name string) error
 	return nil
 }
 
-// sendLikely sends a module, with what it imports, for the sake of another one that was asked for.
+// sendLikely sends a module, with what it imports, because another one was asked for.
 func (r *Responder) sendLikely(ctx context.Context, s *search, next, name string) error {
 	if r.sent[next] != nil {
 		return nil
@@ -136,7 +132,7 @@ func (r *Responder) sendLikely(ctx context.Context, s *search, next, name string
 	return nil
 }
 
-// listed gives the modules that stand in a list with this one, by their names or those of what is in them.
+// listed gives the modules that stand in a list with this one: by their own names, or by names of what is in them.
 func (r *Responder) listed(s *search, name string) (out []string) {
 	for _, list := range r.likely.lists[name] {
 		for _, other := range list {
@@ -148,7 +144,7 @@ func (r *Responder) listed(s *search, name string) (out []string) {
 	return out
 }
 
-// listedModule gives the module that a name in a list is of: its own, or that of a class.
+// listedModule gives the module that a name in a list means: itself, or the module of a class.
 func (s *search) listedModule(name string) string {
 	if parent, leaf := parentName(name); unicode.IsUpper(rune(leaf[0])) && !s.served(name) {
 		return parent

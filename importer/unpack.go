@@ -47,7 +47,7 @@ func (s *search) unpackTop(name string) string {
 	return ""
 }
 
-// unpacked tells of a module that lies in a package which is unpacked: it is there with it.
+// unpacked tells whether a module lies in a package that is unpacked: it comes with the package.
 func (s *search) unpacked(name string) bool {
 	top := s.unpackTop(name)
 	return top != "" && top != name
@@ -81,7 +81,7 @@ func (s *search) unpacks(name string) bool {
 func (s *search) unpackStub(sp *spec, real *unit) (*unit, error) {
 	files, mark, err := s.tree(sp.name, nil)
 	if err != nil {
-		return nil, fmt.Errorf("can not be unpacked: %w", err)
+		return nil, fmt.Errorf("cannot be unpacked: %w", err)
 	}
 	u := newUnit(fmt.Appendf(nil, "import mitogen.unpack\nmitogen.unpack.load(__name__)\n# %d files, %016x\n", len(files), mark))
 	// It imports the same.

@@ -27,7 +27,7 @@ func TestUnreadable(t *testing.T) {
 	asNobody(t, func() {
 		im := newImporter(t, Options{Path: []string{dir}})
 		wantReason(t, im, "closed", py3, "closed.py: permission denied")
-		wantReason(t, im, "shut", py3, "can not be listed")
+		wantReason(t, im, "shut", py3, "cannot be listed")
 		if got := sourceOf(t, im, "open", py3); got != "ok\n" {
 			t.Errorf("open is %q", got)
 		}

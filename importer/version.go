@@ -35,7 +35,7 @@ func (v Version) column() int {
 	return best
 }
 
-// later tells of a release that came after this table. It may have lost modules that the nearest column has.
+// later tells whether a release is newer than this table. It may lack modules that the nearest column has.
 func (v Version) later() bool { return stdlibVersions[len(stdlibVersions)-1].less(v) }
 
 // Stdlib tells whether the standard library of v has the top-level module that name is or lies in. With an unknown version

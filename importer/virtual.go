@@ -36,3 +36,10 @@ func checkVirtual(modules map[string]Virtual) error {
 	}
 	return nil
 }
+
+// packageIsThere tells whether a virtual module lies in a package that the child has from the beginning.
+func (im *Importer) packageIsThere(name, parent string) bool {
+	_, module := im.opt.Virtual[name]
+	_, pkg := im.opt.Virtual[parent]
+	return module && !pkg
+}

@@ -19,7 +19,7 @@ import (
 )
 
 // Directories of wheels. A child gets of each project the newest version that fits it, as pip would install there; the wheels that were
-// chosen are entries of the path, behind those of Options.Path. What a child is, is asked only where it counts; see Importer.Asks.
+// chosen are entries of the path, behind those of Options.Path. A child is asked what it is only where that counts; see Importer.Asks.
 
 // A wheel is a file of a wheelhouse whose name is one. It does not change.
 type wheel struct {
@@ -54,7 +54,7 @@ func (w *wheel) fit(p Platform) (how fit, rank int) {
 	return how, rank
 }
 
-// choice is what one platform gets of the wheelhouses. It does not change.
+// choice has the wheels that one platform gets. It does not change.
 type choice struct {
 	// What it was made of.
 	lists    []*listing
@@ -63,7 +63,7 @@ type choice struct {
 
 	wheels []*archive          // by project
 	others map[string][]string // by the path of one of them, for a platform that stands for all: what some children get in its place
-	// open: which they are hangs on more of the child than its version.
+	// open: which they are depends on more than the child's version.
 	open bool
 	// misfits has, by the name of a module, why there is no wheel of it.
 	misfits map[string]string
@@ -103,7 +103,7 @@ func (s *search) choice(p Platform) *choice {
 	return c
 }
 
-// unchanged tells whether these are still what is there; nil for what can not be read.
+// unchanged tells whether these are still what is there; nil for what cannot be read.
 func (s *search) unchanged(archives map[string]*archive) bool {
 	for file, was := range archives {
 		if now, _ := s.im.finder.archive(file); now != was {
@@ -207,21 +207,12 @@ func others(wheels []*wheel, p Platform) (names []string) {
 	return names
 }
 
-// withoutPrereleases leaves out prereleases, unless there is nothing else or the user has named one.
-func withoutPrereleases(wheels []*wheel, limits []*semver.Constraint) []*wheel {
-	released := func(w *wheel) bool { return !w.version.IsPrerelease() }
-	if !slices.ContainsFunc(wheels, released) || slices.ContainsFunc(limits, (*semver.Constraint).HasPrerelease) {
-		return wheels
-	}
-	return slices.DeleteFunc(wheels, func(w *wheel) bool { return !released(w) })
-}
-
 // misfit notes why a project's modules are not there.
 func (s *search) misfit(c *choice, p Platform, all, kept []*wheel, faults []string) {
 	reason := fmt.Sprintf("no wheel of %s fits this child (%s)", all[0].project, p)
 	switch {
 	case len(faults) > 0:
-		reason = "a wheel can not be used: " + faults[0]
+		reason = "a wheel cannot be used: " + faults[0]
 	case len(kept) == 0:
 		reason = fmt.Sprintf("no wheel of %s is of a version that the constraints allow", all[0].project)
 		kept = all
@@ -330,7 +321,7 @@ func requiresPython(arc *archive, project string) string {
 	return strings.Join(header(data, "requires-python"), ",")
 }
 
-// allowsPython judges by the latest release that a version could have: which one a child is, is not known here. What can not be read
+// allowsPython judges by the latest release that a version could have: which one a child is, is not known here. What cannot be read
 // allows all.
 func allowsPython(need string, v Version) bool {
 	c, err := semver.PyPI.ParseConstraint(need)
@@ -340,85 +331,7 @@ func allowsPython(need string, v Version) bool {
 	return c.Match(fmt.Sprintf("%d.%d.99", v.Major, v.Minor))
 }
 
-// allowed tells whether a version is one that all of the constraints name. One without a local part stands for those with any.
-func allowed(v *semver.Version, limits []*semver.Constraint) bool {
-	public, _, _ := strings.Cut(v.String(), "+")
-	for _, c := range limits {
-		if c.MatchVersionPrerelease(v) {
-			continue
-		}
-		short, err := semver.PyPI.Parse(public)
-		if err != nil || !c.MatchVersionPrerelease(short) {
-			return false
-		}
-	}
-	return true
-}
-
-// maxConstraints is the size of the largest constraint file, in bytes.
-const maxConstraints = 4 << 20
-
-// readConstraints reads what pip takes with --constraint, without conditions (;) and without other files.
-func readConstraints(files []string) (map[string][]*semver.Constraint, error) {
-	out := map[string][]*semver.Constraint{}
-	for _, file := range files {
-		data, _, err := readFile(file, maxConstraints)
-		if err != nil {
-			return nil, fmt.Errorf("importer: constraints: %w", err)
-		}
-		n, whole := 0, ""
-		for line := range strings.Lines(string(data)) {
-			n++
-			line, goesOn := strings.CutSuffix(strings.TrimSpace(line), "\\")
-			if whole += line; goesOn {
-				continue
-			}
-			name, c, err := parseConstraint(whole)
-			if err != nil {
-				return nil, fmt.Errorf("importer: constraints: %s:%d: %w", file, n, err)
-			}
-			if c != nil {
-				out[name] = append(out[name], c)
-			}
-			whole = ""
-		}
-	}
-	return out, nil
-}
-
-// parseConstraint reads a line; nil for one that has none.
-func parseConstraint(line string) (project string, c *semver.Constraint, err error) {
-	if i := strings.Index(line, "#"); i == 0 || i > 0 && strings.ContainsAny(line[i-1:i], " \t") {
-		line = line[:i]
-	}
-	line, _, _ = strings.Cut(line, " --hash")
-	line = strings.TrimSpace(line)
-	first, _, _ := strings.Cut(strings.ReplaceAll(line, "=", " "), " ")
-	switch {
-	case slices.Contains([]string{"-r", "-c", "--requirement", "--constraint"}, first):
-		return "", nil, errors.New("it names another file, which is not read; give that with --constraint as well")
-	case line == "" || line[0] == '-':
-		return "", nil, nil
-	}
-	d, err := pypi.ParseDependency(line)
-	switch {
-	case err != nil || d.Name == "":
-		return "", nil, fmt.Errorf("no requirement: %.100q", line)
-	case d.Environment != "":
-		return "", nil, errors.New("conditions (;) are not read: leave out the lines that do not hold")
-	case strings.HasPrefix(d.Constraint, "@"):
-		return "", nil, errors.New("an address is no version: write ==VERSION")
-	case d.Constraint == "":
-		return "", nil, nil
-	}
-	c, err = semver.PyPI.ParseConstraint(strings.ReplaceAll(strings.Trim(d.Constraint, "()"), "===", "=="))
-	if err != nil {
-		return "", nil, fmt.Errorf("%.100q: %w", line, err)
-	}
-	return normalName(d.Name), c, nil
-}
-
-// Asks tells whether what a child of version v is served hangs on more than that, which is to be asked for then; see For.
+// Asks tells whether a child of version v has to be asked for its platform before it is served; see For.
 func (im *Importer) Asks(v Version) bool {
 	if !im.opt.Requirements.Empty() {
 		return true
@@ -426,24 +339,24 @@ func (im *Importer) Asks(v Version) bool {
 	return len(im.opt.Wheels) > 0 && im.search(Version{}).choice(Platform{Version: v}).open
 }
 
-// Prepare sees to it that what such a child needs is there. It is to be called before the child is served anything.
+// Prepare fetches what such a child needs. Call it before the child is served anything.
 func (im *Importer) Prepare(ctx context.Context, p Platform) error {
-	if im.opt.Requirements.Empty() || im.opt.Resolve == nil {
+	if im.opt.Requirements.Empty() || im.opt.Fetch == nil {
 		return nil
 	}
 	if need := im.opt.Requirements.Python; !allowsPython(need, p.Version) {
 		return fmt.Errorf("importer: the script needs Python %s, and this child is %s", need, p.Version)
 	}
-	dir, err := im.opt.Resolve(ctx, im.opt.Requirements, p)
+	dir, err := im.opt.Fetch(ctx, im.opt.Requirements, p)
 	if err != nil {
 		return fmt.Errorf("importer: requirements for %s: %w", p, err)
 	}
 	im.views.mu.Lock()
 	defer im.views.mu.Unlock()
-	if _, known := im.views.resolved[p]; !known && len(im.views.resolved) >= maxChoices {
+	if _, known := im.views.fetched[p]; !known && len(im.views.fetched) >= maxChoices {
 		return fmt.Errorf("importer: requirements are for at most %d kinds of children, and %s is one more", maxChoices, p)
 	}
-	im.views.resolved[p] = dir
+	im.views.fetched[p] = dir
 	return nil
 }
 
@@ -451,7 +364,7 @@ func (im *Importer) Prepare(ctx context.Context, p Platform) error {
 func (im *Importer) wheelDirs(p Platform) []string {
 	im.views.mu.Lock()
 	defer im.views.mu.Unlock()
-	if dir := im.views.resolved[p]; dir != "" {
+	if dir := im.views.fetched[p]; dir != "" {
 		return append(slices.Clip(im.opt.Wheels), dir)
 	}
 	return im.opt.Wheels
@@ -486,6 +399,12 @@ func (s *search) addWheels(p Platform) {
 	for _, arc := range s.chosen.wheels {
 		s.roots = append(s.roots, location{arc: arc})
 	}
+	s.im.views.mu.Lock()
+	dir := s.im.views.fetched[p]
+	s.im.views.mu.Unlock()
+	if dir != "" {
+		s.addRoot(filepath.Join(dir, Site))
+	}
 }
 
 // wheelReason says why no wheel has a module, or "".
@@ -499,7 +418,7 @@ func (s *search) wheelReason(name string) string {
 	return s.chosen.misfits[name]
 }
 
-// wheelsOf gives the wheel that a file lies in, and the names of those that other children get in its place.
+// wheelsOf gives the wheel that a file lies in, and the wheels that other children get in its place.
 func (s *search) wheelsOf(loc location) (file string, others []string) {
 	if s.chosen == nil || loc.arc == nil || !slices.Contains(s.chosen.wheels, loc.arc) {
 		return "", nil

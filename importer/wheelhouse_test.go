@@ -1,7 +1,6 @@
 package importer
 
 import (
-	"archive/zip"
 	"context"
 	"fmt"
 	"maps"
@@ -13,44 +12,10 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
-)
 
-// makeWheel writes a wheel with the files that each has, and others; text "" leaves a file out.
-func makeWheel(t testing.TB, dir, name string, files map[string]string) string {
-	t.Helper()
-	parts := strings.Split(strings.TrimSuffix(name, ".whl"), "-")
-	info := parts[0] + "-" + parts[1] + ".dist-info/"
-	n := len(parts)
-	all := map[string]string{
-		info + "METADATA": "Metadata-Version: 2.1\nName: " + parts[0] + "\nVersion: " + parts[1] + "\n",
-		info + "WHEEL":    "Wheel-Version: 1.0\nTag: " + strings.Join(parts[n-3:], "-") + "\n",
-		info + "RECORD":   "\n",
-	}
-	maps.Copy(all, files)
-	maps.DeleteFunc(all, func(_, text string) bool { return text == "" })
-	file := filepath.Join(dir, name)
-	f, err := os.Create(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := zip.NewWriter(f)
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		member, err := w.Create(name)
-		if err == nil {
-			_, err = member.Write([]byte(all[name]))
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return file
-}
+	"mitogend/integration/pythons"
+	"mitogend/internal/slogzap"
+)
 
 func platform(t testing.TB, minor int, abi, machine, libc, version string) Platform {
 	t.Helper()
@@ -175,7 +140,7 @@ func TestNewPlatformRefuses(t *testing.T) {
 func wheelPath(t *testing.T, dir string, names ...string) {
 	t.Helper()
 	for _, name := range names {
-		makeWheel(t, dir, name, map[string]string{"demo/__init__.py": "WHEEL = '" + name + "'\n"})
+		pythons.WriteWheel(t, dir, name, map[string]string{"demo/__init__.py": "WHEEL = '" + name + "'\n"})
 	}
 }
 
@@ -299,7 +264,7 @@ func TestWheelRequiresPython(t *testing.T) {
 		if version == "4.0" {
 			name = "demo-0.1-py3-none-any.whl"
 		}
-		makeWheel(t, dir, name, map[string]string{
+		pythons.WriteWheel(t, dir, name, map[string]string{
 			"demo/__init__.py": "x = 1\n", name[:8] + ".dist-info/METADATA": "Name: demo\nRequires-Python: " + need + "\n\nRequires-Python: >9\n",
 		})
 	}
@@ -325,22 +290,24 @@ func TestWheelhouseBadInput(t *testing.T) {
 		make  func(dir string)
 		fault string
 	}{
-		{"no RECORD", func(dir string) { makeWheel(t, dir, bad, with("demo-2.0.dist-info/RECORD", "")) }, "it has no RECORD"},
-		{"no METADATA", func(dir string) { makeWheel(t, dir, bad, with("demo-2.0.dist-info/METADATA", "")) }, "it has no METADATA"},
+		{"no RECORD", func(dir string) { pythons.WriteWheel(t, dir, bad, with("demo-2.0.dist-info/RECORD", "")) }, "it has no RECORD"},
+		{"no METADATA", func(dir string) { pythons.WriteWheel(t, dir, bad, with("demo-2.0.dist-info/METADATA", "")) }, "it has no METADATA"},
 		{"another's", func(dir string) {
-			if err := os.Rename(makeWheel(t, t.TempDir(), "other-2.0-py3-none-any.whl", demo), filepath.Join(dir, bad)); err != nil {
+			if err := os.Rename(pythons.WriteWheel(t, t.TempDir(), "other-2.0-py3-none-any.whl", demo), filepath.Join(dir, bad)); err != nil {
 				t.Fatal(err)
 			}
 		}, "is no wheel of demo"},
-		{"traversal", func(dir string) { makeWheel(t, dir, bad, with("../../demo/evil.py", "x = 2\n")) }, "../../demo/evil.py"},
-		{"traversal in data", func(dir string) { makeWheel(t, dir, bad, with("demo-2.0.data/purelib/../../evil.py", "x = 2\n")) }, "leads elsewhere"},
-		{"absolute", func(dir string) { makeWheel(t, dir, bad, with("/demo/evil.py", "x = 2\n")) }, "leads elsewhere"},
+		{"traversal", func(dir string) { pythons.WriteWheel(t, dir, bad, with("../../demo/evil.py", "x = 2\n")) }, "../../demo/evil.py"},
+		{"traversal in data", func(dir string) {
+			pythons.WriteWheel(t, dir, bad, with("demo-2.0.data/purelib/../../evil.py", "x = 2\n"))
+		}, "leads elsewhere"},
+		{"absolute", func(dir string) { pythons.WriteWheel(t, dir, bad, with("/demo/evil.py", "x = 2\n")) }, "leads elsewhere"},
 		{"wrong tag", func(dir string) {
-			makeWheel(t, dir, bad, with("demo-2.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: cp38-cp38-manylinux1_x86_64\n"))
+			pythons.WriteWheel(t, dir, bad, with("demo-2.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: cp38-cp38-manylinux1_x86_64\n"))
 		}, "WHEEL file says cp38-cp38"},
 		{"no zip", func(dir string) { write(t, filepath.Join(dir, bad), "<html>", false) }, "no zip archive"},
 		{"cut off", func(dir string) {
-			file := makeWheel(t, dir, bad, demo)
+			file := pythons.WriteWheel(t, dir, bad, demo)
 			if err := os.Truncate(file, 200); err != nil {
 				t.Fatal(err)
 			}
@@ -351,7 +318,7 @@ func TestWheelhouseBadInput(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "has disappeared"},
-		{"no version", func(dir string) { makeWheel(t, dir, "demo-new-py3-none-any.whl", demo) }, "no version"},
+		{"no version", func(dir string) { pythons.WriteWheel(t, dir, "demo-new-py3-none-any.whl", demo) }, "no version"},
 		{"no name", func(dir string) { write(t, filepath.Join(dir, "demo.whl"), "", false) }, "is no wheel's"},
 		{"a directory", func(dir string) { write(t, filepath.Join(dir, bad)+"/", "", true) }, ""},
 		{"an sdist", func(dir string) { write(t, filepath.Join(dir, "demo-2.0.tar.gz"), "", false) }, ""},
@@ -360,11 +327,11 @@ func TestWheelhouseBadInput(t *testing.T) {
 			dir := t.TempDir()
 			core, logs := observer.New(zap.WarnLevel)
 			c.make(dir)
-			im := newImporter(t, Options{Wheels: []string{dir}, Logger: zap.New(core)})
+			im := newImporter(t, Options{Wheels: []string{dir}, Logger: slogzap.Slog(zap.New(core))})
 			if got := servedWheel(t, im, p); !strings.HasPrefix(got, "importer: demo is not served") || c.fault != "" && logs.Len() != 1 {
 				t.Errorf("alone: %s", got)
 			}
-			makeWheel(t, dir, good, demo)
+			pythons.WriteWheel(t, dir, good, demo)
 			for range 2 {
 				if got := servedWheel(t, im, p); got != good {
 					t.Errorf("beside a good one: %s", got)
@@ -388,7 +355,7 @@ func TestWheelhouseBadInput(t *testing.T) {
 // What fits nobody there is said, by the names of its modules, which need not be the project's.
 func TestWheelMisfits(t *testing.T) {
 	dir := t.TempDir()
-	makeWheel(t, dir, "Demo_Lib-1.0-cp38-cp38-manylinux_2_17_x86_64.whl", map[string]string{
+	pythons.WriteWheel(t, dir, "Demo_Lib-1.0-cp38-cp38-manylinux_2_17_x86_64.whl", map[string]string{
 		"demo/__init__.py": "x = 1\n", "single.py": "x = 1\n", "fast.cpython-38-x86_64-linux-gnu.so": "\x7fELF",
 	})
 	im := newImporter(t, Options{Wheels: []string{dir}})
@@ -408,11 +375,11 @@ func TestWheelMisfits(t *testing.T) {
 // Packages may lie in NAME.data, a part of them elsewhere; metadata, entry points and data files are there as with any package.
 func TestWheelContents(t *testing.T) {
 	dir := t.TempDir()
-	makeWheel(t, dir, "demo-1.0-py3-none-any.whl", map[string]string{
+	pythons.WriteWheel(t, dir, "demo-1.0-py3-none-any.whl", map[string]string{
 		"demo/__init__.py": "# demo\n", "demo-1.0.data/purelib/demo/pure.py": "x = 1\n", "demo-1.0.data/platlib/demo/plat/__init__.py": "x = 2\n",
 		"demo-1.0.data/platlib/demo/data.txt": "text", "demo-1.0.data/scripts/tool": "#!python\n", "demo-1.0.dist-info/entry_points.txt": "[g]\nn = demo:f\n",
 	})
-	makeWheel(t, dir, "demo-2.0-py2-none-any.whl", map[string]string{"demo/__init__.py": "# demo\n", "demo/data.txt": "old"})
+	pythons.WriteWheel(t, dir, "demo-2.0-py2-none-any.whl", map[string]string{"demo/__init__.py": "# demo\n", "demo/data.txt": "old"})
 	im := newImporter(t, Options{Wheels: []string{dir}})
 	ctx := context.Background()
 	for v, data := range map[Version]string{py3: "text", py2: "old"} {
@@ -474,7 +441,7 @@ func TestResponderPlatforms(t *testing.T) {
 // What was resolved for a kind of child is served to that kind, whatever virtual modules there are; of kinds there is an end.
 func TestPrepare(t *testing.T) {
 	asked := 0
-	im, err := New(Options{Requirements: Requirements{Lines: []string{"six"}}, Resolve: func(context.Context, Requirements, Platform) (string, error) {
+	im, err := New(Options{Requirements: Requirements{Lines: []string{"six"}}, Fetch: func(context.Context, Requirements, Platform) (string, error) {
 		asked++
 		return fmt.Sprint("/dir", asked), nil
 	}})

@@ -8,10 +8,11 @@ import (
 	"syscall"
 	"testing"
 
+	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 )
 
-// TestInventoryOfADirectory: one of the current directory counts, and is named, if nobody else can have written it.
+// TestInventoryOfADirectory: an inventory of the current directory counts, and is named, if nobody else can have written it.
 func TestInventoryOfADirectory(t *testing.T) {
 	p := AnyPython(t)
 	hosts := "all: {hosts: {web1: {mitogend_target: '" + p.Target() + "'}}}\n"
@@ -76,7 +77,7 @@ func TestInventoryOfADirectory(t *testing.T) {
 	refused("another's file", dir, "belongs to user 54321")
 }
 
-// TestModulesOfADirectory: those of a directory that nobody has named are served if nobody else can have put them there.
+// TestModulesOfADirectory: modules of a directory that was not named are served if nobody else can have put them there.
 func TestModulesOfADirectory(t *testing.T) {
 	p := AnyPython(t)
 	dir := t.TempDir()
@@ -105,7 +106,7 @@ func TestModulesOfADirectory(t *testing.T) {
 	}
 }
 
-// TestFilesOfOthers: nothing is written into what another user has made, or through his link.
+// TestFilesOfOthers: nothing is written into another user's file, or through his link.
 func TestFilesOfOthers(t *testing.T) {
 	p := AnyPython(t)
 	dir := t.TempDir()
@@ -125,7 +126,7 @@ func TestFilesOfOthers(t *testing.T) {
 	if r := trace("/dev/stderr"); r.Status != 0 || !strings.Contains(r.Stderr, "CALL_FUNCTION") {
 		t.Errorf("a trace on stderr: %v", r)
 	}
-	// As a shell redirects it: what was there stays.
+	// As a shell redirects it: earlier content stays.
 	out, err := os.OpenFile(Write(t, dir, "log", "before\n"), os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -169,7 +170,7 @@ func TestFilesOfOthers(t *testing.T) {
 	}
 }
 
-// TestInventoryIsInterrupted: a signal ends the command and the program that lists hosts, also where nobody waits for it.
+// TestInventoryIsInterrupted: a signal ends the command and the program that lists hosts, even if nothing waits for it.
 func TestInventoryIsInterrupted(t *testing.T) {
 	dir := t.TempDir()
 	Write(t, dir, "program", "#!/bin/sh\necho $PPID >pid\nmv pid started\nexec sleep 1000\n")
@@ -186,7 +187,7 @@ func TestInventoryIsInterrupted(t *testing.T) {
 			ended := make(chan struct{})
 			go func() {
 				defer close(ended)
-				Eventually(t, "the program runs", func() bool { _, err := os.Stat(filepath.Join(dir, "started")); return err == nil })
+				poll.Until(t, "the program runs", func() bool { _, err := os.Stat(filepath.Join(dir, "started")); return err == nil })
 				text, _ := os.ReadFile(filepath.Join(dir, "started"))
 				pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
 				if err != nil {

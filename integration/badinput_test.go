@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// oneLine fails unless the command ended with that status and said one line on stderr, with all of the parts in it.
+// oneLine fails unless the command ended with that status and wrote one line to stderr that contains all parts.
 func oneLine(t *testing.T, r Result, status int, parts ...string) {
 	t.Helper()
 	if r.Status != status || r.Stdout != "" || strings.Count(r.Stderr, "\n") != 1 || !strings.HasPrefix(r.Stderr, "mitogend: ") {
@@ -83,7 +83,7 @@ func TestWrongUsage(t *testing.T) {
 			t.Errorf("the secret shows: %q", r.Stderr)
 		}
 	}
-	// A FIFO that nobody writes to is an empty script, not a wait without end.
+	// A FIFO that nobody writes to is an empty script: the command does not wait for ever.
 	Mitogend(t, dir, "run", "-H", AnyPython(t).Target(), "fifo.py").Want(t, 0, "", "")
 }
 
@@ -110,7 +110,7 @@ func TestTargetsThatDoNotStart(t *testing.T) {
 	oneLine(t, Mitogend(t, dir, "call", "--python", silent, "--timeout", "300ms", "os:getpid"), 4, "300ms", "--timeout")
 }
 
-// trouble is a module whose functions go wrong.
+// trouble is a module whose functions fail.
 const trouble = `# -*- coding: utf-8 -*-
 import os, signal, sys, time
 class Odd(Exception):

@@ -11,7 +11,7 @@ import (
 	"mitogend/integration/pythons"
 )
 
-// TestCache: commands without a daemon find what those before them had compiled; whatever is wrong with it, they do their work.
+// TestCache: commands without a daemon use what earlier ones had compiled. Whatever is wrong with the cache, they do their work.
 func TestCache(t *testing.T) {
 	for _, p := range pythons.All(t) {
 		if p.Version != "2.7" && p.Version != pythons.Any(t).Version {
@@ -52,8 +52,8 @@ func TestCache(t *testing.T) {
 			if n := entries(); n != 0 {
 				t.Fatalf("there are %d entries at first", n)
 			}
-			// The core, what calls need, and the module. Compilers come behind all that is busy here, and end with
-			// the command: so that takes longer each time.
+			// The core, what calls need, and the module. Compilers have the lowest priority, and end with the
+			// command, so each command gets longer for them.
 			wait := 0
 			for end := time.Now().Add(commandTime); entries() < 3; wait++ {
 				if time.Now().After(end) {

@@ -25,7 +25,7 @@ func TestPythonVersion(t *testing.T) {
 	})
 }
 
-// values is a module whose functions return what JSON has, and what it has not.
+// values is a module whose functions return values that JSON has, and others.
 const values = `# -*- coding: utf-8 -*-
 import sys
 def echo(*args, **kwargs):
@@ -65,7 +65,7 @@ func TestValuesAsJSON(t *testing.T) {
 		call("--string-args", "values:echo", "1", "null").Want(t, 0, `[["1","null"],{}]`+"\n", "")
 		call("values:echo", "--", "--json").Want(t, 0, `[["--json"],{}]`+"\n", "")
 	})
-	// Order of the keywords is kept, and numbers stay exact.
+	// The order of keywords is kept, and numbers stay exact.
 	p := AnyPython(t)
 	Mitogend(t, dir, "call", "-H", p.Target(), "values:types", "1", "1.0", "12345678901234567890123", `"1"`, "true", `{"$dict":[[[1],2]]}`).
 		Want(t, 0, `["int","float","int","str","bool","dict"]`+"\n", "")
@@ -165,7 +165,7 @@ func TestLogsOfAFunction(t *testing.T) {
 	})
 }
 
-// unlike is a module whose functions return and take what is not plain.
+// unlike is a module whose functions return and accept values that are not plain.
 const unlike = `
 import collections, datetime, time
 Point = collections.namedtuple('Point', 'x y')
@@ -204,7 +204,7 @@ func TestAnyResult(t *testing.T) {
 		if r.Status != 1 || !strings.Contains(r.Stdout, `"message":"no more"`) {
 			t.Error(r)
 		}
-		call("unlike:odd").Want(t, 1, "", "it returned a value of type unlike.Odd (at [1].a), which can not be shown; --repr shows its repr()\n")
+		call("unlike:odd").Want(t, 1, "", "it returned a value of type unlike.Odd (at [1].a), which cannot be shown; --repr shows its repr()\n")
 		call("--repr", "unlike:odd").Want(t, 0, "[1, {'a': <odd>}]\n", "")
 		call("unlike:types", `{"$datetime": "2026-01-31T12:00:00Z"}`, "@arg.json", "@@x", `{"$mine": 1}`, "--kw", "k=@arg.json").Want(t, 0,
 			map[bool]string{true: `["datetime","set","unicode","dict","set"]`, false: `["datetime","set","str","dict","set"]`}[p.Version == "2.7"]+"\n", "")
@@ -215,7 +215,7 @@ func TestAnyResult(t *testing.T) {
 	})
 }
 
-// TestAnyResultByDaemon: what a daemon's children convert is the same, over its socket.
+// TestAnyResultByDaemon: a daemon's children convert the same values, over its socket.
 func TestAnyResultByDaemon(t *testing.T) {
 	p := AnyPython(t)
 	dir := t.TempDir()

@@ -11,10 +11,10 @@ import (
 	"mitogend/integration/pythons"
 )
 
-// container is a root directory with nothing of its own but links, for the host's /usr and interpreters to be mounted in.
+// container is a root directory with only links in it; the host's /usr and interpreters are mounted there.
 type container struct {
 	name, root string
-	mounts     []string // directories of the host, by their own names
+	mounts     []string // directories of the host, mounted at the same paths
 }
 
 func newContainer(t *testing.T, list []pythons.Python) *container {
@@ -41,7 +41,7 @@ func newContainer(t *testing.T, list []pythons.Python) *container {
 	return c
 }
 
-// run starts a program of the container's engine, or skips the test: with that error the engine can start nothing here.
+// run starts a program of the container's engine, or skips the test if its error says that the engine cannot start anything here.
 func (c *container) run(t *testing.T, program string, args ...string) {
 	t.Helper()
 	if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {
@@ -49,11 +49,11 @@ func (c *container) run(t *testing.T, program string, args ...string) {
 		if program == "docker" {
 			pythons.Missing(t, why)
 		}
-		t.Skip(why) // the others are not installed for CI
+		t.Skip(why) // CI installs no other engine
 	}
 }
 
-// volumes are the mounts as docker's and podman's flags.
+// volumes gives the mounts as flags of docker and podman.
 func (c *container) volumes() (flags []string) {
 	for _, dir := range c.mounts {
 		flags = append(flags, "--volume", dir+":"+dir+":ro")
@@ -61,7 +61,7 @@ func (c *container) volumes() (flags []string) {
 	return flags
 }
 
-// engine imports the root as an image and starts a container of it. before are the engine's own flags, flags those of run.
+// engine imports the root as an image and starts a container from it. before are the engine's own flags, flags those of run.
 func (c *container) engine(t *testing.T, program string, before []string, flags ...string) {
 	t.Helper()
 	c.run(t, program, "info")
@@ -71,13 +71,13 @@ func (c *container) engine(t *testing.T, program string, before []string, flags 
 	t.Cleanup(func() { _ = exec.Command(program, "rmi", "--force", c.name).Run() })
 	flags = append([]string{"run", "--detach", "--network", "none", "--name", c.name}, append(flags, c.volumes()...)...)
 	t.Cleanup(func() {
-		_ = exec.Command(program, "kill", c.name).Run() // rm alone would have podman wait for the end of a SIGTERM
+		_ = exec.Command(program, "kill", c.name).Run() // with rm alone, podman waits for SIGTERM to work
 		_ = exec.Command(program, "rm", "--force", c.name).Run()
 	})
 	c.run(t, program, append(append(before, flags...), c.name, "/bin/sleep", "100000")...)
 }
 
-// TestRealContainers goes through the engines that can start a container on this machine, as root: one with the host's
+// TestRealContainers tries all engines that can start a container on this machine, as root: a container with the host's
 // interpreters.
 func TestRealContainers(t *testing.T) {
 	if os.Getuid() != 0 {
@@ -117,7 +117,7 @@ func TestRealContainers(t *testing.T) {
 		t.Parallel()
 		needs(t, "podman")
 		c := newContainer(t, list)
-		// What starts also where this is a container itself.
+		// Flags for when this is a container itself.
 		c.engine(t, "podman", []string{"--runtime", "runc", "--cgroup-manager", "cgroupfs"}, "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
 		check(t, "podman", func(p pythons.Python) string { return "podman:" + c.name + "?python=" + p.Path })
 	})

@@ -53,9 +53,10 @@ const clientWants = `{"after": "ok", "async": [["output", "hello", null], ["resu
 "call_many": [[0, "result", 3], [1, "result", 3], [2, "result", 3]],
 "run_many": [["INPUT", "all", 5], ["INPUT", "own", 5], ["INPUT", "all", 5]],
 "open_many": [[["message", 0], ["result", 1]], [["message", 10], ["result", 1]], [["message", 20], ["result", 1]]],
+"put": [["result", 1, 0]], "get": [["send", "there/mod.py"], ["result", 1]], "relative": "usage",
 "run": ["IN PUT", "arg"], "stats": true, "timeout": "timeout", "tuple": 1}`
 
-// A client that knows docs/control.md and nothing of ours.
+// A client that uses only docs/control.md, and no code of ours.
 func TestIndependentClient(t *testing.T) {
 	const python = "/usr/bin/python3"
 	if err := exec.Command(python, "-c", "import msgpack").Run(); err != nil {
@@ -134,7 +135,7 @@ func TestDocumentedBytes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// All but the number itself, which may be of another length.
+	// All but the process id, which may have another length.
 	if head := want[:len(want)-3]; !bytes.HasPrefix(got[:n], head) || n <= len(head) {
 		t.Errorf("got % x, documented % x", got[:n], want)
 	}

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestNoCore: a crash leaves no core, wherever the kernel would put it, and what is started has the user's own limit.
+// TestNoCore: a crash leaves no core, wherever the kernel would put it, and started programs have the user's own limit.
 func TestNoCore(t *testing.T) {
 	p := AnyPython(t)
 	var limit syscall.Rlimit

@@ -16,7 +16,7 @@ import (
 //go:embed testdata/corpus.txt
 var corpusText string
 
-// corpusProgram uses some of Debian's packages for real.
+// corpusProgram uses some of Debian's packages.
 type corpusProgram struct {
 	name     string
 	packages []string
@@ -46,12 +46,12 @@ var (
 	extensionError = regexp.MustCompile(`is an extension module`)
 )
 
-// corpusVersions are the columns of the table; the second is the one that every program has to run under.
+// corpusVersions are the columns of the table; every program has to run under the second one.
 var corpusVersions = []string{"3.8", "3.11", "3.13"}
 
-// TestPackages: real packages, and what Python has for packages, each used by a few lines, print served what they print from the disk.
-// Every third program runs, under Python 3.11; with MITOGEND_LONG all do, under others where their source allows it, too.
-// MITOGEND_PACKAGES names the file that the table is written to.
+// TestPackages: programs of a few lines, which use real packages and Python's own functions for packages, print the same served and from
+// the disk. Every third one runs, under Python 3.11; with MITOGEND_LONG all do, and under other versions if their source allows it.
+// MITOGEND_PACKAGES names the file for the table.
 func TestPackages(t *testing.T) {
 	to := os.Getenv("MITOGEND_PACKAGES")
 	all := to != "" || os.Getenv("MITOGEND_LONG") != ""
@@ -80,7 +80,7 @@ func TestPackages(t *testing.T) {
 	}
 }
 
-// corpusResult is what came of one program under one Python.
+// corpusResult is the result of one program under one Python.
 type corpusResult struct{ outcome, trips, note string }
 
 // run runs the program from the disk and served.
@@ -121,7 +121,7 @@ func (p corpusProgram) run(t *testing.T, py Python) corpusResult {
 	return corpusResult{"fail", trips, "see the test"}
 }
 
-// corpusTable is what goes to docs/packages.md.
+// corpusTable writes docs/packages.md.
 type corpusTable struct {
 	mu    sync.Mutex
 	rows  []map[string]corpusResult
@@ -144,9 +144,9 @@ func (c *corpusTable) set(i int, version string, r corpusResult) {
 
 func (c *corpusTable) text(programs []corpusProgram) string {
 	var b strings.Builder
-	b.WriteString("# Packages, used for real\n\nWritten by `make packages`: programs of a few lines that use packages of Debian 12, and what Python has for packages " +
-		"(`integration/testdata/corpus.txt`),\nunder Pythons that have none of them. Each that passes prints the same from the disk and served. Where there is a dash the " +
-		"program does not run\nfrom the disk either: Debian's packages are for its own 3.11. Round trips are questions for modules that were not sent ahead, under 3.11.\n\n| program |")
+	b.WriteString("# Packages that were tested\n\n`make packages` writes this page. Programs of a few lines (`integration/testdata/corpus.txt`) use packages of Debian 12, and " +
+		"Python's own functions\nfor packages, under Pythons that have none of them. \"pass\" means that a program prints the same from the disk and served. A dash " +
+		"means that\nit does not run from the disk either: Debian's packages are for its own 3.11. Round trips are questions for modules that were not sent\nahead, under 3.11.\n\n| program |")
 	for _, version := range corpusVersions {
 		b.WriteString(" " + version + " |")
 	}

@@ -17,6 +17,7 @@ import (
 	"mitogend/daemon/client"
 	"mitogend/daemon/wire"
 	"mitogend/importer"
+	"mitogend/integration/poll"
 )
 
 // Daemon is a running mitogend serve.
@@ -59,7 +60,7 @@ func socketDir(t testing.TB) string {
 	return dir
 }
 
-// PrepareDaemon makes the command for a daemon; nothing of what it starts may be left when the test ends.
+// PrepareDaemon makes the command for a daemon; no process that it starts may be left when the test ends.
 func PrepareDaemon(t testing.TB, args ...string) *Daemon {
 	t.Helper()
 	d := &Daemon{t: t, Dir: filepath.Join(socketDir(t), "s"), Log: &Buffer{}, done: make(chan struct{})}
@@ -70,7 +71,7 @@ func PrepareDaemon(t testing.TB, args ...string) *Daemon {
 	return d
 }
 
-// Start starts it and waits until it takes clients. When the test ends it is stopped by SIGTERM and has to end with status 0.
+// Start starts it and waits until it accepts clients. When the test ends it is stopped by SIGTERM and has to end with status 0.
 func (d *Daemon) Start() *Daemon {
 	d.t.Helper()
 	if err := d.cmd.Start(); err != nil {
@@ -88,7 +89,7 @@ func (d *Daemon) Start() *Daemon {
 			}
 		}
 	})
-	Eventually(d.t, "the daemon serves", func() bool {
+	poll.Until(d.t, "the daemon serves", func() bool {
 		if d.Ended() {
 			d.t.Fatalf("the daemon has ended: %v\n%s", d.cmd.ProcessState, d.Log)
 		}
@@ -108,7 +109,7 @@ func Serve(t testing.TB, args ...string) *Daemon {
 	return PrepareDaemon(t, args...).Start()
 }
 
-// PID is the daemon's process.
+// PID is the daemon's process id.
 func (d *Daemon) PID() int { return d.cmd.Process.Pid }
 
 // Signal sends it a signal.
@@ -180,7 +181,7 @@ func (d *Daemon) Stats(t testing.TB) *wire.Stats {
 	return st
 }
 
-// peakRSS is the most memory that a process has had, in bytes.
+// peakRSS is the most memory that a process has used, in bytes.
 func peakRSS(t testing.TB, pid int) int64 {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -197,7 +198,7 @@ func peakRSS(t testing.TB, pid int) int64 {
 	return 0
 }
 
-// sourceOf are the options of a client whose children are served what is in dir.
+// sourceOf gives the options of a client whose children are served the modules in dir.
 func sourceOf(dir string) client.Options {
 	return client.Options{Source: &importer.Options{Path: []string{dir}}}
 }

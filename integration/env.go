@@ -21,13 +21,13 @@ import (
 	"mitogend/integration/pythons"
 )
 
-// commandTime is the most that one run of the binary may take: a hang, not slowness, is what it finds.
+// commandTime is the most that one run of the binary may take. It finds hangs, not slowness.
 const commandTime = 90 * time.Second
 
 // Python is an interpreter for tests.
 type Python struct {
 	Version string // "3.11"
-	// Command is a command line without anything in site-packages, as the target key python_path takes it.
+	// Command is a command line with empty site-packages, for the target key python_path.
 	Command string
 	argv    []string
 }
@@ -69,7 +69,7 @@ var binary = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	binary := filepath.Join(dir, "mitogend")
-	args := []string{"build", "-o", binary}
+	args := []string{"build", "-tags", "codec.notfastpath", "-o", binary} // as in the Makefile
 	if raceEnabled {
 		args = append(args, "-race")
 	}
@@ -84,7 +84,7 @@ var (
 	cleaned = map[string]Python{} // by version
 )
 
-// clean makes an interpreter that has the standard library only, once.
+// clean makes an interpreter with only the standard library, once.
 func clean(t testing.TB, p pythons.Python) Python {
 	t.Helper()
 	cleanMu.Lock()
@@ -109,11 +109,11 @@ func clean(t testing.TB, p pythons.Python) Python {
 	return c
 }
 
-// between are versions of which those beside them tell as much. The packages' own tests run under them.
+// between are versions that the versions beside them stand for. The packages' own tests run under them.
 var between = []string{"3.7", "3.10", "3.12"}
 
-// EachPython runs a test under each interpreter, in parallel: when the function that calls it has returned. MITOGEND_LONG runs
-// it under those between as well.
+// EachPython runs a test under each interpreter, in parallel, after its caller has returned. With MITOGEND_LONG it also runs it
+// under those between.
 func EachPython(t *testing.T, test func(*testing.T, Python)) {
 	t.Helper()
 	pythons.Each(t, func(t *testing.T, p pythons.Python) {
@@ -141,7 +141,7 @@ func (r Result) String() string {
 	return fmt.Sprintf("status %d\n--- stdout\n%s\n--- stderr\n%s", r.Status, shorten(r.Stdout), shorten(r.Stderr))
 }
 
-// shorten makes output fit for a message.
+// shorten makes output short enough for a message.
 func shorten(s string) string {
 	if !utf8.ValidString(s) || strings.ContainsRune(s, 0) {
 		s = fmt.Sprintf("%d bytes: %.1000q", len(s), s)
@@ -152,7 +152,7 @@ func shorten(s string) string {
 	return s
 }
 
-// Want fails the test unless the command ended like that; stderr need only contain the text, or be empty for "".
+// Want fails the test unless the command ended so. stderr only has to contain the text; for "" it has to be empty.
 func (r Result) Want(t testing.TB, status int, stdout, stderr string) {
 	t.Helper()
 	if r.Status != status || r.Stdout != stdout || !strings.Contains(r.Stderr, stderr) || stderr == "" && r.Stderr != "" {
@@ -165,7 +165,7 @@ var runs atomic.Int64
 
 const marker = "MITOGEND_TEST_RUN"
 
-// Command prepares a run of the binary in dir. Every process that comes of it inherits a mark; when the test ends none may be
+// Command prepares a run of the binary in dir. Every process that it starts inherits a mark; when the test ends none may be
 // left. See [Marked].
 func Command(t testing.TB, dir string, args ...string) *exec.Cmd {
 	t.Helper()
@@ -181,12 +181,12 @@ func Command(t testing.TB, dir string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// environ is the environment without what changes how Python or mitogend behaves.
+// environ is the environment without variables that change how Python or mitogend behaves.
 func environ() []string {
 	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
 		return strings.HasPrefix(kv, "MITOGEND_") || strings.HasPrefix(kv, "PYTHON")
 	})
-	env = append(env, "MITOGEND_DAEMON=none") // the developer's own may run
+	env = append(env, "MITOGEND_DAEMON=none") // the developer's own daemon may run
 	if dir, err := dir(); err == nil {
 		env = append(env, "XDG_CACHE_HOME="+filepath.Join(dir, "cache"))
 	}
@@ -226,7 +226,7 @@ func runCommand(t testing.TB, cmd *exec.Cmd) Result {
 	return Result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 }
 
-// leftTime is how long a killed process may take to vanish.
+// leftTime is how long a killed process may take to disappear.
 const leftTime = 5 * time.Second
 
 // NothingLeft fails the test if a process that inherited the mark does not go away.
@@ -257,18 +257,6 @@ func Marked(mark string) (pids []int) {
 		}
 	}
 	return pids
-}
-
-// Eventually waits until cond is true.
-func Eventually(t testing.TB, what string, cond func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(commandTime / 3)
-	for !cond() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain until %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }
 
 // Write writes a file below dir and gives its path.

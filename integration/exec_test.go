@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// A command has its own output, status, signals, directory and environment; what comes on stdin goes to each target.
+// A command has its own output, status, signals, directory and environment; stdin goes to each target.
 func TestExec(t *testing.T) {
 	EachPython(t, func(t *testing.T, p Python) {
 		dir := t.TempDir()
@@ -31,7 +31,7 @@ func TestExec(t *testing.T) {
 			{[]string{"--env", "MITOGEND_TARGET=own", "--shell", `echo "$MITOGEND_TARGET"`}, 0, "own\n", ""},
 			{[]string{"--shell", `echo "$MITOGEND_TARGET"`}, 0, p.Target() + "\n", ""},
 			{[]string{"--", "echo", "{host}", "{other}"}, 0, "localhost {other}\n", ""},
-			// What Python ignores, the command does not. Signals from 32 on are left out: the C library lets nobody change those.
+			// The command does not ignore signals that Python ignores. Those from 32 on are left out: the C library keeps them.
 			{[]string{"--shell", `yes | head -1; m=$(sed -n "s/^SigIgn:.//p" /proc/self/status); echo $((0x$m & 0x7fffffff))`}, 0, "y\n0\n", ""},
 		} {
 			args := append([]string{"exec", "-H", p.Target()}, c.args...)
@@ -59,7 +59,7 @@ func TestStdinOfSeveral(t *testing.T) {
 			line := p.Target() + "| 3200000\n"
 			runCommand(t, cmd).Want(t, 0, line+line+line, "")
 		}
-		// What is endless ends with those that read it.
+		// An endless stdin ends when its readers have ended.
 		cmd := Command(t, dir, "exec", "-H", targets, "--", "head", "-c", "2")
 		cmd.Env = append(cmd.Env, env...)
 		endless, err := os.Open("/dev/zero")
@@ -71,7 +71,7 @@ func TestStdinOfSeveral(t *testing.T) {
 		if r := runCommand(t, cmd); r.Status != 0 || strings.Count(r.Stdout, "\x00\x00") != 3 {
 			t.Error(r)
 		}
-		// A part of it is not all of it.
+		// If stdin cannot be read to its end, the commands are ended.
 		cmd = Command(t, dir, "exec", "-H", targets, "--", "cat")
 		cmd.Env = append(cmd.Env, env...)
 		broken, err := os.Open(dir)

@@ -23,7 +23,7 @@ func compile(t *testing.T, file string, args ...string) {
 	}
 }
 
-// extensions makes a package cx with extension modules for a generation of Python, one of which needs a library beside it.
+// extensions makes a package cx with extension modules for Python 2 or 3, one of which needs a library beside it.
 func extensions(t *testing.T, python string) (dir string) {
 	t.Helper()
 	if _, err := exec.LookPath("gcc"); err != nil {
@@ -111,7 +111,7 @@ func TestExtensionModules(t *testing.T) {
 				"True multi /master:",
 				"broken ValueError False it does not start",
 				"later ValueError False it does not start",
-				"lacking ImportError False ... needs libgone.so.2, which this machine lacks",
+				"lacking ImportError False ... needs libgone.so.2, which the target lacks",
 				"half ImportError False ...",
 				"text ImportError False ... is an extension module that is no ELF file",
 				"arm ImportError False ... for aarch64",
@@ -119,7 +119,7 @@ func TestExtensionModules(t *testing.T) {
 				"[] []",
 			}
 			if p.Version == "2.7" {
-				// Python drops the reason of a finder's.
+				// Python drops a finder's reason.
 				want[7] = "text ImportError False ..."
 			}
 			for i, line := range want {
@@ -141,24 +141,75 @@ func TestExtensionModules(t *testing.T) {
 			t.Fatalf("%v\n%s", err, out)
 		}
 		short := "import sys\nif sys.argv[1:]:\n    import mitogen.extension as e\n" +
-			"    def fail(): raise OSError(38, 'no memfd here')\n    e.memfd = fail\n" +
+			"    def fail(): raise OSError(38, 'no memfd here')\n    if sys.argv[1] in ('shm', 'none'): e.memfd = fail\n    if sys.argv[1] == 'noexec': e.os.fstatvfs = lambda fd: type('', (), {'f_flag': e.os.ST_NOEXEC})\n" +
 			"    if sys.argv[1] == 'none':\n        real = e.os.open\n        e.os = type('os', (), dict(e.os.__dict__, open=staticmethod(lambda *a: fail())))\n" +
+			"    if sys.argv[1] in ('other', 'shm', 'none'): e.state = lambda fd: 'that of another file'\n" +
+			"    find = e.File.find\n    def watched(*args):\n        path = find(*args)\n        sys.stderr.write('found\\n' if path else 'sent\\n')\n        return path\n" +
+			"    e.File.find = watched\n" +
 			"try:\n    import cx.beside\n    print(cx.beside.answer())\nexcept ImportError as e:\n    print(e)\n" +
 			"import os\nprint([f for f in os.listdir('/dev/shm') if 'mitogend-%d-' % os.getpid() in f])\n"
 		script = Write(t, t.TempDir(), "short.py", short)
+		// A Python 3 on this machine loads the file from the disk, if it is the one that was served.
+		found, sent, once := "found\nfound\n", "sent\nsent\n", "sent\n"
+		if p.Version == "2.7" {
+			found, sent, once = "", "", ""
+		}
 		for _, c := range []struct {
-			want string
-			args []string
+			want, stderr string
+			args         []string
 		}{
-			{"42\n[]\n", []string{"-I", wheel, script}},
-			{"42\n[]\n", []string{"-I", dir, script, "shm"}},
-			{"no memfd here", []string{"-I", dir, script, "none"}},
-			{"cx.beside", []string{"-I", dir, "--deny", "cx.beside", script}},
+			{"42\n[]\n", "", []string{"-I", wheel, script}},
+			{"42\n[]\n", "", []string{"-I", wheel, script, "watched"}},
+			{"42\n[]\n", found, []string{"-I", dir, script, "watched"}},
+			{"42\n[]\n", sent, []string{"-I", dir, script, "other"}},
+			{"42\n[]\n", sent, []string{"-I", dir, script, "noexec"}},
+			{"42\n[]\n", sent, []string{"-I", dir, script, "shm"}},
+			{"no memfd here", once, []string{"-I", dir, script, "none"}},
+			{"cx.beside", "", []string{"-I", dir, "--deny", "cx.beside", script}},
 		} {
 			got := runCommand(t, Command(t, empty, append([]string{"run", "-H", p.Target()}, c.args...)...))
-			if got.Status != 0 || !strings.Contains(got.Stdout, c.want) || strings.Contains(c.want, "\n") && got.Stdout != c.want {
+			if got.Status != 0 || got.Stderr != c.stderr || !strings.Contains(got.Stdout, c.want) || strings.Contains(c.want, "\n") && got.Stdout != c.want {
 				t.Errorf("%v: want %q, got %v", c.args, c.want, got)
 			}
 		}
 	})
+}
+
+// There is no Python with musl here. So a child with glibc refuses a file for musl, and a child that pretends to have no glibc refuses
+// files for glibc.
+func TestExtensionsForMusl(t *testing.T) {
+	if _, err := exec.LookPath("musl-gcc"); err != nil {
+		pythons.Missing(t, err)
+	}
+	dir := t.TempDir()
+	compile(t, filepath.Join(dir, "gnu.abi3.so"), "-DNAME=gnu", "-Wl,--no-as-needed", "-lc")
+	cmd := exec.Command("musl-gcc", "-shared", "-fPIC", "-o", filepath.Join(dir, "other.abi3.so"), filepath.Join("testdata", "extension.c"), "-DNAME=other")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	script := Write(t, t.TempDir(), "program.py", `
+import sys
+if sys.argv[1:]:
+    import mitogen.extension
+    mitogen.extension.libc = lambda: (None, None)
+for name in ('neither', 'gnu', 'other')[not sys.argv[1:]:]:
+    try:
+        print(name, __import__(name).answer())
+    except ImportError as e:
+        print(e)
+`)
+	target := AnyPython(t).Target()
+	Mitogend(t, dir, "run", "-I", dir, "-H", target, script).Want(t, 0, "gnu 7\nother cannot be loaded (mitogend: other.abi3.so is built for musl, and the target has glibc)\n", "")
+	compile(t, filepath.Join(dir, "x.libs/libanswer.so.1"), "-DLIBRARY", "-Wl,-soname,libanswer.so.1")
+	compile(t, filepath.Join(dir, "neither.abi3.so"), "-DNAME=neither", "-DNEEDS", "-L"+filepath.Join(dir, "x.libs"), "-l:libanswer.so.1",
+		"-Wl,-rpath,$ORIGIN/x.libs")
+	r := Mitogend(t, dir, "run", "-I", dir, "-H", target, script, "faked")
+	if want := "neither cannot be loaded (mitogend: neither.abi3.so needs libanswer.so.1, and without glibc no library is found that is in memory)\n" +
+		"gnu cannot be loaded (mitogend: gnu.abi3.so is built for glibc, and the target has another C library)\n"; r.Status != 0 || !strings.HasPrefix(r.Stdout, want) {
+		t.Error(r)
+	}
+	r = Mitogend(t, dir, "modules", "-I", dir, "other")
+	if r.Status != 0 || !strings.Contains(r.Stdout, "musl") {
+		t.Error(r)
+	}
 }

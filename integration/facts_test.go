@@ -10,7 +10,7 @@ import (
 	"mitogend/integration/pythons"
 )
 
-// What facts tells of this machine is what this machine says; --where leaves targets by them.
+// Facts of this machine are what this machine says; --where selects targets by facts.
 func TestFacts(t *testing.T) {
 	EachPython(t, func(t *testing.T, p Python) {
 		dir := t.TempDir()
@@ -63,7 +63,7 @@ func jsonText(v any) string {
 	return string(b)
 }
 
-// Who is left out is not counted among those that are done, and leaves nothing behind.
+// A target that is left out is not counted as done, and leaves nothing behind.
 func TestWhereOfSeveral(t *testing.T) {
 	dir := t.TempDir()
 	list := pythons.All(t)

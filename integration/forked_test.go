@@ -10,7 +10,7 @@ import (
 	"mitogend/integration/pythons"
 )
 
-// What called functions register with atexit has three seconds, and is not interrupted; what takes longer is ended.
+// Functions that calls have registered with atexit are not interrupted for three seconds, and then ended.
 func TestAtexitOfCalls(t *testing.T) {
 	dir := t.TempDir()
 	Write(t, dir, "late.py", `import atexit, os, time
@@ -52,7 +52,7 @@ def end(path, seconds):
 	}
 }
 
-// unittest's own run of tests that fork, import in the processes forked off, and use pools.
+// unittest runs tests that fork, import in the forked processes, and use pools.
 func TestUnittestsThatFork(t *testing.T) {
 	dir := t.TempDir()
 	Write(t, dir, "lazy.py", "def f(x):\n    import lazier\n    return lazier.g(x)\n")
@@ -112,7 +112,7 @@ if __name__ == '__main__':
 	})
 }
 
-// pytest's own run of such tests, which lie on the target's disk; pytest itself is served, with what it needs.
+// pytest runs such tests from the target's disk; pytest itself, and what it needs, is served.
 func TestPytestThatForks(t *testing.T) {
 	dir := t.TempDir()
 	Write(t, dir, "helped.py", "def f(x):\n    import lazier\n    return lazier.g(x)\n")

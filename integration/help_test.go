@@ -13,10 +13,11 @@ import (
 	"github.com/kballard/go-shellquote"
 
 	"mitogend/docs"
+	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 )
 
-// commandNames are those that mitogend help lists, and theirs.
+// commandNames gives the commands that mitogend help lists, and their subcommands.
 func commandNames(t *testing.T) []string {
 	listed := regexp.MustCompile(`(?m)^  ([a-z]+) +[A-Z]`)
 	var names []string
@@ -29,13 +30,13 @@ func commandNames(t *testing.T) []string {
 	return append(names, "config check", "config show", "cache clear")
 }
 
-// others have no example that a fresh clone could run: what they are for is somebody else's.
+// others have no example that a fresh clone could run: completion is for a shell, master for a user's program.
 var others = []string{"completion", "master"}
 
 // firstExample is the first command line under Examples.
 var firstExample = regexp.MustCompile(`(?m)^Examples:\n  (mitogend.*)$`)
 
-// The first example of each help runs as it is written, in a fresh clone, where a daemon runs.
+// The first example of each help page runs as it is written, in a fresh clone, beside a running daemon.
 func TestFirstExamples(t *testing.T) {
 	clone, home := t.TempDir(), t.TempDir()
 	for _, name := range []string{"examples", "docs"} {
@@ -78,7 +79,7 @@ func TestFirstExamples(t *testing.T) {
 	if err := daemon.Start(); err != nil {
 		t.Fatal(err)
 	}
-	Eventually(t, "the daemon serves", func() bool { return command(examples["ps"]).Run() == nil })
+	poll.Until(t, "the daemon serves", func() bool { return command(examples["ps"]).Run() == nil })
 	mark := daemon.Env[len(daemon.Env)-1]
 	for _, name := range names {
 		line := examples[name]
@@ -87,7 +88,7 @@ func TestFirstExamples(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			cmd := command(line)
-			cmd.Env[len(cmd.Env)-1] = mark // what it connects is the daemon's
+			cmd.Env[len(cmd.Env)-1] = mark // its processes are the daemon's
 			switch name {
 			case "repl":
 				term := onTerminal(t, cmd)
@@ -119,10 +120,10 @@ func TestFirstExamples(t *testing.T) {
 	}
 }
 
-// marks are what Markdown has, and a reader does not want.
+// marks are parts of Markdown that a reader should not see.
 var marks = regexp.MustCompile(`\]\([\w./#-]*\)|(?m)^\|[ -]|<!--`)
 
-// Every page is shown: within the width, but for code, without links or marks, and at a terminal with colour or by the pager.
+// Every page is shown within the width (except code), without links or marks, and on a terminal with colour or by the pager.
 func TestHelpTopics(t *testing.T) {
 	for _, topic := range docs.Topics {
 		r := Mitogend(t, ".", "help", topic.Name)
@@ -188,7 +189,7 @@ func TestManPages(t *testing.T) {
 	}
 }
 
-// What is mistyped is answered by what to write.
+// A mistyped word is answered by a suggestion.
 func TestDidYouMean(t *testing.T) {
 	for _, c := range [][]string{
 		{"cal x:y", `there is no command "cal" (did you mean call?); mitogend help lists them, and mitogend exec -- cal x:y runs that on targets`},

@@ -8,7 +8,7 @@ import (
 	"github.com/creack/pty"
 )
 
-// A command at a terminal: it has the terminal's size, and hears of a change; keys come as they are; its status is the command's.
+// A command on a terminal has its size and is told of changes; keys arrive unchanged; the status is the command's.
 func TestExecAtATerminal(t *testing.T) {
 	EachPython(t, func(t *testing.T, p Python) {
 		dir := t.TempDir()
@@ -19,7 +19,7 @@ func TestExecAtATerminal(t *testing.T) {
 		if status := term.wait(); status != 7 || !strings.Contains(term.screen(), "24 60\r\nterminal b 1\r\n") {
 			t.Errorf("status %d\n%s", status, term.screen())
 		}
-		// Ctrl-C is the command's, whose shell goes on.
+		// Ctrl-C goes to the command; its shell goes on.
 		term = run("--shell", `trap 'echo interrupted' INT; echo ready; while ! read x; do :; done; echo "got $x"; stty size`)
 		term.expect("ready\r\n")
 		term.send("\x03")
@@ -39,7 +39,7 @@ func TestExecAtATerminal(t *testing.T) {
 		term.expect("33 99\r\n")
 		term.send("\r")
 		term.wait()
-		// Who has left something at the terminal does not hold it.
+		// A process left in the background does not keep the terminal.
 		term = run("--shell", "sleep 60 & echo done")
 		if status := term.wait(); status != 0 || !strings.Contains(term.screen(), "done\r\n") {
 			t.Errorf("status %d\n%s", status, term.screen())
@@ -52,16 +52,16 @@ func TestExecAtATerminal(t *testing.T) {
 		if status := term.wait(); status != 127 || !strings.Contains(term.screen(), "mitogend exec: no such command: No such file or directory") {
 			t.Errorf("status %d\n%s", status, term.screen())
 		}
-		// It ends from this side, and what ignores a hangup, too.
+		// It can be ended from this side, even if it ignores a hangup.
 		term = run("--shell", "trap '' HUP; echo ready; while :; do read x || sleep 1; done")
 		term.expect("ready\r\n")
 		term.send("\r~.")
 		if status := term.wait(); status != 0 {
 			t.Errorf("status %d\n%s", status, term.screen())
 		}
-		// Much goes through, either way.
+		// Much data goes through, in both directions.
 		term = run("--shell", "seq 200000; stty raw -echo; echo now; head -c 500000 | tr -cd x | wc -c")
-		term.expect("200000\r\nnow\n") // a line of a terminal that is not raw has 4096 bytes at most
+		term.expect("200000\r\nnow\n") // a line of a terminal has 4096 bytes at most, unless it is raw
 		term.send(strings.Repeat("x", 500000))
 		if term.wait(); !strings.Contains(term.screen(), "500000") {
 			t.Errorf("%.300s", term.screen())
@@ -71,7 +71,7 @@ func TestExecAtATerminal(t *testing.T) {
 
 var escapes = regexp.MustCompile("\x1b\\[[0-9;?]*[a-zA-Z]")
 
-// A program at a terminal, and then the prompt with its names: whatever it has ended by.
+// A program runs on a terminal, and then the prompt has its names, however it has ended.
 func TestRunInteractive(t *testing.T) {
 	EachPython(t, func(t *testing.T, p Python) {
 		dir := t.TempDir()
@@ -108,7 +108,7 @@ func TestRunInteractive(t *testing.T) {
 	}
 }
 
-// Python's prompt, with imports from here, whose lines Ctrl-C interrupts.
+// Python's prompt has imports from here, and Ctrl-C interrupts its lines.
 func TestRepl(t *testing.T) {
 	EachPython(t, func(t *testing.T, p Python) {
 		dir := t.TempDir()
@@ -136,13 +136,13 @@ func TestRepl(t *testing.T) {
 	})
 }
 
-// Without a terminal it is told what is missing, and nothing is started.
+// Without a terminal, the error says what is missing, and nothing is started.
 func TestTerminalIsWanted(t *testing.T) {
 	dir := t.TempDir()
 	for _, args := range [][]string{{"repl"}, {"exec", "-t", "--", "bash"}} {
-		Mitogend(t, dir, args...).Want(t, 2, "", "stdin and stdout have to be it")
+		Mitogend(t, dir, args...).Want(t, 2, "", "stdin and stdout have to be terminals")
 		Mitogend(t, dir, append([]string{args[0], "--env", "A"}, args[1:]...)...).Want(t, 2, "", "--env A: not NAME=VALUE")
 		Mitogend(t, dir, append([]string{args[0], "--json"}, args[1:]...)...).Want(t, 2, "", "without --json, -b and -o")
 	}
-	Mitogend(t, dir, "exec", "-t", "-H", "local:,local:", "--", "bash").Want(t, 2, "", "is for one target, and here are 2")
+	Mitogend(t, dir, "exec", "-t", "-H", "local:,local:", "--", "bash").Want(t, 2, "", "is for one target, not for 2")
 }

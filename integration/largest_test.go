@@ -10,7 +10,7 @@ import (
 	"mitogend/integration/pythons"
 )
 
-// largest are programs of the packages that the most code uses and that have the most code themselves.
+// largest are programs that use the largest of the most used packages.
 var largest = []struct{ name, program string }{
 	{"django", `
 import django
@@ -93,14 +93,14 @@ asyncio.run(main())
 `},
 }
 
-// TestLargestPackages has the newest Pythons run them from the disk and served, with imports as they stand and lazy ones. It takes
-// a minute, and packages that .ci/packages unpacks.
+// TestLargestPackages runs them under the newest Pythons, from the disk and served, with ordinary and with lazy imports. It takes
+// a minute, and needs packages that .ci/packages unpacks.
 func TestLargestPackages(t *testing.T) {
 	path := filepath.Join(pythons.Tree(), "packages")
 	if _, err := os.Stat(path); err != nil || os.Getenv("MITOGEND_LONG") == "" {
 		t.Skip("MITOGEND_LONG is not set, or .ci/packages was not run: ", err)
 	}
-	// botocore opens its data beside itself, which needs a disk.
+	// botocore opens data files beside itself, which needs a disk.
 	t.Setenv("AWS_DATA_PATH", filepath.Join(path, "botocore/data")+":"+filepath.Join(path, "boto3/data"))
 	dir := t.TempDir()
 	for version, modes := range map[string][]string{"3.14": {""}, "3.15": {"", " -X lazy_imports=all"}} {
@@ -115,7 +115,7 @@ func TestLargestPackages(t *testing.T) {
 					if here.Status != 5 && mode == "" {
 						t.Fatalf("not even from the disk: %v", here)
 					}
-					// Some packages cannot be imported lazily, with tracebacks whose lines tell of the disk.
+					// Some packages cannot be imported lazily; their tracebacks name paths on the disk.
 					if here.Status != there.Status || here.Stdout != there.Stdout || here.Status == 5 && here.Stderr != there.Stderr {
 						t.Errorf("here %v\nthere %v", here, there)
 					}

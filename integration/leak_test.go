@@ -10,6 +10,7 @@ import (
 	"go.uber.org/goleak"
 
 	"mitogend/daemon"
+	"mitogend/integration/poll"
 )
 
 func descriptors(t *testing.T) int {
@@ -21,23 +22,23 @@ func descriptors(t *testing.T) int {
 	return len(entries)
 }
 
-// A daemon in this process gives back all descriptors and goroutines, however its children end.
+// A daemon in this process releases all descriptors and goroutines, however its children end.
 func TestNothingLeaksInProcess(t *testing.T) {
 	p := AnyPython(t)
 	ctx, cancel := context.WithTimeout(context.Background(), commandTime)
 	defer cancel()
-	// What the standard library opens once is open after this.
+	// After this, everything that the standard library opens once is open.
 	cycle(ctx, t, p.Target())
 	before := descriptors(t)
 	running := goleak.IgnoreCurrent()
 	for _, stdio := range []string{"socketpair", "pipes", "pty", "hybrid", "hybrid-pipes"} {
 		cycle(ctx, t, p.Target()+"&stdio="+stdio)
 	}
-	Eventually(t, "all descriptors are closed", func() bool { return descriptors(t) <= before })
+	poll.Until(t, "all descriptors are closed", func() bool { return descriptors(t) <= before })
 	goleak.VerifyNone(t, running)
 }
 
-// cycle has one child close, one die, one time out, and one fail to start, and one that Shutdown has to end.
+// cycle has a child that closes, one that dies, one that times out, one that fails to start, and one that Shutdown has to end.
 func cycle(ctx context.Context, t *testing.T, target string) {
 	t.Helper()
 	d, err := daemon.New(daemon.Options{})

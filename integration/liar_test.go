@@ -8,10 +8,11 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 )
 
-// liar is a target that answers as mode says; see testdata/liar.py.
+// liar gives a target that answers as mode says; see testdata/liar.py.
 func liar(t testing.TB, mode string) string {
 	t.Helper()
 	script, err := filepath.Abs("testdata/liar.py")
@@ -30,7 +31,7 @@ func liar(t testing.TB, mode string) string {
 	return "exec:" + python + "%20" + script + "%20" + mode
 }
 
-// harmless fails the test if one of text's lines was forged, or a terminal would do more with it than show it.
+// harmless fails the test if one of text's lines was forged, or if a terminal would do anything but show it.
 func harmless(t *testing.T, what, text string) {
 	t.Helper()
 	for line := range strings.Lines(text) {
@@ -41,7 +42,7 @@ func harmless(t *testing.T, what, text string) {
 	inert(t, what, text)
 }
 
-// inert fails the test if a terminal would do more with text than show it.
+// inert fails the test if a terminal would do anything but show the text.
 func inert(t *testing.T, what, text string) {
 	t.Helper()
 	if !utf8.ValidString(text) {
@@ -73,7 +74,7 @@ func TestWhatAChildSaysIsHarmless(t *testing.T) {
 				r := Mitogend(t, dir, append(args[:1:1], append([]string{"--timeout", "10s"}, args[1:]...)...)...)
 				check := harmless
 				if mode == "hang_up" {
-					check = inert // what a program prints on stderr has lines as it likes
+					check = inert // a program may print any lines on stderr
 				}
 				check(t, fmt.Sprint(args, " stdout"), r.Stdout)
 				check(t, fmt.Sprint(args, " stderr"), r.Stderr)
@@ -115,7 +116,7 @@ func TestDaemonShowsChildrenHarmless(t *testing.T) {
 			for _, mode := range []string{"log", "error", "dead"} {
 				do("call", "--timeout", "10s", "-H", liar(t, mode), "os:getpid")
 			}
-			Eventually(t, "the fork is listed", func() bool { return strings.Contains(do("ps").Stdout, "RED") })
+			poll.Until(t, "the fork is listed", func() bool { return strings.Contains(do("ps").Stdout, "RED") })
 			for _, args := range [][]string{
 				{"ps"}, {"ps", "--json"}, {"top", "--count", "1"}, {"stats"},
 				{"logs"}, {"logs", "--json"}, {"logs", "--kind", "log,connected,lost,closed,import,call,output"},
@@ -135,7 +136,7 @@ func TestDaemonShowsChildrenHarmless(t *testing.T) {
 	}
 }
 
-// TestProgramsOnATerminal: a single program has the terminal as any program does; of several none can write over another's lines.
+// TestProgramsOnATerminal: a single program can use the terminal as any program; several cannot overwrite each other's lines.
 func TestProgramsOnATerminal(t *testing.T) {
 	dir := t.TempDir()
 	Write(t, dir, "p.py", `import sys; sys.stdout.write(u"\x1b[32mgreen\x1b[0m \x1b[1A\x1b[2K\rother| forged\n"); sys.stdout.flush()`)

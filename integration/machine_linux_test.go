@@ -12,13 +12,14 @@ import (
 	"time"
 
 	"mitogend/integration/machine"
+	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 )
 
-// The tests that begin with TestInside run with users, an sshd, sudo and su of their own.
+// Tests whose names begin with TestInside have users, an sshd, sudo and su of their own.
 func TestRealPrograms(t *testing.T) { machine.Enter(t, "^TestInside") }
 
-// passwords puts those of the users into the environment, for password_env.
+// passwords puts the users' passwords into the environment, for password_env.
 func passwords(cmd *exec.Cmd) *exec.Cmd {
 	cmd.Env = append(cmd.Env, "ALICE="+machine.AlicePassword, "BOB="+machine.BobPassword)
 	return cmd
@@ -59,7 +60,7 @@ func TestInsideChainOfPasswords(t *testing.T) {
 	}
 }
 
-// TestInsideMethods fills in the rows of what is real here.
+// TestInsideMethods adds the rows of methods that are real here.
 func TestInsideMethods(t *testing.T) {
 	machine.Inside(t)
 	t.Parallel()
@@ -108,7 +109,7 @@ func TestInsideCrowd(t *testing.T) {
 	t.Logf("50 connections in %v", time.Since(start))
 }
 
-// leave is what runs on the target while the daemon's side is killed.
+// leave runs on the target while the daemon's side is killed.
 const leave = `import os, signal, sys, time
 def run(how):
     if how == 'ignore':
@@ -127,7 +128,7 @@ def run(how):
                 raise
 `
 
-// named lists the processes that have a text in their command line, and a line on each.
+// named lists the processes with a text in their command line, and describes each by a line.
 func named(text string) (list []string) {
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, file := range files {
@@ -139,7 +140,7 @@ func named(text string) (list []string) {
 	return list
 }
 
-// TestInsideNothingIsLeft kills the daemon's side in the middle of 20 connections: while they come up, and while their code runs.
+// TestInsideNothingIsLeft kills the daemon's side amid 20 connections: while they are made, and while their code runs.
 func TestInsideNothingIsLeft(t *testing.T) {
 	machine.Inside(t)
 	s := machine.SSHD(t, "MaxStartups 100")
@@ -153,7 +154,7 @@ func TestInsideNothingIsLeft(t *testing.T) {
 	}
 	for _, p := range machine.Pythons(t) {
 		for _, when := range []string{"connecting", "sleep", "ignore", "in_c"} {
-			// Under a name of its own the interpreter is found again in every process that has to do with it.
+			// With a name of its own, the interpreter shows in the command line of every process that belongs to it.
 			own := fmt.Sprintf("/mnt/own-%s-%s", p.Version, when)
 			if err := os.Symlink(p.Path, own); err != nil {
 				t.Fatal(err)
@@ -181,7 +182,7 @@ func TestInsideNothingIsLeft(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			Eventually(t, "there is something to leave behind", func() bool {
+			poll.Until(t, "there is something to leave behind", func() bool {
 				if when == "connecting" {
 					return len(named(own)) >= 25
 				}
@@ -208,7 +209,7 @@ func TestInsideNothingIsLeft(t *testing.T) {
 	}
 }
 
-// masterMethods is a program for Mitogen that logs in by ssh, by key and by password, and goes on by sudo and su.
+// masterMethods is a program for Mitogen that logs in by ssh, with a key and with a password, and continues with sudo and su.
 const masterMethods = `
 import os, pwd, shlex, sys
 import mitogen, mitogen.core
@@ -238,7 +239,7 @@ def main(router):
             print('%s.%s' % (type(e).__module__, type(e).__name__))
 `
 
-// TestInsideMaster runs an unchanged program under Mitogen's own master and under ours, over real methods.
+// TestInsideMaster runs the same program under Mitogen's own master and under ours, over real methods.
 func TestInsideMaster(t *testing.T) {
 	machine.Inside(t)
 	python := stockPython(t)

@@ -6,7 +6,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// A binary built with -race sleeps for a second before it exits, and thousands of them run.
+	// A binary built with -race sleeps for a second before it exits, and tests run thousands.
 	if os.Getenv("GORACE") == "" {
 		_ = os.Setenv("GORACE", "atexit_sleep_ms=20")
 	}

@@ -26,7 +26,7 @@ func value(s string) string {
 	return strings.NewReplacer("%", "%25", "+", "%2B", "&", "%26", "?", "%3F", ",", "%2C", " ", "%20", "\n", "%0A").Replace(s)
 }
 
-// brokenSudo asks for a password on the terminal, and takes none.
+// brokenSudo asks for a password on the terminal, and accepts none.
 const brokenSudo = `#!/bin/sh
 exec 3<>/dev/tty
 printf '%s' "$SUDO_PROMPT" >&3
@@ -35,7 +35,7 @@ echo 'Sorry, try again.' >&3
 exit 1
 `
 
-// TestDoctorNamesTheStep breaks targets in many ways; each time doctor has to name the hop, the step and what to do.
+// TestDoctorNamesTheStep breaks targets in many ways; each time doctor has to name the hop and the step, and say what to do.
 func TestDoctorNamesTheStep(t *testing.T) {
 	py := AnyPython(t).Target()
 	sudo := script(t, "sudo", brokenSudo)
@@ -165,7 +165,7 @@ func someOf(list []pythons.Python) []pythons.Python {
 	return append(some, list[len(list)-1])
 }
 
-// standIn is a program that wants its arguments to begin so, and then runs the rest.
+// standIn makes a program that checks the beginning of its arguments, and runs the rest.
 func standIn(t testing.TB, name string, want ...string) string {
 	t.Helper()
 	var b strings.Builder
@@ -176,8 +176,8 @@ func standIn(t testing.TB, name string, want ...string) string {
 	return script(t, name, b.String()+"exec \"$@\"\n")
 }
 
-// TestMethodsByStandIns runs each method whose program or privileges a test cannot have: the program checks what it is called
-// with, and runs the command for real.
+// TestMethodsByStandIns runs each method whose program or privileges a test cannot have: a stand-in checks its arguments
+// and really runs the command.
 func TestMethodsByStandIns(t *testing.T) {
 	dir := t.TempDir()
 	for _, c := range []struct {

@@ -15,7 +15,7 @@ import (
 	"mitogend/daemon/wire"
 )
 
-// A connection is shown, and closed, by the name that the user has given the host.
+// A connection is shown, and closed, by the name that the user has used for the host.
 func TestNamesOfTheInventory(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -26,8 +26,10 @@ func TestNamesOfTheInventory(t *testing.T) {
 	dir := t.TempDir()
 	chain := AnyPython(t).Target()
 	other, third := chain+"&stdio=socketpair", chain+"&stdio=hybrid"
+	t.Setenv("NAMES_PASSWORD", "of names")
+	secret := "exec:env" + strings.TrimPrefix(chain, "local:") + "&stdio=hybrid&password_env=NAMES_PASSWORD"
 	Write(t, dir, "mitogend-hosts.yaml", fmt.Sprintf("all:\n  hosts:\n    web07: {mitogend_target: %q}\n    web08: &o {mitogend_target: %q}\n    db1: *o\n"+
-		"    alias1: {mitogend_target: %q}\n", chain, other, third))
+		"    alias1: {mitogend_target: %q}\n    secret1: &s {mitogend_target: %q}\n    secret2: *s\n", chain, other, third, secret))
 	d := Serve(t, "--http", address, "--log-level", "debug")
 	mitogend := func(args ...string) Result { return d.Run(t, dir, args...) }
 	contexts := func() map[string]wire.Context {
@@ -40,7 +42,7 @@ func TestNamesOfTheInventory(t *testing.T) {
 		}
 		return byName
 	}
-	// The one without a name comes first; and some together, one after the other: the first name is the one that is shown.
+	// A client without a name comes first, then several with names: the first name is shown.
 	for _, hosts := range []string{third, "web07", "web08,db1"} {
 		if r := mitogend("call", "-q", "-p", "1", "-H", hosts, "os:getpid"); r.Status != 0 {
 			t.Fatal(r)
@@ -82,8 +84,15 @@ func TestNamesOfTheInventory(t *testing.T) {
 	if r := mitogend("logs", "--json", "--kind", "closed"); strings.Count(r.Stdout, `"target":"web0`) != 2 {
 		t.Error(r)
 	}
-	// By a pattern of the inventory: nobody has used these names, and the connection of their target is there.
+	// By a pattern of the inventory: nobody has used these names, but their target is connected.
 	mitogend("close", "alias*").Want(t, 0, "", "closed 1 connection")
+	// So is one whose target says where the password is, which is no part of what the daemon calls it.
+	for _, host := range []string{"secret1", secret} {
+		if r := mitogend("call", "-q", "-H", host, "os:getpid"); r.Status != 0 {
+			t.Fatal(r)
+		}
+		mitogend("close", "secret2*").Want(t, 0, "", "closed 1 connection")
+	}
 }
 
 const hostVarsProgram = `
@@ -107,7 +116,7 @@ if __name__ == '__main__':
     main()
 `
 
-// A program finds its host's variables, also what ansible-vault has encrypted, and nobody sees them in arguments or traces.
+// A program can read its host's variables, also those that ansible-vault has encrypted. They are not in arguments or traces.
 func TestHostVariables(t *testing.T) {
 	dir := t.TempDir()
 	Write(t, dir, "p.py", hostVarsProgram)

@@ -14,7 +14,7 @@ import (
 // distPackages is where Debian installs packages for its own interpreter.
 const distPackages = "/usr/lib/python3/dist-packages"
 
-// debian gives a directory with these packages of Debian's, and nothing else that an interpreter might find there.
+// debian gives a directory with only these packages of Debian's.
 func debian(t *testing.T, names ...string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -30,8 +30,8 @@ func debian(t *testing.T, names ...string) string {
 	return dir
 }
 
-// onEvery runs a program with packages that the children lack, on every interpreter that runs it from local disk, and wants the
-// same bytes. must lists versions that do.
+// onEvery runs a program with packages that the children lack, on every interpreter that can run it from the disk, and expects the
+// same bytes. must lists versions that have to be able to.
 func onEvery(t *testing.T, path, program string, must ...string) {
 	dir := t.TempDir()
 	script := Write(t, dir, "program.py", program)
@@ -136,7 +136,7 @@ print(repr(six.text_type(A())))
 `, "2.7", "3.6", "3.11", "3.13")
 }
 
-// What only 2.x allows: implicit relative imports, its statements, a module that shadows one of the standard library.
+// Python 2 only: implicit relative imports, its statements, a module that shadows one of the standard library.
 func TestPython2Package(t *testing.T) {
 	dir := t.TempDir()
 	Write(t, dir, "old/__init__.py", "import text\nfrom tools import *\n")
@@ -194,7 +194,7 @@ func TestModules(t *testing.T) {
 	}
 }
 
-// What is served is limited, and the reason is in the child's ImportError.
+// --allow and --deny limit what is served, and the child's ImportError has the reason.
 func TestPolicy(t *testing.T) {
 	dir := t.TempDir()
 	Write(t, dir, "one/__init__.py", "")
@@ -218,8 +218,8 @@ func TestPolicy(t *testing.T) {
 	})
 }
 
-// ModuleNotFoundError says where was looked and how to ask, behind Python's own words; whoever only looks for a module, or has a finder
-// of its own behind ours, is none the wiser.
+// ModuleNotFoundError says where mitogend looked and how to ask, after Python's own words. Code that only looks for a module, or has a
+// finder of its own after ours, notices nothing.
 func TestWhereWasLooked(t *testing.T) {
 	dir := t.TempDir()
 	Write(t, dir, "pk/__init__.py", "")
@@ -265,7 +265,7 @@ import absent4
 	})
 }
 
-// A zip, an egg and a wheel are path entries, as is what a virtual environment's .pth files name.
+// A zip, an egg and a wheel are path entries, and so are paths in a virtual environment's .pth files.
 func TestPathEntries(t *testing.T) {
 	dir := t.TempDir()
 	Write(t, dir, "src/zipped/__init__.py", "def f(): return 'zipped'\n")

@@ -2,16 +2,18 @@ package integration
 
 import (
 	"bufio"
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"mitogend/integration/pythons"
 )
 
-// face prints what a program can see of where it runs, as far as it is the same for a script on disk and one that is served.
+// face prints what a program can see of its surroundings, as far as that is the same for a script on disk and a served one.
 const face = `from __future__ import print_function
 import os, signal, sys
 print(type(__builtins__).__name__, __name__, __package__, __file__, os.path.basename(sys.argv[0]), sys.path[0])
@@ -27,7 +29,7 @@ except IOError:
 print(len(os.listdir('/proc/self/task')))
 `
 
-// A program sees what it would see of Python alone, under every environment that changes Python.
+// A program sees what it would see under Python alone, with every variable that changes Python.
 func TestProgramFace(t *testing.T) {
 	dir := t.TempDir()
 	script := Write(t, dir, "face.py", face)
@@ -48,7 +50,7 @@ func TestProgramFace(t *testing.T) {
 			here.Env = append(here.Env, env)
 			want := runCommand(t, here)
 			if r.Stdout == want.Stdout && r != want {
-				// Whatever is forked crashes at its end with a debug allocator on 3.8 and some later ones (bpo-42540).
+				// With a debug allocator, every forked process crashes at its end on 3.8 and some later versions (bpo-42540).
 				fork := p.command(dir, "-c", "import os\npid = os.fork()\nif pid:\n    os._exit(os.waitpid(pid, 0)[1] != 0)")
 				fork.Env = append(fork.Env, env)
 				if crashes := runCommand(t, fork).Status != 0; crashes && r.Status >= 128 {
@@ -63,7 +65,7 @@ func TestProgramFace(t *testing.T) {
 	})
 }
 
-// ends are programs by how they end; each ends as it does without us.
+// ends are programs by the way in which they end; each ends as it does without us.
 var ends = map[string]string{
 	"KeyboardInterrupt":       "raise KeyboardInterrupt",
 	"SIGCHLD ignored":         "import signal, sys\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nsys.exit(3)",
@@ -99,7 +101,7 @@ var ends = map[string]string{
 		"    print(os.waitpid(pid, 0)[1] >> 8)\natexit.register(fork)",
 	"preexec_fn": "import subprocess, sys\ndef begin():\n    name = 'late'\n    sys.stdout.write('%d\\n' % __import__(name).VALUE)\n    sys.stdout.flush()\n" +
 		"sys.exit(subprocess.call(['false'], preexec_fn=begin))",
-	// What is left is torn down as Python does it: finally of generators, __del__.
+	// Remaining objects are torn down as in Python: finally of generators, __del__.
 	"teardown": "class Say(object):\n    def __del__(self):\n        print('gone')\ndef steps():\n    try:\n        yield\n    finally:\n        print('finally')\n" +
 		"step = steps()\nnext(step)\nsay = Say()\nring = Say()\nring.ring = ring\ndel ring",
 }
@@ -136,7 +138,7 @@ func TestProgramEnds(t *testing.T) {
 	})
 }
 
-// Whatever calls have left in an interpreter of the daemon's, no program finds it there, and none ends it.
+// Programs do not see what calls have left in the daemon's interpreter, and do not end it.
 func TestProgramStartsClean(t *testing.T) {
 	dir := t.TempDir()
 	Write(t, dir, "leave.py", `import atexit, os, random, signal, socket, sys
@@ -179,13 +181,16 @@ sys.exit(3)
 	})
 }
 
-// An interrupted program cleans up, and what it says is seen.
+// An interrupted program cleans up, and its last output is shown. It sleeps in short pieces: a signal that comes between
+// Python's last look and the system call waits for the call's end, under Python alone as well.
 func TestInterruptIsKeyboardInterrupt(t *testing.T) {
 	dir := t.TempDir()
 	script := Write(t, dir, "p.py", "import atexit, sys, time\natexit.register(lambda: sys.stdout.write('atexit\\n'))\ntry:\n    print('up')\n    sys.stdout.flush()\n"+
-		"    time.sleep(100)\nexcept KeyboardInterrupt:\n    print('interrupted')\nfinally:\n    print('finally')\n")
+		"    for _ in range(2000):\n        time.sleep(0.05)\nexcept KeyboardInterrupt:\n    print('interrupted')\nfinally:\n    print('finally')\n")
 	EachPython(t, func(t *testing.T, p Python) {
 		cmd := Command(t, dir, "run", "-H", p.Target(), script)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
 		out, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -195,19 +200,22 @@ func TestInterruptIsKeyboardInterrupt(t *testing.T) {
 		}
 		lines := bufio.NewScanner(out)
 		var got []string
+		var at time.Time
 		for lines.Scan() {
 			if got = append(got, lines.Text()); len(got) == 1 {
+				at = time.Now()
 				_ = cmd.Process.Signal(syscall.SIGINT)
 			}
 		}
 		_ = cmd.Wait()
 		if text := strings.Join(got, " "); text != "up interrupted finally atexit" || cmd.ProcessState.ExitCode() != 130 {
-			t.Errorf("%s; %v", text, cmd.ProcessState)
+			t.Errorf("%s; %v, %v after the signal; stderr: %s", text, cmd.ProcessState, time.Since(at), &stderr)
 		}
 	})
 }
 
-// The script's neighbours come before what the target has, as in plain Python; -m, directories and names that others try in vain.
+// The script's neighbours win over the target's modules, as in plain Python. The same for -m, directories, and names that other
+// programs try without success.
 func TestProgramFindsItsNeighbours(t *testing.T) {
 	dir := t.TempDir()
 	Write(t, dir, "site/utils/__init__.py", "")
@@ -285,7 +293,7 @@ def fails():
 	})
 }
 
-// Limits that are too low for the runtime, or for all of its threads, end with a line and not with a hang.
+// If limits are too low for the runtime, or for all of its threads, the program ends with a line and does not hang.
 func TestLowLimits(t *testing.T) {
 	dir := t.TempDir()
 	script := Write(t, dir, "p.py", "print(1)\n")

@@ -6,9 +6,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"mitogend/integration/poll"
 )
 
-// What is typed runs on several targets, and what they print alike is shown once.
+// Typed lines run on several targets, and equal output is shown once.
 func TestReplOnSeveralTargets(t *testing.T) {
 	EachPython(t, replOnSeveral)
 }
@@ -17,7 +19,7 @@ func replOnSeveral(t *testing.T, p Python) {
 	dir := t.TempDir()
 	Write(t, dir, "served.py", "WHERE = 'here'\n")
 	hosts := []string{"-H", p.Target(), "-H", p.Target() + "&connect_timeout=31s"}
-	// Lines from a pipe; the last one has no end.
+	// Lines from a pipe; the last one has no newline.
 	repl := func(text string, more ...string) Result {
 		cmd := Command(t, dir, append(append([]string{"repl"}, hosts...), more...)...)
 		cmd.Stdin = strings.NewReader(text)
@@ -36,9 +38,18 @@ func replOnSeveral(t *testing.T, p Python) {
 		!strings.Contains(r.Stderr, `File "<console>", line 1`) {
 		t.Error(r)
 	}
-	// A target that has ended is out; the others go on.
+	// A target that has ended is left out; the others go on.
 	r = repl("import os\nif os.environ['MITOGEND_TARGET'][-3:] == '31s': raise SystemExit(3)\n\n'one'\n")
 	if !strings.Contains(r.Stdout, " (1)\n'one'\n") || r.Status != 1 || !strings.Contains(r.Stderr, "the program ended with status 3") {
+		t.Error(r)
+	}
+	// What a thread prints later is shown as well: with the next text, or at the end.
+	r = repl(strings.Join([]string{
+		"import sys, threading", "next, last = threading.Event(), threading.Event()", "def late(event, text):", "    event.wait(); print(text); sys.stdout.flush()", "",
+		"one = threading.Thread(target=late, args=(next, 'of one')); one.start()", "threading.Thread(target=late, args=(last, 'of the last')).start()",
+		"threading.Timer(0.2, next.set).start(); threading.Timer(0.4, last.set).start()",
+	}, "\n"))
+	if r.Status != 0 || !strings.Contains(r.Stdout, "of one\n") || !strings.Contains(r.Stdout, "of the last\n") {
 		t.Error(r)
 	}
 	// A target may be named twice, and text need not be UTF-8.
@@ -52,7 +63,7 @@ func replOnSeveral(t *testing.T, p Python) {
 	}
 }
 
-// What does not end with what is typed is ended by Ctrl-C.
+// Ctrl-C ends what does not end by itself.
 func TestReplInterruptedAtTheEnd(t *testing.T) {
 	target := AnyPython(t).Target()
 	cmd := Command(t, t.TempDir(), "repl", "-H", target, "-H", target+"&connect_timeout=31s")
@@ -67,11 +78,11 @@ func TestReplInterruptedAtTheEnd(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill() })
 	_, _ = io.WriteString(in, "import threading, time; threading.Thread(target=time.sleep, args=(600,)).start(); print('begun')\n")
-	Eventually(t, "it has begun", func() bool { return strings.Contains(out.String(), " (2)\nbegun\n") })
+	poll.Until(t, "it has begun", func() bool { return strings.Contains(out.String(), " (2)\nbegun\n") })
 	_ = in.Close()
 	ended := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(ended) }()
-	Eventually(t, "it has ended", func() bool {
+	poll.Until(t, "it has ended", func() bool {
 		_ = cmd.Process.Signal(os.Interrupt)
 		select {
 		case <-ended:
@@ -85,7 +96,7 @@ func TestReplInterruptedAtTheEnd(t *testing.T) {
 	}
 }
 
-// At a terminal there are a prompt, completion, interruption and a history.
+// On a terminal there are a prompt, completion, interruption and a history.
 func TestReplAtATerminal(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()
 	target := AnyPython(t).Target()
@@ -101,7 +112,8 @@ func TestReplAtATerminal(t *testing.T) {
 	d.expect(`(?m)^\.\.\.`)
 	d.send("\t'in' + 'dented'\r\r")
 	d.expect(`\(3\)\n'indented'\n`)
-	d.send("import time; print('slow'); time.sleep(600)\r")
+	// In short pieces: see TestInterruptIsKeyboardInterrupt.
+	d.send("import time; print('slow'); [time.sleep(.05) for _ in range(9999)]\r")
 	d.expect(`waiting for 3 targets: `)
 	d.send("\x03")
 	d.expect(`KeyboardInterrupt\s+3 targets>>>`)

@@ -12,10 +12,11 @@ import (
 	"syscall"
 	"testing"
 
+	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 )
 
-// aBuild gives the directory of an interpreter that runs from wherever it lies: the newest, or the oldest, which is smaller.
+// aBuild gives the directory of an interpreter that runs from any place: the newest, or the oldest, which is smaller.
 func aBuild(t *testing.T, newest bool) (dir, version string) {
 	t.Helper()
 	list := pythons.All(t)
@@ -32,7 +33,7 @@ func aBuild(t *testing.T, newest bool) (dir, version string) {
 	return "", ""
 }
 
-// tools makes a directory for PATH with what a target has: of busybox, or the system's, with sh as named. It has no Python.
+// tools makes a directory for PATH with a target's tools: busybox's or the system's, and the named sh. It has no Python.
 func tools(t *testing.T, sh string, without ...string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -78,7 +79,7 @@ func (b *bare) instead(t *testing.T, name, text string) {
 	pythons.Program(t, path, "#!/bin/sh\n"+text)
 }
 
-// command prepares a client's run; of no daemon where d is nil.
+// command prepares a client's run; without a daemon if d is nil.
 func (b *bare) command(t *testing.T, d *Daemon, dir string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := Command(t, dir, args...)
@@ -90,10 +91,10 @@ func (b *bare) command(t *testing.T, d *Daemon, dir string, args ...string) *exe
 	return cmd
 }
 
-// empty says that nothing is left there.
+// empty fails the test if anything is left there.
 func (b *bare) empty(t *testing.T, after string) {
 	t.Helper()
-	Eventually(t, "nothing is left after "+after, func() bool {
+	poll.Until(t, "nothing is left after "+after, func() bool {
 		left, err := os.ReadDir(b.into)
 		return err == nil && len(left) == 0
 	})
@@ -120,7 +121,7 @@ def where(wait=None):
     return ['%d.%d' % sys.version_info[:2], again.decode().strip(), sys.prefix, os.environ.get('LD_LIBRARY_PATH')]
 `
 
-// pythonFrom has what the tests of --python-from share: a daemon that has a build, and its clients' directory.
+// pythonFrom is shared by the tests of --python-from: a daemon with a build, and its clients' directory.
 type pythonFrom struct {
 	*Daemon
 	build, version, dir string
@@ -145,7 +146,7 @@ func (d *pythonFrom) args(b *bare, target string, more ...string) []string {
 	return append([]string{"call", "--fresh", "-H", target, "--python", "none-such", "--connect-timeout", "60", "--python-dir", b.into}, more...)
 }
 
-// works checks that the probe ran under what was sent.
+// works checks that the probe ran under the Python that was sent.
 func (d *pythonFrom) works(t *testing.T, b *bare, r Result) {
 	t.Helper()
 	if r.Status != 0 || !strings.HasPrefix(r.Stdout, fmt.Sprintf(`["%s","%[1]s","%s/mitogend-`, d.version, b.into)) || !strings.HasSuffix(r.Stdout, ",null]\n") {
@@ -153,7 +154,7 @@ func (d *pythonFrom) works(t *testing.T, b *bare, r Result) {
 	}
 }
 
-// TestPythonFrom sends Python to this machine as if it had none: to each shell, by each way to unpack, over each layout of descriptors,
+// TestPythonFrom sends Python to this machine as if it had none: with each shell, each way to unpack, each layout of descriptors,
 // and behind a hop.
 func TestPythonFrom(t *testing.T) {
 	d := newPythonFrom(t, true)
@@ -174,7 +175,7 @@ func TestPythonFrom(t *testing.T) {
 	}
 }
 
-// A kept build is found again, checked, and sent anew when it is not what it was. One that is in use stays.
+// A kept build is found again, checked, and sent anew if it has changed. One that is in use stays.
 func TestPythonFromKept(t *testing.T) {
 	d := newPythonFrom(t, false)
 	b := newBare(t, "dash")
@@ -194,7 +195,7 @@ func TestPythonFromKept(t *testing.T) {
 		d.works(t, b, d.call(t, b, "local:", "--keep-python", "probe:where"))
 		sent(1)
 	}
-	d.works(t, b, d.call(t, b, "local:", "probe:where")) // does not take away what was to be kept
+	d.works(t, b, d.call(t, b, "local:", "probe:where")) // does not remove a build that was to be kept
 	sent(1)
 	kept := b.kept(t)
 	if len(kept) != 1 {
@@ -211,7 +212,7 @@ func TestPythonFromKept(t *testing.T) {
 	sent(2)
 	b.empty(t, "a build that was changed")
 
-	// One that others use: it outlives the one who has brought it.
+	// A build that others use outlives the child that has brought it.
 	wait := filepath.Join(t.TempDir(), "wait")
 	first := b.command(t, d.Daemon, d.dir, d.args(b, "local:", "probe:where", wait)...)
 	out := &bytes.Buffer{}
@@ -219,7 +220,7 @@ func TestPythonFromKept(t *testing.T) {
 	if err := first.Start(); err != nil {
 		t.Fatal(err)
 	}
-	Eventually(t, "the first one is there", func() bool { _, err := os.Stat(wait + ".there"); return err == nil })
+	poll.Until(t, "the first one is there", func() bool { _, err := os.Stat(wait + ".there"); return err == nil })
 	d.works(t, b, d.call(t, b, "local:", "probe:where"))
 	sent(3)
 	if len(b.kept(t)) != 1 {
@@ -232,7 +233,7 @@ func TestPythonFromKept(t *testing.T) {
 	b.empty(t, "the last user")
 }
 
-// What the target can not do is said, and leaves nothing there.
+// If the target cannot do something, the error says what, and nothing is left there.
 func TestPythonFromRefused(t *testing.T) {
 	d := newPythonFrom(t, false)
 	mkdir, err := exec.LookPath("mkdir")
@@ -280,7 +281,7 @@ func TestPythonFromRefused(t *testing.T) {
 		case "not there":
 			continue
 		case "ends":
-			// Whoever comes next takes it away.
+			// The next child removes it.
 			b.instead(t, "mkdir", "exec "+mkdir+" \"$@\"\n")
 			d.works(t, b, d.call(t, b, "local:", "probe:where"))
 		}
@@ -297,7 +298,7 @@ func TestPythonFromRefused(t *testing.T) {
 	if os.Getuid() != 0 {
 		return
 	}
-	// As root: a directory that another user has put there, and file systems that are full or run no programs.
+	// As root: a directory that another user has put there, and file systems that are full or mounted noexec.
 	b = newBare(t, "dash")
 	planted := filepath.Join(b.into, "mitogend-0")
 	if err := os.Mkdir(planted, 0o700); err != nil {
@@ -333,6 +334,61 @@ func TestPythonFromRefused(t *testing.T) {
 	}
 }
 
+// A shell may be killed while it moves an unpacked build, or when it has seen that it was the last. The next one removes what it leaves,
+// but nothing that others use meanwhile, or may be making.
+func TestPythonFromKilled(t *testing.T) {
+	d := newPythonFrom(t, false)
+	for _, c := range []struct{ name, tool, when string }{
+		{"before the first move", "mv", "case $* in */manifest*) kill -9 $PPID; exit;; esac\nexec REAL \"$@\"\n"},
+		{"before the second move", "mv", "case $* in */users' '*) kill -9 $PPID; exit;; esac\nexec REAL \"$@\"\n"},
+		{"as the last one", "rmdir", "REAL \"$@\" || exit\ncase $* in */users) kill -9 $PPID;; esac\n"},
+	} {
+		b := newBare(t, "dash")
+		real, err := exec.LookPath(c.tool)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.instead(t, c.tool, strings.ReplaceAll(c.when, "REAL", real))
+		r := d.call(t, b, "local:", "probe:where")
+		left := func() []string {
+			var dirs []string
+			for _, dir := range b.kept(t) {
+				if _, err := os.Stat(filepath.Join(dir, "users")); err != nil && !strings.HasSuffix(dir, ".part") {
+					dirs = append(dirs, dir)
+				}
+			}
+			return dirs
+		}
+		if c.tool == "mv" && (r.Status != 3 || !strings.Contains(r.Stderr, "it ended while Python was sent to it")) {
+			t.Errorf("%s: %v", c.name, r)
+		}
+		poll.Until(t, c.name+": something is left", func() bool { return len(left()) == 1 })
+		hash := left()[0]
+		b.instead(t, c.tool, "exec "+real+" \"$@\"\n")
+		// One that is alive, and may be about to move.
+		other := exec.Command("sleep", "1000")
+		if err := other.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _, _ = other.Process.Kill(), other.Wait() })
+		ns, err := os.Readlink("/proc/self/ns/pid")
+		if err != nil {
+			t.Fatal(err)
+		}
+		part := filepath.Join(filepath.Dir(hash), fmt.Sprintf("%d.%s.part", other.Process.Pid, strings.Trim(ns, "pid:[]")))
+		if err := os.Mkdir(part, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		d.works(t, b, d.call(t, b, "local:", "probe:where"))
+		poll.Until(t, c.name+": the others are left alone", func() bool { return slices.Equal(b.kept(t), slices.Sorted(slices.Values([]string{part, hash}))) })
+		_, _ = other.Process.Kill(), other.Wait()
+		// The next one moves it to its place.
+		if r := d.call(t, b, "local:", "--keep-python", "probe:where"); r.Status != 0 || !slices.Equal(b.kept(t), []string{hash}) {
+			t.Errorf("%s: %v, %v", c.name, b.kept(t), r)
+		}
+	}
+}
+
 // The connection is lost, or given up, while Python is unpacked.
 func TestPythonFromInterrupted(t *testing.T) {
 	t.Parallel()
@@ -357,7 +413,7 @@ func TestPythonFromInterrupted(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		Eventually(t, "it is being unpacked", func() bool { _, err := os.Stat(gate + ".there"); return err == nil })
+		poll.Until(t, "it is being unpacked", func() bool { _, err := os.Stat(gate + ".there"); return err == nil })
 		_ = cmd.Process.Signal(sig)
 		_ = cmd.Wait()
 		_ = open.Close()
@@ -365,7 +421,7 @@ func TestPythonFromInterrupted(t *testing.T) {
 	}
 }
 
-// What is no build of Python is a mistake of the command's.
+// A path that is not a build of Python is a usage error.
 func TestPythonFromUsage(t *testing.T) {
 	t.Parallel()
 	build, version := aBuild(t, false)
@@ -424,8 +480,8 @@ func TestPythonFromUsage(t *testing.T) {
 	}
 }
 
-// A container without Python, as Debian makes one, also with a root that can not be written to: its own interpreter is sent, and for the
-// second time nothing.
+// A container without Python, made from Debian, also with a read-only root: an interpreter for it is sent the first time, and nothing the
+// second time.
 func TestPythonFromContainer(t *testing.T) {
 	if os.Getuid() != 0 {
 		pythons.Missing(t, "needs root")
@@ -456,7 +512,7 @@ func TestPythonFromContainer(t *testing.T) {
 				t.Fatalf("%s %v: %v", build, flags, r)
 			}
 		}
-		Eventually(t, "nothing is left in the container", func() bool {
+		poll.Until(t, "nothing is left in the container", func() bool {
 			return exec.Command("docker", "exec", name, "sh", "-c", "! ls -d /dev/mitogend-* /run/mitogend-* /dev/shm/mitogend-*").Run() == nil
 		})
 		if flags != nil {

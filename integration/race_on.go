@@ -2,5 +2,5 @@
 
 package integration
 
-// raceEnabled: the binary is built as this test is.
+// raceEnabled: the binary is built with -race if this test is.
 const raceEnabled = true

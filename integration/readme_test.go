@@ -6,17 +6,19 @@ import (
 	"strings"
 	"testing"
 
+	"mitogend/integration/poll"
+
 	"github.com/kballard/go-shellquote"
 )
 
-// The commands of the README do what it says.
+// The commands of the README do what the README says.
 func TestREADME(t *testing.T) {
 	text, err := os.ReadFile("../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := AnyPython(t)
-	runtime := "XDG_RUNTIME_DIR=" + socketDir(t) // of the README's own daemon
+	runtime := "XDG_RUNTIME_DIR=" + socketDir(t) // for the README's own daemon
 	var daemon *exec.Cmd
 	commands := 0
 	for _, line := range strings.Split(string(text), "\n") {
@@ -35,7 +37,7 @@ func TestREADME(t *testing.T) {
 			if err := daemon.Start(); err != nil {
 				t.Fatal(err)
 			}
-			Eventually(t, "the daemon serves", func() bool {
+			poll.Until(t, "the daemon serves", func() bool {
 				ps := Command(t, "..", "ps")
 				ps.Env = append(ps.Env, runtime, "MITOGEND_DAEMON=")
 				return ps.Run() == nil
@@ -53,7 +55,7 @@ func TestREADME(t *testing.T) {
 			t.Errorf("%s: %v", command, r)
 		}
 		if strings.HasSuffix(command, "report.py") {
-			// All but the first line, which names the version.
+			// All lines but the first, which names the version.
 			for _, want := range strings.Split(r.Stdout, "\n")[1:] {
 				if !strings.Contains(string(text), want) {
 					t.Errorf("the README does not show %q", want)
@@ -86,7 +88,7 @@ func TestExamples(t *testing.T) {
 			t.Error(r)
 		}
 	})
-	// Not from Command: the go command stands between.
+	// Not from Command, since the go command is the parent.
 	cmd := exec.Command("go", "run", "./examples/go", AnyPython(t).Target())
 	cmd.Dir = ".."
 	if r := runCommand(t, cmd); r.Status != 0 || strings.Count(r.Stdout, "\n") != 2 || !strings.Contains(r.Stdout, "No such file") {

@@ -53,7 +53,7 @@ func needs(t *testing.T, wheel, dependency string) {
 	}
 }
 
-// pip finds for each target what fits it and what that needs, of a local index; what it can not find is said.
+// pip finds wheels that fit each target, and their dependencies, in a local index; the error says what it cannot find.
 func TestRequirements(t *testing.T) {
 	t.Parallel()
 	if exec.Command("python3", "-m", "pip", "--version").Run() != nil {
@@ -77,7 +77,7 @@ func TestRequirements(t *testing.T) {
 	Write(t, dir, "late.py", "# /// script\n# requires-python = '>=4'\n# ///\n"+script)
 	Write(t, dir, "bad.py", "# /// script\n# dependencies = [\n# ///\n")
 	Write(t, dir, "needs.txt", "demo>=1\n")
-	env := []string{"PIP_NO_INDEX=1", "XDG_CACHE_HOME=" + t.TempDir()}
+	env := []string{"PIP_NO_INDEX=1", "UV_NO_CONFIG=1", "XDG_CACHE_HOME=" + t.TempDir()}
 	run := func(args ...string) Result {
 		t.Helper()
 		cmd := Command(t, dir, append([]string{args[0], "--find-links", links}, args[1:]...)...)
@@ -95,7 +95,7 @@ func TestRequirements(t *testing.T) {
 		r := run("call", "--requirements", "needs.txt", "-H", target, "demo:wheels")
 		r.Want(t, 0, `["`+strings.Replace(strings.TrimSpace(want), " ", `","`, 1)+`"]`+"\n", "")
 	}
-	// What is there is not asked for again.
+	// Requirements in the cache are not asked for again.
 	target := clean(t, list[0]).Target()
 	cmd := Command(t, dir, "run", "--find-links", links, "--with", "demo", "-H", target, "plain.py")
 	bin := t.TempDir()
@@ -118,6 +118,51 @@ func TestRequirements(t *testing.T) {
 	} {
 		if r := run(c.args...); r.Status != c.status || !strings.Contains(r.Stderr, c.want) || strings.Count(r.Stderr, "\n") != 1 {
 			t.Errorf("%v: want %d: %v", c.args, c.status, r)
+		}
+	}
+}
+
+// The same with uv: what it installs for a target is served, with metadata, entry points, data files, extension modules and libraries.
+func TestRequirementsByUV(t *testing.T) {
+	t.Parallel()
+	var list []Python
+	all := pythons.All(t)
+	for _, p := range all {
+		if p.Version == "3.8" || p.Version == all[len(all)-1].Version {
+			list = append(list, clean(t, p))
+		}
+	}
+	bin, dir := pythons.UV(t), t.TempDir()
+	links, tags := wheelhouse(t, list)
+	needs(t, filepath.Join(links, "demo-2.0-py3-none-any.whl"), "fast>=1")
+	Write(t, dir, "probe.py", "# /// script\n# dependencies = ['demo']\n# ///\n"+wheelProbe)
+	Write(t, dir, "needs.txt", "demo>=1\n")
+	run := func(args ...string) Result {
+		t.Helper()
+		cmd := Command(t, dir, append([]string{args[0], "--find-links", links}, args[1:]...)...)
+		cmd.Env = slices.DeleteFunc(cmd.Env, func(kv string) bool { return strings.HasPrefix(kv, "PIP_") || strings.HasPrefix(kv, "UV_") })
+		cmd.Env = append(cmd.Env, "PATH="+bin+":"+os.Getenv("PATH"), "UV_OFFLINE=1", "UV_NO_CONFIG=1", "PIP_CONFIG_FILE="+os.DevNull,
+			"XDG_CACHE_HOME="+filepath.Join(dir, "caches"))
+		return runCommand(t, cmd)
+	}
+	for _, p := range list {
+		want := `["demo-2.0-py3-none-any.whl", "fast-1.0-` + tags[p.Version] + `.whl", 42, "data of demo-2.0-py3-none-any.whl", ` +
+			`"2.0", "1.0", ["demo:one", "fast:one"]]` + "\n"
+		run("run", "-H", p.Target(), "probe.py").Want(t, 0, want, "")
+		run("call", "--requirements", "needs.txt", "-H", p.Target(), "probe:report").Want(t, 0, strings.ReplaceAll(want, ", ", ","), "")
+	}
+	if log := pythons.UVLog(t, bin); strings.Count(log, "\n") != 2*len(list) {
+		t.Error(log)
+	}
+	r := run("call", "--with", "demo>=3", "probe:report")
+	if r.Status != 1 || !strings.Contains(r.Stderr, "uv: No solution found when resolving dependencies: Because there is no version of demo>=3") ||
+		strings.Count(r.Stderr, "\n") != 1 {
+		t.Error(r)
+	}
+	if all[0].Version == "2.7" {
+		r := run("call", "--with", "demo", "-H", clean(t, all[0]).Target(), "probe:report")
+		if r.Status != 1 || !strings.Contains(r.Stderr, "uv finds no wheels for Python 2.7, and only uv is told where to look, by UV_OFFLINE") {
+			t.Error(r)
 		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"mitogend/integration/poll"
 )
 
 // fleet gives targets of one interpreter that differ in their names, and a file that lists them.
@@ -33,7 +35,7 @@ func TestGather(t *testing.T) {
 	if !strings.Contains(r.Stderr, "mitogend: 3 ok, 1 failed: db1, 2 not reached: gone") {
 		t.Error(r)
 	}
-	// Without -b, the second of two equal failures is no second text.
+	// Without -b, the second of two equal failures has no text of its own.
 	r = Mitogend(t, dir, "call", "-H", "web*", "builtins:int", "x")
 	if strings.Count(r.Stderr, "ValueError") != 1 || !strings.Contains(r.Stderr, " (2): the same as web") {
 		t.Error(r)
@@ -116,8 +118,8 @@ func TestRetryConnecting(t *testing.T) {
 	}
 }
 
-// interrupted interrupts a command with --json once w2 and w3, which make files of these names, run. It gives what the command says of each
-// target, and all that it has said.
+// interrupted interrupts a command with --json once w2 and w3 run, which make files of these names. It gives what the command says about
+// each target, and all of its output.
 func interrupted(t *testing.T, dir string, cmd *exec.Cmd) (kinds map[string]string, said string) {
 	t.Helper()
 	var out, errs Buffer
@@ -125,7 +127,7 @@ func interrupted(t *testing.T, dir string, cmd *exec.Cmd) (kinds map[string]stri
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	Eventually(t, "two run", func() bool {
+	poll.Until(t, "two run", func() bool {
 		_, err2 := os.Stat(dir + "/w2")
 		_, err3 := os.Stat(dir + "/w3")
 		return err2 == nil && err3 == nil

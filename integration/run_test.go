@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// program shows what a main program can see of itself, and ends as its first argument says.
+// program shows what a main program can see about itself, and ends as its first argument says.
 const program = `# -*- coding: utf-8 -*-
 from __future__ import print_function
 import os, sys, signal
@@ -83,8 +83,8 @@ func TestRunIsTheProgramItself(t *testing.T) {
 	})
 }
 
-// lots prints what is hard to bring over: no newline for a megabyte, bytes that are no text, and both streams up to the very
-// end.
+// lots prints what is hard to pass on: a megabyte without a newline, bytes that are not text, and output on both streams up to the
+// very end.
 const lots = `import os, sys
 def write(fd, data):
     while data:
@@ -155,7 +155,7 @@ func TestRunReadsStdin(t *testing.T) {
 	runCommand(t, cmd).Want(t, 0, "['<stdin>', 'a', 'b'] \n", "")
 }
 
-// A program that stops reading must not hold up its own end.
+// A program that stops reading must not delay its own end.
 func TestRunLeavesUnreadStdin(t *testing.T) {
 	dir := t.TempDir()
 	Write(t, dir, "head.py", "import sys\nprint(sys.stdin.readline().strip())\n")
@@ -171,7 +171,7 @@ func TestRunLeavesUnreadStdin(t *testing.T) {
 	_ = r.Close()
 }
 
-// The same session over every kind of descriptor gives the same bytes.
+// The same session gives the same bytes over every kind of descriptor.
 func TestSessionOverEveryLayout(t *testing.T) {
 	dir := t.TempDir()
 	blob := bytes.Repeat([]byte("\x00\x03\x04\x11\x13\x1a\x7f\xff\r\n"), 3000)

@@ -7,8 +7,8 @@ import (
 	"mitogend/integration/pythons"
 )
 
-// TestPasswordsAreNotInTheEnvironment: what a hop names by password_env is in no interpreter's environment, whichever target
-// names it, and neither is what the inventory reads there.
+// TestPasswordsAreNotInTheEnvironment: no interpreter's environment has a variable that password_env of any target names, or that the
+// inventory reads.
 func TestPasswordsAreNotInTheEnvironment(t *testing.T) {
 	p := pythons.Any(t)
 	const name, other, secret = "SSH_SECRET_OF_TEST", "BECOME_SECRET_OF_TEST", "hunter2-of-test"

@@ -12,7 +12,7 @@ import (
 	"mitogend/integration/machine"
 )
 
-// shownBy looks for a text in what /proc shows of every process but this one and pid: their arguments and environments.
+// shownBy looks for a text in the arguments and environments that /proc shows of every process but this one and pid.
 func shownBy(text string, pid int) (found []string) {
 	for _, what := range []string{"cmdline", "environ"} {
 		files, _ := filepath.Glob("/proc/[0-9]*/" + what)
@@ -23,7 +23,7 @@ func shownBy(text string, pid int) (found []string) {
 			if b, err := os.ReadFile(file); err == nil && bytes.Contains(b, []byte(text)) {
 				own, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 				if exe, err := os.Readlink(filepath.Dir(file) + "/exe"); err != nil || exe == own {
-					continue // pid itself, forked: in a moment it is the program that it starts, or it was gone
+					continue // a fork of pid, which will be the program that it starts, or it is gone
 				}
 				name, _ := os.ReadFile(filepath.Dir(file) + "/comm")
 				found = append(found, fmt.Sprintf("%s of %s", file, bytes.TrimSpace(name)))
@@ -33,9 +33,9 @@ func shownBy(text string, pid int) (found []string) {
 	return found
 }
 
-// TestInsideNoSecretShows reads all of /proc while each kind of hop comes up with a password, and what is printed and traced.
+// TestInsideNoSecretShows reads all of /proc while each kind of hop connects with a password, and all output and traces.
 func TestInsideNoSecretShows(t *testing.T) {
-	machine.Inside(t) // and not beside tests that use the same passwords
+	machine.Inside(t) // not beside tests that use the same passwords
 	s := machine.SSHD(t, "")
 	list := machine.Pythons(t)
 	p := list[len(list)-1]
@@ -126,8 +126,8 @@ func TestInsideNoSecretShows(t *testing.T) {
 	}
 }
 
-// TestInsideSudoPhishing has a start-up file of the user that sudo becomes, without a password, ask for one in each way that sudo
-// does, and with what it finds of sudo's own question: in its environment and everybody's arguments and environments.
+// TestInsideSudoPhishing: sudo needs no password, and a start-up file of the new user asks for one in each way in which sudo
+// does, and with what it finds of sudo's own question in its environment, and in all arguments and environments.
 func TestInsideSudoPhishing(t *testing.T) {
 	machine.Inside(t)
 	t.Parallel()

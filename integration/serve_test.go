@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"mitogend/daemon/client"
+	"mitogend/integration/poll"
 )
 
 const outcomeModule = `
@@ -57,7 +58,7 @@ var (
 	objects = regexp.MustCompile(`0x[0-9a-f]+`)
 )
 
-// A command says and does the same with a daemon, cold and warm, and without one.
+// A command prints and does the same with a daemon, cold and warm, and without one.
 func TestSameOutcomeWithADaemon(t *testing.T) {
 	dir := t.TempDir()
 	Write(t, dir, "mod.py", outcomeModule)
@@ -99,7 +100,7 @@ func TestSameOutcomeWithADaemon(t *testing.T) {
 	})
 }
 
-// same compares outputs without what differs between any two runs: times, addresses, and the order of several targets' lines.
+// same compares outputs, except for what differs between any two runs: times, addresses, and the order of several targets' lines.
 func same(a, b string) bool {
 	plain := func(s string) []string {
 		lines := strings.SplitAfter(objects.ReplaceAllString(seconds.ReplaceAllString(s, ""), ""), "\n")
@@ -143,7 +144,7 @@ func TestStopWithManyChildren(t *testing.T) {
 			}
 		})
 	}
-	Eventually(t, "all children are there, and half of them run", func() bool {
+	poll.Until(t, "all children are there, and half of them run", func() bool {
 		st := d.Stats(t)
 		return st.Connections == count && st.Active == count/2
 	})
@@ -164,9 +165,9 @@ func TestStopLetsWorkEnd(t *testing.T) {
 	Write(t, dir, "slow.py", "import sys, time\nprint('up')\nsys.stdout.flush()\ntime.sleep(1)\nprint('done')\n")
 	out := make(chan Result, 1)
 	go func() { out <- d.Run(t, dir, "run", "-H", target, "slow.py") }()
-	Eventually(t, "the program runs", func() bool { return d.Stats(t).Programs == 1 })
+	poll.Until(t, "the program runs", func() bool { return d.Stats(t).Programs == 1 })
 	d.Signal(syscall.SIGTERM)
-	Eventually(t, "the daemon takes nothing more", func() bool { return strings.Contains(d.Log.String(), "stopping") })
+	poll.Until(t, "the daemon takes nothing more", func() bool { return strings.Contains(d.Log.String(), "stopping") })
 	(<-out).Want(t, 0, "up\ndone\n", "")
 	if status := d.Wait(); status != 0 {
 		t.Errorf("status %d", status)
@@ -179,9 +180,9 @@ func TestSecondSignalStopsAtOnce(t *testing.T) {
 	target := AnyPython(t).Target()
 	out := make(chan Result, 1)
 	go func() { out <- d.Run(t, dir, "call", "-H", target, "time:sleep", "1000") }()
-	Eventually(t, "the call runs", func() bool { return d.Stats(t).Connected == 1 })
+	poll.Until(t, "the call runs", func() bool { return d.Stats(t).Connected == 1 })
 	d.Signal(syscall.SIGINT)
-	Eventually(t, "it stops", func() bool { return strings.Contains(d.Log.String(), "stopping") })
+	poll.Until(t, "it stops", func() bool { return strings.Contains(d.Log.String(), "stopping") })
 	d.Signal(syscall.SIGTERM)
 	if status := d.Wait(); status != 0 {
 		t.Errorf("status %d", status)
@@ -202,7 +203,7 @@ func TestCrashIsGotOver(t *testing.T) {
 		t.Fatal("the socket is to be left, for the next to replace: ", err)
 	}
 	NothingLeft(t, d.mark)
-	// Without a daemon, a command does its work alone; one that was told to use it says so.
+	// Without a daemon, a command works alone; a command that was told to use one says that there is none.
 	again := d.Run(t, dir, "call", "os:getcwd")
 	again.Want(t, 2, "", "no daemon serves this socket")
 	next := &Daemon{t: t, Dir: d.Dir, Socket: d.Socket, Log: &Buffer{}, done: make(chan struct{})}
@@ -210,12 +211,12 @@ func TestCrashIsGotOver(t *testing.T) {
 	next.cmd.Stderr, next.mark = next.Log, next.cmd.Env[len(next.cmd.Env)-1]
 	next.Start()
 	next.Run(t, dir, "call", "-H", target, "os:getcwd").Want(t, 0, quoted(t, dir), "")
-	// And a third finds it taken.
+	// A third one finds the lock taken.
 	Mitogend(t, dir, "serve", "--listen", d.Dir).Want(t, 2, "", fmt.Sprintf("is served by process %d", next.PID()))
 }
 
-// A daemon that is killed under load leaves nothing that hinders the next: no process, no file, no socket. $MITOGEND_KILLS says how
-// often.
+// A daemon that is killed under load leaves nothing that hinders the next: no process, no file, no socket. $MITOGEND_KILLS is the number
+// of rounds.
 func TestKilledUnderLoad(t *testing.T) {
 	rounds := 3
 	if n, err := strconv.Atoi(os.Getenv("MITOGEND_KILLS")); err == nil {
@@ -255,7 +256,7 @@ func TestKilledUnderLoad(t *testing.T) {
 			})
 		}
 		want := 10 + random.Int63n(60)
-		Eventually(t, "there is load", func() bool { return calls.Load() > want })
+		poll.Until(t, "there is load", func() bool { return calls.Load() > want })
 		d.Signal(syscall.SIGKILL)
 		d.Wait()
 		cancel()
@@ -306,12 +307,12 @@ func TestFullDiskForLogs(t *testing.T) {
 		t.Error("no record was counted as lost")
 	}
 	for _, line := range []string{"--log-file /dev/full: no space left on device", "--trace /dev/full: no space left on device"} {
-		Eventually(t, line+" is told", func() bool { return strings.Contains(d.Log.String(), line) })
+		poll.Until(t, line+" is told", func() bool { return strings.Contains(d.Log.String(), line) })
 		if n := strings.Count(d.Log.String(), line); n != 1 {
 			t.Errorf("%q is told %d times: %s", line, n, d.Log)
 		}
 	}
-	// Those who ask still see them.
+	// mitogend logs still shows them.
 	if r := d.Run(t, dir, "logs"); r.Status != 0 || !strings.Contains(r.Stdout, "listening") {
 		t.Error(r)
 	}
@@ -322,7 +323,7 @@ func TestFewDescriptors(t *testing.T) {
 	d.cmd.Args = append([]string{"sh", "-c", `ulimit -n 40; exec "$0" "$@"`}, append([]string{d.cmd.Path}, d.cmd.Args[1:]...)...)
 	d.cmd.Path = "/bin/sh"
 	d.Start()
-	Eventually(t, "the log warns", func() bool { return strings.Contains(d.Log.String(), "the limit of open files is lower") })
+	poll.Until(t, "the log warns", func() bool { return strings.Contains(d.Log.String(), "the limit of open files is lower") })
 	var conns []net.Conn
 	for i := range 60 {
 		// Clients of both sockets wait; neither ends the daemon.
@@ -336,7 +337,7 @@ func TestFewDescriptors(t *testing.T) {
 		}
 		conns = append(conns, c)
 	}
-	Eventually(t, "it says what is missing", func() bool { return strings.Contains(d.Log.String(), "raise the limit of open files") })
+	poll.Until(t, "it says what is missing", func() bool { return strings.Contains(d.Log.String(), "raise the limit of open files") })
 	for _, c := range conns {
 		_ = c.Close()
 	}
@@ -367,16 +368,16 @@ func TestReload(t *testing.T) {
 	}
 	levels := d.Run(t, dir, "logs", "--set", "control=warn")
 	levels.Want(t, 0, "children=info\nclients=info\ncontrol=warn\ndaemon=info\nhttp=info\npool=debug\n", "")
-	// A mistake leaves everything as it is.
+	// A mistake changes nothing.
 	Write(t, dir, "mitogend.yaml", "paht: x\n")
 	d.Signal(syscall.SIGHUP)
-	Eventually(t, "the mistake is told", func() bool { return strings.Contains(d.Log.String(), `there is no key \"paht\"`) })
+	poll.Until(t, "the mistake is told", func() bool { return strings.Contains(d.Log.String(), `there is no key \"paht\"`) })
 	if got := ask(); got != "one" {
 		t.Error(got)
 	}
 	Write(t, dir, "mitogend.yaml", "path: ["+two+"]\nmax_clients: 7\n")
 	d.Signal(syscall.SIGHUP)
-	Eventually(t, "it is read", func() bool { return strings.Contains(d.Log.String(), "the configuration was read again") })
+	poll.Until(t, "it is read", func() bool { return strings.Contains(d.Log.String(), "the configuration was read again") })
 	if got := ask(); got != "two" {
 		t.Error(got)
 	}
@@ -399,7 +400,7 @@ func TestConfig(t *testing.T) {
 			t.Errorf("%q is not in\n%s", want, r.Stdout)
 		}
 	}
-	// What is shown is a configuration.
+	// The output of config show is a valid configuration.
 	shown := Write(t, dir, "shown.yaml", r.Stdout)
 	if again := Mitogend(t, dir, "config", "show", "--config", shown); again.Status != 0 || strip(again.Stdout) != strip(r.Stdout) {
 		t.Errorf("read again it is\n%v", again)
@@ -431,7 +432,7 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// strip leaves comments out.
+// strip removes comments.
 func strip(yaml string) string { return regexp.MustCompile(`(?m)^#.*\n`).ReplaceAllString(yaml, "") }
 
 func socketPath(t testing.TB) string {
@@ -490,9 +491,9 @@ func TestLookingAtADaemon(t *testing.T) {
 	if err := follow.Start(); err != nil {
 		t.Fatal(err)
 	}
-	Eventually(t, "somebody has subscribed", func() bool { return d.Stats(t).Streams == 1 })
+	poll.Until(t, "somebody has subscribed", func() bool { return d.Stats(t).Streams == 1 })
 	d.Run(t, dir, "call", "-H", target, "os:getcwd").Want(t, 0, quoted(t, dir), "")
-	Eventually(t, "the call is shown", func() bool { return strings.Contains(out.String(), `"function":"os:getcwd"`) })
+	poll.Until(t, "the call is shown", func() bool { return strings.Contains(out.String(), `"function":"os:getcwd"`) })
 	d.Run(t, dir, "stop").Want(t, 0, "", "has ended")
 	if err := follow.Wait(); err == nil || follow.ProcessState.ExitCode() != 4 {
 		t.Errorf("logs -f: %v", err)
@@ -543,7 +544,7 @@ func TestMetrics(t *testing.T) {
 				t.Errorf("%s of %s: %.200q, not %s", path, host, got, want)
 			}
 		}
-		// The host of the whole address counts, not the header.
+		// The host of an absolute URL counts, not the header.
 		if got := request(t, "tcp", m[1], "GET http://"+host+"/healthz HTTP/1.1\r\nConnection: close\r\nHost: localhost\r\n\r\n"); want == "403" && !strings.HasPrefix(got, "HTTP/1.1 403") {
 			t.Errorf("the address of %s: %.200q", host, got)
 		}
@@ -562,7 +563,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// request gives what a server answers.
+// request gives a server's answer.
 func request(t *testing.T, network, address, text string) string {
 	t.Helper()
 	nc, err := net.Dial(network, address)
@@ -645,20 +646,20 @@ func TestInterruptedClient(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			Eventually(t, "it runs", func() bool { return d.Stats(t).Active > before })
+			poll.Until(t, "it runs", func() bool { return d.Stats(t).Active > before })
 			_ = cmd.Process.Signal(sig)
 			_ = cmd.Wait()
 			if sig == syscall.SIGINT && cmd.ProcessState.ExitCode() != 130 {
 				t.Errorf("%v: %v", args, cmd.ProcessState)
 			}
-			Eventually(t, "its work has ended", func() bool { return d.Stats(t).Active == 0 })
+			poll.Until(t, "its work has ended", func() bool { return d.Stats(t).Active == 0 })
 		}
 	}
-	// A call that was given up does not stand in the way of the next.
+	// A call that was given up does not delay the next.
 	d.Run(t, dir, "call", "-H", target, "os:getcwd").Want(t, 0, quoted(t, dir), "")
 }
 
-// Whatever comes in on either socket, the daemon goes on and says what it was.
+// Whatever arrives on either socket, the daemon goes on and says what was wrong.
 func TestGarbageOnTheSockets(t *testing.T) {
 	d := Serve(t, "--log-level", "debug")
 	dir := t.TempDir()
@@ -668,7 +669,7 @@ func TestGarbageOnTheSockets(t *testing.T) {
 		{stock, "\x00\x00", "a client has not said who it is"},
 		{stock, "\x00\x00\x00\x01" + strings.Repeat("?", 1000), "is no frame of Mitogen's"},
 		{stock, "\x00\x00\x00\x01MI", "a client has gone"},
-		// A frame of 4 GB, of which nothing comes.
+		// A frame of 4 GB without its payload.
 		{stock, "\x00\x00\x00\x01MITO" + strings.Repeat("\x00", 20) + "\xff\xff\xff\xff", "a client has gone"},
 		{d.Socket, "GET / HTTP/1.0\r\n\r\n", "disconnecting a client"},
 		{d.Socket, "\x94\x00\x01\xa4", "a client has gone"},
@@ -676,14 +677,14 @@ func TestGarbageOnTheSockets(t *testing.T) {
 	} {
 		before := len(d.Log.String())
 		var nc net.Conn
-		Eventually(t, "it takes clients on "+c.socket, func() bool {
+		poll.Until(t, "it takes clients on "+c.socket, func() bool {
 			var err error
 			nc, err = net.Dial("unix", c.socket)
 			return err == nil
 		})
 		_, _ = nc.Write([]byte(c.sent))
 		_ = nc.(*net.UnixConn).CloseWrite()
-		Eventually(t, fmt.Sprintf("%s is logged for %.20q", c.said, c.sent), func() bool {
+		poll.Until(t, fmt.Sprintf("%s is logged for %.20q", c.said, c.sent), func() bool {
 			return strings.Contains(d.Log.String()[before:], c.said)
 		})
 		_ = nc.Close()
@@ -694,7 +695,7 @@ func TestGarbageOnTheSockets(t *testing.T) {
 	}
 }
 
-// A command that is part of a trace, as TRACEPARENT says, has its spans in it.
+// With TRACEPARENT, a command's spans are part of that trace.
 func TestTraceparentOfACommand(t *testing.T) {
 	const trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 	var got Buffer
@@ -720,7 +721,7 @@ func TestTraceparentOfACommand(t *testing.T) {
 	}
 }
 
-// A daemon that is stopped counts against --connect-timeout.
+// Waiting for a stopped daemon counts against --connect-timeout.
 func TestDaemonThatDoesNotAnswer(t *testing.T) {
 	dir := t.TempDir()
 	d := PrepareDaemon(t).Start()

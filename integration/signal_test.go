@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// noTerminal takes the controlling terminal away.
+// noTerminal removes the controlling terminal.
 var noTerminal = &syscall.SysProcAttr{Setsid: true}
 
 // A signal at any moment ends everything, with its status.
@@ -51,7 +51,7 @@ func TestSignalAtAnyMoment(t *testing.T) {
 	}
 }
 
-// What a program prints before it is interrupted has been seen, and its own process is gone afterwards.
+// Output from before an interruption was shown, and the program's own process is gone afterwards.
 func TestInterruptedProgram(t *testing.T) {
 	dir := t.TempDir()
 	Write(t, dir, "p.py", "import signal, sys, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up')\nsys.stdout.flush()\nwhile 1:\n    time.sleep(100)\n")
@@ -75,7 +75,7 @@ func TestInterruptedProgram(t *testing.T) {
 	})
 }
 
-// When mitogend itself is killed its children notice.
+// When mitogend itself is killed, its children notice.
 func TestKilledOutright(t *testing.T) {
 	dir := t.TempDir()
 	Write(t, dir, "p.py", "import sys, time\nprint('up')\nsys.stdout.flush()\nwhile 1:\n    time.sleep(100)\n")

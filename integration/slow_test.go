@@ -13,7 +13,7 @@ import (
 	"mitogend/daemon/client"
 )
 
-// flood gives n bytes as fast as they are taken.
+// flood gives n bytes as fast as they are read.
 type flood struct {
 	n     int64
 	taken atomic.Int64
@@ -56,7 +56,7 @@ def take(channel, seconds):
         time.sleep(len(value) / 1048576.0)
 `
 
-// 2 GB are sent to somebody who takes 1 MB/s. The daemon stays small, and another's calls are as quick as ever.
+// 2 GB are sent to a child that reads 1 MB/s. The daemon stays small, and calls of another child are as quick as before.
 func TestSlowConsumer(t *testing.T) {
 	d := Serve(t)
 	dir := t.TempDir()
@@ -138,7 +138,7 @@ func latency(t testing.TB, c *client.Child, d time.Duration) [2]time.Duration {
 	return [2]time.Duration{times[len(times)/2], times[len(times)*99/100]}
 }
 
-// One client's large transfer does not hold up another's calls.
+// One client's large transfer does not delay another's calls.
 func TestFairness(t *testing.T) {
 	d := Serve(t)
 	target := AnyPython(t).Target()
@@ -177,7 +177,7 @@ func TestFairness(t *testing.T) {
 				t.Error(err)
 			}
 			slices.Sort(times)
-			// One that waits for the transfer to get out of its way would be the only one.
+			// If calls waited for the transfer, there would be only one.
 			if len(times) < 20 || times[len(times)/2] > 20*alone[1] {
 				t.Errorf("%d calls in the meantime, %v each; alone 99 of 100 took less than %v", len(times), times[len(times)/2], alone[1])
 			}

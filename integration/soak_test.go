@@ -19,6 +19,7 @@ import (
 	"mitogend/daemon/client"
 	"mitogend/daemon/wire"
 	"mitogend/importer"
+	"mitogend/integration/poll"
 	"mitogend/pyproto"
 )
 
@@ -65,7 +66,7 @@ const (
 	soakChildren = 50
 )
 
-// soak is the state that its clients share.
+// soak is the state that all clients share.
 type soak struct {
 	t    *testing.T
 	d    *Daemon
@@ -121,7 +122,7 @@ func TestSoak(t *testing.T) {
 	s.backToStart(before)
 }
 
-// warmUp brings the daemon to where its memory pools have what they need.
+// warmUp fills the daemon's memory pools.
 func (s *soak) warmUp() {
 	var wg sync.WaitGroup
 	for i := range soakChildren {
@@ -149,7 +150,7 @@ func (s *soak) empty() {
 		s.t.Error(err)
 	}
 	_ = c.Shutdown(context.Background())
-	Eventually(s.t, "nothing is left", func() bool {
+	poll.Until(s.t, "nothing is left", func() bool {
 		st := s.d.Stats(s.t)
 		return st.Connections == 0 && st.Clients == 1 && st.Active == 0 && st.Streams == 0 && st.Contexts == 0 && st.Goroutines < 20
 	})
@@ -166,7 +167,7 @@ func (s *soak) client() *client.Client {
 	return c
 }
 
-// backToStart compares what the daemon holds with what it held before.
+// backToStart compares the daemon's resources with those that it had before.
 func (s *soak) backToStart(before *wire.Stats) {
 	s.empty()
 	var after *wire.Stats
@@ -174,17 +175,17 @@ func (s *soak) backToStart(before *wire.Stats) {
 		after = s.d.Stats(s.t)
 		return after.Goroutines <= before.Goroutines+3 && after.Descriptors <= before.Descriptors+2
 	}
-	Eventually(s.t, "goroutines and descriptors are as before", ok)
+	poll.Until(s.t, "goroutines and descriptors are as before", ok)
 	s.t.Logf("before: %d goroutines, %d descriptors, %d kB resident, %d kB heap; after: %d, %d, %d, %d",
 		before.Goroutines, before.Descriptors, before.RSSBytes>>10, before.HeapBytes>>10,
 		after.Goroutines, after.Descriptors, after.RSSBytes>>10, after.HeapBytes>>10)
-	// The heap of a garbage-collected process breathes; a leak of 15 minutes would be far beyond.
+	// The heap of a garbage-collected process varies; a leak of 15 minutes would be far larger.
 	if after.RSSBytes > before.RSSBytes+before.RSSBytes/2+64<<20 {
 		s.t.Errorf("resident memory grew from %d to %d kB", before.RSSBytes>>10, after.RSSBytes>>10)
 	}
 }
 
-// session is what one client does until it goes, or dies.
+// session is the life of one client until it leaves or dies.
 func (s *soak) session(rnd *rand.Rand) {
 	c := s.client()
 	ctx, die := context.WithCancel(context.Background())
@@ -195,7 +196,7 @@ func (s *soak) session(rnd *rand.Rand) {
 		wg.Go(func() { s.work(ctx, c, rand.New(rand.NewPCG(seed, 0))) })
 	}
 	if rnd.IntN(4) == 0 {
-		// In the middle of whatever it does.
+		// In the middle of any work.
 		s.died.Add(1)
 		select {
 		case <-time.After(time.Duration(rnd.IntN(300)) * time.Millisecond):
@@ -241,7 +242,7 @@ func (s *soak) work(ctx context.Context, c *client.Client, rnd *rand.Rand) {
 	}
 }
 
-// check fails the test for an error that is not one of those that a killed child or a dead client explains.
+// check fails the test for an error that neither a killed child nor a dead client explains.
 func (s *soak) check(what string, err error) {
 	var dead *daemon.DeadError
 	var hop *daemon.HopError
@@ -306,7 +307,7 @@ func (s *soak) say(ctx context.Context, child *client.Child, rnd *rand.Rand, out
 	}
 }
 
-// cancel gives a call up in its middle.
+// cancel gives up a running call.
 func (s *soak) cancel(ctx context.Context, child *client.Child, rnd *rand.Rand) {
 	s.calls.Add(1)
 	short, stop := context.WithTimeout(ctx, time.Duration(rnd.IntN(20))*time.Millisecond)
@@ -402,7 +403,7 @@ func (s *soak) kill(rnd *rand.Rand) {
 	c := s.client()
 	defer func() { _ = c.Shutdown(context.Background()) }()
 	for time.Now().Before(s.end) {
-		time.Sleep(time.Duration(50+rnd.IntN(200)) * time.Millisecond) // between deaths, not for anything
+		time.Sleep(time.Duration(50+rnd.IntN(200)) * time.Millisecond) // time between two deaths; nothing waits for it
 		list, err := c.List(context.Background())
 		if err != nil {
 			s.t.Error(err)
@@ -418,7 +419,7 @@ func (s *soak) kill(rnd *rand.Rand) {
 	}
 }
 
-// isChild makes sure that a process id has not become another process's.
+// isChild checks that a process id does not belong to another process by now.
 func isChild(pid, parent int) bool {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

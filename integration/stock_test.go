@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"mitogend/daemon/client"
+	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 )
 
@@ -29,10 +30,10 @@ func stockPython(t *testing.T) string {
 	return path
 }
 
-// What differs from run to run: process ids in names, and the command line of what could not be started.
+// These differ from run to run: process ids in names, and the command line of a program that could not be started.
 var varies = regexp.MustCompile(`(local|fork)\.\d+|Command was: .*`)
 
-// Programs in testdata/stock run under Mitogen's own master and under ours, unchanged, and print the same.
+// The programs in testdata/stock run unchanged under Mitogen's own master and under ours, and print the same.
 func TestMaster(t *testing.T) {
 	python := stockPython(t)
 	programs, err := filepath.Glob("testdata/stock/*.py")
@@ -65,7 +66,7 @@ func TestMaster(t *testing.T) {
 	}
 }
 
-// Releases differ inside: what the shim does not find it says in one line, and it needs no more than it names.
+// Releases differ inside: if the shim does not find something, it says so in one line. It needs nothing else.
 func TestMasterWithAnotherMitogen(t *testing.T) {
 	python := stockPython(t)
 	out, err := exec.Command(python, "-c", "import mitogen,os;print(os.path.dirname(mitogen.__file__))").Output()
@@ -73,7 +74,7 @@ func TestMasterWithAnotherMitogen(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ file, old, new, stdout, stderr string }{
-		{"parent.py", "get_log_level", "get_log_levels", "2\n", ""}, // as from 0.3.42 on
+		{"parent.py", "get_log_level", "get_log_levels", "2\n", ""}, // as in 0.3.42 and later
 		{"parent.py", "get_connection_class", "connection_class", "",
 			"mitogend master: Mitogen 0.3.3 (DIR) has no mitogen.parent.get_connection_class, which is needed to be its master; " +
 				"take another release, or a later mitogend\n"},
@@ -99,7 +100,7 @@ func TestMasterWithAnotherMitogen(t *testing.T) {
 	}
 }
 
-// Children run the Mitogen that the program has imported, from where the program alone knows, and say its version as it does.
+// Children run the Mitogen that the program has imported, from a place that only the program knows, and report its version.
 func TestMasterOnAPathOfTheProgram(t *testing.T) {
 	python := stockPython(t)
 	out, err := exec.Command(python, "-c", "import mitogen,os;print(os.path.dirname(mitogen.__file__))").Output()
@@ -144,7 +145,7 @@ func TestMasterUsage(t *testing.T) {
 	Mitogend(t, dir, "master", "--", "sh", "-c", "exit 7").Want(t, 7, "", "")
 }
 
-// Stock children by flag and by key, with what they refuse.
+// Stock children by flag and by key, and what they cannot do.
 func TestRuntime(t *testing.T) {
 	python := stockPython(t)
 	dir := t.TempDir()
@@ -180,14 +181,14 @@ if __name__ == '__main__':
         router.broker.join()
 `
 
-// Clients of a daemon that say nothing of it have the runtime and the inventory that the daemon is configured with.
+// Clients that name no runtime and no inventory get those of the daemon's configuration.
 func TestRuntimeAndInventoryOfADaemon(t *testing.T) {
 	out, err := exec.Command(stockPython(t), "-c", "import mitogen,os;print(os.path.dirname(os.path.dirname(mitogen.__file__)))").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	stock := strings.TrimSpace(string(out))
-	// Those that Mitogen 0.3.3 was made for.
+	// The versions that Mitogen 0.3.3 supports.
 	old := slices.DeleteFunc(pythons.All(t), func(p pythons.Python) bool {
 		return !slices.Contains([]string{"3.6", "3.7", "3.8", "3.9", "3.10", "3.11"}, p.Version)
 	})
@@ -202,7 +203,7 @@ func TestRuntimeAndInventoryOfADaemon(t *testing.T) {
 	ask := func(opt client.Options, target string) any {
 		t.Helper()
 		var v any
-		// Connect of package client reads the target itself; other clients leave that to the daemon.
+		// Connect of package client parses the target itself; other clients leave that to the daemon.
 		err := d.Dial(t, opt).Do(context.Background(), "call", map[string]any{"target": target, "function": "own:stock"}, &v)
 		if err != nil {
 			return err.Error()
@@ -218,7 +219,7 @@ func TestRuntimeAndInventoryOfADaemon(t *testing.T) {
 	if got := ask(client.Options{}, "all"); got != "all means 2 hosts of the inventory, and a request is for one" {
 		t.Errorf("a pattern: %v", got)
 	}
-	// The commands are as they are without a daemon.
+	// The commands do what they do without a daemon.
 	d.Run(t, dir, "call", "-H", p.Target(), "own:stock").Want(t, 0, "false\n", "")
 	// A program whose interpreter, asked alone, finds no Mitogen.
 	program := Write(t, dir, "program.py", runtimeProgram)
@@ -229,7 +230,7 @@ func TestRuntimeAndInventoryOfADaemon(t *testing.T) {
 	// SIGHUP reads the inventory again.
 	Write(t, dir, "hosts.yaml", fmt.Sprintf("all:\n  vars: {ansible_connection: local, ansible_python_interpreter: %s}\n  hosts: {w3: }\n", p.Command))
 	d.Signal(syscall.SIGHUP)
-	Eventually(t, "the inventory was read", func() bool { return ask(client.Options{}, "w3") == true })
+	poll.Until(t, "the inventory was read", func() bool { return ask(client.Options{}, "w3") == true })
 	Mitogend(t, dir, "serve", "--listen", d.Dir+"2", "--runtime", "mitogen:"+dir).Want(t, 2, "", "no such file or directory")
 	Mitogend(t, dir, "serve", "--runtime", "other").Want(t, 2, "", "embedded, mitogen or mitogen:DIR")
 	Mitogend(t, dir, "config", "check", "-i", "nothing.yaml").Want(t, 2, "", "nothing.yaml: no such file")

@@ -3,7 +3,6 @@ package integration
 import (
 	"bytes"
 	"io"
-	"mitogend/integration/pythons"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,11 +12,14 @@ import (
 	"testing"
 	"time"
 
+	"mitogend/integration/poll"
+	"mitogend/integration/pythons"
+
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 )
 
-// terminal runs the binary as a user at a terminal does.
+// terminal runs the binary as a user on a terminal does.
 type terminal struct {
 	t   *testing.T
 	cmd *exec.Cmd
@@ -60,7 +62,7 @@ func (term *terminal) screen() string {
 
 func (term *terminal) expect(text string) {
 	term.t.Helper()
-	Eventually(term.t, "the terminal shows "+text, func() bool { return strings.Contains(term.screen(), text) })
+	poll.Until(term.t, "the terminal shows "+text, func() bool { return strings.Contains(term.screen(), text) })
 }
 
 func (term *terminal) send(text string) {
@@ -91,7 +93,7 @@ func TestProgressOnATerminal(t *testing.T) {
 	if status := term.wait(); status != 3 {
 		t.Fatal(status, term.screen())
 	}
-	// The line is off the screen before anything else is written, and at the end.
+	// The line is removed from the screen before anything else is written, and at the end.
 	for _, part := range strings.Split(term.screen(), " running")[1:] {
 		if _, rest, _ := strings.Cut(part, "\r"); !strings.HasPrefix(rest, "\x1b[K") || strings.HasPrefix(part, "\r\n") {
 			t.Fatalf("%q", term.screen())
@@ -126,7 +128,7 @@ func TestInterruptAtATerminal(t *testing.T) {
 	}
 }
 
-// A program reads what is typed, and sees the end of it.
+// A program reads typed input, and its end.
 func TestTypingToAProgram(t *testing.T) {
 	dir := t.TempDir()
 	Write(t, dir, "p.py", "import sys\nfor line in iter(sys.stdin.readline, ''):\n    sys.stdout.write('got ' + line.upper())\n    sys.stdout.flush()\nprint('end')\n")
@@ -182,10 +184,10 @@ func TestPasswordIsAskedOnce(t *testing.T) {
 	call("open sesame", 0, "")
 	call("guessed it", 3, "password")
 
-	// ^C at the question gives the terminal back as it was.
+	// ^C at the question restores the terminal.
 	cmd := Command(t, dir, "call", "--ask-become-pass", "-H", target, "os:getpid")
 	term := onTerminal(t, cmd)
-	// Linux gives the settings of the terminal itself to who asks at its other end.
+	// On Linux, the other end has the same settings as the terminal itself.
 	echoes := func() bool {
 		settings, err := unix.IoctlGetTermios(int(term.pty.Fd()), unix.TCGETS)
 		if err != nil {
@@ -194,7 +196,7 @@ func TestPasswordIsAskedOnce(t *testing.T) {
 		return settings.Lflag&unix.ECHO != 0 && settings.Lflag&unix.ICANON != 0 && settings.Lflag&unix.ISIG != 0
 	}
 	term.expect("Become password: ")
-	Eventually(t, "nothing that is typed shows", func() bool { return !echoes() })
+	poll.Until(t, "nothing that is typed shows", func() bool { return !echoes() })
 	term.send("half of it\x03")
 	_ = cmd.Wait()
 	if !echoes() {
@@ -203,12 +205,12 @@ func TestPasswordIsAskedOnce(t *testing.T) {
 	if status := term.wait(); status != 130 || strings.Contains(term.screen(), "half") {
 		t.Fatal(status, term.screen())
 	}
-	// So does ^\, and ^D is no password.
+	// So does ^\, and ^D is not a password.
 	for key, want := range map[string]int{"\x1c": 131, "\x04": 2} {
 		cmd := Command(t, dir, "call", "--ask-become-pass", "-H", target, "os:getpid")
 		term = onTerminal(t, cmd)
 		term.expect("Become password: ")
-		Eventually(t, "nothing that is typed shows", func() bool { return !echoes() })
+		poll.Until(t, "nothing that is typed shows", func() bool { return !echoes() })
 		term.send(key)
 		_ = cmd.Wait()
 		if !echoes() {

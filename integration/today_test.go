@@ -7,7 +7,7 @@ import (
 	"mitogend/integration/pythons"
 )
 
-// Lazy imports (PEP 810, since 3.15) of what is served: done when the name is first used, in any thread, at exit as well.
+// Lazy imports (PEP 810, since 3.15) of served modules happen when the name is first used, in any thread, and at exit.
 func TestLazyImports(t *testing.T) {
 	p := clean(t, pythons.Of(t, "3.15"))
 	dir := t.TempDir()
@@ -43,11 +43,11 @@ atexit.register(lambda: print(bye.twice(2)))
 	}
 }
 
-// A release that came after our tables: calls, programs, served packages, its own library first, and bytecode that is for it.
+// A release newer than our tables: calls, programs, served packages, its own library first, and bytecode for it.
 func TestLaterRelease(t *testing.T) {
 	newest := clean(t, pythons.Any(t))
 	dir := t.TempDir()
-	// It says that it is a 3.99 which has lost a module that all of ours have.
+	// It claims to be a 3.99 without a module that all of ours have.
 	later := script(t, "python3.99", "#!/bin/sh\nshift\nstub=$1\nshift\nexec "+newest.Command+` -c "
 import sys
 class Gone(object):

@@ -8,9 +8,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"mitogend/integration/poll"
 )
 
-// apart gives targets of one interpreter whose environment tells which it is.
+// apart gives targets of one interpreter, which see in their environment which one they are.
 func apart(t *testing.T, dir string, names ...string) {
 	t.Helper()
 	p := AnyPython(t)
@@ -41,6 +43,8 @@ def logs():
     for i in range(2):
         logging.getLogger('l').warning('%s is at %d', me, i)
         yield i
+    for i in range(500):
+        logging.getLogger('l').warning('at the end, record %d', i)
 def slow(directory):
     if me == 'w1': return 'early'
     print('slow ' + me)
@@ -57,14 +61,14 @@ def much(): return me * 300000
 // Times differ from run to run.
 var took = regexp.MustCompile(`"seconds":[0-9.e-]+`)
 
-// steady gives output as sorted lines.
+// steady sorts the lines of an output.
 func steady(text string) string {
 	lines := strings.Split(took.ReplaceAllString(text, ""), "\n")
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
 }
 
-// What the daemon does on several targets as one request shows what as many requests of this process show.
+// One request to the daemon for several targets shows the same as single requests of this process.
 func TestTogether(t *testing.T) {
 	dir := t.TempDir()
 	apart(t, dir, "w1", "w2", "w3", "w4", "w5", "gone1", "w6")
@@ -133,7 +137,7 @@ sys.exit(work.me == 'w3')
 	}
 }
 
-// What is interrupted has run, may have run, or has not begun; nothing else is said of it.
+// After an interruption, each target has run, may have run, or has not begun; nothing else is reported.
 func TestTogetherInterrupted(t *testing.T) {
 	dir := t.TempDir()
 	apart(t, dir, "w1", "w2", "w3", "w4", "w5")
@@ -158,7 +162,7 @@ func TestTogetherInterrupted(t *testing.T) {
 	}
 }
 
-// The daemon is killed meanwhile: each target is told of once.
+// The daemon is killed meanwhile: each target is reported once.
 func TestTogetherWithoutDaemon(t *testing.T) {
 	dir := t.TempDir()
 	apart(t, dir, "w1", "w2", "w3", "w4", "w5")
@@ -170,7 +174,7 @@ func TestTogetherWithoutDaemon(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	Eventually(t, "two run", func() bool {
+	poll.Until(t, "two run", func() bool {
 		text2, _ := os.ReadFile(dir + "/out/w2/stderr")
 		text3, _ := os.ReadFile(dir + "/out/w3/stderr")
 		return string(text2)+string(text3) == "slow w2\nslow w3\n"
@@ -186,7 +190,7 @@ func TestTogetherWithoutDaemon(t *testing.T) {
 	directories(t, dir+"/out", "w1", "w2", "w3", "w4", "w5")
 }
 
-// directories are what is below a directory.
+// directories lists the files below a directory.
 func directories(t *testing.T, dir string, want ...string) {
 	t.Helper()
 	list, err := os.ReadDir(dir)
@@ -199,12 +203,24 @@ func directories(t *testing.T, dir string, want ...string) {
 	}
 }
 
-// What a generator logs comes behind its first value, and makes no outcome of its own.
+// What a generator logs comes behind its first value, also behind its last one, and makes no outcome of its own.
 func TestTogetherGeneratorLogs(t *testing.T) {
 	dir := t.TempDir()
 	apart(t, dir, "w1", "w2")
-	if r := Serve(t).Run(t, dir, "call", "-H", "all", "-o", "out", "work:logs"); r.Status != 0 {
+	d := Serve(t)
+	if r := d.Run(t, dir, "call", "-H", "all", "-o", "out", "work:logs"); r.Status != 0 {
 		t.Error(r)
 	}
 	directories(t, dir+"/out", "w1", "w2")
+	for _, name := range []string{"w1", "w2"} {
+		if text, err := os.ReadFile(filepath.Join(dir, "out", name, "stderr")); err != nil || !strings.HasSuffix(string(text), "record 499\n") {
+			t.Errorf("%s: %v, %d bytes, %.100q", name, err, len(text), text[max(0, len(text)-100):])
+		}
+		if text, err := os.ReadFile(filepath.Join(dir, "out", name, "status")); err != nil || string(text) != "0\n" {
+			t.Errorf("%s: %v, %q", name, err, text)
+		}
+	}
+	if r := d.Run(t, dir, "call", "-H", "all", "-b", "work:logs"); r.Status != 0 || strings.Count(r.Stderr, "record 499\n") != 2 || !strings.Contains(r.Stdout, "(2)\n0\n1\n") {
+		t.Error(r)
+	}
 }

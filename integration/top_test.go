@@ -15,7 +15,7 @@ import (
 	"github.com/creack/pty"
 )
 
-// display is a program at a terminal whose screen is what a user would see of it.
+// display is a program on a terminal, and the screen as a user would see it.
 type display struct {
 	t    *testing.T
 	cmd  *exec.Cmd
@@ -36,7 +36,7 @@ func onDisplay(t *testing.T, cmd *exec.Cmd, columns, rows int) *display {
 	}
 	d := &display{t: t, cmd: cmd, done: make(chan struct{}), vt: vt.NewEmulator(columns, rows), pty: f}
 	d.set = func(s *pty.Winsize) error { return pty.Setsize(f, s) }
-	go func() { // what the terminal answers to questions
+	go func() { // the terminal's answers to questions
 		buf := make([]byte, 256)
 		for {
 			n, err := d.vt.Read(buf)
@@ -117,7 +117,7 @@ func (d *display) wait() int {
 	return d.cmd.ProcessState.ExitCode()
 }
 
-// What runs where, since when and for whom; and it can be ended.
+// top shows what runs where, since when and for whom, and can end it.
 func TestTop(t *testing.T) {
 	d := Serve(t)
 	dir := t.TempDir()
@@ -159,7 +159,7 @@ func TestTop(t *testing.T) {
 	if _ = program.Wait(); program.ProcessState.ExitCode() != 4 || !strings.Contains(programErr.String(), "another request has ended the program") {
 		t.Errorf("%v: %s", program.ProcessState, programErr)
 	}
-	top.send("\x1b") // the filter is left
+	top.send("\x1b") // leaves the filter
 	top.expect(`m:waits`)
 	top.send("/waits\r")
 	top.expect(`1 what runs, by since, with "waits"`)
@@ -180,7 +180,7 @@ func TestTop(t *testing.T) {
 	if status := top.wait(); status != 0 || top.other() {
 		t.Errorf("status %d, on the other screen: %v", status, top.other())
 	}
-	// It says why it ends, and leaves the terminal as it was.
+	// It says why it ends, and restores the terminal.
 	for _, how := range []string{"stop", "SIGTERM", "^C"} {
 		cmd := exec.Command(d.cmd.Path, "top")
 		cmd.Env, cmd.Dir = d.Env(), dir

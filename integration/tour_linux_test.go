@@ -9,10 +9,11 @@ import (
 	"testing"
 
 	"mitogend/integration/machine"
+	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 )
 
-// The tour of examples/ does its twelve tasks on twenty ssh hosts, two of them with somebody at a terminal.
+// The tour of examples/ does its twelve tasks on twenty ssh hosts, two of the tasks with a user at a terminal.
 func TestInsideTour(t *testing.T) {
 	machine.Inside(t)
 	t.Parallel()
@@ -37,7 +38,7 @@ func TestInsideTour(t *testing.T) {
 			t.Log(term.screen())
 		}
 	})
-	for task := range 11 { // each has time of its own
+	for task := range 11 { // each has its own time
 		term.expect(fmt.Sprintf("== %d. ", task+1))
 	}
 	// Python's prompt, and top's screens.
@@ -51,7 +52,7 @@ func TestInsideTour(t *testing.T) {
 	}
 	term.expect("$ mitogend top")
 	shown := strings.LastIndex(term.screen(), "$ mitogend top")
-	Eventually(t, "top shows a host", func() bool { return strings.Contains(term.screen()[shown:], "web01") })
+	poll.Until(t, "top shows a host", func() bool { return strings.Contains(term.screen()[shown:], "web01") })
 	term.send("q")
 	if status := term.wait(); status != 0 {
 		t.Errorf("status %d", status)

@@ -16,8 +16,14 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 )
+
+// transferBlock is what a large file is cut into, and what a file needs to be one.
+const transferBlock = 252 << 10
 
 // tree makes files of all kinds below dir.
 func tree(t *testing.T, dir string) {
@@ -27,7 +33,7 @@ func tree(t *testing.T, dir string) {
 		large[i] = byte(rand.Uint32())
 	}
 	for name, data := range map[string][]byte{
-		"empty": nil, "small": []byte("text\n"), "sub/block": large[:256<<10], "sub/less": large[:256<<10-1], "sub/deep/large": large[:len(large)-5],
+		"empty": nil, "small": []byte("text\n"), "sub/block": large[:transferBlock], "sub/less": large[:transferBlock-1], "sub/deep/large": large[:len(large)-5],
 		"caf\xe9": []byte("not UTF-8"), "a\nb": []byte("two lines"), "-x": []byte("a flag"), "sub/zeros": append(make([]byte, 1<<20), 'x'),
 	} {
 		name = filepath.Join(dir, name)
@@ -56,7 +62,7 @@ func tree(t *testing.T, dir string) {
 	}
 }
 
-// listing is all that a copy has to keep.
+// listing gives everything that a copy has to keep.
 func listing(t *testing.T, dir string) string {
 	t.Helper()
 	var b strings.Builder
@@ -92,7 +98,7 @@ func listing(t *testing.T, dir string) string {
 	return b.String()
 }
 
-// noneHidden fails where something of a transfer is left.
+// noneHidden fails if a transfer has left temporary files.
 func noneHidden(t *testing.T, dir string) {
 	t.Helper()
 	_ = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, _ error) error {
@@ -114,7 +120,7 @@ func TestTransferTrees(t *testing.T) {
 			Mitogend(t, dir, append(args[:1:1], append([]string{"-H", p.Target()}, args[1:]...)...)...).Want(t, 0, "", "")
 		}
 		run("put", "here", there+"/copy")
-		run("put", "here", there+"/copy") // there is a directory now
+		run("put", "here", there+"/copy") // a directory by now
 		run("get", there+"/copy", there+"/back/")
 		run("get", there+"/copy", there+"/again")
 		run("sync", there+"/again", there+"/synced")
@@ -133,6 +139,53 @@ func TestTransferTrees(t *testing.T) {
 		}
 		r := Mitogend(t, dir, "get", "-H", p.Target(), there+"/copy/sub/zeros", "-")
 		r.Want(t, 0, strings.Repeat("\x00", 1<<20)+"x", "")
+		noneHidden(t, there)
+	})
+}
+
+// manyFiles makes 1,500 files in 15 directories, more than the target's program writes without helpers.
+func manyFiles(t *testing.T, dir string) {
+	t.Helper()
+	for i := range 1500 {
+		name := filepath.Join(dir, fmt.Sprint("d", i/100), fmt.Sprint("f", i))
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, bytes.Repeat([]byte{byte(i)}, i), fs.FileMode(0o600|i%8)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(name, fs.FileMode(0o600|i%8)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestTransferOfManyFiles: several processes write them there; all files are in place, and the error of one process is reported.
+func TestTransferOfManyFiles(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	manyFiles(t, filepath.Join(dir, "here"))
+	want := listing(t, filepath.Join(dir, "here"))
+	EachPython(t, func(t *testing.T, p Python) {
+		there := t.TempDir()
+		Mitogend(t, dir, "put", "-H", p.Target(), "here", there+"/copy").Want(t, 0, "", "")
+		if got := listing(t, there+"/copy"); got != want {
+			t.Error("what is there is not what was copied")
+		}
+		for _, name := range []string{"d3/f301", "d14/f1499"} {
+			if err := os.MkdirAll(filepath.Join(there, "faulty", name), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r := Mitogend(t, dir, "sync", "--json", "-H", p.Target(), "here", there+"/faulty")
+		if r.Status != 1 || !strings.Contains(r.Stdout, `"files":1498,`) {
+			t.Error(r)
+		}
+		for _, name := range []string{"d3/f301", "d14/f1499"} {
+			if strings.Count(r.Stdout, "faulty/"+name+": Is a directory") != 2 { // in errors, and in the message
+				t.Errorf("nothing is said of %s: %s", name, r.Stdout)
+			}
+		}
 		noneHidden(t, there)
 	})
 }
@@ -176,7 +229,7 @@ func TestTransferFaults(t *testing.T) {
 	if err := syscall.Mkfifo(filepath.Join(dir, "here/fifo"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// What cannot be copied is told, and the rest is there.
+	// Files that cannot be copied are reported, and the rest is there.
 	run("put", "here", dir+"/copy").Want(t, 1, "", "here/fifo: it is no file, directory or link\n")
 	run("get", dir+"/here", dir+"/back").Want(t, 1, "", "here/fifo: it is no file, directory or link\n")
 	_ = os.Remove(filepath.Join(dir, "here/fifo"))
@@ -196,7 +249,7 @@ func TestTransferFaults(t *testing.T) {
 	noneHidden(t, dir)
 }
 
-// TestTransferToAFullDisk: a file that does not fit leaves nothing, and the others are there.
+// TestTransferToAFullDisk: nothing is left of a file that does not fit, and the others are there.
 func TestTransferToAFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	p := AnyPython(t)
@@ -230,7 +283,7 @@ func testSync(t *testing.T, flags ...string) {
 	EachPython(t, func(t *testing.T, p Python) {
 		listing := listing
 		if p.Version == "2.7" && len(flags) > 0 {
-			// It reads times as floating point numbers, which are a microsecond off at times.
+			// It reads times as floating point numbers, which may be a microsecond off.
 			exact := listing
 			listing = func(t *testing.T, dir string) string { return microseconds.ReplaceAllString(exact(t, dir), "T") }
 		}
@@ -259,7 +312,7 @@ func testSync(t *testing.T, flags ...string) {
 		if got := sync(here, there); got.Sent != 0 || got.Same < all.Files {
 			t.Error(all, got)
 		}
-		// One block of a large file; a file that grows; one that goes.
+		// One block of a large file changes, a file grows, and one is removed.
 		large := filepath.Join(here, "sub/deep/large")
 		data, _ := os.ReadFile(large)
 		data[700_000]++
@@ -267,10 +320,10 @@ func testSync(t *testing.T, flags ...string) {
 			t.Fatal(err)
 		}
 		Write(t, here, "new", "new")
-		if got := sync(here, there); got.Sent != 256<<10+3 {
+		if got := sync(here, there); got.Sent != transferBlock+3 {
 			t.Error(got)
 		}
-		// Same size and time, another content.
+		// The same size and time, but other content.
 		old, _ := os.Stat(filepath.Join(here, "new"))
 		Write(t, here, "new", "NEW")
 		if err := os.Chtimes(filepath.Join(here, "new"), old.ModTime(), old.ModTime()); err != nil {
@@ -302,7 +355,7 @@ func testSync(t *testing.T, flags ...string) {
 	})
 }
 
-// TestTransferResumes: a transfer that is killed, wherever it is, leaves no half file, and the next goes on.
+// TestTransferResumes: a transfer that is killed at any point leaves no half file, and the next one resumes it.
 func TestTransferResumes(t *testing.T) {
 	dir := t.TempDir()
 	p := AnyPython(t)
@@ -338,7 +391,7 @@ func TestTransferResumes(t *testing.T) {
 				t.Fatal(err)
 			}
 			until := rand.Int64N(int64(len(data)) * int64(i+1) / int64(times+1))
-			Eventually(t, "it has come so far", func() bool {
+			poll.Until(t, "it has come so far", func() bool {
 				_, err := os.Stat(there + "/large")
 				return part() > until || err == nil
 			})
@@ -351,7 +404,7 @@ func TestTransferResumes(t *testing.T) {
 				_ = os.Remove(there + "/large")
 			}
 		}
-		Eventually(t, "the programs have ended", func() bool {
+		poll.Until(t, "the programs have ended", func() bool {
 			r := Mitogend(t, dir, "exec", "-H", p.Target(), "--shell", "flock -n "+there+"/.mitogend-*.part true || ! test -e "+there+"/.mitogend-*.part")
 			return r.Status == 0
 		})
@@ -364,14 +417,14 @@ func TestTransferResumes(t *testing.T) {
 		if got, _ := os.ReadFile(there + "/large"); !bytes.Equal(got, data) {
 			t.Fatal("not the same")
 		}
-		if sent := line.Result.Sent; sent > int64(len(data))-had+256<<10 || had > 1<<20 && sent == int64(len(data)) {
+		if sent := line.Result.Sent; sent > int64(len(data))-had+transferBlock || had > 1<<20 && sent == int64(len(data)) {
 			t.Errorf("%s: %d of %d bytes were sent, though %d were there", verb, sent, len(data), had)
 		}
 		noneHidden(t, there)
 	}
 }
 
-// TestTransferOfASparseFile: holes cost nothing, neither on the wire nor on the disk.
+// TestTransferOfASparseFile: holes cost nothing on the wire or on the disk.
 func TestTransferOfASparseFile(t *testing.T) {
 	dir := t.TempDir()
 	f, err := os.Create(filepath.Join(dir, "sparse"))
@@ -387,9 +440,11 @@ func TestTransferOfASparseFile(t *testing.T) {
 		pythons.Missing(t, "there can be no such file here: ", err)
 	}
 	_ = f.Close()
+	// Two blocks, of which the last is what is left for it.
+	sent := transferBlock + size%transferBlock
 	for _, args := range [][]string{{"put", "sparse", dir + "/there"}, {"get", dir + "/there", "back"}} {
 		r := Mitogend(t, dir, append([]string{args[0], "--json", "-H", AnyPython(t).Target()}, args[1:]...)...)
-		if r.Status != 0 || !strings.Contains(r.Stdout, `"bytes":21474836480,"sent":524288,`) {
+		if r.Status != 0 || !strings.Contains(r.Stdout, `"bytes":21474836480,`+fmt.Sprintf(`"sent":%d,`, sent)) {
 			t.Error(r)
 		}
 	}
@@ -399,7 +454,7 @@ func TestTransferOfASparseFile(t *testing.T) {
 	}
 }
 
-// Files that have several names stay one file, also when it changes.
+// A file with several names stays one file, also when it changes.
 func TestTransferHardLinks(t *testing.T) {
 	EachPython(t, func(t *testing.T, p Python) {
 		dir := t.TempDir()
@@ -449,7 +504,7 @@ func TestTransferHardLinks(t *testing.T) {
 		if err := os.Remove(dir + "/back/b"); err != nil {
 			t.Fatal(err)
 		}
-		Write(t, dir, "back/b", "smaller") // no more of them
+		Write(t, dir, "back/b", "smaller") // no longer the same file
 		copied("0", "sync", "--pull", "--checksum", here, "back")
 		check(dir+"/back", "smaller")
 		// Without the flag each name is a file.
@@ -459,4 +514,173 @@ func TestTransferHardLinks(t *testing.T) {
 			t.Error("they are one file")
 		}
 	})
+}
+
+// xattrsOf gives a file's attributes in user.*.
+func xattrsOf(t *testing.T, name string) string {
+	t.Helper()
+	buf := make([]byte, 64<<10)
+	n, err := unix.Listxattr(name, buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, key := range strings.Split(string(buf[:n]), "\x00") {
+		if strings.HasPrefix(key, "user.") {
+			value := make([]byte, 64<<10)
+			n, err := unix.Getxattr(name, key, value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, key+"="+string(value[:n]))
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(out, " ")
+}
+
+func setXattr(t *testing.T, name, key, value string) {
+	t.Helper()
+	if err := unix.Setxattr(name, key, []byte(value), 0); err != nil {
+		pythons.Missing(t, name, " can have no attribute ", key, ": ", err)
+	}
+}
+
+// Extended attributes are copied only with --xattrs; Python 2 says at once that it cannot.
+func TestTransferXattrs(t *testing.T) {
+	EachPython(t, func(t *testing.T, p Python) {
+		dir := t.TempDir()
+		here := filepath.Join(dir, "here")
+		Write(t, here, "none", "none")
+		Write(t, here, "small", "small")
+		Write(t, here, "sub/large", strings.Repeat("0123456789", 60_000))
+		want := map[string]string{
+			"": "user.top=\x00\xff", "none": "", "small": "user.caf\xe9=1 user.empty= user.long=" + strings.Repeat("x", 2000), "sub": "user.dir=d", "sub/large": "user.a=large",
+		}
+		for name, attributes := range want {
+			for _, each := range strings.Fields(attributes) {
+				key, value, _ := strings.Cut(each, "=")
+				setXattr(t, filepath.Join(here, name), key, value)
+			}
+		}
+		for _, name := range []string{"small", "sub"} {
+			if err := os.Chmod(filepath.Join(here, name), map[string]fs.FileMode{"small": 0o444, "sub": 0o555}[name]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.Cleanup(func() { _ = exec.Command("chmod", "-R", "u+w", dir).Run() })
+		run := func(args ...string) Result {
+			t.Helper()
+			return Mitogend(t, dir, append(args[:1:1], append([]string{"-H", p.Target()}, args[1:]...)...)...)
+		}
+		if p.Version == "2.7" {
+			for _, verb := range []string{"put", "get", "sync"} {
+				run(verb, "--xattrs", here, dir+"/"+verb).Want(t, 1, "", "Python 2 has no functions for extended attributes")
+				if _, err := os.Lstat(filepath.Join(dir, verb)); err == nil {
+					t.Errorf("%s has copied something", verb)
+				}
+			}
+			run("put", here, dir+"/plain").Want(t, 0, "", "")
+			return
+		}
+		check := func(there string) {
+			t.Helper()
+			for name, attributes := range want {
+				if got := xattrsOf(t, filepath.Join(there, name)); got != attributes {
+					t.Errorf("%s/%s: %.100q, not %.100q", there, name, got, attributes)
+				}
+			}
+			if got, want := listing(t, there), listing(t, here); got != want {
+				t.Errorf("%.1000s\n%.1000s", got, want)
+			}
+			noneHidden(t, there)
+		}
+		pull := func(args ...string) []string { return append([]string{"sync", "--pull", "--xattrs"}, args...) }
+		for name, how := range map[string]struct{ plain, with []string }{
+			"put":  {[]string{"put"}, []string{"put", "--xattrs"}},
+			"get":  {[]string{"get"}, []string{"get", "--xattrs"}},
+			"sync": {[]string{"sync"}, []string{"sync", "--xattrs"}},
+			"pull": {[]string{"sync", "--pull"}, pull()},
+		} {
+			run(append(how.plain, here, dir+"/plain-"+name)...).Want(t, 0, "", "")
+			for file := range want {
+				if got := xattrsOf(t, filepath.Join(dir, "plain-"+name, file)); got != "" {
+					t.Errorf("%s: %q without being asked for", name, got)
+				}
+			}
+			run(append(how.with, here, dir+"/"+name)...).Want(t, 0, "", "")
+			check(dir + "/" + name)
+		}
+		// If only attributes differ, they are set without sending the file, and those that the source lacks are removed.
+		for name, how := range map[string][]string{"sync": {"sync", "--xattrs"}, "pull": pull()} {
+			there := filepath.Join(dir, name)
+			setXattr(t, there+"/none", "user.more", "x")
+			setXattr(t, there+"/small", "user.empty", "not any more")
+			if err := unix.Removexattr(there+"/sub/large", "user.a"); err != nil {
+				t.Fatal(err)
+			}
+			r := run(append(how, "--json", here, there)...)
+			if r.Status != 0 || !strings.Contains(r.Stdout, `"sent":0,`) {
+				t.Error(r)
+			}
+			check(there)
+		}
+	})
+}
+
+// If attributes cannot be set, one line says so for all files, and the files are there. Only user.* is accepted from a target.
+func TestTransferXattrsThatCannotBe(t *testing.T) {
+	dir := t.TempDir()
+	p := AnyPython(t)
+	for _, name := range []string{"here/a", "here/b", "many/a", "many/b"} {
+		Write(t, dir, name, "text")
+		setXattr(t, filepath.Join(dir, name), "user.a", "x")
+	}
+	if os.Geteuid() == 0 {
+		setXattr(t, dir+"/here/a", "security.mitogend", "x")
+	}
+	run := func(args ...string) Result {
+		return Mitogend(t, dir, append(args[:1:1], append([]string{"-H", p.Target()}, args[1:]...)...)...)
+	}
+	run("get", "--xattrs", dir+"/here", dir+"/got").Want(t, 0, "", "")
+	run("put", "--xattrs", "here", dir+"/put").Want(t, 0, "", "")
+	if n, err := unix.Getxattr(dir+"/got/a", "security.mitogend", make([]byte, 9)); err == nil {
+		t.Error("an attribute that gives rights was taken from a target: ", n)
+	}
+	if n, err := unix.Getxattr(dir+"/put/a", "security.mitogend", make([]byte, 9)); os.Geteuid() == 0 && (err != nil || n != 1) {
+		t.Error(n, err)
+	}
+	// A file with too many attributes is an error.
+	for i := range 80 {
+		if unix.Setxattr(dir+"/many/a", fmt.Sprintf("user.%d", i), make([]byte, 1000), 0) != nil {
+			break // a file system with less room
+		}
+		if i == 79 {
+			run("put", "--xattrs", "many", dir+"/many2").Want(t, 1, "", "many/a: it has more than 64 KiB of extended attributes\n")
+			run("get", "--xattrs", dir+"/many", dir+"/many3").Want(t, 1, "", "many/a: it has more than 64 KiB of extended attributes\n")
+		}
+	}
+	// A file system without attributes, in a mount namespace of its own.
+	bare := filepath.Join(dir, "bare")
+	if err := os.Mkdir(bare, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	const script = `mount -t ramfs none "$0" || exit 99; "$@"; status=$?; cat "$0"/x/a "$0"/x/b; exit $status`
+	for _, verb := range []string{"put", "get"} {
+		cmd := Command(t, dir, verb, "--xattrs", "-H", p.Target(), dir+"/here", bare+"/x")
+		unshare, err := exec.LookPath("unshare")
+		if err != nil {
+			pythons.Missing(t, "no unshare: ", err)
+		}
+		cmd.Args = append([]string{"unshare", "-m", "sh", "-c", script, bare, cmd.Path}, cmd.Args[1:]...)
+		cmd.Path = unshare
+		r := runCommand(t, cmd)
+		if r.Status == 99 || strings.Contains(r.Stderr, "unshare failed") {
+			t.Log("no mounts without root: ", r.Stderr)
+			return
+		}
+		if r.Status != 1 || r.Stdout != "texttext" || strings.Count(r.Stderr, "left out, here and of further files") != 1 {
+			t.Error(r)
+		}
+	}
 }

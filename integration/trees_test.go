@@ -15,15 +15,17 @@ import (
 	"mitogend/integration/pythons"
 )
 
-// treeTime is what a tree of children may take for all its imports: it finds what hangs.
+// treeTime is how long a tree of children may take for all its imports. It finds hangs.
 const treeTime = 5 * time.Minute
 
 const treeImports = `
 import sys, threading
 import treepackage
 try:
-    # It replaces itself in sys.modules, and a second thread may be given what was there before (3.13.0, also from its own disk).
+    # The first replaces itself in sys.modules, and a second thread may be given what was there before (3.13.0). dataclasses
+    # takes the second from sys.modules while another thread still imports it. Both are so from a disk as well.
     import collections.abc
+    import typing
 except ImportError:
     pass
 
@@ -48,7 +50,7 @@ def load(names):
     return len([m for m in sys.modules.values() if (getattr(m, '__file__', None) or '').startswith('/master:')])
 `
 
-// writeTreePackage makes a package that 2.7 and 3.x import: with a cycle, a module that is missed, and enough modules to matter.
+// writeTreePackage makes a package for 2.7 and 3.x with a cycle, an import that fails, and many modules.
 func writeTreePackage(t *testing.T, dir string) {
 	Write(t, dir, "treeimports.py", treeImports)
 	Write(t, dir, "treepackage/__init__.py", "from __future__ import absolute_import\nfrom treepackage.a import value\n"+
@@ -64,7 +66,7 @@ func writeTreePackage(t *testing.T, dir string) {
 	Write(t, dir, "treepackage/everything.py", all.String())
 }
 
-// treePath is a path with packages that are big, and what each interpreter can import of it.
+// treePath is a path with large packages, and what each interpreter can import from it.
 func treePath(t *testing.T) (path string, can func(Python) []any) {
 	path = debian(t, "jinja2", "markupsafe", "sqlalchemy", "django", "asgiref", "sqlparse", "pytz")
 	writeTreePackage(t, path)
@@ -93,7 +95,7 @@ func treePath(t *testing.T) (path string, can func(Python) []any) {
 	}
 }
 
-// requests counts what was asked of the daemon, by connection and module.
+// requests counts questions to the daemon, by connection and module.
 type requests struct {
 	mu    sync.Mutex
 	asked map[string]int
@@ -111,7 +113,7 @@ func (r *requests) observe(e importer.Event) {
 	r.asked[e.Name]++
 }
 
-// check wants each module to have been asked for once.
+// check fails unless each module was asked for once.
 func (r *requests) check(t *testing.T) {
 	t.Helper()
 	r.mu.Lock()
@@ -124,7 +126,7 @@ func (r *requests) check(t *testing.T) {
 	t.Logf("%d modules were asked for on the first link", len(r.asked))
 }
 
-// checkLinks wants the same of the links that lead down from a child.
+// checkLinks checks the same for the links that lead down from a child.
 func checkLinks(ctx context.Context, t *testing.T, hop *daemon.Child) {
 	t.Helper()
 	var links map[uint32]struct {
@@ -183,7 +185,7 @@ func everyPython(t *testing.T) (list []Python) {
 	return list
 }
 
-// mixed gives n interpreters, generations in turn, every version among them.
+// mixed gives n interpreters, Python 2 and 3 in turn, with every version among them.
 func mixed(t *testing.T, n int) (list []Python) {
 	all := everyPython(t)
 	old := slices.DeleteFunc(slices.Clone(all), func(p Python) bool { return !strings.HasPrefix(p.Version, "2.") })

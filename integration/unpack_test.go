@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"mitogend/integration/machine"
+	"mitogend/integration/poll"
 )
 
 // unpackable writes packages that need their files on a disk: for other programs, and for code in C.
@@ -90,7 +91,7 @@ with open(sys.argv[1], 'w') as f:
     f.write(os.path.dirname(pk.HERE))
 `
 
-// What is unpacked is there for whoever opens it, on both generations, behind hops, and from archives; and afterwards it is gone.
+// Unpacked files can be opened by anything, on Python 2 and 3, behind hops, and from archives. Afterwards they are gone.
 func TestUnpack(t *testing.T) {
 	dir := unpackable(t)
 	wheel := filepath.Join(t.TempDir(), "pk.whl")
@@ -130,7 +131,7 @@ func TestUnpack(t *testing.T) {
 	})
 }
 
-// Where there is no room, the import says so, and nothing is left; nor where there is no shell.
+// If there is no room, or no shell, the import says so, and nothing is left.
 func TestUnpackRoom(t *testing.T) {
 	dir := unpackable(t)
 	Write(t, dir, "pk/data/large.bin", strings.Repeat("x", 200_000))
@@ -153,8 +154,8 @@ print(unpack.directory and os.listdir(unpack.directory))
 `)
 	EachPython(t, func(t *testing.T, p Python) {
 		for how, want := range map[string]string{
-			"none":     "pk can not be unpacked (mitogend: there is no room for it: no room in /dev/shm",
-			"full":     "pk can not be unpacked (mitogend: [Errno 27] File too large",
+			"none":     "pk cannot be unpacked (mitogend: there is no room for it: no room in /dev/shm",
+			"full":     "pk cannot be unpacked (mitogend: [Errno 27] File too large",
 			"no shell": "hello\n['pk']\n",
 		} {
 			got := Mitogend(t, dir, "run", "-I", dir, "--unpack", "pk", "-H", p.Target(), script, how)
@@ -173,8 +174,8 @@ func kills() int {
 	return 9
 }
 
-// nothingUnpackedLeft kills the child, the daemon or what is between them at random, and wants no unpacked file to be left. The child
-// tells where they are in a file in `where`.
+// nothingUnpackedLeft kills the child, the daemon or a process between them at random, and fails if an unpacked file is left. The child
+// writes their place to a file in `where`.
 func nothingUnpackedLeft(t *testing.T, where string, targets ...string) {
 	dir := unpackable(t)
 	seed := rand.Uint64()
@@ -189,7 +190,7 @@ func nothingUnpackedLeft(t *testing.T, where string, targets ...string) {
 		}
 		var child, parent int
 		var home string
-		Eventually(t, "it is unpacked: "+target, func() bool {
+		poll.Until(t, "it is unpacked: "+target, func() bool {
 			text, err := os.ReadFile(to)
 			if err == nil {
 				_, err = fmt.Sscan(string(text), &child, &parent, &home)
@@ -204,7 +205,7 @@ func nothingUnpackedLeft(t *testing.T, where string, targets ...string) {
 			t.Fatal(err)
 		}
 		_ = cmd.Wait()
-		Eventually(t, fmt.Sprintf("%s is gone after %d of child %d, daemon %d and transport %d was killed: %s", home, victim, child, cmd.Process.Pid, parent, target), func() bool {
+		poll.Until(t, fmt.Sprintf("%s is gone after %d of child %d, daemon %d and transport %d was killed: %s", home, victim, child, cmd.Process.Pid, parent, target), func() bool {
 			_, err := os.Lstat(filepath.Dir(home))
 			return os.IsNotExist(err)
 		})
@@ -217,7 +218,7 @@ func TestUnpackedIsGone(t *testing.T) {
 	})
 }
 
-// TestInsideUnpackedIsGone: sshd is what is between.
+// TestInsideUnpackedIsGone: sshd is the process between.
 func TestInsideUnpackedIsGone(t *testing.T) {
 	machine.Inside(t)
 	t.Parallel()
@@ -231,7 +232,7 @@ func TestInsideUnpackedIsGone(t *testing.T) {
 	}
 }
 
-// What needs a file where there is none says which package it is of, and how to have it.
+// If code needs a file on a disk and there is none, the error names its package, and how to unpack it.
 func TestNoFileHere(t *testing.T) {
 	dir := unpackable(t)
 	Write(t, dir, "files/__init__.py", "import os\nHERE = os.path.dirname(__file__)\n")

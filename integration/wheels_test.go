@@ -1,11 +1,9 @@
 package integration
 
 import (
-	"archive/zip"
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,35 +18,16 @@ import (
 // writeWheel makes a wheel of these files; {wheel} in them stands for its name.
 func writeWheel(t *testing.T, dir, name string, files map[string]string) {
 	t.Helper()
-	parts := strings.Split(strings.TrimSuffix(name, ".whl"), "-")
-	info := parts[0] + "-" + parts[1] + ".dist-info/"
-	all := map[string]string{
-		info + "METADATA": "Metadata-Version: 2.1\nName: " + parts[0] + "\nVersion: " + parts[1] + "\n",
-		info + "WHEEL":    "Wheel-Version: 1.0\nTag: " + strings.Join(parts[2:], "-") + "\n",
-		info + "RECORD":   "\n", info + "entry_points.txt": "[demo.plugins]\none = " + parts[0] + ":one\n",
+	project, version, _ := strings.Cut(name, "-")
+	version, _, _ = strings.Cut(version, "-")
+	all := map[string]string{project + "-" + version + ".dist-info/entry_points.txt": "[demo.plugins]\none = " + project + ":one\n"}
+	for file, text := range files {
+		all[file] = strings.ReplaceAll(text, "{wheel}", name)
 	}
-	maps.Copy(all, files)
-	f, err := os.Create(filepath.Join(dir, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	w := zip.NewWriter(f)
-	for _, file := range slices.Sorted(maps.Keys(all)) {
-		member, err := w.Create(file)
-		if err == nil {
-			_, err = member.Write([]byte(strings.ReplaceAll(all[file], "{wheel}", name)))
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
+	pythons.WriteWheel(t, dir, name, all)
 }
 
-// wheelhouse has wheels of demo, in Python, and of fast, with an extension module and a library beside it, for each interpreter.
+// wheelhouse has wheels of demo, in pure Python, and of fast, with an extension module and a library beside it, for each interpreter.
 func wheelhouse(t *testing.T, list []Python) (dir string, tags map[string]string) {
 	t.Helper()
 	if _, err := exec.LookPath("gcc"); err != nil {
@@ -115,7 +94,7 @@ if __name__ == '__main__':
     print(json.dumps(report()))
 `
 
-// One command over children of several Pythons, each with its own wheels.
+// One command serves children of several Pythons, each with its own wheels.
 func TestWheels(t *testing.T) {
 	var list []Python
 	for _, version := range []string{"2.7", "3.6", "3.8", "3.11", "3.13", "3.15"} {
@@ -207,7 +186,7 @@ func TestWheels(t *testing.T) {
 	}
 }
 
-// A child is asked what it is when that counts, and not for what is written in Python.
+// A child is asked for its platform if that matters, and not for pure Python.
 func TestWheelsAsk(t *testing.T) {
 	p := AnyPython(t)
 	dir, wheels := t.TempDir(), t.TempDir()
@@ -229,7 +208,7 @@ func TestWheelsAsk(t *testing.T) {
 	run("demo-1.0-py3-none-any.whl", true)
 }
 
-// A daemon keeps the connection while the wheels are the same.
+// A daemon keeps the connection as long as the wheels are unchanged.
 func TestWheelsDaemon(t *testing.T) {
 	p := AnyPython(t)
 	wheels, tags := wheelhouse(t, []Python{p})
@@ -256,7 +235,7 @@ func TestWheelsDaemon(t *testing.T) {
 	if then := call(); then[0] != newer || then[2] == first[2] {
 		t.Errorf("after a newer wheel: %v", then)
 	}
-	// Of its own settings, for a client that names none.
+	// The daemon's settings count for a client that names none.
 	ctx, cancel := context.WithTimeout(context.Background(), commandTime)
 	defer cancel()
 	c, err := d.Dial(t, client.Options{}).Connect(ctx, p.Target())

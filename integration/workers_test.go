@@ -12,8 +12,8 @@ import (
 	"mitogend/integration/pythons"
 )
 
-// workers prints, or returns as lines, what workers of each kind make of functions of a served module, of its own, and of one that
-// imports lazily; and how many processes and descriptors a second round adds.
+// workers runs functions of a served module, of its own module, and of one that imports lazily, in workers of each kind. It prints the
+// results, or returns them as lines, and how many processes and descriptors a second round adds.
 const workers = `from __future__ import print_function
 import multiprocessing, os, sys, time
 import square
@@ -130,8 +130,8 @@ with open(os.path.join(os.path.dirname(__file__), 'value.txt')) as f:
 	return filepath.Join(dir, "app")
 }
 
-// However a worker is started, it imports what the program does, from the disk or served; in run and call, here and behind a hop.
-// MITOGEND_LONG runs all of it; otherwise each Python and each way are met.
+// However a worker is started, it can import what the program can, from the disk or served; in run and call, here and behind a hop.
+// MITOGEND_LONG runs all combinations; otherwise each Python and each way of starting is used at least once.
 func TestWorkersImport(t *testing.T) {
 	long := os.Getenv("MITOGEND_LONG") != ""
 	short := map[string][]string{
@@ -223,7 +223,7 @@ if __name__ == '__main__':
 	}
 }
 
-// Forked processes import, one after the other: nothing of them stays, and each name is asked for once.
+// Forked processes import, one after the other: nothing is left of them, and each name is asked for once.
 func TestManyForks(t *testing.T) {
 	forks := 30
 	if os.Getenv("MITOGEND_LONG") != "" {
@@ -273,7 +273,7 @@ print(count() == before)
 	}
 }
 
-// Modes of Python that show what is otherwise silent, or that load modules another way, are in no worker's way.
+// Workers also work in modes of Python that report more, or load modules in another way.
 func TestForksInModes(t *testing.T) {
 	dir := t.TempDir()
 	Write(t, dir, "late.py", "def square(n):\n    return n * n\n")

@@ -2,11 +2,12 @@ package pyproto
 
 import "unsafe"
 
-// Putting a string, number or slice into an interface allocates its header, which for a pickle of small values is most of
-// the work of reading it. The boxes below lay such headers out in chunks and make the interfaces point into them. A chunk
-// is written to only before anybody sees the value, and lives as long as one of its values does.
+// Putting a string, number or slice into an interface allocates its header, which for a pickle of small values is
+// most of the work of reading it. The boxes below lay such headers out in chunks and make the interfaces point into
+// them. A chunk is written to only before anybody sees the value, and lives as long as one of its values does.
 
-// boxer makes interface values of T. It counts what is used, since writing a pointer costs more while the collector runs.
+// boxer makes interface values of T. It counts what is used, since writing a pointer costs more while the collector
+// runs.
 type boxer[T any] struct {
 	chunk []T
 	used  int

@@ -255,8 +255,8 @@ func (d *decoder) filled(b *builder, from int, sum size) error {
 	return d.enlarge(b, sum)
 }
 
-// sameKeys reports whether the items have the very keys of the dict before, by reference to the memo: rows of a table do.
-// Such keys need no check for doubles, and are not stored twice.
+// sameKeys reports whether the items have the very keys of the dict before, by reference to the memo: rows of a table
+// do. Such keys need no check for doubles, and are not stored twice.
 func (d *decoder) sameKeys(items []slot) bool {
 	if len(items) != 2*len(d.keySlots) || len(items) == 0 {
 		return false
@@ -294,7 +294,7 @@ func (d *decoder) global(op byte) error {
 		}
 	}
 	g := lookupGlobal(module, name)
-	if g == globalNone || d.opts.NoGlobals || op == opInst {
+	if g == globalNone || op == opInst {
 		return &GlobalError{Module: quoteBytes(module), Name: quoteBytes(name)}
 	}
 	d.push(kindGlobal, uint64(g))

@@ -25,8 +25,8 @@ const (
 	fill    = "K\x00NsK\x01NsK\x02NsK\x03NsK\x04NsK\x05NsK\x06NsK\x07NsK\x08NsK\x09NsK\x0aNsK\x0bNsK\x0cNsK\x0dNsK\x0eNsK\x0fNsK\x10Ns"
 )
 
-// costs are pickles of about 7n bytes that were, or could be, made to cost more than their length. Those that are ok are read;
-// the others may be refused as well, since no pickler writes them.
+// costs are pickles of about 7n bytes that were, or could be, made to cost more than their length. Those that are ok
+// are read; the others may be refused as well, since no pickler writes them.
 var costs = []struct {
 	name string
 	ok   bool
@@ -142,7 +142,8 @@ var costs = []struct {
 	{"LIST over a deep stack", false, func(n int) string { return "(" + strings.Repeat("N", n) + strings.Repeat("(l", n) + "t." }},
 }
 
-// TestCostOfDecoding: eight times the pickle must not take anything like 64 times the time, nor more memory for each byte.
+// TestCostOfDecoding: eight times the pickle must not take anything like 64 times the time, nor more memory for each
+// byte.
 func TestCostOfDecoding(t *testing.T) {
 	const small = 1 << 13
 	for _, c := range costs {

@@ -12,30 +12,29 @@ import (
 	"unsafe"
 )
 
-// Limits of decoding. Memory is bounded by the input: what an opcode creates is at most a fixed number of bytes for each
-// byte that it takes up.
+// Limits of decoding. Memory is bounded by the input: what an opcode creates is at most a fixed number of bytes for
+// each byte that it takes up.
 const (
 	// MaxDepth is how deeply containers may be nested, in both directions. Python's own picklers end at about 1,000.
 	MaxDepth = 2000
 	// MaxShared is how many values a pickle may stand for beyond its length in bytes, when every shared reference is
 	// followed. Without a limit a few hundred bytes can describe a structure that nobody can walk.
 	MaxShared = 1 << 24
-	// MaxTables and TablesFactor bound the memory for the values themselves, which may be a byte each in a pickle: so many
-	// bytes, and as many more for each byte of it. Text and bytes, copied once at most, are beside that.
+	// MaxTables and TablesFactor bound the memory for the values themselves, which may be a byte each in a pickle: so
+	// many bytes, and as many more for each byte of it. Text and bytes, copied once at most, are beside that.
 	MaxTables    = 256 << 20
 	TablesFactor = 8
 )
 
-// window is after how many bytes decoding looks at its limits and its context.
+// window is how many bytes are decoded between two looks at the limits and the context.
 const window = 1 << 16
 
 // DecodeOptions change how a pickle is read. The zero value is what Unmarshal uses.
 type DecodeOptions struct {
-	// Alias lets bytes and text in the result share the memory of the input where the pickle holds them as they are. The
-	// caller must never change the input again, and keeps all of it in memory as long as he keeps a part of the result.
+	// Alias lets bytes and text in the result share the memory of the input where the pickle holds them as they are.
+	// The caller must never change the input again, and keeps all of it in memory as long as it keeps a part of the
+	// result.
 	Alias bool
-	// NoGlobals refuses every global, also those of the allow-list. LOAD_RESOURCE is read like this.
-	NoGlobals bool
 
 	// tables stands for MaxTables, where a test needs a smaller one.
 	tables uint64
@@ -54,7 +53,8 @@ func (o DecodeOptions) Unmarshal(data []byte) (any, error) {
 	return o.UnmarshalContext(context.Background(), data)
 }
 
-// UnmarshalContext is Unmarshal until ctx ends, of which it is aware about every millisecond. The error wraps its cause then.
+// UnmarshalContext is Unmarshal until ctx ends; it looks about every millisecond. The error wraps the cause of ctx
+// then.
 func (o DecodeOptions) UnmarshalContext(ctx context.Context, data []byte) (any, error) {
 	v, rest, err := o.unmarshal(ctx, data)
 	if err == nil && len(rest) != 0 {
@@ -84,7 +84,7 @@ func (o DecodeOptions) unmarshal(ctx context.Context, data []byte) (v any, rest 
 	return v, rest, nil
 }
 
-// Boxed once, and not nil, so that they print like what they are.
+// Boxed once, and not nil, so that they print as what they are.
 var (
 	emptyTuple any = Tuple{}
 	emptyList  any = []any{}
@@ -108,8 +108,8 @@ const (
 	kindGlobal              // bits is a global
 )
 
-// slot is an entry of the stack or the memo. It has no pointers: the collector has nothing to do with either, and what is
-// popped needs no clearing. A value gets its Go form when it is put in its container.
+// slot is an entry of the stack or the memo. It has no pointers: the collector has nothing to do with either, and
+// what is popped needs no clearing. A value gets its Go form when it is put in its container.
 type slot struct {
 	bits uint64
 	// n is a length, see the kinds. For a kindRef it is how many values the value stands for, itself included.
@@ -118,8 +118,8 @@ type slot struct {
 	kind  kind
 }
 
-// builder is a list or dict under construction. It becomes a value when it is first used inside another one. From then on
-// it is sealed: a pickle that changes it later describes a structure that contains itself.
+// builder is a list or dict under construction. It becomes a value when it is first used inside another one. From
+// then on it is sealed: a pickle that changes it later describes a structure that contains itself.
 type builder struct {
 	list   *[]any // nil while it is empty
 	dict   *Dict  // nil for a list
@@ -221,7 +221,8 @@ func (d *decoder) run() (any, error) {
 	}
 }
 
-// pause is done every so many bytes. A byte adds at most one entry to a table, so that what is checked here is not far exceeded.
+// pause is done every so many bytes. A byte adds at most one entry to a table, so that what is checked here is not
+// far exceeded.
 func (d *decoder) pause() error {
 	if d.ctx.Err() != nil {
 		return fmt.Errorf("pyproto: decoding was given up: %w", context.Cause(d.ctx))
@@ -233,7 +234,8 @@ func (d *decoder) pause() error {
 		return d.errorf("its values take more than %d MB", d.maxTables()>>20)
 	}
 	// Large tables are doubled here, so that little is left to the collector.
-	d.stack, d.memo, d.values, d.builders, d.marks = ample(d.stack), ample(d.memo), ample(d.values), ample(d.builders), ample(d.marks)
+	d.stack, d.memo, d.values = ample(d.stack), ample(d.memo), ample(d.values)
+	d.builders, d.marks = ample(d.builders), ample(d.marks)
 	return nil
 }
 
@@ -256,8 +258,8 @@ func (d *decoder) repeat(n int) error {
 	return nil
 }
 
-// runTo reads opcodes up to that place or STOP. Those that most of a pickle consists of are done here, with the state in local
-// variables. All others, and whatever is wrong with these, are left to step.
+// runTo reads opcodes up to that place or STOP. Those that most of a pickle consists of are done here, with the state
+// in local variables. All others, and whatever is wrong with these, are left to step.
 func (d *decoder) runTo(end int) (v any, done bool, err error) {
 	data, pos, stack, memo := d.data, d.pos, d.stack, d.memo
 	for pos < end {
@@ -378,7 +380,7 @@ func (d *decoder) runTo(end int) (v any, done bool, err error) {
 	return nil, false, nil
 }
 
-// step does one opcode, of any but those that run has done with.
+// step does one opcode: any that run has left.
 func (d *decoder) step(op byte) error {
 	switch op {
 	case opTuple1, opTuple2, opTuple3:
@@ -601,7 +603,7 @@ func (d *decoder) get(n uint) error {
 	return nil
 }
 
-// share makes something ready for being used more than once: what has to be copied is copied here, and not at each use.
+// share prepares something for being used more than once: what has to be copied is copied here, once.
 func (d *decoder) share(s *slot) error {
 	n, depth := uint32(1), uint16(0)
 	var err error
@@ -637,8 +639,8 @@ func (d *decoder) share(s *slot) error {
 	return nil
 }
 
-// A pickle may store a text under any number of memo numbers before it is first used. Short ones are copied for each; from
-// shareFrom on the copy is remembered when the memo is used, from internFrom on always.
+// A pickle may store a text under any number of memo numbers before it is first used. Short ones are copied for each;
+// from shareFrom on the copy is remembered when the memo is used, from internFrom on always.
 const (
 	shareFrom  = 32
 	internFrom = 512

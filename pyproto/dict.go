@@ -19,8 +19,8 @@ type Dict struct {
 // dictKeys are the keys of a dict, or of many: the rows of a table, say.
 type dictKeys struct {
 	list []any
-	// index is an open-addressed hash table of key numbers plus one, and hashes has the keys' hashes; both are nil while there
-	// are few keys, none of which is heavy.
+	// index is an open-addressed hash table of key numbers plus one, and hashes has the keys' hashes; both are nil
+	// while there are few keys, none of which is heavy.
 	index  []uint32
 	hashes []uint32
 	// shared keys belong to several dicts and are not written to any more.
@@ -147,7 +147,8 @@ func (d *Dict) add(key, value any) {
 // own gives keys that may be written to.
 func (d *Dict) own() *dictKeys {
 	if d.keys.shared {
-		d.keys = &dictKeys{list: slices.Clone(d.keys.list), index: slices.Clone(d.keys.index), hashes: slices.Clone(d.keys.hashes)}
+		d.keys = &dictKeys{list: slices.Clone(d.keys.list), index: slices.Clone(d.keys.index),
+			hashes: slices.Clone(d.keys.hashes)}
 	}
 	return d.keys
 }

@@ -9,7 +9,6 @@ import (
 	"math"
 	"math/big"
 	"math/rand/v2"
-	"mitogend/integration/pythons"
 	"os"
 	"os/exec"
 	"regexp"
@@ -17,6 +16,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"mitogend/integration/pythons"
 )
 
 // showPickled writes a value as testdata/allowed.py does.
@@ -126,7 +127,8 @@ func mutate(r *rand.Rand, data []byte) []byte {
 // known are the differences that are on purpose, or that no pickler writes; see the package's documentation.
 var known = regexp.MustCompile(`(?s)I0[0-9]|[FIL][^\n]*[_xX. \t+]|[FIL]-?0|\\[uUN]|c_codecs`)
 
-// lenient tells of what is read here and not there: a frame's length may be wrong, and what lies below a mark may be stored.
+// lenient tells of what is read here and not there: a frame's length may be wrong, and what lies below a mark may be
+// stored.
 func lenient(data []byte) bool {
 	for i, op := range data {
 		if op == opFrame || i > 0 && data[i-1] == opMark && (op == opBinPut || op == opLongBinPut || op == opMemoize || op == opPut) {
@@ -136,8 +138,8 @@ func lenient(data []byte) bool {
 	return false
 }
 
-// TestPicklesAgreeWithCPython: what both read is the same value, and nothing is read here that CPython refuses with the same names.
-// MITOGEND_LONG makes it go on for ten minutes with other pickles; MITOGEND_SEED repeats a run.
+// TestPicklesAgreeWithCPython: what both read is the same value, and nothing is read here that CPython refuses with
+// the same names. MITOGEND_LONG makes it go on for ten minutes with other pickles; MITOGEND_SEED repeats a run.
 func TestPicklesAgreeWithCPython(t *testing.T) {
 	python, err := exec.LookPath("python3")
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 // disText bounds how much of a string is shown, in bytes.
 const disText = 60
 
-// Disassemble lists the opcodes of the pickles in data, one to a line: offset, name, argument. It is for tests and traces
-// and takes any input; what cannot be read is the last line. The values of Secrets are masked, others are cut when they
-// are long.
+// Disassemble lists the opcodes of the pickles in data, one to a line: offset, name, argument. It is for tests and
+// traces, and takes any input; the last line is what cannot be read. The values of Secrets are masked, others are cut
+// when they are long.
 func Disassemble(data []byte) string {
 	var b strings.Builder
 	d := disassembler{data: data, out: &b}
@@ -171,25 +171,4 @@ func (h Header) String() string {
 		s += fmt.Sprintf(" reply_to %v", h.ReplyTo)
 	}
 	return fmt.Sprintf("%s, %d bytes", s, h.Length)
-}
-
-// Dump describes a message for a trace: the header, and below it the reason of a dead message, the text of a plain
-// payload, or the opcodes of a pickle. Secrets are masked.
-func (m *Message) Dump() string {
-	h := m.Header
-	h.Length = uint32(len(m.Payload))
-	var b strings.Builder
-	b.WriteString(h.String())
-	b.WriteByte('\n')
-	d := disassembler{data: m.Payload, out: &b}
-	switch {
-	case len(m.Payload) == 0:
-	case m.Enc == EncBIN:
-		fmt.Fprintf(&b, "    %s\n", d.show(m.Payload, false))
-	case m.IsDead() || m.Enc == EncMGC && m.Handle.Raw():
-		fmt.Fprintf(&b, "    %s\n", d.show(m.Payload, true))
-	default:
-		d.run()
-	}
-	return b.String()
 }

@@ -49,23 +49,16 @@ func TestDisassemble(t *testing.T) {
 	}
 }
 
-func TestDump(t *testing.T) {
-	for _, c := range []struct {
-		m    Message
-		want string
-	}{
-		{Message{Header{Enc: EncMGC, Dst: 0, Src: 5, Auth: 5, Handle: GetModule}, []byte("os")},
-			"MGC 5->0 auth 5 GET_MODULE, 2 bytes\n    \"os\"\n"},
-		{Message{Header{Enc: EncMGC, Dst: 5, Handle: 1001, ReplyTo: IsDead}, []byte("no route")},
-			"MGC 0->5 auth 0 1001 dead, 8 bytes\n    \"no route\"\n"},
-		{Message{Header{Enc: EncPKL, Dst: 5, Handle: 1001, ReplyTo: 1002}, []byte("N.")},
-			"PKL 0->5 auth 0 1001 reply_to 1002, 2 bytes\n    0: NONE\n    1: STOP\n"},
-		{Message{Header{Enc: EncBIN, Dst: 5, Handle: 1001}, []byte("raw")},
-			"BIN 0->5 auth 0 1001, 3 bytes\n    b\"raw\"\n"},
-		{Message{Header{Enc: EncMGC, Handle: Shutdown}, nil}, "MGC 0->0 auth 0 SHUTDOWN, 0 bytes\n"},
+func TestHeaderString(t *testing.T) {
+	for want, h := range map[string]Header{
+		"MGC 5->0 auth 5 GET_MODULE, 2 bytes":         {Enc: EncMGC, Dst: 0, Src: 5, Auth: 5, Handle: GetModule, Length: 2},
+		"MGC 0->5 auth 0 1001 dead, 8 bytes":          {Enc: EncMGC, Dst: 5, Handle: 1001, ReplyTo: IsDead, Length: 8},
+		"PKL 0->5 auth 0 1001 reply_to 1002, 2 bytes": {Enc: EncPKL, Dst: 5, Handle: 1001, ReplyTo: 1002, Length: 2},
+		"BIN 0->5 auth 0 1001, 3 bytes":               {Enc: EncBIN, Dst: 5, Handle: 1001, Length: 3},
+		"MGC 0->0 auth 0 SHUTDOWN, 0 bytes":           {Enc: EncMGC, Handle: Shutdown},
 	} {
-		if got := c.m.Dump(); got != c.want {
-			t.Errorf("got %q, want %q", got, c.want)
+		if got := h.String(); got != want {
+			t.Errorf("got %q, want %q", got, want)
 		}
 	}
 	if s := Enc(7).String(); s != "Enc(0x0007)" {

@@ -60,22 +60,22 @@
 //	Context, Sender    Context, Sender
 //	CallError          *CallError             is a Go error
 //
-// Marshal also takes Go's other integers and floats, named types, pointers (nil is None), slices and arrays (as lists; of
-// bytes, as bytes), maps (as dicts, sorted) and structs (as dicts of their exported fields; the tag `py:"name,omitempty"`
-// renames a field or leaves out its zero value). Assign is the way back.
+// Marshal also takes Go's other integers and floats, named types, pointers (nil is None), slices and arrays (as
+// lists; of bytes, as bytes), maps (as dicts, sorted) and structs (as dicts of their exported fields; the tag
+// `py:"name,omitempty"` renames a field or leaves out its zero value). Assign is the way back.
 //
-// A list or dict that a pickle refers to several times is one slice or *Dict in Go as well: a change in one place shows in
-// the other. One that contains itself is refused. Marshal writes a value in full at each place.
+// A list or dict that a pickle refers to several times is one slice or *Dict in Go as well: a change in one place
+// shows in the other. One that contains itself is refused. Marshal writes a value in full at each place.
 //
 // # Trust
 //
-// Pickles come from machines that may be hostile. A pickle can name a handful of constructors and nothing else, any other
-// name is a *GlobalError. No input makes the decoder panic, recurse without bounds, or allocate more than a fixed multiple
-// of its length; see MaxDepth and MaxShared.
+// Pickles come from machines that may be hostile. A pickle can name a handful of constructors and nothing else, any
+// other name is a *GlobalError. No input makes the decoder panic, recurse without bounds, or allocate more than a
+// fixed multiple of its length; see MaxDepth and MaxShared.
 //
 // # Memory
 //
-// Values of one pickle share allocations: small strings, and the headers that Go puts strings and numbers behind when they
-// are in an interface. One that is kept keeps up to a few KB of its neighbours. Appending to a slice never writes to a
-// neighbour.
+// Values of one pickle share allocations: small strings, and the headers that Go puts strings and numbers behind when
+// they are in an interface. One that is kept keeps up to a few KB of its neighbours. Appending to a slice never
+// writes to a neighbour.
 package pyproto

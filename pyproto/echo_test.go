@@ -13,8 +13,8 @@ import (
 	"testing"
 )
 
-// randomValue makes values that Python 2 keeps as they are. It has no types of integer and text besides, so a dict's keys
-// are text, integers and tuples of those, and never bytes as well.
+// randomValue makes values that Python 2 keeps as they are. It has no types of integer and text besides, so a dict's
+// keys are text, integers and tuples of those, and never bytes as well.
 func randomValue(r *rand.Rand, depth int) any {
 	n := 18
 	if depth > 3 {

@@ -5,8 +5,8 @@ import (
 	"math/big"
 )
 
-// Limits are what a value may come to when it is written in full at each place, as text or in another format than a pickle. What is
-// shared makes that far more than the pickle, and than the memory, that it came from.
+// Limits are what a value may come to when it is written in full at each place, as text or in another format than a
+// pickle. Shared values make that far more than the pickle and the memory that it came from.
 type Limits struct {
 	Bytes  int // of texts, bytes and numbers, together
 	Values int // nested ones included

@@ -75,8 +75,8 @@ func (h Header) Append(b []byte) []byte {
 	return b
 }
 
-// ParseHeader reads a header from the first HeaderLen bytes of b. An unknown encoding is an error that quotes the bytes:
-// the stream is then out of step, or the peer speaks something else, and cannot be read any further.
+// ParseHeader reads a header from the first HeaderLen bytes of b. An unknown encoding is an error that quotes the
+// bytes: the stream is then out of step, or the peer speaks something else, and cannot be read any further.
 func ParseHeader(b []byte) (Header, error) {
 	if len(b) < HeaderLen {
 		return Header{}, fmt.Errorf("pyproto: frame header is %d bytes long, want %d", len(b), HeaderLen)
@@ -91,7 +91,8 @@ func ParseHeader(b []byte) (Header, error) {
 		Length:  binary.BigEndian.Uint32(b[22:]),
 	}
 	if !h.Enc.Valid() {
-		return Header{}, fmt.Errorf("pyproto: no frame header: unknown encoding %#04x in %q", uint16(h.Enc), b[:HeaderLen])
+		return Header{}, fmt.Errorf("pyproto: no frame header: unknown encoding %#04x in %q", uint16(h.Enc),
+			b[:HeaderLen])
 	}
 	return h, nil
 }

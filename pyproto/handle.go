@@ -38,10 +38,31 @@ const (
 	LoadResource Handle = 113
 )
 
+// Handles of our own. Stock peers have none of them, and answer with a dead message or drop what comes.
 const (
-	// Flow is ours, between neighbours: plain "id:1" asks to be sent nothing more for that context, "id:0" ends it. Stock
-	// peers have no such handle and drop it.
+	// Ping has no handler: whoever gets a message for it, Mitogen's own children included, answers with a dead
+	// message.
+	Ping Handle = 99
+	// Allow is plain "first:end", numbers of contexts that its recipient may announce. The hops on the way read it,
+	// and refuse every other AddRoute. The recipient knows its numbers already; it refuses the handle, which does no
+	// harm.
+	Allow Handle = 987
+	// Shared brings what several contexts behind a child of ours are sent: eight bytes with its number, four with the
+	// handle there, four with the last parent on the way, which makes the message of it, and the payload. Without a
+	// payload, it is that which came with the number before. Empty, to a parent: forget all of it.
+	Shared Handle = 988
+	// LoadCode brings bytecode ahead of its LoadModule: the name, a NUL, the four bytes of a magic number, and what
+	// marshal reads, as zlib.
+	LoadCode Handle = 989
+	// Flow goes between neighbours in the tree: plain "id:1" asks to be sent nothing more for that context, because
+	// the queue towards it is full, and "id:0" ends it.
 	Flow Handle = 990
+	// Connect has the master start a child behind the sender: how the runtime's Router reaches other machines. The
+	// payload is a dict.
+	Connect Handle = 991
+)
+
+const (
 	// IsDead in Header.ReplyTo marks a dead message: nobody will answer, and the payload is the reason in UTF-8.
 	IsDead Handle = 999
 	// FirstDynamic is the first handle that a context may give to a receiver of its own.
@@ -53,16 +74,17 @@ var handleNames = [...]string{
 	"FORWARD_MODULE", "DETACHING", "CALL_SERVICE", "STUB_CALL_SERVICE", "GET_RESOURCE", "LOAD_RESOURCE",
 }
 
+var ownNames = map[Handle]string{
+	Ping: "PING", Allow: "ALLOW", Shared: "SHARED", LoadCode: "LOAD_CODE", Flow: "FLOW", Connect: "CONNECT", IsDead: "IS_DEAD",
+}
+
 // String gives the protocol's name of a fixed handle, and the number of any other.
 func (h Handle) String() string {
 	if h >= GetModule && h <= LoadResource {
 		return handleNames[h-GetModule]
 	}
-	switch h {
-	case Flow:
-		return "FLOW"
-	case IsDead:
-		return "IS_DEAD"
+	if name, ok := ownNames[h]; ok {
+		return name
 	}
 	return strconv.FormatUint(uint64(h), 10)
 }
@@ -70,7 +92,7 @@ func (h Handle) String() string {
 // Raw reports whether an EncMGC payload for h is plain text (or empty) rather than a pickle.
 func (h Handle) Raw() bool {
 	switch h {
-	case GetModule, ForwardLog, AddRoute, DelRoute, AllocateID, Shutdown, ForwardModule, Detaching, Flow:
+	case GetModule, ForwardLog, AddRoute, DelRoute, AllocateID, Shutdown, ForwardModule, Detaching, Flow, Allow, Shared:
 		return true
 	}
 	return false

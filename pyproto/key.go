@@ -23,9 +23,9 @@ const (
 	valueWork = 32
 )
 
-// meter limits what the keys of a pickle cost: a few bytes of it can refer to a long key again and again, or to many that share
-// what is in them. It counts the bytes that are hashed and compared, and remembers the hashes of heavy keys. A nil meter does
-// neither.
+// meter limits what the keys of a pickle cost: a few bytes of it can refer to a long key again and again, or to many
+// that share what is in them. It counts the bytes that are hashed and compared, and remembers the hashes of heavy
+// keys. A nil meter does neither.
 type meter struct {
 	left  int64
 	known map[memory]uint32
@@ -73,8 +73,8 @@ func light(k any) bool {
 	return false
 }
 
-// hash hashes so that equal keys have equal hashes; not ok for what is no key. The seed is random: a peer cannot choose keys that
-// collide.
+// hash hashes so that equal keys have equal hashes; not ok for what is no key. The seed is random: a peer cannot
+// choose keys that collide.
 func (m *meter) hash(k any, depth int) (h uint32, ok bool) {
 	m.spend(valueWork)
 	switch k := k.(type) {

@@ -33,8 +33,9 @@ func latin1(dst, s []byte) (n int, ok bool) {
 	return k, lead == 0
 }
 
-// latin1Words does the whole words of src, and returns how far it got in both, at the start of a character. Compressed data is half ASCII and half not, at random, which rules out a branch for each byte; and it is
-// what most of a module's record consists of.
+// latin1Words does the whole words of src, and returns how far it got in both, at the start of a character.
+// Compressed data is half ASCII and half not, at random, which rules out a branch for each byte; and it is what most
+// of a module's record consists of.
 func latin1Words(dst, src []byte) (i, k int, ok bool) {
 	// Each word is looked at together with the bytes one place before it, so the first character goes ahead.
 	if len(src) < 16 || len(dst) < len(src) {

@@ -31,8 +31,8 @@ func (e *DeadError) Error() string {
 	return printable.Line(e.Reason)
 }
 
-// TooLargeError is a frame whose payload exceeds the limit. The payload has been skipped, the stream stays usable, and
-// Header tells whom to answer.
+// TooLargeError is a frame whose payload exceeds the limit. The payload has been skipped, the stream stays usable,
+// and Header says who is to be answered.
 type TooLargeError struct {
 	Header Header
 	// Max is the limit in bytes that was exceeded.
@@ -46,43 +46,6 @@ func (e *TooLargeError) Error() string {
 
 // IsDead reports whether m is a dead message.
 func (m *Message) IsDead() bool { return m.ReplyTo == IsDead }
-
-// NewDead makes the dead message that answers to, sent by src under its own authority. The caller must not send it when
-// to.ReplyTo is 0 or when to is itself dead: nobody waits then.
-func NewDead(to *Message, src ContextID, reason string) *Message {
-	m := &Message{
-		Header: Header{
-			Enc:     EncMGC,
-			Dst:     to.Src,
-			Src:     src,
-			Auth:    src,
-			Handle:  to.ReplyTo,
-			ReplyTo: IsDead,
-		},
-		Payload: []byte(strings.ToValidUTF8(reason, "\uFFFD")),
-	}
-	m.Length = uint32(len(m.Payload))
-	return m
-}
-
-// NewReply makes the message that carries v to the sender of to. Like a dead message it has no address for an answer.
-func NewReply(to *Message, src ContextID, v any) (*Message, error) {
-	p, err := Marshal(v)
-	if err != nil {
-		return nil, err
-	}
-	return &Message{
-		Header: Header{
-			Enc:    EncMGC,
-			Dst:    to.Src,
-			Src:    src,
-			Auth:   src,
-			Handle: to.ReplyTo,
-			Length: uint32(len(p)),
-		},
-		Payload: p,
-	}, nil
-}
 
 // Err gives the *DeadError of a dead message and nil for any other.
 func (m *Message) Err() error {

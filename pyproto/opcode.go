@@ -104,8 +104,9 @@ var opTable = [256]opInfo{
 	opDup: {"DUP", argNone}, opFloat: {"FLOAT", argLine}, opInt: {"INT", argLine}, opBinInt: {"BININT", argI32},
 	opBinInt1: {"BININT1", argU8}, opLong: {"LONG", argLine}, opBinInt2: {"BININT2", argU16}, opNone: {"NONE", argNone},
 	opPersID: {"PERSID", argLine}, opBinPersID: {"BINPERSID", argNone}, opReduce: {"REDUCE", argNone},
-	opString: {"STRING", argLine}, opBinString: {"BINSTRING", argData32}, opShortBinString: {"SHORT_BINSTRING", argData8},
-	opUnicode: {"UNICODE", argLine}, opBinUnicode: {"BINUNICODE", argData32}, opAppend: {"APPEND", argNone},
+	opString: {"STRING", argLine}, opBinString: {"BINSTRING", argData32},
+	opShortBinString: {"SHORT_BINSTRING", argData8},
+	opUnicode:        {"UNICODE", argLine}, opBinUnicode: {"BINUNICODE", argData32}, opAppend: {"APPEND", argNone},
 	opBuild: {"BUILD", argNone}, opGlobal: {"GLOBAL", argTwoLine}, opDict: {"DICT", argNone},
 	opEmptyDict: {"EMPTY_DICT", argNone}, opAppends: {"APPENDS", argNone}, opGet: {"GET", argLine},
 	opBinGet: {"BINGET", argU8}, opInst: {"INST", argTwoLine}, opLongBinGet: {"LONG_BINGET", argU32},
@@ -115,7 +116,8 @@ var opTable = [256]opInfo{
 	opBinFloat: {"BINFLOAT", argF64},
 
 	opProto: {"PROTO", argU8}, opNewObj: {"NEWOBJ", argNone}, opExt1: {"EXT1", argU8}, opExt2: {"EXT2", argU16},
-	opExt4: {"EXT4", argI32}, opTuple1: {"TUPLE1", argNone}, opTuple2: {"TUPLE2", argNone}, opTuple3: {"TUPLE3", argNone},
+	opExt4: {"EXT4", argI32}, opTuple1: {"TUPLE1", argNone}, opTuple2: {"TUPLE2", argNone},
+	opTuple3:  {"TUPLE3", argNone},
 	opNewTrue: {"NEWTRUE", argNone}, opNewFalse: {"NEWFALSE", argNone}, opLong1: {"LONG1", argData8},
 	opLong4: {"LONG4", argData32},
 

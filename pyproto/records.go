@@ -16,8 +16,8 @@ type Call struct {
 	Module, Class, Function string
 	Args                    Tuple
 	Kwargs                  Kwargs
-	// Py3 is for a receiver of Python 3 only: arguments that are bytes are written as protocol 3 has them, which CPython 3.8
-	// and later reads into their place in one go.
+	// Py3 is for a receiver of Python 3 only: arguments that are bytes are written as protocol 3 has them, which
+	// CPython 3.8 and later reads into their place in one go.
 	Py3 bool
 }
 
@@ -27,8 +27,8 @@ func (c *Call) AppendPickle(dst []byte) ([]byte, error) {
 	return dst, err
 }
 
-// AppendParts is AppendPickle without a copy of the arguments that are []byte of at least min bytes: the pickle is dst and what
-// was appended, then all of rest, which has these arguments themselves in it.
+// AppendParts is AppendPickle without a copy of the arguments that are []byte of at least min bytes: the pickle is
+// dst and what was appended, then all of rest, which has these arguments themselves in it.
 func (c *Call) AppendParts(dst []byte, min int) (_ []byte, rest [][]byte, err error) {
 	dst, cuts, err := c.pickle(dst, min)
 	if err != nil || len(cuts) == 0 {
@@ -82,8 +82,8 @@ func (c *Call) pickle(dst []byte, min int) (_ []byte, cuts []cut, err error) {
 	return append(dst, opTuple, opStop), cuts, nil
 }
 
-// appendArgs is appendTuple but for arguments that are bytes: with Py3 it has another opcode for them, and it leaves those out
-// that have at least min bytes, more than a short one.
+// appendArgs is appendTuple but for arguments that are bytes: with Py3 it has another opcode for them, and it leaves
+// those out that have at least min bytes, more than a short one.
 func (c *Call) appendArgs(dst []byte, min int) (_ []byte, cuts []cut, err error) {
 	if len(c.Args) == 0 && !c.Py3 {
 		return append(dst, opEmptyTuple), nil, nil
@@ -184,8 +184,8 @@ type LoadModule struct {
 	Source []byte
 	// Related names modules that the child will want next.
 	Related []string
-	// Missing makes the record a negative answer. Of the other fields only Name is sent then, and Path, in which our own
-	// runtime looks for the reason; it stays empty for peers that are not ours.
+	// Missing makes the record a negative answer. Only Name and Path are sent then. Our own runtime finds the reason
+	// in Path, which stays empty for other peers.
 	Missing bool
 }
 

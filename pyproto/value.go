@@ -138,3 +138,14 @@ func (e *CallError) fit() string {
 	head := MaxCallError - 1 - tail - len(gap)
 	return string(r[:head]) + gap + string(r[len(r)-tail:])
 }
+
+// Text gives what is text in Python 2 and 3 alike: a str of either, which is bytes where it came from 2.
+func Text(v any) (text string, ok bool) {
+	switch v := v.(type) {
+	case string:
+		return v, true
+	case []byte:
+		return string(v), true
+	}
+	return "", false
+}

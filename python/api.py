@@ -16,6 +16,7 @@ from mitogen.core import Error, Kwargs, Latch, LatchError, Message
 from mitogen.core import text_type
 
 DETACHING = 109
+CALL_SERVICE = 110
 
 # Contexts that are remembered.
 MAX_CONTEXTS = 10000
@@ -39,7 +40,7 @@ def text_of(exc):
             return message if isinstance(message, text_type) else message.decode('utf-8', 'replace')
         except Exception as e:
             failed = type(e).__name__
-    return u'(its text can not be had, since %s is raised for it)' % failed
+    return u'(its text cannot be had, since %s is raised for it)' % failed
 
 
 def notes_of(exc):
@@ -59,7 +60,7 @@ def whole(exc, deep=0):
 
 
 def members(exc, deep=0):
-    """Those of an exception group (3.11), indented."""
+    """The members of an exception group (3.11), indented."""
     text = u''
     found = getattr(exc, 'exceptions', None)
     if type(found) is tuple and deep < 5 and isinstance(exc, BaseException):
@@ -73,7 +74,7 @@ def members(exc, deep=0):
 
 
 def kind_of(exc):
-    """Module and name of its class. In 2.x type() of an old-style object does not tell."""
+    """The module and name of its class. In 2.x, type() does not tell it for an old-style object."""
     kind = getattr(exc, '__class__', type(exc))
     return getattr(kind, '__module__', '?'), getattr(kind, '__name__', '?')
 
@@ -85,7 +86,7 @@ def printed(tb):
 
 
 def explain(exc):
-    """What CallError carries of an exception, under 10,000 characters."""
+    """The text of an exception in a CallError: under 10,000 characters."""
     tb = sys.exc_info()[2]
     while tb and tb.tb_frame.f_code.co_filename == core.__file__:
         tb = tb.tb_next
@@ -138,7 +139,7 @@ class Secret(text_type):
 
 
 def _unpickle_secret(text):
-    # What is no text would be shown as text, which is exponential in what a pickle says.
+    # Anything else would become text, whose length may be exponential in the pickle's.
     if not isinstance(text, string_types):
         raise TypeError('cannot unpickle Secret: bad input')
     return Secret(text)
@@ -160,7 +161,7 @@ def unpickle(msg, throw=True, throw_dead=True):
 
 Message.unpickle = unpickle
 
-# Opcodes of pickles by the length of what follows: fixed, or as many bytes as a count of that format says.
+# Opcodes of pickles by the length of what follows: it is fixed, or a count in that format says it.
 FIXED = re.compile(
     b'(?s)(?:[().01NRaestu\x85-\x89\\]}]|[Khq\x80].|M..|[Jj]....|r..\0\0|G.{8}|I-?[0-9]{1,20}\n|c[^\n]{1,40}\n[^\n]{1,40}\n){1,999}')
 LONG = Struct('<L')
@@ -169,8 +170,9 @@ COUNTED = {b'U': '<B', b'C': '<B', b'\x8a': '<B', b'X': '<l', b'T': '<l', b'B': 
 
 def check(data):
     """
-    Refuse a pickle that no pickler writes in protocol 2 or 3 for what may be sent: Python's own reader takes ten bytes that set
-    memo number 10 ** 9 for 16 gigabytes, a million decimal digits for minutes, and attributes for classes of ours.
+    Refuse a pickle that no pickler writes in protocol 2 or 3 for what may be sent. Python's own reader needs 16
+    gigabytes for ten bytes that set memo number 10 ** 9, and minutes for a million decimal digits; and it sets
+    attributes of our classes.
     """
     pos = 0
     end = len(data)
@@ -209,14 +211,14 @@ class ExternalContext(object):
 
     def detach(self):
         """
-        Outlive the connection, which ends here: the call of the function that detaches is lost to its caller, what it prints goes
-        to /dev/null, children end. The process ends when that function has returned and no thread is left that is not a
-        daemon. ChannelError if the parent cannot let it go.
+        Outlive the connection, which ends here. The caller loses the call that detaches, its output goes to
+        /dev/null, and children end. The process ends when that function has returned and only daemon threads are
+        left. ChannelError if the parent cannot let it go.
         """
         if core.io.lost:
             return
         done = core.Latch()
-        # Not on the reader: where there are no descriptors left, it is this function that fails.
+        # Not on the reader: without free descriptors, this function is to fail.
         null = os.open('/dev/null', os.O_RDWR)
 
         def let_go(msg):
@@ -234,7 +236,7 @@ class ExternalContext(object):
         if guard:
             guard.stop()
         if core._thread.get_ident() == core.main_thread:
-            # A terminal that hangs up.
+            # For a terminal that hangs up.
             core.signal.signal(core.signal.SIGHUP, core.signal.SIG_IGN)
         core.router.route(core.Message(core.router.parent_ids[0], handle=DETACHING, reply_to=core.router.add_handler(
             let_go, persist=False, policy=core.has_parent_authority)))
@@ -268,7 +270,7 @@ class Context(object):
         return self.context_id
 
     def send(self, msg):
-        """Send a Message, whatever its dst_id says, to this context."""
+        """Send a Message to this context, whatever its dst_id says."""
         msg.dst_id = self.context_id
         self.router.route(msg)
 
@@ -303,7 +305,8 @@ class Context(object):
 
     def call_service_async(self, service_name, method_name, **kwargs):
         return self.send_async(Message.pickled(
-            (text_type(service_name), text_type(method_name), Kwargs(kwargs)), dst_id=self.context_id, handle=110))
+            (text_type(service_name), text_type(method_name), Kwargs(kwargs)),
+            dst_id=self.context_id, handle=CALL_SERVICE))
 
     def shutdown(self, wait=False):
         """Ask that process to leave."""
@@ -339,7 +342,7 @@ def _unpickle_context(context_id, name, router=None):
         raise TypeError('cannot unpickle Context: bad input')
     router = router or core.router
     if len(router.contexts) >= MAX_CONTEXTS:
-        # Others can send any number of them. Those that are in use live on, and are equal to those that come.
+        # Others can send any number of contexts. Those in use live on, and equal new ones with their id.
         router.contexts.clear()
     return router.context_by_id(context_id, name)
 
@@ -439,7 +442,7 @@ class Receiver(object):
                 return
 
 
-# What a pickle may name beside core.WIRE.
+# What a pickle may name in addition to core.WIRE.
 WIRE = {'CallError': _unpickle_call_error, 'Secret': _unpickle_secret}
 for value in _unpickle_call_error, _unpickle_context, _unpickle_sender:
     WIRE[value.__name__] = value

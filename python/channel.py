@@ -1,11 +1,11 @@
 """
-A channel: values both ways between a function in this process and whoever called it, with flow control. It comes over the
-importer as mitogen.channel.
+A channel: values both ways between a function in this process and whoever called it, with flow control. It comes over
+the importer as mitogen.channel.
 
-A message on the wire is a tag and what belongs to it: m and a pickle; a and the count of bytes that were taken from the
-channel; e for "nothing more comes"; h and the handle that the other side is to send to. From the master, a BIN frame is a
-value that is bytes, without a tag; a parent may have pickled it for a child that takes nothing else. A number of bytes of
-messages, and COST for each, is on the way in each direction at most, or one message that is larger.
+A message on the wire is a tag and what belongs to it: m and a pickle; a and the count of bytes that were taken from
+the channel; e for "nothing more comes"; h and the handle that the other side is to send to. From the master, a BIN
+frame is a value that is bytes, without a tag; a parent may have pickled it for a child that takes nothing else. In
+each direction, at most a window of bytes is on the way, or one larger message. Each message counts COST more.
 """
 from __future__ import absolute_import
 
@@ -14,12 +14,14 @@ import threading
 import mitogen.core as core
 from mitogen.core import ChannelError, LatchError, Message
 
-# What a message counts beside its bytes.
+# What a message counts in addition to its bytes.
 COST = 64
 
 
 class Channel(object):
-    """What a function gets as its first argument. Iterate over it for what comes; it ends when the other side says so."""
+    """
+    What a function gets as its first argument. Iterate over it for what comes; it ends when the other side says so.
+    """
 
     def __init__(self, router, peer, window):
         self.router = router
@@ -49,7 +51,7 @@ class Channel(object):
             self.items.close()
 
     def send(self, value):
-        """Send one value; waits while the other side has not taken what was sent before. ChannelError once it is gone."""
+        """Send one value; wait until the window has room for it. ChannelError once the other side is gone."""
         data = core.dumps(value, 0)
         size = len(data) + COST
         with self.lock:
@@ -95,7 +97,10 @@ class Channel(object):
 
 @core.takes_router
 def serve(handle, window, module, klass, function, kwargs, args, router):
-    """Call a function with a channel, whose other end is the master's handle and takes window bytes, before its arguments."""
+    """
+    Call a function with a channel ahead of its arguments. The other end is the master's handle, and takes window
+    bytes.
+    """
     fn = core.dispatcher.find(module, klass, function)
     channel = Channel(router, handle, window)
     try:

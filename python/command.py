@@ -1,6 +1,6 @@
 """
-The program of `mitogend exec`: it becomes the command. sys.argv has the directory, the count of settings of the environment, these,
-and then the command; without one, terminal.py goes on.
+The program of `mitogend exec`: it becomes the command. sys.argv has the directory, the number of environment
+settings, the settings, and then the command. Without a command, terminal.py goes on.
 """
 import errno
 import os
@@ -24,7 +24,7 @@ if chdir:
         os.chdir(chdir)
     except OSError as e:
         fail(126, '--chdir %s: %s' % (chdir, e.strerror))
-# Python ignores them, and what is ignored stays so.
+# Python ignores these signals, and a program inherits that.
 for name in 'SIGPIPE', 'SIGXFZ', 'SIGXFSZ':
     if hasattr(signal, name):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
@@ -34,7 +34,7 @@ if command:
     except OSError as e:
         reason = e.errno
         if reason == errno.EACCES and '/' not in command[0]:
-            # A directory of PATH that may not be looked into says nothing of the command.
+            # A directory of PATH that we may not read says nothing about the command.
             path = os.environ.get('PATH', os.defpath).split(os.pathsep)
             if not any(os.path.lexists(os.path.join(directory, command[0])) for directory in path):
                 reason = errno.ENOENT

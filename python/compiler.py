@@ -1,11 +1,13 @@
 """
-Compiles source for children of this Python, and runs none of it. The daemon starts this with `-I -S` (2.x: `-E -s -S`) and sets its
-limits. On descriptor 1 it says first what it is: `MITOCODE`, its pid, its magic number in hex and the file of its library; or why it
-is of no use. Then it answers each request on descriptor 0, in order, until that ends.
+Compiles source for children of this Python, and runs none of it. The daemon starts this with `-I -S` (2.x: `-E -s
+-S`) and sets its limits. On descriptor 1 it says first what it is: `MITOCODE`, its pid, its magic number in hex and
+the file of its library; or why it is of no use. Then it answers each request on descriptor 0, in order, until that
+ends.
 
-A request is HEAD (its number, the size of the file's name, the size of the source), the name and the source. An answer is ANSWER (the
-number, a checksum of name and source, the milliseconds of processor time so far, the size of the rest) and the marshalled code as zlib: none
-for what can not be compiled, or what the compiler warns of, which is for the child to say.
+A request is HEAD (its number, the size of the file's name, the size of the source), the name and the source. An
+answer is ANSWER (the number, a checksum of name and source, the milliseconds of processor time so far, the size of
+the rest) and the marshalled code as zlib. It is empty for what cannot be compiled, and for what the compiler warns
+of: the child is to say that.
 """
 import marshal
 import os
@@ -50,7 +52,7 @@ def hello():
 def code(name, source):
     try:
         if sys.version_info[0] == 2:
-            # As the importer of 2.x has it.
+            # As the 2.x importer does it.
             source = source.replace(b'\r\n', b'\n').replace(b'\r', b'\n') + b'\n'
         else:
             name = name.decode('utf-8', 'surrogateescape')
@@ -68,7 +70,8 @@ def main():
         name, source = read(name), read(source)
         answer = code(name, source)
         spent = os.times()
-        write(ANSWER.pack(number, zlib.crc32(source, zlib.crc32(name)) & 0xffffffff, int(1000 * (spent[0] + spent[1])), len(answer)) + answer)
+        check = zlib.crc32(source, zlib.crc32(name)) & 0xffffffff
+        write(ANSWER.pack(number, check, int(1000 * (spent[0] + spent[1])), len(answer)) + answer)
 
 
 main()

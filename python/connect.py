@@ -1,9 +1,10 @@
 """
-Children that code in this process makes for itself: what mitogen.core.Router lacks is looked up here, and called with the
-router, as in `router.sudo(username='root').call(fn)`. It comes over the importer as mitogen.connect.
+Children that code in this process makes for itself: what mitogen.core.Router lacks is looked up here, and called with
+the router, as in `router.sudo(username='root').call(fn)`. It comes over the importer as mitogen.connect.
 
-The methods are the master's: it is asked for a child by method and arguments, and has the launcher of this process, or of one
-behind it that `via` names, run the plan. Errors are StreamError with the master's words. Only fork() works by itself.
+The methods are the master's. It is asked for a child by method and arguments, and has a launcher run the plan: that
+of this process, or of the one behind it that `via` names. Errors are StreamError with the master's words. Only fork()
+works by itself.
 """
 from __future__ import absolute_import
 
@@ -15,9 +16,8 @@ import mitogen.core as core
 import mitogen.launch as launch
 import mitogen.parent as parent
 import mitogen.process as process
-import mitogen.program as program
 import mitogen.running as running
-# For Router, whose methods those are.
+# They become methods of Router.
 from mitogen.api import StreamError, context_by_id, myself
 from mitogen.core import Latch, Message, text_type
 
@@ -29,7 +29,7 @@ METHODS = ('local ssh sudo su doas docker podman buildah kubectl lxc lxd incus j
 
 
 def text(value):
-    """A value as every part of the tree reads it: what is text in 2.x may be bytes here."""
+    """A value as every part of the tree reads it. What is text in 2.x may be bytes here."""
     if isinstance(value, bytes):
         return value.decode('utf-8')
     if isinstance(value, (list, tuple)):
@@ -81,13 +81,14 @@ def allocate_id(router):
 
 def fork(router, name=None, on_fork=None, **kwargs):
     """
-    A child that is a copy of this process, with everything that is imported here: its other threads are not there. on_fork()
-    is called in it first of all.
+    A child that is a copy of this process, with everything that is imported here: its other threads are not there.
+    on_fork() is called in it first of all.
     """
     if [k for k in kwargs if kwargs[k] is not None]:
         raise StreamError('fork() takes name and on_fork here, and not %s' % ', '.join(sorted(kwargs)))
     relay, ender = process.start()
-    answer = ask(router, method=u'fork', name=name and text_type(text(name)), launcher=0, via=router.context_id, args={})
+    answer = ask(router, method=u'fork', name=name and text_type(text(name)), launcher=0, via=router.context_id,
+                 args={})
     context_id = answer[u'id']
     core.stdio.flush()
     with relay.spawning:
@@ -96,7 +97,7 @@ def fork(router, name=None, on_fork=None, **kwargs):
         try:
             pid = running.fork()
         except OSError:
-            program.close(ours, theirs)
+            running.close(ours, theirs)
             ask(router, method=u'unfork', name=None, launcher=0, via=context_id, args={})
             raise
         if not pid:
@@ -112,14 +113,14 @@ def fork(router, name=None, on_fork=None, **kwargs):
 
 
 def serve(config, ours, theirs, on_fork):
-    """In the process that was forked off: be its context, on top of the stack of who has called fork(), and end with it."""
+    """In the forked process: be its context, on top of the stack that called fork(), and end with it."""
     status = 1
     try:
-        program.close(ours, *parent.relay.own())
+        running.close(ours, *parent.relay.own())
         parent.leaf()
         os.setsid()
         if 'random' in sys.modules and sys.version_info < (3, 7):
-            # 3.7 does so by itself; before, both processes would draw the same numbers.
+            # 3.7 does this by itself. Before, both processes would draw the same numbers.
             sys.modules['random'].seed()
         if on_fork:
             on_fork()
@@ -133,7 +134,7 @@ def serve(config, ours, theirs, on_fork):
                 e.args[0]().run()
                 sys.exit(0)
             except KeyboardInterrupt:
-                # That of Io.evict.
+                # Io.evict() raises it.
                 pass
         status = 0
     except SystemExit as e:
@@ -151,5 +152,5 @@ def serve(config, ours, theirs, on_fork):
 
 
 def __getattr__(name):
-    raise AttributeError("mitogend's router has no %s(); it has add_handler, context_by_id, myself, route, allocate_id, fork, %s" % (
-        name, ', '.join(METHODS)))
+    raise AttributeError("mitogend's router has no %s(); it has add_handler, context_by_id, myself, route, allocate_id, "
+                         'fork, %s' % (name, ', '.join(METHODS)))

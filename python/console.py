@@ -1,4 +1,4 @@
-"""What both programs of `mitogend repl` have: the module that what is typed runs in."""
+"""What both programs of `mitogend repl` share: the module in which input runs."""
 import sys
 
 
@@ -7,7 +7,7 @@ def begin():
     main = type(sys)('__main__')
     ours, sys.modules['__main__'] = sys.modules['__main__'], main
     main.__dict__['__builtins__'] = ours.__builtins__
-    HELD.append(ours)  # 2.x empties a module that nobody has
+    HELD.append(ours)  # 2.x empties a module that nobody holds
     sys.argv[:] = ['']
     return main.__dict__
 

@@ -1,6 +1,6 @@
 """
-Plain values in place of others, and others in place of what stands for them in arguments. It comes over the importer as mitogen.convert.
-Nothing is imported for a result: a type is known by the names of its class and of those that it is derived from.
+Makes plain values of other values, and in arguments the other way round. It comes over the importer as
+mitogen.convert. Nothing is imported for a result: a type is known by the names of its class and of its base classes.
 """
 from __future__ import absolute_import
 
@@ -10,7 +10,7 @@ import mitogen.core as core
 import mitogen.plain as plain
 from mitogen.core import PY3
 
-# Values that a generator may give where they are not taken one by one.
+# The most values of a generator whose values are not taken one by one.
 MAX_VALUES = 1000000
 TEXT = type(u'')
 
@@ -111,17 +111,22 @@ TABLE = {
     'buffer': lambda value, walk: str(value),
     'complex': from_attributes('real', 'imag'),
     'BaseException': from_exception,
-    'datetime.datetime': lambda value, walk: TEXT(value.isoformat()), 'datetime.date': lambda value, walk: TEXT(value.isoformat()),
+    'datetime.datetime': lambda value, walk: TEXT(value.isoformat()),
+    'datetime.date': lambda value, walk: TEXT(value.isoformat()),
     'datetime.time': lambda value, walk: TEXT(value.isoformat()),
     'datetime.timedelta': lambda value, walk: value.total_seconds(), 'datetime.tzinfo': text_of,
     'decimal.Decimal': text_of, 'fractions.Fraction': text_of, 'uuid.UUID': text_of,
-    'enum.Enum': lambda value, walk: walk(value.value, ''), 'types.SimpleNamespace': lambda value, walk: walk(vars(value), ''),
-    'argparse.Namespace': lambda value, walk: walk(vars(value), ''), 'optparse.Values': lambda value, walk: walk(vars(value), ''),
+    'enum.Enum': lambda value, walk: walk(value.value, ''),
+    'types.SimpleNamespace': lambda value, walk: walk(vars(value), ''),
+    'argparse.Namespace': lambda value, walk: walk(vars(value), ''),
+    'optparse.Values': lambda value, walk: walk(vars(value), ''),
     'pathlib.PurePath': from_path, 'pathlib._local.PurePath': from_path,
     'os.DirEntry': from_path, 'posix.DirEntry': from_path,
     'subprocess.CompletedProcess': from_attributes('args', 'returncode', 'stdout', 'stderr'),
-    'ipaddress.IPv4Address': text_of, 'ipaddress.IPv6Address': text_of, 'ipaddress.IPv4Network': text_of, 'ipaddress.IPv6Network': text_of,
-    'numpy.generic': lambda value, walk: walk(value.item(), ''), 'numpy.ndarray': lambda value, walk: walk(value.tolist(), ''),
+    'ipaddress.IPv4Address': text_of, 'ipaddress.IPv6Address': text_of,
+    'ipaddress.IPv4Network': text_of, 'ipaddress.IPv6Network': text_of,
+    'numpy.generic': lambda value, walk: walk(value.item(), ''),
+    'numpy.ndarray': lambda value, walk: walk(value.tolist(), ''),
     'collections.abc.Mapping': from_mapping, '_abcoll.Mapping': from_mapping, 'UserDict.UserDict': from_mapping,
     'collections.UserList': from_items, 'collections.UserString': text_of,
     'collections.abc.Set': from_set, '_abcoll.Set': from_set,
@@ -132,7 +137,7 @@ for base in plain.SCALARS - set((type(None), bool)):
 
 
 def entry(value):
-    """What makes a value plain, or None."""
+    """The function that makes a value plain, or None."""
     kind = type(value)
     if hasattr(kind, '__dataclass_fields__'):
         return from_dataclass
@@ -147,7 +152,7 @@ def entry(value):
 
 
 def bases(kind):
-    """An old-style class of 2.x and what it is derived from."""
+    """An old-style class of 2.x and its base classes."""
     found = [kind]
     for base in kind.__bases__:
         found.extend(bases(base))
@@ -155,7 +160,7 @@ def bases(kind):
 
 
 def convert(value):
-    """A plain value for it. An object that stands in several places is one still."""
+    """The plain value for it. An object that stands in several places stays one object."""
     memo, keep = {}, []
 
     def walk(value, at):
@@ -185,9 +190,10 @@ def convert(value):
 
 
 def iterates(value):
-    """Does it give values once, as generators, map() and zip() do? Files are none of these."""
+    """Does it give values once, as generators, map() and zip() do? Files do not count."""
     kind = type(value)
-    return (hasattr(kind, '__next__') or not PY3 and hasattr(kind, 'next')) and hasattr(kind, '__iter__') and not hasattr(kind, 'fileno')
+    gives = hasattr(kind, '__next__') or not PY3 and hasattr(kind, 'next')
+    return gives and hasattr(kind, '__iter__') and not hasattr(kind, 'fileno')
 
 
 def from_iterator(value, walk):
@@ -215,7 +221,7 @@ def awaited(value):
 
 
 def async_values(value):
-    """Those of an asynchronous generator."""
+    """The values of an asynchronous generator."""
     import asyncio
 
     loop = asyncio.new_event_loop()
@@ -312,7 +318,8 @@ READERS = {
     'time': lambda text: parse_datetime('2000-01-01T' + text).timetz(),
     'timedelta': lambda seconds: __import__('datetime').timedelta(seconds=seconds),
     'decimal': named('decimal', 'Decimal'), 'fraction': named('fractions', 'Fraction'), 'uuid': named('uuid', 'UUID'),
-    'path': named('pathlib', 'Path'), 'set': lambda items: set(map(hashable, items)), 'frozenset': lambda items: frozenset(map(hashable, items)),
+    'path': named('pathlib', 'Path'), 'set': lambda items: set(map(hashable, items)),
+    'frozenset': lambda items: frozenset(map(hashable, items)),
     'tuple': tuple, 'bytearray': bytearray, 'complex': lambda parts: complex(*parts), 'dict': pairs,
 }
 

@@ -2,13 +2,16 @@
 The child runtime: what runs on a target. It answers to the names `mitogen` and `mitogen.core`, since the pickles on the
 wire name them and since code that was written for Mitogen's children imports its classes from there.
 
-Importing this file does nothing; main() acts. One dialect for CPython 2.7 and 3.6 and later.
+Importing this file does nothing; main() acts. One dialect for CPython 2.7 and 3.6 and later. A child is sent only the
+lines of its generation: those below a comment `# Only 2.x.` or `# Only 3.x.` are for that one, up to `# For both.`;
+the others are blank.
 
-Threads. There is no I/O thread. Whoever waits (Latch.get) may take the reader role and read for everybody; other waiters
-sleep on a lock of their own, and the role is handed on when its holder has what it waited for. While the main thread runs
-user code, a ticker thread drains the stream every TICK seconds. Code that runs under the reader role never blocks, never
-imports and runs no user code. Locks: Io.lock guards latches, sleepers and the role; Importer.lock guards its two tables;
-Stream.wlock serialises writers. Order: Importer.lock, then Io.lock. wlock is never held while another is taken.
+Threads. There is no I/O thread. Whoever waits (Latch.get) may take the reader role and read for everybody; other
+waiters sleep on a lock of their own, and the role is handed on when its holder has what it waited for. While the main
+thread runs user code, a ticker thread drains the stream every TICK seconds. Code that runs under the reader role
+never blocks, never imports and runs no user code. Locks: Io.lock guards latches, sleepers and the role; Importer.lock
+guards its two tables; Stream.wlock serialises writers. Order: Importer.lock, then Io.lock. wlock is never held while
+another is taken.
 
 Processes that user code forks off are the business of mitogen.forked, which is fetched before the first fork.
 """
@@ -64,6 +67,7 @@ FORWARD_LOG = 102
 DEL_ROUTE = 104
 SHUTDOWN = 106
 LOAD_MODULE = 107
+LOAD_CODE = 989
 IS_DEAD = 999
 
 MGC = 0x4d49
@@ -125,7 +129,7 @@ class Kwargs(dict):
     def __init__(self, dct):
         for k, v in dct.items():
             # Only 3.x.
-            if PY3 and isinstance(k, bytes):
+            if isinstance(k, bytes):
                 k = k.decode()
             # Only 2.x.
             if not PY3 and isinstance(k, text_type):
@@ -195,16 +199,17 @@ class Message(object):
 
 
 class Io(object):
-    """The poller, and who of the waiting threads reads. See the module's text. What user code needs is in running.py."""
+    """The poller, and which of the waiting threads reads: see above. What user code needs is in running.py."""
     rest = 'mitogen.running'
     __getattr__ = rest_of
-    # Before that is here, nothing is to be done about it.
+    # Until that is here, leaving needs nothing.
     leave = int
 
     def __init__(self):
         self.lock = RLock()
         self.sleepers = []
-        # The thread that has the reader role (True: the ticker), the latch that it waits for, and whether it is in poll().
+        # The thread with the reader role (True: the ticker), the latch that it waits for, and whether it is in
+        # poll().
         self.reading = self.wanted = self.polling = False
         self.poller = select.poll()
         self.handlers = {}
@@ -219,9 +224,9 @@ class Io(object):
         self.running = self.calls = 0
         self.ticking = self.starting = False
         self.parked = True
-        # True once the parent is gone; then the time since when the ticker insists.
+        # True once the parent is gone; then the time from which the ticker insists.
         self.lost = None
-        # Seconds that what is registered with atexit has beyond the one of any call.
+        # Seconds for what is registered with atexit, beyond the one of any call.
         self.leaving = 0
         self.pid = os.getpid()
         # Reads while user code runs that has forked; mitogen.forked starts it.
@@ -259,7 +264,7 @@ class Io(object):
         return ready
 
     def wake(self, latch=None):
-        """Wake a sleeper of the latch, and the reader if it wants it; without a latch, anyone, to take over a free role."""
+        """Wake a sleeper of the latch, and a reader that wants it; without a latch, anyone, to take over the role."""
         if latch and latch is self.wanted and self.reading != _thread.get_ident():
             os.write(self.wake_w, b'x')
         for sleeper in self.sleepers:
@@ -387,7 +392,7 @@ def find_global(module, name):
     return make
 
 
-# What a pickle may name, whatever the module; the rest is in api.py. Of a number, bytes and Blob would make as many bytes.
+# What a pickle may name, whatever the module; api.py has the rest. bytes(n) and Blob(n) would make n bytes.
 WIRE = {
     'Blob': lambda data: Blob(b''.join((data,))),
     'Kwargs': Kwargs,
@@ -427,7 +432,7 @@ def dumps(obj, dst_id):
 
 class Stream(object):
     """The connection with the parent. Any thread sends; the holder of the reader role receives and posts."""
-    # Of the side that reads: handlers of dead routes tell streams apart by this.
+    # The context at the other end: handlers tell streams apart by it.
     remote_id = None
 
     def __init__(self, rfd, wfd):
@@ -650,7 +655,7 @@ class Router(object):
             return
         fn, persist, respondent, policy = entry
         if respondent is not None and respondent != msg.src_id and (msg.reply_to != IS_DEAD or not has_parent_authority(msg)):
-            # A dead message comes from the parents, too, one of which has noticed.
+            # A dead message may also come from a parent that has noticed.
             self.refuse(msg, u'reply from unexpected context')
         elif policy and not policy(msg, stream):
             self.refuse(msg, u'refused by policy')
@@ -686,9 +691,9 @@ class Importer(object):
     """
     Serves this process's imports from the parent: a PEP 302 and PEP 451 finder and loader.
 
-    Python holds its import lock (2.x one for all, 3.x one per module) when it calls the finder, so the thread that waits
-    here must not need another thread that imports: the answer is taken from the stream by whoever reads it, and reading
-    never imports. `lock` guards `cache` and `inflight` and is never held over anything that blocks.
+    Python holds its import lock (2.x one for all, 3.x one per module) when it calls the finder, so the thread that
+    waits here must not need another thread that imports: the answer is taken from the stream by whoever reads it, and
+    reading never imports. `lock` guards `cache` and `inflight` and is never held over anything that blocks.
     """
     # Names of the other generation, and of other systems, that every portable program tries.
     never = (
@@ -698,14 +703,14 @@ class Importer(object):
         'builtins _thread '
         # For both.
         'msvcrt org winreg nt java clr _hashlib _uuid _bz2 _lzma __main__').split()
-    # Of paths: absolute, so that no function of os.path has it mean a file of the working directory.
+    # Paths begin with it: absolute, so that os.path never takes one for a file of the working directory.
     prefix = '/master:'
     rest = 'mitogen.resources'
     __getattr__ = rest_of
     # Bytecode that came ahead of its module, each after its magic number.
     codes = {}
 
-    def __init__(self, config, forked=None):
+    def __init__(self, forked=None):
         self.lock = RLock()
         # A record, or the reason why there is none, by name.
         self.cache = forked.cache if forked else {}
@@ -744,7 +749,7 @@ class Importer(object):
             try:
                 path = module.__file__
             except Exception:
-                # Whatever an object that is there in place of a module raises.
+                # An object in place of a module may raise anything.
                 path = None
             if type(path) is str and not path.startswith(self.prefix):
                 # This machine's own package: complete, unless it spreads itself over the path.
@@ -766,7 +771,7 @@ class Importer(object):
                 return not record[1] or tail not in record[1] and tail + '.' not in record[1]
 
     def served_code(self):
-        """Is it code that was served that imports? That may have a module of a name that all others try in vain."""
+        """Does served code import? That may have a module of a name that all others try in vain."""
         frame = sys._getframe(2)
         while frame and ('importlib' in frame.f_code.co_filename or frame.f_globals is globals()):
             frame = frame.f_back
@@ -788,7 +793,7 @@ class Importer(object):
             latch = self.join(name, router.stream.send)[1]
             if latch:
                 # Only 3.x.
-                # importlib searches under one lock for all imports: those of other threads need not wait for our answer.
+                # importlib has one lock for all searches: imports of other threads need not wait for our answer.
                 held = 0
                 try:
                     try:
@@ -808,8 +813,8 @@ class Importer(object):
 
     def join(self, name, send, stream=None):
         """
-        The record and None; or, while it is not here, None and the latch that is closed when it is. Asks the parent, through
-        `send`, unless somebody has. A `stream` is a child's, to be told by its answer(name), whatever comes of it.
+        The record and None; or, while it is not here, None and a latch that closes when it is. Asks the parent,
+        through `send`, unless somebody has. `stream` is a child's: its answer(name) is called, whatever comes of it.
         """
         latch = Latch()
         with self.lock:
@@ -829,7 +834,7 @@ class Importer(object):
                 send(Message(config.get('modules', router.stream.remote_id), handle=GET_MODULE,
                              data=name.encode('utf-8') if PY3 else name))
             except BaseException:
-                # A signal handler raised. Who waits for it, too, asks anew.
+                # A signal handler raised. Others who wait for it ask anew.
                 with self.lock:
                     mine = self.inflight.get(name) is entry and self.inflight.pop(name)[1]
                 latch.close()
@@ -846,8 +851,8 @@ class Importer(object):
         if not PY3:
             name, path = [t.encode('utf-8') if isinstance(t, text_type) else t for t in (name, path)]
         # For both.
-        # Of a name that is not served, the record, and so the answer, is the reason. The source stays in the message, which
-        # may be passed on as it is.
+        # The record of a name that is not served, and so the answer, is the reason. The source stays in the message,
+        # which may be passed on as it is.
         record = path or '' if source is None else (name, present, path, msg.data, related)
         with self.lock:
             self.cache.setdefault(name, record)
@@ -900,7 +905,7 @@ class Importer(object):
     # Only 3.x.
 
     def find_spec(self, name, path=None, target=None):
-        # Python imports a package for the sake of a module in it: asked for that, the parent sends both.
+        # Python imports a package for the sake of a module in it. Asked for the module, the parent sends both.
         wanted = name
         frame = name not in self.cache and sys._getframe(1)
         while frame and 'importlib' in frame.f_code.co_filename:
@@ -947,15 +952,14 @@ class Importer(object):
     def get_source(self, name):
         source = self.get_bytes(name)
         # Only 3.x.
-        if PY3:
-            from importlib.util import decode_source
-            return decode_source(source)
+        from importlib.util import decode_source
+        return decode_source(source)
         # Only 2.x.
         return source.replace(b'\r\n', b'\n').replace(b'\r', b'\n')
         # For both.
 
     def get_code(self, name):
-        # It came ahead of what makes paths, which are likely to be opened.
+        # It came ahead of a module that makes paths, which are likely to be opened.
         if 'mitogen.files' in self.cache:
             __import__('mitogen.files')
         # Only 3.x.
@@ -979,9 +983,9 @@ class Importer(object):
 
 class Portion(object):
     """
-    A finder of nothing, which makes known to pkgutil what there is at a path entry of a package that is served. One of
-    them is in sys.meta_path and waits for the modules in WATCHED, as for logging, to have it send its records to the master.
-    Others find something once mitogen.files is here.
+    A finder of nothing: it tells pkgutil what there is at a path entry of a served package. One of them is in
+    sys.meta_path and waits for the modules in WATCHED: logging, say, is to send its records to the master. Others
+    find something once mitogen.files is here.
     """
 
     def __init__(self, path):
@@ -996,7 +1000,7 @@ class Portion(object):
 
     def find_module(self, name, path=None):
         if self.path != Importer.prefix:
-            # Of pkgutil and runpy, which ask no other for what lies in a package.
+            # pkgutil and runpy ask no other finder for what lies in a package.
             return importer if importer.request(name) else None
         return self if name in WATCHED and not io.lost else None
 
@@ -1132,7 +1136,7 @@ def forked():
 
 
 def stray():
-    """In a process that was forked off past mitogen.forked, do what that would have; or the reason why it has no connection."""
+    """In a process forked off past mitogen.forked, do what that would have done; or give why it has no connection."""
     if os.getpid() != io.pid:
         if 'mitogen.forked' not in sys.modules:
             return 'it was not forked by os.fork()'
@@ -1216,11 +1220,12 @@ def setup(conf, rfd, wfd, take_stdio=True):
     stream = Stream(rfd, wfd)
     stream.remote_id = config['parent_ids'][0]
     router = Router(config, stream)
-    importer = Importer(config, importer)
+    importer = Importer(importer)
     stdio = Stdio(take_stdio)
     dispatcher = Dispatcher()
     router.add_handler(importer.on_load_module, LOAD_MODULE)
-    router.add_handler(lambda msg: importer.codes.update([msg.data.split(b'\0', 1)]), 989, policy=has_parent_authority)
+    router.add_handler(lambda msg: importer.codes.update([msg.data.split(b'\0', 1)]), LOAD_CODE,
+                       policy=has_parent_authority)
     router.add_handler(router.on_del_route, DEL_ROUTE, policy=has_parent_authority)
     router.add_handler(lambda msg: stream.on_lost(), SHUTDOWN, policy=has_parent_authority)
     io.add(rfd, stream.on_readable)
@@ -1244,7 +1249,7 @@ def main(config, source, rfd=0, wfd=1):
     """Serve as the context that config describes, over two descriptors, until the parent is gone; then exit."""
     null = 0
     while null < 3:
-        # One of 0 to 2 was closed: not to be taken for the stream, since Stdio is going to replace it.
+        # One of 0 to 2 was closed. The stream must not get it, since Stdio is going to replace it.
         null = os.open('/dev/null', os.O_RDWR)
     os.close(null)
     fds = os.dup(rfd), os.dup(wfd)
@@ -1261,7 +1266,7 @@ def main(config, source, rfd=0, wfd=1):
         except Unwind as e:
             become = e.args[0]
         except KeyboardInterrupt:
-            # evict()
+            # From evict().
             pass
         except Exception as e:
             log(lazy('CallError')(e).args[0], 50)

@@ -1,12 +1,12 @@
 """
-What files.py has in place of the disk: opens and looks at files of what is served, by their paths, which are normal. Each function has
-the name and arguments of the one that it stands for, and its errors; in Python 2 it matters which of IOError and OSError is raised.
+What files.py uses in place of the disk: functions that open and look at served files, by normalised paths. Each has
+the name, the arguments and the errors of the function that it replaces. In Python 2 it matters whether IOError or
+OSError is raised.
 """
 from __future__ import absolute_import
 import errno
 import io
 import os
-import sys
 import time
 import zlib
 from stat import S_IFDIR, S_IFREG
@@ -15,9 +15,9 @@ import mitogen.core as core
 from mitogen.resources import Resource, place, top
 
 PREFIX = core.Importer.prefix
-# The root of each package, which keeps what its directories have.
+# The root of each package; it keeps what the directories contain.
 roots = {}
-# Of all that is served: it does not change while this process sees it.
+# The time of all that is served: it does not change while this process sees it.
 MTIME = int(time.time())
 
 
@@ -38,19 +38,19 @@ def missing(path, why, error=OSError):
 
 
 def refuse(path, *_args, **_kwargs):
-    """Of functions that need the file itself."""
+    """For functions that need the file itself."""
     raise missing(path, here(path))
 
 
 def here(path):
-    """What to do for a file to be on this machine."""
+    """What to do so that a file is on this machine."""
     record = place(core.importer, path)[0]
     package = record[0].partition('.')[0] if record else 'PACKAGE'
     return 'it is no file of this machine; --unpack %s lays down the files of %s here' % (package, package)
 
 
 def wrong(path, number, error=OSError):
-    """It is there, and of the other kind."""
+    """It exists, and is of the other kind."""
     return error(number, os.strerror(number), path)
 
 
@@ -132,7 +132,7 @@ def access(path, mode, **_kwargs):
 
 
 def listxattr(path, **_kwargs):
-    """Of copies: shutil takes only some errors for an answer."""
+    """For copies: shutil accepts only some errors."""
     kind(path)
     return []
 

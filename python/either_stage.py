@@ -1,6 +1,6 @@
 """
-Run by first_stage.py in place of our core where whoever sends it does not know the generation of the interpreter: `boot` has
-the core for each, `config` is that core's.
+Run by first_stage.py in place of our core, where the sender does not know the interpreter's generation. `boot` has
+the core for each, and `config` for the core.
 """
 import sys
 

@@ -44,8 +44,8 @@ type Booter struct {
 	err    error
 }
 
-// Boot gives the Booter for a Python of that sys.hexversion, with the code of its [Core], from [CoreFile], as that very Python marshals
-// it; nil has the child compile the core. Without code it costs nothing.
+// Boot gives the Booter for a Python of that sys.hexversion, with the code of its [Core], from [CoreFile], as that
+// very Python marshals it. Without code, the child compiles the core, and Boot costs nothing.
 func Boot(hexVersion uint32, code []byte) *Booter {
 	major := int(hexVersion >> 24)
 	plain, ok := boots[major]
@@ -58,8 +58,8 @@ func Boot(hexVersion uint32, code []byte) *Booter {
 	return &Booter{packed: pack(slices.Concat([]byte(Core(major)), []byte{0}, code))}
 }
 
-// Preamble is what the stub reads after it wrote MITO000: one line with a size, then that many bytes of zlib. The values of config may be
-// nil, bool, int, string, and slices, arrays and maps (by string) of these.
+// Preamble is what the stub reads after it wrote MITO000: one line with a size, then that many bytes of zlib. The
+// values of config may be nil, bool, int, string, and slices, arrays and maps (by string) of these.
 func (b *Booter) Preamble(config map[string]any) ([]byte, error) {
 	if b.err != nil {
 		return nil, b.err
@@ -197,7 +197,8 @@ var terminal string
 // Terminal is the program that stands between a terminal and a command there.
 func Terminal() string { return "SCRIPT = None\n" + withConsole(terminal) }
 
-// TerminalAfter is Terminal for Python's prompt after a script, with its arguments. Without source it is the module named path.
+// TerminalAfter is Terminal for Python's prompt after a script, with its arguments. Without source it is the module
+// named path.
 func TerminalAfter(path, file string, source []byte, args []string) string {
 	encode := func(s string) any { return base64.StdEncoding.EncodeToString([]byte(s)) }
 	list := make([]any, len(args))
@@ -221,18 +222,28 @@ var prompt string
 // Prompt is the program that runs what is typed for several targets.
 func Prompt() string { return withConsole(prompt) }
 
-// withConsole puts before a program what it executes of others.
+// withConsole puts ahead of a program the texts that it executes.
 func withConsole(program string) string {
 	command, _ := Literal(Command())
 	begin, _ := Literal(Shrink(console))
 	return "COMMAND = " + command + "\nCONSOLE = " + begin + "\n" + Shrink(program)
 }
 
-//go:embed transfer.py
-var transfer string
+// Programs that transfer files begin with what they have in common.
+var (
+	//go:embed transfer.py
+	transfer string
+	//go:embed transfer_receive.py
+	transferReceive string
+	//go:embed transfer_send.py
+	transferSend string
+)
 
-// Transfer is the program that sends and receives files.
-func Transfer() string { return Shrink(transfer) }
+// Receive is the program that files are sent to.
+func Receive() string { return Shrink(transfer) + Shrink(transferReceive) }
+
+// Send is the program that sends files.
+func Send() string { return Shrink(transfer) + Shrink(transferSend) }
 
 //go:embed connect.py
 var connect string
@@ -279,18 +290,24 @@ var unpack string
 //go:embed watcher.py
 var watcher string
 
+// coreModule gives the text of the module that holds the core of a generation.
+func coreModule(major int) func() string {
+	return func() string { return "SOURCE=b" + strconv.QuoteToASCII(Core(major)) + "\n" }
+}
+
 // Modules gives the parts of the runtime that a child imports when it needs them, by name.
 func Modules() map[string]Module {
 	m := map[string]Module{
 		// A child of the other generation than its parent needs what the parent's own core lacks.
-		"mitogen.core2": {"mitogen/core2.py", func() string { return "SOURCE=b" + strconv.QuoteToASCII(Core(2)) + "\n" }},
-		"mitogen.core3": {"mitogen/core3.py", func() string { return "SOURCE=b" + strconv.QuoteToASCII(Core(3)) + "\n" }},
+		"mitogen.core2": {"mitogen/core2.py", coreModule(2)},
+		"mitogen.core3": {"mitogen/core3.py", coreModule(3)},
 	}
 	for name, source := range map[string]string{
-		"api": api, "channel": channel, "connect": connect, "convert": convert, "disk": disk, "extension": extension, "facts": facts, "files": files, "finders": finders,
-		"forked": forked, "forker": forker, "guard": guard, "launch": launch, "parent": parent, "plain": plain, "process": process,
-		"program": program, "projects": projects, "resources": resources, "running": running, "script": script, "sharing": sharing,
-		"unpack": unpack, "watcher": watcher,
+		"api": api, "channel": channel, "connect": connect, "convert": convert, "disk": disk,
+		"extension": extension, "facts": facts, "files": files, "finders": finders, "forked": forked,
+		"forker": forker, "guard": guard, "launch": launch, "parent": parent, "plain": plain, "process": process,
+		"program": program, "projects": projects, "resources": resources, "running": running, "script": script,
+		"sharing": sharing, "unpack": unpack, "watcher": watcher,
 	} {
 		m["mitogen."+name] = Module{"mitogen/" + name + ".py", func() string { return Shrink(source) }}
 	}

@@ -1,6 +1,6 @@
 """
-What a machine is: mitogend facts and --where ask for it. It comes over the importer as mitogen.facts. Nothing is started for it, and
-what cannot be told is None.
+What a machine is: mitogend facts and --where ask for it. It comes over the importer as mitogen.facts. Nothing is
+started for it, and what cannot be told is None.
 """
 from __future__ import absolute_import
 
@@ -14,7 +14,7 @@ MANAGERS = [('apt-get', 'apt'), ('dnf', 'dnf'), ('yum', 'yum'), ('zypper', 'zypp
 UNREAL = set(('autofs', 'binfmt_misc', 'bpf', 'cgroup', 'cgroup2', 'configfs', 'debugfs', 'devpts', 'devtmpfs', 'efivarfs', 'fusectl',
               'hugetlbfs', 'mqueue', 'nsfs', 'overlay', 'proc', 'pstore', 'ramfs', 'rpc_pipefs', 'securityfs', 'squashfs', 'sysfs',
               'tmpfs', 'tracefs'))
-# Of other machines: who asks for their size may wait for ever.
+# File systems of other machines: asking for their size may take for ever.
 REMOTE = set(('9p', 'afs', 'ceph', 'cifs', 'davfs', 'glusterfs', 'lustre', 'nfs', 'nfs4', 'smb3', 'smbfs'))
 MAX_DISKS = 64
 
@@ -153,7 +153,7 @@ def ipv6():
 
 
 def programs(wanted):
-    """Those of the names that are programs on the path."""
+    """The names that are programs on the path."""
     path = os.environ.get('PATH', os.defpath).split(os.pathsep)
     for name in wanted:
         for directory in path + [d for d in SEARCHED if d not in path]:
@@ -209,13 +209,15 @@ def user():
 FACTS = {
     'system': lambda: uname(0), 'kernel': lambda: uname(2), 'machine': lambda: uname(4), 'hostname': lambda: uname(1),
     'distribution': lambda: release().get('ID'), 'distribution_version': lambda: release().get('VERSION_ID'),
-    'distribution_name': lambda: release().get('PRETTY_NAME'), 'distribution_like': lambda: release().get('ID_LIKE', u'').split(),
+    'distribution_name': lambda: release().get('PRETTY_NAME'),
+    'distribution_like': lambda: release().get('ID_LIKE', u'').split(),
     'cpus': cpus, 'cpu': cpu, 'load': lambda: list(os.getloadavg()),
     'memory': memory, 'memory_available': lambda: meminfo('MemAvailable'), 'swap': lambda: meminfo('SwapTotal'),
     'uptime': lambda: float(read('/proc/uptime').split()[0]),
     'disks': disks, 'addresses': addresses,
     'package_manager': package_manager, 'service_manager': service_manager, 'container': container,
-    'python': lambda: '.'.join(str(n) for n in sys.version_info[:3]), 'python_executable': lambda: text(sys.executable), 'pythons': pythons,
+    'python': lambda: '.'.join(str(n) for n in sys.version_info[:3]),
+    'python_executable': lambda: text(sys.executable), 'pythons': pythons,
     'user': user, 'uid': os.geteuid,
 }
 

@@ -1,8 +1,9 @@
 """
-Paths of what is served, as places: functions that open and look at files read what the master has, within the policy, and
-directories in a path find modules, whatever these are called. It comes over the importer ahead of the first module that mentions
-__file__, __path__ and the like. A path that begins otherwise costs nothing but a call: Python's own function is asked first, and only
-where that finds nothing is it looked at. What is done then is in mitogen.disk and mitogen.finders.
+Makes places of the paths of what is served. Functions that open and look at files read what the master has, within
+the policy; directories in a path find modules, whatever their names. It comes over the importer ahead of the first
+module that mentions __file__, __path__ and the like. Any other path costs only one more call: Python's own function
+is asked first, and the path is looked at only where that finds nothing. The rest is in mitogen.disk and
+mitogen.finders.
 """
 from __future__ import absolute_import
 import errno
@@ -13,7 +14,7 @@ import sys
 import mitogen.core as core
 
 PREFIX = core.Importer.prefix
-# What reads here what the master has, and what cannot, and says what to do.
+# Functions that read what the master has; and those that cannot, and say what to do.
 READING = 'stat lstat listdir access readlink scandir listxattr'
 OTHERS = ('open chdir mkdir rmdir remove unlink rename replace link symlink chmod chown utime truncate statvfs getxattr '
           'posix_spawn posix_spawnp')
@@ -21,14 +22,14 @@ OTHERS = ('open chdir mkdir rmdir remove unlink rename replace link symlink chmo
 
 class Served(object):
     """
-    A function of Python's, or mitogen.disk's where it fails for a path of what is served. Like Python's own, it is no method of a
-    class.
+    A function of Python's, or mitogen.disk's where that fails for a path of what is served. Like Python's own, it
+    does not become a method in a class.
     """
 
     def __init__(self, plain, ours):
         self.plain, self.ours = plain, ours
         self.__name__, self.__doc__, self.__module__ = plain.__name__, plain.__doc__, plain.__module__
-        # shutil, for one, takes another way, which is less safe, where the function is not among these.
+        # shutil, for one, takes a less safe way where the function is not in these sets.
         for able in 'supports_dir_fd', 'supports_fd', 'supports_follow_symlinks', 'supports_effective_ids':
             if plain in getattr(os, able, ()):
                 getattr(os, able).add(self)
@@ -57,7 +58,7 @@ class Served(object):
         except ImportError:
             # The connection is lost.
             pass
-        # As one function of Python's: with no frames below, and no exception before it.
+        # It looks like one function of Python's: no frames below it, and no earlier exception.
         if core.PY3:
             error = error.with_traceback(None)
             error.__context__, error.__suppress_context__ = None, True
@@ -69,7 +70,7 @@ class Served(object):
 
 
 class Told(Served):
-    """The same of a function that raises nothing, and says no."""
+    """The same for a function that raises nothing, and says no."""
 
     def __call__(self, path, *args, **kwargs):
         if self.plain(path, *args, **kwargs):
@@ -81,7 +82,7 @@ class Told(Served):
 
 
 def text(path):
-    """The path that is meant by a name, a number or anything else, as a str."""
+    """The path that a name, a number or anything else means, as a str."""
     if isinstance(path, str):
         return path
     if isinstance(path, bytes):
@@ -92,7 +93,7 @@ def text(path):
 # Directories as entries of a path.
 
 def begin_portion(portion, path):
-    # Files are no entries of a path: runpy asks.
+    # Files are no entries of a path; runpy asks for them.
     if not path.startswith(PREFIX) or path.endswith('.py'):
         raise ImportError(path)
     portion.path = os.path.normpath(path)
@@ -171,12 +172,13 @@ def install():
 
 
 def watch(subprocess):
-    """It has been imported: no program can be started from such a path, or in it."""
+    """subprocess was imported: no program can be started from such a path, or in it."""
     execute = Served(subprocess.Popen._execute_child, 'refuse')
 
     def execute_child(popen, args, *rest):
-        if not core.PY3 and not isinstance(args, (str, core.text_type)) and list(args)[:1] and text(args[0]).startswith(PREFIX):
-            # Its error tells no path.
+        if (not core.PY3 and not isinstance(args, (str, core.text_type)) and list(args)[:1]
+                and text(args[0]).startswith(PREFIX)):
+            # Its own error does not tell the path.
             return execute.find(text(args[0]))
         return execute(popen, args, *rest)
     subprocess.Popen._execute_child = execute_child
@@ -186,7 +188,7 @@ plain = core.PY3 and core.frozen.FileLoader.get_data
 
 
 def get_data(loader, path):
-    """Of Python's loaders of files."""
+    """In place of the method of Python's loaders of files."""
     return core.importer.get_data(path) if str(path).startswith(PREFIX) else plain(loader, path)
 
 

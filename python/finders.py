@@ -1,6 +1,6 @@
 """
-Finders by path: what pkgutil is told of directories, and modules that are loaded from where they lie, whatever they are called. It
-comes over the importer when something looks for modules in a directory of what is served.
+Finders by path: what pkgutil is told of directories, and modules that are loaded from where they lie, whatever they
+are called. It comes over the importer when something looks for modules in a directory of what is served.
 """
 from __future__ import absolute_import
 import os
@@ -11,7 +11,9 @@ from mitogen.resources import Reader, Refused, ask, place
 
 
 def listing(importer, path):
-    """Names of the modules in a directory: True of a package, False of a module, None of a directory that is neither."""
+    """
+    Names of the modules in a directory: True of a package, False of a module, None of a directory that is neither.
+    """
     record, rest = place(importer, path, True)
     if not record:
         return {}
@@ -43,7 +45,7 @@ def is_package_directory(importer, path):
 
 
 def list_modules(importer, path, prefix):
-    """For pkgutil: the names of the modules in a directory, and if they are packages."""
+    """For pkgutil: the names of the modules in a directory, and whether they are packages."""
     path = os.path.normpath(path)
     names = listing(importer, path)
     known = place(importer, path)[1] == ''
@@ -65,7 +67,7 @@ def iter_modules(importer, prefix=''):
 
 
 def find_at(importer, name, finder):
-    """What a directory has of that name, whatever the module there is called otherwise: a spec, on 2.x a loader."""
+    """What a directory has under that name, whatever else the module is called: a spec, on 2.x a loader."""
     if not hasattr(finder, 'names'):
         finder.names = listing(importer, finder.path)
     tail = name.rpartition('.')[2]
@@ -90,7 +92,7 @@ if core.PY3:
     from importlib import machinery, util
 
     class Placed(machinery.SourceFileLoader):
-        """Loads by its path what has another name, or none, to the master."""
+        """Loads by its path what the master knows by another name, or by none."""
 
         def get_resource_reader(self, name):
             record, rest = place(core.importer, os.path.dirname(self.path))

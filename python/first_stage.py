@@ -1,4 +1,5 @@
-# The whole of what stands in the target's command line. Syntax of Python 2.4 on, so that an old interpreter can say so.
+# All that stands in the target's command line. The syntax is Python 2.4's, so that an old interpreter can say that it
+# is too old.
 import binascii, marshal, os, select, sys, zlib
 
 
@@ -24,7 +25,8 @@ def read(n):
 
 
 def magic():
-    # The first two bytes of the magic number of bytecode that it may be sent; none for an optimizing one, nor for special builds.
+    # The first two bytes of the magic number of the bytecode that it takes. Optimizing interpreters and special
+    # builds take none.
     if sys.flags.optimize or hasattr(sys, "gettotalrefcount") or "t" in getattr(sys, "abiflags", ""):
         return ""
     module = sys.modules.get("_frozen_importlib_external")
@@ -59,7 +61,8 @@ def start():
     return module.main(eval(config), source)
 
 
-# What main() gives, in a process that was forked off this one, is a program. It runs here, with as little as possible below it.
+# In a process that was forked off this one, main() returns a program. It runs here, with as little as possible below
+# it.
 program = start()
 try:
     exec(program.code(), program.__dict__.pop("space"))

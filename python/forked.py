@@ -1,25 +1,27 @@
 """
-Processes that user code forks off this one, workers that multiprocessing starts, and sub-interpreters. It comes over the importer
-as mitogen.forked before the first of them is made.
+Processes that user code forks off this one, workers that multiprocessing starts, and sub-interpreters. It comes over
+the importer as mitogen.forked before the first of them is made.
 
-The context, here the parent, has a door: a pair of connected sockets, one end of which every such process inherits. A process that
-needs something makes a pair of its own and sends one end through the door. So it has a way to the parent that does not
-depend on who forked it, when, and how, and one that needs nothing costs nothing. It is no context: what it asks goes to others as
-from its parent, and nobody can send to it unasked. Over its way go frames as over any stream:
+The context, here the parent, has a door: a pair of connected sockets, one end of which every such process inherits. A
+process that needs something makes a pair of its own and sends one end through the door. So its way to the parent does
+not depend on who forked it, when, and how. A process that needs nothing costs nothing. It is no context: what it asks
+goes to others as from its parent, and nobody can send to it unasked. Its way carries frames like any stream:
 
     GET_MODULE is answered from what the parent has, which asks for each name once, whoever wants it;
     FORWARD_LOG, and any other message, goes on, with a handle of the parent's for the reply.
 
-A forked process goes on with the objects that it has copied: io, router and importer are emptied, and a Way is the router's
-stream. A worker or sub-interpreter gets the core and its config over its way (see BOOT), and keeps the stream of a leaf.
+A forked process goes on with the objects that it has copied: io, router and importer are emptied, and a Way is the
+router's stream. A worker or sub-interpreter gets the core and its config over its way (see BOOT), and keeps the
+stream of a leaf.
 
-Threads. In the parent, the reader serves: the door and each Peer are descriptors that it polls, and it never blocks on them. While
-user code runs that has forked, a helper thread reads at once what otherwise the ticker would read later; it ends with the
-call. Locks: `lock` guards the making of descriptors against a fork that would inherit them, from before a fork until after it;
-the reader only tries it. Relay.spawning is taken before. Peer.lock guards what waits to be written.
+Threads. In the parent, the reader serves: the door and each Peer are descriptors that it polls, and it never blocks
+on them. While user code runs that has forked, a helper thread reads at once what the ticker would read later. It ends
+with the call. Locks: `lock` guards the making of descriptors against a fork that would inherit them, from before a
+fork until after it; the reader only tries it. Relay.spawning is taken before. Peer.lock guards what waits to be
+written.
 
-The parent is gone: what a forked process asks is refused, and it goes on. A forked process is gone: its Peer is dropped. Either reads
-nothing: the other is not read, beyond LIMIT.
+If the parent is gone, what a forked process asks is refused, and the process goes on. If a forked process is gone,
+its Peer is dropped. A side that does not read is not read either, once LIMIT bytes wait for it.
 """
 from __future__ import absolute_import
 
@@ -35,6 +37,7 @@ from _collections import deque
 import mitogen.core as core
 import mitogen.running as running
 from mitogen.core import HEADER, HEADER_LEN, IS_DEAD, Latch, Message, _thread
+from mitogen.running import close
 
 if core.PY3:
     import _socket as socket
@@ -43,24 +46,30 @@ else:
 
 # Bytes that may wait for one peer before it is read no more.
 LIMIT = 4 << 20
+ADD_ROUTE = 103
+FORWARD_MODULE = 108
+DETACHING = 109
+FLOW = 990
+CONNECT = 991
 # What a peer may not send for its parent: it is no context.
-CONTEXTS_ONLY = frozenset((103, core.DEL_ROUTE, 108, 109, 990, 991))
-# Rounds of reading that the end of a call waits for; a way holds less.
+CONTEXTS_ONLY = frozenset((ADD_ROUTE, core.DEL_ROUTE, FORWARD_MODULE, DETACHING, FLOW, CONNECT))
+# Rounds of reading at the end of a call. A way holds less.
 ROUNDS = 64
 
 lock = core.RLock()
 # Locks that are taken until the fork under way is done.
 held = []
-# The two ends of the door: the parent's, None in any other process, and everybody's.
+# The two ends of the door: the parent's (None in any other process), and everybody's.
 inner = outer = None
-# What tells it from what user code has opened by its number.
+# What tells the door from a file that user code has opened by its number.
 doorplate = None
 # By descriptor.
 peers = {}
 # Peers that wait until a stream has room, and latches of calls that wait until all peers are read.
 paused = []
 drains = []
-# Names of modules that peers were sent. Once one is asked for again: what mitogen.sharing answers, and the lock that it waits for.
+# Names of modules that peers were sent. Then, once one is asked for again, the queue that mitogen.sharing answers,
+# and the lock that it waits for.
 given = set()
 queue = turn = None
 
@@ -79,12 +88,12 @@ def open_door():
         core.io.add(inner, accept)
         core.io.pump = lambda timeout, io=core.io: pump(io, timeout)
         core.router.add_handler(lambda msg: lose())
-        # Whoever polls now does not know of it.
+        # A poll() that is under way does not know of it.
         os.write(core.io.wake_w, b'x')
 
 
 def pair():
-    """Two connected sockets, as descriptors that no program inherits; not of process.py, which is much more."""
+    """Two connected sockets, as descriptors that no program inherits. process.py has this, too, and much more."""
     ends = socket.socketpair()
     if core.PY3:
         for end in ends:
@@ -140,20 +149,21 @@ def after_in_parent():
 
 
 def after_in_child():
-    """Keep nothing of the parent's, and be fit to ask it."""
+    """Keep nothing of the parent's, and be ready to ask it."""
     if _thread.get_ident() not in running.apart:
         fds = descriptors() - set(core.io.changed())
         leave_parent()
-        close(fds)
+        close(*fds)
         for name in 'pump', 'evict':
             core.io.__dict__.pop(name, None)
         core.io.__init__()
-        core.importer.__init__(core.config, core.importer)
+        core.importer.__init__(core.importer)
         router = core.router
         router.stream = Way()
         router.__dict__.pop('on_stream_lost', None)
         router.routes.clear()
-        router.handlers = dict((h, router.handlers[h]) for h in (core.LOAD_MODULE, 989) if h in router.handlers)
+        kept = core.LOAD_MODULE, core.LOAD_CODE
+        router.handlers = dict((h, router.handlers[h]) for h in kept if h in router.handlers)
         core.stdio.rfd = None
         core.io.mark()
         if core.PY3:
@@ -161,7 +171,7 @@ def after_in_child():
 
 
 def descriptors():
-    """Those of the runtime, but for the door's that everybody has."""
+    """The runtime's descriptors, without the end of the door that everybody has."""
     io, stream = core.io, core.router.stream
     fds = set(io.handlers) | set(peers) | set((io.wake_w, stream.rfd, stream.wfd))
     if core.stdio.rfd is not None:
@@ -171,14 +181,6 @@ def descriptors():
     if relay():
         fds |= relay().own()
     return fds
-
-
-def close(fds):
-    for fd in fds:
-        try:
-            os.close(fd)
-        except (OSError, IOError):
-            pass
 
 
 def leave_parent():
@@ -201,13 +203,13 @@ def begin_context():
     fds = (set(peers) | set((inner, outer))) - set((None,))
     for fd in fds:
         core.io.remove(fd)
-    close(fds)
+    close(*fds)
     leave_parent()
     outer = None
 
 
 def forget_imports():
-    """Threads that do not exist here hold the locks of what they imported, and it is not whole."""
+    """Threads that do not exist here hold the locks of modules that they were importing. These are not complete."""
     import _frozen_importlib as bootstrap
     me = _thread.get_ident()
     for name, ref in list(bootstrap._module_locks.items()):
@@ -260,7 +262,7 @@ class Way(core.Stream):
             return
         core.io.add(self.rfd, self.on_readable)
         core.io.mark()
-        # Whoever polls now does not know of it.
+        # A poll() that is under way does not know of it.
         os.write(core.io.wake_w, b'x')
 
     def post(self, msg):
@@ -274,7 +276,7 @@ def report(kind, value, tb):
     if core.PY3:
         value = value.with_traceback(tb)
     if sys.excepthook is sys.__excepthook__ and getattr(sys, 'stderr', None):
-        # That one looks for source on the disk only.
+        # The hook of Python's own looks for source on the disk only.
         traceback.print_exception(kind, value, tb)
     else:
         sys.excepthook(kind, value, tb)
@@ -291,7 +293,7 @@ def help_out():
             try:
                 running.start_thread(io.helper.wait)
             except Exception:
-                # No memory for a thread: what is forked off is read when this process waits for something itself.
+                # No memory for a thread: forked processes are read when this process itself waits for something.
                 io.helper = None
 
 
@@ -335,7 +337,7 @@ def pump(io, timeout):
 
 
 def lose():
-    """The connection is lost, or given up by detach(), which a forked process learns so."""
+    """The connection is lost, or detach() gave it up: forked processes learn it here."""
     for peer in list(peers.values()):
         peer.close()
 
@@ -351,12 +353,12 @@ def accept(_fd, _event):
             fds = [fd for _, _, data in control for fd in struct.unpack('%di' % (len(data) // 4), data)]
         else:
             kind, fds = b'f', [_multiprocessing.recvfd(inner)]
-        close(fds[1:])
+        close(*fds[1:])
         for fd in fds[:1]:
             fcntl.fcntl(fd, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
             fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_NONBLOCK)
             if core.io.lost:
-                close([fd])
+                close(fd)
             else:
                 peers[fd] = Peer(fd, kind)
                 core.io.remark(fd)
@@ -369,7 +371,7 @@ def accept(_fd, _event):
 
 
 class Peer(object):
-    """A process with a way to this one. Belongs to the reader, but for what waits to be written."""
+    """A process with a way to this one. All of it belongs to the reader, except what waits to be written."""
 
     def __init__(self, fd, kind):
         self.fd = fd
@@ -378,17 +380,17 @@ class Peer(object):
         self.out = []
         self.size = 0
         self.offset = 0
-        # What came of a frame that is not whole, and how much it takes.
+        # The parts of an unfinished frame, and its size.
         self.parts = []
         self.count = 0
         self.need = HEADER_LEN
-        # Is there something that has to be done before this peer is read on?
+        # Must something be done before this peer is read again?
         self.waits = None
         # Questions that wait for mitogen.sharing.
         self.questions = 0
         # Handles of ours that the peer's replies come to.
         self.handles = set()
-        # Modules that were sent. One that was not forked off has none of ours.
+        # Modules that were sent. A process that was not forked off has none of ours.
         self.sent = set()
         self.empty = kind != b'f'
         self.arm()
@@ -466,7 +468,7 @@ class Peer(object):
         self.parse()
 
     def parse(self):
-        """Take what has come, as long as the answers, and what is passed on, are taken as well."""
+        """Take what has come, while the answers, and what is passed on, are taken as well."""
         while self.count >= self.need and self.fd is not None and not self.waits and self.size <= LIMIT:
             data = b''.join(self.parts)
             head = HEADER.unpack_from(data)
@@ -493,7 +495,8 @@ class Peer(object):
             # Its handles are none of ours.
             def on_reply(reply):
                 self.handles.discard(msg.reply_to)
-                self.post(Message(reply.dst_id, reply.src_id, reply.auth_id, reply_to, reply.reply_to, reply.data, reply.enc))
+                self.post(Message(reply.dst_id, reply.src_id, reply.auth_id, reply_to, reply.reply_to, reply.data,
+                                  reply.enc))
             msg.reply_to = next(router.last_handle)
             self.handles.add(msg.reply_to)
             router.handlers[msg.reply_to] = on_reply, False, dst, None
@@ -521,7 +524,7 @@ class Peer(object):
             self.parse()
 
     def again(self, name):
-        """It asks for a module; or a signal has cut off a question of another thread, which was this one's as well."""
+        """It asks for a module; or a signal has cut off another thread's question, which this peer shared."""
         if core.importer.join(name, core.router.stream.post, self)[1] is None:
             self.answer(name)
 
@@ -545,8 +548,8 @@ class Peer(object):
 
     def needs(self, name):
         """
-        What it is sent of modules when it asks for one. What the module will import goes first, to one that has nothing of ours; to
-        any, what has files opened by their paths.
+        The modules that it is sent when it asks for one. A process that has nothing of ours first gets what the
+        module will import. All first get what opens files by their paths.
         """
         names = []
         record = core.importer.cache.get(name)
@@ -582,15 +585,19 @@ def frame(msg):
 
 
 def frames(name, code):
-    """What a process gets of a module: its bytecode, if there is some, and its record, or the reason why there is none."""
+    """
+    What a process gets of a module: its bytecode, if there is some, and its record, or the reason why there is none.
+    """
     record = core.importer.cache.get(name)
     data = record[3] if type(record) is tuple else core.dumps((name, None, record, None, ()), 1)
-    head = frame(Message(core.router.context_id, handle=989, data=name.encode('utf-8') + b'\0' + code)) if code else b''
+    head = b''
+    if code:
+        head = frame(Message(core.router.context_id, handle=core.LOAD_CODE, data=name.encode('utf-8') + b'\0' + code))
     return head + frame(Message(core.router.context_id, handle=core.LOAD_MODULE, data=data))
 
 
 def share_out():
-    """Have mitogen.sharing answer from here on."""
+    """Have mitogen.sharing answer from now on."""
     global queue, turn
     queue = deque()
     turn = _thread.allocate_lock()
@@ -625,13 +632,14 @@ def wake(turn):
 
 
 def busy(stream):
-    """Does it keep what it was given?"""
+    """Does something still wait to be written to it?"""
     return not core.io.lost and bool(stream.deferred or getattr(stream, 'writer', None) and stream.writer.full)
 
 
 # Workers that multiprocessing starts, and sub-interpreters: 3.x alone has them.
 
-# What they run before anything else, given the number of the door. It reads what boot() gives. Without a parent it does nothing.
+# What they run before anything else, given the number of the door. It reads what boot() gives. Without a parent it
+# does nothing.
 BOOT = '\n'.join((
     'def f(door):',
     ' import _socket as s, os, sys, zlib',
@@ -711,7 +719,7 @@ def adopt(door):
     if in_subinterpreter():
         # Its descriptors are the process's.
         import atexit
-        atexit.register(lambda: close(descriptors()))
+        atexit.register(lambda: close(*descriptors()))
         return
     if 'dir' in core.config:
         import mitogen.script
@@ -731,10 +739,10 @@ def in_subinterpreter():
 
 
 def run_main(spawn, path, source):
-    """In place of multiprocessing's own, which wants the script on the disk: have it as __mp_main__."""
+    """In place of multiprocessing's own function, which wants the script on the disk: make it __mp_main__."""
     old = sys.modules['__main__']
     if getattr(old, '__file__', None) == path:
-        # Forked off one that has it.
+        # It was forked off a process that has it.
         return
     spawn.old_main_modules.append(old)
     main = sys.modules['__mp_main__'] = type(sys)('__mp_main__')
@@ -764,7 +772,10 @@ def watch(module):
 
 
 def prepare():
-    """Before something is made that has no copy of this process: the number of the door, or None."""
+    """
+    Called before a worker or sub-interpreter is made, which is no copy of this process; the number of the door, or
+    None.
+    """
     with lock:
         open_door()
         help_out()
@@ -800,7 +811,7 @@ def hooked(real):
         try:
             pid = real()
         finally:
-            # That of forkpty is the first of two.
+            # forkpty() gives the id as the first of two values.
             if 0 in (pid if type(pid) is tuple else (pid,))[:1]:
                 after_in_child()
             else:

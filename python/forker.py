@@ -1,6 +1,6 @@
 """
-In the process beside a child (watcher.py): programs are forked off it here. It comes over the importer as mitogen.forker, with the
-first program, so that a child in which functions are called only has none of it.
+Forks programs off the process beside a child (watcher.py). It comes over the importer as mitogen.forker, with the
+first program; a child that only calls functions does not need it.
 """
 from __future__ import absolute_import
 import errno
@@ -15,7 +15,8 @@ import _socket
 import mitogen.core as core
 import mitogen.running as running
 import mitogen.script
-from mitogen.guard import TELL, close
+from mitogen.guard import TELL
+from mitogen.running import close
 
 signal = core.signal
 
@@ -59,7 +60,7 @@ class Forker(object):
         watcher.poller.register(self.wake[0], select.POLLIN)
 
     def fork(self, context_id, spec, count):
-        """Start a program. In its process: what makes it one."""
+        """Start a program. In its process, give what makes it one."""
         fds = receive_fds(self.sock, count)
         try:
             pid = running.fork()
@@ -70,7 +71,7 @@ class Forker(object):
         if not pid:
             os.setsid()
             signal.set_wakeup_fd(-1)
-            # Of a number of a descriptor of the program's own.
+            # The wakeup descriptor's number may become one of the program's own.
             be = mitogen.script.Program(spec, fds)
             close(self.watcher.alive, self.watcher.stream, *self.wake)
             self.sock.close()

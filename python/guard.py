@@ -1,12 +1,12 @@
 """
-A process beside this one in which no user's function has run, as seen from here (watcher.py has the other side). It watches over
-this one: code in C may hold the interpreter's lock for ever, and then no thread of the runtime can see that the connection is
-lost. And programs are forked off it (program.py), so that each gets an interpreter as it was at the start, and its exit status
-is taken where no user's code waits for processes or ignores their end. It is started with the first call of a user's
-function, or with the first program.
+A process beside this one in which no user's function has run, as seen from here (watcher.py has the other side). It
+watches over this one: code in C may hold the interpreter's lock for ever, and then no thread of the runtime can see
+that the connection is lost. And programs are forked off it (program.py), so that each gets an interpreter as it was
+at the start, and its exit status is taken where no user's code waits for processes or ignores their end. It starts
+with the first call of a user's function, or with the first program.
 
-Over the socket between the two goes, from here: a length and a marshalled order, ahead of it the descriptors that belong to it;
-from there: TELL, with what has happened to which program.
+Over the socket between the two, this side sends a length and a marshalled order, with its descriptors ahead of it.
+The other side sends TELL, with what has happened to which program.
 """
 from __future__ import absolute_import
 import atexit
@@ -20,6 +20,7 @@ import _socket
 
 import mitogen.core as core
 import mitogen.running as running
+from mitogen.running import close
 
 # The length, and the count of descriptors behind it.
 ORDER = struct.Struct('>LB')
@@ -54,7 +55,7 @@ class Guard(object):
             raise core.Error('the process that programs are forked off is gone (%s): close this child and connect anew', e)
 
     def move(self):
-        """Have it be no child of this process, but an orphan, as soon as no program runs."""
+        """Make it an orphan, and no child of this process, as soon as no program runs."""
         if not self.moved:
             try:
                 self.order(('move',))
@@ -177,11 +178,13 @@ def alone(real, name):
 
 def quiet_fork():
     """
-    Python 3.12 and later warn of os.fork() beside other threads. There are some of ours, of which the user's code knows nothing.
+    Python 3.12 and later warn of os.fork() beside other threads. Some are ours, and the user's code knows nothing of
+    them.
     """
     if sys.version_info < (3, 12):
         return
-    # Without the module warnings, which takes time to import. The texts are compared as they are, and fit this process only.
+    # Without the module warnings, which takes long to import. The texts are compared literally, and fit this process
+    # only.
     import _warnings
     text = 'This process (pid=%d) is multi-threaded, use of %s() may lead to deadlocks in the child.'
     for name in 'fork', 'forkpty':
@@ -191,17 +194,9 @@ def quiet_fork():
 
 
 def born(pid):
-    """What tells a process from a later one with its number, where the kernel says it."""
+    """What tells a process from a later one with the same number, where the kernel has that."""
     try:
         with open('/proc/%d/stat' % pid, 'rb') as f:
             return f.read().rpartition(b')')[2].split()[19]
     except (OSError, IOError, IndexError):
         return None
-
-
-def close(*fds):
-    for fd in fds:
-        try:
-            os.close(fd)
-        except (OSError, IOError):
-            pass

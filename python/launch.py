@@ -1,11 +1,12 @@
 """
-Starts a child behind this process: runs a plan of the master's (package bootstrap has the methods and tells what the parts of a
-plan mean), answers the questions that the program asks, and pumps the handshake. It comes over the importer as mitogen.launch.
+Starts a child behind this process: runs a plan of the master's (package bootstrap has the methods and tells what the
+parts of a plan mean), answers the questions that the program asks, and pumps the handshake. It comes over the
+importer as mitogen.launch.
 
-serve() gives a handle. A message to it is a context id in decimal, a NUL, and the pickle of (name, plan, config literal,
-unidirectional): it is answered, when the child is there or has failed, by a dict for the master's Plan.Explain. Or it is the
-id alone: this ends that child, at whatever point it is, and is answered when nothing is left of it. Each launch has a thread
-of its own.
+serve() gives a handle. A message to it is a context id in decimal, a NUL, and the pickle of (name, plan, config
+literal, unidirectional). The answer, once the child is there or has failed, is a dict for the master's Plan.Explain.
+A message with the id alone ends that child, at whatever point it is; the answer comes when nothing of it is left.
+Each launch has a thread of its own.
 """
 from __future__ import absolute_import
 
@@ -29,17 +30,17 @@ import mitogen.core as core
 import mitogen.parent as parent
 import mitogen.process as process
 import mitogen.running as running
-from mitogen.core import Message, _thread
+from mitogen.core import Message
 
 # What was printed: lines that are kept, their length, and the length of an unfinished one.
 KEPT_LINES = 40
 KEPT_CHARS = 400
 MAX_LINE = 8192
-# What of it is searched for a question: it must not cost more time than a program needs to print it.
+# How much of it is searched for a question. The search must not take longer than a program takes to print it.
 MAX_QUESTION = 1200
 # Bytes that are no handshake.
 MAX_BANNER = 1 << 20
-# Seconds for which a program that has ended is listened to: what it wrote last is still on the way.
+# Seconds of listening to a program that has ended: what it wrote last is still on the way.
 LINGER = 0.3
 # As the master has it: an answer for a target without Python comes in parts.
 PART = 1048576
@@ -57,7 +58,9 @@ handle = None
 
 
 def normalise(data):
-    """Printed bytes as text for patterns and messages: without escape sequences and control characters, spaces plain."""
+    """
+    Printed bytes as text for patterns and messages: without escape sequences and control characters, spaces plain.
+    """
     text = ESCAPES.sub(u'', data.decode('utf-8', 'replace'))
     return u''.join([c if c > u' ' and c < u'\x7f' else clean(c) for c in text])
 
@@ -95,7 +98,9 @@ class Failed(Exception):
 
 
 class Child(process.Process):
-    """A program that was started, and its descriptors on our side: data to read and to write, and stderr or a terminal."""
+    """
+    A program that was started, and its descriptors on our side: data to read and to write, and stderr or a terminal.
+    """
 
     def __init__(self, plan):
         with parent.relay.spawning:
@@ -111,7 +116,7 @@ class Child(process.Process):
                 for fd in set(theirs):
                     os.close(fd)
             process.Process.__init__(self, self.popen.pid)
-            # Before the lock is free: who waits for it ends all that is there.
+            # Before the lock is released: who waits for it ends all that is there.
             process.ender.alive.add(self)
         for fd in set((self.rfd, self.wfd, self.efd)) - set((None,)):
             parent.nonblock(fd)
@@ -138,7 +143,10 @@ class Child(process.Process):
 
 
 def layout(stdio):
-    """The child's three descriptors; ours to read, to write and for stderr or the terminal; and whether that is a terminal."""
+    """
+    The child's three descriptors; ours to read, to write and for stderr or the terminal; and whether that is a
+    terminal.
+    """
     opened = []
     try:
         if stdio == u'pty':
@@ -269,7 +277,7 @@ class Attempt(object):
         self.write(self.child.wfd, self.plan[u'input'].encode('utf-8'))
 
     def write(self, fd, data):
-        """Write within the time, and tell whether it was; what nobody reads any more is for the reader to notice."""
+        """Write within the time; False if nobody reads any more, which the reader will notice."""
         poller = select.poll()
         poller.register(fd, select.POLLOUT)
         while data:
@@ -285,7 +293,7 @@ class Attempt(object):
         return True
 
     def check(self):
-        """Raise when it is over; otherwise seconds to wait."""
+        """Raise when it is over; otherwise give the seconds to wait."""
         now = parent.clock()
         if self.cancelled or core.io.lost:
             raise Failed(self.step, u'the launch was cancelled')
@@ -296,7 +304,8 @@ class Attempt(object):
             raise Failed(self.step)
         if now >= self.deadline:
             raise Failed(self.step, timed_out=True)
-        return min([LOOK] + [max(0, at - now) for at in (self.deadline, self.ended_at, self.quiet_at) if at is not None])
+        due = self.deadline, self.ended_at, self.quiet_at
+        return min([LOOK] + [max(0, at - now) for at in due if at is not None])
 
     def handshake(self):
         """Read until MITO002."""
@@ -334,7 +343,7 @@ class Attempt(object):
         if data is None:
             return
         if not data:
-            # How it ended says more than that it did; what it printed on stderr, too.
+            # How it ended, and what it printed on stderr, say more than the end itself.
             until = parent.clock() + LINGER
             while self.child.poll() is None and parent.clock() < until:
                 time.sleep(0.01)
@@ -348,13 +357,13 @@ class Attempt(object):
         return data
 
     def last_words(self):
-        """Take what lies there of a program that has ended: it may have got no time to be read."""
+        """Take what is left of the output of a program that has ended: there may have been no time to read it."""
         take = self.read_data if self.child.efd is None else self.read_errors
         while self.noise <= MAX_BANNER and self.step != u'ready' and take():
             pass
 
     def read_errors(self):
-        """Take what was printed on stderr: as read() gives it."""
+        """Take what was printed on stderr, as read() gives it."""
         data = read(self.child.efd, 4096)
         if data:
             self.noise += len(data)
@@ -415,7 +424,7 @@ class Attempt(object):
             del self.printed[:-KEPT_LINES]
 
     def ask(self, settled):
-        """Answer the question that the unfinished line is, if it is one."""
+        """Answer the unfinished line, if it is a question."""
         lines = self.data if self.child.efd is None else self.errors
         text = normalise(lines.rest[-MAX_QUESTION:])
         if not self.asking or not text.strip():
@@ -438,7 +447,8 @@ class Attempt(object):
             password = prompt[u'name'] == u'password'
             if password:
                 self.secrets.append(answer)
-            self.answered = self.write(self.child.wfd if self.child.efd is None else self.child.efd, answer.encode('utf-8') + b'\n') and password or self.answered
+            fd = self.child.wfd if self.child.efd is None else self.child.efd
+            self.answered = self.write(fd, answer.encode('utf-8') + b'\n') and password or self.answered
             return
 
     def fail(self, e):
@@ -463,7 +473,7 @@ class Attempt(object):
         self.msg.reply(result)
 
     def connected(self):
-        """On the reader: the child joins the tree, and its route is told before its launch."""
+        """On the reader: the child joins the tree. The master hears of its route before it hears of the launch."""
         attempts.pop(self.context_id, None)
         hop = hops[self.context_id] = Hop(self)
         parent.relay.add_child(hop.link)
@@ -476,7 +486,7 @@ class Attempt(object):
 
 
 def read(fd, size):
-    """What is there; None if nothing is yet, and nothing at the end."""
+    """What has come: None if nothing has yet, no bytes at the end."""
     try:
         return os.read(fd, size)
     except (OSError, IOError) as e:
@@ -486,7 +496,7 @@ def read(fd, size):
 
 
 def dialing(group):
-    """The address of which a process of the group waits for the first packet, as HOST:PORT, or nothing."""
+    """The HOST:PORT that has not answered the connect of a process of the group, or nothing."""
     for name in os.listdir('/proc') if os.path.isdir('/proc') else ():
         try:
             with open('/proc/%d/stat' % int(name), 'rb') as f:
@@ -519,7 +529,9 @@ def preamble(hexversion, config):
 
 
 class Hop(object):
-    """A child that is connected: what its program still prints goes to the master's log, as the child's. On the reader."""
+    """
+    A child that is connected: what its program still prints goes to the master's log, as the child's. On the reader.
+    """
 
     def __init__(self, attempt):
         child = self.child = attempt.child
@@ -551,7 +563,8 @@ class Hop(object):
                                             data=b'stdio\x0020\0' + text.encode('utf-8', 'replace') + b'\n'))
         if not data:
             relay.drop(fd)
-            # Of a terminal it may only mean that the child has let go of stderr: closing it would hang up on its session.
+            # With a terminal, this may only mean that the child has let go of stderr. Closing it would hang up on the
+            # session.
             if not self.child.tty:
                 self.child.close_errors()
         elif relay.blocked(0, relay.upstream):

@@ -1,5 +1,6 @@
 """
-What a program can ask about where it runs: `import mitogend`. It comes over the importer, ahead of any of that name on the path.
+What a program can ask about where it runs: `import mitogend`. It comes over the importer, ahead of any module of that
+name on the path.
 """
 import json
 import os
@@ -23,7 +24,9 @@ def target():
 
 
 def host_vars():
-    """The inventory's variables of this host, as a new dict; LookupError where the target is no host of an inventory."""
+    """
+    The inventory's variables of this host, as a new dict; LookupError where the target is no host of an inventory.
+    """
     data = core.config.get('host_vars')
     if data is None:
         raise LookupError('there are no host variables: this is no program on a host of an inventory (%s)' % MANUAL)

@@ -12,8 +12,8 @@ import (
 // maxStored is what one stored block of deflate takes.
 const maxStored = 1<<16 - 1
 
-// packed is the beginning of a zlib stream, to which a short end is added without compressing anything again: that would
-// be most of what a connect costs here.
+// packed is the beginning of a zlib stream, to which a short end is added without compressing anything again: that
+// would be most of what a connect costs here.
 type packed struct {
 	stream []byte // up to a byte boundary between two blocks
 	sum    []byte // the state of the checksum there

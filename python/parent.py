@@ -1,24 +1,26 @@
 """
-What only a child with children of its own needs: streams to them, routes, and the forwarding of modules. It comes over the
-importer as mitogen.parent.
+What only a child with children of its own needs: streams to them, routes, and the forwarding of modules. It comes
+over the importer as mitogen.parent.
 
-attach() turns a leaf into a parent, once. From then on one thread is always there to read (a waiter whose latch never closes
-takes the reader role when nobody else does), and what is written goes through a Writer, a queue in front of a non-blocking
-descriptor, so that the reader never waits for anybody.
+attach() turns a leaf into a parent, once. From then on one thread is always there to read (a waiter whose latch never
+closes takes the reader role when nobody else does), and what is written goes through a Writer, a queue in front of a
+non-blocking descriptor, so that the reader never waits for anybody.
 
-May this peer say this now? A frame from below has a source and an authority that are behind its stream, or it is dropped. RULES
-has, for each fixed handle, who may send to it and about whom. A stream may announce the contexts that were given to it: ALLOW
-comes from the master, behind what tells a context below of its new numbers, and each parent on the way reads it.
+May this peer say this now? A frame from below is dropped unless its source and its authority are behind its stream.
+RULES says, for each fixed handle, who may send to it and about whom. A stream may announce only contexts that were
+given to it. ALLOW says which: the master sends it behind the message that tells a context below its new numbers, and
+each parent on the way reads it.
 
-A full queue. The frame that fills it is taken; then its sender is stopped until half of the queue is gone: a child that sends
-for itself is not read, and a stream that carries somebody else's frames is told by a FLOW message, since what it carries for
-others must go on. FLOW goes from neighbour to neighbour towards the sender. A peer that takes nothing for STALL seconds, or
-whose FLOW is that old, gets no more frames until it does, and their senders dead messages. Dead messages stop nobody, or whoever
-asks and does not take the answers would stop those who have to answer. They, what this process has to say itself, and small
-frames from the parent count against MAX_UNREAD: beyond it, the stream that does not read is ended.
+A full queue. The frame that fills it is taken; then its sender is stopped until half of the queue is gone: a child
+that sends for itself is not read, and a stream that carries somebody else's frames is told by a FLOW message, since
+what it carries for others must go on. FLOW goes from neighbour to neighbour towards the sender. A peer that takes
+nothing for STALL seconds, or whose FLOW is that old, gets no more frames until it does; their senders get dead
+messages. Dead messages stop nobody: otherwise a peer that asks and does not take the answers would stop those who
+have to answer. Dead messages, what this process itself has to say, and small frames from the parent count against
+MAX_UNREAD. Beyond it, the stream that does not read is ended.
 
-Locks: Relay.spawning is taken first, and alone but for the others. Writer.lock guards a queue; Io.lock may be taken under it.
-Everything else of a Relay belongs to the reader; other threads hand it work by call_soon().
+Locks: Relay.spawning is taken before any other. Writer.lock guards a queue; Io.lock may be taken under it. Everything
+else of a Relay belongs to the reader; other threads hand it work by call_soon().
 """
 from __future__ import absolute_import
 
@@ -27,6 +29,7 @@ import errno
 import fcntl
 import os
 import select
+import struct
 import sys
 import time
 from _collections import deque
@@ -35,7 +38,7 @@ import mitogen.core as core
 import mitogen.running as running
 from mitogen.core import HEADER, HEADER_LEN, Message, _thread
 
-# On 3.x those in C: the modules signal and threading take longer to import than all that a program needs of the runtime.
+# On 3.x the C modules: signal and threading take longer to import than all that a program needs of the runtime.
 signal = core.signal
 Lock = _thread.allocate_lock
 if core.PY3:
@@ -48,43 +51,50 @@ FORWARD_MODULE = 108
 # Stock children ask their parent, ours the master.
 GET_RESOURCE = 112
 DETACHING = 109
-# Ours alone: `id:1` asks a neighbour to send nothing to that context, `id:0` ends it. Others refuse the handle, and no harm.
+# Ours alone: `id:1` asks a neighbour to send nothing to that context, `id:0` ends that. Other runtimes refuse the
+# handle, which does no harm.
 FLOW = 990
 # Ours alone, from the master: `first:end`, the contexts that may be announced from where it is sent.
 ALLOW = 987
-LOAD_CODE = 989
+# Ours alone, from the master: what several contexts behind a parent are sent, as SHARE and data. Without data, it is
+# what the parent keeps of that number.
+SHARED = 988
+SHARE = struct.Struct('!QII')
+# Bytes of that which are kept.
+MAX_SHARED = 32 << 20
 
 # Bytes that may wait for one peer.
 LIMIT = 4 << 20
-# Bytes of answers, each counted with FRAME_WEIGHT, that may come on top of a full queue; then the stream is ended. Of what the
-# parent brings, so many may have been on the way when it was told to stop: a frame counts less.
+# Bytes of answers that may come on top of a full queue, each counted with FRAME_WEIGHT; then the stream is ended. A
+# frame from the parent counts less, FRAME_COST: many may have been on the way when it was told to stop.
 MAX_UNREAD = 16 << 20
 FRAME_COST = 100
-# What each frame adds to the bytes that wait: many small ones take longer to be handled than their bytes tell, and what comes
-# last waits for all of them.
+# What each frame adds to the bytes that wait: many small ones take longer to handle than their bytes say, and the
+# last one waits for all of them.
 FRAME_WEIGHT = 2000
-# Larger answers stop who sends them when the queue is full.
+# Larger answers stop their sender when the queue is full.
 SMALL = 4096
-# Seconds after which a peer whose queue is full is not waited for, unless it has taken PROGRESS bytes meanwhile.
+# Seconds after which nobody waits for a peer whose queue is full, unless it has taken PROGRESS bytes.
 STALL = 60
 PROGRESS = 1 << 16
-# What a pipe holds once it was full.
+# What a pipe holds after it was full for the first time.
 LARGE_PIPE = 256 << 10
 # Largest read of a frame that is on its way; a large frame is kept and passed on in such parts.
 PART = 1 << 18
-# Names that a child may have asked for in all, more is no import, and bytes of one; names without a module that are kept here.
+# How many names a child may ask for in all (no import needs more), and the bytes of one; how many names without a
+# module are kept here.
 MAX_ASKED = 10000
 MAX_NAME = 1024
 MAX_REFUSED = 20000
 # Contexts that may be behind one stream.
 MAX_ROUTES = 10000
-# Contexts that one stream is told to send nothing to; then it is not read.
+# Contexts that one stream is told to send nothing to; beyond that it is not read.
 MAX_TOLD = 1000
-# A smaller part of a large frame grows by what comes next.
+# A part of a large frame that is smaller than this grows by what comes next.
 MIN_PART = 4096
 # Contexts that one stream is remembered to have sent to.
 MAX_TALKED = 1 << 16
-# Descriptors that poll() gets, which takes time for each of them whenever it is called; further ones are in a Crowd.
+# Descriptors that poll() gets: each of them takes time in every call. Further ones are in a Crowd.
 FEW = 16
 
 clock = core.clock
@@ -104,7 +114,10 @@ def nonblock(fd):
 
 
 def grow_pipe(fd):
-    """Have a pipe hold more, so that both ends are woken less often. False where it does not, or is none; an ordinary user has a limit."""
+    """
+    Make a pipe hold more, so that both ends are woken less often. False where it does not: it is no pipe, or the
+    user's limit is reached.
+    """
     try:
         # F_SETPIPE_SZ, of Linux.
         return sys.platform.startswith('linux') and fcntl.fcntl(fd, 1031, LARGE_PIPE) > 0
@@ -121,18 +134,18 @@ class Writer(object):
         self.on_error = on_error
         self.lock = RLock()
         self.queue = deque()
-        # Of the first part: bytes that are written.
+        # Bytes of the first part that are written.
         self.offset = 0
         self.size = 0
         # Frames, and their bytes, since the queue was empty.
         self.count = self.total = 0
         self.written = 0
-        # Of those, since `idle` was last reset.
+        # Bytes written since `idle` was last reset.
         self.taken = 0
         # The reader is to call flush() when the descriptor is writable.
         self.armed = False
         self.closed = False
-        # It was full before; a pipe has more room since then.
+        # It was full before; since then a pipe has more room.
         self.grown = False
         # What to call when no more than so many bytes wait.
         self.on_room = []
@@ -142,7 +155,9 @@ class Writer(object):
 
     @property
     def weight(self):
-        """Bytes that wait, and FRAME_WEIGHT for each frame, as many as there are on the average."""
+        """
+        Bytes that wait, and FRAME_WEIGHT for each frame; how many frames these are is taken from the average size.
+        """
         size = self.size
         return size and size + size * self.count // (self.total or size) * FRAME_WEIGHT
 
@@ -246,6 +261,24 @@ class Writer(object):
             self.tell_room()
 
 
+class Pieces(object):
+    """What SHARED has brought over a stream, the latest: both of its ends keep the same."""
+
+    def __init__(self):
+        self.all = {}
+        self.order = deque()
+        self.size = 0
+
+    def add(self, number, size, data=None):
+        self.all[number] = data
+        self.order.append((number, size))
+        self.size += size
+        while self.size > MAX_SHARED:
+            number, size = self.order.popleft()
+            del self.all[number]
+            self.size -= size
+
+
 class Link(object):
     """A stream of a parent: with its own parent, or with a child. Reading belongs to the reader; any thread sends."""
     # Messages that the leaf's stream would keep for later.
@@ -265,10 +298,10 @@ class Link(object):
         self.routes = set()
         self.allowed = set()
         self.ranges = []
-        # Bytes of answers since its queue is full; and how often it has said what it may not say.
+        # Bytes of answers since its queue became full; and how often it has said what it may not say.
         self.unread = self.complaints = 0
-        # Modules that were sent, those that are asked for and not answered, and all that ever were; for stats(), how often
-        # something was asked, and asked again.
+        # Modules that were sent, those that are asked for and not answered, and all that were ever asked for; for
+        # stats(), how often something was asked, and asked again.
         self.modules = set()
         self.asked = set()
         self.known = set()
@@ -276,10 +309,12 @@ class Link(object):
         # Contexts that were sent to from there; and whether it may exchange messages with parents only.
         self.talked = set()
         self.unidirectional = False
-        # It runs another runtime, which the master itself serves; and one that takes pickles only (MGC).
+        # It runs another runtime, which the master itself serves; and that one takes pickles only (MGC).
         self.foreign = self.old = False
         # It outlives its connection.
         self.detached = False
+        # What its peer keeps of SHARED, without the data.
+        self.pieces = None
         # Somebody waits for room in the queue; and how many contexts it is told to send nothing to.
         self.watched = False
         self.told = 0
@@ -322,7 +357,7 @@ class Link(object):
             self.post(msg)
 
     def answer(self, name):
-        """For Importer.join, as again()."""
+        """Importer.join calls this, and again()."""
         relay.send_module(self, name)
 
     def again(self, name):
@@ -340,7 +375,7 @@ class Link(object):
         elif self.need:
             self.need -= len(data)
             if self.parts and len(self.parts[-1]) < MIN_PART:
-                # Or a peer that sends byte by byte would have us keep many times what it sends.
+                # Otherwise a peer that sends byte by byte would make us keep many times what it sends.
                 self.parts[-1] += data
             elif self.parts is not None:
                 self.parts.append(data)
@@ -376,7 +411,8 @@ class Link(object):
         """A frame has come. Whatever is wrong with it harms nobody else."""
         try:
             if parts is None:
-                relay.refuse(head, u'message is %d bytes; at most %d are sent' % (head[6], core.router.max_message_size))
+                relay.refuse(head, u'message is %d bytes; at most %d are sent' % (
+                    head[6], core.router.max_message_size))
             else:
                 relay.on_frame(head, parts, self)
         except Exception as e:
@@ -390,8 +426,8 @@ class Link(object):
 
 class Crowd(object):
     """
-    Many descriptors, by epoll where there is one: that takes no time for those with which nothing happens. The poller has its
-    descriptor. A set is shared with what is forked off, which has to close it. On the reader.
+    Many descriptors in a set of epoll's, where there is epoll: idle ones take no time. The poller polls the set.
+    Forked processes share the set, and have to close it. On the reader.
     """
 
     def __init__(self, on_event):
@@ -412,7 +448,7 @@ class Crowd(object):
             else:
                 self.epoll.register(fd, mask)
         except (AttributeError, OSError, IOError):
-            # Or it is of a kind that epoll does not take, or there may be no more.
+            # There is no epoll; or it does not take this kind, or no more descriptors.
             self.forget(fd)
             return False
         self.masks[fd] = mask
@@ -477,7 +513,7 @@ class Relay(object):
         self.ending = False
         # Seconds that the end of this process waits for a process that is being started.
         self.start_time = 2
-        # The poller's: what to do for a descriptor; its Writer; what it is polled for.
+        # For the poller: what to do for a descriptor; its Writer; what it is polled for.
         self.readers = {}
         self.writers = {}
         self.events = {}
@@ -485,21 +521,24 @@ class Relay(object):
         # The thread that handles an event just now.
         self.reader = None
         self.jobs = deque()
-        # What is not read until a context may be sent to; who else waits for that; and which neighbour has been told of it.
+        # What is not read until a context may be sent to; who else waits for that; and which neighbour has been told
+        # of it.
         self.held = {}
         self.waiting = []
         self.told = set()
-        # Contexts that a neighbour does not want messages for, to the time from when on they are not waited for.
+        # Contexts for which a neighbour wants no messages, with the time from which nobody waits for them.
         self.stopped = {}
+        # What the parent has brought by SHARED.
+        self.pieces = Pieces()
         # Names without a module that children have asked for.
         self.refused = 0
         # A token of the thread that counts seconds.
         self.patrolling = None
-        # Never closed: who waits for it reads when nobody else does.
+        # It is never closed: who waits for it reads when nobody else does.
         self.forever = core.Latch()
         # Called at the end, each to end what it has started.
         self.at_end = []
-        # Called for further descriptors of this process that nobody else may keep open.
+        # Each gives further descriptors of this process that nobody else may keep open.
         self.owners = []
         self.wake_r, self.wake_w = os.pipe()
         for fd in self.wake_r, self.wake_w:
@@ -516,7 +555,8 @@ class Relay(object):
                 # Within a large frame.
                 data = bytes(old.view[:-old.need]) if core.PY3 else b''.join(old.parts)
                 msg = old.msg
-                data = HEADER.pack(msg.enc, msg.dst_id, msg.src_id, msg.auth_id, msg.handle, msg.reply_to, len(data) + old.need) + data
+                data = HEADER.pack(msg.enc, msg.dst_id, msg.src_id, msg.auth_id, msg.handle, msg.reply_to,
+                                   len(data) + old.need) + data
             for msg in old.deferred:
                 new.post(msg)
             old.deferred = []
@@ -571,9 +611,10 @@ class Relay(object):
     # The end.
 
     def on_parent_lost(self, _stream):
+        self.pieces = Pieces()
         self.read_from(self.upstream.rfd, self.upstream.on_readable, False)
         type(self.router).on_stream_lost(self.router, self.upstream)
-        # Not later: so all levels of the tree learn of it at once.
+        # At once, so that all levels of the tree learn of it at the same time.
         for link in list(self.children.values()):
             link.on_lost()
         self.check()
@@ -587,7 +628,7 @@ class Relay(object):
             running.evict(core.io)
 
     def may_start(self):
-        """Raise if this process ends: nobody would end what it starts now. `spawning` is held."""
+        """Raise if this process is ending: nobody would end what it starts now. `spawning` is held."""
         if self.ending:
             raise core.Error('this process ends, and starts nothing')
 
@@ -664,7 +705,8 @@ class Relay(object):
         io = core.io
         if not mask:
             self.rest(fd)
-        elif fd in io.handlers or len(io.handlers) < FEW and fd not in self.crowd.masks or not self.crowd.watch(fd, mask):
+        elif (fd in io.handlers or len(io.handlers) < FEW and fd not in self.crowd.masks
+                or not self.crowd.watch(fd, mask)):
             io.handlers[fd] = self.on_event
             io.poller.register(fd, mask)
 
@@ -740,7 +782,7 @@ class Relay(object):
         self.check()
 
     def check(self):
-        """Let go on who waits for nothing any more."""
+        """Let those go on who have nothing to wait for any more."""
         still = set()
 
         def free(dst):
@@ -799,9 +841,10 @@ class Relay(object):
     # Routing.
 
     def policy(self, sender, about):
-        """Of a row of RULES, for Router.add_handler. `stream` is None for a message of our own."""
+        """The policy of a row of RULES, for Router.add_handler. `stream` is None for a message of our own."""
         def allows(msg, stream):
-            if msg.reply_to != core.IS_DEAD and sender(self, msg, stream) and (about is None or about(self, read_id(msg.data), stream)):
+            if (msg.reply_to != core.IS_DEAD and sender(self, msg, stream)
+                    and (about is None or about(self, read_id(msg.data), stream))):
                 return True
             if stream is not None:
                 self.complain(stream, u'refused a message from context %d for handle %d: %r' % (
@@ -833,7 +876,7 @@ class Relay(object):
         return context_id != link.remote_id and self.way(context_id) is link and context_id != self.router.context_id
 
     def behind_or_refused(self, context_id, link):
-        """As well, what we have announced ourselves: the parent does not take it."""
+        """Also what we have announced ourselves, and the parent does not take."""
         return self.behind(context_id, link) or link is self.upstream and context_id not in self.children
 
     def add_child(self, link):
@@ -874,6 +917,9 @@ class Relay(object):
                     src = respondent
             self.router.deliver(Message(dst, src, auth, handle, reply_to, data, enc), link)
             return
+        number = None
+        if handle == SHARED and not below and auth in self.router.parent_ids:
+            head, parts, number = self.unshare(head, parts)
         out = routes.get(dst)
         if out is None and below:
             out = self.upstream
@@ -881,13 +927,14 @@ class Relay(object):
             self.refuse(head, u'no route to context %d' % dst)
         elif link.unidirectional and dst not in self.router.parent_ids or \
                 out.unidirectional and src not in self.router.parent_ids:
-            self.refuse(head, u'context %d may not send to context %d: one of them talks to its parents only' % (src, dst))
+            self.refuse(head, u'context %d may not send to context %d: one of them talks to its parents only' % (
+                src, dst))
         elif self.stalled(dst, out):
             self.refuse(head, u'context %d reads nothing, and its queue is full' % dst)
         else:
             size = head[6]
             full = self.blocked(dst, out)
-            # It may be forced on its sender by whoever asks and does not read.
+            # Whoever asks and does not read may force it on its sender.
             answer = reply_to == core.IS_DEAD and size < SMALL
             if full and (answer or not below and size < SMALL) and not out.charge(size, None if answer else FRAME_COST):
                 return
@@ -898,6 +945,8 @@ class Relay(object):
                     return
             if len(link.talked) < MAX_TALKED:
                 link.talked.add(dst)
+            if number is not None:
+                parts = self.share(out, head, parts, number)
             if out.old and enc != core.MGC:
                 data = b''.join(parts)[HEADER_LEN:]
                 if enc == core.BIN:
@@ -907,6 +956,45 @@ class Relay(object):
                 out.writer.put(*parts)
             if full or self.blocked(dst, out):
                 self.stop(link, src, dst, answer and (out is not self.upstream or not out.writer.full))
+
+    def unshare(self, head, parts):
+        """
+        Keep the data of SHARED, or find it. The last parent on the way makes the frame of it; for another, the number
+        stays with it.
+        """
+        body = b''.join(parts)[HEADER_LEN:]
+        number, handle, last = SHARE.unpack_from(body)
+        data = body[SHARE.size:]
+        if data:
+            self.pieces.add(number, len(data), data)
+        elif number in self.pieces.all:
+            data = self.pieces.all[number]
+        else:
+            # What its context gets would have a hole.
+            self.upstream.on_lost()
+            raise core.Error('piece %d is not here', number)
+        if last == self.router.context_id:
+            head = head[:4] + (handle, 0, len(data))
+            return head, [HEADER.pack(*head), data], None
+        return head[:6] + (SHARE.size + len(data),), [body[:SHARE.size], data], number
+
+    def share(self, out, head, parts, number):
+        """The frame for the next parent, without the data that it keeps."""
+        out.pieces = out.pieces or Pieces()
+        note, data = parts
+        if number in out.pieces.all:
+            data = b''
+        else:
+            out.pieces.add(number, len(data))
+        return [HEADER.pack(*(head[:6] + (len(note) + len(data),))) + note, data]
+
+    def on_shared(self, _msg):
+        """Nothing that was shared is wanted any more."""
+        self.pieces = Pieces()
+        for link in list(self.children.values()):
+            if link.pieces:
+                link.pieces = None
+                link.post(Message(link.remote_id, handle=SHARED))
 
     def allow(self, link, first, end):
         """Contexts from first to end were given to somebody behind that stream."""
@@ -973,7 +1061,7 @@ class Relay(object):
             try:
                 os.close(fd)
             except (OSError, IOError):
-                # User code has.
+                # User code has closed it.
                 pass
         self.check()
         if link.on_end:
@@ -1030,7 +1118,7 @@ class Relay(object):
             self.refuse_module(link, name, reason)
             self.refused += 1
             if self.refused >= MAX_REFUSED:
-                # Whoever asks for them again has us ask again.
+                # Asked for them again, we ask again.
                 self.refused = 0
                 with self.importer.lock:
                     for key in [k for k, v in self.importer.cache.items() if type(v) is not tuple]:
@@ -1055,7 +1143,7 @@ class Relay(object):
         link.post(Message(link.remote_id, handle=core.LOAD_MODULE, data=record[3]))
 
     def on_forward_module(self, msg):
-        """The parent pushes a module, which it has sent here, towards a context below."""
+        """The parent has sent a module here, and pushes it towards a context below."""
         target, _, name = msg.data.partition(b'\0')
         if not isinstance(name, str):
             name = name.decode('utf-8')
@@ -1067,8 +1155,8 @@ class Relay(object):
             link.post(Message(link.remote_id, handle=FORWARD_MODULE, data=msg.data))
 
 
-# Of each fixed handle: who handles it, who may send to it, and about whom. Dynamic handles have policies of their own; all that
-# goes to context 0 (ALLOCATE_ID, CONNECT, GET_RESOURCE, FORWARD_LOG) is judged there.
+# For each fixed handle: who handles it, who may send to it, and about whom. Dynamic handles have policies of their
+# own; all that goes to context 0 (ALLOCATE_ID, CONNECT, GET_RESOURCE, FORWARD_LOG) is judged there.
 RULES = {
     core.GET_MODULE: ('on_get_module', Relay.child, None),
     core.CALL_FUNCTION: (None, Relay.above, None),
@@ -1078,7 +1166,8 @@ RULES = {
     core.LOAD_MODULE: (None, Relay.above, None),
     FORWARD_MODULE: ('on_forward_module', Relay.above, None),
     DETACHING: ('on_detaching', Relay.child, None),
-    LOAD_CODE: (None, Relay.above, None),
+    core.LOAD_CODE: (None, Relay.above, None),
+    SHARED: ('on_shared', Relay.above, None),
     FLOW: ('on_flow', Relay.neighbour, Relay.behind),
 }
 
@@ -1130,7 +1219,7 @@ def attach():
             def start():
                 global relay
                 try:
-                    # Where the connection is lost, handlers get a dead message at once, and this process ends.
+                    # If the connection is lost, handlers get a dead message at once, and this process ends.
                     if not core.io.lost:
                         relay = new
                         new.start()
@@ -1141,14 +1230,15 @@ def attach():
                 new.jobs.append((start, ()))
                 core.io.add(new.wake_r, new.on_wake)
                 os.write(new.wake_w, b'x')
-            # The parent answers a message that has no handle with a dead one. So begin() runs on the thread that reads,
-            # whichever that is and whatever it polls; start() then, when it is done with what it has read.
-            core.router.stream.send(Message(core.router.stream.remote_id, reply_to=core.router.add_handler(begin, persist=False)))
+            # The parent answers a message that has no handle with a dead one. So begin() runs on the reading thread,
+            # whichever that is and whatever it polls; start() runs when that thread is done with what it has read.
+            handle = core.router.add_handler(begin, persist=False)
+            core.router.stream.send(Message(core.router.stream.remote_id, reply_to=handle))
             started.wait()
             if relay is None:
                 raise core.Error('the connection is lost')
             running.start_thread(relay.forever.wait)
-            # It sees to the end where none comes.
+            # The ticker sees to the end of this process where no call comes.
             core.io.start_ticker()
     return relay
 

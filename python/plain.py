@@ -1,6 +1,6 @@
 """
-Calls whose results are made plain values: what pickles of the runtime may hold. It comes over the importer as mitogen.plain, for calls
-that ask for it, and mitogen.convert with it for results that need it, and for arguments.
+Calls whose results are made plain values, which the runtime's pickles may hold. It comes over the importer as
+mitogen.plain, for calls that ask for it. mitogen.convert comes with it for results that need it, and for arguments.
 """
 from __future__ import absolute_import
 
@@ -9,13 +9,14 @@ import sys
 import mitogen.core as core
 
 SCALARS = set((type(None), bool, int, float, bytes, type(u''), type(1 << 99)))
-# Generators whose values a caller takes by and by: number -> an iterator of plain values. The oldest ends for one too many.
+# Generators whose values a caller takes one after another: number -> an iterator of plain values. The oldest ends
+# when there are too many.
 OPEN = {}
 MAX_OPEN = 32
 
 
 def is_plain(value):
-    """Is it plain already, with all that is in it? What is an object of the runtime's own is sent as it is."""
+    """Is it plain already, with all that is in it? An object of the runtime's own is sent as it is."""
     todo, seen = [value], set()
     while todo:
         value = todo.pop()
@@ -35,8 +36,9 @@ def is_plain(value):
 
 def call(how, module, klass, function, kwargs, args):
     """
-    Call a function. `how` has letters: a, arguments are read by convert.read; p, its result is made plain; r, its repr() is the result;
-    l, of what gives values by and by the result is {'$lines': number}, and more(number) has them.
+    Call a function. `how` has letters: a, arguments are read by convert.read; p, its result is made plain; r, its
+    repr() is the result; l, the result of what gives values one after another is {'$lines': number}, and more(number)
+    gives them.
     """
     if module[:8] != 'mitogen.':
         core.io.begin_call()
@@ -59,7 +61,10 @@ def call(how, module, klass, function, kwargs, args):
 
 
 def more(number, room):
-    """Values that come within a tenth of a second, at least one and about as many as give that many bytes; and whether more may come."""
+    """
+    Values that come within a tenth of a second: at least one, and about that many bytes at most; and whether more may
+    come.
+    """
     core.io.begin_call()
     values, size = [], 0
     end = core.clock() + 0.1
@@ -99,7 +104,7 @@ def end(number):
 
 
 def unlisted(function):
-    """Have a function's frames in no traceback: core's own are left out."""
+    """Keep a function's frames out of tracebacks: those with core's file name are left out."""
     if core.PY3:
         core._imp._fix_co_filename(function.__code__, core.__file__)
     else:

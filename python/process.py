@@ -1,6 +1,6 @@
 """
-Ends processes that this one has started: each leads a process group, and nothing of the group is left. It comes over the
-importer as mitogen.process.
+Ends processes that this one has started: each leads a process group, and nothing of the group is left. It comes over
+the importer as mitogen.process.
 """
 from __future__ import absolute_import
 
@@ -29,8 +29,8 @@ LOOK = 0.05
 
 def patience():
     """
-    Seconds that a process gets to leave after it has lost its connection. Less in the depth of a tree: when everything there
-    has lost it at the same moment, a parent is still there to end its children. The guard ends the topmost after 2.3.
+    Seconds that a process gets to leave after it has lost its connection. It is less deep in a tree: when all lose it
+    at the same moment, a parent must still be there to end its children. The guard ends the topmost after 2.3.
     """
     return max(0.3, 1.7 - 0.2 * len(core.router.parent_ids))
 
@@ -138,7 +138,7 @@ class Ender(object):
 
     def __init__(self):
         self.lock = _thread.allocate_lock()
-        # Every process that is to be gone when this one is, and those that are to leave now.
+        # All processes that have to end before this one does, and those that have to leave now.
         self.alive = set()
         self.leaving = set()
         self.running = False
@@ -157,7 +157,8 @@ class Ender(object):
             try:
                 running.start_thread(self.run)
             except Exception as e:
-                # No memory for a thread, on the reader as a rule: it must not wait, and go on. The next one tries again.
+                # No memory for a thread. This is the reader, as a rule, which must go on, and not wait. The next call
+                # tries again.
                 self.running = False
                 core.log(u'process %d is killed: %s' % (process.pid or 0, e), 40)
                 process.signal(signal.SIGKILL)

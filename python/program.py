@@ -1,7 +1,7 @@
 """
-Programs that `mitogend run` has started: each a process of its own, forked off an interpreter in which no user's function ran
-(guard.py), and a context whose parent is this one. Here are its pipes and its end. It comes over the importer as
-mitogen.program.
+Programs that `mitogend run` has started: each a process of its own, forked off an interpreter in which no user's
+function ran (guard.py), and a context whose parent is this one. Here are its pipes and its end. It comes over the
+importer as mitogen.program.
 """
 from __future__ import absolute_import
 
@@ -16,7 +16,8 @@ import mitogen.guard
 import mitogen.parent as parent
 import mitogen.process as process
 from mitogen.core import Message
-from mitogen.guard import TELL, close
+from mitogen.guard import TELL
+from mitogen.running import close
 
 signal = core.signal
 
@@ -41,7 +42,8 @@ class Program(process.Process):
         self.input = None
         # Bytes that the master still takes; without any the pipes are left alone.
         self.credit = credit
-        # Set when it is stopped: nobody may take anything any more, and what is left in the pipes at the end is sent all the same.
+        # Set when it is stopped: nobody may take anything any more, and what is left in the pipes at the end is sent
+        # all the same.
         self.stopped = False
         # Set once its pipes are read, and nobody else here has their other ends.
         self.up = False
@@ -84,8 +86,14 @@ class Program(process.Process):
         os.close(fd)
 
     def on_message(self, msg):
-        """From the master: i and a chunk of standard input, nothing for its end; or a and how many bytes more are taken."""
-        tag, data = msg.data[:1], msg.data[1:]
+        """
+        From the master: i and a chunk of standard input, nothing for its end; or a and how many bytes more are taken.
+        """
+        data = msg.data
+        if core.PY3 and len(data) > core.CHUNK:
+            # That spares a copy; on 2.x it could not be joined to others.
+            data = memoryview(data)
+        tag, data = msg.data[:1], data[1:]
         if msg.is_dead:
             return
         if tag == b'a':
@@ -237,8 +245,8 @@ def leaf():
 
 def run(context_id, name, handle, spec, with_stdin, credit):
     """
-    Start a program. Its output goes to the master's handle, tagged o or e, as much as `credit` at first, and last of all x with its
-    wait status. Gives the handle for standard input.
+    Start a program. Its output goes to the master's handle, tagged o or e, as much as `credit` at first, and last of
+    all x with its wait status. Gives the handle for standard input.
     """
     global news
     # The other process asks for nothing.
@@ -281,7 +289,10 @@ def run(context_id, name, handle, spec, with_stdin, credit):
 
 
 def stop(context_id, signum):
-    """End a program: by SIGINT or SIGTERM to its group, by SIGTERM if it is there GRACE seconds later, and then by SIGKILL."""
+    """
+    End a program: by SIGINT or SIGTERM to its group, by SIGTERM if it is there GRACE seconds later, and then by
+    SIGKILL.
+    """
     program = programs.get(context_id)
     if program:
         program.stopped = True

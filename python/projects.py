@@ -1,6 +1,6 @@
 """
-Projects that are installed where the modules come from: importlib.metadata and its backport, and pkg_resources. It comes over the
-importer when one of them is asked.
+Projects that are installed where the modules come from: importlib.metadata and its backport, and pkg_resources. It
+comes over the importer when one of them is asked.
 """
 from __future__ import absolute_import
 import os
@@ -11,7 +11,10 @@ from mitogen.resources import Refused, Resource, ask, missing
 
 
 class Project(object):
-    """What the master tells of one: `texts` has its metadata files, all of them or, until another one is read, entry points alone."""
+    """
+    What the master tells of a project. `texts` has its metadata files: entry points alone until another file is read,
+    then all.
+    """
 
     def __init__(self, name, version, path, texts, whole):
         self.name, self.version, self.path, self.texts, self.whole = name, version, path, dict(texts), whole
@@ -50,7 +53,10 @@ def distribution_class(base):
     import pathlib
 
     class Located(pathlib.PurePosixPath):
-        """A file of a project: its path where the modules come from, and its content: a Resource, or of the project itself."""
+        """
+        A file of a project: its path where the modules come from, and its content: a Resource, or of the project
+        itself.
+        """
         project = resource = None
 
         def exists(self):
@@ -92,7 +98,7 @@ def distribution_class(base):
 # pkg_resources.
 
 def watch(pkg_resources):
-    """It has come: have it know what is served as it knows what is on the disk, which goes first."""
+    """pkg_resources was imported: have it know what is served like what is on the disk, which goes first."""
     # Its providers look at files by their paths.
     import mitogen.files
     pkg_resources.register_loader_type(core.Importer, pkg_resources.DefaultProvider)

@@ -1,11 +1,12 @@
 """
-The program of `mitogend repl` on several targets: it runs what is typed elsewhere. sys.argv has what command.py has, whose text is
-COMMAND, without a command.
+The program of `mitogend repl` on several targets: it runs what is typed elsewhere. sys.argv has what command.py has,
+whose text is COMMAND, without a command.
 
-On stdin come messages: a letter, the length of what follows in four bytes, and that, in UTF-8: n, the mark, first of all; m, is there more
-to come of this text?; s, run it; c, what may follow this word?; i, interrupt what runs. Each of m, s and c is answered on stdout by a NUL,
-the mark, the length of the answer in eight hex digits, a newline and the answer: 1 or 0; nothing; words, one a line. Once s is done there
-is one on stderr, too: what comes before these is what was printed. The end of stdin ends it.
+On stdin come messages: a letter, the length of what follows in four bytes, and that, in UTF-8: n, the mark, first of
+all; m, is there more to come of this text?; s, run it; c, what may follow this word?; i, interrupt what runs. Each of
+m, s and c is answered on stdout by a NUL, the mark, the length of the answer in eight hex digits, a newline and the
+answer: 1 or 0; nothing; words, one a line. Once s is done, a NUL and so on go to stderr, too: all that comes before
+is what was printed. The end of stdin ends it.
 """
 import code
 import codeop

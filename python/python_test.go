@@ -18,8 +18,8 @@ import (
 // testTime is what one file of tests may take under one interpreter.
 const testTime = 2 * time.Minute
 
-// TestPython runs tests/test_*.py, which are unittest programs, under every interpreter, against the runtime as children get
-// it: shrunk, and core.py for their own generation.
+// TestPython runs tests/test_*.py, which are unittest programs, under every interpreter, against the runtime as
+// children get it: shrunk, and core.py for their own generation.
 func TestPython(t *testing.T) {
 	files, err := filepath.Glob("tests/test_*.py")
 	if err != nil || len(files) == 0 {
@@ -49,11 +49,12 @@ sys.exit(found and repr(found) or 0)`
 	cmd := exec.Command(pythons.Any(t).Path, "-c", program)
 	cmd.Stdin = strings.NewReader(firstStage)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("first_stage.py has what 2.4 can not read: %s", out)
+		t.Errorf("first_stage.py has what 2.4 cannot read: %s", out)
 	}
 }
 
-// writeRuntime writes what a child of that generation has of the package mitogen, and gives the directory that it is in.
+// writeRuntime writes what a child of that generation has of the package mitogen, and gives the directory that it is
+// in.
 func writeRuntime(t *testing.T, major string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), major)

@@ -1,7 +1,8 @@
 """
-What a child seldom needs of its importer: data files of packages, importlib.resources, logging, and the search order of --prefer
-here. It comes over the importer as mitogen.resources when first used; what mitogen.core.Importer lacks is looked up here, and
-called with the importer. What is needed more seldom still lies in mitogen.finders and mitogen.projects.
+What a child seldom needs of its importer: data files of packages, importlib.resources, logging, and the search order
+of --prefer here. It comes over the importer as mitogen.resources when first used; what mitogen.core.Importer lacks is
+looked up here, and called with the importer. What is needed more seldom still lies in mitogen.finders and
+mitogen.projects.
 
 Requests go to context 0 as GET_RESOURCE with a handle for the reply, like a call; whoever is between passes them on.
 """
@@ -92,7 +93,9 @@ find_distributions = elsewhere('mitogen.projects', 'find_distributions')
 
 
 def explain(importer, name, reason):
-    """Of a module that is here, in a way, and is not served: have the import fail with the reason. Whoever only looks for it finds none."""
+    """
+    Make the import of a module fail with the reason why it is not served. Who only looks for the module finds none.
+    """
     package, _, tail = name.rpartition('.')
     frame, called = sys._getframe(2), None
     while frame and 'importlib' in frame.f_code.co_filename and called != '_find_and_load':
@@ -102,7 +105,7 @@ def explain(importer, name, reason):
     while frame and frame.f_code.co_name == '_call_with_frames_removed':
         frame = frame.f_back
     if frame and frame.f_code.co_name == '_handle_fromlist' and 'importlib' in frame.f_code.co_filename:
-        # Which drops a ModuleNotFoundError, and has Python raise one of this kind.
+        # _handle_fromlist drops a ModuleNotFoundError; Python then raises an ImportError like this one.
         raise ImportError('cannot import name %r from %r (mitogend: %s)' % (tail, package, reason), name=package)
     raise ModuleNotFoundError('No module named %r (mitogend: %s)' % (name, reason), name=name)
 
@@ -127,8 +130,8 @@ def packages(importer):
 
 def place(importer, path, walk=False):
     """
-    The record of the package with the longest directory that the path lies in, and the rest of the path; None and the path if
-    there is none. With walk, packages that were not received yet are asked for.
+    The record of the package with the longest directory that the path lies in, and the rest of the path; None and the
+    path if there is none. With walk, packages that were not received yet are asked for.
     """
     best = None
     for directory, record in packages(importer):
@@ -163,7 +166,7 @@ def get_data(importer, path):
             return importer.get_bytes(record[0])
     record, rest = place(importer, path)
     if not record:
-        # Beside what was received: by the name that it has there.
+        # It lies beside what was received: ask by the name that it has there.
         for home in set(map(top, received)):
             name, _, inner = path[len(home) + 1:].partition('/')
             if not path.startswith(home + '/') or not inner and name[-3:] != '.py':
@@ -298,7 +301,7 @@ def archive(importer):
         if getattr(package.__spec__.loader, 'cache', None) is importer.cache:
             return Resource(package.__name__)
         return plain(package)
-    # From now on. The call that is under way takes what looks to it like a zip file.
+    # This is for later calls. The call that is under way takes what looks to it like a zip file.
     common.from_package = from_package
     return archive_of(Resource(frame.f_locals['spec'].name), importer)
 

@@ -1,7 +1,7 @@
 """
-What a child needs beside the user's code: the ticker, which reads the stream meanwhile, the end of a process whose connection is
-lost, threads of the runtime's own, and forks. It comes over the importer as mitogen.running before the first function of a user's
-is called, or with the first program, and adds to the class core.Io.
+What a child needs beside the user's code: the ticker, which reads the stream while that runs, the end of a process
+whose connection is lost, threads of the runtime's own, and forks. It comes over the importer as mitogen.running
+before the first function of a user's is called, or with the first program, and adds to the class core.Io.
 """
 from __future__ import absolute_import
 import os
@@ -30,7 +30,8 @@ if core.PY3:
     # As it was at the start: no user's code has run.
     MASK = signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
-    # Python leaves importlib's frames out of the traceback of a module that fails, and knows them by their file and what they call.
+    # Python leaves importlib's frames out of the traceback of a module that fails, and knows them by their file and
+    # what they call.
     import _frozen_importlib
     from _frozen_importlib_external import _LoaderBasics
     core.Importer.exec_module = _LoaderBasics.exec_module
@@ -38,7 +39,10 @@ if core.PY3:
     core.compile = core._functools.partial(_frozen_importlib._call_with_frames_removed, compile)
 
     def find_spec(importer, name, path=None, target=None, find=core.Importer.find_spec):
-        """Where Python would say that there is no such module: say as well where was looked, and how to ask. Finders behind this one go first."""
+        """
+        Where Python would say that there is no such module, say also where we looked, and how to ask. Finders behind
+        this one go first.
+        """
         spec = find(importer, name, path, target)
         # '' is the answer that there is none; None: that was known by the package.
         reason, package = importer.cache.get(name), importer.cache.get(name.rpartition('.')[0])
@@ -58,7 +62,8 @@ if core.PY3:
             where = 'not in %s' % importer.search_path(package)[0]
         else:
             where = 'neither here nor in ' + core.config.get('path', 'any place')
-        raise ModuleNotFoundError('No module named %r (mitogend: %s; ask there: mitogend modules %s)' % (name, where, name), name=name)
+        raise ModuleNotFoundError(
+            'No module named %r (mitogend: %s; ask there: mitogend modules %s)' % (name, where, name), name=name)
     core._imp._fix_co_filename(find_spec.__code__, core._find_spec.__code__.co_filename)
     core.Importer.find_spec = find_spec
 
@@ -77,33 +82,49 @@ def thread(fn, *args):
     try:
         fn(*args)
     except:
-        # 2.x clears sys.path, and then the globals of modules, when it ends, while threads still run. And user code that closes
-        # all descriptors closes ours.
+        # 2.x clears sys.path, and then the globals of modules, when it ends, while threads still run. And user code
+        # that closes all descriptors closes ours.
         if sys and sys.path is not None and not closed():
             raise
 
 
 def closed():
-    """Is what is handled of a descriptor of the runtime's that user code has closed? It may have opened another by its number."""
+    """
+    Was the exception raised because user code has closed a descriptor of the runtime's? It may have opened another by
+    its number.
+    """
     # 9 is EBADF.
     return getattr(sys.exc_info()[1], 'errno', 0) == 9 and (same(core.io.wake_w) is None or changed(core.io))
 
 
+def close(*fds):
+    for fd in fds:
+        try:
+            os.close(fd)
+        except (OSError, IOError):
+            pass
+
+
 def unmask():
-    """In a process that was forked off by a thread of the runtime: take the signals that the process took at its start."""
+    """
+    In a process that was forked off by a thread of the runtime: take the signals that the process took at its start.
+    """
     if core.PY3:
         signal.pthread_sigmask(signal.SIG_SETMASK, MASK)
 
 
 def begin_call(io):
-    """A function of a user's is going to run. Dispatcher.call does it by itself, since this costs as much as the rest."""
+    """
+    A function of a user's is going to run. Dispatcher.call does this itself: one more function call would cost as
+    much as the rest.
+    """
     io.running = io.calls = io.calls + 1
     if io.parked:
         io.start_ticker()
 
 
 def start_ticker(io):
-    """Have it look at the stream, until long after the last call."""
+    """Have the ticker look at the stream, until long after the last call."""
     if io.ticking:
         if io.parked:
             io.parked = False
@@ -159,8 +180,8 @@ def tick(io):
 
 def evict(io):
     """
-    The stream is lost while user code runs: interrupt it, a second later end the process by SIGTERM, and after one more by
-    SIGKILL, with its group if it leads one.
+    The stream is lost while user code runs: interrupt it, a second later end the process by SIGTERM, and after one
+    more by SIGKILL, with its group if it leads one.
     """
     if io.lost is True:
         io.lost = core.clock()
@@ -186,7 +207,8 @@ def leave(io):
         guard.leave()
     end = core.clock() + 1
     while io.starting and core.clock() < end:
-        # A thread that starts while the interpreter ends may crash it. In a process that was forked just then it never starts.
+        # A thread that starts while the interpreter ends may crash it. In a process that was forked just then it
+        # never starts.
         time.sleep(0.001)
 
 
@@ -235,7 +257,7 @@ def first(name):
 
 
 def watch(subprocess):
-    """It has been imported, on 3.6: what it calls between fork and exec, preexec_fn, may import."""
+    """subprocess was imported, on 3.6: the preexec_fn that it calls between fork and exec may import."""
     real = subprocess._posixsubprocess.fork_exec
 
     def fork_exec(*args):
@@ -266,7 +288,8 @@ if sys.version_info[:2] == (3, 13):
     try:
         os.getcwd()
     except OSError:
-        # A directory that was deleted: an attribute that a module lacks is a SystemError there on 3.13.0, started by -c.
+        # A directory that was deleted: an attribute that a module lacks is a SystemError there on 3.13.0, started by
+        # -c.
         os.chdir('/')
 
 
@@ -310,5 +333,5 @@ def gave_up(io, fd):
 
 for method in mark, remark, changed, gave_up:
     setattr(Io, method.__name__, method)
-# Nothing is lacking any more. Python is slower at every attribute of a class that has this.
+# Nothing is missing any more, and __getattr__ makes every attribute of the class slower.
 del Io.__getattr__

@@ -1,8 +1,8 @@
 """
 In a process that was forked off to be a program (guard.py): makes it one. It comes over the importer as mitogen.script.
 
-The stack is unwound first, down to the stub that was the interpreter's command line, and first_stage.py runs the code: so
-nothing of the runtime is below the script, and Python itself ends the process in its own way.
+The stack is unwound first, down to the stub that was the interpreter's command line, and first_stage.py runs the
+code: so nothing of the runtime is below the script, and Python itself ends the process in its own way.
 """
 from __future__ import absolute_import
 
@@ -19,10 +19,11 @@ native = os.fsdecode if core.PY3 else bytes
 
 class Program(object):
     """
-    What the process is to be. `spec` has: config; path, the script as it was named, or the name of a module if `source` is
-    None; file, its absolute name; package, its `__package__` where it has one; dir, what sys.path begins with, and whether
-    that is a directory on this disk; names, of the modules there that are served, packages with a dot behind; argv; env, settings
-    NAME=VALUE. `fds` are the connection's two and those that become 0, 1 and 2.
+    What the process is to be. `spec` has: config; path, the script as it was named, or the name of a module if
+    `source` is None; file, its absolute name; package, its `__package__` where it has one; dir, what sys.path begins
+    with, and whether that is a directory on this disk; names, of the modules there that are served, packages with a
+    dot behind; argv; env, settings NAME=VALUE; cwd, the working directory or nothing. `fds` are the connection's two
+    and those that become 0, 1 and 2.
     """
 
     def __init__(self, spec, fds):
@@ -37,8 +38,8 @@ class Program(object):
             sys.modules['mitogen.parent'].leaf()
         core.setup(spec['config'], rfd, wfd, take_stdio=False)
         core.plug(core, mitogen)
-        # Who reads for processes that the program forks off asks for it. There is no ticker: who waits reads, and the process
-        # that this one was forked off sees to its end.
+        # mitogen.forked looks at this when it reads for processes that the program forks off. There is no ticker: who
+        # waits reads, and the process that this one was forked off sees to its end.
         core.io.running = 1
         core.io.mark()
         mitogen.guard.quiet_fork()
@@ -90,6 +91,9 @@ class Program(object):
         return fds[:2]
 
     def code(self):
+        # Here, what it raises is the program's own failure.
+        if self.spec['cwd']:
+            os.chdir(native(self.spec['cwd']))
         if self.spec['source'] is None:
             from runpy import _run_module_as_main
             self.space['run'] = _run_module_as_main
@@ -107,7 +111,7 @@ class Program(object):
             raise
 
     def failed(self):
-        """The code has raised: have Python show that as if the script were all there is."""
+        """The code has raised: make Python show that as if there were nothing but the script."""
         hook = sys.excepthook
 
         def excepthook(kind, value, tb):
@@ -142,7 +146,10 @@ OURS = '<string>', Program.code.__code__.co_filename
 
 
 def without_ours(value, tb):
-    """A traceback from where the program's own code begins, and, from 3.7 on, without our functions that stand in for Python's."""
+    """
+    A traceback from where the program's own code begins, and, from 3.7 on, without our functions that stand in for
+    Python's.
+    """
     while tb and tb.tb_frame.f_code.co_filename in OURS:
         tb = tb.tb_next
     at = tb if sys.version_info >= (3, 7) else None
@@ -181,7 +188,7 @@ def show(kind, value, tb):
         show(kind, value, None)
         return
     if sys.version_info < (3, 10):
-        # Of a class of the program's own that one gives the module as well.
+        # For a class of the program's own, that one shows the module as well.
         real = traceback.TracebackException.format_exception_only
 
         def format_exception_only(self):
@@ -239,8 +246,8 @@ def own_logging():
 
 def line_buffered():
     """
-    Standard output by lines, so that what a program prints is seen while it runs. The objects stay, since what a sitecustomize
-    has put into their place may use them.
+    Standard output by lines, so that what a program prints is seen while it runs. The objects stay, since what a
+    sitecustomize has put into their place may use them.
     """
     out = sys.__stdout__
     if out is None or out.closed:

@@ -1,9 +1,9 @@
 """
-Modules for many processes at once: workers of one pool import the same, each for itself. It comes over the importer as
-mitogen.sharing once a second process asks for a module that another one has been sent. From then on a thread of its own answers
-all of them, so that the reader does not wait for the compiler. A module goes as bytecode, which is made once, and with it goes
-what came here after it, since that is likely to be asked for next. One that Python warns of goes as it is: the warning, or what the
-filters make of it, is for the process that imports it.
+Modules for many processes at once: workers of one pool import the same, each for itself. It comes over the importer
+as mitogen.sharing once a second process asks for a module that another one has been sent. From then on a thread of
+its own answers all of them, so that the reader does not wait for the compiler. A module goes as bytecode, which is
+made once, and with it goes what came here after it, since that is likely to be asked for next. One that Python warns
+of goes as it is: the warning, or what the filters make of it, is for the process that imports it.
 
 The thread ends with the last of the processes; the bytecode is kept for others.
 """

@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// Shrink takes comments, docstrings and blanks out of Python source, cuts each level of four spaces to one, and writes S for self,
-// line for line. It reads the dialect of the files here: indentation by four spaces, docstrings in triple double quotes, and no triple
-// quoted string that is not a docstring.
+// Shrink takes comments, docstrings and blanks out of Python source, cuts each level of four spaces to one, and
+// writes S for self, line for line. It reads the dialect of the files here: indentation by four spaces, docstrings in
+// triple double quotes, and no triple quoted string that is not a docstring.
 func Shrink(source string) string {
 	lines := strings.Split(source, "\n")
 	out := make([]string, len(lines))
@@ -82,7 +82,8 @@ func strip(line string, open int) (string, int) {
 			continue
 		}
 		out = append(out, c)
-		if n := len(out) - len("self"); quote == 0 && n >= 0 && string(out[n:]) == "self" && (n == 0 || !isName(out[n-1])) &&
+		if n := len(out) - len("self"); quote == 0 && n >= 0 && string(out[n:]) == "self" &&
+			(n == 0 || !isName(out[n-1])) &&
 			(i+1 == len(line) || !isName(line[i+1])) {
 			out = append(out[:n], 'S')
 		}

@@ -25,7 +25,8 @@ var (
 	eitherProgram = sync.OnceValue(func() string { return Shrink(eitherStage) })
 )
 
-// HopModule is what a stock child imports, under the name of HopName, to start a child of another runtime behind itself.
+// HopModule is what a stock child imports, under the name of HopName, to start a child of another runtime behind
+// itself.
 func HopModule() Module {
 	return Module{Path: "mitogend/stock_hop.py", Text: func() string { return stockHop }}
 }
@@ -33,12 +34,12 @@ func HopModule() Module {
 // HopName is the name of HopModule: none of Mitogen's own.
 const HopName = "mitogend_hop"
 
-// StockTail follows the source of a stock core whose children have descriptors 1 and 2 that do not block. It stands in the core's own
-// source, so that children which a child starts by itself have it, too.
+// StockTail follows the source of a stock core whose children have descriptors 1 and 2 that do not block. It is part
+// of the core's source, so that children that a child starts by itself have it, too.
 func StockTail() string { return stockTail }
 
-// StockPreamble is what the stub reads to become a child of the user's own Mitogen: core is the source of that Mitogen's core.py,
-// config what its ExternalContext takes. The interpreter is not started again.
+// StockPreamble is what the stub reads to become a child of the user's own Mitogen: core is the source of that
+// Mitogen's core.py, config what its ExternalContext takes. The interpreter is not started again.
 func StockPreamble(core string, config map[string]any) ([]byte, error) {
 	text, err := stockText(core, config)
 	if err != nil {
@@ -60,9 +61,9 @@ func stockText(core string, config map[string]any) (string, error) {
 // unknownID stands in a configuration for a context id that is not known yet.
 const unknownID = uint32(1<<32 - 1)
 
-// Behind gives what comes before and after the context id in the text that [HopModule] compresses and sends to a first
-// stage, whose generation is not known. core is a stock core's source or, for the embedded runtime, empty. The context_id
-// in config is not looked at.
+// Behind gives what comes before and after the context id in the text that [HopModule] compresses and sends to a
+// first stage, whose generation is not known. core is a stock core's source or, for the embedded runtime, empty. The
+// context_id in config is not looked at.
 func Behind(core string, config map[string]any) (head, tail string, err error) {
 	config["context_id"] = unknownID
 	var text string

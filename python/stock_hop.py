@@ -1,6 +1,7 @@
 """
-Runs in a stock child, over its own Mitogen's importer: has it start a child of another runtime behind itself. The method's
-class, its prompts and its errors are those of that Mitogen; what the interpreter is started with and is sent are ours.
+Runs in a stock child, over its own Mitogen's importer: has it start a child of another runtime behind itself. The
+method's class, its prompts and its errors are those of that Mitogen; what the interpreter is started with and is sent
+are ours.
 """
 import socket
 import sys
@@ -28,8 +29,8 @@ class Boot(mitogen.parent.Connection):
 @mitogen.core.takes_econtext
 def connect(name, method_name, kwargs, argv, head, tail, econtext):
     """
-    What mitogen.parent._proxy_connect() does, and replies. `argv` follows the interpreter; the first stage is sent `head`,
-    the id that was allocated, and `tail`.
+    What mitogen.parent._proxy_connect() does, and replies. `argv` follows the interpreter; the first stage is sent
+    `head`, the id that was allocated, and `tail`.
     """
     mitogen.parent.upgrade_router(econtext)
     reply = {u'id': None, u'name': None, u'msg': None}

@@ -1,6 +1,7 @@
 """
-Run by first_stage.py in place of our core: it makes this interpreter a child of the user's own Mitogen, whose core it runs as
-__main__ without starting another interpreter. The core takes the descriptors it reads and writes from its configuration.
+Run by first_stage.py in place of our core: it makes this interpreter a child of the user's own Mitogen, whose core it
+runs as __main__ without starting another interpreter. The core takes the descriptors it reads and writes from its
+configuration.
 """
 import os
 import sys
@@ -30,7 +31,7 @@ def main(boot, _source):
     config['version'] = tuple(config['version'])
     if os.environ.get('SUDO_PROMPT', '').startswith('mitogen-sudo-prompt-'):
         del os.environ['SUDO_PROMPT']  # it was for our sudo
-    # Kept, since 2.x clears the globals of a module that is dropped, and these are ours.
+    # It is kept: 2.x clears the globals of a module that is dropped, and these are ours.
     sys.stock_boot = [sys.modules.pop(name) for name in ('__main__', 'mitogen.core', 'mitogen')]
     os.setsid = setsid
     core = type(sys)('__main__')

@@ -1,5 +1,5 @@
-# Follows the core of a Mitogen whose Side makes the descriptors that it is given non-blocking, those among them that a child's
-# descriptors 1 and 2 are copies of. Python, and every program, expects those to block.
+# Follows the core of a Mitogen whose Side makes its descriptors non-blocking. A child's descriptors 1 and 2 are
+# copies of some of these, and Python, like every program, expects them to block.
 
 
 def _mitogend_stdio(setup):

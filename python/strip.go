@@ -2,8 +2,9 @@ package python
 
 import "strings"
 
-// Strip takes comments, docstrings and all but one blank of each level of indentation out of Python source of others, line for line:
-// it is compiled faster then, and tracebacks stay true. Source in which it finds what it does not read comes back as it is.
+// Strip removes comments, docstrings and all but one blank of each level of indentation from Python source of others,
+// line for line. The source is compiled faster then, and tracebacks stay true. Source that Strip cannot read comes
+// back as it is.
 func Strip(source string) string {
 	s := stripper{src: source, line: 1}
 	if strings.Contains(source, "\r") {

@@ -1,11 +1,12 @@
 """
-The program of `mitogend exec -t` and `mitogend repl`: it gives a command, or Python, a terminal, and stands between that and its own
-stdin and stdout. sys.argv has rows and columns, what to call this Python, and then what command.py has, whose text is COMMAND; without a
-command it is Python, for which CONSOLE is the text of console.py. SCRIPT, if it is not None, is what runs before the prompt: its name,
-its file, its source or None for a module, and its arguments, all of them in base64.
+The program of `mitogend exec -t` and `mitogend repl`: it gives a command, or Python, a terminal, and stands between
+that and its own stdin and stdout. sys.argv has rows and columns, what to call this Python, and then what command.py
+has, whose text is COMMAND; without a command it is Python, for which CONSOLE is the text of console.py. SCRIPT, if it
+is not None, is what runs before the prompt: its name, its file, its source or None for a module, and its arguments,
+all of them in base64.
 
-On stdin come messages: a letter, the length of what follows in four bytes, and that: d, what is typed; w, rows and columns in two bytes
-each. The end of stdin is a terminal that has hung up.
+On stdin come messages: a letter, the length of what follows in four bytes, and that: d, what is typed; w, rows and
+columns in two bytes each. The end of stdin is a terminal that has hung up.
 """
 import errno
 import fcntl
@@ -17,9 +18,9 @@ import sys
 import termios
 import time
 
-# How much may wait for a command that does not read.
+# How many bytes may wait for a command that does not read.
 MAX_WAITING = 64 * 1024
-# How long one has to leave whose terminal is gone.
+# How long a command gets to leave when its terminal is gone.
 HANGUP_TIME = 2
 
 
@@ -35,7 +36,7 @@ def main():
         exec(COMMAND, {'__name__': 'command'})
         python(where)
     os.close(slave)
-    # Nobody else has it: it closes when this process ends, and whoever is at it hangs up.
+    # Nobody else has it: when this process ends it closes, and whoever has the terminal is hung up on.
     os._exit(shell_status(Relay(pid, master).run()))
 
 
@@ -81,7 +82,7 @@ def python(where):
 
 
 def first(console, space):
-    """Run SCRIPT as python -i does: whatever it ends by is shown, and its names are there."""
+    """Run SCRIPT as python -i does: whatever ends it is shown, and its names stay."""
     from binascii import a2b_base64
     import linecache
     native = (lambda text: os.fsdecode(a2b_base64(text))) if sys.version_info[0] == 3 else a2b_base64
@@ -134,7 +135,7 @@ class Relay(object):
         while True:
             reads = [self.master] + ([0] if typing and len(self.waiting) < MAX_WAITING else [])
             try:
-                # Who has left others at the terminal is noticed by and by.
+                # A command that has left others at the terminal is noticed later.
                 ready, room, _ = select.select(reads, [self.master] if self.waiting else [], [], 0.1)
             except (OSError, select.error) as e:
                 if e.args[0] != errno.EINTR:

@@ -1,11 +1,11 @@
 """
-Packages that are unpacked: their files are laid down in memory here, in a directory of this process's own, for code that no
-interception reaches. It comes over the importer as mitogen.unpack with the first of them; what is served as the source of such a
-package calls load(). From then on Python's own finders load what lies in it.
+Packages that are unpacked: their files are laid down in memory here, in a directory of this process's own, for code
+that no interception reaches. It comes over the importer as mitogen.unpack with the first of them; what is served as
+the source of such a package calls load(). From then on Python's own finders load what lies in it.
 
-A helper, a shell where there is one, removes the directory once this process has ended, however it ends: it waits for the end of a pipe
-whose other end is here. It and this process hold a lock on the directory; what nobody holds any more, because the helper was ended as well, is
-removed by the next process that unpacks something.
+A helper, a shell where there is one, removes the directory once this process has ended, however it ends: it waits for
+the end of a pipe whose other end is here. It and this process hold a lock on the directory; if nobody holds it any
+more, because the helper was ended as well, the next process that unpacks something removes it.
 """
 from __future__ import absolute_import
 
@@ -21,7 +21,8 @@ import mitogen.guard as guard
 import mitogen.resources as resources
 import mitogen.running as running
 
-# Files of how many bytes, and how many of them, are asked for at once; and how many times that before the first have come.
+# Bytes of files, and the number of files, that are asked for at once; and how many such requests go out before the
+# first answer.
 PART = 1048576
 FILES = 400
 AHEAD = 3
@@ -59,14 +60,14 @@ def load(name):
             home = prepare(sum(size for _, size, _ in files))
             fill(name, files, os.path.join(home, *name.split('.')[:-1]))
     except (OSError, IOError, core.Error) as e:
-        error = ImportError('%s can not be unpacked (mitogend: %s)' % (name, e))
+        error = ImportError('%s cannot be unpacked (mitogend: %s)' % (name, e))
         error.name = name
         raise error
     be(name, os.path.join(home, *name.split('.')))
 
 
 def listing(name):
-    """Of each file the name, the size and whether it is executable."""
+    """The name and the size of each file, and whether it is executable."""
     text = zlib.decompress(resources.ask(u'tree', core.text_type(name))).split(b'\0')[:-1]
     names = [n.decode('utf-8', 'surrogateescape') if core.PY3 else n for n in text[::3]]
     return list(zip(names, map(int, text[1::3]), map(int, text[2::3])))
@@ -184,7 +185,7 @@ def watch(path):
     if not there:
         os.close(write)
         os.close(fd)
-        raise core.Error('%s can not be started, which would remove it', args[0])
+        raise core.Error('%s cannot be started, which would remove it', args[0])
     kept[:] = write, fd
     atexit.register(leave)
 
@@ -199,7 +200,7 @@ def become(args, read, tell, fd):
         null = os.open(os.devnull, os.O_RDWR)
         fds = []
         for old in read, tell, null, fd:
-            # Out of the way of those that are made now; on 2.x and 3.x alike they are inherited by what follows.
+            # Out of the way of those that are made now. Programs inherit the new ones, on 2.x and on 3.x.
             while old < 4:
                 old = os.dup(old)
             fds.append(old)
@@ -213,7 +214,7 @@ def become(args, read, tell, fd):
 
 def leaf():
     """In a process that was forked off: the files go when the one before it ends."""
-    guard.close(*kept)
+    running.close(*kept)
     del kept[:]
 
 
@@ -305,7 +306,10 @@ def make_directories(path):
 # The module.
 
 def be(name, path):
-    """Have the module that has called load() be what is at that path: a package's directory, or a file without its ending."""
+    """
+    Have the module that has called load() be what is at that path: a package's directory, or a file without its
+    ending.
+    """
     module = sys.modules[name]
     package = os.path.isdir(path)
     filename = path + ('/__init__.py' if package else '.py')

@@ -1,6 +1,7 @@
 """
-The process beside this one (guard.py), as seen from itself: it watches. It comes over the importer as mitogen.watcher, ahead of the
-fork after which it is imported. What forks programs off comes with the first of them (forker.py).
+The process beside this one (guard.py), as seen from itself: it watches. It comes over the importer as
+mitogen.watcher, ahead of the fork after which it is imported. What forks programs off comes with the first of them
+(forker.py).
 """
 from __future__ import absolute_import
 import errno
@@ -13,9 +14,10 @@ import _socket
 
 import mitogen.core as core
 import mitogen.running as running
-from mitogen.guard import ORDER, born, close
+from mitogen.guard import ORDER, born
+from mitogen.running import close
 
-# On 3.x the C module: the other one imports enum, which takes longer than the rest.
+# On 3.x the C module: the one in Python imports enum, which takes longer than the rest.
 signal = core.signal
 
 # Seconds after the loss of the connection: what running.evict can do is done by then.
@@ -34,7 +36,7 @@ class Watcher(object):
         # Of forker.py, once there was a program.
         self.forker = None
         self.kill_after = KILL_AFTER
-        # It is to become an orphan when no program runs.
+        # Whether it becomes an orphan when no program runs.
         self.moving = False
         # As a program is to find them. One that ignores SIGINT could not be interrupted.
         self.handlers = [(n, signal.getsignal(n)) for n in (signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD)]
@@ -80,7 +82,10 @@ class Watcher(object):
         close(*(fds | set((null,))) - set((None, self.alive, self.sock.fileno(), self.stream, 0, 1, 2)))
 
     def watch(self):
-        """Returns when there is nothing to watch any more; in a process that is to be a program, with what makes it one."""
+        """
+        Returns when there is nothing to watch any more. In a process that is to be a program, gives what makes it
+        one.
+        """
         self.poller = poller = select.poll()
         control = self.sock.fileno()
         # Only whether they hang up.
@@ -142,7 +147,7 @@ class Watcher(object):
         return marshal.loads(self.read(size)), count
 
     def obey(self, order, count):
-        """Do what was ordered. In a process that is to be a program: what makes it one."""
+        """Do what was ordered. In a process that is to be a program, give what makes it one."""
         if order[0] == 'leave':
             self.kill_after = LEAVE_AFTER
         elif order[0] == 'move':

@@ -25,7 +25,7 @@ type Build struct {
 	Place string
 	// Version is 3.12; Machine as uname(2) has it; Libc glibc, musl, or "" for a static interpreter.
 	Version, Machine, Libc string
-	// Bits are those of the machine's addresses.
+	// Bits is the width of the machine's addresses.
 	Bits int
 	// Loader is the path of the program that has to be there to start it; "" for a static one.
 	Loader string
@@ -35,7 +35,7 @@ type Build struct {
 	Python string
 	// Foreign says that libraries of this machine are in LibDir, which the interpreter has to be told of.
 	Foreign bool
-	// Hash is that of the manifest, 64 hexadecimal digits. Size is what the files take, in bytes.
+	// Hash is the manifest's, 64 hexadecimal digits. Size is what the files take, in bytes.
 	Hash string
 	Size int64
 
@@ -49,7 +49,7 @@ const (
 	Wrapper = "bin/python"
 )
 
-// member is a file of a build as it was read: sum is that of its content.
+// member is a file of a build as it was read; sum is the digest of its content.
 type member struct {
 	name string
 	exec bool
@@ -68,7 +68,7 @@ func (b *Build) String() string {
 type Set struct {
 	places []string // constant after Open
 
-	// reading has the token of who reads the places. The following are its.
+	// reading has one token: whoever holds it reads the places, and owns the following.
 	reading chan struct{}
 	known   map[string]*Build // by the state of all files
 	list    []*Build
@@ -130,7 +130,7 @@ func (s *Set) List(ctx context.Context) ([]*Build, error) {
 	return slices.Clone(out), nil
 }
 
-// find gives the candidates of which no better one is there, in a fixed order.
+// find gives the best candidate of each kind, in a fixed order.
 func find(ctx context.Context, places []string) ([]*candidate, error) {
 	var all []*candidate
 	for _, place := range places {
@@ -311,7 +311,7 @@ func (c *candidate) library(of *file, e *importer.ELF, need string) *file {
 			return &file{name: LibDir + "/" + need, stamp: stampOf(info), source: full, read: func() ([]byte, error) { return os.ReadFile(full) }}
 		}
 	}
-	return nil // as on this machine: what needs it can not be imported
+	return nil // as on this machine: what needs it cannot be imported
 }
 
 // wrapper is what sys.executable is, where the interpreter itself does not find its libraries.

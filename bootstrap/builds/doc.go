@@ -8,7 +8,11 @@
 // Every file is a regular one: links are followed, and those that lead to nothing are left out. A build's hash is that of its
 // manifest, the output of sha256sum for all files in order, so that neither times nor owners count.
 //
-// Nothing is read before List, but for what tells a build from something else. List reads all files of the builds that it names,
+// Before List, only as much is read as tells a build from something else. List reads all files of the builds that it names,
 // unless they are as they were before, and looks at them at most once a second. [Build.Pack] reads them again and fails when they have
 // changed since. A Set may be used by many at once; there are no goroutines.
+//
+// # Locks
+//
+// Set.mu guards what was packed. Reading the places takes a token; others wait for it.
 package builds

@@ -33,7 +33,7 @@ type pack struct {
 	timer *time.Timer
 }
 
-// Pack gives a build of the set in a form, also when ctx ends meanwhile. The bytes must not be changed.
+// Pack gives a build of the set in a form, even if ctx ends while it is packed. The bytes must not be changed.
 func (s *Set) Pack(ctx context.Context, b *Build, form string) ([]byte, error) {
 	key := b.Hash + " " + form
 	s.mu.Lock()
@@ -51,7 +51,7 @@ func (s *Set) Pack(ctx context.Context, b *Build, form string) ([]byte, error) {
 	}
 	p.timer.Reset(keepTime)
 	s.mu.Unlock()
-	// Others wait for it, so that it does not end with the one who came first.
+	// Others wait for it, so it does not end when the first caller gives up.
 	p.once.Do(func() { p.data, p.err = b.Pack(context.WithoutCancel(ctx), form) })
 	if p.err != nil {
 		s.mu.Lock()

@@ -6,42 +6,52 @@ import (
 	"sync"
 )
 
-// answers takes a program's output apart: what it prints goes to whoever wants it now, and answers are taken out.
+// answers takes a program's output apart. Answers are taken out; everything else was printed, and is gathered, also
+// what a thread prints between two texts.
 type answers struct {
-	mark []byte
-	came chan []byte
+	mark   []byte
+	came   chan []byte
+	g      *gatherer
+	target string
 
-	mu   sync.Mutex // guards the following
-	to   *gathered  // nil between two texts
-	held []byte     // may be the beginning of an answer
-	late int        // answers to come that nobody waits for any more
+	mu      sync.Mutex // guards the following
+	to      *gathered  // what was printed since a text has begun or ended
+	running bool       // a text has begun and not ended
+	held    []byte     // may be the beginning of an answer
+	late    int        // answers that will come, and nobody waits for
 }
 
-// maxAnswer is far more than an answer has.
+// maxAnswer bounds an answer, in bytes. Real ones are much shorter.
 const maxAnswer = 1 << 20
 
-func newAnswers(mark []byte) *answers {
-	return &answers{mark: append([]byte{0}, mark...), came: make(chan []byte, 1)}
+func newAnswers(mark []byte, g *gatherer, target string) *answers {
+	return &answers{mark: append([]byte{0}, mark...), came: make(chan []byte, 1), g: g, target: target, to: g.writer(target)}
 }
 
-func (a *answers) begin(to *gathered) {
+// begin begins a text.
+func (a *answers) begin() {
 	a.drain()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.to = to
+	a.cut()
+	a.running = true
 }
 
-// end gives what was printed to be shown.
+// end ends a text, if one runs. What was printed until now can be shown.
 func (a *answers) end() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.to != nil {
-		_ = a.to.Close()
-		a.to = nil
-	}
+	a.cut()
+	a.running = false
 }
 
-// drain forgets an answer that nobody has waited for.
+// cut hands what was printed until now to the gatherer. The caller holds mu.
+func (a *answers) cut() {
+	_ = a.to.Close()
+	a.to = a.g.writer(a.target)
+}
+
+// drain drops an answer that nobody has taken.
 func (a *answers) drain() {
 	select {
 	case <-a.came:
@@ -49,7 +59,7 @@ func (a *answers) drain() {
 	}
 }
 
-// giveUp forgets the answer to what was asked last, also when it comes later: it is none to what is asked next.
+// giveUp drops the answer to the last question, even if it comes later: it does not answer the next question.
 func (a *answers) giveUp() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -60,11 +70,11 @@ func (a *answers) giveUp() {
 	}
 }
 
-// waits tells whether the answer to a text has not come yet.
+// waits tells whether a text still runs: its answer has not come.
 func (a *answers) waits() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.to != nil && len(a.came) == 0
+	return a.running && len(a.came) == 0
 }
 
 func (a *answers) Write(p []byte) (int, error) {
@@ -87,7 +97,7 @@ func (a *answers) Write(p []byte) (int, error) {
 		if len(data) >= head {
 			var err error
 			if size, err = strconv.ParseUint(string(data[len(a.mark):head-1]), 16, 64); err != nil || size > maxAnswer {
-				a.print(data[:head]) // not of the program
+				a.print(data[:head]) // no answer of ours
 				data = data[head:]
 				continue
 			}
@@ -112,12 +122,12 @@ func (a *answers) Write(p []byte) (int, error) {
 }
 
 func (a *answers) print(data []byte) {
-	if a.to != nil && len(data) > 0 {
+	if len(data) > 0 {
 		_, _ = a.to.Write(data)
 	}
 }
 
-// partial is how much at the end of data may be the beginning of mark.
+// partial gives how many bytes at the end of data may be the beginning of mark.
 func partial(data, mark []byte) int {
 	for n := min(len(data), len(mark)-1); n > 0; n-- {
 		if bytes.HasSuffix(data, mark[:n]) {

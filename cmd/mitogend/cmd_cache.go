@@ -3,13 +3,12 @@ package main
 import (
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"go.uber.org/zap"
 
 	"mitogend/importer/requirements"
+	"mitogend/internal/fault"
 	"mitogend/pyproto/printable"
 	"mitogend/python/bytecode"
 )
@@ -20,9 +19,9 @@ func newCache(*app) *cobra.Command {
 		Short: "Show or empty the caches of bytecode and wheels",
 		Example: `  mitogend cache
   mitogend cache clear`,
-		Long: `Interpreters of this machine compile what children of the same Python are served, and the child runtime, once for all. The bytecode is
-kept in $XDG_CACHE_HOME/mitogend/bytecode, or ~/.cache/mitogend/bytecode. Wheels that pip has found for --with and --requirements are beside
-it, in requirements; those that nobody has asked for in 30 days are removed.`,
+		Long: `Interpreters of this machine compile the child runtime, and the modules that children of the same Python are served, once for
+all of them. The bytecode is kept in $XDG_CACHE_HOME/mitogend/bytecode, or ~/.cache/mitogend/bytecode. Beside it, in requirements, is what
+uv or pip has found for --with and --requirements. A set that nobody has asked for in 30 days is removed.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withCache(func(dir string) error {
@@ -43,7 +42,7 @@ it, in requirements; those that nobody has asked for in 30 days are removed.`,
 	}
 	cmd.AddCommand(&cobra.Command{
 		Use:     "clear",
-		Short:   "Remove all that is in it",
+		Short:   "Empty the caches",
 		Example: `  mitogend cache clear`,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -66,14 +65,14 @@ it, in requirements; those that nobody has asked for in 30 days are removed.`,
 	return cmd
 }
 
-// withCache calls do with the directory; what is wrong with it is the user's to repair.
+// withCache calls do with the directory. The user has to repair what is wrong with it.
 func withCache(do func(dir string) error) error {
 	dir, err := bytecode.DefaultDir()
 	if err == nil {
 		err = do(dir)
 	}
 	if err != nil {
-		return commandError{fmt.Errorf("the cache is not used: %s", strings.TrimPrefix(err.Error(), "bytecode: ")), statusRaised}
+		return commandError{fmt.Errorf("the cache is not used: %s", fault.Plain(err)), statusRaised}
 	}
 	return nil
 }
@@ -85,17 +84,4 @@ func showCache(w io.Writer, u bytecode.Usage) error {
 	}
 	_, err := fmt.Fprintln(w, line)
 	return err
-}
-
-// newStore gives the code of what is served, for all commands that connect. It is to be closed behind its daemon.
-func newStore(log *zap.Logger, compilers []string) *bytecode.Store {
-	opt := bytecode.Options{Compilers: compilers, Logger: log}
-	dir, err := bytecode.DefaultDir()
-	if err == nil {
-		opt.Dir, err = bytecode.OpenDir(dir, 0)
-	}
-	if err != nil {
-		log.Info("bytecode is not kept for the next time", zap.Error(err))
-	}
-	return bytecode.New(opt)
 }

@@ -31,7 +31,7 @@ type callCommand struct {
 	selection  string
 
 	files     map[string]string // of @FILE, by name
-	typed     bool              // an argument is for the child to read
+	typed     bool              // the child has to read an argument
 	readAgain bool
 }
 
@@ -40,10 +40,10 @@ func newCall(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "call [flags] MODULE:FUNCTION [ARG]...",
 		Short: "Call a Python function on each target and print what it returns",
-		Long: `call imports MODULE on each target, calls FUNCTION (or CLASS.METHOD, for class and static methods) and prints what
-it returns as JSON: dates, named tuples, sets, paths and the like as plain values, a coroutine's result, and one line for each value of
-a generator. Each ARG is read as JSON, from a file for @FILE, and is a string where it is no valid JSON. What the function prints goes
-to stderr. Flags may also stand behind MODULE:FUNCTION; -1 is a number there, and what follows -- is no flag.`,
+		Long: `call imports MODULE on each target, calls FUNCTION (or CLASS.METHOD, for class and static methods) and prints the
+result as JSON. Dates, named tuples, sets, paths and the like become plain values. Of a coroutine, the result is printed, and of a
+generator one line for each value. Each ARG is read as JSON, or from a file for @FILE; if it is no valid JSON, it is a string. What the
+function prints goes to stderr. Flags may also stand behind MODULE:FUNCTION; -1 is a number there, and nothing behind -- is a flag.`,
 		Example: `  mitogend call os:getpid
   mitogend call -H ssh:web1,ssh:web2 platform:python_version
   mitogend call -H ssh:web1,ssh:web2 --table --select '{system, release}' platform:uname
@@ -56,8 +56,8 @@ to stderr. Flags may also stand behind MODULE:FUNCTION; -1 is a number there, an
 	f.StringArrayVar(&c.kw, "kw", nil, "keyword argument `NAME=VALUE`, read as ARG is; repeatable")
 	f.BoolVar(&c.stringArgs, "string-args", false, "take every ARG and VALUE as a string, also where it is JSON")
 	f.StringVar(&c.argsJSON, "args-json", "", "all arguments as `JSON`, or @FILE: a list of positional ones, or an object of keyword ones")
-	f.BoolVar(&c.repr, "repr", false, "show repr() of what it returns, which every value has")
-	f.StringVar(&c.selection, "select", "", "show what `FILTER`, in the language of jq, makes of it: .field, .[0], {a, b} ...")
+	f.BoolVar(&c.repr, "repr", false, "show repr() of the result, which every value has")
+	f.StringVar(&c.selection, "select", "", "filter the result with `FILTER`, in jq's language: .field, .[0], {a, b} ...")
 	f.BoolVar(&c.table, "table", false, "show a table: a line for each target, or for each value of a list, and a column for each field")
 	f.BoolVar(&c.raw, "raw", false, "write a str or bytes result as it is")
 	return cmd
@@ -142,10 +142,10 @@ func (c *callCommand) convert() daemon.Convert {
 	return o
 }
 
-// lineRoom is how many bytes of a generator's values are asked for at once.
+// lineRoom is how many bytes of a generator's values one request asks for.
 const lineRoom = 256 << 10
 
-// lines shows what a generator gives, as it comes.
+// lines shows the values of a generator as they come.
 func (c *callCommand) lines(ctx context.Context, j *job, show *shower, number int64) *outcome {
 	for {
 		v, err := j.child.Call(ctx, "mitogen.plain:more", number, int64(lineRoom)).Value()
@@ -175,7 +175,7 @@ func (c *callCommand) lines(ctx context.Context, j *job, show *shower, number in
 	}
 }
 
-// moreValues reads what plain.more gives.
+// moreValues reads the result of plain.more.
 func moreValues(v any) (values []any, more bool, err error) {
 	list, _ := v.([]any)
 	if len(list) == 2 {
@@ -226,14 +226,14 @@ func (c *callCommand) arguments(args []string, stdin io.Reader) ([]any, error) {
 		values = append(values, kwargs)
 	}
 	if c.typed && !c.readAgain {
-		// Now that the child reads them, all is written for it.
+		// The child reads them, so all of them have to be written for it.
 		c.readAgain = true
 		return c.arguments(args, stdin)
 	}
 	return values, nil
 }
 
-// allArguments reads --args-json: a list of the positional arguments, or an object of the others.
+// allArguments reads --args-json: a list of positional arguments, or an object of keyword arguments.
 func (c *callCommand) allArguments(stdin io.Reader) (values []any, kwargs pyproto.Kwargs, err error) {
 	text := c.argsJSON
 	if name, ok := strings.CutPrefix(text, "@"); ok {
@@ -269,7 +269,7 @@ func (c *callCommand) read(text string) (any, error) {
 	return v, err
 }
 
-// value reads an argument: what a file has for @FILE, JSON, and a string where it is none.
+// value reads an argument: from a file for @FILE, as JSON, or else as a string.
 func (c *callCommand) value(text string, stdin io.Reader) (any, error) {
 	if name, ok := strings.CutPrefix(text, "@"); ok && !c.stringArgs {
 		if strings.HasPrefix(name, "@") {
@@ -287,10 +287,10 @@ func (c *callCommand) value(text string, stdin io.Reader) (any, error) {
 	return c.read(text)
 }
 
-// maxArgument bounds a file of arguments: a larger one can not be sent.
+// maxArgument bounds a file of arguments. A larger one could not be sent.
 const maxArgument = pyproto.DefaultMaxMessage
 
-// file reads a file of arguments, - for stdin, once.
+// file reads a file of arguments once. - is stdin.
 func (c *callCommand) file(name string, stdin io.Reader) (string, error) {
 	if text, ok := c.files[name]; ok {
 		return text, nil

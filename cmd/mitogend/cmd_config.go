@@ -56,7 +56,7 @@ func newConfig(*app) *cobra.Command {
 	return cmd
 }
 
-// checkConfig says what is wrong, and what only looks so.
+// checkConfig tells what is wrong, and warns of what may be.
 func checkConfig(ctx context.Context, w io.Writer, f *settingFlags) error {
 	s, err := f.load()
 	if err != nil {
@@ -67,7 +67,7 @@ func checkConfig(ctx context.Context, w io.Writer, f *settingFlags) error {
 		return err
 	}
 	if err := control.CheckPath(dir); err != nil {
-		return usageError{plainControl(err)}
+		return usageError{plain(err)}
 	}
 	if _, err := s.hosts(ctx); err != nil {
 		return usageError{err}
@@ -85,21 +85,9 @@ func checkConfig(ctx context.Context, w io.Writer, f *settingFlags) error {
 	return nil
 }
 
-// socketDir is where the sockets are.
-func (s *settings) socketDir() (string, error) {
-	if s.listen != "" {
-		return s.listen, nil
-	}
-	dir, err := control.DefaultDir()
-	if err != nil {
-		return "", usageError{plainControl(err)}
-	}
-	return dir, nil
-}
-
-// showConfig writes a file that says what is in force.
+// showConfig writes all settings that are in force, as a configuration file.
 func showConfig(w io.Writer, s *settings) error {
-	for _, d := range settingList {
+	for i, d := range settingList {
 		line, err := yaml.Marshal(map[string]any{d.key: shown(d, s)})
 		if err != nil {
 			return err
@@ -108,15 +96,10 @@ func showConfig(w io.Writer, s *settings) error {
 		if from == "" {
 			from = "default"
 		}
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
 		fmt.Fprintf(w, "# %s\n%s", printable.Line(from), line)
-	}
-	return nil
-}
-
-// noArgs refuses arguments in words of ours.
-func noArgs(cmd *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usagef("%s takes no arguments, got %q", cmd.CommandPath(), args[0])
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"mitogend/bootstrap"
 	"mitogend/daemon"
+	"mitogend/internal/slogzap"
 	"mitogend/pyproto/printable"
 )
 
@@ -40,15 +41,15 @@ which steps worked, how long they took, what the program printed last, and what 
 	return cmd
 }
 
-// stepCall follows bootstrap's steps: a function is called.
+// stepCall comes after bootstrap's steps: a function is called.
 const stepCall bootstrap.Step = "call"
 
-// hopSteps are what a hop goes through, in order.
+// hopSteps are the steps of a hop, in order.
 var hopSteps = []bootstrap.Step{
 	bootstrap.StepOptions, bootstrap.StepProgram, bootstrap.StepConnect, bootstrap.StepPython, bootstrap.StepStage, bootstrap.StepRuntime,
 }
 
-// stepText says what each is about.
+// stepText says what happens in each step.
 var stepText = map[bootstrap.Step]string{
 	bootstrap.StepOptions: "the target's arguments",
 	bootstrap.StepProgram: "the program is started",
@@ -59,19 +60,19 @@ var stepText = map[bootstrap.Step]string{
 	stepCall:              "a function is called",
 }
 
-// diagnosis is what was found out about a target.
+// diagnosis is what doctor has found out about a target.
 type diagnosis struct {
 	Target  string    `json:"target"`
 	OK      bool      `json:"ok"`
 	Hops    []*triage `json:"hops"`
-	Step    string    `json:"step,omitempty"` // that failed
+	Step    string    `json:"step,omitempty"` // the one that failed
 	Python  string    `json:"python,omitempty"`
 	System  string    `json:"system,omitempty"`
 	Trip    float64   `json:"round_trip_seconds,omitempty"`
 	Seconds float64   `json:"seconds"`
 }
 
-// triage is one hop of it.
+// triage is what doctor has found out about one hop.
 type triage struct {
 	Hop     string     `json:"hop"`
 	Label   string     `json:"label"`
@@ -151,7 +152,7 @@ func (c *doctorCommand) run(cmd *cobra.Command, a *app) error {
 	return nil
 }
 
-// examine connects one target, with a daemon of its own, so that no hop is shared and each has its time.
+// examine connects one target. It uses a daemon of its own, so that no hop is shared and each hop's time is known.
 func (c *doctorCommand) examine(ctx context.Context, a *app, t target, asked secrets) *diagnosis {
 	if c.timeout > 0 {
 		var cancel context.CancelFunc
@@ -161,11 +162,11 @@ func (c *doctorCommand) examine(ctx context.Context, a *app, t target, asked sec
 	started := time.Now()
 	d := &diagnosis{Target: t.name}
 	for i, hop := range t.hops {
-		d.Hops = append(d.Hops, newTriage(hop.Resolved(), i > 0, c.python))
+		d.Hops = append(d.Hops, newTriage(hop.OrSSH(), i > 0, c.python))
 	}
 	var mu sync.Mutex
 	var connected []time.Time
-	master, err := daemon.New(daemon.Options{Logger: a.logger(), OnEvent: func(e daemon.Event) {
+	master, err := daemon.New(daemon.Options{Logger: slogzap.Slog(a.logger()), OnEvent: func(e daemon.Event) {
 		if e.Kind == daemon.Connected {
 			mu.Lock()
 			connected = append(connected, e.Time)
@@ -208,7 +209,7 @@ func (c *doctorCommand) examine(ctx context.Context, a *app, t target, asked sec
 	return d
 }
 
-// newTriage tells which command a hop is going to run.
+// newTriage tells which command a hop will run.
 func newTriage(hop bootstrap.Hop, elsewhere bool, python []string) *triage {
 	tr := &triage{Hop: hop.String(), Label: hop.Method, State: stateUntried}
 	args, err := hop.Options()
@@ -322,7 +323,7 @@ func (d *diagnosis) print(w io.Writer, verbose bool) {
 	_, _ = io.WriteString(w, b.String())
 }
 
-// commandLine quotes a command; of our own long script in it only the beginning is shown, unless whole is set.
+// commandLine quotes a command. It shows only the beginning of our own long script, unless whole is set.
 func commandLine(argv []string, whole bool) string {
 	const shown = 60
 	words := make([]string, len(argv))

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"slices"
-	"strings"
 
 	"al.essio.dev/pkg/shellescape"
 	"github.com/spf13/cobra"
@@ -24,9 +23,9 @@ func newExec(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "exec [flags] -- COMMAND [ARG]...",
 		Short: "Run a command on each target",
-		Long: `exec runs COMMAND on each target, without a shell between, with its own stdout, stderr, exit status and signals. What
-comes on stdin goes to all of them. In ARG and --chdir, {target} is the target as it was named and {host} the machine's name. COMMAND is
-a program there: with --shell, it is text for the target's sh.`,
+		Long: `exec runs COMMAND, a program of the target, on each target. There is no shell between, and COMMAND has its own stdout,
+stderr, exit status and signals. Each COMMAND gets all of stdin. In ARG and --chdir, {target} is the target as you have named it, and
+{host} is the machine's name. --shell runs a text with the target's sh.`,
 		Example: `  mitogend exec -- uptime
   mitogend exec -H ssh:web1,ssh:web2 -- systemctl restart nginx
   mitogend exec -H ssh:web1,ssh:web2 --shell 'ps aux | grep -c nginx'
@@ -38,41 +37,10 @@ a program there: with --shell, it is text for the target's sh.`,
 	f := cmd.Flags()
 	f.StringArrayVar(&c.env, "env", nil, "set `NAME=VALUE` in the command's environment; repeatable")
 	f.StringVar(&c.chdir, "chdir", "", "run the command in `DIR`, a directory of the target")
-	f.BoolVarP(&c.tty, "tty", "t", false, "give the command a terminal there, and this one for it; on one target (~. at the beginning of a line ends it)")
-	f.StringVar(&c.shell, "shell", "", "run `TEXT` by the target's sh; ARGs are its $1, $2 ...")
+	f.BoolVarP(&c.tty, "tty", "t", false, "give the command a terminal there, which shows on this one; for one target (~. at the beginning of a line ends it)")
+	f.StringVar(&c.shell, "shell", "", "run `TEXT` with the target's sh; ARGs are its $1, $2 ...")
 	hideImports(cmd)
 	return cmd
-}
-
-// hideImports keeps flags of imports out of the help of commands that ask for no module.
-func hideImports(cmd *cobra.Command) {
-	for _, name := range []string{"path", "venv", "libs", "wheels", "constraint", "with", "requirements", "find-links", "unpack", "allow", "deny", "prefer", "bytecode", "no-bytecode", "compilers", "trace-imports"} {
-		_ = cmd.Flags().MarkHidden(name)
-	}
-}
-
-// What stands for the target, and for its machine, in an argument.
-const (
-	targetMark = "{target}"
-	hostMark   = "{host}"
-)
-
-// placed puts what targetMark and hostMark stand for into a text.
-func placed(text string, t target) string {
-	return strings.NewReplacer(targetMark, t.name, hostMark, t.host()).Replace(text)
-}
-
-// named tells whether a text is another one for each target.
-func named(text string) bool {
-	return strings.Contains(text, targetMark) || strings.Contains(text, hostMark)
-}
-
-func placedAll(args []string, t target) []string {
-	argv := make([]string, len(args))
-	for i, arg := range args {
-		argv[i] = placed(arg, t)
-	}
-	return argv
 }
 
 func (c *execCommand) run(cmd *cobra.Command, a *app, args []string) error {
@@ -109,19 +77,4 @@ func (c *execCommand) run(cmd *cobra.Command, a *app, args []string) error {
 		o.Stdin = in
 		return fl.program(ctx, j, o)
 	})
-}
-
-// checkCommand finds what no command can be given.
-func checkCommand(dir string, env, args []string) error {
-	for _, e := range env {
-		if name, _, ok := strings.Cut(e, "="); !ok || name == "" {
-			return usagef("--env %s: not NAME=VALUE", e)
-		}
-	}
-	for _, s := range slices.Concat([]string{dir}, env, args) {
-		if strings.Contains(s, "\x00") {
-			return usagef("%q: no argument of a command can hold a zero byte", s)
-		}
-	}
-	return nil
 }

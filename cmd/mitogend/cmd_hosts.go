@@ -10,6 +10,7 @@ import (
 
 	"mitogend/bootstrap"
 	"mitogend/daemon/inventory"
+	"mitogend/internal/fault"
 	"mitogend/pyproto/printable"
 )
 
@@ -26,10 +27,10 @@ func newHosts(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "hosts [flags] [PATTERN]...",
 		Short: "List hosts of the inventory, and the hops that each means",
-		Long: `hosts shows which hosts of the inventory the patterns give together, and the target that each stands for. A pattern
-is terms joined by colons or commas: names of hosts or groups, globs (web*), ranges (web[01:20]), ~REGEXP, or some of a
-group by number (web[0:2]); &TERM keeps only hosts that fit it as well, and !TERM leaves hosts out. Passwords are never shown,
-and of what ansible-vault has encrypted only *** without --show-secrets.`,
+		Long: `hosts shows the hosts of the inventory that the patterns select together, and the target that each host stands for. A
+pattern has terms with colons or commas between: names of hosts or groups, globs (web*), ranges (web[01:20]), ~REGEXP, or some of
+a group by number (web[0:2]). &TERM keeps only hosts that match it as well, and !TERM leaves hosts out. Passwords are never shown.
+What ansible-vault has encrypted is shown as *** without --show-secrets.`,
 		Example: `  mitogend hosts -i 'web[01:03],db1'
   mitogend hosts
   mitogend hosts 'web:&prod:!web07'
@@ -70,11 +71,11 @@ func (c *hostsCommand) run(ctx context.Context, a *app, args []string) error {
 	}
 	hosts, err := inv.Match(pattern)
 	if err != nil {
-		return usageError{inventoryError(err)}
+		return usageError{plain(err)}
 	}
 	w := tabwriter.NewWriter(a.console.out, 0, 0, 2, ' ', 0)
 	failed := false
-	told := map[string]bool{} // a vault password is wrong for all hosts of a file
+	told := map[string]bool{} // a wrong vault password is an error of every host of a file
 	for _, host := range hosts {
 		var t *inventory.Target
 		if c.vars {
@@ -84,12 +85,12 @@ func (c *hostsCommand) run(ctx context.Context, a *app, args []string) error {
 		}
 		switch {
 		case ctx.Err() != nil:
-			return nil // start says why
+			return nil // start reports why
 		case c.vars && err == nil:
 		case err != nil && c.json:
-			writeJSON(a.console.out, hostRow{Host: host, Groups: inv.GroupsOf(host), Error: inventoryError(err).Error()})
+			writeJSON(a.console.out, hostRow{Host: host, Groups: inv.GroupsOf(host), Error: fault.Plain(err)})
 		case err != nil:
-			if text := inventoryError(err).Error(); !told[text] {
+			if text := fault.Plain(err); !told[text] {
 				told[text] = true
 				a.console.complain("%s", text)
 			}
@@ -109,7 +110,7 @@ func (c *hostsCommand) run(ctx context.Context, a *app, args []string) error {
 	return nil
 }
 
-// showVars shows the variables of a host, and why some of them cannot be had.
+// showVars shows the variables of a host, and why some of them are not known.
 func (c *hostsCommand) showVars(a *app, inv *inventory.Inventory, host string) error {
 	v, err := inv.Vars(host)
 	if err != nil {
@@ -124,7 +125,7 @@ func (c *hostsCommand) showVars(a *app, inv *inventory.Inventory, host string) e
 	return nil
 }
 
-// hideVault hides in a target what was encrypted.
+// hideVault hides what was encrypted in a target.
 func hideVault(t *inventory.Target) {
 	for i := range t.Hops {
 		h := &t.Hops[i]
@@ -145,7 +146,7 @@ func (c *hostsCommand) listGroups(a *app, inv *inventory.Inventory, args []strin
 	for _, name := range groups {
 		hosts, err := inv.Match(name)
 		if err != nil {
-			return usageError{inventoryError(err)}
+			return usageError{plain(err)}
 		}
 		if c.json {
 			writeJSON(a.console.out, groupRow{name, hosts})
@@ -169,7 +170,7 @@ type hopRow struct {
 	Method   string            `json:"method"`
 	Spec     string            `json:"spec"`
 	Args     map[string]string `json:"args,omitempty"`
-	Password bool              `json:"password"` // whether the inventory has one, or says where it is
+	Password bool              `json:"password"` // the inventory has one, or says where it is
 }
 
 // varsRow has the variables of a host.

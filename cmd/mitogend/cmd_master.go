@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,11 +11,11 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"go.uber.org/zap"
 
 	"mitogend/daemon"
 	"mitogend/daemon/unixclient"
 	"mitogend/importer"
+	"mitogend/internal/slogzap"
 )
 
 func newMaster(a *app) *cobra.Command {
@@ -24,8 +23,8 @@ func newMaster(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "master [flags] -- COMMAND [ARG]...",
 		Short: "Run a program that was written for Mitogen, with the daemon as its master",
-		Long: `master starts a Python program that uses Mitogen, unchanged: its first router is a client of a daemon that lives as long
-as the program. Its children run the same Mitogen as the program does. The exit status is the program's own.`,
+		Long: `master runs a Python program that uses Mitogen, without changing it. The program's first router is a client of a daemon
+that lives as long as the program. Its children run the same Mitogen as the program. The exit status is the program's own.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usagef("no program was given: mitogend master -- python3 program.py")
@@ -49,7 +48,7 @@ func runMaster(ctx context.Context, a *app, p *pathFlags, args []string) error {
 	}
 	store := newStore(a.logger(), nil)
 	defer store.Close()
-	d, err := daemon.New(daemon.Options{Path: p.path, Policy: importer.Policy{Allow: p.allow, Deny: p.deny}, Logger: a.logger(), Bytecode: store})
+	d, err := daemon.New(daemon.Options{Path: p.path, Policy: importer.Policy{Allow: p.allow, Deny: p.deny}, Logger: slogzap.Slog(a.logger()), Bytecode: store})
 	if err != nil {
 		return usageError{err}
 	}
@@ -62,7 +61,7 @@ func runMaster(ctx context.Context, a *app, p *pathFlags, args []string) error {
 		return err
 	}
 	socket := filepath.Join(dir, unixclient.SocketName)
-	clients := unixclient.New(d, unixclient.Options{Logger: a.logger()})
+	clients := unixclient.New(d, unixclient.Options{Logger: slogzap.Slog(a.logger())})
 	ln, err := unixclient.Listen(socket)
 	if err != nil {
 		return err
@@ -82,10 +81,10 @@ func runMaster(ctx context.Context, a *app, p *pathFlags, args []string) error {
 	return err
 }
 
-// programTime is what the program gets to end after the command was interrupted.
+// programTime is how long the program may take to end after the command was interrupted.
 const programTime = 10 * time.Second
 
-// runClient runs the program on this terminal, and gives its exit status.
+// runClient runs the program in this terminal, and gives its exit status.
 func runClient(ctx context.Context, args []string, dir, socket string) (int, error) {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -110,31 +109,4 @@ func runClient(ctx context.Context, args []string, dir, socket string) (int, err
 		return 0, usagef("%s: %w", args[0], cause(errors.Unwrap(err)))
 	}
 	return 0, nil
-}
-
-// listenClients opens mitogen.sock beside the control socket.
-func (sv *service) listenClients() (net.Listener, error) {
-	dir, err := sv.settings.socketDir()
-	if err != nil {
-		return nil, usageError{err}
-	}
-	ln, err := unixclient.Listen(filepath.Join(dir, unixclient.SocketName))
-	if err != nil {
-		return nil, usageError{plainControl(err)}
-	}
-	return ln, nil
-}
-
-// serveClients serves mitogen.sock until stop is called.
-func (sv *service) serveClients(ctx context.Context, ln net.Listener, failed chan<- error) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	sv.log.Info("listening", zap.Stringer("socket", ln.Addr()))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		if err := sv.clients.Serve(ctx, ln); err != nil {
-			failed <- err
-		}
-	}()
-	return func() { cancel(); <-done }
 }

@@ -10,6 +10,7 @@ import (
 
 	"mitogend/daemon"
 	"mitogend/importer"
+	"mitogend/internal/slogzap"
 	"mitogend/pyproto/printable"
 )
 
@@ -23,7 +24,7 @@ func newModules(a *app) *cobra.Command {
 	c := &modulesCommand{}
 	cmd := &cobra.Command{
 		Use:   "modules [flags] NAME...",
-		Short: "Show what would be served for a module name, and why not",
+		Short: "Show what would be served for a module name, or why nothing is",
 		Example: `  mitogend modules -I examples/report shop.orders
   mitogend modules -I ./lib mypackage.models
   mitogend modules --wheels ./wheels --python-version 3.8 numpy
@@ -52,7 +53,7 @@ func (c *modulesCommand) run(cmd *cobra.Command, a *app, names []string) error {
 	if err != nil {
 		return err
 	}
-	d, err := daemon.New(daemon.Options{Logger: a.logger()})
+	d, err := daemon.New(daemon.Options{Logger: slogzap.Slog(a.logger())})
 	if err != nil {
 		return err
 	}
@@ -138,11 +139,4 @@ func describe(w io.Writer, d *importer.Description) {
 		row(fmt.Sprintf("line %d", imp.Line), "%s", text)
 	}
 	_, _ = io.WriteString(w, b.String())
-}
-
-func orNone(names []string) string {
-	if len(names) == 0 {
-		return "none"
-	}
-	return strings.Join(names, " ")
 }

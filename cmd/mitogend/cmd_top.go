@@ -47,7 +47,7 @@ has keys: ? lists them. Elsewhere, and with --count, each screen is printed belo
 	}
 	f.register(cmd.Flags())
 	durationVar(cmd.Flags(), &every, "every", 2*time.Second, "time between two screens")
-	cmd.Flags().IntVar(&count, "count", 0, "print this many screens and end (default as long as it runs)")
+	cmd.Flags().IntVar(&count, "count", 0, "print this many screens, and end (default: go on)")
 	return cmd
 }
 
@@ -63,18 +63,21 @@ func lookAt(ctx context.Context, c *client.Client) (look, error) {
 		return look{}, err
 	}
 	list, err := c.List(ctx)
-	// The busiest first.
+	// The busiest come first.
 	slices.SortStableFunc(list, func(x, y wire.Context) int { return stateRank(x) - stateRank(y) })
 	return look{st, list}, err
 }
 
-// topScreen is top on a terminal, until a key or a signal ends it.
+// topScreen is top on a terminal. A key or a signal ends it.
 func topScreen(ctx context.Context, c *client.Client, every time.Duration) error {
-	opts := []tea.ProgramOption{tea.WithContext(ctx), tea.WithoutSignalHandler()}
+	opts := []tea.ProgramOption{tea.WithoutSignalHandler()}
 	if !term.IsTerminal(int(os.Stdin.Fd())) {
-		opts = append(opts, tea.WithInput(nil)) // it is shown, without keys
+		opts = append(opts, tea.WithInput(nil)) // the screen is shown, and there are no keys
 	}
-	last, err := tea.NewProgram(newTopModel(ctx, c, every), opts...).Run()
+	program := tea.NewProgram(newTopModel(ctx, c, every), opts...)
+	// Its own option for a context closes the terminal's reader while another goroutine uses it.
+	defer context.AfterFunc(ctx, program.Quit)()
+	last, err := program.Run()
 	m, _ := last.(*topModel)
 	switch {
 	case ctx.Err() != nil:
@@ -117,7 +120,7 @@ func topLines(ctx context.Context, out io.Writer, c *client.Client, every time.D
 	}
 }
 
-// headLines say how busy the daemon is, and was since before.
+// headLines say how busy the daemon is, and how busy it was since before.
 func headLines(st, before *wire.Stats) []string {
 	old := st
 	if before != nil {

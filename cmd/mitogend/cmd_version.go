@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// development is the version of a build that was not made by the Makefile, which sets another one.
+// development is the version of a build that the Makefile has not made. The Makefile sets another one.
 const development = "dev"
 
 var version = development
@@ -31,7 +31,7 @@ func versionText() string {
 	return fmt.Sprintf("mitogend %s%s %s %s/%s", version, commit(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
-// commit tells a development build's source, as the go command has recorded it.
+// commit gives the source of a development build, as the go command has recorded it.
 func commit() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok || version != development {

@@ -19,14 +19,15 @@ import (
 	"mitogend/importer"
 )
 
-// Completion, which the shell asks for at a key: it says nothing, asks nobody for a password, and what it cannot find out it leaves out.
+// The shell asks for completion at a key. So completion prints nothing, asks nobody for a password, and leaves out what
+// it cannot find out.
 
 type completer = func(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective)
 
-// completeTime is what may be spent on it.
+// completeTime is how long a completion may take.
 const completeTime = 3 * time.Second
 
-// choices leaves those that begin so; a word that ends with a colon or a dot goes on.
+// choices gives the words that begin with begun. A word that ends with a colon, a dot or a slash goes on.
 func choices(list []string, begun string) ([]string, cobra.ShellCompDirective) {
 	directive := cobra.ShellCompDirectiveNoFileComp
 	list = slices.DeleteFunc(list, func(w string) bool { return !strings.HasPrefix(w, begun) })
@@ -42,7 +43,7 @@ func choices(list []string, begun string) ([]string, cobra.ShellCompDirective) {
 	return list, directive
 }
 
-// completeList completes the last of words with commas between.
+// completeList completes the last of several words with commas between them.
 func completeList(list ...string) completer {
 	return func(_ *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
 		ahead := begun[:strings.LastIndexByte(begun, ',')+1]
@@ -56,14 +57,14 @@ func completeList(list ...string) completer {
 
 // completeFlag sets how the value of a flag is completed.
 func completeFlag(cmd *cobra.Command, name string, fn completer) {
-	_ = cmd.RegisterFlagCompletionFunc(name, fn) // fails only for a flag that is not there
+	_ = cmd.RegisterFlagCompletionFunc(name, fn) // it fails only if there is no such flag
 }
 
 func completeDirs(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 	return nil, cobra.ShellCompDirectiveFilterDirs
 }
 
-// complete completes -H: targets, hosts and groups, the last one of several, and @FILE.
+// complete completes -H: a target, host or group, the last of several, or @FILE.
 func (f *inventoryFlags) complete(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
 	if file, ok := strings.CutPrefix(begun, "@"); ok {
 		return choices(filesOf("@", file), begun)
@@ -81,7 +82,7 @@ func (f *inventoryFlags) complete(cmd *cobra.Command, _ []string, begun string) 
 			out = append(out, ahead+"ssh:"+host)
 		}
 	}
-	// A pattern's last term.
+	// This is the last term of a pattern.
 	if i := strings.LastIndexAny(word, ":&!"); i >= 0 {
 		ahead += word[:i+1]
 	} else {
@@ -112,7 +113,7 @@ func (f *inventoryFlags) names(ctx context.Context) []string {
 	return inv
 }
 
-// filesOf lists what a path may become, with something ahead.
+// filesOf lists the paths that begin with begun. Each gets ahead in front.
 func filesOf(ahead, begun string) []string {
 	found, _ := filepath.Glob(begun + "*")
 	for i, path := range found {
@@ -145,7 +146,7 @@ func sshHosts() []string {
 	return out
 }
 
-// modules gives what the flags serve.
+// modules gives an importer of what the flags serve.
 func (p *pathFlags) modules(first string) *importer.Importer {
 	opt, err := p.options(&app{quiet: true, console: newConsole(nil, nil, func(error) {})}, first)
 	if err != nil {
@@ -158,7 +159,7 @@ func (p *pathFlags) modules(first string) *importer.Importer {
 	return im
 }
 
-// moduleNames gives the modules that a name may become, packages with a dot for what is in them.
+// moduleNames gives the modules whose names begin with begun. A package is also given with a dot, for what is in it.
 func moduleNames(ctx context.Context, im *importer.Importer, begun string) []string {
 	pkg := begun[:strings.LastIndexByte(begun, '.')+1]
 	if pkg == "" {
@@ -221,7 +222,7 @@ func (p *pathFlags) completeFunction(cmd *cobra.Command, args []string, begun st
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	source, err := os.ReadFile(d.Path)
-	if err != nil { // within an archive, say
+	if err != nil { // it is in an archive, say
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var out []string
@@ -231,7 +232,7 @@ func (p *pathFlags) completeFunction(cmd *cobra.Command, args []string, begun st
 	return choices(out, begun)
 }
 
-// completeScript completes what run runs: files, or with -m modules.
+// completeScript completes the argument of run: a file, or with -m a module.
 func (c *runCommand) completeScript(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
 	if c.module && len(args) == 0 {
 		return c.completeModule(cmd, args, begun)
@@ -239,7 +240,7 @@ func (c *runCommand) completeScript(cmd *cobra.Command, args []string, begun str
 	return nil, cobra.ShellCompDirectiveDefault
 }
 
-// completeConnections completes what close ends: connections of the running daemon, by their names, targets and numbers.
+// completeConnections completes the argument of close: names, targets and ids of the running daemon's connections.
 func (f *daemonFlags) completeConnections(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
 	ctx, cancel := context.WithTimeout(cmd.Context(), completeTime)
 	defer cancel()
@@ -265,7 +266,7 @@ func (f *daemonFlags) completeConnections(cmd *cobra.Command, _ []string, begun 
 	return choices(out, begun)
 }
 
-// What there is to choose from.
+// The choices for flags of logs.
 var (
 	eventKinds = []string{wire.EventLog, wire.EventConnected, wire.EventLost, wire.EventClosed, wire.EventImport, wire.EventCall, wire.EventOutput}
 	logLevels  = []string{"debug", "info", "warn", "error"}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -16,12 +15,12 @@ import (
 	"mitogend/pyproto/printable"
 )
 
-// console is stdout and stderr as all targets share them. A Write to either of its streams is never torn apart by another,
-// and the progress line is out of the way of both.
+// console is stdout and stderr, which all targets share. No other Write gets into a Write to one of its streams, and
+// the progress line gets into neither.
 type console struct {
 	out, err *stream
 
-	// mu protects the following, and makes writes one at a time.
+	// mu protects the following. It is held during a write, so that there is one at a time.
 	mu       sync.Mutex
 	drawn    bool // the progress line is on the screen
 	failed   bool // stdout takes no more
@@ -42,7 +41,7 @@ func newConsole(out, err *os.File, onFailed func(error)) *console {
 	return c
 }
 
-// together has fn write what nothing else may come between.
+// together lets fn write several pieces. Nothing else comes between them.
 func (s *stream) together(fn func(io.Writer)) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
@@ -51,11 +50,7 @@ func (s *stream) together(fn func(io.Writer)) {
 	_ = b.Flush()
 }
 
-type writerFunc func([]byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
-
-// Write implements io.Writer. After stdout has failed once, what goes there is dropped: everything is being ended then.
+// Write implements io.Writer. Once stdout has failed, output to it is dropped: everything is being ended then.
 func (s *stream) Write(p []byte) (int, error) {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
@@ -95,14 +90,14 @@ func (c *console) complain(format string, args ...any) {
 	fmt.Fprintf(c.err, ownPrefix+"%s\n", printable.Text(fmt.Sprintf(format, args...)))
 }
 
-// sum tells how it went on several targets; on all of them well is told to somebody who watches.
+// sum tells how it went on several targets. If it went well on all of them, only a terminal is told.
 func (c *console) sum(text string, well bool) {
 	if !well || c.err.tty {
 		c.complain("%s", text)
 	}
 }
 
-// note tells somebody who watches what is going on.
+// note tells a terminal what is going on.
 func (c *console) note(text string) {
 	if c.err.tty {
 		c.complain("%s", text)
@@ -114,7 +109,7 @@ func (s *stream) colored() bool {
 	return s.tty && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 }
 
-// bold gives text for w.
+// bold gives text in bold, if w shows that.
 func (c *console) bold(w io.Writer, text string) string {
 	if s, ok := w.(*stream); ok && s.colored() {
 		return "\x1b[1m" + text + "\x1b[0m"
@@ -122,7 +117,7 @@ func (c *console) bold(w io.Writer, text string) string {
 	return text
 }
 
-// Progress appears only when something takes long.
+// The line of progress appears only if something takes long.
 const (
 	progressAfter = 700 * time.Millisecond
 	progressEvery = 200 * time.Millisecond
@@ -150,7 +145,7 @@ func (c *console) progress(line func() string) (stop func()) {
 				c.mu.Unlock()
 				return
 			case <-stopped:
-				// ^Z: the line is not left on the screen.
+				// It was ^Z: the line must not stay on the screen.
 				c.mu.Lock()
 				c.erase()
 				c.mu.Unlock()
@@ -171,9 +166,9 @@ func (c *console) draw(line string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if background(c.err.f) {
-		return // the screen is another job's
+		return // another job has the screen
 	}
-	// A line that wraps could not be erased.
+	// erase could not erase a line that wraps.
 	if width, _, err := term.GetSize(int(c.err.f.Fd())); err == nil && width > 0 && len(line) >= width {
 		line = line[:width-1]
 	}
@@ -181,73 +176,11 @@ func (c *console) draw(line string) {
 	c.drawn = true
 }
 
-// maxLine is the longest line that is kept in memory, in bytes. A longer one is broken.
-const maxLine = 4 << 20
-
-// lines passes on whole lines, each with a prefix that names its target. On a terminal only tabs and colours of them are obeyed: nobody may
-// write into what another target has said. It is safe for concurrent use.
-type lines struct {
-	w      io.Writer
-	tty    bool
-	prefix []byte
-
-	mu   sync.Mutex
-	rest []byte // of a line that has no end yet
-}
-
-func newLines(w io.Writer, prefix string) *lines {
-	s, ok := w.(*stream)
-	return &lines{w: w, tty: ok && s.tty, prefix: []byte(printable.Line(prefix))}
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	i := bytes.LastIndexByte(p, '\n') + 1
-	if i == 0 {
-		l.rest = append(l.rest, p...)
-		if len(l.rest) >= maxLine {
-			return len(p), l.flush()
-		}
-		return len(p), nil
+// background tells whether f is this process's terminal and another job has it now.
+func background(f *os.File) bool {
+	if !term.IsTerminal(int(f.Fd())) {
+		return false
 	}
-	out := make([]byte, 0, len(l.rest)+i+8*len(l.prefix))
-	for b := p[:i]; len(b) > 0; {
-		n := bytes.IndexByte(b, '\n') + 1
-		out = l.line(out, b[:n])
-		b = b[n:]
-	}
-	l.rest = append(l.rest, p[i:]...)
-	_, err := l.w.Write(out)
-	return len(p), err
-}
-
-// line appends the line that begins with rest and ends with b, newline included, to out.
-func (l *lines) line(out, b []byte) []byte {
-	if l.tty {
-		b = append(l.rest, b...)
-		l.rest = l.rest[:0]
-		text := printable.Colored(string(bytes.TrimRight(b, "\r\n")))
-		return append(append(append(out, l.prefix...), text...), '\n')
-	}
-	out = append(append(append(out, l.prefix...), l.rest...), b...)
-	l.rest = l.rest[:0]
-	return out
-}
-
-// Close passes on a last line that has no end. It gets one.
-func (l *lines) Close() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.flush()
-}
-
-func (l *lines) flush() error {
-	if len(l.rest) == 0 {
-		return nil
-	}
-	out := l.line(nil, []byte{'\n'})
-	l.rest = nil
-	_, err := l.w.Write(out)
-	return err
+	front, err := unix.IoctlGetInt(int(f.Fd()), unix.TIOCGPGRP)
+	return err == nil && front != unix.Getpgrp()
 }

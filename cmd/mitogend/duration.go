@@ -8,7 +8,7 @@ import (
 	"mitogend/bootstrap"
 )
 
-// duration is a flag's value: seconds, or text such as 1m30s, as in targets and files.
+// duration is the value of a flag: seconds, or a text such as 1m30s, as in targets and files.
 type duration time.Duration
 
 func durationVar(f *pflag.FlagSet, to *time.Duration, name string, def time.Duration, usage string) {
@@ -24,6 +24,12 @@ func (d *duration) Set(s string) error {
 	return err
 }
 
-func (d *duration) String() string { return time.Duration(*d).String() }
+// String is empty for zero, for which the flag's own text says what is meant.
+func (d *duration) String() string {
+	if *d == 0 {
+		return ""
+	}
+	return time.Duration(*d).String()
+}
 
 func (*duration) Type() string { return "duration" }

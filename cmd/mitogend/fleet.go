@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,8 +11,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"mitogend/daemon"
 	"mitogend/importer"
@@ -21,7 +18,7 @@ import (
 	"mitogend/python/bytecode"
 )
 
-// fleetFlags are those of the commands that do something on targets.
+// fleetFlags are the flags of all commands that do something on targets.
 type fleetFlags struct {
 	targetFlags
 	pathFlags
@@ -50,17 +47,17 @@ func (f *fleetFlags) register(cmd *cobra.Command, firstPath string) {
 	f.runtimeFlag.register(fs)
 	f.rolloutFlags.register(fs)
 	fs.BoolVarP(&f.gather, "gather", "b", false, "show equal output of several targets once, at the end, under their folded names: web[01-20] (20)")
-	fs.StringVarP(&f.output, "output", "o", "", "write each target's stdout, stderr and status into files of `DIR`/TARGET; they are not shown then but with -b or --json")
+	fs.StringVarP(&f.output, "output", "o", "", "write each target's stdout, stderr and status into files of `DIR`/TARGET; output is then shown only with -b or --json")
 	fs.StringVar(&f.failedTo, "failed", "", "write the targets that were not ok into `FILE`, one a line, for -H @FILE")
-	fs.StringVar(&f.where, "where", "", "leave out the targets for which `EXPR` over their facts is not true: 'distribution == \"debian\" and memory > 8e9'")
-	fs.SetInterspersed(false) // what follows is the program's, or the function's: -1 is a number
+	fs.StringVar(&f.where, "where", "", "work only on targets for which `EXPR` over their facts is true: 'distribution == \"debian\" and memory > 8e9'")
+	fs.SetInterspersed(false) // the program or function gets what follows: -1 is a number
 	fs.BoolVar(&f.json, "json", false, "one line of JSON for each target on stdout")
 	fs.StringVar(&f.prefer, "prefer", "target", "whose copy of a module wins when both have it: here or target")
-	fs.StringVar(&f.bytecode, "bytecode", "auto", "which children are sent bytecode of what is served: auto (those on this machine, and near ones), always or never")
+	fs.StringVar(&f.bytecode, "bytecode", "auto", "which children get the bytecode of modules: auto (those on this machine, and near ones), always or never")
 	fs.BoolVar(&f.noBytecode, "no-bytecode", false, "the same as --bytecode never")
 	fs.StringArrayVar(&f.compilers, "compilers", nil, "interpreters of this machine that may compile what is served, besides those on PATH and those of local targets: `FILE` or pattern; repeatable")
 	fs.StringVar(&f.trace, "trace", "", "write every frame that goes over the wire to `FILE`, decoded, secrets masked")
-	fs.BoolVar(&f.traceImports, "trace-imports", false, "tell afterwards which modules each target was served, when and how")
+	fs.BoolVar(&f.traceImports, "trace-imports", false, "show afterwards which modules each target was served, when and how")
 	completeFlag(cmd, "prefer", completeList("here", "target"))
 	completeFlag(cmd, "output", completeDirs)
 	completeFlag(cmd, "runtime", completeList("embedded", "mitogen"))
@@ -74,24 +71,24 @@ type fleet struct {
 	secrets  secrets
 	importer *importer.Importer
 	daemon   daemon.Master
-	local    bool            // it is this process's own
+	local    bool            // daemon is this process's own
 	tracer   *tracer         // nil without --trace
-	store    *bytecode.Store // of a daemon of this process's own that compiles; may be nil
+	store    *bytecode.Store // of this process's own daemon; nil if that compiles nothing
 	spool    spool
 	what     func(target) string // what is done there, for --dry-run
-	together *together           // what a running daemon does on all targets as one request; may be nil
-	line     func() string       // what the progress line says besides, also for one target; may be nil
+	together *together           // how a running daemon does it on all targets as one request; may be nil
+	line     func() string       // gives more for the progress line, which is shown for one target, too; may be nil
 	plan     rollout
 	where    *where    // nil without --where
 	stdouts  *gatherer // nil without -b
 	stderrs  *gatherer
 	outDir   *outDir     // nil without -o
 	failedTo *failedFile // nil without --failed
-	silent   bool        // without a progress line
-	after    func(*job)  // is told of the end of each that has begun; may be nil
+	silent   bool        // there is no progress line
+	after    func(*job)  // is called at the end of each job that has begun; may be nil
 	wg       sync.WaitGroup
 
-	varsMu sync.Mutex // of the inventory, while targets are worked on
+	varsMu sync.Mutex // guards the inventory while targets are worked on
 
 	running, done, failed atomic.Int32
 	status                atomic.Int32 // the highest so far
@@ -99,35 +96,8 @@ type fleet struct {
 	failures              failures
 }
 
-// job is the work on one target.
-type job struct {
-	target target
-	child  daemon.Remote
-	python int // its generation
-	// What is printed goes here: byte by byte for one target, by lines with a prefix for several.
-	stdout, stderr io.WriteCloser
-	files          *outFiles      // nil without -o
-	output         *programOutput // nil until there is some
-}
-
-// outcome is what a job gave.
-type outcome struct {
-	Target  string          `json:"target"`
-	OK      bool            `json:"ok"`
-	Result  json.RawMessage `json:"result,omitempty"`
-	Error   *failure        `json:"error,omitempty"`
-	Seconds float64         `json:"seconds"`
-	Imports []importRow     `json:"imports,omitempty"`
-
-	write  func(io.Writer)    // writes the result as JSON where that may be large, and then Result is not set
-	ended  *daemon.ExitStatus // of a program
-	status int
-	silent bool // the error is the program's own business: it has an exit status
-	unmet  bool // --where has left the target out
-}
-
-// newFleet checks the flags; nothing is started yet. firstPath heads the default module path, script is what importing
-// __main__ gives.
+// newFleet checks the flags. It starts nothing yet. firstPath is the first entry of the default module path, and main
+// is what importing __main__ gives.
 func newFleet(ctx context.Context, a *app, f *fleetFlags, firstPath string, main *importer.Main, stdin io.Reader) (*fleet, error) {
 	if f.noBytecode {
 		f.bytecode = string(daemon.BytecodeNever)
@@ -176,7 +146,7 @@ func newFleet(ctx context.Context, a *app, f *fleetFlags, firstPath string, main
 	if d, ok := fl.daemon.(*daemon.Daemon); ok {
 		fl.importer, err = d.NewImporter(opt)
 	} else {
-		// To show where modules are, and to find mistakes in the flags.
+		// It shows where modules are, and finds mistakes in the flags.
 		fl.importer, err = importer.New(opt)
 	}
 	if err != nil {
@@ -191,7 +161,7 @@ func newFleet(ctx context.Context, a *app, f *fleetFlags, firstPath string, main
 	return fl, nil
 }
 
-// each runs do for every target and shows its outcome. The error is for start.
+// each runs do for every target, and shows the outcomes. The error is for start.
 func (fl *fleet) each(ctx context.Context, do func(context.Context, *job) *outcome) error {
 	if fl.flags.dryRun && !fl.flags.dryWork {
 		return fl.dryRun()
@@ -221,7 +191,7 @@ func (fl *fleet) each(ctx context.Context, do func(context.Context, *job) *outco
 	return nil
 }
 
-// sum tells at the end how it went.
+// sum tells how it went, at the end.
 func (fl *fleet) sum(ctx context.Context) {
 	c := fl.app.console
 	why := "interrupted"
@@ -262,14 +232,14 @@ func (fl *fleet) raise(status int) {
 	}
 }
 
-// How long what is being ended may take: a blocked terminal, say, must not hold the process for ever. It is more than the
-// daemon takes to kill what does not leave.
+// How long everything may take to end. Without a limit, a blocked terminal could hold the process for ever. The daemon
+// needs less than this to kill what does not leave by itself.
 const (
 	endTime   = 15 * time.Second
 	hurryTime = 3 * time.Second
 )
 
-// await waits for the end, without limit as long as nothing has been interrupted.
+// await waits for the end. There is no limit until something has interrupted the command.
 func (fl *fleet) await(ctx context.Context, finished chan struct{}) {
 	select {
 	case <-finished:
@@ -290,7 +260,7 @@ func (fl *fleet) await(ctx context.Context, finished chan struct{}) {
 	}
 }
 
-// shutdown ends what is left; a second signal kills it.
+// shutdown ends what is left. A second signal kills it.
 func (fl *fleet) shutdown() {
 	ctx, cancel := fl.app.closing(endTime)
 	defer cancel()
@@ -301,23 +271,11 @@ func (fl *fleet) shutdown() {
 	}
 }
 
-// settleTime is what the compilers get to end, where there is something new, so that a command that takes less finds it the next time.
+// settleTime is how long compilers may go on at the end of a command, if they have something new. So the next command
+// finds the code, even if each command takes less time than compiling.
 const settleTime = 150 * time.Millisecond
 
-// closing gives the time that a child has to leave: at most d, and none after a second signal.
-func (a *app) closing(d time.Duration) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(context.Background(), d)
-	go func() {
-		select {
-		case <-a.hurry:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	return ctx, cancel
-}
-
-// stuckTime is what a child gets to leave that was interrupted.
+// stuckTime is how long an interrupted child may take to leave.
 const stuckTime = 1500 * time.Millisecond
 
 // work does the job on one target, from connecting to the last line of output.
@@ -350,7 +308,7 @@ func (fl *fleet) work(ctx context.Context, t target, do func(context.Context, *j
 	}
 	if stopped(ctx) {
 		j.drop()
-		return // there is nothing to say about this target
+		return // the target has no outcome
 	}
 	out.Target, out.Seconds = t.name, time.Since(started).Seconds()
 	if fl.flags.traceImports {
@@ -359,14 +317,7 @@ func (fl *fleet) work(ctx context.Context, t target, do func(context.Context, *j
 	fl.show(j, out)
 }
 
-// drop ends the job of a target of which there is nothing to say.
-func (j *job) drop() {
-	j.output.release()
-	_ = j.stdout.Close()
-	_ = j.stderr.Close()
-}
-
-// unmet gives nil where --where holds for the target.
+// unmet gives nil if --where is true for the target.
 func (fl *fleet) unmet(ctx context.Context, j *job) *outcome {
 	if fl.where == nil {
 		return nil
@@ -381,43 +332,13 @@ func (fl *fleet) unmet(ctx context.Context, j *job) *outcome {
 	return &outcome{OK: true, unmet: true}
 }
 
-// stopped tells whether the whole command was interrupted, and not just this target's time is up.
+// stopped tells whether the whole command was interrupted. It is false if only this target's time is up.
 func stopped(ctx context.Context) bool {
 	var timeout timeoutError
 	return ctx.Err() != nil && !errors.As(context.Cause(ctx), &timeout)
 }
 
-func (fl *fleet) newJob(t target) *job {
-	j := &job{target: t}
-	c := fl.app.console
-	var files [2]io.WriteCloser
-	if fl.outDir != nil {
-		var err error
-		if j.files, err = fl.outDir.open(t.name); err != nil {
-			c.complain("-o %s: %v", j.files.dir, cause(err))
-		}
-		files = [2]io.WriteCloser{j.files.stdout, j.files.stderr}
-	}
-	var shown [2]io.WriteCloser
-	switch {
-	case fl.flags.gather:
-		shown = [2]io.WriteCloser{fl.stdouts.writer(t.name), fl.stderrs.writer(t.name)}
-	case fl.outDir != nil:
-	case len(fl.targets) > 1:
-		shown = [2]io.WriteCloser{newLines(c.out, t.name+"| "), newLines(c.err, t.name+"| ")}
-	default:
-		shown = [2]io.WriteCloser{keepOpen{c.out}, keepOpen{c.err}}
-	}
-	j.stdout, j.stderr = both(shown[0], files[0]), both(shown[1], files[1])
-	return j
-}
-
-// keepOpen is the console's own stream, which no job closes.
-type keepOpen struct{ io.Writer }
-
-func (keepOpen) Close() error { return nil }
-
-// connectOptions are those of all targets.
+// connectOptions are the options that all targets have in common.
 func (fl *fleet) connectOptions() daemon.ConnectOptions {
 	return daemon.ConnectOptions{
 		Python: fl.flags.python, PythonFrom: fl.flags.pythonFrom, Timeout: fl.flags.connectTimeout, PreferHere: fl.flags.prefer == "here",
@@ -425,7 +346,7 @@ func (fl *fleet) connectOptions() daemon.ConnectOptions {
 	}
 }
 
-// connect gives nil when the child is there.
+// connect connects the job's target. It gives nil once the child is there.
 func (fl *fleet) connect(ctx context.Context, j *job, imports *importTrace) *outcome {
 	var err error
 	opt := fl.connectOptions()
@@ -434,7 +355,7 @@ func (fl *fleet) connect(ctx context.Context, j *job, imports *importTrace) *out
 	opt.OnLog = func(l daemon.Log) { fl.app.childLog(j.stderr, l) }
 	if fl.local {
 		opt.Importer = fl.importer
-		// A daemon's children are shared: nobody's -v changes what they log.
+		// Others use a running daemon's children, too, so -v does not change what those log.
 		opt.LogLevel = fl.app.leastLevel()
 	}
 	if fl.flags.traceImports {
@@ -445,12 +366,6 @@ func (fl *fleet) connect(ctx context.Context, j *job, imports *importTrace) *out
 	}
 	j.python = j.child.Version().Major
 	return nil
-}
-
-// failed is the outcome of an error.
-func failed(ctx context.Context, err error) *outcome {
-	f := explain(ctx, err)
-	return &outcome{Error: f, status: f.status()}
 }
 
 // show counts an outcome and prints it.
@@ -486,21 +401,15 @@ func (fl *fleet) show(j *job, out *outcome) {
 	if fl.flags.traceImports && !fl.flags.json {
 		_, _ = io.WriteString(j.stderr, importTable(out.Imports))
 	}
-	_ = j.stdout.Close()
-	_ = j.stderr.Close()
-	if j.files != nil {
-		reason := ""
-		if out.Error != nil {
-			reason = printable.Text(out.Error.String())
-		}
-		if err := j.files.finish(out.program(), reason); err != nil && out.OK {
-			c.complain("%s-o %s: %v", prefix, j.files.dir, cause(err))
-			out.OK, out.status = false, statusRaised
-			out.Error = &failure{Kind: kindCall, Message: fmt.Sprintf("-o %s: %v", j.files.dir, cause(err))}
-		}
+	if j.more {
+		j.shown = out
+	} else if err := j.close(out); err != nil && out.OK {
+		c.complain("%s%v", prefix, err)
+		out.OK, out.status = false, statusRaised
+		out.Error = &failure{Kind: kindCall, Message: err.Error()}
 	}
 	if !fl.tally.end(out) {
-		return // the end was told already
+		return // the command has told already that this target has no outcome
 	}
 	fl.done.Add(1)
 	if !out.OK {
@@ -512,18 +421,10 @@ func (fl *fleet) show(j *job, out *outcome) {
 	}
 }
 
-// program is the status of a program that has ended, or what stands for it.
-func (out *outcome) program() int {
-	if out.ended != nil {
-		return out.ended.Shell()
-	}
-	return out.status
-}
-
 // fewLeft is how many targets the progress line names.
 const fewLeft = 3
 
-// progress is the line that is shown meanwhile.
+// progress gives the line that is shown meanwhile.
 func (fl *fleet) progress() string {
 	text := fmt.Sprintf("%d of %s done, %d failed, %d running", fl.done.Load(), several(len(fl.targets), "target"),
 		fl.failed.Load(), fl.running.Load())
@@ -537,63 +438,4 @@ func (fl *fleet) progress() string {
 		return fl.line() + ", " + text
 	}
 	return text
-}
-
-// Python's log levels.
-const (
-	levelInfo    = 20
-	levelWarning = 30
-	levelError   = 40
-)
-
-// leastLevel is the level from which on the log records of children are shown.
-func (a *app) leastLevel() int {
-	switch {
-	case a.quiet:
-		return levelError
-	case a.verbose == 0:
-		return levelWarning
-	case a.verbose == 1:
-		return levelInfo
-	}
-	return 1
-}
-
-// childLog prints a record that code in a child has logged.
-func (a *app) childLog(w io.Writer, l daemon.Log) {
-	if l.Level >= a.leastLevel() {
-		fmt.Fprintf(w, "%s %s: %s\n", levelName(l.Level), printable.Line(l.Logger), printable.Text(l.Text))
-	}
-}
-
-func levelName(level int) string {
-	switch {
-	case level < levelInfo:
-		return "DEBUG"
-	case level < levelWarning:
-		return "INFO"
-	case level < levelError:
-		return "WARNING"
-	}
-	return "ERROR"
-}
-
-// logger is the daemon's own log.
-func (a *app) logger() *zap.Logger {
-	level := zap.WarnLevel
-	switch {
-	case a.quiet:
-		level = zap.ErrorLevel
-	case a.verbose == 1:
-		level = zap.InfoLevel
-	case a.verbose > 1:
-		level = zap.DebugLevel
-	}
-	enc := zapcore.NewConsoleEncoder(zapcore.EncoderConfig{
-		LevelKey: "l", MessageKey: "m", ConsoleSeparator: " ",
-		EncodeLevel: func(l zapcore.Level, e zapcore.PrimitiveArrayEncoder) {
-			e.AppendString("mitogend: " + l.String() + ":")
-		},
-	})
-	return zap.New(zapcore.NewCore(printableLog{enc, true}, zapcore.AddSync(a.console.err), level))
 }

@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// fold gives names as one text, numbers in them as ranges: web[01-20],db3. A name that is there several times counts once.
+// fold gives names as one text, with numbers as ranges: web[01-20],db3. A name that occurs several times counts once.
 func fold(names []string) string {
 	names = slices.Compact(slices.Sorted(slices.Values(names)))
-	var order []string // of the shapes, as the first of each comes
+	var order []string // of the shapes: as the first name of each comes
 	shapes := map[string][][]string{}
 	for _, name := range names {
 		numbers := digits.FindAllString(name, -1)
@@ -30,7 +30,7 @@ func fold(names []string) string {
 
 var digits = regexp.MustCompile(`[0-9]+`)
 
-// foldShape folds names that differ in their numbers only, by the last of those that differ.
+// foldShape folds names that differ in their numbers only. The last number that differs becomes a range.
 func foldShape(shape string, all [][]string) []string {
 	at := -1
 	for i := range all[0] {
@@ -63,14 +63,14 @@ func foldShape(shape string, all [][]string) []string {
 func unfold(shape string, numbers []string) string {
 	for _, n := range numbers {
 		if n == "\x00" {
-			n = "\x01" // kept for later
+			n = "\x01" // the range goes here later
 		}
 		shape = strings.Replace(shape, "\x00", n, 1)
 	}
 	return strings.Replace(shape, "\x01", "\x00", 1)
 }
 
-// ranges writes numbers as [01-20,30]. Those with zeros in front go with others of their length.
+// ranges writes numbers as [01-20,30]. Numbers with leading zeros go with others of their length.
 func ranges(numbers []string) string {
 	if len(numbers) == 1 {
 		return numbers[0]
@@ -118,7 +118,7 @@ func follows(a, b string) bool {
 	return err1 == nil && err2 == nil && n+1 == m
 }
 
-// counted is how many targets a folded name stands for.
+// counted folds names, and tells how many they are.
 func counted(names []string) string {
 	short := make([]string, len(names))
 	for i, name := range names {

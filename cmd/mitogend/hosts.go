@@ -12,16 +12,17 @@ import (
 
 	"mitogend/bootstrap"
 	"mitogend/daemon/inventory"
+	"mitogend/internal/fault"
 )
 
-// inventoryFlags say where hosts are listed.
+// inventoryFlags say which inventory lists the hosts.
 type inventoryFlags struct {
 	sources []string
 	vaultFlags
 
 	app    *app
 	loaded bool
-	inv    *inventory.Inventory // nil when there is none
+	inv    *inventory.Inventory // nil if there is none
 }
 
 func (f *inventoryFlags) register(cmd *cobra.Command) {
@@ -29,7 +30,8 @@ func (f *inventoryFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVarP(&f.sources, "inventory", "i", nil, "`FILE`, program or directory that lists hosts, or names with commas; repeatable (default $MITOGEND_INVENTORY, ./mitogend-hosts.yaml, .yml, .ini, ~/.config/mitogend/hosts.yaml)")
 }
 
-// inventory reads the inventory once, when a name is looked up; nil when there is none. One of the current directory is named.
+// inventory reads the inventory when a name is first looked up. It gives nil if there is none. If it is in the current
+// directory and nobody has named it, a message names it.
 func (f *inventoryFlags) inventory(ctx context.Context) (*inventory.Inventory, error) {
 	if f.loaded {
 		return f.inv, nil
@@ -38,7 +40,7 @@ func (f *inventoryFlags) inventory(ctx context.Context) (*inventory.Inventory, e
 	if len(f.sources) == 0 {
 		found = inventory.Look()
 		for _, err := range found.Refused {
-			f.app.console.complain("%v", inventoryError(err))
+			f.app.console.complain("%s", fault.Plain(err))
 		}
 		if found.Here != "" && !f.app.quiet {
 			f.app.console.complain("using the inventory %s of the current directory", found.Here)
@@ -48,19 +50,15 @@ func (f *inventoryFlags) inventory(ctx context.Context) (*inventory.Inventory, e
 	if len(found.Sources) > 0 {
 		found.Vault = f.vaultFlags.passwords()
 		if f.inv, err = inventory.Open(ctx, found); err != nil {
-			return nil, usageError{inventoryError(err)}
+			return nil, usageError{plain(err)}
 		}
 	}
 	f.loaded = true
 	return f.inv, nil
 }
 
-func inventoryError(err error) error {
-	return errors.New(strings.TrimPrefix(err.Error(), "inventory: "))
-}
-
-// resolve gives the targets that names of one -H stand for: written out, or hosts of the inventory, alone or by pattern. What is in
-// no inventory means ssh.
+// resolve gives the targets that the names of one -H stand for. A name may be a target that is written out, a host of
+// the inventory, or a pattern. Any other name means ssh.
 func (t *targetFlags) resolve(ctx context.Context, names []string) ([]target, error) {
 	signed := func(name string) bool { return strings.HasPrefix(name, "&") || strings.HasPrefix(name, "!") }
 	if slices.ContainsFunc(names, signed) && !slices.ContainsFunc(names, func(n string) bool {
@@ -85,7 +83,8 @@ func (t *targetFlags) resolve(ctx context.Context, names []string) ([]target, er
 	return out, nil
 }
 
-// shareArgs has equal arguments of hops be the same, which nobody changes: those of ten thousand targets take most of their memory.
+// shareArgs lets equal arguments of hops be the same map, which nobody changes. Of ten thousand targets, these maps
+// need most of the memory.
 func (t target) shareArgs(with target) {
 	for i := range min(len(t.hops), len(with.hops)) {
 		if maps.Equal(t.hops[i].Args, with.hops[i].Args) {
@@ -105,9 +104,9 @@ func (t *targetFlags) resolveOne(ctx context.Context, name string) (out []target
 	var bad *bootstrap.Error
 	switch {
 	case errors.As(err, &bad):
-		return nil, usagef("-H %s: %w", name, plain(err))
+		return nil, usagef("-H %s: %w", name, bootstrap.Plain(err))
 	case err != nil:
-		return nil, usagef("-H %s: %w", name, inventoryError(err))
+		return nil, usagef("-H %s: %s", name, fault.Plain(err))
 	case found == nil:
 		for _, each := range inventory.Names(name) {
 			one, err := readTarget(each)
@@ -124,7 +123,8 @@ func (t *targetFlags) resolveOne(ctx context.Context, name string) (out []target
 	return out, nil
 }
 
-// hostVars gives a program the inventory's variables of its host; nil where it is none.
+// hostVars gives the inventory's variables for a program on a target. It is nil if the target is no host of the
+// inventory.
 func (fl *fleet) hostVars(t target) []byte {
 	if t.known == "" {
 		return nil
@@ -136,13 +136,13 @@ func (fl *fleet) hostVars(t target) []byte {
 	if told = vars; err != nil {
 		told = struct {
 			Error string `json:"error"`
-		}{inventoryError(err).Error()}
+		}{fault.Plain(err)}
 	}
 	data, _ := json.Marshal(told) // plain values
 	return data
 }
 
-// passwords gives those of the inventory, and those that were asked for where it has none.
+// passwords gives the inventory's passwords. Where it has none, it gives those that the user was asked for.
 func (t target) passwords(asked secrets) func(hop int, method string) (string, bool) {
 	return func(hop int, method string) (string, bool) {
 		if s := t.secrets[hop]; s != "" {

@@ -23,15 +23,18 @@ type importTrace struct {
 // importRow is one module of the waterfall.
 type importRow struct {
 	Module string `json:"module"`
-	// How: answered or refused (the child asked, and waited for a round trip), preloaded or foretold (sent, or told that there
-	// is none, before it asked), duplicate (asked for while it was on its way), forwarded (passed on by the hop before it).
+	// How is answered or refused if the child asked, and waited for a round trip; preloaded if the module was sent
+	// before the child asked, and foretold if the child was told so that there is none; duplicate if the child asked
+	// while the module was on its way; forwarded if the hop before it has passed the module on.
 	How    importer.What `json:"how"`
 	Path   string        `json:"path,omitempty"`
 	Reason string        `json:"reason,omitempty"`
-	// For is the module that imports a preloaded one, or looks for a foretold one; empty where the call or script itself names it.
+	// For is the module that imports a preloaded one, or looks for a foretold one. It is empty if the call or the
+	// script itself names the module.
 	For   string `json:"for,omitempty"`
 	Bytes int    `json:"bytes"`
-	// AtMS is when it was sent, counted from the start of the connection; TookMS how long finding and building took here.
+	// AtMS is when it was sent, counted from the start of the connection. TookMS is how long it took to find and
+	// build it.
 	AtMS   float64 `json:"at_ms"`
 	TookMS float64 `json:"took_ms"`
 }
@@ -46,7 +49,7 @@ func (t *importTrace) add(e importer.Event) {
 	t.events = append(t.events, row)
 }
 
-// rows gives the events in their order, with the files that were served.
+// rows gives the events in order, with the files that were served.
 func (t *importTrace) rows(im *importer.Importer, c daemon.Remote) []importRow {
 	if child, ok := c.(*daemon.Child); ok {
 		im = child.Importer()
@@ -67,7 +70,7 @@ func (t *importTrace) rows(im *importer.Importer, c daemon.Remote) []importRow {
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// importTable shows the rows as text: a summary, and a line for each.
+// importTable shows rows as text: a summary, then one line for each.
 func importTable(rows []importRow) string {
 	var b strings.Builder
 	bytes, asked := 0, 0

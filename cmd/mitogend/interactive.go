@@ -15,20 +15,20 @@ import (
 	"mitogend/daemon"
 )
 
-// checkTerminal wants a terminal and one target.
+// checkTerminal refuses what cannot have a terminal: it needs one here, and one target.
 func (fl *fleet) checkTerminal(what string) error {
 	switch {
 	case len(fl.targets) != 1:
-		return usagef("%s is for one target, and here are %d", what, len(fl.targets))
+		return usagef("%s is for one target, not for %d", what, len(fl.targets))
 	case fl.flags.json || fl.flags.gather || fl.flags.output != "":
 		return usagef("%s shows a terminal as it is: without --json, -b and -o", what)
 	case !term.IsTerminal(int(os.Stdin.Fd())) || !term.IsTerminal(int(os.Stdout.Fd())):
-		return usagef("%s gives what runs there a terminal, and for that needs one here: stdin and stdout have to be it", what)
+		return usagef("%s gives what runs there a terminal, and needs one here for that: stdin and stdout have to be terminals", what)
 	}
 	return nil
 }
 
-// checkPrompt wants nothing that a prompt on several targets does not have.
+// checkPrompt refuses flags that a prompt on several targets cannot obey.
 func (fl *fleet) checkPrompt() error {
 	switch f := fl.flags; {
 	case f.json || f.gather || f.output != "":
@@ -39,7 +39,8 @@ func (fl *fleet) checkPrompt() error {
 	return nil
 }
 
-// interactive runs a program of terminal.py on the target, for whose terminal this one stands. Python has the variables of the host.
+// interactive runs a program of terminal.py on the target. It has a terminal there, which shows on this one. Python
+// gets the variables of the host.
 func (fl *fleet) interactive(ctx context.Context, j *job, python bool, program func(env []string, rows, columns int) daemon.RunOptions) *outcome {
 	columns, rows, err := term.GetSize(int(os.Stdout.Fd()))
 	if err != nil || rows < 1 || columns < 1 {
@@ -80,7 +81,8 @@ func (t target) label() string {
 	return ""
 }
 
-// rawTerminal has every key come as it is. What gives the terminal back is called at the end of the process at the latest.
+// rawTerminal makes the terminal pass on every key. restore undoes this, and is called at the end of the process at the
+// latest.
 func (a *app) rawTerminal() (restore func(), err error) {
 	fd := int(os.Stdin.Fd())
 	state, err := term.MakeRaw(fd)
@@ -91,7 +93,7 @@ func (a *app) rawTerminal() (restore func(), err error) {
 	return a.restore, nil
 }
 
-// typed makes the messages of terminal.py.
+// typed makes messages for terminal.py of what is typed.
 type typed struct {
 	src io.Reader
 	r   *io.PipeReader
@@ -119,7 +121,7 @@ func (t *typed) left() bool {
 	return t.gone
 }
 
-// copy sends what is typed. As with ssh, ~. at the beginning of a line ends it, and ~~ is ~.
+// copy sends what is typed. As in ssh, ~. at the beginning of a line ends it, and ~~ stands for ~.
 func (t *typed) copy() {
 	buf := make([]byte, 32<<10)
 	e := escape{lineStart: true}
@@ -141,7 +143,7 @@ func (t *typed) copy() {
 	}
 }
 
-// escape finds what is typed for this side.
+// escape finds the keys that are meant for this side.
 type escape struct{ lineStart, held bool }
 
 func (e *escape) filter(data []byte) (out []byte, end bool) {
@@ -188,47 +190,12 @@ func (t *typed) follow(screen *os.File) (stop func()) {
 	return func() {
 		signal.Stop(changes)
 		close(done)
-		_ = t.r.Close() // whoever writes goes on
+		_ = t.r.Close() // writers do not wait any more
 		wg.Wait()
 	}
 }
 
-type replCommand struct {
-	fleetFlags
-	env   []string
-	chdir string
-}
-
-func newRepl(a *app) *cobra.Command {
-	c := &replCommand{}
-	cmd := &cobra.Command{
-		Use:   "repl [flags]",
-		Short: "Talk to Python on targets, with imports from here",
-		Long: `repl is Python's own prompt on one target, on a terminal there: what is typed is edited, remembered and completed by the
-readline of that Python, if it has it, and modules come from here as for run. Ctrl-C interrupts the line, Ctrl-D and exit() end it; ~. at the
-beginning of a line ends it from this side.
-
-On several targets the prompt is here: what is typed runs on all of them, each with its own variables, and what they print alike is shown
-once, under their folded names. Tab completes by the first of them, Ctrl-C interrupts what runs on all. Lines may come from a pipe, too.`,
-		Example: `  mitogend repl
-  mitogend repl -H ssh:web1+sudo:root -I ./lib
-  mitogend repl -H ssh:web1,ssh:web2`,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkCommand(c.chdir, c.env, nil); err != nil {
-				return err
-			}
-			return c.interact(cmd, a, "repl", ".", nil, c.env, c.chdir)
-		},
-	}
-	c.register(cmd, ".")
-	f := cmd.Flags()
-	f.StringArrayVar(&c.env, "env", nil, "set `NAME=VALUE` in the environment there; repeatable")
-	f.StringVar(&c.chdir, "chdir", "", "begin in `DIR`, a directory of the target")
-	return cmd
-}
-
-// interact is the work of repl and of exec -t.
+// interact does the work of repl and exec -t.
 func (f *fleetFlags) interact(cmd *cobra.Command, a *app, what, firstPath string, argv, env []string, dir string) error {
 	fl, err := newFleet(cmd.Context(), a, f, firstPath, nil, cmd.InOrStdin())
 	if err != nil {

@@ -18,7 +18,8 @@ import (
 	"mitogend/pyproto/printable"
 )
 
-// The JSON of values, both ways. What JSON lacks is an object with one key that starts with a dollar sign:
+// This is the JSON of values, both ways. For what JSON lacks, there are objects with one key that starts with a
+// dollar sign:
 //
 //	{"$bytes": "base64"}    bytes
 //	{"$dict": [[k, v]...]}  a dict with keys that are not text, or that start with a dollar sign
@@ -35,26 +36,27 @@ const (
 // jsonWriter writes a decoded Python value.
 type jsonWriter struct {
 	buf bytes.Buffer
-	// plain2 writes bytes that are UTF-8 as text: Python 2's plain strings arrive as bytes.
+	// plain2 writes bytes as text if they are UTF-8: Python 2's plain strings arrive as bytes.
 	plain2 bool
 }
 
-// toJSON gives the value on one line. python2 says that it comes from a Python 2.
+// toJSON gives a value on one line. python2 says that it comes from Python 2.
 func toJSON(v any, python2 bool) json.RawMessage {
 	w := jsonWriter{plain2: python2}
 	w.value(v)
 	return printable.JSON(w.buf.Bytes())
 }
 
-// jsonLimits bound a result: digits take more than linear time, and what a pickle shares may come to far more than it.
+// jsonLimits bound a result. Digits take more than linear time, and a value that occurs many times is written each
+// time.
 var jsonLimits = pyproto.Limits{
 	Bytes: 2 * pyproto.DefaultMaxMessage, Values: math.MaxInt, Depth: pyproto.MaxDepth, Digits: 100_000,
 }
 
-// resultJSON is toJSON for what may be too much for it.
+// resultJSON is toJSON for a value that may be too large.
 func resultJSON(v any, python2 bool) (json.RawMessage, error) {
 	if _, err := jsonLimits.Extent(v); err != nil {
-		return nil, fmt.Errorf("it returned a value that can not be shown: it has %w", err)
+		return nil, fmt.Errorf("it returned a value that cannot be shown: it has %w", err)
 	}
 	return toJSON(v, python2), nil
 }
@@ -150,7 +152,7 @@ func (w *jsonWriter) list(items []any) {
 	w.buf.WriteByte(']')
 }
 
-// key gives a dict key as text, if it can be one.
+// key gives the key of a dict as text, if it can be a key in JSON.
 func (w *jsonWriter) key(k any) (string, bool) {
 	s, ok := k.(string)
 	if b, isBytes := k.([]byte); isBytes && w.plain2 && utf8.Valid(b) {
@@ -197,52 +199,29 @@ func (w *jsonWriter) pairs(d *pyproto.Dict) {
 	w.buf.WriteString("]}")
 }
 
-// writeJSON writes the outcome's line, a large result piece by piece.
-func (out *outcome) writeJSON(w io.Writer) {
-	if out.write == nil {
-		writeJSON(w, out)
-		return
-	}
-	var head, tail bytes.Buffer
-	writeJSON(&head, struct {
-		Target string `json:"target"`
-		OK     bool   `json:"ok"`
-	}{out.Target, out.OK})
-	writeJSON(&tail, struct {
-		Error   *failure    `json:"error,omitempty"`
-		Seconds float64     `json:"seconds"`
-		Imports []importRow `json:"imports,omitempty"`
-	}{out.Error, out.Seconds, out.Imports})
-	_, _ = w.Write(bytes.TrimSuffix(head.Bytes(), []byte("}\n")))
-	_, _ = io.WriteString(w, `,"result":`)
-	out.write(w)
-	_, _ = io.WriteString(w, ",")
-	_, _ = w.Write(tail.Bytes()[1:])
-}
-
-// writeJSON writes one line, in which nothing is left that a terminal obeys.
+// writeJSON writes one line. There is nothing in it that a terminal obeys.
 func writeJSON(w io.Writer, v any) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(v); err != nil {
-		panic(fmt.Sprintf("mitogend: %T does not fit into JSON: %v", v, err)) // our own types and checked numbers do
+		panic(fmt.Sprintf("mitogend: %T does not fit into JSON: %v", v, err)) // never: our own types and checked numbers fit
 	}
 	_, _ = w.Write(printable.JSON(b.Bytes())) // the console notes a failure
 }
 
-// jsonReader reads values. Some objects that stand for what JSON lacks are for the child to read (see convert.py), and then all
-// that it does not mean literally is left to it.
+// jsonReader reads values. Of the objects that stand for what JSON lacks, the child has to read some (see
+// convert.py). If there is one of these, the child reads all that are not literal.
 type jsonReader struct {
-	child bool // whether the child reads
-	typed bool // whether it has to
+	child bool // the child reads the values, too
+	typed bool // it has to
 }
 
-// typedKeys are those that the child reads, beside keyDict.
+// typedKeys are the keys that the child reads, beside keyDict.
 var typedKeys = []string{"$datetime", "$date", "$time", "$timedelta", "$decimal", "$fraction", "$uuid", "$path", "$set", "$frozenset",
 	"$tuple", "$bytearray", "$complex"}
 
-// read reads one JSON value as the Python value that it stands for.
+// read gives the Python value that a JSON value stands for.
 func (r *jsonReader) read(text string) (any, error) {
 	if !utf8.ValidString(text) {
 		return nil, errors.New("not valid UTF-8")
@@ -367,12 +346,12 @@ func (r *jsonReader) special(key string, v any) (any, error) {
 			}
 		}
 		if r.child {
-			return pyproto.DictOf(keyDict, v), nil // one of its keys may be one that the child reads
+			return pyproto.DictOf(keyDict, v), nil // the child may have to read one of its keys
 		}
 		return d, nil
 	case slices.Contains(typedKeys, key):
 		r.typed = true
 	}
-	// Somebody's own key.
+	// It is a key of the user's own.
 	return pyproto.DictOf(key, v), nil
 }

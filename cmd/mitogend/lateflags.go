@@ -1,15 +1,13 @@
 package main
 
 import (
-	"errors"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 )
 
-// lateFlags reads the flags that stand among a function's arguments, and gives what is left. Unlike pflag it takes -1 and the
-// like for what they are there: numbers.
+// lateFlags reads the flags among a function's arguments, and gives the arguments. Unlike pflag, it takes -1 and the
+// like as numbers.
 func lateFlags(cmd *cobra.Command, args []string) ([]string, error) {
 	if cmd.ArgsLenAtDash() >= 0 {
 		return args, nil // a -- stood before the function
@@ -37,17 +35,17 @@ func lateFlags(cmd *cobra.Command, args []string) ([]string, error) {
 	return rest, nil
 }
 
-// looksLikeFlag is true for -x and --xyz, and false for -, -1, -.5 and texts with blanks.
+// looksLikeFlag is true for -x and --xyz. It is false for -, -1, -.5 and texts with blanks.
 func looksLikeFlag(arg string) bool {
 	name, _, _ := strings.Cut(arg, "=")
 	letters := strings.TrimLeft(name, "-")
 	return strings.HasPrefix(arg, "-") && letters != "" && !strings.ContainsAny(letters[:1], "0123456789.") && !strings.ContainsAny(name, " \t\n")
 }
 
-// takesNext tells whether the argument behind a flag is its value.
+// takesNext tells whether the next argument is the value of a flag.
 func takesNext(cmd *cobra.Command, arg string) bool {
 	if long, ok := strings.CutPrefix(arg, "--"); ok {
-		f := cmd.Flag(long) // none where there is a = in it
+		f := cmd.Flag(long) // there is none for a text with a =
 		return f != nil && f.NoOptDefVal == ""
 	}
 	for i, c := range arg[1:] {
@@ -56,20 +54,8 @@ func takesNext(cmd *cobra.Command, arg string) bool {
 			return false
 		}
 		if f.NoOptDefVal == "" {
-			return i == len(arg)-2 // otherwise what follows in the argument is the value
+			return i == len(arg)-2 // otherwise the value is the rest of arg
 		}
 	}
 	return false
-}
-
-// meantFlag says which flag may be meant where there is none of that name.
-func meantFlag(cmd *cobra.Command, err error) string {
-	var unknown *pflag.NotExistError
-	if !errors.As(err, &unknown) || unknown.GetSpecifiedShortnames() != "" {
-		return ""
-	}
-	name := unknown.GetSpecifiedName()
-	var names []string
-	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, "--"+f.Name) })
-	return didYouMean("--"+name, names)
 }

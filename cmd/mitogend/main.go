@@ -1,61 +1,24 @@
-// Command mitogend runs Python code on local and remote interpreters that have nothing of it installed. It reads flags, shows
-// results and sets the exit status; all work is done by package daemon.
 package main
 
 import (
 	"context"
 	"errors"
-	"fmt"
-	"mitogend/daemon"
-	"mitogend/docs"
 	"os"
 	"os/signal"
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"mitogend/docs"
 )
 
 func main() {
 	os.Exit(start(os.Args[1:]))
 }
-
-// Exit statuses; a script that is run on one target has its own.
-const (
-	statusOK      = 0
-	statusRaised  = 1 // Python raised, or a program ended with another status than 0
-	statusUsage   = 2
-	statusConnect = 3
-	statusLost    = 4 // a connection was lost, or a timeout passed
-	statusPipe    = 128 + int(syscall.SIGPIPE)
-)
-
-// usageError is a mistake in what the user typed.
-type usageError struct{ error }
-
-func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
-
-// statusError ends the command with a status after everything has been said.
-type statusError int
-
-func (e statusError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
-
-// signalError is the cause of a context that a signal has ended.
-type signalError struct{ syscall.Signal }
-
-func (e signalError) Error() string {
-	if e.Signal == syscall.SIGINT {
-		return "interrupted"
-	}
-	return e.Signal.String()
-}
-
-// errStdoutClosed is the cause of a context that ended since nobody reads the output any more.
-var errStdoutClosed = fmt.Errorf("stdout is closed: %w", daemon.ErrNobodyReads)
-
-// outputError is a stdout that takes no more for another reason: a full disk, say.
-type outputError struct{ error }
 
 // start runs the command line and gives the exit status.
 func start(args []string) int {
@@ -75,42 +38,10 @@ func start(args []string) int {
 		a.restore()
 	}
 	if cause := context.Cause(ctx); cause != nil {
-		// What the command says then is only a consequence.
+		// The command's own error is only a consequence of it.
 		err = cause
 	}
 	return a.report(err)
-}
-
-// report prints what is still to be said about err, and gives the status.
-func (a *app) report(err error) int {
-	var usage usageError
-	var status statusError
-	var sig signalError
-	var output outputError
-	var failed commandError
-	switch {
-	case err == nil:
-		return statusOK
-	case errors.As(err, &status):
-		return int(status)
-	case errors.As(err, &sig):
-		a.console.complain("%v", sig)
-		return 128 + int(sig.Signal)
-	case errors.Is(err, errStdoutClosed):
-		return statusPipe
-	case errors.As(err, &output):
-		a.console.complain("stdout: %v", output.error)
-		return statusRaised
-	case errors.As(err, &failed):
-		a.console.complain("%v", failed.error)
-		return failed.status
-	case errors.As(err, &usage):
-		a.console.complain("%v", usage.error)
-		return statusUsage
-	}
-	// Cobra's own: an unknown command, say.
-	a.console.complain("%v", err)
-	return statusUsage
 }
 
 // app is what all commands share.
@@ -118,7 +49,7 @@ type app struct {
 	console *console
 	stop    context.CancelCauseFunc
 	hurry   chan struct{} // closed by a second signal
-	restore func()        // gives the terminal back; nil where it was not taken
+	restore func()        // gives the terminal back; nil if nobody has taken it
 	signals chan os.Signal
 	quiet   bool
 	verbose int
@@ -126,12 +57,13 @@ type app struct {
 
 // watchSignals ends the context at the first signal, and closes hurry at the second.
 func (a *app) watchSignals() {
-	// Unhandled, a closed stdout would kill this process before its children. Ignored, it would be so in them too.
+	// Without a handler, a closed stdout would kill this process before its children. If we ignored the signal, our
+	// children would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	c := make(chan os.Signal, 2)
 	a.signals = c
 	wanted := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
-	if !signal.Ignored(syscall.SIGHUP) { // as nohup(1) wants it
+	if !signal.Ignored(syscall.SIGHUP) { // nohup(1) has us ignore it
 		wanted = append(wanted, syscall.SIGHUP)
 	}
 	signal.Notify(c, wanted...)
@@ -144,7 +76,7 @@ func (a *app) watchSignals() {
 	}()
 }
 
-// stdoutFailed is called at the first write to stdout that fails.
+// stdoutFailed is called when a write to stdout has failed for the first time.
 func (a *app) stdoutFailed(err error) {
 	if errors.Is(err, syscall.EPIPE) {
 		err = errStdoutClosed
@@ -190,3 +122,55 @@ serves its imports from this machine. Nothing is installed or written there.`,
 		newMaster(a), newHosts(a), newDoctor(a))
 	return root
 }
+
+// noCore keeps the kernel from writing this process's memory to a file when it crashes: there are passwords in it. It
+// also keeps the user's other processes, our children among them, from reading the memory in /proc. Unlike
+// RLIMIT_CORE, it covers programs that core_pattern pipes to, and ends with exec: our children have core files as
+// they would without us.
+func noCore() { _ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) }
+
+// closing gives a context for ending children. It ends after d, or at a second signal.
+func (a *app) closing(d time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	go func() {
+		select {
+		case <-a.hurry:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
+// noArgs refuses arguments, with our own message.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("%s takes no arguments, got %q", cmd.CommandPath(), args[0])
+	}
+	return nil
+}
+
+// interruptible gives what fn gives, or why ctx has ended. In the latter case, the process is about to end, and fn
+// with it.
+func interruptible[T any](ctx context.Context, fn func() (T, error)) (out T, err error) {
+	done := make(chan struct{})
+	var got T
+	var failed error
+	go func() {
+		defer close(done)
+		got, failed = fn()
+	}()
+	select {
+	case <-done:
+		return got, failed
+	case <-ctx.Done():
+	}
+	select {
+	case <-done:
+	case <-time.After(stopTime):
+	}
+	return out, context.Cause(ctx)
+}
+
+// stopTime is how long interrupted work may take to end what it has started.
+const stopTime = time.Second

@@ -8,7 +8,7 @@ import (
 	"github.com/russross/blackfriday/v2"
 )
 
-// Widths of what is shown, in columns.
+// Widths in columns.
 const (
 	minWidth   = 40
 	maxWidth   = 110 // longer lines are hard to read
@@ -17,7 +17,7 @@ const (
 	codeIndent = "    "
 )
 
-// Styles of a terminal.
+// Styles on a terminal.
 const (
 	styleHeading = "\x1b[1m"
 	styleStrong  = "\x1b[1m"
@@ -25,7 +25,7 @@ const (
 	styleOff     = "\x1b[0m"
 )
 
-// showMarkdown gives a page as a terminal shows it, at most width columns wide; with colour or, as for a file, without.
+// showMarkdown gives a page for a terminal, at most width columns wide. Without colour it is for a file.
 func showMarkdown(text string, width int, colour bool) string {
 	m := &markdown{width: min(max(width, minWidth), maxWidth), colour: colour}
 	parser := blackfriday.New(blackfriday.WithExtensions(blackfriday.Tables | blackfriday.FencedCode | blackfriday.NoIntraEmphasis | blackfriday.Autolink))
@@ -49,7 +49,7 @@ func (m *markdown) style(style, text string) string {
 	return style + text + styleOff
 }
 
-// block shows a paragraph or the like, behind an empty line.
+// block shows a paragraph or the like after an empty line.
 func (m *markdown) block(n *blackfriday.Node, indent string) {
 	switch n.Type {
 	case blackfriday.Heading:
@@ -99,7 +99,7 @@ func (m *markdown) list(n *blackfriday.Node, indent string) {
 	}
 }
 
-// lines shows a text in lines that fit.
+// lines shows a text in lines that fit the width.
 func (m *markdown) lines(first, rest, text string) {
 	for i, line := range wrap(text, m.width-len(rest)) {
 		if i > 0 {
@@ -109,7 +109,7 @@ func (m *markdown) lines(first, rest, text string) {
 	}
 }
 
-// inline gives the text in a block.
+// inline gives the text of a block.
 func (m *markdown) inline(n *blackfriday.Node) string {
 	var b strings.Builder
 	for c := n.FirstChild; c != nil; c = c.Next {
@@ -137,16 +137,16 @@ func (m *markdown) inline(n *blackfriday.Node) string {
 	return b.String()
 }
 
-// unbroken stands for a blank where a style goes on, since that must not run into the next column.
+// unbroken stands for a blank within a styled text, so that the style does not run into the next column.
 const unbroken = "\u00a0"
 
 var escapes = regexp.MustCompile("\x1b\\[[0-9;]*m")
 
-// columns is how wide a text is shown.
+// columns is the width of a text on the screen.
 func columns(text string) int { return ansi.StringWidth(text) }
 
-// wrap parts a text into lines of at most width columns; a longer word has a line of its own. A style ends with its line and begins again
-// on the next one.
+// wrap splits a text into lines of at most width columns. A longer word has a line of its own. A style ends with its
+// line, and begins again on the next one.
 func wrap(text string, width int) []string {
 	var lines []string
 	line, size := "", 0
@@ -179,7 +179,7 @@ func wrap(text string, width int) []string {
 	return lines
 }
 
-// table shows the columns as wide as they have to be, the widest ones narrower where they do not fit.
+// table shows a table. Columns are as wide as they have to be. If they do not fit, the widest ones are narrower.
 func (m *markdown) table(n *blackfriday.Node) {
 	var rows [][]string
 	head := 0
@@ -239,7 +239,7 @@ func (m *markdown) widths(rows [][]string) []int {
 			}
 		}
 		if widest < 0 {
-			break // long words have their place
+			break // long words are not broken
 		}
 		widths[widest]--
 	}

@@ -17,16 +17,16 @@ import (
 	"mitogend/importer/requirements"
 )
 
-// pathFlags say where modules come from and which may be served.
+// pathFlags say where modules come from, and which of them may be served.
 type pathFlags struct {
 	path  []string
 	venv  string
 	allow []string
 	deny  []string
 	libs  []string
-	// unpack has packages.
+	// unpack has names of packages.
 	unpack []string
-	// wheels are directories of them.
+	// wheels has directories of wheels.
 	wheels      []string
 	constraints []string
 	needs       importer.Requirements
@@ -40,11 +40,11 @@ func (p *pathFlags) register(cmd *cobra.Command, first string) {
 	f.StringSliceVar(&p.deny, "deny", nil, "never serve these `MODULES`, nor what lies in them; repeatable, comma-separated")
 	f.StringSliceVar(&p.libs, "libs", nil, "send libraries of this machine that extension modules need and a target lacks; --libs=`DIRS` looks there instead")
 	f.StringSliceVar(&p.unpack, "unpack", nil, "unpack these `PACKAGES` in the target's memory, for code that needs files on a disk; repeatable, comma-separated")
-	f.StringArrayVar(&p.wheels, "wheels", nil, "`DIR`ectory of wheels, as pip download makes it: each target is served those that fit it, behind the path; repeatable")
+	f.StringArrayVar(&p.wheels, "wheels", nil, "`DIR`ectory of wheels, as pip download makes it: each target gets those that fit it, after the path; repeatable")
 	f.StringArrayVar(&p.constraints, "constraint", nil, "of --wheels, take versions that constraint `FILE` allows, as pip does; repeatable")
-	f.StringArrayVar(&p.needs.Lines, "with", nil, "serve what pip finds for this `REQUIREMENT`, as numpy<2, and for what that needs: for each target what fits it; repeatable")
+	f.StringArrayVar(&p.needs.Lines, "with", nil, "serve what uv or pip finds for this `REQUIREMENT`, such as numpy<2, and for what that needs: each target gets what fits it; repeatable")
 	f.StringArrayVar(&p.needs.Files, "requirements", nil, "the same for each line of `FILE`; repeatable")
-	f.StringArrayVar(&p.needs.Links, "find-links", nil, "have pip look in this `DIR`ectory or at this address as well; repeatable")
+	f.StringArrayVar(&p.needs.Links, "find-links", nil, "have uv or pip look in this `DIR`ectory or at this address as well; repeatable")
 	f.Lookup("libs").NoOptDefVal = importer.LibsSystem
 	completeFlag(cmd, "venv", completeDirs)
 	completeFlag(cmd, "wheels", completeDirs)
@@ -53,8 +53,8 @@ func (p *pathFlags) register(cmd *cobra.Command, first string) {
 	completeFlag(cmd, "unpack", p.completeModule)
 }
 
-// options gives what the flags say; first is the default path's first entry. It is left out if somebody else could have put modules
-// there: nobody has named it.
+// options gives what the flags say. first is the default path's first entry. The user has not named it, so it is left
+// out if somebody else could have put modules there.
 func (p *pathFlags) options(a *app, first string) (importer.Options, error) {
 	opt := importer.Options{Path: p.path, Venv: p.venv, Policy: importer.Policy{Allow: p.allow, Deny: p.deny}, Libs: p.libs, Unpack: p.unpack,
 		Wheels: p.wheels, Constraints: p.constraints, Requirements: p.needs}
@@ -75,7 +75,7 @@ func (p *pathFlags) options(a *app, first string) (importer.Options, error) {
 		return opt, usagef("--constraint is for --wheels, which is not given")
 	}
 	for _, dir := range p.path {
-		// Python takes no notice of such an entry, and so does the importer; here it is a typing mistake.
+		// Python ignores such an entry, and so does the importer. On a command line it is a typing mistake.
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 			return opt, usagef("--path %s: %w", dir, cause(err))
 		}
@@ -95,7 +95,8 @@ func (p *pathFlags) options(a *app, first string) (importer.Options, error) {
 	return opt, nil
 }
 
-// checkWheels finds mistakes in the names of wheelhouses: what is wrong in them later is said where a module is missed.
+// checkWheels finds mistakes in the names of directories of wheels. Later faults in these are told where a module is
+// missing.
 func checkWheels(dirs []string) error {
 	for _, dir := range dirs {
 		entries, err := os.ReadDir(dir)
@@ -114,7 +115,7 @@ func checkWheels(dirs []string) error {
 // maxEntries is how much of a directory hasModules looks at.
 const maxEntries = 1000
 
-// hasModules tells whether a directory has anything that somebody may miss.
+// hasModules tells whether a directory has modules that somebody may miss.
 func hasModules(dir string) bool {
 	f, err := os.Open(dir)
 	if err != nil {
@@ -128,4 +129,11 @@ func hasModules(dir string) bool {
 		}
 	}
 	return false
+}
+
+// hideImports hides the flags of imports in the help of commands that import nothing of the user's.
+func hideImports(cmd *cobra.Command) {
+	for _, name := range []string{"path", "venv", "libs", "wheels", "constraint", "with", "requirements", "find-links", "unpack", "allow", "deny", "prefer", "bytecode", "no-bytecode", "compilers", "trace-imports"} {
+		_ = cmd.Flags().MarkHidden(name)
+	}
 }

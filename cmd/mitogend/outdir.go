@@ -12,7 +12,7 @@ import (
 	"sync"
 )
 
-// outDir is the directory of -o: one for each target, with its stdout, stderr and status.
+// outDir is the directory of -o. It has a directory for each target, with its stdout, stderr and status.
 type outDir struct {
 	path string
 
@@ -20,13 +20,13 @@ type outDir struct {
 	used map[string]int
 }
 
-// outFiles are those of one target.
+// outFiles are the files of one target.
 type outFiles struct {
 	dir            string
 	stdout, stderr *outFile
 }
 
-// outFile keeps what is written to it, and the first error. It is safe for concurrent use.
+// outFile is one of these files. It keeps the first error. It is safe for concurrent use.
 type outFile struct {
 	mu  sync.Mutex // guards the following
 	f   *os.File
@@ -61,7 +61,7 @@ func newOutDir(path string) (*outDir, error) {
 	return &outDir{path: path, used: map[string]int{}}, nil
 }
 
-// open makes the files of a target empty. A status that lies there is of an earlier time.
+// open makes empty files for a target. It removes a status of an earlier command.
 func (d *outDir) open(name string) (*outFiles, error) {
 	base := fileName(name)
 	d.mu.Lock()
@@ -91,7 +91,7 @@ func (d *outDir) open(name string) (*outFiles, error) {
 	return o, err
 }
 
-// finish writes how it went: the status, and the reason where there is no status of a program's. The error is the first of all.
+// finish closes the files and writes the status, with the reason if there is one. It gives the first error of all.
 func (o *outFiles) finish(status int, reason string) error {
 	err := o.stdout.Close()
 	if err2 := o.stderr.Close(); err == nil {
@@ -104,7 +104,7 @@ func (o *outFiles) finish(status int, reason string) error {
 	if reason != "" {
 		text += reason + "\n"
 	}
-	// It is there when all else is.
+	// The status comes last: whoever finds it finds all.
 	tmp := filepath.Join(o.dir, ".status")
 	if err := os.WriteFile(tmp, []byte(text), 0o666); err != nil {
 		return err
@@ -112,18 +112,18 @@ func (o *outFiles) finish(status int, reason string) error {
 	return os.Rename(tmp, filepath.Join(o.dir, "status"))
 }
 
-// remove takes away those of a target that nothing is done on.
+// remove removes the files of a target that --where has left out.
 func (o *outFiles) remove() {
 	_, _ = o.stdout.Close(), o.stderr.Close()
 	for _, name := range []string{"stdout", "stderr", ""} {
-		_ = os.Remove(filepath.Join(o.dir, name)) // the directory only where it is empty
+		_ = os.Remove(filepath.Join(o.dir, name)) // this removes the directory only if it is empty
 	}
 }
 
-// maxFileName leaves room for what is put behind.
+// maxFileName leaves room for a suffix.
 const maxFileName = 200
 
-// fileName makes a name of a file of a target: what is no letter, digit or one of @+,=_.- is %XX.
+// fileName makes a file name of a target's name. Letters, digits and @+,=_:.- stay as they are, others become %XX.
 func fileName(target string) string {
 	target = strings.TrimSuffix(target, ":")
 	var b strings.Builder
@@ -144,10 +144,10 @@ func fileName(target string) string {
 	return name
 }
 
-// failedFile is the file of --failed. It is made at the start, so that what is wrong with it is told before anything has run.
+// failedFile is the file of --failed. It is made at the start, so that an error is told before anything has run.
 type failedFile struct {
 	name string
-	tmp  *os.File // nil where the name is no regular file: that is written to
+	tmp  *os.File // nil if the name is no regular file, which is written to directly
 }
 
 func newFailedFile(name string) (*failedFile, error) {
@@ -165,7 +165,7 @@ func newFailedFile(name string) (*failedFile, error) {
 	return f, nil
 }
 
-// write puts the names into it, one a line.
+// write writes the names to the file, one a line.
 func (f *failedFile) write(names []string) error {
 	text := strings.Join(names, "\n")
 	if text != "" {

@@ -21,19 +21,21 @@ import (
 	"mitogend/pyproto/printable"
 )
 
-// prompts is one prompt for Python on several targets: what is typed here runs on all of them, and what they print alike is shown once.
+// prompts is one prompt for Python on several targets. What is typed here runs on all of them. Equal output is shown
+// once.
 type prompts struct {
 	fl  *fleet
 	env []string
 	dir string
 
-	mark  []byte
-	begun chan struct{} // closed when each target is there, or given up
+	mark      []byte
+	begun     chan struct{} // closed once each target is connected, or given up
+	out, errs *gatherer     // what the targets print
 
 	mu      sync.Mutex    // guards the following
-	live    []*session    // in the order in which they came
-	settled map[*job]bool // those that are there, or given up
-	reading bool          // a line is waited for
+	live    []*session    // in the order in which they were connected
+	settled map[*job]bool // those that are connected, or given up
+	reading bool          // talk waits for a line
 	over    bool          // all targets have ended
 }
 
@@ -48,16 +50,20 @@ type session struct {
 	closed bool
 }
 
-// answerTime is how long a target may take to say whether a text is whole, or what completes a word.
+// answerTime is how long a target may take to say whether a text is complete, or what completes a word.
 const answerTime = 5 * time.Second
 
-// prompt is repl on several targets. Without a terminal the lines come from stdin as they are.
+// prompt is repl on several targets. Without a terminal, the lines come from stdin as they are.
 func (fl *fleet) prompt(ctx context.Context, env []string, dir string) error {
-	p := &prompts{fl: fl, env: env, dir: dir, mark: make([]byte, 32), begun: make(chan struct{}), settled: map[*job]bool{}}
+	c := fl.app.console
+	p := &prompts{
+		fl: fl, env: env, dir: dir, mark: make([]byte, 32), begun: make(chan struct{}), settled: map[*job]bool{},
+		out: &gatherer{spool: &fl.spool, to: c.out}, errs: &gatherer{spool: &fl.spool, to: c.err},
+	}
 	var random [16]byte
 	_, _ = rand.Read(random[:])
 	hex.Encode(p.mark, random[:])
-	// All are there at once.
+	// All are connected at the same time.
 	fl.flags.parallel = max(fl.flags.parallel, len(fl.targets))
 	fl.silent = true
 	fl.after = p.settle
@@ -75,13 +81,13 @@ func (fl *fleet) prompt(ctx context.Context, env []string, dir string) error {
 	p.over = true
 	reading := p.reading
 	p.mu.Unlock()
-	if !reading { // nobody has to type a line for that
+	if !reading { // otherwise somebody would have to type a line first
 		<-typed
 	}
 	return err
 }
 
-// settle counts a target that is there, or given up, once.
+// settle counts a target once, when it is connected or given up.
 func (p *prompts) settle(j *job) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -96,7 +102,11 @@ func (p *prompts) settle(j *job) {
 // work runs the Python of one target until its end.
 func (p *prompts) work(ctx context.Context, j *job) *outcome {
 	r, w := io.Pipe()
-	s := &session{name: j.target.name, orders: make(chan []byte, 64), gone: make(chan struct{}), out: newAnswers(p.mark), err: newAnswers(p.mark)}
+	name := j.target.name
+	s := &session{
+		name: name, orders: make(chan []byte, 64), gone: make(chan struct{}),
+		out: newAnswers(p.mark, p.out, name), err: newAnswers(p.mark, p.errs, name),
+	}
 	var writing sync.WaitGroup
 	writing.Go(func() {
 		defer w.Close()
@@ -113,10 +123,16 @@ func (p *prompts) work(ctx context.Context, j *job) *outcome {
 	p.mu.Unlock()
 	p.settle(j)
 	status, err := j.child.Run(ctx, o)
+	s.out.end()
+	s.err.end()
 	p.mu.Lock()
 	p.live = slices.DeleteFunc(p.live, func(o *session) bool { return o == s })
+	last := len(p.live) == 0
 	p.mu.Unlock()
 	close(s.gone)
+	if last {
+		p.show()
+	}
 	_ = r.Close()
 	s.end()
 	writing.Wait()
@@ -126,8 +142,8 @@ func (p *prompts) work(ctx context.Context, j *job) *outcome {
 	return p.fl.programEnded(j, status)
 }
 
-// send gives an order. A target that has not taken 64 of them gets no more, and that is false: it is stuck, and told so by whoever waits for
-// it.
+// send sends an order. It gives false if the target has 64 orders left that it has not taken: it is stuck then, and
+// whoever waits for it says so.
 func (s *session) send(kind byte, body []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -143,7 +159,7 @@ func (s *session) send(kind byte, body []byte) bool {
 	}
 }
 
-// end is the end of its stdin.
+// end ends the session's stdin.
 func (s *session) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -159,7 +175,7 @@ func (p *prompts) sessions() []*session {
 	return slices.Clone(p.live)
 }
 
-// ask asks the first of the targets; false if it does not answer.
+// ask asks the first of the targets. It gives false if there is no answer.
 func (p *prompts) ask(kind byte, text string) (string, bool) {
 	for _, s := range p.sessions() {
 		s.out.drain()
@@ -178,7 +194,7 @@ func (p *prompts) ask(kind byte, text string) (string, bool) {
 	return "", false
 }
 
-// talk reads and runs, until the end of what is typed or of the last target.
+// talk reads texts and runs them, until the input or the last target ends.
 func (p *prompts) talk(ctx context.Context) {
 	defer func() {
 		for _, s := range p.sessions() {
@@ -186,9 +202,9 @@ func (p *prompts) talk(ctx context.Context) {
 		}
 	}()
 	interrupts := make(chan os.Signal, 1)
-	signal.Reset(os.Interrupt) // it means what runs there, not this command
+	signal.Reset(os.Interrupt) // it is for what runs there, not for this command
 	signal.Notify(interrupts, os.Interrupt)
-	defer signal.Notify(p.fl.app.signals, os.Interrupt) // what runs there may not end by itself
+	defer signal.Notify(p.fl.app.signals, os.Interrupt) // after that, it is for this command again
 	in := p.newTypist()
 	defer in.close()
 	read := func(prompt string) (string, error) {
@@ -200,6 +216,12 @@ func (p *prompts) talk(ctx context.Context) {
 	}
 	for ctx.Err() == nil && len(p.sessions()) > 0 {
 		text, err := read(p.prefix())
+		// What threads have printed meanwhile is shown by itself.
+		for _, s := range p.sessions() {
+			s.out.end()
+			s.err.end()
+		}
+		p.show()
 		for err == nil && strings.TrimSpace(text) != "" {
 			if more, ok := p.ask('m', text); !ok || more != "1" {
 				break
@@ -222,7 +244,7 @@ func (p *prompts) talk(ctx context.Context) {
 	}
 }
 
-// begin is false if no target is left to read for.
+// begin tells that talk waits for a line. It is false if no target is left.
 func (p *prompts) begin() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -246,19 +268,17 @@ func (p *prompts) prefix() string {
 
 // execute runs a text on all targets and shows what they print.
 func (p *prompts) execute(ctx context.Context, text string, interrupts chan os.Signal) {
-	c := p.fl.app.console
-	out, errs := &gatherer{spool: &p.fl.spool, to: c.out}, &gatherer{spool: &p.fl.spool, to: c.err}
 	waiting := p.sessions()
 	select {
-	case <-interrupts: // of an earlier text
+	case <-interrupts: // it was for an earlier text
 	default:
 	}
 	for _, s := range waiting {
-		s.out.begin(out.writer(s.name))
-		s.err.begin(errs.writer(s.name))
+		s.out.begin()
+		s.err.begin()
 		s.send('s', []byte(text))
 	}
-	stop := c.progress(func() string {
+	stop := p.fl.app.console.progress(func() string {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		var names []string
@@ -293,6 +313,11 @@ func (p *prompts) execute(ctx context.Context, text string, interrupts chan os.S
 		}
 	}
 	stop()
-	out.show(c)
-	errs.show(c)
+	p.show()
+}
+
+// show shows what was gathered.
+func (p *prompts) show() {
+	p.out.show(p.fl.app.console)
+	p.errs.show(p.fl.app.console)
 }

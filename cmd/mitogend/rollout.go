@@ -5,37 +5,34 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 
-	"mitogend/daemon"
-	"mitogend/daemon/work"
 	"mitogend/pyproto/printable"
 )
 
-// rolloutFlags say in which portions targets are worked on, and when to stop.
+// rolloutFlags say how many targets are worked on at once, and when to stop.
 type rolloutFlags struct {
 	batch   string
 	maxFail string
 	retry   int
 	pause   time.Duration
 	dryRun  bool
-	dryWork bool // the work itself knows of dryRun
+	dryWork bool // the work itself looks at dryRun
 }
 
 func (f *rolloutFlags) register(fs *pflag.FlagSet) {
-	fs.StringVar(&f.batch, "batch", "", "work on `N` targets, or N% of them, and on the next when all of these are done")
+	fs.StringVar(&f.batch, "batch", "", "work on `N` targets, or N% of all, and begin the next ones when these are done")
 	fs.StringVar(&f.maxFail, "max-fail", "", "begin no more targets once more than `N`, or N% of all, have failed or were not reached")
-	fs.IntVar(&f.retry, "retry", 0, "try `N` times more to connect, where that fails; what may have run is never tried again")
+	fs.IntVar(&f.retry, "retry", 0, "if a connect fails, try up to `N` times more; what may have run is never tried again")
 	durationVar(fs, &f.pause, "pause", 0, "wait between batches (default none)")
-	fs.BoolVar(&f.dryRun, "dry-run", false, "show what would be done on which targets, and do nothing")
+	fs.BoolVar(&f.dryRun, "dry-run", false, "show what would be done on which target, and do nothing")
 }
 
-// rollout are the flags for a number of targets.
+// rollout has the values of these flags for a given number of targets.
 type rollout struct {
 	batch   int
 	maxFail int
@@ -86,8 +83,8 @@ func amount(text string, of int, up bool) (int, error) {
 	return int(math.Floor(n)), nil
 }
 
-// start begins targets, batch by batch, until all have begun, ctx ends or too many have failed. It returns when those that were begun
-// are done, or ctx has ended.
+// start begins targets, batch by batch, until all have begun, too many have failed, or ctx ends. It does not wait for
+// those of the last batch.
 func (fl *fleet) start(ctx context.Context, do func(context.Context, *job) *outcome) {
 	slots := make(chan struct{}, fl.flags.parallel)
 	for i, batch := 0, portions(len(fl.targets), fl.plan.batch); i < len(batch); i++ {
@@ -115,7 +112,7 @@ func (fl *fleet) start(ctx context.Context, do func(context.Context, *job) *outc
 			})
 		}
 		if i < len(batch)-1 {
-			for range cap(slots) { // all of this batch
+			for range cap(slots) { // this waits for all of the batch
 				select {
 				case slots <- struct{}{}:
 				case <-ctx.Done():
@@ -133,7 +130,7 @@ func (fl *fleet) notePause(done, batches int) {
 	fl.app.console.note(fmt.Sprintf("%d of %d batches done; the next one in %v", done, batches, fl.plan.pause))
 }
 
-// tooMany tells whether --max-fail forbids to begin more.
+// tooMany tells whether --max-fail forbids more targets to begin.
 func (fl *fleet) tooMany() bool { return int(fl.failed.Load()) > fl.plan.maxFail }
 
 // span is a part of a list.
@@ -149,7 +146,7 @@ func portions(n, size int) (out []span) {
 	return out
 }
 
-// wait waits, and gives false when ctx ends first.
+// wait waits for d. It gives false if ctx ends first.
 func wait(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -159,14 +156,6 @@ func wait(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
-}
-
-// open connects a target, and tries it again as often as --retry says.
-func (fl *fleet) open(ctx context.Context, j *job, opt daemon.ConnectOptions) error {
-	return work.Retry(ctx, fl.flags.retry, func() (err error) {
-		j.child, err = fl.daemon.Open(ctx, j.target.name, j.target.hops, opt)
-		return err
-	})
 }
 
 // dryRun shows what would be done.
@@ -192,13 +181,7 @@ func (fl *fleet) dryRun() error {
 	return nil
 }
 
-// Kinds of what --json tells of targets that have no outcome.
-const (
-	kindInterrupted = "interrupted" // it may have run
-	kindNotBegun    = "not_begun"
-)
-
-// unfinished tells --json of the targets that have no outcome.
+// unfinished tells which targets have no outcome, for --json.
 func (fl *fleet) unfinished(why string) {
 	for _, t := range fl.tally.seal(fl.targets) {
 		f := &failure{Kind: kindInterrupted, Message: "interrupted; it may have run"}
@@ -209,48 +192,4 @@ func (fl *fleet) unfinished(why string) {
 			writeJSON(fl.app.console.out, &outcome{Target: t.target.name, Error: f})
 		}
 	}
-}
-
-// told is a target without an outcome.
-type told struct {
-	target target
-	begun  bool
-}
-
-// seal ends the counting, and gives the targets without an outcome in their order.
-func (t *tally) seal(targets []target) (out []told) {
-	t.mu.Lock()
-	t.sealed = true
-	t.mu.Unlock()
-	return t.without(targets)
-}
-
-// without gives the targets without an outcome in their order.
-func (t *tally) without(targets []target) (out []told) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	ended, begun := t.counts()
-	for _, target := range targets {
-		begun[target.name]--
-		if ended[target.name]--; ended[target.name] < 0 {
-			out = append(out, told{target, begun[target.name] >= 0})
-		}
-	}
-	return out
-}
-
-// failedNames gives the targets that are not ok, each once, in their order.
-func (t *tally) failedNames(targets []target) (names []string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	ok := map[string]int{}
-	for _, name := range slices.Concat(t.good, t.unmet) {
-		ok[name]++
-	}
-	for _, target := range targets {
-		if ok[target.name]--; ok[target.name] < 0 && !slices.Contains(names, target.name) {
-			names = append(names, target.name)
-		}
-	}
-	return names
 }

@@ -14,7 +14,7 @@ func (f *runtimeFlag) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.runtime, "runtime", "embedded", "what runs on targets that name no runtime: embedded, mitogen (your installed Mitogen, on --path or python3's), or mitogen:DIR")
 }
 
-// apply sets the key runtime of targets that have none. What is behind the first hop runs the same.
+// apply sets the key runtime of targets that have none. Children behind the first hop run the same.
 func (f *runtimeFlag) apply(targets []target) error {
 	if err := checkRuntime(f.runtime); err != nil {
 		return usagef("--runtime: %w", err)
@@ -35,7 +35,7 @@ func (f *runtimeFlag) apply(targets []target) error {
 	return nil
 }
 
-// checkRuntime tells whether a runtime can be meant.
+// checkRuntime refuses what is no runtime.
 func checkRuntime(runtime string) error {
 	dir, named := strings.CutPrefix(runtime, "mitogen:")
 	if named && dir != "" || runtime == "" || runtime == "embedded" || runtime == "mitogen" {

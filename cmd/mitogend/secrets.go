@@ -16,7 +16,7 @@ import (
 	"golang.org/x/term"
 )
 
-// secrets are the passwords that were asked for on the terminal.
+// secrets are the passwords that the user has typed.
 type secrets struct{ ssh, become string }
 
 var becomeMethods = []string{"sudo", "su", "doas"}
@@ -32,7 +32,7 @@ func (s secrets) For(_ int, method string) (string, bool) {
 	return "", false
 }
 
-// ask asks for what the flags say, as far as a target needs it.
+// ask asks for the passwords that the flags name, if a target needs them.
 func (t *targetFlags) ask(ctx context.Context, targets []target) (s secrets, err error) {
 	if t.askPass && needs(targets, "ssh") {
 		if s.ssh, err = askPassword(ctx, "--ask-pass", "SSH password: ", inTarget); err != nil {
@@ -45,10 +45,10 @@ func (t *targetFlags) ask(ctx context.Context, targets []target) (s secrets, err
 	return s, err
 }
 
-// inTarget is what does without a terminal.
+// inTarget is the way to give a password without a terminal.
 const inTarget = "password_env=NAME or password_file=PATH in the target"
 
-// askPassword asks on the controlling terminal, whatever stdin is, and gives the terminal back as it was when ctx ends.
+// askPassword asks on the controlling terminal, whatever stdin is. If ctx ends, the terminal is restored.
 func askPassword(ctx context.Context, flag, prompt, instead string) (string, error) {
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
@@ -59,7 +59,7 @@ func askPassword(ctx context.Context, flag, prompt, instead string) (string, err
 	if err != nil {
 		return "", usagef("%s: %w", flag, err)
 	}
-	// Before the question: who is quick would see his password.
+	// This comes before the question: otherwise a quick answer would be on the screen.
 	if silent, err := unix.IoctlGetTermios(fd, unix.TCGETS); err == nil {
 		silent.Lflag = silent.Lflag&^unix.ECHO | unix.ICANON | unix.ISIG
 		silent.Iflag |= unix.ICRNL
@@ -75,7 +75,7 @@ func askPassword(ctx context.Context, flag, prompt, instead string) (string, err
 		text, err := bufio.NewReader(tty).ReadBytes('\n') // term.ReadPassword does not hear ^D
 		read <- answer{bytes.TrimRight(text, "\r\n"), err}
 	}()
-	// Unhandled, ^\ would end us with the terminal left silent.
+	// Without a handler, ^\ would end this process and leave the terminal silent.
 	quit := make(chan os.Signal, 1)
 	signal.Notify(quit, syscall.SIGQUIT)
 	defer signal.Stop(quit)
@@ -85,7 +85,7 @@ func askPassword(ctx context.Context, flag, prompt, instead string) (string, err
 		fmt.Fprintln(tty)
 		return "", signalError{syscall.SIGQUIT}
 	case <-ctx.Done():
-		// The read can not be ended; the process is about to.
+		// The read cannot be interrupted, but the process is about to end.
 		_ = term.Restore(fd, before)
 		fmt.Fprintln(tty)
 		return "", context.Cause(ctx)

@@ -22,10 +22,11 @@ import (
 	"mitogend/daemon/inventory"
 	"mitogend/daemon/pool"
 	"mitogend/importer"
+	"mitogend/internal/fault"
 )
 
-// settings configure serve. Each has a key in mitogend.yaml, a flag and an environment variable, all of one name; a flag wins over
-// the environment, that over the file.
+// settings configure serve. Each has a key in mitogend.yaml, a flag and an environment variable of the same name. A
+// flag wins over the environment, and the environment wins over the file.
 type settings struct {
 	listen, http     string
 	pprof            bool
@@ -57,19 +58,19 @@ type settings struct {
 	trace            string
 	otlpEndpoint     string
 
-	// from says where a value was set, by key; nothing means the default.
+	// from says where a value was set, by key. A key that is not there has the default.
 	from map[string]string
 }
 
-// setting is one of them.
+// setting is one of the settings.
 type setting struct {
 	key, usage string
 	value      func(*settings) any // a pointer
-	file       bool                // it is a path: in the file, relative to the file's directory
+	file       bool                // it is a path; in the configuration file it is relative to that file's directory
 	fixed      bool                // a reload does not change it
 }
 
-// settingList is all of them, in the order in which they are shown.
+// settingList has all settings, in the order in which they are shown.
 var settingList = []setting{
 	{key: "listen", usage: "`DIR`ectory for the sockets (default $XDG_RUNTIME_DIR/mitogend, else ~/.cache/mitogend)", file: true, fixed: true, value: func(s *settings) any { return &s.listen }},
 	{key: "http", usage: "serve metrics and health on this `HOST:PORT`, as 127.0.0.1:9101 (default off)", fixed: true, value: func(s *settings) any { return &s.http }},
@@ -123,7 +124,7 @@ func defaultSettings() *settings {
 	}
 }
 
-// set takes values as text: one, or several for a list.
+// set sets values that are given as text: one, or several for a list.
 func (s setting) set(to *settings, texts []string, dir string) error {
 	if len(texts) != 1 && !s.list() {
 		return fmt.Errorf("%s: one value is wanted", s.key)
@@ -167,7 +168,7 @@ func (s setting) duration() bool {
 	return ok
 }
 
-// check finds values that can not be meant.
+// check refuses values that make no sense.
 func (s *settings) check() error {
 	for _, n := range []struct {
 		key string
@@ -211,12 +212,12 @@ func (s *settings) check() error {
 	return err
 }
 
-// hosts reads the inventory; nil when there is none.
+// hosts reads the inventory. It gives nil if there is none.
 func (s *settings) hosts(ctx context.Context) (*inventory.Inventory, error) {
 	if len(s.inventory) == 0 {
 		return nil, nil
 	}
-	// Hosts are looked up later as well, when ctx does not count any more.
+	// Hosts are looked up later as well, when ctx may have ended.
 	alive, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, cancel)
 	inv, err := interruptible(ctx, func() (*inventory.Inventory, error) {
@@ -226,7 +227,7 @@ func (s *settings) hosts(ctx context.Context) (*inventory.Inventory, error) {
 		cancel()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("inventory: %w", inventoryError(err))
+		return nil, fmt.Errorf("inventory: %s", fault.Plain(err))
 	}
 	return inv, nil
 }
@@ -250,7 +251,7 @@ func (s *settings) levels() (*control.Levels, error) {
 	return l, nil
 }
 
-// source is what clients are served that name nothing.
+// source says what is served for clients that name nothing.
 func (s *settings) source() importer.Options {
 	return importer.Options{
 		Path: s.path, Venv: s.venv, Policy: importer.Policy{Allow: s.allow, Deny: s.deny}, Libs: s.libs, Unpack: s.unpack,
@@ -258,25 +259,25 @@ func (s *settings) source() importer.Options {
 	}
 }
 
-// poolOptions gives what a reload can change of the pool.
+// poolOptions gives the pool's options that a reload can change.
 func (s *settings) poolOptions() pool.Options {
 	o := pool.Options{
 		Source: s.source(), PythonFrom: daemon.PythonFrom{Builds: s.pythonFrom, Dir: s.pythonDir, Keep: s.keepPython},
 		Idle: s.idleTime, Max: s.maxConnections, PerTarget: s.perTarget,
 	}
 	if o.Idle == 0 {
-		o.Idle = -1 // as it was meant: not at all
+		o.Idle = -1 // 0 is the pool's default; the user means none
 	}
 	return o
 }
 
-// settingFlags are the flags of serve and config.
+// settingFlags are the flags of serve and of config.
 type settingFlags struct {
 	file   string
 	values map[string]*flagValue
 }
 
-// flagValue is a flag of one setting.
+// flagValue is the flag of one setting.
 type flagValue struct {
 	s     setting
 	texts []string
@@ -296,7 +297,7 @@ func (v *flagValue) Type() string {
 	return "string"
 }
 
-// Set takes one value of the flag.
+// Set implements pflag.Value.
 func (v *flagValue) Set(text string) error {
 	texts := []string{text}
 	if v.s.list() && !v.s.file {
@@ -334,7 +335,7 @@ func (f *settingFlags) register(fs *pflag.FlagSet) {
 	}
 }
 
-// load reads file, environment and flags, and checks the whole.
+// load reads the file, the environment and the flags, and checks the result.
 func (f *settingFlags) load() (*settings, error) {
 	out := defaultSettings()
 	file, given := f.path()
@@ -378,7 +379,7 @@ func (f *settingFlags) load() (*settings, error) {
 	return out, nil
 }
 
-// path gives the configuration file, and whether somebody has named it.
+// path gives the configuration file. given says that the user has named it.
 func (f *settingFlags) path() (file string, given bool) {
 	if f.file != "" {
 		return f.file, true
@@ -399,10 +400,10 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// maxConfig bounds the file, so that a wrong path is an error and not a full memory.
+// maxConfig bounds the file, so that a wrong path gives an error and does not fill the memory.
 const maxConfig = 1 << 20
 
-// readFile takes what a file says.
+// readFile sets what a file says.
 func (s *settings) readFile(file string) error {
 	info, err := os.Stat(file)
 	if err != nil {
@@ -453,7 +454,7 @@ func (s *settings) readFile(file string) error {
 	return nil
 }
 
-// yamlTexts gives a value as texts: a scalar, a list of them, or a map as KEY=VALUE.
+// yamlTexts gives a value as texts. The value is a scalar, a list of scalars, or a map, whose entries become KEY=VALUE.
 func yamlTexts(n *yaml.Node) ([]string, error) {
 	switch {
 	case n.Kind == yaml.AliasNode:
@@ -477,7 +478,7 @@ func yamlTexts(n *yaml.Node) ([]string, error) {
 	return out, nil
 }
 
-// shown is a setting's value as yaml and people read it.
+// shown gives a setting's value as YAML and people read it.
 func shown(s setting, of *settings) any {
 	switch v := s.value(of).(type) {
 	case *string:
@@ -498,4 +499,16 @@ func shown(s setting, of *settings) any {
 		return text
 	}
 	return nil
+}
+
+// socketDir is the directory of the sockets.
+func (s *settings) socketDir() (string, error) {
+	if s.listen != "" {
+		return s.listen, nil
+	}
+	dir, err := control.DefaultDir()
+	if err != nil {
+		return "", usageError{plain(err)}
+	}
+	return dir, nil
 }

@@ -16,18 +16,19 @@ import (
 	"mitogend/pyproto/printable"
 )
 
-// shower shows the results of call: as they are, selected from, or as a table at the end.
+// shower shows the results of call: as they are, filtered, or as a table at the end.
 type shower struct {
 	app    *app
 	flags  *callCommand
-	filter *gojq.Code // nil for all
+	filter *gojq.Code // nil without --select
 
 	mu      sync.Mutex // guards the following
 	columns []string
 	rows    []tableRow
 }
 
-// tableRow is a line of the table: its cells by column. One without fields has one cell, of column "result".
+// tableRow is a line of the table, with its cells by column. A value without fields has one cell, in the column
+// "result".
 type tableRow struct {
 	target string
 	cells  map[string]string
@@ -48,7 +49,7 @@ func (c *callCommand) shower(a *app) (*shower, error) {
 	return s, nil
 }
 
-// result shows one, v, of which text is the JSON, and gives what --json tells of it.
+// result shows the result v, whose JSON is text. It gives what --json shows of it.
 func (s *shower) result(ctx context.Context, j *job, v any, text json.RawMessage) (json.RawMessage, error) {
 	if s.filter == nil {
 		return text, s.show(j, v, text)
@@ -72,10 +73,10 @@ func (s *shower) result(ctx context.Context, j *job, v any, text json.RawMessage
 	return append(append([]byte("["), bytes.Join(selected, []byte(","))...), ']'), nil
 }
 
-// maxSelected bounds what a filter makes of one result: it may be endless.
+// maxSelected bounds what a filter makes of one result, which may be endless.
 const maxSelected = 1_000_000
 
-// selected gives what the filter makes of a result.
+// selected gives the values that the filter makes of a result.
 func (s *shower) selected(ctx context.Context, text []byte) (out [][]byte, err error) {
 	var v any
 	d := json.NewDecoder(bytes.NewReader(text))
@@ -132,7 +133,7 @@ func (s *shower) show(j *job, v any, text []byte) error {
 	return nil
 }
 
-// keep adds a value to the table: a line for an object, and for each value of a list.
+// keep adds a value to the table. A list gives a line for each of its values, anything else gives one line.
 func (s *shower) keep(target string, text []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -147,7 +148,7 @@ func (s *shower) keep(target string, text []byte) error {
 			row.cells["result"] = cell(item)
 			s.column("result")
 		} else {
-			for d.More() { // the order of the fields is that of the columns
+			for d.More() { // the columns have the order of the fields
 				key, err := d.Token()
 				var value json.RawMessage
 				if err == nil {
@@ -171,7 +172,7 @@ func (s *shower) column(name string) {
 	}
 }
 
-// cell is a value as the table has it: text without quotes.
+// cell gives a value as the table shows it: text has no quotes.
 func cell(text []byte) string {
 	var v any
 	if json.Unmarshal(text, &v) == nil {
@@ -187,7 +188,7 @@ func cell(text []byte) string {
 	return string(text)
 }
 
-// flush writes the table, by targets as they were named.
+// flush writes the table, with targets in the order in which they were named.
 func (s *shower) flush(targets []target) {
 	if !s.flags.table || len(s.rows) == 0 {
 		return

@@ -10,21 +10,21 @@ import (
 	"mitogend/daemon/work"
 )
 
-// spoolBlock is what is kept in memory of a captured output, and how much of a spool is given out at once.
+// spoolBlock is the size of a block of a spool. Of each captured output, less than one block is in memory.
 const spoolBlock = 16 << 10
 
-// spool keeps what many programs print out of memory: in blocks of one file that has no name, and is gone with the process. Where
-// there can be none, blocks are kept in memory. It is safe for concurrent use.
+// spool keeps the output of many programs in blocks of one file, so that it needs no memory. The file has no name,
+// and is gone with the process. If it cannot be made, blocks are kept in memory. A spool is safe for concurrent use.
 type spool struct {
-	// mu protects the following. It is held while a file is made, and no other I/O.
+	// mu protects the following. It is held while the file is made, and during no other I/O.
 	mu   sync.Mutex
 	f    *os.File
-	err  error // there is no file
+	err  error // why there is no file
 	end  int64
 	free []int64
 }
 
-// block is a part of a captured output: in the file, or in memory where that is not nil.
+// block is a part of a captured output. It is in the file, or in mem if that is not nil.
 type block struct {
 	at  int64
 	mem []byte
@@ -37,7 +37,7 @@ func (s *spool) put(b []byte) block {
 		if _, err := f.WriteAt(b, at); err == nil {
 			return block{at: at}
 		}
-		s.give(at) // the disk is full, say
+		s.give(at) // the disk may be full
 	}
 	return block{mem: slices.Clone(b)}
 }
@@ -65,7 +65,7 @@ func (s *spool) give(at int64) {
 	s.free = append(s.free, at)
 }
 
-// get gives what is in a block, in buf if it lies in the file.
+// get gives the content of a block. It uses buf if the block is in the file.
 func (s *spool) get(b block, buf []byte) ([]byte, error) {
 	if b.mem != nil {
 		return b.mem, nil
@@ -77,7 +77,7 @@ func (s *spool) get(b block, buf []byte) ([]byte, error) {
 // maxCaptured is how much of a program's stdout, and of its stderr, --json keeps.
 const maxCaptured = 16 << 20
 
-// captured keeps the beginning of what is written to it, little of it in memory. It is for one goroutine at a time.
+// captured keeps the beginning of what is written to it. It is for one goroutine at a time.
 type captured struct {
 	spool  *spool
 	blocks []block
@@ -104,7 +104,7 @@ func (c *captured) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// each gives what was captured, piece by piece; a piece is good until fn returns.
+// each gives what was captured, piece by piece. A piece is valid until fn returns.
 func (c *captured) each(fn func([]byte) error) error {
 	buf := make([]byte, spoolBlock)
 	for _, b := range c.blocks {
@@ -122,7 +122,7 @@ func (c *captured) each(fn func([]byte) error) error {
 // errNotText ends eachText.
 var errNotText = errors.New("it is no text")
 
-// eachText is each for text, of which no character is torn apart. The error is errNotText where there is something else.
+// eachText is each for text. No piece ends within a character. The error is errNotText if the output is no text.
 func (c *captured) eachText(fn func(string) error) error {
 	var rest []byte
 	err := c.each(func(data []byte) error {
@@ -149,7 +149,7 @@ func (c *captured) eachText(fn func(string) error) error {
 	return err
 }
 
-// release gives the memory and the place in the file back.
+// release gives up the memory, and the blocks of the file.
 func (c *captured) release() {
 	for _, b := range c.blocks {
 		if b.mem == nil {

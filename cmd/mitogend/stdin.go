@@ -11,16 +11,17 @@ import (
 	"mitogend/daemon/work"
 )
 
-// programInput is what programs read: nothing, stdin itself, or all of it each.
+// programInput is what programs read: nothing, stdin itself, or each of them all of stdin.
 type programInput struct {
 	src    io.Reader // nil for /dev/null
 	shared *work.Input
 }
 
-// stdin gives what programs read. One target has stdin itself; several have all of it each, unless it is a terminal.
+// stdin gives what programs read. On one target it is stdin itself. On several, each gets all of stdin, unless that
+// is a terminal.
 func (fl *fleet) stdin() *programInput {
 	switch one := len(fl.targets) == 1; {
-	// A background job that reads the terminal would be stopped.
+	// The terminal would stop a background job that reads it.
 	case background(os.Stdin), !one && term.IsTerminal(int(os.Stdin.Fd())):
 		return &programInput{}
 	case one:
@@ -32,7 +33,7 @@ func (fl *fleet) stdin() *programInput {
 	return &programInput{src: &toldReader{os.Stdin, fail}, shared: work.NewInput(os.Stdin, fail)}
 }
 
-// reader gives what one program reads, nil for /dev/null, and ends it.
+// reader gives what one program reads; nil stands for /dev/null. done has to be called when the program has ended.
 func (in *programInput) reader() (r io.Reader, done func()) {
 	if in.shared == nil {
 		return in.src, func() {}
@@ -41,10 +42,11 @@ func (in *programInput) reader() (r io.Reader, done func()) {
 	return one, func() { _ = one.Close() }
 }
 
-// all gives what a running daemon gives to each of several programs; nil for /dev/null.
+// all gives what a running daemon passes on to each of several programs; nil stands for /dev/null.
 func (in *programInput) all() io.Reader { return in.src }
 
-// toldReader tells of a failure, which ends nothing: the read waits for ever then, since nobody may take what came before for all of it.
+// toldReader is for the reader of all what work.Input is for the others: it tells fail of an error, and then waits
+// for ever, so that nobody takes what came before for all of it.
 type toldReader struct {
 	src  io.Reader
 	fail func(error)

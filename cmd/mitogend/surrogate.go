@@ -7,10 +7,10 @@ import (
 	"unicode/utf8"
 )
 
-// File names need not be UTF-8. Python has each byte that is none as a lone surrogate, U+DC80 to U+DCFF, in its text
-// (surrogateescape), which goes over the wire as three bytes.
+// File names need not be UTF-8. In Python's text, each byte that is not UTF-8 is a lone surrogate, U+DC80 to U+DCFF
+// (surrogateescape). A lone surrogate goes over the wire as three bytes.
 
-// escapeBytes gives what came from the command line as Python has it.
+// escapeBytes gives a text of the command line as Python has it.
 func escapeBytes(s string) string {
 	if utf8.ValidString(s) {
 		return s
@@ -41,7 +41,7 @@ func surrogateAt(s string) (rune, bool) {
 	return 0xd000 | rune(s[1]&0x3f)<<6 | rune(s[2]&0x3f), true
 }
 
-// eachSurrogate gives s with its lone surrogates replaced.
+// eachSurrogate replaces each lone surrogate in s.
 func eachSurrogate(s string, replace func(r rune) string) string {
 	if utf8.ValidString(s) {
 		return s
@@ -59,7 +59,7 @@ func eachSurrogate(s string, replace func(r rune) string) string {
 	return b.String()
 }
 
-// rawText gives Python's text as the bytes that it stands for.
+// rawText gives the bytes that Python's text stands for.
 func rawText(s string) string {
 	return eachSurrogate(s, func(r rune) string {
 		if r >= 0xdc80 && r <= 0xdcff {
@@ -69,11 +69,11 @@ func rawText(s string) string {
 	})
 }
 
-// lone stands for a surrogate while JSON is read or written, which has no way to keep one. Text cannot well have it: it is
-// no character.
+// lone marks a surrogate while JSON is read or written, since Go's JSON cannot keep one. Text hardly ever has it: it
+// is no character.
 const lone = "\U0010ffff"
 
-// hideLone puts marks in the place of the escapes of lone surrogates in JSON.
+// hideLone replaces the escapes of lone surrogates in JSON by marks.
 func hideLone(text string) string {
 	if !strings.Contains(text, `\u`) || strings.Contains(text, lone) {
 		return text
@@ -111,7 +111,7 @@ func unicodeEscape(s string) (rune, bool) {
 	return rune(n), err == nil
 }
 
-// showLone puts lone surrogates in the place of their marks.
+// showLone replaces the marks by lone surrogates.
 func showLone(s string) string {
 	before, rest, found := strings.Cut(s, lone)
 	for found && len(rest) >= 4 {

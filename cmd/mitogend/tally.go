@@ -3,24 +3,25 @@ package main
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 
 	"mitogend/pyproto/printable"
 )
 
-// tally is how it went on each of several targets.
+// tally counts how it went on several targets.
 type tally struct {
 	mu     sync.Mutex // guards the following
 	sealed bool       // nothing is counted any more
 	begun  []string
-	ended  map[string]int // how many times: a target may be named twice
+	ended  map[string]int // the number of outcomes: a target may be named twice
 	good   []string
 	unmet  []string            // left out by --where
-	by     map[string][]string // those that are not ok, by the word for it
+	by     map[string][]string // those that are not ok, by kind
 }
 
-// words are those of the kinds of failures, in the order in which they are told.
+// words are the words for the kinds of failures, in the order in which they are told.
 var words = []struct{ kind, word string }{
 	{kindCall, "failed"}, {kindConnect, "not reached"}, {kindLost, "lost"}, {kindTimeout, "out of time"},
 }
@@ -31,7 +32,7 @@ func (t *tally) begin(name string) {
 	t.begun = append(t.begun, name)
 }
 
-// end counts an outcome; false says that it comes too late.
+// end counts an outcome. It gives false if that comes too late.
 func (t *tally) end(out *outcome) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -58,7 +59,7 @@ func (t *tally) end(out *outcome) bool {
 	return true
 }
 
-// counts gives how many times each target has ended, and was begun. The caller holds mu.
+// counts gives how many times each target has ended and has begun. The caller holds mu.
 func (t *tally) counts() (ended, begun map[string]int) {
 	ended, begun = map[string]int{}, map[string]int{}
 	maps.Copy(ended, t.ended)
@@ -68,7 +69,7 @@ func (t *tally) counts() (ended, begun map[string]int) {
 	return ended, begun
 }
 
-// text is the line for the end; all tells whether all are ok.
+// text gives the line for the end. all says that all targets are ok.
 func (t *tally) text(targets []target) (text string, all bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -91,7 +92,7 @@ func (t *tally) text(targets []target) (text string, all bool) {
 	return strings.Join(parts, ", "), len(t.good)+len(t.unmet) == len(targets)
 }
 
-// left gives those that have begun and not ended. The caller holds mu.
+// left gives the targets that have begun and not ended. The caller holds mu.
 func (t *tally) left() (open []string) {
 	ended, _ := t.counts()
 	for _, name := range t.begun {
@@ -104,14 +105,14 @@ func (t *tally) left() (open []string) {
 	return open
 }
 
-// open gives those that are under way, and how many have begun.
+// open gives the targets that have begun and not ended, and how many have begun.
 func (t *tally) open() ([]string, int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.left(), len(t.begun)
 }
 
-// maxNames is how many targets are told by name.
+// maxNames is how many targets a line names.
 const maxNames = 10
 
 func some(word string, names []string) string {
@@ -123,4 +124,48 @@ func some(word string, names []string) string {
 		text += " " + printable.Line(strings.TrimSuffix(name, ":"))
 	}
 	return text
+}
+
+// told is a target without an outcome.
+type told struct {
+	target target
+	begun  bool
+}
+
+// seal ends the counting, and gives the targets without an outcome in order.
+func (t *tally) seal(targets []target) (out []told) {
+	t.mu.Lock()
+	t.sealed = true
+	t.mu.Unlock()
+	return t.without(targets)
+}
+
+// without gives the targets without an outcome in order.
+func (t *tally) without(targets []target) (out []told) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ended, begun := t.counts()
+	for _, target := range targets {
+		begun[target.name]--
+		if ended[target.name]--; ended[target.name] < 0 {
+			out = append(out, told{target, begun[target.name] >= 0})
+		}
+	}
+	return out
+}
+
+// failedNames gives the targets that are not ok, each once, in order.
+func (t *tally) failedNames(targets []target) (names []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ok := map[string]int{}
+	for _, name := range slices.Concat(t.good, t.unmet) {
+		ok[name]++
+	}
+	for _, target := range targets {
+		if ok[target.name]--; ok[target.name] < 0 && !slices.Contains(names, target.name) {
+			names = append(names, target.name)
+		}
+	}
+	return names
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"regexp"
@@ -18,15 +17,15 @@ import (
 	"mitogend/daemon"
 )
 
-// target is one place to run something on.
+// target is one place to run something.
 type target struct {
-	name    string // as the user wrote it, or the inventory's name of the host
+	name    string // what the user has written, or the inventory's name of the host
 	hops    []bootstrap.Hop
-	secrets map[int]bootstrap.Secret // passwords of the inventory, by hop
-	known   string                   // the inventory's host; empty where it is none
+	secrets map[int]bootstrap.Secret // the inventory's passwords, by hop
+	known   string                   // the inventory's host; empty if it is none
 }
 
-// host is the name of the machine, or of the container, that the last hop with one leads to.
+// host gives the name of the machine or container. It is that of the last hop that has one.
 func (t target) host() string {
 	for _, h := range slices.Backward(t.hops) {
 		if name := h.Host(); name != "" {
@@ -36,7 +35,7 @@ func (t target) host() string {
 	return "localhost"
 }
 
-// targetFlags say where to run something.
+// targetFlags say on which targets to run something, and how to reach them.
 type targetFlags struct {
 	inventoryFlags
 	hosts          []string
@@ -58,14 +57,14 @@ func (t *targetFlags) register(cmd *cobra.Command) {
 	f.StringArrayVar(&t.pythonFrom.Builds, "python-from", nil, "send a target that has no Python the one of these that fits it: a `BUILD` is a directory with bin and lib, a directory of such, or a tar file; repeatable")
 	f.StringVar(&t.pythonFrom.Dir, "python-dir", "", "unpack it in this `DIR`ectory of the target (default: one that is in memory)")
 	f.BoolVar(&t.pythonFrom.Keep, "keep-python", false, "leave it there for the next connection")
-	f.IntVarP(&t.parallel, "parallel", "p", 32, "targets at once")
-	durationVar(f, &t.connectTimeout, "connect-timeout", bootstrap.DefaultTimeout, "for each hop of a target to come up")
-	durationVar(f, &t.timeout, "timeout", 0, "for all that is done on a target, connecting included (default none)")
+	f.IntVarP(&t.parallel, "parallel", "p", 32, "how many targets to work on at once")
+	durationVar(f, &t.connectTimeout, "connect-timeout", bootstrap.DefaultTimeout, "limit for each hop of a target to connect")
+	durationVar(f, &t.timeout, "timeout", 0, "limit for all that is done on a target, connecting included (default none)")
 	f.BoolVar(&t.askPass, "ask-pass", false, "ask once for the password of all ssh hops that name none")
 	f.BoolVar(&t.askBecome, "ask-become-pass", false, "ask once for the password of all sudo, su and doas hops that name none")
 }
 
-// check finds what no target could do with.
+// check refuses flags that fit no target.
 func (t *targetFlags) check() error {
 	switch {
 	case t.parallel < 1:
@@ -89,7 +88,7 @@ func (t *targetFlags) check() error {
 	return nil
 }
 
-// list reads the -H flags and checks the targets. stdin is read for @-.
+// list reads the -H flags, and checks the targets. It reads stdin for @-.
 func (t *targetFlags) list(ctx context.Context, a *app, stdin io.Reader) ([]target, error) {
 	targets, err := t.read(ctx, a, stdin)
 	for i := 0; err == nil && i < len(targets); i++ {
@@ -101,7 +100,7 @@ func (t *targetFlags) list(ctx context.Context, a *app, stdin io.Reader) ([]targ
 	return targets, nil
 }
 
-// read is list without the check of each target. It returns when ctx ends, whatever is being read.
+// read is list without the check of each target. It returns when ctx ends, even if a read hangs.
 func (t *targetFlags) read(ctx context.Context, a *app, stdin io.Reader) ([]target, error) {
 	if err := t.check(); err != nil {
 		return nil, err
@@ -133,35 +132,11 @@ func (t *targetFlags) readAll(ctx context.Context, stdin io.Reader) ([]target, e
 	return out, nil
 }
 
-// stopTime is what interrupted work gets to end what it has started.
-const stopTime = time.Second
-
-// interruptible gives what fn does, or why ctx has ended: the process is about to end then, and fn with it.
-func interruptible[T any](ctx context.Context, fn func() (T, error)) (out T, err error) {
-	done := make(chan struct{})
-	var got T
-	var failed error
-	go func() {
-		defer close(done)
-		got, failed = fn()
-	}()
-	select {
-	case <-done:
-		return got, failed
-	case <-ctx.Done():
-	}
-	select {
-	case <-done:
-	case <-time.After(stopTime):
-	}
-	return out, context.Cause(ctx)
-}
-
-// startsTarget matches what can only be the beginning of another target, not a part of a value.
+// startsTarget matches the beginning of a target. No value of a key has it.
 var startsTarget = regexp.MustCompile(`^[a-z]+:`)
 
-// splitTargets splits at commas. After a question mark a comma belongs to the value (python=python3.9,python3) unless METHOD:
-// follows.
+// splitTargets splits at commas. After a question mark, a comma belongs to the value (python=python3.9,python3), unless
+// METHOD: follows.
 func splitTargets(s string) []string {
 	var out []string
 	for _, part := range strings.Split(s, ",") {
@@ -175,7 +150,7 @@ func splitTargets(s string) []string {
 	return out
 }
 
-// readTargets reads a file with one target a line; # begins a comment line.
+// readTargets reads a file with one target a line. # begins a line of comment.
 func readTargets(file string, stdin io.Reader) ([]string, error) {
 	r := stdin
 	if file != "-" {
@@ -207,31 +182,31 @@ func readTargets(file string, stdin io.Reader) ([]string, error) {
 func readTarget(name string) (target, error) {
 	hops, err := bootstrap.ParseTarget(name)
 	if err != nil {
-		return target{}, usageError{plain(err)}
+		return target{}, usageError{bootstrap.Plain(err)}
 	}
 	return target{name: name, hops: hops}, nil
 }
 
-// check finds what is wrong with a target as far as that is possible without connecting.
+// check finds what is wrong with a target, as far as that is possible without connecting.
 func (t target) check() error {
 	for _, hop := range t.hops {
-		hop = hop.Resolved()
+		hop = hop.OrSSH()
 		args, err := hop.Options()
 		if err == nil {
 			_, err = bootstrap.Build(hop.Method, args, bootstrap.Boot{Stub: "pass"})
 		}
 		if err != nil {
-			return usagef("target %s: %w", t.name, plain(err))
+			return usagef("target %s: %w", t.name, bootstrap.Plain(err))
 		}
 	}
 	return nil
 }
 
-// needs tells whether one of the targets has a hop of these methods that names no password.
+// needs tells whether a target has a hop of one of these methods that names no password.
 func needs(targets []target, methods ...string) bool {
 	for _, t := range targets {
 		for i, hop := range t.hops {
-			hop = hop.Resolved()
+			hop = hop.OrSSH()
 			if t.secrets[i] != "" {
 				continue
 			}
@@ -243,12 +218,4 @@ func needs(targets []target, methods ...string) bool {
 		}
 	}
 	return false
-}
-
-// several names n things.
-func several(n int, thing string) string {
-	if n != 1 {
-		thing += "s"
-	}
-	return fmt.Sprintf("%d %s", n, thing)
 }

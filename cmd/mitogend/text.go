@@ -12,19 +12,24 @@ import (
 	"mitogend/bootstrap"
 	"mitogend/daemon"
 	"mitogend/daemon/client"
+	"mitogend/internal/fault"
 	"mitogend/pyproto"
 	"mitogend/pyproto/printable"
 )
 
 // The kinds of errors, as --json names them.
 const (
-	kindCall    = "call"    // Python raised, or a program ended with another status than 0
+	kindCall    = "call"    // Python has raised, or a program has ended with another status than 0
 	kindConnect = "connect" // the target could not be reached or started
 	kindLost    = "lost"    // the connection broke
-	kindTimeout = "timeout" // --timeout passed
+	kindTimeout = "timeout" // --timeout has passed
+
+	// Kinds for targets without an outcome.
+	kindInterrupted = "interrupted" // it may have run
+	kindNotBegun    = "not_begun"
 )
 
-// failure is what went wrong on a target, as it is shown.
+// failure is what went wrong on a target, as --json shows it.
 type failure struct {
 	Kind      string `json:"kind"`
 	Type      string `json:"type"`
@@ -32,7 +37,7 @@ type failure struct {
 	Traceback string `json:"traceback"`
 }
 
-// notPlain is what a child raises for a result of which it makes no plain value.
+// notPlain is what a child raises if it cannot make a plain value of a result.
 const notPlain = "mitogen.convert.NotPlain"
 
 // timeoutError is the cause of a context that --timeout has ended.
@@ -40,7 +45,7 @@ type timeoutError struct{ after time.Duration }
 
 func (e timeoutError) Error() string { return fmt.Sprintf("not done after %v (--timeout)", e.after) }
 
-// explain says what an error of the daemon means for the user. ctx is that of the work on the target.
+// explain says what an error of the daemon means for the user. ctx is the context of the work on the target.
 func explain(ctx context.Context, err error) *failure {
 	var hop *daemon.HopError
 	var dead *daemon.DeadError
@@ -53,7 +58,7 @@ func explain(ctx context.Context, err error) *failure {
 	case errors.As(err, &hop):
 		return &failure{Kind: kindConnect, Message: connectText(hop)}
 	case errors.As(err, &call) && call.Type() == notPlain:
-		return &failure{Kind: kindCall, Message: "it returned " + call.Message() + ", which can not be shown; --repr shows its repr()"}
+		return &failure{Kind: kindCall, Message: "it returned " + call.Message() + ", which cannot be shown; --repr shows its repr()"}
 	case errors.As(err, &call):
 		return &failure{Kind: kindCall, Type: call.Type(), Message: call.Message(), Traceback: call.Traceback()}
 	case errors.As(err, &refused):
@@ -64,28 +69,22 @@ func explain(ctx context.Context, err error) *failure {
 	case errors.Is(err, daemon.ErrShutdown), errors.Is(err, client.ErrDisconnected):
 		return &failure{Kind: kindLost, Message: "the daemon has stopped"}
 	}
-	return &failure{Kind: kindCall, Message: strings.TrimPrefix(plain(err).Error(), "daemon: ")}
+	return &failure{Kind: kindCall, Message: fault.Plain(bootstrap.Plain(err))}
 }
 
-// connectText names the hop where there are several.
+// connectText names the hop if there are several.
 func connectText(e *daemon.HopError) string {
-	text := plain(e.Err).Error()
+	text := bootstrap.Plain(e.Err).Error()
 	if e.Hops > 1 {
 		return several(e.Hops, "hop") + ", failed at " + text
 	}
 	return text
 }
 
-// plain drops the package's name from a connection's error: the user has typed a target, not called a package.
-func plain(err error) error {
-	var e *bootstrap.Error
-	if errors.As(err, &e) {
-		return errors.New(strings.TrimPrefix(e.Error(), "bootstrap: "))
-	}
-	return err
-}
+// plain drops the name of the package that made an error: the user has called none.
+func plain(err error) error { return errors.New(fault.Plain(err)) }
 
-// cause drops operation and path from a file's error, where the message names the file already.
+// cause drops operation and path from a file's error. The message names the file already.
 func cause(err error) error {
 	var path *fs.PathError
 	var sys *os.SyscallError
@@ -98,7 +97,7 @@ func cause(err error) error {
 	return err
 }
 
-// String gives one line, or what several lines the exception's own text has.
+// String gives one line, or more if the exception's own text has more.
 func (f *failure) String() string {
 	if f.Type != "" && f.Message != "" {
 		return shortType(f.Type) + ": " + f.Message
@@ -106,7 +105,7 @@ func (f *failure) String() string {
 	return shortType(f.Type) + f.Message
 }
 
-// stack gives the traceback as Python prints it, or "".
+// stack gives the traceback as Python prints it. It is empty if there is none.
 func (f *failure) stack() string {
 	if f.Traceback == "" {
 		return ""
@@ -119,14 +118,14 @@ func (f *failure) stack() string {
 	var b strings.Builder
 	for line := range strings.Lines(text) {
 		if strings.HasPrefix(line, ownPrefix) {
-			b.WriteString(printable.Indent) // it is the child's
+			b.WriteString(printable.Indent) // the child has said it, not we
 		}
 		b.WriteString(printable.Lines(line) + "\n")
 	}
 	return b.String()
 }
 
-// shortType drops the module that Python leaves out as well.
+// shortType drops the modules that Python does not show either.
 func shortType(name string) string {
 	for _, module := range []string{"builtins.", "exceptions."} {
 		if short, ok := strings.CutPrefix(name, module); ok {
@@ -136,7 +135,7 @@ func shortType(name string) string {
 	return name
 }
 
-// status gives the exit status that a failure stands for.
+// status gives the exit status of a failure.
 func (f *failure) status() int {
 	switch f.Kind {
 	case kindConnect:

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 
 	"mitogend/daemon"
@@ -10,25 +11,25 @@ import (
 	"mitogend/daemon/work"
 )
 
-// together is work on all targets of a fleet that the running daemon does as one request.
+// together is work on all targets of a fleet as one request to the running daemon.
 type together struct {
 	fl *fleet
 	// start makes the request, and returns when there are no more outcomes.
 	start func(ctx context.Context, c *client.Client, m *client.Many, done func(*client.Outcome)) error
-	// outcome tells how it went on a target where it came to an end.
+	// outcome tells how it went on a target, if the daemon has no error.
 	outcome func(ctx context.Context, j *job, o *client.Outcome) *outcome
-	// judges says that outcome may find to be a failure what the daemon does not.
+	// judges says that outcome may find a failure where the daemon finds none.
 	judges bool
 
 	ctx  context.Context
-	jobs map[int]*job // of those that have printed something and have no outcome, and of generators
-	have int          // that have begun
+	jobs map[int]*job // of targets that have printed something and have no outcome, and of generators
+	have int          // how many targets have begun
 	stop chan struct{}
 	once sync.Once
 }
 
-// possible tells whether one request does. A daemon is not asked where this process has to see a failure before the next target begins, nor
-// for what only a request for each target tells, or has to be asked ahead.
+// possible tells whether one request can do the work. It cannot if this process has to see a failure before the next
+// target begins, or if something is asked of each target by itself (imports, --where).
 func (t *together) possible() bool {
 	fl := t.fl
 	_, running := fl.daemon.(*client.Client)
@@ -36,7 +37,7 @@ func (t *together) possible() bool {
 	return running && len(fl.targets) > 1 && !fl.flags.traceImports && fl.where == nil && !judged
 }
 
-// run does it, and returns when there are no more outcomes. It is false where the daemon is too old.
+// run does the work, and returns when there are no more outcomes. It is false if the daemon is too old.
 func (t *together) run(ctx context.Context) bool {
 	fl := t.fl
 	t.ctx, t.jobs, t.stop = ctx, map[int]*job{}, make(chan struct{})
@@ -55,12 +56,12 @@ func (t *together) run(ctx context.Context) bool {
 	if errors.Is(err, client.ErrNoMany) {
 		return false
 	}
-	fl.wg.Wait() // generators
+	fl.wg.Wait() // for generators
 	t.rest(ctx, err)
 	return true
 }
 
-// begun counts those that have begun.
+// begun counts the targets that have begun.
 func (t *together) begun(n int) {
 	fl := t.fl
 	for ; t.have < n; t.have++ {
@@ -69,7 +70,7 @@ func (t *together) begun(n int) {
 	}
 }
 
-// job gives the job of a target, which is made when something comes of it.
+// job gives the job of a target. It is made when the target first says something.
 func (t *together) job(i int) *job {
 	j := t.jobs[i]
 	if j == nil {
@@ -79,7 +80,7 @@ func (t *together) job(i int) *job {
 	return j
 }
 
-// done shows what came of a target.
+// done shows the outcome of a target.
 func (t *together) done(o *client.Outcome) {
 	t.begun(o.Target + 1)
 	j := t.job(o.Target)
@@ -89,8 +90,8 @@ func (t *together) done(o *client.Outcome) {
 		t.finish(t.ctx, j, o)
 		return
 	}
-	// A generator's values come by and by, and so does what it logs.
-	j.child = o.Child
+	// A generator's values come one by one. What it logs comes in the stream of all targets, and may be slower.
+	j.child, j.more = o.Child, t.fl.outDir != nil || t.fl.flags.gather
 	t.fl.wg.Go(func() {
 		ctx := t.ctx
 		if d := t.fl.flags.timeout; d > 0 {
@@ -105,7 +106,7 @@ func (t *together) done(o *client.Outcome) {
 	})
 }
 
-// finish makes an outcome of it, and shows that.
+// finish makes our outcome of the daemon's, and shows it.
 func (t *together) finish(ctx context.Context, j *job, o *client.Outcome) {
 	fl := t.fl
 	defer fl.running.Add(-1)
@@ -122,7 +123,7 @@ func (t *together) finish(ctx context.Context, j *job, o *client.Outcome) {
 		out.status = out.Error.status()
 	case stopped(ctx) && o.State != work.Failed:
 		j.drop()
-		return // there is nothing to say about this target
+		return // the target has no outcome
 	default:
 		out = failed(context.Background(), o.Err)
 	}
@@ -136,7 +137,7 @@ func (t *together) finish(ctx context.Context, j *job, o *client.Outcome) {
 	}
 }
 
-// ended is outcome; nil for one that was interrupted. What came before the interruption counts.
+// ended calls outcome. It gives nil if the work was interrupted before it had one.
 func (t *together) ended(ctx context.Context, j *job, o *client.Outcome) *outcome {
 	use := ctx
 	if stopped(ctx) {
@@ -151,13 +152,19 @@ func (t *together) ended(ctx context.Context, j *job, o *client.Outcome) *outcom
 	return out
 }
 
-// rest tells of those that have begun and have no outcome: the connection with the daemon is gone.
+// rest closes the output of generators, and tells of those that have begun and have no outcome: the connection with
+// the daemon is gone.
 func (t *together) rest(ctx context.Context, err error) {
 	fl := t.fl
-	open := map[string][]*job{} // by the names of targets
+	open := map[string][]*job{} // by name of the target
 	for i, j := range t.jobs {
 		switch {
-		case j.child != nil: // a generator, which has its outcome
+		case j.shown != nil: // a generator
+			if err := j.close(j.shown); err != nil && j.shown.OK {
+				fl.app.console.complain("%s: %v", strings.TrimSuffix(j.target.name, ":"), err)
+				fl.raise(statusRaised)
+			}
+		case j.child != nil: // a generator that has its outcome, or was interrupted
 		case err == nil || stopped(ctx):
 			j.drop()
 		default:
@@ -184,7 +191,7 @@ func (t *together) rest(ctx context.Context, err error) {
 	}
 }
 
-// callTogether is a call on all targets; returned tells how it went where it has given a value.
+// callTogether is a call on all targets. returned makes an outcome of a value.
 func (fl *fleet) callTogether(call *client.ManyCalls, returned func(ctx context.Context, j *job, v any) *outcome) *together {
 	t := &together{fl: fl}
 	call.Output = func(i int, data []byte) { _, _ = t.job(i).stderr.Write(data) }
@@ -195,7 +202,8 @@ func (fl *fleet) callTogether(call *client.ManyCalls, returned func(ctx context.
 	return t
 }
 
-// runTogether is a program on all targets. args and vars, if not nil, give its arguments and host variables on one.
+// runTogether is a program on all targets. args and vars, if not nil, give its arguments and host variables for a
+// target.
 func (fl *fleet) runTogether(o daemon.RunOptions, in *programInput, args func(target) []string, vars func(target) []byte) *together {
 	t := &together{fl: fl}
 	t.outcome = func(_ context.Context, j *job, o *client.Outcome) *outcome { return fl.programEnded(j, o.Status) }

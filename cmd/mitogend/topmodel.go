@@ -19,15 +19,15 @@ import (
 	"mitogend/pyproto/printable"
 )
 
-// topModel is top on a terminal. All of it belongs to the goroutine of Update and View; the commands that they give run beside it, ask
-// the daemon, and come back as messages.
+// topModel is top on a terminal. All of it belongs to the goroutine of Update and View. The commands that these give
+// run on other goroutines, ask the daemon, and give messages.
 type topModel struct {
 	ctx   context.Context
 	c     *client.Client
 	every time.Duration
 
 	now, before look
-	err         error // of the daemon: the end
+	err         error // of the daemon; it ends top
 	paused      bool
 
 	width, height int
@@ -49,12 +49,12 @@ type topPage struct {
 
 	order    int
 	reverse  bool
-	selected string // a row's key
-	at       int    // where it was
-	first    int    // row on the screen
+	selected string // the key of the selected row
+	at       int    // where that row was
+	first    int    // the first row on the screen
 }
 
-// topOrder is a column to sort by; where less is nil, the rows stay as they come.
+// topOrder is a column to sort by. If less is nil, the rows stay as they come.
 type topOrder struct {
 	name string
 	less func(x, y topRow) int
@@ -171,7 +171,7 @@ func (m *topModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	case tea.KeyPressMsg:
 		return m, m.press(msg)
 	case tea.PasteMsg:
-		// Elsewhere a pasted text would be keys that nobody has pressed.
+		// Outside the filter, the letters of a pasted text would act as keys.
 		if m.typing && m.asked == nil {
 			var cmd tea.Cmd
 			m.filter, cmd = m.filter.Update(msg)
@@ -181,7 +181,7 @@ func (m *topModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	return m, nil
 }
 
-// press does what a key is for.
+// press handles a key.
 func (m *topModel) press(msg tea.KeyPressMsg) tea.Cmd {
 	m.notice = ""
 	k := keysOfTop
@@ -310,7 +310,7 @@ func (m *topModel) workRows(bool, topOrder) []topRow {
 	return out
 }
 
-// rows are what the page has now: filtered and in its order.
+// rows gives the rows of the page, filtered and sorted.
 func (m *topModel) rows() []topRow {
 	p := &m.pages[m.page]
 	wanted := strings.ToLower(m.filter.Value())
@@ -328,7 +328,7 @@ func (m *topModel) rows() []topRow {
 	return rows
 }
 
-// find gives the selected row: the one that was, or the one that is where it was.
+// find gives the selected row. If that is gone, the row in its place is selected.
 func (p *topPage) find(rows []topRow) int {
 	i := slices.IndexFunc(rows, func(r topRow) bool { return r.key == p.selected })
 	if i < 0 {
@@ -347,10 +347,10 @@ func (p *topPage) move(rows []topRow, n int) {
 	}
 }
 
-// room is how many rows fit.
+// room is how many rows fit on the screen.
 func (m *topModel) room() int { return m.height - 5 - strings.Count(m.foot(), "\n") }
 
-// foot is what stands below the table.
+// foot gives the lines below the table.
 func (m *topModel) foot() string {
 	switch {
 	case m.asked != nil:
@@ -409,10 +409,10 @@ func (m *topModel) View() tea.View {
 	return v
 }
 
-// widest is a table's widest column but the last, in cells of the screen.
+// widest is the largest width of a column, in cells of the screen. The last column has no limit.
 const widest = 40
 
-// aligned gives the lines of a table, its head first.
+// aligned gives the lines of a table, with the titles first.
 func aligned(columns []string, rows []topRow) []string {
 	widths := make([]int, len(columns))
 	for i, c := range columns {

@@ -15,18 +15,18 @@ import (
 	"mitogend/pyproto/printable"
 )
 
-// tracer writes each frame as a line: when, in which direction, whose stream, header, and the payload as JSON.
+// tracer writes one line for each frame: the time, the direction, the peer, the header, and the payload as JSON.
 type tracer struct {
 	start    time.Time
 	path     string
 	complain func(format string, args ...any)
-	ended    atomic.Bool // it could not be written on
+	ended    atomic.Bool // the file could not be written
 
 	mu sync.Mutex
 	f  *os.File
 }
 
-// newTracer makes the file of --trace. What goes over the wire is nobody else's business.
+// newTracer makes the file of --trace. Only the user can read it.
 func newTracer(path string, complain func(format string, args ...any)) (*tracer, error) {
 	f, err := owned.Replace(path)
 	if err != nil {
@@ -43,12 +43,12 @@ func (t *tracer) frame(f daemon.Frame) {
 	text := frameText(f)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	// Each line at once: somebody may watch the file, and a process that is killed has told all.
+	// Each line is written at once: somebody may watch the file, and a killed process has told everything.
 	_, err := fmt.Fprintf(t.f, "%9.3f ms %s", milliseconds(time.Since(t.start)), text)
 	t.failed(err)
 }
 
-// failed ends a trace that can not be written on, as on a full disk, and tells it once. What is traced goes on.
+// failed ends a trace that cannot be written, on a full disk say, and tells that once. The work itself goes on.
 func (t *tracer) failed(err error) {
 	if err != nil && !t.ended.Swap(true) {
 		t.complain("--trace %s: %v; the trace ends here", t.path, cause(err))
@@ -109,17 +109,18 @@ func payloadText(h pyproto.Header, payload []byte) string {
 	return string(toJSON(masked(v), false))
 }
 
-// traceLimits bound the work for the little that is shown.
+// traceLimits bound the work for a payload, of which little is shown.
 var traceLimits = pyproto.Limits{Bytes: pyproto.DefaultMaxMessage, Values: 1 << 20, Depth: pyproto.MaxDepth, Digits: 10_000}
 
 func quoted(b []byte) string { return fmt.Sprintf("%q", b[:min(len(b), maxShown)]) }
 
-// secretKey matches the names of what may be a secret. The launcher of a hop gets its answers to prompts under "answer".
+// secretKey matches names of what may be a secret. The launcher of a hop gets answers to prompts under "answer".
 var secretKey = regexp.MustCompile(`(?i)pass|secret|token|^answer$`)
 
 const mask = "******"
 
-// masked gives the value with a mask in the place of what stands under a secret's name, and of long bytes.
+// masked gives a value in which a mask replaces secrets, which it finds by their names. Long bytes are replaced by
+// their length.
 func masked(v any) any {
 	switch v := v.(type) {
 	case []any:

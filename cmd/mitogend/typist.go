@@ -13,7 +13,7 @@ import (
 	"golang.org/x/term"
 )
 
-// typist gives the lines that are typed.
+// typist reads the lines that are typed.
 type typist struct {
 	line    *liner.State // nil without a terminal
 	lines   *bufio.Reader
@@ -45,18 +45,19 @@ func (p *prompts) newTypist() *typist {
 	return t
 }
 
-// dotted is the word before the cursor. Classes of letters take long to compile: only where they are needed.
+// dotted matches the word before the cursor. It is compiled when it is first needed: classes of letters take long.
 var dotted = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`[\pL\pN_.]*$`) })
 
-// completion is what completes a word: a name, and what may stand behind one.
+// completion matches what may complete a word: a name, and what may stand behind it.
 var completion = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[\pL\pN_.]+(\(\)?|[: ])?$`) })
 
-// completions are the words of an answer. Nothing else of a target's comes onto the screen, or into a line that runs on the others.
+// completions gives the words of a target's answer. Nothing else of the answer gets onto the screen, or into a line
+// that runs on other targets.
 func completions(word, answer string) []string {
 	return slices.DeleteFunc(strings.Split(answer, "\n"), func(w string) bool { return !strings.HasPrefix(w, word) || !completion().MatchString(w) })
 }
 
-// historyFile is where lines are remembered; empty for nowhere.
+// historyFile is where lines are remembered. It is empty if there is no such place.
 func historyFile() string {
 	dir := os.Getenv("XDG_STATE_HOME")
 	if !filepath.IsAbs(dir) {
@@ -69,7 +70,7 @@ func historyFile() string {
 	return filepath.Join(dir, "mitogend", "repl_history")
 }
 
-// read gives one line. An end in the middle of one gives that and io.EOF.
+// read gives one line. If the input ends within a line, it gives that line and io.EOF.
 func (t *typist) read(prompt string) (string, error) {
 	if t.line == nil {
 		text, err := t.lines.ReadString('\n')

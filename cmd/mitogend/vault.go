@@ -11,7 +11,7 @@ import (
 	"mitogend/daemon/inventory"
 )
 
-// vaultFlags say how what ansible-vault has encrypted is decrypted.
+// vaultFlags say how to decrypt what ansible-vault has encrypted.
 type vaultFlags struct {
 	ask   bool
 	files []string
@@ -22,7 +22,8 @@ func (f *vaultFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&f.files, "vault-password-file", nil, "`FILE` with that password, or a program that prints it; LABEL@FILE for texts of that label; repeatable (default $MITOGEND_VAULT_PASSWORD_FILE, $ANSIBLE_VAULT_PASSWORD_FILE)")
 }
 
-// The environment: a password, which nothing that is started here gets, and files as in PATH.
+// Variables of the environment. The first has a password, and no process that we start gets it. The others have
+// files, with colons between them as in PATH.
 const (
 	vaultPasswordEnv = "MITOGEND_VAULT_PASSWORD"
 	vaultFileEnv     = "MITOGEND_VAULT_PASSWORD_FILE"
@@ -43,7 +44,7 @@ func (f *vaultFlags) passwords() []inventory.VaultPassword {
 	return list
 }
 
-// vaultPasswords are those of files, and what the environment says besides.
+// vaultPasswords gives the passwords of files and of the environment.
 func vaultPasswords(files []string) []inventory.VaultPassword {
 	if len(files) == 0 {
 		files = filepath.SplitList(os.Getenv(ansibleVaultEnv))

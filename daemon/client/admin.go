@@ -5,6 +5,7 @@ import (
 	"io"
 	"time"
 
+	"mitogend/daemon/faults"
 	"mitogend/daemon/wire"
 	"mitogend/importer"
 	"mitogend/pyproto"
@@ -83,7 +84,7 @@ func (e *Events) Next(ctx context.Context) (event *wire.Event, dropped int64, er
 			case item.Kind == wire.ItemDropped:
 				dropped += item.Count
 			case item.Error != nil:
-				return nil, dropped, item.Error.Go()
+				return nil, dropped, faults.ToError(item.Error)
 			case item.Event != nil:
 				return item.Event, dropped, nil
 			}
@@ -125,12 +126,12 @@ func (c *Child) OpenChannel(ctx context.Context, fn string, args ...any) (*Chann
 
 // Send sends a value; it waits until the function has taken most of those before.
 func (ch *Channel) Send(ctx context.Context, v any) error {
-	return toGo(ch.s.c.request(ctx, "write", &wire.Write{Stream: ch.s.id, Value: &wire.Value{V: v}}, nil, nil))
+	return toGo(ch.s.c.link.Request(ctx, "write", &wire.Write{Stream: ch.s.id, Value: &wire.Value{V: v}}, nil, nil))
 }
 
 // CloseSend tells the function that nothing more comes.
 func (ch *Channel) CloseSend(ctx context.Context) error {
-	return toGo(ch.s.c.request(ctx, "write", &wire.Write{Stream: ch.s.id, End: true}, nil, nil))
+	return toGo(ch.s.c.link.Request(ctx, "write", &wire.Write{Stream: ch.s.id, End: true}, nil, nil))
 }
 
 // Recv gives the next value that the function has sent; io.EOF says that it has ended, after which Result gives what it returned.
@@ -147,7 +148,7 @@ func (ch *Channel) Recv(ctx context.Context) (any, error) {
 			case wire.ItemResult:
 				ch.result = valueOf(&item)
 			case wire.ItemError:
-				ch.err = item.Error.Go()
+				ch.err = faults.ToError(item.Error)
 			}
 		}
 		if ch.end {

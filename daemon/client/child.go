@@ -12,6 +12,8 @@ import (
 
 	"mitogend/bootstrap"
 	"mitogend/daemon"
+	"mitogend/daemon/faults"
+	"mitogend/daemon/internal/link"
 	"mitogend/daemon/wire"
 	"mitogend/importer"
 	"mitogend/pyproto"
@@ -29,7 +31,7 @@ type Child struct {
 
 var _ daemon.Remote = (*Child)(nil)
 
-var errImporter = errors.New("client: an importer can not be used over a socket; say what is served in Options.Source")
+var errImporter = errors.New("client: an importer cannot be used over a socket; say what is served in Options.Source")
 
 // Connect gives the child that a target names, connected by the daemon now or for somebody else before.
 func (c *Client) Connect(ctx context.Context, target string, options ...daemon.ConnectOptions) (*Child, error) {
@@ -89,7 +91,8 @@ func (c *Client) connect(ctx context.Context, name string, hops []bootstrap.Hop,
 	}, nil
 }
 
-// shownName is what the daemon is told to call a target; nothing where that is the target itself, or too long for a name.
+// shownName is what the daemon is told to call a target; nothing where that is the target itself, or too long for a
+// name.
 func shownName(name, target string) string {
 	if name == target || len(name) > maxName {
 		return ""
@@ -136,8 +139,8 @@ func (c *Client) addEnvironment(ctx context.Context, t *wire.Target, opt daemon.
 	return err
 }
 
-// environment gives the number by which the daemon knows an environment, which is sent once; or the environment itself. One without a
-// variable that has turned out to hold a password is another one.
+// environment gives the number by which the daemon knows an environment, which is sent once; or the environment itself.
+// One without a variable that has turned out to hold a password is another one.
 func (c *Client) environment(ctx context.Context, env []string) (uint32, []string, error) {
 	select {
 	case c.envTurn <- struct{}{}:
@@ -174,11 +177,12 @@ func silent(name string, hops int) error {
 		Reason: errSilent.Error(), Hint: "is its process stopped? --daemon none does without"}}
 }
 
-// answerTime is how long a running daemon is silent at most that was asked something, on a machine that is very busy, too.
+// answerTime is how long a running daemon is silent at most that was asked something, on a machine that is very busy,
+// too.
 const answerTime = 5 * time.Second
 
-// whileAnswering gives a context that ends when the daemon, after limit has passed, is pinged and says nothing at all. What it is
-// busy with may take as long as it likes, and the answer waits behind others.
+// whileAnswering gives a context that ends when the daemon, after limit has passed, is pinged and says nothing at all.
+// What it is busy with may take as long as it likes, and the answer waits behind others.
 func (c *Client) whileAnswering(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	t := time.NewTimer(limit)
@@ -206,18 +210,18 @@ func (c *Client) answers(ctx context.Context) bool {
 	defer cancel()
 	done := make(chan struct{})
 	go func() { // it ends with the answer, or the connection, should the daemon not even read
-		_ = c.request(ctx, "ping", nil, nil, nil)
+		_ = c.link.Request(ctx, "ping", nil, nil, nil)
 		close(done)
 	}()
 	t := time.NewTicker(answerTime)
 	defer t.Stop()
-	for heard := c.heard.Load(); ; {
+	for heard := c.link.Heard(); ; {
 		select {
 		case <-done:
 			return true
 		case <-t.C:
 		}
-		now := c.heard.Load()
+		now := c.link.Heard()
 		if now == heard {
 			return false
 		}
@@ -273,47 +277,69 @@ func absolute(dir, path string) string {
 	return filepath.Join(dir, path)
 }
 
+// TargetText is what the daemon calls the target that hops lead to, where nobody has given it a name.
+func (c *Client) TargetText(hops []bootstrap.Hop) string {
+	out := make([]bootstrap.Hop, len(hops))
+	for i, hop := range hops {
+		out[i] = withoutPassword(withPaths(hop, i, c.opt.Dir))
+	}
+	return bootstrap.FormatTarget(out)
+}
+
+// withPaths gives a hop with the paths that this process knows and the daemon does not: relative ones begin in dir.
+func withPaths(hop bootstrap.Hop, i int, dir string) bootstrap.Hop {
+	hop = hop.OrSSH()
+	args := map[string]string{}
+	for k, v := range hop.Args {
+		if i == 0 && k == "identity_file" && v != "" && v[0] != '~' {
+			v = absolute(dir, v)
+		}
+		if mitogen, ok := strings.CutPrefix(v, "mitogen:"); ok && k == "runtime" && mitogen != "" && mitogen[0] != '~' {
+			v = "mitogen:" + absolute(dir, mitogen)
+		}
+		if k == "python_from" && v != "" {
+			places := strings.Split(v, ",")
+			for i, place := range places {
+				if !strings.HasPrefix(place, "~") {
+					places[i] = absolute(dir, place)
+				}
+			}
+			v = strings.Join(places, ",")
+		}
+		args[k] = v
+	}
+	return bootstrap.Hop{Method: hop.Method, Spec: hop.Spec, Args: args}
+}
+
+// withoutPassword drops where the password is, from a hop of withPaths.
+func withoutPassword(hop bootstrap.Hop) bootstrap.Hop {
+	if hop.Args["password_env"] != "" || hop.Args["password_file"] != "" {
+		delete(hop.Args, "password_env")
+		delete(hop.Args, "password_file")
+	}
+	return hop
+}
+
 // resolve gives the target, and what this process knows and the daemon does not: passwords, and where relative paths begin.
 func (c *Client) resolve(hops []bootstrap.Hop, opt daemon.ConnectOptions, dir string) (target string, passwords map[int]string, err error) {
 	passwords = map[int]string{}
 	out := make([]bootstrap.Hop, len(hops))
 	for i, hop := range hops {
-		hop = hop.Resolved()
-		args := map[string]string{}
-		for k, v := range hop.Args {
-			if i == 0 && k == "identity_file" && v != "" && v[0] != '~' {
-				v = absolute(dir, v)
-			}
-			if mitogen, ok := strings.CutPrefix(v, "mitogen:"); ok && k == "runtime" && mitogen != "" && mitogen[0] != '~' {
-				v = "mitogen:" + absolute(dir, mitogen)
-			}
-			if k == "python_from" && v != "" {
-				places := strings.Split(v, ",")
-				for i, place := range places {
-					if !strings.HasPrefix(place, "~") {
-						places[i] = absolute(dir, place)
-					}
-				}
-				v = strings.Join(places, ",")
-			}
-			args[k] = v
-		}
-		if args["password_env"] != "" || args["password_file"] != "" {
-			all, err := hop.Options()
+		out[i] = withPaths(hop, i, dir)
+		if hop.Args["password_env"] != "" || hop.Args["password_file"] != "" {
+			all, err := hop.OrSSH().Options()
 			if err != nil {
 				return "", nil, err
 			}
 			if secret, ok := all["password"].(bootstrap.Secret); ok {
 				passwords[i] = string(secret)
 			}
-			delete(args, "password_env")
-			delete(args, "password_file")
+			out[i] = withoutPassword(out[i])
 		} else if opt.Secrets != nil {
-			if password, ok := opt.Secrets(i, hop.Method); ok {
+			if password, ok := opt.Secrets(i, hop.OrSSH().Method); ok {
 				passwords[i] = password
 			}
 		}
-		out[i] = bootstrap.Hop{Method: hop.Method, Spec: hop.Spec, Args: args}
 	}
 	return bootstrap.FormatTarget(out), passwords, nil
 }
@@ -323,6 +349,9 @@ func (c *Child) ID() pyproto.ContextID { return c.id }
 
 // Name is what the daemon calls the child in its logs.
 func (c *Child) Name() string { return c.name }
+
+// String is Name.
+func (c *Child) String() string { return c.name }
 
 // Version is the child's Python.
 func (c *Child) Version() importer.Version { return c.python }
@@ -366,7 +395,7 @@ func (c *Child) ChainCall(ctx context.Context, chain, fn string, args ...any) *d
 // CallWith implements daemon.Remote.
 func (c *Child) CallWith(ctx context.Context, o daemon.CallOptions, fn string, args ...any) *daemon.Result {
 	if o.Output != nil || o.Room != nil {
-		return daemon.NewResult(nil, errors.New("client: Output and Room of a call can not be used over a socket"))
+		return daemon.NewResult(nil, errors.New("client: Output and Room of a call cannot be used over a socket"))
 	}
 	p := c.params(fn, args)
 	p.Chain, p.Convert = o.Chain, o.Convert.Words()
@@ -430,13 +459,14 @@ func (c *Child) Notify(_ context.Context, fn string, args ...any) error {
 	if err != nil {
 		return err
 	}
-	return c.c.write(msg)
+	return c.c.link.Write(msg)
 }
 
 // runParams are those of a program.
 func runParams(o *daemon.RunOptions) *wire.Run {
 	return &wire.Run{
-		Path: o.Path, Title: o.Title, Script: o.Source, File: o.File, Dir: o.Dir, Module: o.Source == nil, Packed: o.Packed, Argv: o.Args, Env: o.Env, HostVars: o.HostVars,
+		Path: o.Path, Title: o.Title, Script: o.Source, File: o.File, Dir: o.Dir, Module: o.Source == nil, Packed: o.Packed, Argv: o.Args, Env: o.Env,
+		WorkDir: o.WorkDir, HostVars: o.HostVars,
 		Stdin: o.Stdin != nil,
 	}
 }
@@ -483,9 +513,9 @@ type stream struct {
 // open makes a stream by a request and takes all its items, up to its end. An item of kind error is the error.
 func (s *stream) open(method string, params any, take func(*wire.Item) error) error {
 	var got wire.Items
-	err := s.c.do(s.ctx, method, params, &got, func(m *wire.Message) {
+	err := s.c.link.Do(s.ctx, method, params, &got, func(m *wire.Message) {
 		// Nobody reads this stream any more.
-		if decode(m, &got) == nil && !got.End {
+		if link.Decode(m, &got) == nil && !got.End {
 			s.id = got.Stream
 			s.close()
 		}
@@ -501,7 +531,7 @@ func (s *stream) open(method string, params any, take func(*wire.Item) error) er
 	}
 	return s.each(got, func(*wire.Items) {}, func(item *wire.Item) error {
 		if item.Kind == wire.ItemError {
-			return item.Error.Go()
+			return faults.ToError(item.Error)
 		}
 		err := take(item)
 		if err != nil {
@@ -544,7 +574,8 @@ type answer struct {
 	err   error
 }
 
-// readBytes is how much is asked for at once of all streams together, and one read takes no more than maxRead and no less than minRead.
+// readBytes is how much is asked for at once of all streams together, and one read takes no more than maxRead and no
+// less than minRead.
 const (
 	readBytes = 8 << 20
 	maxRead   = 1 << 20
@@ -554,7 +585,7 @@ const (
 func (s *stream) read(to chan<- answer) {
 	var a answer
 	share := max(minRead, min(maxRead, readBytes/int(max(s.c.streams.Load(), 1))))
-	a.err = s.c.request(s.ctx, "read", &wire.Read{Stream: s.id, Max: share}, &a.items, nil)
+	a.err = s.c.link.Request(s.ctx, "read", &wire.Read{Stream: s.id, Max: share}, &a.items, nil)
 	to <- a
 }
 
@@ -565,10 +596,11 @@ const killTime = 5 * time.Second
 func (s *stream) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), killTime)
 	defer cancel()
-	_ = s.c.request(ctx, "close", &wire.Close{Stream: s.id}, nil, nil)
+	_ = s.c.link.Request(ctx, "close", &wire.Close{Stream: s.id}, nil, nil)
 }
 
-// feedChunk is how much standard input is sent at once, and feedAhead how many of these before the daemon has taken the first.
+// feedChunk is how much standard input is sent at once, and feedAhead how many of these before the daemon has taken the
+// first.
 const (
 	feedChunk = 256 << 10
 	feedAhead = 4
@@ -577,18 +609,18 @@ const (
 // feed sends standard input. It ends with the input, or when a read returns after the program has ended.
 func (s *stream) feed(r io.Reader) {
 	var chunk daemon.InputBuffer
-	var sent []*asked
+	var sent []*link.Asked
 	for {
 		buf := chunk.Next(feedChunk)
 		n, err := r.Read(buf)
 		chunk.Read(n)
-		a, failed := s.c.begin("write", &wire.Write{Stream: s.id, Data: buf[:n], End: err != nil})
+		a, failed := s.c.link.Begin("write", &wire.Write{Stream: s.id, Data: buf[:n], End: err != nil})
 		if failed != nil {
 			return
 		}
 		sent = append(sent, a)
 		for len(sent) == feedAhead || err != nil && len(sent) > 0 {
-			if sent[0].wait(s.ctx, nil, nil) != nil {
+			if sent[0].Wait(s.ctx, nil, nil) != nil {
 				return
 			}
 			sent = sent[1:]

@@ -5,9 +5,12 @@ import (
 	"net"
 	"path/filepath"
 	"testing"
+	"testing/fstest"
 	"time"
 
+	"mitogend/daemon/internal/link"
 	"mitogend/daemon/wire"
+	"mitogend/importer"
 )
 
 // stub is a daemon that answers only what answer is true for.
@@ -48,7 +51,7 @@ func stub(t *testing.T, answer func(*wire.Message) bool) *Client {
 
 // Standard input, a close and a ping go through while as many reads wait as there are streams: what they wait for may depend on it.
 func TestStreamsWaitForNoPlace(t *testing.T) {
-	const streams = 2 * maxPending
+	const streams = 2 * link.MaxPending
 	reads := make(chan bool, streams)
 	c := stub(t, func(m *wire.Message) bool {
 		if m.Method == "read" {
@@ -77,6 +80,14 @@ func TestStreamsWaitForNoPlace(t *testing.T) {
 		t.Error("the daemon does not answer")
 	}
 	if err := c.Do(ctx, "stats", nil, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestNoModules: modules of this process's memory are refused, and not left out.
+func TestNoModules(t *testing.T) {
+	source := &importer.Options{Modules: []importer.Tree{{FS: fstest.MapFS{}}}}
+	if _, err := Dial(t.Context(), filepath.Join(t.TempDir(), "s"), Options{Source: source}); err != errModules {
 		t.Error(err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"mitogend/bootstrap"
 	"mitogend/daemon"
+	"mitogend/daemon/faults"
 	"mitogend/daemon/wire"
 	"mitogend/daemon/work"
 	"mitogend/importer"
@@ -156,7 +157,7 @@ func (ch *ManyChannels) CloseSend(ctx context.Context, target int) error {
 
 func (ch *ManyChannels) write(ctx context.Context, w *wire.Write) error {
 	w.Stream = ch.w.s.id
-	return toGo(ch.w.c.request(ctx, "write", w, nil, nil))
+	return toGo(ch.w.c.link.Request(ctx, "write", w, nil, nil))
 }
 
 // Wait waits for the last outcome. The error is that there are no more.
@@ -258,7 +259,7 @@ func (w *manyWork) wait(ctx context.Context) error {
 		}
 	}, func(item *wire.Item) error {
 		if item.Kind == wire.ItemError && item.State == "" {
-			return item.Error.Go() // of them all
+			return faults.ToError(item.Error) // of them all
 		}
 		w.take(item)
 		return nil
@@ -282,7 +283,7 @@ func (w *manyWork) steer(ctx context.Context, over chan struct{}) {
 		case <-over:
 			return
 		}
-		_ = w.c.request(w.s.ctx, "write", p, nil, nil) // the stream may have ended
+		_ = w.c.link.Request(w.s.ctx, "write", p, nil, nil) // the stream may have ended
 		if p.Cancel {
 			return
 		}
@@ -338,7 +339,7 @@ func (w *manyWork) take(item *wire.Item) {
 			out.State = work.Failed
 		}
 	case wire.ItemError:
-		out.State, out.Err = manyStates[item.State], item.Error.Go()
+		out.State, out.Err = manyStates[item.State], faults.ToError(item.Error)
 		var hop *daemon.HopError
 		if errors.As(out.Err, &hop) {
 			hop.Target = place.Name

@@ -23,6 +23,7 @@ import (
 	"mitogend/daemon/control"
 	"mitogend/daemon/wire"
 
+	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 )
 
@@ -45,7 +46,7 @@ func (b *bed) raw(t testing.TB) *raw {
 
 func (r *raw) send(t testing.TB, id uint32, method string, params any) {
 	t.Helper()
-	msg, err := wire.NewRequest(id, method, params)
+	msg, err := wire.NewRequest(nil, id, method, params)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,12 +198,12 @@ func TestTimeoutsAndCancels(t *testing.T) {
 	if seen[3] != wire.KindCancelled || seen[4] != "" {
 		t.Errorf("got %v", seen)
 	}
-	// None of them stands in the way.
+	// None of them stands in the way of later requests.
 	c.send(t, 5, "call", map[string]any{"target": "local:", "function": "os:getpid"})
 	if _, e := c.reply(t); e != nil {
 		t.Error(e)
 	}
-	eventually(t, "all work has ended", func() bool { return b.Stats().Active == 0 })
+	poll.Until(t, "all work has ended", func() bool { return b.Stats().Active == 0 })
 }
 
 func TestClientDiesInACall(t *testing.T) {
@@ -218,12 +219,12 @@ func TestClientDiesInACall(t *testing.T) {
 	} {
 		c := b.raw(t)
 		c.send(t, 1, q.method, q.params)
-		eventually(t, q.method+" runs", func() bool {
+		poll.Until(t, q.method+" runs", func() bool {
 			return b.Stats().Active == 1 && len(b.List().Contexts) > 0 && b.List().Contexts[0].State == "busy"
 		})
 		_ = c.Close()
-		eventually(t, q.method+" has ended", func() bool { st := b.Stats(); return st.Active == 0 && st.Clients == 0 })
-		eventually(t, q.method+" left nothing busy", func() bool {
+		poll.Until(t, q.method+" has ended", func() bool { st := b.Stats(); return st.Active == 0 && st.Clients == 0 })
+		poll.Until(t, q.method+" left nothing busy", func() bool {
 			for _, x := range b.List().Contexts {
 				if x.State == "busy" || x.State == "other" {
 					return false
@@ -234,7 +235,7 @@ func TestClientDiesInACall(t *testing.T) {
 	}
 }
 
-// script makes a stand-in for an interpreter: a file that sh runs.
+// script makes a file for sh that stands in for an interpreter.
 func script(t testing.TB, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "python")
@@ -253,7 +254,7 @@ func TestClientDiesInAConnectThatOthersWaitFor(t *testing.T) {
 	target := "local:?python=" + script(t, fmt.Sprintf("echo x >>%s; while [ ! -e %s ]; do sleep 0.02; done; exec %s \"$@\"\n", starts, gate, real))
 	first := b.raw(t)
 	first.send(t, 1, "connect", map[string]any{"target": target})
-	eventually(t, "it is being connected", func() bool { return exists(starts) })
+	poll.Until(t, "it is being connected", func() bool { return exists(starts) })
 	var wg sync.WaitGroup
 	for range 5 {
 		wg.Go(func() {
@@ -264,9 +265,9 @@ func TestClientDiesInAConnectThatOthersWaitFor(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "all wait", func() bool { l := b.List().Contexts; return len(l) == 1 && l[0].Leases == 6 })
+	poll.Until(t, "all wait", func() bool { l := b.List().Contexts; return len(l) == 1 && l[0].Leases == 6 })
 	_ = first.Close()
-	eventually(t, "the first is gone", func() bool { return b.List().Contexts[0].Leases == 5 })
+	poll.Until(t, "the first is gone", func() bool { return b.List().Contexts[0].Leases == 5 })
 	if err := os.WriteFile(gate, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -274,13 +275,13 @@ func TestClientDiesInAConnectThatOthersWaitFor(t *testing.T) {
 	if data, _ := os.ReadFile(starts); len(data) != 2 {
 		t.Errorf("the interpreter was started %d times", len(data)/2)
 	}
-	// When all who wait are gone, the connect is given up.
+	// When all that wait are gone, the connect is given up.
 	_ = os.Remove(gate)
 	last := b.raw(t)
 	last.send(t, 1, "connect", map[string]any{"target": target, "fresh": true})
-	eventually(t, "it is being connected", func() bool { return len(b.List().Contexts) == 2 })
+	poll.Until(t, "it is being connected", func() bool { return len(b.List().Contexts) == 2 })
 	_ = last.Close()
-	eventually(t, "the connect is given up", func() bool { return len(b.List().Contexts) == 1 })
+	poll.Until(t, "the connect is given up", func() bool { return len(b.List().Contexts) == 1 })
 }
 
 func exists(path string) bool {
@@ -318,7 +319,7 @@ func TestThousandClients(t *testing.T) {
 	for _, c := range clients {
 		_ = c.Close()
 	}
-	eventually(t, "all are gone", func() bool { return b.Stats().Clients == 1 })
+	poll.Until(t, "all are gone", func() bool { return b.Stats().Clients == 1 })
 }
 
 func TestTooManyClients(t *testing.T) {
@@ -376,7 +377,7 @@ func TestForeignClient(t *testing.T) {
 	if got := as(b.path); !strings.Contains(got, "permission denied") {
 		t.Errorf("the socket's directory lets others in: %s", got)
 	}
-	// So does the check of the peer, where a directory does not.
+	// Where a directory does not, the check of the peer does.
 	dir, err := os.MkdirTemp("/tmp", "control-test-")
 	if err != nil {
 		t.Fatal(err)
@@ -412,11 +413,11 @@ func TestClientThatNeverReads(t *testing.T) {
 	if err := c.Conn.(*net.UnixConn).SetReadBuffer(4096); err != nil {
 		t.Fatal(err)
 	}
-	// 1 GB of replies are asked for.
+	// The client asks for 1 GB of replies.
 	peak := uint64(0)
 	started := time.Now()
 	for i := range uint32(1000) {
-		msg, err := wire.NewRequest(i, "call", map[string]any{"target": "local:", "function": "builtins:bytes", "args": []int{1 << 20}})
+		msg, err := wire.NewRequest(nil, i, "call", map[string]any{"target": "local:", "function": "builtins:bytes", "args": []int{1 << 20}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -425,7 +426,7 @@ func TestClientThatNeverReads(t *testing.T) {
 		}
 		peak = max(peak, b.Stats().HeapBytes)
 	}
-	eventually(t, "it is disconnected", func() bool { peak = max(peak, b.Stats().HeapBytes); return b.Stats().Clients == 1 })
+	poll.Until(t, "it is disconnected", func() bool { peak = max(peak, b.Stats().HeapBytes); return b.Stats().Clients == 1 })
 	t.Logf("disconnected after %v; the heap grew by %d MB", time.Since(started).Round(time.Millisecond), (int64(peak)-int64(before))>>20)
 	if peak > before+200<<20 {
 		t.Errorf("the heap grew by %d MB", (peak-before)>>20)
@@ -443,7 +444,7 @@ func TestResponsesWait(t *testing.T) {
 	}
 	runtime.GC()
 	before, peak := b.Stats().HeapBytes, uint64(0)
-	// 120 MB of results are asked for before anything is read.
+	// The client asks for 120 MB of results before it reads anything.
 	const count, size = 120, 1 << 20
 	for i := range uint32(count) {
 		method := []string{"call", "call_async"}[i%2]
@@ -493,10 +494,10 @@ func TestProgramWaitsForItsReader(t *testing.T) {
 		})
 		done <- err
 	}()
-	eventually(t, "the program runs", func() bool { return b.Stats().Programs == 1 })
+	poll.Until(t, "the program runs", func() bool { return b.Stats().Programs == 1 })
 	var in int64
 	same := 0
-	eventually(t, "the program waits", func() bool {
+	poll.Until(t, "the program waits", func() bool {
 		now := b.List().Contexts[0].In
 		if now == in && now > 1<<20 {
 			same++
@@ -523,13 +524,14 @@ func TestShutdownTellsEverybody(t *testing.T) {
 	idle.reply(t)
 	result := make(chan error, 1)
 	go func() { result <- c.Call(t.Context(), "time:sleep", 1000).Err() }()
-	eventually(t, "the call runs", func() bool { return b.Stats().Active == 1 })
+	// Active may still count the connect.
+	poll.Until(t, "the call runs", func() bool { return b.List().Contexts[0].Running == 1 })
 	stopped := make(chan struct{})
 	go func() {
 		b.stop(3 * time.Second) // in which there is time for a question, on a busy machine too
 		close(stopped)
 	}()
-	eventually(t, "it is stopping", func() bool { return b.Stats().Stopping })
+	poll.Until(t, "it is stopping", func() bool { return b.Stats().Stopping })
 	idle.send(t, 2, "call", map[string]any{"target": "local:", "function": "os:getpid"})
 	if _, e := idle.reply(t); e == nil || e.Kind != wire.KindShutdown {
 		t.Errorf("new work while stopping: %+v", e)
@@ -553,7 +555,7 @@ func TestStaleAndLiveSockets(t *testing.T) {
 	if _, err := control.Listen(dir); !errors.As(err, &used) || used.PID != os.Getpid() {
 		t.Errorf("a second daemon: %v", err)
 	}
-	// As a crash leaves it.
+	// This is what a crash leaves.
 	ln.SetUnlinkOnClose(false)
 	if err := ln.Close(); err != nil {
 		t.Fatal(err)
@@ -570,7 +572,7 @@ func TestStaleAndLiveSockets(t *testing.T) {
 		t.Errorf("%v, %v", info.Mode(), err)
 	}
 	_ = again.Close()
-	// A socket that somebody serves who knows nothing of the lock.
+	// Another program serves this socket, and knows nothing of the lock.
 	other, err := net.Listen("unix", filepath.Join(dir, control.SocketName))
 	if err != nil {
 		t.Fatal(err)

@@ -6,25 +6,31 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 
 	"mitogend/daemon"
-	"mitogend/daemon/pool"
+	"mitogend/daemon/faults"
 	"mitogend/daemon/wire"
 )
 
 // Bounds for one client.
 const (
-	maxRequests     = 10000     // under way at once: a read and a write of each stream, and others
+	maxRequests     = 10000     // under way at once: a read and a write for each stream, and others
 	maxRequestBytes = 256 << 20 // of those
-	// Replies that wait to be read, and one more. While there are more, the next one waits to be made, and requests are left unread.
+	// The bytes of replies that wait to be read, and one more reply. While there are more, the next one waits to be
+	// made, and requests are left unread.
 	maxReplyBytes = 8 << 20
-	// Large results of its calls, from before they are read from the child until their replies are made; one may be larger.
+	// Large results of its calls count from before they are read from the child until their replies are made; one may
+	// be larger.
 	maxResultBytes = 32 << 20
 	maxStreams     = 4096
-	// Environments that a client has named, of at most so many bytes together.
+	// How many transfers of files run at once, while others wait; and how many bytes of names they keep.
+	maxTransfers     = 16
+	maxTransferNames = 256 << 20
+	// The bytes of all environments that a client has sent.
 	maxEnvironmentBytes = 4 << 20
 )
 
@@ -37,12 +43,15 @@ type conn struct {
 	log    *zap.Logger
 	ctx    context.Context // ends with the connection
 	cancel context.CancelCauseFunc
-	// room is what large results count in.
+	// room is where large results count.
 	room *daemon.Assembly
+	// transfers has a token for each that runs; names counts the bytes of names that they keep.
+	transfers chan struct{}
+	names     atomic.Int64
 
 	wg sync.WaitGroup // requests and streams
 
-	// making is held while a reply is made, and while it waits for room before that. mu is locked under it.
+	// making is held while a reply is made, and before that while it waits for room. mu is locked under it.
 	making sync.Mutex
 
 	// mu protects the following. Nothing is locked under it.
@@ -50,10 +59,10 @@ type conn struct {
 	requests map[uint32]context.CancelCauseFunc
 	count    int       // requests under way, notifications included
 	bytes    int       // of those
-	busy     time.Time // when the first of them came: what the client has changed before that is looked for
+	busy     time.Time // when the first of them came: changes of files before that have to be noticed
 	streams  map[uint32]*stream
 	last     uint32 // stream
-	workers  int    // of call_many and its like
+	workers  int    // targets that call_many and its like work on at once
 	leases   map[uint32]*held
 	turns    map[string]*turn // the last of each order
 	envs     [][]string       // by their numbers, from 1
@@ -64,23 +73,17 @@ type conn struct {
 	drained  chan struct{} // closed when less waits; nil when nobody waits for that
 }
 
-// held is a child that the client has connected, once or more.
-type held struct {
-	lease *pool.Lease
-	count int
-	left  []chan struct{} // closed, one after the other, when the client gives it back
-}
-
 func newConn(s *Server, nc net.Conn, pid int) *conn {
 	c := &conn{
 		s: s, nc: nc, pid: pid, log: s.log.With(zap.Int("client", pid)), requests: map[uint32]context.CancelCauseFunc{},
-		room: s.d.NewAssembly(maxResultBytes), streams: map[uint32]*stream{}, leases: map[uint32]*held{}, turns: map[string]*turn{},
+		room: s.d.NewAssembly(maxResultBytes), transfers: make(chan struct{}, maxTransfers),
+		streams: map[uint32]*stream{}, leases: map[uint32]*held{}, turns: map[string]*turn{},
 	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	return c
 }
 
-// errClientGone ends what a client had asked for.
+// errClientGone ends the work of a client that is gone.
 var errClientGone = errors.New("control: the client is gone")
 
 // serve reads requests until the client is gone.
@@ -115,14 +118,14 @@ func (c *conn) serve() {
 	c.s.mu.Unlock()
 }
 
-// stop ends the connection, from any goroutine. What still waits to be written to the client gets a moment.
+// stop ends the connection, from any goroutine. What still waits to be written to the client gets lastWrite.
 func (c *conn) stop(why error) {
 	c.cancel(why)
 	_ = c.nc.SetReadDeadline(time.Unix(1, 0))
 	_ = c.nc.SetWriteDeadline(time.Now().Add(lastWrite))
 }
 
-// lastWrite is what the last replies get to be written.
+// lastWrite is how long the last replies get to be written.
 const lastWrite = time.Second
 
 // sendAway tells a client why it is not served.
@@ -137,7 +140,7 @@ func (c *conn) sendAway(why string) {
 
 func (c *conn) readAll() error {
 	r := wire.NewReader(c.nc, c.s.maxMessage())
-	r.Count(c.ctx, c.s.d.Assembly(), "client "+strconv.Itoa(c.pid), c.stop)
+	r.Count(func() wire.Part { return c.s.d.Assembly().Begin(c.ctx, "client "+strconv.Itoa(c.pid), c.stop) })
 	for {
 		data, err := r.Next()
 		if err == nil {
@@ -171,7 +174,13 @@ func (s *Server) maxMessage() int {
 	return wire.DefaultMaxMessage
 }
 
-// breathe waits while many replies are unread: a client that does not read is not read either, and what it gets next is not made.
+// value is a Python value for a client. exact says that the client knows the extension types.
+func (s *Server) value(v any, exact bool) (*wire.Value, error) {
+	return wire.NewValue(v, !exact, s.maxMessage())
+}
+
+// breathe waits while many replies are unread: a client that does not read is not read either, and its next reply is
+// not made.
 func (c *conn) breathe() error {
 	for {
 		c.mu.Lock()
@@ -192,11 +201,12 @@ func (c *conn) breathe() error {
 	}
 }
 
-// late is a result that is taken from where it waits when there is room for the reply.
+// late is a result that stays where it waits until there is room for the reply.
 type late func() (any, error)
 
-// reply makes a response once there is room for it, queues it, and writes it unless somebody is writing. queued is called before
-// the client can know of it. A response waits for a client that reads slowly, and is dropped only with the connection.
+// reply makes a response once there is room for it, queues it, and writes it unless another goroutine is writing.
+// queued is called before the client can know of it. A response waits for a client that reads slowly, and is dropped
+// only with the connection.
 func (c *conn) reply(id uint32, e error, result any, queued func()) {
 	c.making.Lock()
 	gone := c.breathe() != nil
@@ -219,19 +229,19 @@ func (c *conn) reply(id uint32, e error, result any, queued func()) {
 	c.writeAll()
 }
 
-// response encodes a result, or that it can not be sent.
+// response encodes a result, or an error that says that it cannot be sent.
 func response(id uint32, e error, result any) []byte {
 	if take, ok := result.(late); ok && e == nil {
 		result, e = take()
 	}
 	if e != nil {
-		if msg, err := wire.NewResponse(id, wire.FromError(e), nil); err == nil {
+		if msg, err := wire.NewResponse(id, faults.FromError(e), nil); err == nil {
 			return msg
 		}
 	}
 	msg, err := wire.NewResponse(id, nil, result)
 	if err != nil {
-		msg, _ = wire.NewResponse(id, wire.Errorf(wire.KindInternal, "the result can not be sent: %v", err), nil)
+		msg, _ = wire.NewResponse(id, wire.Errorf(wire.KindInternal, "the result cannot be sent: %v", err), nil)
 	}
 	return msg
 }
@@ -260,7 +270,7 @@ func (c *conn) writeAll() {
 	}
 }
 
-// writeStep is what a client has to take within Options.StallTimeout.
+// writeStep is how many bytes a client has to take in Options.StallTimeout.
 const writeStep = 1 << 20
 
 func (c *conn) writeSome(b []byte) (n int, err error) {
@@ -295,7 +305,7 @@ type turn struct {
 	once   sync.Once
 }
 
-// queue gives the next place of an order. Only the reading goroutine calls it.
+// queue gives the next place in an order. Only the reading goroutine calls it.
 func (c *conn) queue(order string) *turn {
 	t := &turn{begun: make(chan struct{})}
 	c.mu.Lock()
@@ -307,7 +317,7 @@ func (c *conn) queue(order string) *turn {
 	return t
 }
 
-// leave gives the place on, and forgets the order when nobody follows.
+// leave passes the place on, and forgets the order if nobody follows.
 func (c *conn) leave(order string, t *turn) {
 	t.done()
 	c.mu.Lock()
@@ -332,103 +342,7 @@ func (t *turn) wait(ctx context.Context) error {
 // done lets the next one begin.
 func (t *turn) done() { t.once.Do(func() { close(t.begun) }) }
 
-// lease gives the child that a request is for. done has to be called afterwards.
-func (c *conn) lease(ctx context.Context, t *wire.Target, w *pool.Watcher) (l *pool.Lease, done func(), err error) {
-	if t.Child == 0 {
-		r, err := c.s.request(t)
-		if err == nil && t.Environment != 0 {
-			r.Env, err = c.namedEnvironment(t)
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-		r.Watch, r.Client = w, c.pid
-		c.mu.Lock()
-		r.Since = c.busy
-		c.mu.Unlock()
-		l, err := c.s.pool.Get(ctx, *r)
-		if err != nil {
-			return nil, nil, err
-		}
-		return l, l.Release, nil
-	}
-	if t.Target != "" {
-		return nil, nil, wire.Errorf(wire.KindUsage, "child and target exclude each other")
-	}
-	c.mu.Lock()
-	h := c.leases[t.Child]
-	c.mu.Unlock()
-	if h == nil {
-		return nil, nil, wire.Errorf(wire.KindUnknown, "this client has not connected a child %d, or has closed it", t.Child)
-	}
-	if w == nil {
-		return h.lease, func() {}, nil
-	}
-	return h.lease, h.lease.Watch(w), nil
-}
-
-// environment names an environment, for requests after this one.
-func (c *call) environment(p *wire.Environment) (any, error) {
-	size := 64
-	for _, entry := range p.Env {
-		size += len(entry) + 16
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.envBytes+size > maxEnvironmentBytes {
-		return nil, wire.Errorf(wire.KindOverflow, "the environments of this client have %d bytes", c.envBytes)
-	}
-	c.envBytes += size
-	c.envs = append(c.envs, p.Env)
-	return &wire.NewEnvironment{Environment: uint32(len(c.envs))}, nil
-}
-
-func (c *conn) namedEnvironment(t *wire.Target) ([]string, error) {
-	if len(t.Env) > 0 {
-		return nil, wire.Errorf(wire.KindUsage, "env and environment exclude each other")
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if int64(t.Environment) > int64(len(c.envs)) {
-		return nil, wire.Errorf(wire.KindUnknown, "this client has named no environment %d", t.Environment)
-	}
-	return c.envs[t.Environment-1], nil
-}
-
-// keep makes the lease the client's, until it closes the child or is gone.
-func (c *conn) keep(l *pool.Lease) error {
-	id := uint32(l.Child().ID())
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.leases == nil {
-		return errClientGone
-	}
-	if h := c.leases[id]; h != nil {
-		h.count++
-		l.Release()
-		return nil
-	}
-	c.leases[id] = &held{lease: l, count: 1}
-	return nil
-}
-
-// keepUntil is keep, with a channel that is closed when the client gives the child back.
-func (c *conn) keepUntil(l *pool.Lease) (left chan struct{}, err error) {
-	if err := c.keep(l); err != nil {
-		return nil, err
-	}
-	left = make(chan struct{})
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	h := c.leases[uint32(l.Child().ID())]
-	if h == nil {
-		return nil, errClientGone
-	}
-	h.left = append(h.left, left)
-	return left, nil
-}
-
-// newStream makes a stream. Its work has to be counted in wg by the caller.
+// newStream makes a stream. The caller has to count its work in wg.
 func (c *conn) newStream(timeout time.Duration, work bool) (*stream, error) {
 	s := &stream{
 		c: c, work: work, max: streamBytes, changed: make(chan struct{}, 1), room: make(chan struct{}, 1), over: make(chan struct{}),
@@ -462,7 +376,7 @@ func (c *conn) stream(id uint32) (*stream, error) {
 	return nil, wire.Errorf(wire.KindUnknown, "this client has no stream %d, or has read its end", id)
 }
 
-// forget takes a stream out of the table. Its work, if it still runs, is told to end.
+// forget takes a stream out of the table, and tells its work to end.
 func (c *conn) forget(s *stream) {
 	c.mu.Lock()
 	_, ok := c.streams[s.id]

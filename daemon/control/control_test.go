@@ -22,6 +22,7 @@ import (
 	"mitogend/daemon/pool"
 	"mitogend/daemon/wire"
 	"mitogend/importer"
+	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 	"mitogend/pyproto"
 )
@@ -149,18 +150,6 @@ func (b *bed) connect(t testing.TB, target string, opt ...daemon.ConnectOptions)
 	return c
 }
 
-// eventually polls until ok is true.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(15 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 15 s", what)
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
-}
-
 func local(py pythons.Python) string { return "local:?python=" + py.Path }
 
 func TestCalls(t *testing.T) {
@@ -267,6 +256,13 @@ func TestRun(t *testing.T) {
 		if err != nil || st.Code != 7 || out.String() != strings.Repeat("in\n", 100000) || errs.String() != "a" {
 			t.Errorf("%v, %v, %d bytes, %q", st, err, out.Len(), errs.String())
 		}
+		out.Reset()
+		st, err = c.Run(t.Context(), daemon.RunOptions{
+			Path: "x.py", WorkDir: "/", Env: []string{"A=b"}, Source: []byte("import os, sys; sys.stdout.write(os.getcwd() + os.environ['A'])"), Stdout: &out,
+		})
+		if err != nil || st.Code != 0 || out.String() != "/b" {
+			t.Errorf("%v, %v, %q", st, err, out.String())
+		}
 		st, err = c.Run(t.Context(), daemon.RunOptions{Path: "x.py", Source: []byte("import os; os.kill(os.getpid(), 9)")})
 		if err != nil || st.Signal != 9 {
 			t.Errorf("%v, %v", st, err)
@@ -290,7 +286,7 @@ func TestRunGivenUp(t *testing.T) {
 	if !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
-	eventually(t, "no program runs", func() bool { return b.List().Contexts[0].Programs == 0 })
+	poll.Until(t, "no program runs", func() bool { return b.List().Contexts[0].Programs == 0 })
 	if err := c.Call(t.Context(), "mod:pid").Err(); err != nil {
 		t.Error("the child itself is not to be ended: ", err)
 	}
@@ -424,7 +420,7 @@ func TestSharing(t *testing.T) {
 	if err := fresh.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a fresh child ends with its lease", func() bool { return len(b.List().Contexts) == 2 })
+	poll.Until(t, "a fresh child ends with its lease", func() bool { return len(b.List().Contexts) == 2 })
 }
 
 func TestEachClientHasItsOwnModules(t *testing.T) {
@@ -574,6 +570,35 @@ func TestAdmin(t *testing.T) {
 	}
 	if _, err := cl.Stop(ctx, 0); err == nil {
 		t.Error("a daemon that is part of another program lets itself be stopped")
+	}
+}
+
+// TestStopsWithoutWhatHangs: a request that hangs where nothing can interrupt it, like a file of a server that does
+// not answer, does not keep the daemon from stopping.
+func TestStopsWithoutWhatHangs(t *testing.T) {
+	t.Parallel()
+	hangs, free := make(chan struct{}), make(chan struct{})
+	defer close(free)
+	b := newBed(t, func(o *control.Options) {
+		o.LogErrors = func() int64 {
+			close(hangs)
+			<-free
+			return 0
+		}
+	})
+	c := b.dial(t, client.Options{})
+	stats := make(chan error, 1)
+	go func() {
+		_, err := c.Stats(t.Context())
+		stats <- err
+	}()
+	<-hangs
+	b.stop(0)
+	if _, err := c.List(t.Context()); err == nil {
+		t.Error("the daemon answers after it has stopped")
+	}
+	if err := <-stats; err == nil {
+		t.Error("what hung was answered")
 	}
 }
 

@@ -8,13 +8,15 @@ import (
 	"go.uber.org/zap"
 
 	"mitogend/daemon/wire"
+	"mitogend/pyproto/printable"
 )
 
-// method is one of what clients can ask for.
+// method is a method that clients can call.
 type method struct {
-	// decode reads the parameters, and gives what runs the method and what it has to be in order with ("" for nothing).
+	// decode reads the parameters. It gives what runs the method, and the order that the request has a turn in (""
+	// for none).
 	decode func(raw codec.Raw) (run func(*call) (any, error), order string, timeout time.Duration, err error)
-	// work: it counts as running work, and is refused when the daemon is stopping.
+	// work: it counts as running work, and is refused while the daemon is stopping.
 	work bool
 }
 
@@ -24,11 +26,12 @@ type call struct {
 	ctx   context.Context
 	turn  *turn  // nil without an order
 	order string // that it has its turn in
-	later bool   // the turn is given on by the work that the request begins
+	later bool   // the work that the request begins passes the turn on
 	made  func() // called when the reply was made; may be nil
 }
 
-// begun lets the next request of the same order begin. Without it, that begins when this one ends. It may be called twice.
+// begun lets the next request of the same order begin; otherwise that begins when this one ends. It may be called
+// twice.
 func (c *call) begun() {
 	if c.turn != nil {
 		c.leave(c.order, c.turn)
@@ -46,7 +49,11 @@ func on[P any, T interface {
 	return method{work: work, decode: func(raw codec.Raw) (func(*call) (any, error), string, time.Duration, error) {
 		p := new(P)
 		if raw != nil {
-			if err := wire.Unmarshal(raw, p); err != nil {
+			unmarshal := wire.Unmarshal
+			if _, data := any(p).(*wire.Write); data {
+				unmarshal = wire.UnmarshalShared // the data is most of the message
+			}
+			if err := unmarshal(raw, p); err != nil {
 				return nil, "", 0, wire.Errorf(wire.KindUsage, "bad parameters: %v", err)
 			}
 		}
@@ -61,7 +68,7 @@ func on[P any, T interface {
 // handle begins a request or notification of size bytes. An error ends the connection.
 func (c *conn) handle(m *wire.Message, size int) error {
 	if m.Type == wire.Response {
-		return nil // nothing was asked
+		return nil // the daemon asks nothing
 	}
 	c.s.counts.requests.Add(1)
 	refuse := func(err error) {
@@ -73,7 +80,7 @@ func (c *conn) handle(m *wire.Message, size int) error {
 	}
 	def, ok := methods[m.Method]
 	if !ok {
-		refuse(wire.Errorf(wire.KindUsage, "there is no method %q", shorten(m.Method)))
+		refuse(wire.Errorf(wire.KindUsage, "there is no method %q", printable.Short(m.Method)))
 		return nil
 	}
 	run, order, timeout, err := def.decode(m.Params)
@@ -142,7 +149,7 @@ func (c *call) do(run func(*call) (any, error), timeout time.Duration) (any, err
 	return run(c)
 }
 
-// enter counts a request, unless there are too many under way.
+// enter counts a request, unless too many are under way.
 func (c *conn) enter(m *wire.Message, size int, cancel context.CancelCauseFunc) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -175,12 +182,4 @@ func (c *conn) exit(m *wire.Message, size int) {
 	}
 	c.count--
 	c.bytes -= size
-}
-
-// shorten makes a name of a client's fit for a message.
-func shorten(s string) string {
-	if len(s) > 60 {
-		return s[:57] + "..."
-	}
-	return s
 }

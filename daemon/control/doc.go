@@ -1,14 +1,15 @@
-// Package control serves msgpack-RPC on a Unix socket: the way in for every client that does not speak Mitogen's protocol. The
-// methods are in docs/control.md; package client is a client in Go.
+// Package control serves msgpack-RPC on a Unix socket: the way in for every client that does not speak Mitogen's
+// protocol. The methods are in docs/control.md; package client is a client in Go.
 //
-// The daemon answers requests and sends nothing else: what comes of itself (output, messages, events) waits in a stream of
-// the connection until the client reads it. So a client that never reads costs what its queues hold, and stalls nobody.
+// The daemon answers requests and sends nothing else. Output, messages and events wait in a stream of the connection
+// until the client reads them. So a client that never reads costs what its queues hold, and stalls nobody.
 //
 // Every queue has a bound, and a rule for when it is full:
 //
 //	requests of one client under way      maxRequests, maxRequestBytes: refused with kind overflow
-//	replies that a client does not read   maxReplyBytes: the next reply waits to be made, and requests are left unread; a client
-//	                                      that takes nothing for Options.StallTimeout while replies wait is disconnected
+//	replies that a client does not read   maxReplyBytes: the next reply waits to be made, and requests are left unread;
+//	                                      a client that takes nothing for Options.StallTimeout while replies wait is
+//	                                      disconnected
 //	large results of its calls            maxResultBytes: the child's stream is not read (daemon.CallOptions.Room)
 //	outcomes of call_many and its like    streamBytes: nothing more begins (package work)
 //	what programs of run_many print, and  the same: the program, or the function, waits
@@ -16,32 +17,39 @@
 //	a channel                             streamBytes: the sender waits (end to end, to the process that writes)
 //	a program's output                    daemon.OutputShare: the program waits in the same way
 //	what a function prints, events        streamBytes: what does not fit is dropped and counted
+//	files of put and get                  maxTransfers at once, others wait; maxTransferNames for lists: the transfer
+//	                                      ends
 //	messages to a receiver                daemon.DefaultReceiverBytes: the receiver ends with an error
 //	what waits for a child to read        daemon.Options.MaxPending: the request waits
 //
-// Order: requests of one client for the same child, or the same target, are started in the order in which they were sent; so
-// are reads and writes of one stream. Others run at the same time.
+// Requests of one client for the same child or the same target start in the order in which they were sent. So do
+// reads and writes of one stream. Others run at the same time.
 //
 // # Goroutines
 //
-//	name               started in            ends when                                      waited for by
-//	Server.Serve       its caller            the listener is closed, by Shutdown            Server.wg
-//	conn.serve         Server.accept         the client is gone and its work has ended      Server.wg
-//	request            conn.handle           it is answered                                 conn.wg, in conn.serve
-//	stream's work      call.work             the call, program, channel or subscription     conn.wg
-//	                                         has ended, or the client has closed it
-//	Runner.Run         start (many.go)       its targets are done, or no more may begin     the work
-//	Input.fill         a program of          nobody reads it any more                       the work, in Input.Close
-//	                   run_many
-//	Server.ServeHTTP   its caller            Shutdown closes it                             Server.wg
-//	exporter.run       newExporter           Shutdown, after what is left was sent          exporter.close
+//	name              started in        ends when                                        waited for by
+//	conn.serve        Server.accept     the client is gone and its work has ended        Server.wg
+//	a request         conn.handle       it is answered                                   conn.wg, in conn.serve
+//	a stream's work   call.work         the call, program, channel, transfer or          conn.wg
+//	                                    subscription has ended, or the client has closed it
+//	exporter.run      newExporter       Shutdown, after what is left was sent            exporter.close
+//	the last waits    Server.Shutdown   children are closed, or the user is in a hurry;  nobody: they hold nothing
+//	                                    all work has ended
 //
-// Whoever replies writes to the socket itself if nobody else does: there is no goroutine for writing.
+// Server.Serve and Server.ServeHTTP run on their callers' goroutines. Work on many targets has the goroutines of
+// package work as well.
+//
+// The goroutine that replies writes to the socket itself, unless another is writing.
 //
 // # Locks
 //
-// conn.making is held while a reply is made, and while it waits for room before that: who waits holds a result, not its encoding,
-// and what a stream has stays there. Server.mu, conn.mu, stream.mu and exporter.mu may be taken under it, and else are taken alone; a stream's is also taken under hub.mu, which gives out events.
-// Nothing that blocks is done under those four. Server.invMu is held while the inventory is asked, which may run a program: it is
-// taken by requests that name a target, with no other lock.
+//	conn.making                 -> conn.mu
+//	hub.mu                      -> stream.mu, to give out events
+//	conn.making                 -> Server.mu, stream.mu, exporter.mu, each alone
+//	conn.mu, stream.mu          -> pool.Pool.mu, pool.Conn.watchMu, each alone
+//
+// conn.making is held while a reply is made, and before that while it waits for room. So the waiting replies are not
+// encoded yet, and items stay in their streams. Server.invMu is held while the inventory is asked, which may run a
+// program. Requests that name a target take it, with no other lock. Nothing that blocks is done under the other locks.
+// manyChannels.mu is taken alone.
 package control

@@ -11,7 +11,8 @@ import (
 	"mitogend/daemon/wire"
 )
 
-// An environment is sent once and counts for every connect; one that is another, or given with the connect, too.
+// An environment is sent once and counts for every connect of the client. One that is given with a connect counts for
+// that one.
 func TestEnvironment(t *testing.T) {
 	b := newBed(t, nil)
 	c := b.dial(t, client.Options{Env: []string{"PATH=/usr/bin:/bin", "COLOUR=red", "MITOGEND_X_PASSWORD=secret"}})

@@ -12,25 +12,25 @@ import (
 	"mitogend/daemon/wire"
 )
 
-// How many events are kept for those who ask for what was before, and of how many bytes.
+// How many events are kept for later subscribers, and how many bytes of them.
 const (
 	backlogSize  = 1000
 	backlogBytes = 4 << 20
 )
 
-// allKinds are those of events; the defaults of a subscription are all but what is printed.
+// allKinds are the kinds of events. A subscription has all but the last by default.
 var allKinds = []string{
 	wire.EventConnected, wire.EventLost, wire.EventClosed, wire.EventImport, wire.EventLog, wire.EventCall, wire.EventOutput,
 }
 
-// hub gives events to those who have subscribed.
+// hub gives events to subscribers.
 type hub struct {
 	dropped atomic.Int64
 
 	// wanted counts subscriptions by kind, so that events that nobody wants are not made.
 	wanted [7]atomic.Int32
 
-	// tap gets every call and import besides; nil for nobody. Constant after New.
+	// tap gets every call and import as well; nil for nobody. Constant after New.
 	tap func(*wire.Event)
 
 	// mu protects the following. A subscriber's own lock is taken under it.
@@ -53,7 +53,7 @@ func (s *subscriber) takes(e *wire.Event) bool {
 
 func newHub() *hub { return &hub{subs: map[*subscriber]bool{}} }
 
-// wants tells whether somebody would get an event of that kind.
+// wants tells whether anybody would get an event of that kind.
 func (h *hub) wants(kind string) bool {
 	i := slices.Index(allKinds, kind)
 	return h.wanted[i].Load() > 0 || kept(kind) || h.tap != nil
@@ -150,8 +150,8 @@ func (h *hub) remove(s *subscriber) {
 	}
 }
 
-// logCore is a zapcore.Core that makes events of log records. The fields target, chain, context and logger have their own places; others
-// are put behind the text.
+// logCore is a zapcore.Core that makes events of log records. The fields target, chain, context and logger have their
+// own places; others follow the text.
 type logCore struct {
 	h      *hub
 	fields []zapcore.Field

@@ -13,7 +13,7 @@ import (
 	"mitogend/daemon/wire"
 )
 
-// The backlog is bounded in events and in bytes, and its count of bytes stays true.
+// The backlog is bounded in events and in bytes, and its count of bytes is right.
 func TestBacklogIsBounded(t *testing.T) {
 	h := newHub()
 	log := zap.New(logCore{h: h})

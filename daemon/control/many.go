@@ -8,31 +8,31 @@ import (
 	"time"
 
 	"mitogend/daemon"
+	"mitogend/daemon/faults"
 	"mitogend/daemon/pool"
 	"mitogend/daemon/wire"
 	"mitogend/daemon/work"
-	"mitogend/importer"
 )
 
-// minChannel is what a function sends at least ahead of a client that takes messages of many; all together send no more than streamBytes
-// where that is enough for it.
+// minChannel is how many bytes a function sends at least ahead of a client that takes messages of many. All functions
+// together send at most streamBytes ahead, where that is enough for this.
 const minChannel = 8 << 10
 
-// maxParallel is how many targets may be worked on at once by all such requests of one client.
+// maxParallel is how many targets all such requests of one client may work on at once.
 const maxParallel = maxRequests
 
 // many is a call_many, run_many or open_many that runs.
 type many struct {
 	*call
-	p            *wire.Many
-	source       *wire.Source
-	logs, events bool // the client wants log records, and imports
-	s            *stream
-	base         *pool.Request
-	workers      int
-	// write takes what the client writes but stop and cancel; nil where nothing is written.
+	p             *wire.Many
+	source        *wire.Source
+	logs, imports bool // the client wants to be told of them
+	s             *stream
+	base          *pool.Request
+	workers       int
+	// write takes all that the client writes but stop and cancel; nil where the client writes nothing.
 	write func(ctx context.Context, w *wire.Write) error
-	// giveUp ends what runs. Set by start, before anything begins.
+	// giveUp ends what runs. start sets it before anything begins.
 	giveUp context.CancelCauseFunc
 
 	runner interface {
@@ -42,7 +42,7 @@ type many struct {
 	}
 }
 
-// newMany checks what all of these have, and makes the stream. start has to follow.
+// newMany checks the common parameters, and makes the stream. start has to follow.
 func (c *call) newMany(method string, t *wire.Target, p *wire.Many, timeout time.Duration, logs, imports bool) (*many, error) {
 	switch {
 	case t.Target != "" || t.Child != 0 || len(t.Passwords) > 0:
@@ -58,18 +58,12 @@ func (c *call) newMany(method string, t *wire.Target, p *wire.Many, timeout time
 			return nil, err
 		}
 	}
-	m := &many{call: c, p: p, source: t.Source, logs: logs, events: imports, workers: min(max(p.Parallel, 1), len(p.Targets), maxParallel)}
+	m := &many{call: c, p: p, source: t.Source, logs: logs, imports: imports, workers: min(max(p.Parallel, 1), len(p.Targets), maxParallel)}
 	var err error
-	if m.base, err = options(t); err == nil && t.Environment != 0 {
-		m.base.Env, err = c.namedEnvironment(t)
-	}
-	if err != nil {
+	if m.base, err = c.conn.options(t); err != nil {
 		return nil, err
 	}
 	m.base.Common = pool.NewCommon(*m.base)
-	c.mu.Lock()
-	m.base.Since = c.busy
-	c.mu.Unlock()
 	if m.s, err = c.newStream(timeout, true); err != nil {
 		return nil, err
 	}
@@ -81,7 +75,7 @@ func (c *call) newMany(method string, t *wire.Target, p *wire.Many, timeout time
 	return m, nil
 }
 
-// addWorkers counts those of all requests.
+// addWorkers counts the workers of all such requests.
 func (c *conn) addWorkers(n int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -92,8 +86,8 @@ func (c *conn) addWorkers(n int) error {
 	return nil
 }
 
-// errManyWrite is for what is written that is not taken.
-var errManyWrite = wire.Errorf(wire.KindUsage, "call_many takes stop and cancel, run_many with stdin data and end as well, and open_many value and end for a target")
+// errManyWrite refuses a write that the request has no use for.
+var errManyWrite = wire.Errorf(wire.KindUsage, "call_many takes stop and cancel; run_many with stdin also takes data and end; open_many also takes value and end, with target")
 
 // start begins the work: do on each target, whose outcomes go to put. end, if not nil, is called when all is done.
 func start[R any](m *many, do func(context.Context, int, *pool.Lease) (R, error), put func(work.Outcome[R]), end func()) {
@@ -120,7 +114,7 @@ func start[R any](m *many, do func(context.Context, int, *pool.Lease) (R, error)
 		}
 		return m.write(wctx, w)
 	}
-	m.work(m.s, func() {
+	m.work(m.s, func() error {
 		m.s.begin(m.runner.Run(ctx))
 		_ = m.addWorkers(-m.workers)
 		err := context.Cause(m.s.ctx)
@@ -136,6 +130,7 @@ func start[R any](m *many, do func(context.Context, int, *pool.Lease) (R, error)
 		if end != nil {
 			end()
 		}
+		return nil
 	})
 }
 
@@ -149,35 +144,16 @@ func (m *many) lease(ctx context.Context, target int) (*pool.Lease, error) {
 	if len(m.p.Names) > 0 {
 		r.Name = m.p.Names[target]
 	}
-	r.Watch, r.Client = m.watcher(target), m.call.pid
+	r.Watch, r.Client = m.s.watcher(target, m.logs, m.imports), m.call.pid
 	return m.call.s.pool.Get(ctx, r)
 }
 
-// watcher gives what happens on a target's connection to the stream.
-func (m *many) watcher(target int) *pool.Watcher {
-	if !m.logs && !m.events {
-		return nil
-	}
-	event := func(e *wire.Event) { m.s.offer(wire.Item{Kind: wire.ItemEvent, Target: target, Event: e}) }
-	w := &pool.Watcher{}
-	if m.logs {
-		w.OnLog = func(c *pool.Conn, l daemon.Log) { event(logEvent(c, l)) }
-	}
-	if m.events {
-		w.OnImport = func(c *pool.Conn, e importer.Event) {
-			imported := importEvent(c, e)
-			event(&imported)
-		}
-	}
-	return w
-}
-
-// states are the words for those of errors.
+// states are the words for states of errors.
 var states = map[work.State]string{work.Failed: wire.StateFailed, work.NotReached: wire.StateNotReached, work.MayHaveRun: wire.StateMayHaveRun}
 
 // failed gives an outcome that is an error to the client, when there is room for it.
 func (m *many) failed(target int, s work.State, err error, took time.Duration) {
-	_ = m.s.put(wire.Item{Kind: wire.ItemError, Target: target, State: states[s], Error: wire.FromError(err), Seconds: took.Seconds()})
+	_ = m.s.put(wire.Item{Kind: wire.ItemError, Target: target, State: states[s], Error: faults.FromError(err), Seconds: took.Seconds()})
 }
 
 // manyCalls calls a function on each target.
@@ -193,13 +169,13 @@ type answered struct {
 	value   *wire.Value
 	release func()
 	python  int
-	told    bool // the client knows already
+	told    bool // the client has it already
 }
 
 func (c *call) newManyCalls(method string, p *wire.CallMany) (*manyCalls, error) {
 	args, convert, err := arguments(&p.Call)
 	if err == nil && p.Chain != "" {
-		err = wire.Errorf(wire.KindUsage, "%s is no part of a chain", method)
+		err = wire.Errorf(wire.KindUsage, "%s does not take chain", method)
 	}
 	if err != nil {
 		return nil, err
@@ -220,29 +196,17 @@ func (c *call) callMany(p *wire.CallMany) (any, error) {
 	return c.answer(m.s, p.Read)
 }
 
-// options are those of the call on a target.
-func (m *manyCalls) options(target int) daemon.CallOptions {
-	o := daemon.CallOptions{Room: m.room, Convert: m.convert}
-	if m.p.Output {
-		o.Output = func(data []byte) {
-			m.s.offer(wire.Item{Kind: wire.ItemOutput, Target: target, Data: append([]byte(nil), data...)})
-		}
-	}
-	return o
-}
-
 // do calls the function on one target.
 func (m *manyCalls) do(ctx context.Context, target int, l *pool.Lease) (*answered, error) {
 	started := time.Now()
-	k := l.Start(ctx, m.options(target), m.p.Function, m.args...)
-	v, err := k.Wait(ctx).Value()
-	m.call.s.called(l, m.p.Function, m.p.Traceparent, started, err)
-	out := &answered{release: k.Release, python: l.Child().Version().Major}
+	o := daemon.CallOptions{Room: m.room, Convert: m.convert, Output: m.s.output(target, m.p.Output)}
+	v, release, err := m.call.s.function(ctx, l, &m.p.Call, o, m.args, nil)
+	out := &answered{release: release, python: l.Child().Version().Major}
 	if err == nil {
-		out.value, err = wire.NewValue(v, !m.p.Exact, m.call.s.maxMessage())
+		out.value, err = m.call.s.value(v, m.p.Exact)
 	}
 	if err != nil {
-		k.Release()
+		release()
 		return nil, err
 	}
 	if _, generates := daemon.Lines(v); generates && m.convert&daemon.ConvertLines != 0 {
@@ -251,7 +215,7 @@ func (m *manyCalls) do(ctx context.Context, target int, l *pool.Lease) (*answere
 	return out, nil
 }
 
-// hold gives the child of a generator to the client, and waits until that gives it back.
+// hold gives the child of a generator to the client, and waits until the client gives it back.
 func (m *manyCalls) hold(ctx context.Context, target int, l *pool.Lease, out *answered, started time.Time) error {
 	left, err := m.keepUntil(l)
 	if err != nil {
@@ -294,7 +258,7 @@ type manyChannels struct {
 
 	// mu protects the following. Nothing is locked under it.
 	mu    sync.Mutex
-	doors map[int]*door // of those that have begun, and those that somebody writes to
+	doors map[int]*door // of targets that have begun, and of those that the client writes to
 	ended []bool        // by target: no door opens any more
 }
 
@@ -312,7 +276,7 @@ func (c *call) openMany(p *wire.CallMany) (any, error) {
 	return c.answer(m.s, p.Read)
 }
 
-// door gives where a target is written to, nil for one that has ended.
+// door gives the door of a target; nil for a target that has ended.
 func (m *manyChannels) door(target int) *door {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -341,22 +305,17 @@ func (m *manyChannels) writeTo(ctx context.Context, w *wire.Write) error {
 	return d.write(ctx, m.s, w)
 }
 
-// do opens the channel on one target, and takes what comes.
+// do opens the channel on one target, and takes its messages.
 func (m *manyChannels) do(ctx context.Context, target int, l *pool.Lease) (*answered, error) {
-	o := m.options(target)
-	o.Room, o.Window = nil, max(minChannel, streamBytes/m.workers)
-	started := time.Now()
-	ch, err := l.Open(ctx, o, m.p.Function, m.args...)
-	var v any
-	if err == nil {
-		m.door(target).open(ch)
-		v, err = pump(ctx, m.s, target, ch, !m.p.Exact)
-		ch.Close()
-	}
-	m.call.s.called(l, m.p.Function, m.p.Traceparent, started, err)
+	o := daemon.CallOptions{Window: max(minChannel, streamBytes/m.workers), Output: m.s.output(target, m.p.Output)}
+	v, err := m.s.channel(ctx, l, &m.p.Call, o, m.args, target, func(ch *pool.Channel) {
+		if ch != nil {
+			m.door(target).open(ch)
+		}
+	})
 	out := &answered{release: func() {}, python: l.Child().Version().Major}
 	if err == nil {
-		out.value, err = wire.NewValue(v, !m.p.Exact, m.call.s.maxMessage())
+		out.value, err = m.call.s.value(v, m.p.Exact)
 	}
 	return out, err
 }
@@ -379,7 +338,7 @@ type manyPrograms struct {
 	in *work.Input // nil for /dev/null
 }
 
-// errEnded is that a program has ended with another status than 0.
+// errEnded says that a program has ended with another status than 0.
 var errEnded = errors.New("control: the program has ended with another status than 0")
 
 func (c *call) runMany(p *wire.RunMany) (any, error) {
@@ -392,7 +351,7 @@ func (c *call) runMany(p *wire.RunMany) (any, error) {
 	if p.Stdin {
 		in := newInput(m.s)
 		m.in = work.NewInput(in, func(err error) {
-			m.giveUp(wire.Errorf(wire.KindInternal, "standard input can not be kept: %v; what runs is ended, since it would not get all of it", err))
+			m.giveUp(wire.Errorf(wire.KindInternal, "standard input cannot be kept: %v; the programs are ended, since they would not get all of it", err))
 		})
 		end = m.in.Close
 		m.write = func(ctx context.Context, w *wire.Write) error {

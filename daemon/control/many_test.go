@@ -16,11 +16,12 @@ import (
 	"mitogend/daemon/client"
 	"mitogend/daemon/wire"
 	"mitogend/daemon/work"
+	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 	"mitogend/pyproto"
 )
 
-// places are so many targets of one interpreter that are no one connection.
+// places are so many targets of one interpreter, each with a connection of its own.
 func places(t *testing.T, py pythons.Python, n int) (out []client.Place) {
 	t.Helper()
 	for i := range n {
@@ -33,7 +34,8 @@ func places(t *testing.T, py pythons.Python, n int) (out []client.Place) {
 	return out
 }
 
-// noPlace is a target that is not there: of its own for each interpreter, since a place that failed is tried again later and later.
+// noPlace is a target that cannot be connected. Each interpreter has its own, since the pauses before a failed target
+// is tried again grow.
 func noPlace(py pythons.Python) []bootstrap.Hop {
 	return []bootstrap.Hop{{Method: "exec", Spec: "false " + py.Version}}
 }
@@ -66,7 +68,7 @@ func TestCallMany(t *testing.T) {
 		if begun != len(m.Places) {
 			t.Errorf("%d have begun", begun)
 		}
-		// Python raises; a place does not exist; the function is not there.
+		// Python raises, a target cannot be connected, a function does not exist.
 		call.Function, call.Args, call.Output = "mod:fail", []any{"why"}, nil
 		m.Places[4].Hops = noPlace(py)
 		states := make([]work.State, len(m.Places))
@@ -86,7 +88,7 @@ func TestCallMany(t *testing.T) {
 	})
 }
 
-// More results than may wait, taken slowly, all come; and large ones.
+// More results than may wait all come, though they are taken slowly; so do large ones.
 func TestCallManyLarge(t *testing.T) {
 	b := newBed(t, nil)
 	c := b.dial(t, client.Options{})
@@ -108,7 +110,7 @@ func TestCallManyLarge(t *testing.T) {
 	}
 }
 
-// The end of the context gives up what runs, and lets nothing more begin; Stop only the latter.
+// The end of the context gives up what runs, and lets no more begin. Stop does only the latter.
 func TestCallManyGivenUp(t *testing.T) {
 	b := newBed(t, nil)
 	py := pythons.Any(t)
@@ -143,7 +145,7 @@ func TestCallManyGivenUp(t *testing.T) {
 	}
 }
 
-// A generator's child is the client's until it gives that back, and one more begins only then.
+// The client holds a generator's child until it gives it back. Only then does one more begin.
 func TestCallManyGenerators(t *testing.T) {
 	b := newBed(t, nil)
 	c := b.dial(t, client.Options{})
@@ -173,15 +175,15 @@ func TestCallManyGenerators(t *testing.T) {
 	}); err != nil || held != 3 || begun != 3 {
 		t.Error(held, begun, err)
 	}
-	// A client that goes without giving it back leaves nothing running.
+	// A client that is gone without giving it back leaves nothing running.
 	gone := b.dial(t, client.Options{})
 	if err := gone.CallMany(t.Context(), m, call, func(*client.Outcome) { go func() { _ = gone.Shutdown(context.Background()) }() }); !errors.Is(err, client.ErrDisconnected) {
 		t.Error(err)
 	}
-	eventually(t, "nothing is under way", func() bool { return b.Stats().Active == 0 && b.Stats().Streams == 0 })
+	poll.Until(t, "nothing is under way", func() bool { return b.Stats().Active == 0 && b.Stats().Streams == 0 })
 }
 
-// A daemon that stops says so, of what is left.
+// A daemon that stops says so about the targets that are left.
 func TestCallManyWhileStopping(t *testing.T) {
 	b := newBed(t, nil)
 	c := b.dial(t, client.Options{})
@@ -202,7 +204,7 @@ func TestCallManyWhileStopping(t *testing.T) {
 	if err == nil || count > 2 {
 		t.Error(count, err)
 	}
-	eventually(t, "it has stopped", func() bool { return len(b.Daemon().Children()) == 0 })
+	poll.Until(t, "it has stopped", func() bool { return len(b.Daemon().Children()) == 0 })
 }
 
 func TestCallManyRefused(t *testing.T) {
@@ -229,7 +231,7 @@ func TestCallManyRefused(t *testing.T) {
 			}
 		}
 	}
-	// A target that is none is that target's failure.
+	// A target that cannot be read fails alone.
 	p := &wire.CallMany{Many: wire.Many{Targets: []string{"no such"}}}
 	p.Function, p.Read = "os:getpid", true
 	var got wire.Items
@@ -246,7 +248,7 @@ func TestCallManyRefused(t *testing.T) {
 	}
 }
 
-// As many at once as one client may have: more are refused while those run, and not after that.
+// A client may have so many at once. More are refused while those run, and not after that.
 func TestCallManyAtOnce(t *testing.T) {
 	b := newBed(t, nil)
 	c := b.dial(t, client.Options{})
@@ -269,7 +271,7 @@ func TestCallManyAtOnce(t *testing.T) {
 	}
 }
 
-// program is a script on many targets, whose output is collected.
+// program runs a script on many targets and collects the output.
 type program struct {
 	client.ManyPrograms
 	out, errs map[int]string
@@ -336,7 +338,8 @@ if me == '2': os.kill(os.getpid(), signal.SIGTERM)
 	})
 }
 
-// Those that come late get all of a large input, nothing of what all print is lost though it is taken slowly, and status 1 counts as a failure.
+// Targets that begin late get all of a large input. Nothing of what all print is lost though it is taken slowly, and
+// status 1 counts as a failure.
 func TestRunManyLarge(t *testing.T) {
 	b := newBed(t, nil)
 	c := b.dial(t, client.Options{})
@@ -369,7 +372,8 @@ func TestRunManyLarge(t *testing.T) {
 	}
 }
 
-// Programs that are given up end, and what they say then comes before their outcome; so it is with those that are out of time.
+// Programs that are given up end, and their last words come before their outcome. So do those of programs that run
+// out of time.
 func TestRunManyGivenUp(t *testing.T) {
 	b := newBed(t, nil)
 	c := b.dial(t, client.Options{})
@@ -409,7 +413,7 @@ except KeyboardInterrupt:
 		}
 		cancel()
 	}
-	// A client that goes leaves nothing running.
+	// A client that is gone leaves nothing running.
 	gone := b.dial(t, client.Options{})
 	m := &client.Many{Plan: work.Plan{Parallel: 2, MaxFail: 1}, Places: places(t, pythons.Any(t), 2)}
 	p := newProgram("import sys, time; sys.stdout.write('begun'); sys.stdout.flush(); time.sleep(60)")
@@ -418,7 +422,7 @@ except KeyboardInterrupt:
 	if err := gone.RunMany(t.Context(), m, &p.ManyPrograms, func(*client.Outcome) {}); !errors.Is(err, client.ErrDisconnected) {
 		t.Error(err)
 	}
-	eventually(t, "nothing is under way", func() bool { return b.Stats().Active == 0 && b.Stats().Streams == 0 })
+	poll.Until(t, "nothing is under way", func() bool { return b.Stats().Active == 0 && b.Stats().Streams == 0 })
 }
 
 func TestOpenMany(t *testing.T) {
@@ -436,7 +440,7 @@ func TestOpenMany(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Who waits for a target that begins late does not hold up the others.
+		// A write for a target that begins late does not hold up the others.
 		var wg sync.WaitGroup
 		for i := len(m.Places) - 1; i >= 0; i-- {
 			wg.Go(func() {
@@ -478,7 +482,7 @@ func TestOpenMany(t *testing.T) {
 	})
 }
 
-// Functions that send without end are held while nobody takes it, and given up with the rest.
+// Functions that send without end wait while nobody reads, and are given up with the rest.
 func TestOpenManyFlood(t *testing.T) {
 	b := newBed(t, nil)
 	c := b.dial(t, client.Options{})
@@ -504,7 +508,7 @@ func TestOpenManyFlood(t *testing.T) {
 	}
 }
 
-// What is written to such a stream that it does not take is refused, and changes nothing.
+// A write that such a stream does not take is refused, and changes nothing.
 func TestManyWritesRefused(t *testing.T) {
 	b := newBed(t, nil)
 	c := b.dial(t, client.Options{})

@@ -5,21 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
-	"mitogend/bootstrap"
 	"mitogend/daemon"
-	"mitogend/daemon/inventory"
 	"mitogend/daemon/pool"
 	"mitogend/daemon/wire"
 	"mitogend/importer"
 	"mitogend/pyproto"
 )
 
-// methods are what clients can ask for. docs/control.md describes them.
+// methods are the methods of the socket. docs/control.md describes them.
 var methods map[string]method
 
 func init() {
@@ -32,6 +27,8 @@ func init() {
 		"open_many":   on(true, nil, (*call).openMany),
 		"open":        on(true, func(p *wire.Call) string { return place(&p.Target) }, (*call).open),
 		"run":         on(true, func(p *wire.Run) string { return place(&p.Target) }, (*call).run),
+		"put":         on(true, func(p *wire.Transfer) string { return place(&p.Target) }, (*call).put),
+		"get":         on(true, func(p *wire.Transfer) string { return place(&p.Target) }, (*call).get),
 		"reset_chain": on(true, func(p *wire.ResetChain) string { return place(&wire.Target{Child: p.Child}) }, (*call).resetChain),
 		"receiver":    on(true, nil, (*call).receiver),
 		"send":        on(true, func(p *wire.Send) string { return fmt.Sprint("send ", p.To.V) }, (*call).send),
@@ -50,7 +47,7 @@ func init() {
 	}
 }
 
-// place is what requests for a child have to be in order with.
+// place is the order that requests for a child have their turn in.
 func place(t *wire.Target) string {
 	switch {
 	case t.Child != 0:
@@ -61,8 +58,8 @@ func place(t *wire.Target) string {
 	return "target " + t.Target
 }
 
-// writePlace is what writes have to be in order with: those of the same stream, and of open_many those for the same target. What ends the work
-// does not wait for what nobody takes.
+// writePlace is the order of writes: those to the same stream, and with open_many those for the same target. A write
+// that ends the work does not wait for others.
 func writePlace(p *wire.Write) string {
 	if p.Stop || p.Cancel {
 		return ""
@@ -71,150 +68,6 @@ func writePlace(p *wire.Write) string {
 		return fmt.Sprint("write ", p.Stream, " ", *p.Target)
 	}
 	return fmt.Sprint("write ", p.Stream)
-}
-
-// request reads a target and its options.
-func (s *Server) request(t *wire.Target) (*pool.Request, error) {
-	r, err := options(t)
-	if err == nil {
-		err = s.find(r, t)
-	}
-	return r, err
-}
-
-// options reads what does not depend on which target it is.
-func options(t *wire.Target) (r *pool.Request, err error) {
-	r = &pool.Request{
-		Name: t.Name, Python: t.Python, PythonFrom: daemon.PythonFrom{Builds: t.PythonFrom, Dir: t.PythonDir, Keep: t.KeepPython},
-		PreferHere: t.PreferHere, Timeout: t.ConnectTimeout.Duration(),
-		Dir: t.Dir, Env: t.Env, Fresh: t.Fresh, Policy: importer.Policy{Allow: t.Allow, Deny: t.Deny},
-	}
-	if t.Dir != "" && !filepath.IsAbs(t.Dir) {
-		return nil, wire.Errorf(wire.KindUsage, "dir %s is not absolute", shorten(t.Dir))
-	}
-	for _, place := range t.PythonFrom {
-		if !filepath.IsAbs(place) {
-			return nil, wire.Errorf(wire.KindUsage, "build of Python %s is not absolute", shorten(place))
-		}
-	}
-	if err := checkName(t.Name); err != nil {
-		return nil, err
-	}
-	if r.Bytecode, err = daemon.ParseBytecodeUse(t.Bytecode); err != nil {
-		return nil, wire.Errorf(wire.KindUsage, "bytecode: %s", shorten(err.Error()))
-	}
-	if t.NoBytecode {
-		r.Bytecode = daemon.BytecodeNever
-	}
-	r.Source, err = sourceOptions(t.Source)
-	return r, err
-}
-
-// maxName bounds what a client calls a target, in bytes.
-const maxName = 1000
-
-func checkName(name string) error {
-	if len(name) > maxName {
-		return wire.Errorf(wire.KindUsage, "name %s is longer than %d bytes", shorten(name), maxName)
-	}
-	return nil
-}
-
-// find reads which target it is.
-func (s *Server) find(r *pool.Request, t *wire.Target) error {
-	hops, passwords, err := s.hops(t)
-	if err != nil {
-		return wire.Errorf(wire.KindUsage, "%v", err)
-	}
-	// What is behind the first hop runs the same.
-	if s.opt.Runtime != "" && t.Source == nil && hops[0].Args["runtime"] == "" {
-		args := map[string]string{"runtime": s.opt.Runtime}
-		for k, v := range hops[0].Args {
-			args[k] = v
-		}
-		hops[0].Args = args
-	}
-	r.Target, r.Hops, r.Passwords = t.Target, hops, passwords
-	return nil
-}
-
-// hops reads a target, which may be a name of the inventory, and gives what passwords are known.
-func (s *Server) hops(t *wire.Target) ([]bootstrap.Hop, map[int]string, error) {
-	if !inventory.WrittenOut(t.Target) {
-		s.invMu.Lock()
-		defer s.invMu.Unlock()
-		var found []*inventory.Target
-		var err error
-		if s.inv != nil && t.Target != "" {
-			found, err = s.inv.Resolve(t.Target)
-		}
-		switch {
-		case err != nil:
-			return nil, nil, err
-		case len(found) > 1:
-			return nil, nil, fmt.Errorf("%s means %d hosts of the inventory, and a request is for one", shorten(t.Target), len(found))
-		case len(found) == 1:
-			passwords := map[int]string{}
-			for hop, secret := range found[0].Secrets {
-				passwords[hop] = string(secret)
-			}
-			for hop, password := range t.Passwords {
-				passwords[hop] = password
-			}
-			return found[0].Hops, passwords, nil
-		}
-	}
-	hops, err := bootstrap.ParseTarget(t.Target)
-	return hops, t.Passwords, err
-}
-
-// clientCache bounds what the daemon keeps of modules for one source of clients, in bytes.
-const clientCache = 64 << 20
-
-func sourceOptions(s *wire.Source) (*importer.Options, error) {
-	if s == nil {
-		return nil, nil
-	}
-	for _, dir := range append(s.Path[:len(s.Path):len(s.Path)], s.Venv) {
-		if dir != "" && !filepath.IsAbs(dir) {
-			return nil, wire.Errorf(wire.KindUsage, "path entry %s is not absolute", shorten(dir))
-		}
-	}
-	for _, dir := range s.Libs {
-		if dir != importer.LibsSystem && !filepath.IsAbs(dir) {
-			return nil, wire.Errorf(wire.KindUsage, "directory of libraries %s is not absolute", shorten(dir))
-		}
-	}
-	for _, file := range slices.Concat(s.Wheels, s.Constraints) {
-		if !filepath.IsAbs(file) {
-			return nil, wire.Errorf(wire.KindUsage, "wheelhouse or constraint file %s is not absolute", shorten(file))
-		}
-	}
-	for _, file := range s.RequirementFiles {
-		if !filepath.IsAbs(file) {
-			return nil, wire.Errorf(wire.KindUsage, "requirements file %s is not absolute", shorten(file))
-		}
-	}
-	for _, place := range s.FindLinks {
-		if !filepath.IsAbs(place) && !strings.Contains(place, "://") {
-			return nil, wire.Errorf(wire.KindUsage, "find_links %s is neither absolute nor an address", shorten(place))
-		}
-	}
-	o := &importer.Options{
-		Requirements: importer.Requirements{Lines: s.Requirements, Files: s.RequirementFiles, Links: s.FindLinks, Python: s.RequiresPython},
-		Path:         s.Path, Venv: s.Venv, Policy: importer.Policy{Allow: s.Allow, Deny: s.Deny}, Libs: s.Libs, Unpack: s.Unpack, MaxCache: clientCache,
-		Wheels: s.Wheels, Constraints: s.Constraints,
-	}
-	if s.Main != nil {
-		o.Main = &importer.Main{Path: s.Main.Path, Source: s.Main.Source, Run: s.Main.Run}
-	}
-	return o, nil
-}
-
-func connected(l *pool.Lease) *wire.Connected {
-	c := l.Child()
-	v := c.Version()
-	return &wire.Connected{Child: uint32(c.ID()), Name: c.Name(), Python: [2]int{v.Major, v.Minor}, Shared: l.Shared()}
 }
 
 func (c *call) connect(p *wire.Connect) (any, error) {
@@ -233,7 +86,7 @@ func (c *call) connect(p *wire.Connect) (any, error) {
 	return out, nil
 }
 
-// arguments gives what a call passes: args, and kwargs as the last one; and what the child converts.
+// arguments gives the arguments of a call, kwargs as the last one, and what the child converts.
 func arguments(p *wire.Call) ([]any, daemon.Convert, error) {
 	var args []any
 	convert, err := daemon.ParseConvert(p.Convert)
@@ -277,20 +130,31 @@ func (c *call) call(p *wire.Call) (any, error) {
 		return nil, err
 	}
 	defer done()
-	started := time.Now()
-	k := l.Start(c.ctx, daemon.CallOptions{Chain: p.Chain, Room: c.room, Convert: convert}, p.Function, args...)
-	c.begun()
-	v, err := k.Wait(c.ctx).Value()
-	c.s.called(l, p.Function, p.Traceparent, started, err)
-	var value *wire.Value
-	if err == nil {
-		value, err = wire.NewValue(v, !p.Exact, c.s.maxMessage())
+	o := daemon.CallOptions{Chain: p.Chain, Room: c.room, Convert: convert}
+	v, release, err := c.s.function(c.ctx, l, p, o, args, c.begun)
+	c.made = release
+	if err != nil {
+		return nil, err
 	}
-	c.made = k.Release
-	return value, err
+	return c.s.value(v, p.Exact)
 }
 
-// called counts a call and tells of it.
+// function calls p.Function, counts the call and publishes it. sent, if not nil, is called when the call was sent.
+// release gives back what the result takes of o.Room.
+func (s *Server) function(
+	ctx context.Context, l *pool.Lease, p *wire.Call, o daemon.CallOptions, args []any, sent func(),
+) (v any, release func(), err error) {
+	started := time.Now()
+	k := l.Start(ctx, o, p.Function, args...)
+	if sent != nil {
+		sent()
+	}
+	v, err = k.Wait(ctx).Value()
+	s.called(l, p.Function, p.Traceparent, started, err)
+	return v, k.Release, err
+}
+
+// called counts a call that has ended, and publishes it.
 func (s *Server) called(l *pool.Lease, fn, trace string, started time.Time, err error) {
 	s.counts.calls.Add(1)
 	e := wire.Event{Kind: wire.EventCall, Function: fn, OK: err == nil, Trace: trace}
@@ -319,7 +183,7 @@ func (c *call) resetChain(p *wire.ResetChain) (any, error) {
 	return nil, l.Child().ResetChain(c.ctx, p.Chain)
 }
 
-// address reads a sender's address: as extension type, or as [context id, handle].
+// address reads a sender: as extension type, or as [context id, handle].
 func address(v any) (to pyproto.Sender, err error) {
 	if to, ok := v.(pyproto.Sender); ok {
 		return to, nil
@@ -339,7 +203,7 @@ func (c *call) send(p *wire.Send) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The context may be one of the client's children, or lie behind one.
+	// The context may be one of the client's children, or behind one.
 	var via *daemon.Child
 	c.mu.Lock()
 	for _, h := range c.leases {
@@ -355,7 +219,7 @@ func (c *call) send(p *wire.Send) (any, error) {
 	case p.Close:
 		return nil, via.CloseSender(c.ctx, to)
 	case p.Value == nil:
-		return nil, wire.Errorf(wire.KindUsage, "there is neither value nor close")
+		return nil, wire.Errorf(wire.KindUsage, "either value or close is needed")
 	}
 	return nil, via.Send(c.ctx, to, p.Value.V)
 }
@@ -374,7 +238,7 @@ func (c *call) write(p *wire.Write) (any, error) {
 		return nil, err
 	}
 	if s.write == nil {
-		return nil, wire.Errorf(wire.KindUsage, "stream %d can not be written to", p.Stream)
+		return nil, wire.Errorf(wire.KindUsage, "stream %d cannot be written to", p.Stream)
 	}
 	return nil, s.write(c.ctx, p)
 }
@@ -408,39 +272,6 @@ func (c *call) close(p *wire.Close) (any, error) {
 	return &wire.Closed{Closed: n}, err
 }
 
-// letGo gives back a child that the client has connected.
-func (c *conn) letGo(id uint32) error { return c.giveBack(id, nil) }
-
-// giveBack is letGo, of the one with this channel where that is not nil.
-func (c *conn) giveBack(id uint32, left chan struct{}) error {
-	c.mu.Lock()
-	h := c.leases[id]
-	if h == nil {
-		c.mu.Unlock()
-		return wire.Errorf(wire.KindUnknown, "this client has not connected a child %d, or has closed it", id)
-	}
-	switch i := slices.Index(h.left, left); {
-	case left != nil && i < 0:
-		c.mu.Unlock()
-		return nil // given back already
-	case i >= 0:
-		h.left = slices.Delete(h.left, i, i+1)
-	case len(h.left) > 0:
-		close(h.left[0])
-		h.left = h.left[1:]
-	}
-	if h.count--; h.count == 0 {
-		delete(c.leases, id)
-	} else {
-		h = nil
-	}
-	c.mu.Unlock()
-	if h != nil {
-		h.lease.Release()
-	}
-	return nil
-}
-
 func (c *call) cancelRequest(p *wire.Cancel) (any, error) {
 	c.mu.Lock()
 	cancel := c.requests[p.Request]
@@ -462,7 +293,7 @@ func (c *call) modules(p *wire.Modules) (any, error) {
 	}
 	im, err := c.s.d.NewImporter(*opt)
 	if err != nil {
-		return nil, wire.Errorf(wire.KindUsage, "%v", err)
+		return nil, wire.Wrap(wire.KindUsage, err)
 	}
 	out := &wire.Described{Modules: []any{}}
 	for _, name := range p.Names {
@@ -496,5 +327,5 @@ func (c *call) shutdown(p *wire.Shutdown) (any, error) {
 	return os.Getpid(), nil
 }
 
-// ended tells whether an error is only that the client has closed a stream or is gone.
+// ended tells whether an error only says that the client has closed a stream or is gone.
 func ended(err error) bool { return errors.Is(err, errStreamClosed) || errors.Is(err, errClientGone) }

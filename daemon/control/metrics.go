@@ -18,7 +18,7 @@ import (
 	"mitogend/daemon/wire"
 )
 
-// metric is one counter or gauge that is made of Stats.
+// metric is one counter or gauge, made of Stats.
 type metric struct {
 	desc  *prometheus.Desc
 	kind  prometheus.ValueType
@@ -65,7 +65,7 @@ func newCollector(s *Server) *collector {
 	}}
 }
 
-// Metrics of each target that there are connections with, by the name that the clients have given it.
+// Metrics of each target with connections, by the name that the clients have given it.
 var (
 	targetConnections = targetDesc("target_connections", "Connections in the pool with a target.")
 	targetCalls       = targetDesc("target_calls_total", "Calls and programs on a target, of the connections that it has now.")
@@ -123,9 +123,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-// Handler serves /metrics for Prometheus and /healthz (200 while work is taken, 503 when the daemon is stopping). There is no
-// authentication: it is for an address that only this machine reaches. What asks for another host than this one (see ownHost)
-// is refused; name is one more that is meant.
+// Handler serves /metrics for Prometheus and /healthz (200 while work is taken, 503 while the daemon is stopping).
+// There is no authentication: it is for an address that only this machine reaches. A request for another host than
+// this one (ownHost) is refused; name is one more name of this host.
 func (s *Server) Handler(name string) http.Handler {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(newCollector(s), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -147,8 +147,9 @@ func (s *Server) Handler(name string) http.Handler {
 	})
 }
 
-// ownHost tells whether a request is for this machine by an address of its own, as localhost, or by its name. A page of another site,
-// whose name somebody has made lead here (DNS rebinding), asks for that name. A browser never leaves the header out.
+// ownHost tells whether a request is for this machine: by one of its addresses, as localhost, or by its name. By DNS
+// rebinding, a page of another site can make a name of its own lead here; it asks for that name. A browser never
+// leaves the header out.
 func ownHost(r *http.Request, name string) bool {
 	host := r.Host
 	if h, _, err := net.SplitHostPort(host); err == nil {
@@ -165,7 +166,7 @@ func ownHost(r *http.Request, name string) bool {
 	return err == nil && strings.EqualFold(host, hostname)
 }
 
-// ownAddress tells whether an address is that which the request came to, or another one of this machine.
+// ownAddress tells whether an address is the one that the request came to, or another one of this machine.
 func ownAddress(r *http.Request, addr netip.Addr) bool {
 	if addr.IsLoopback() {
 		return true
@@ -198,7 +199,7 @@ func ProfileHandler() http.Handler {
 	return mux
 }
 
-// ServeHTTP serves a handler until the listener is closed, which Shutdown does at its end.
+// ServeHTTP serves a handler until Shutdown closes the listener at its end.
 func (s *Server) ServeHTTP(ln net.Listener, handler http.Handler) error {
 	srv := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10}
 	s.mu.Lock()

@@ -22,8 +22,8 @@ import (
 	"mitogend/daemon/wire"
 )
 
-// Exporting spans. This is OTLP over HTTP with JSON, https://opentelemetry.io/docs/specs/otlp/#otlphttp, as far as spans of calls and
-// imports need it.
+// Spans are exported by OTLP over HTTP with JSON, https://opentelemetry.io/docs/specs/otlp/#otlphttp, as far as spans
+// of calls and imports need it.
 const (
 	maxSpans    = 4096 // that wait to be sent; more are dropped and counted
 	spanBatch   = 512
@@ -79,7 +79,7 @@ func intAttribute(key string, value int64) attribute {
 	return attribute{key, map[string]any{"intValue": strconv.FormatInt(value, 10)}}
 }
 
-// CheckEndpoint tells whether an OTLP endpoint can be used: the base address, to which /v1/traces is added.
+// CheckEndpoint checks an OTLP endpoint: the base address, to which /v1/traces is added.
 func CheckEndpoint(endpoint string) error {
 	u, err := url.Parse(endpoint)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
@@ -172,7 +172,7 @@ func (x *exporter) run() {
 			if (err != nil) != failing { // once for each change, not for each batch
 				failing = err != nil
 				if failing {
-					x.log.Warn("traces can not be sent", zap.String("endpoint", x.url), zap.Error(err))
+					x.log.Warn("traces cannot be sent", zap.String("endpoint", x.url), zap.Error(err))
 				} else {
 					x.log.Info("traces are sent again", zap.String("endpoint", x.url))
 				}

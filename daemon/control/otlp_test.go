@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"mitogend/daemon/control"
+	"mitogend/integration/poll"
 )
 
 // collector is an OpenTelemetry collector that keeps what it gets.
@@ -65,7 +66,7 @@ func TestSpans(t *testing.T) {
 	if _, e := c.reply(t); e == nil {
 		t.Fatal("no error")
 	}
-	eventually(t, "the spans are there", func() bool { return col.named("call mod:fail") != nil && col.named("import mod") != nil })
+	poll.Until(t, "the spans are there", func() bool { return col.named("call mod:fail") != nil && col.named("import mod") != nil })
 	s := col.named("call mod:fail")
 	if s["traceId"] != trace || s["parentSpanId"] != parent || s["status"].(map[string]any)["code"] != 2.0 || len(s["spanId"].(string)) != 16 {
 		t.Errorf("got %v", s)
@@ -82,5 +83,5 @@ func TestSpans(t *testing.T) {
 		}
 	}
 	t.Logf("600 calls in %v", time.Since(started))
-	eventually(t, "the loss is counted", func() bool { return b.Stats().Dropped >= 512 })
+	poll.Until(t, "the loss is counted", func() bool { return b.Stats().Dropped >= 512 })
 }

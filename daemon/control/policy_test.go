@@ -11,8 +11,8 @@ import (
 	"mitogend/importer"
 )
 
-// The options of a connect narrow what is served, over the socket as in process: also where the client, or the daemon, allows
-// something else.
+// The options of a connect narrow what is served, over the socket as in process, even where the client or the daemon
+// allows more.
 func TestPolicyOfConnectNarrows(t *testing.T) {
 	b := newBed(t, nil)
 	lib := t.TempDir()

@@ -7,7 +7,7 @@ import (
 	"mitogend/daemon/wire"
 )
 
-// What a function prints is kept in pieces of some size, however it was printed, and no more of it than there may be.
+// A function's output is kept in pieces of a good size however it was printed, and not beyond its bound.
 func TestOutputIsBounded(t *testing.T) {
 	newStream := func(max int) *stream {
 		return &stream{c: &conn{s: &Server{hub: newHub()}}, max: max, changed: make(chan struct{}, 1), room: make(chan struct{}, 1)}

@@ -17,23 +17,25 @@ import (
 	"mitogend/daemon/socket"
 	"mitogend/daemon/wire"
 	"mitogend/importer"
+	"mitogend/internal/slogzap"
 	"mitogend/python/bytecode"
 )
 
 // Options configure a server.
 type Options struct {
-	// Pool says what is served to children by default, and how connections are kept. Its Logger and Watch are the server's.
+	// Pool says what is served to children by default, and how connections are kept. The server sets Logger and
+	// Watch.
 	Pool pool.Options
-	// Runtime is what children run whose client sends no source and whose target names no runtime: "", "embedded", "mitogen" or
-	// "mitogen:DIR".
+	// Runtime is what children run if their client sends no source and their target names no runtime: "", "embedded",
+	// "mitogen" or "mitogen:DIR".
 	Runtime string
-	// Inventory says what names of hosts mean in targets; nil for none. The server is its only user.
+	// Inventory says what names of hosts mean in targets; nil for none. Nobody else may use it.
 	Inventory *inventory.Inventory
-	// MaxMessage, MaxPending and StallTimeout are those of daemon.Options. A client that takes nothing for StallTimeout while
-	// replies wait for it is disconnected.
+	// MaxMessage, MaxPending and StallTimeout are those of daemon.Options. A client that takes nothing for
+	// StallTimeout while replies wait for it is disconnected.
 	MaxMessage, MaxPending int
 	StallTimeout           time.Duration
-	// MaxClients is how many there may be at once; 0 means DefaultMaxClients.
+	// MaxClients is how many clients there may be at once; 0 means DefaultMaxClients.
 	MaxClients int
 	// Grace is how long running work may take after Shutdown has begun; 0 means DefaultGrace.
 	Grace time.Duration
@@ -44,13 +46,15 @@ type Options struct {
 	Core zapcore.Core
 	// Levels are those of the components; nil means info.
 	Levels *Levels
-	// Endpoint is where spans of calls and imports are sent, by OTLP over HTTP, as http://127.0.0.1:4318; empty for none.
+	// Endpoint is where spans of calls and imports are sent by OTLP over HTTP, such as http://127.0.0.1:4318; empty
+	// for none.
 	Endpoint string
-	// LogErrors counts records that could not be written; may be nil.
+	// LogErrors is how many log records could not be written; may be nil.
 	LogErrors func() int64
-	// Version is told by stats.
+	// Version is what stats says.
 	Version string
-	// OnShutdown is called when a client asks for it, with the time that running work may take. It must not block. Nil refuses.
+	// OnShutdown is called when a client asks for the end, with the time for running work. It must not block. If it
+	// is nil, such requests are refused.
 	OnShutdown func(grace time.Duration)
 }
 
@@ -85,18 +89,18 @@ type Server struct {
 	stopping  bool
 	down      bool
 	idle      chan struct{} // closed when no work is left, once stopping
-	closers   []func()      // of what is served besides, at the end
+	closers   []func()      // of other servers, called at the end
 	hurry     chan struct{} // closed by Hurry
 	hurried   bool
 
-	// invMu protects the following, and is held while the inventory is asked, which may read files and run programs.
+	// invMu protects the following. It is held while the inventory is asked, which may read files and run programs.
 	invMu sync.Mutex
 	inv   *inventory.Inventory
 
 	wg sync.WaitGroup // Serve and conns; add only with mu held and down false
 }
 
-// New makes a server, with a daemon of its own. Nothing is listened on yet.
+// New makes a server with a daemon of its own. It does not listen yet.
 func New(opt Options) (*Server, error) {
 	if opt.MaxClients <= 0 {
 		opt.MaxClients = DefaultMaxClients
@@ -121,7 +125,7 @@ func New(opt Options) (*Server, error) {
 	s.log = s.Logger("control")
 	var err error
 	s.d, err = daemon.New(daemon.Options{
-		Logger: s.Logger("daemon"), MaxMessage: opt.MaxMessage, MaxPending: opt.MaxPending, StallTimeout: opt.StallTimeout, OnEvent: s.onEvent,
+		Logger: slogzap.Slog(s.Logger("daemon")), MaxMessage: opt.MaxMessage, MaxPending: opt.MaxPending, StallTimeout: opt.StallTimeout, OnEvent: s.onEvent,
 		Trace: opt.Trace, Bytecode: opt.Bytecode,
 	})
 	if err != nil {
@@ -146,13 +150,14 @@ func New(opt Options) (*Server, error) {
 	return s, nil
 }
 
-// Logger gives the logger of a component, whose records subscribers see as well.
+// Logger gives the logger of a component. Subscribers see its records as well.
 func (s *Server) Logger(component string) *zap.Logger { return s.levels.Logger(s.opt.Core, component) }
 
 // Daemon is the server's daemon.
 func (s *Server) Daemon() *daemon.Daemon { return s.d }
 
-// Configure takes new options of the pool, a new grace time and a new inventory, for what begins after that.
+// Configure takes new options of the pool, a new grace time and a new inventory. They count for what begins after
+// that.
 func (s *Server) Configure(p pool.Options, grace time.Duration, inv *inventory.Inventory) error {
 	p.Logger = s.opt.Pool.Logger
 	if err := s.pool.Configure(p); err != nil {
@@ -183,7 +188,7 @@ func (s *Server) onEvent(e daemon.Event) {
 	s.hub.publish(wire.Event{Kind: string(e.Kind), Time: stamp(e.Time), Child: uint32(e.ID), Target: e.Target, Chain: e.Chain, Text: e.Reason})
 }
 
-// onOutput takes what belongs to no call.
+// onOutput takes output that belongs to no call.
 func (s *Server) onOutput(log *zap.Logger) func(*pool.Conn, []byte) {
 	return func(c *pool.Conn, data []byte) {
 		s.hub.publish(wire.Event{Kind: wire.EventOutput, Target: c.Name(), Chain: c.Chain(), Text: string(data)})
@@ -193,7 +198,7 @@ func (s *Server) onOutput(log *zap.Logger) func(*pool.Conn, []byte) {
 	}
 }
 
-// chainField is what the name of a connection means, if it has one.
+// chainField is the target of a connection that has another name.
 func chainField(c *pool.Conn) zap.Field {
 	if chain := c.Chain(); chain != "" {
 		return zap.String("chain", chain)
@@ -201,7 +206,7 @@ func chainField(c *pool.Conn) zap.Field {
 	return zap.Skip()
 }
 
-// mayLog tells whether what a child has logged is to be logged here; when too much comes, a line says that some is not.
+// mayLog tells whether a child's record is to be logged here. When too much comes, a line says that some is dropped.
 func mayLog(log *zap.Logger, c *pool.Conn, n int) bool {
 	ok, say, dropped := c.Logs.Take(n)
 	if say {
@@ -236,7 +241,7 @@ func importEvent(c *pool.Conn, e importer.Event) wire.Event {
 	}
 }
 
-// Serve takes clients until the listener is closed or Shutdown begins. Only clients of this process's user are taken.
+// Serve takes clients until the listener is closed or Shutdown begins. It takes only clients of this process's user.
 func (s *Server) Serve(ln net.Listener) error {
 	s.mu.Lock()
 	if s.stopping {
@@ -248,7 +253,7 @@ func (s *Server) Serve(ln net.Listener) error {
 	s.wg.Add(1)
 	s.mu.Unlock()
 	defer s.wg.Done()
-	return socket.Serve(context.Background(), ln, s.log, s.accept)
+	return socket.Serve(context.Background(), ln, slogzap.Slog(s.log), s.accept)
 }
 
 func (s *Server) isStopping() bool {
@@ -308,15 +313,16 @@ func (s *Server) end() {
 	}
 }
 
-// Grace is how long running work may take when the server stops.
+// Grace is how long running work may go on when the server stops.
 func (s *Server) Grace() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.grace
 }
 
-// Shutdown stops: no new clients and no new work from now on; what runs may go on until ctx ends; then it is cancelled,
-// clients are disconnected, and all children are ended and reaped. It returns when nothing is left, and may be called once.
+// Shutdown stops the server. No new clients and no new work are taken; what runs may go on until ctx ends. Then it is
+// cancelled, clients are disconnected, and all children are ended and reaped. When Shutdown returns, nothing is left
+// but work that hangs in a call of the system (hangTime). It may be called once.
 func (s *Server) Shutdown(ctx context.Context) {
 	s.mu.Lock()
 	s.stopping = true
@@ -354,15 +360,30 @@ func (s *Server) Shutdown(ctx context.Context) {
 		case <-last.Done():
 		}
 	}()
-	_ = s.d.Shutdown(last) // says only that some had to be killed
+	_ = s.d.Shutdown(last) // an error says only that some had to be killed
 	cancel()
-	s.wg.Wait()
+	ended := make(chan struct{})
+	go func() {
+		s.wg.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(hangTime):
+		s.log.Warn("stopping, although work hangs: does a file system not answer?", zap.Int64("work", s.counts.active.Load()))
+		s.mu.Lock()
+		for c := range s.conns {
+			_ = c.nc.Close()
+		}
+		s.mu.Unlock()
+	}
 	if s.exporter != nil {
 		s.exporter.close()
 	}
 }
 
-// Hurry makes a Shutdown that is under way, or comes later, wait for nothing: work is cancelled and children are killed.
+// Hurry makes a Shutdown that is under way or comes later wait for nothing: work is cancelled and children are
+// killed.
 func (s *Server) Hurry() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -372,5 +393,9 @@ func (s *Server) Hurry() {
 	}
 }
 
-// closeTime is what children have to leave by themselves at the end.
+// closeTime is how long children get to leave by themselves at the end.
 const closeTime = 4 * time.Second
+
+// hangTime is how long Shutdown waits, after all else, for work that does not notice that it is cancelled. A call of
+// the system for a file cannot be interrupted, and may never return (NFS, FUSE); the end of the process ends it.
+const hangTime = 3 * time.Second

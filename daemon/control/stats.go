@@ -17,9 +17,8 @@ import (
 	"mitogend/daemon/pool"
 	"mitogend/daemon/wire"
 	"mitogend/pyproto"
+	"mitogend/pyproto/printable"
 )
-
-func contains(list []string, s string) bool { return slices.Contains(list, s) }
 
 // text is a field of a log record as text.
 func text(v any) string {
@@ -80,7 +79,7 @@ func describe(c *daemon.Child, i pool.Info, used bool, command func(pid int) str
 	w.Leases, w.Calls, w.Failures, w.Running, w.Programs, w.Fresh = i.Leases, i.Calls, i.Failures, i.Running, int64(i.Programs), i.Fresh
 	for _, d := range i.Doing {
 		w.Work = append(w.Work, wire.Work{
-			ID: d.ID, Method: string(d.Kind), What: shorten(d.What), Target: shorten(d.Target), Client: d.Client, Program: command(d.Client), Seconds: time.Since(d.Since).Seconds(),
+			ID: d.ID, Method: string(d.Kind), What: printable.Short(d.What), Target: printable.Short(d.Target), Client: d.Client, Program: command(d.Client), Seconds: time.Since(d.Since).Seconds(),
 		})
 	}
 	w.Age, w.Idle = time.Since(i.Connected).Seconds(), time.Since(i.LastUsed).Seconds()
@@ -101,7 +100,7 @@ func command(pid int) string {
 	return strings.TrimSuffix(string(b), "\n")
 }
 
-// called puts in how a connection is called.
+// called sets the names of a connection.
 func called(c *wire.Context, i pool.Info) {
 	c.Name = i.Target
 	if len(i.Names) > 0 {
@@ -144,7 +143,7 @@ func (s *Server) Stats() *wire.Stats {
 	return out
 }
 
-// residentBytes is the memory that the process has, 0 where the system does not tell.
+// residentBytes is the memory of the process, 0 where the system does not tell.
 func residentBytes() int64 {
 	b, err := os.ReadFile("/proc/self/statm")
 	if err != nil {

@@ -5,36 +5,38 @@ import (
 	"context"
 	"io"
 	"sync"
+	"time"
 
+	"mitogend/daemon/faults"
 	"mitogend/daemon/wire"
 )
 
 const (
-	// What waits in a stream for its client, in bytes. One item may be larger. What a function prints can not be held back, so
-	// that it gets more room before it is dropped.
+	// How many bytes may wait in a stream for its client; one item may be larger. What a function prints cannot be
+	// held back, so it gets more room before it is dropped.
 	streamBytes = 1 << 20
 	printBytes  = 32 << 20
-	// What one read gives unless it asks for another size.
+	// How many bytes one read gives unless it asks for another size.
 	defaultRead = 256 << 10
 	// The largest piece of a program's output.
 	outputChunk = 64 << 10
 )
 
-// stream is what comes to a client by and by: the output and the end of a call or program, messages, events.
+// stream is what comes to a client over time: the output and the end of a call or program, messages, events.
 type stream struct {
 	id     uint32
 	c      *conn
 	ctx    context.Context // ends when the client closes the stream or is gone, or its timeout passes
 	cancel context.CancelCauseFunc
-	work   bool // it stands for work that a shutdown waits for
+	work   bool // a shutdown waits for it
 	max    int  // bytes of items
-	prints int  // what a function prints may take so much, if that is more
+	prints int  // the same for what functions print, if it is more
 
-	// write takes what the client writes; nil when it can not. It may be called before the work has begun.
+	// write takes what the client writes; nil where it cannot write. It may be called before the work has begun.
 	write func(ctx context.Context, w *wire.Write) error
 
-	changed chan struct{} // one token: for read, look again
-	room    chan struct{} // one token: for put, look again
+	changed chan struct{} // one token: read looks again
+	room    chan struct{} // one token: put looks again
 	over    chan struct{} // closed when nothing more comes
 	done    chan struct{} // closed when its work has ended
 	gone    chan struct{} // closed when the client has closed it or read its end
@@ -46,9 +48,11 @@ type stream struct {
 	dropped int64
 	ended   bool
 	child   *wire.Connected
-	begun   int    // of call_many and its like: targets
-	told    int    // of those, what the client knows
-	release func() // gives back what the result takes of conn.room; nil for nothing
+	// progressed is when the last item of progress was added.
+	progressed time.Time
+	begun      int    // how many targets of call_many and its like have begun
+	told       int    // how many of those the client knows of
+	release    func() // gives back what the result takes of conn.room; nil for nothing
 }
 
 func token(c chan struct{}) {
@@ -58,7 +62,7 @@ func token(c chan struct{}) {
 	}
 }
 
-// put adds an item when there is room for it. The error is that the stream was given up.
+// put adds an item when there is room for it. An error says that the stream was given up.
 func (s *stream) put(item wire.Item) error {
 	for {
 		s.mu.Lock()
@@ -81,17 +85,17 @@ func (s *stream) put(item wire.Item) error {
 }
 
 // message is put for a value that a child has sent.
-func (s *stream) message(target int, v any, plain bool) error {
-	value, err := wire.NewValue(v, plain, s.c.s.maxMessage())
+func (s *stream) message(target int, v any, exact bool) error {
+	value, err := s.c.s.value(v, exact)
 	if err != nil {
 		return err
 	}
 	return s.put(wire.Item{Kind: wire.ItemMessage, Target: target, Value: value})
 }
 
-// result ends the stream with what a function has returned. release is called when the client has taken it, or will not.
-func (s *stream) result(v any, plain bool, release func()) error {
-	value, err := wire.NewValue(v, plain, s.c.s.maxMessage())
+// result ends the stream with a function's result. release is called when the client has taken it, or will not.
+func (s *stream) result(v any, exact bool, release func()) error {
+	value, err := s.c.s.value(v, exact)
 	if err != nil {
 		release()
 		return err
@@ -104,7 +108,7 @@ func (s *stream) result(v any, plain bool, release func()) error {
 	return nil
 }
 
-// dropIfGone is for what was added: forget may have dropped all before that.
+// dropIfGone drops what was added after forget had dropped all.
 func (s *stream) dropIfGone() {
 	select {
 	case <-s.gone:
@@ -113,7 +117,7 @@ func (s *stream) dropIfGone() {
 	}
 }
 
-// drop forgets what has not been read, of a stream that nobody reads any more.
+// drop forgets the items of a stream that nobody reads any more.
 func (s *stream) drop() {
 	s.mu.Lock()
 	release, items := s.release, s.items
@@ -129,7 +133,15 @@ func (s *stream) drop() {
 	}
 }
 
-// offer adds an item if there is room, and counts it otherwise. It never blocks.
+// output is daemon.CallOptions.Output of a function on a target; nil for a client that does not want it.
+func (s *stream) output(target int, wanted bool) func(data []byte) {
+	if !wanted {
+		return nil
+	}
+	return func(data []byte) { s.offer(wire.Item{Kind: wire.ItemOutput, Target: target, Data: bytes.Clone(data)}) }
+}
+
+// offer adds an item if there is room, and counts it as dropped otherwise. It never blocks.
 func (s *stream) offer(item wire.Item) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -146,7 +158,7 @@ func (s *stream) offer(item wire.Item) {
 	s.add(item)
 }
 
-// add is called with mu held.
+// add adds an item. mu is held.
 func (s *stream) add(item wire.Item) {
 	if s.dropped > 0 {
 		s.items = append(s.items, wire.Item{Kind: wire.ItemDropped, Count: s.dropped})
@@ -154,7 +166,7 @@ func (s *stream) add(item wire.Item) {
 	}
 	if n := len(s.items); n > 0 && item.Kind == wire.ItemOutput && s.items[n-1].Kind == wire.ItemOutput && s.items[n-1].Target == item.Target &&
 		len(s.items[n-1].Data) < outputChunk {
-		// What is printed by the byte is kept as one piece.
+		// Output that comes byte by byte is kept as one piece.
 		s.items[n-1].Data = append(s.items[n-1].Data, item.Data...)
 		s.bytes += len(item.Data)
 		token(s.changed)
@@ -182,10 +194,10 @@ func (s *stream) finish(last ...wire.Item) {
 
 // fail ends the stream with an error.
 func (s *stream) fail(err error) {
-	s.finish(wire.Item{Kind: wire.ItemError, Error: wire.FromError(err)})
+	s.finish(wire.Item{Kind: wire.ItemError, Error: faults.FromError(err)})
 }
 
-// read waits for something to be there, of which the reply takes up to about max bytes.
+// read waits until there is something to read. The reply takes about max bytes of it.
 func (s *stream) read(ctx context.Context, max int) (any, error) {
 	if max <= 0 {
 		max = defaultRead
@@ -260,13 +272,13 @@ type writer struct {
 	s      *stream
 	kind   string
 	target int
-	many   bool // the stream is that of many programs, and has the room that all of them share
+	many   bool // many programs share the stream and its room
 }
 
 // Write is daemon.Keeper.
 func (w writer) Write(p []byte) (int, error) { return w.Keep(bytes.Clone(p)) }
 
-// Keep waits for room; by that the program waits.
+// Keep waits for room, and the program waits for Keep.
 func (w writer) Keep(p []byte) (int, error) {
 	if !w.many {
 		w.s.setMax(w.s.c.s.d.OutputShare())
@@ -294,7 +306,7 @@ func newInput(s *stream) *input {
 	return &input{s: s, data: make(chan []byte), ended: make(chan struct{})}
 }
 
-// write gives data to the reader; it returns when they are taken.
+// write gives data to the reader, and returns when the reader has taken it.
 func (i *input) write(ctx context.Context, w *wire.Write) error {
 	if len(w.Data) > 0 {
 		select {
@@ -313,8 +325,8 @@ func (i *input) write(ctx context.Context, w *wire.Write) error {
 	return nil
 }
 
-// Read ends with the input, and once nothing runs that would read it. While what runs is being ended, there is no end: what came
-// before is not all of it.
+// Read ends with the input, and once nothing runs that would read it. While what runs is being ended it does not end:
+// what came before is not all of the input.
 func (i *input) Read(p []byte) (int, error) {
 	if len(i.rest) == 0 {
 		select {

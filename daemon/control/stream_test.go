@@ -8,7 +8,7 @@ import (
 	"mitogend/daemon/wire"
 )
 
-// What is put into a stream that its client has closed takes nothing of the room for results.
+// A result that is put into a stream after its client has closed it takes no room.
 func TestPutAfterClose(t *testing.T) {
 	s := &stream{max: streamBytes, changed: make(chan struct{}, 1), room: make(chan struct{}, 1), gone: make(chan struct{})}
 	close(s.gone)
@@ -19,7 +19,8 @@ func TestPutAfterClose(t *testing.T) {
 	}
 }
 
-// The end of a request's context is no end of standard input: a program that is being ended would take what came before for all of it.
+// The end of a request's context does not end standard input: the program, which is being ended, would take what came
+// before for all of it.
 func TestInputOfWhatIsGivenUp(t *testing.T) {
 	s := &stream{over: make(chan struct{})}
 	var cancel context.CancelFunc
@@ -38,7 +39,7 @@ func TestInputOfWhatIsGivenUp(t *testing.T) {
 	}
 }
 
-// What ends the work of a plan does not wait for a write that nobody takes.
+// A write that ends the work of a plan does not wait for a write that nobody takes.
 func TestWritePlaces(t *testing.T) {
 	one := 1
 	for want, writes := range map[string][]wire.Write{

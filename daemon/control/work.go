@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,18 +12,21 @@ import (
 	"mitogend/daemon/pool"
 	"mitogend/daemon/wire"
 	"mitogend/importer"
+	"mitogend/pyproto/printable"
 )
 
-// work starts the work of a stream on a goroutine of its own. It counts as running work until the client has read its end; the
-// request that has made the stream counts by itself.
-func (c *call) work(s *stream, fn func()) {
+// work starts the work of a stream on a goroutine of its own. An error of fn ends the stream. The work counts as
+// running until the client has read its end; the request that has made the stream counts by itself.
+func (c *call) work(s *stream, fn func() error) {
 	if s.work {
-		c.s.counts.active.Add(1) // the request counts still, so that this cannot be the first after a stop
+		c.s.counts.active.Add(1) // the request still counts, so this is not the first work after a stop
 	}
 	c.wg.Add(1)
 	go func() {
 		defer c.wg.Done()
-		fn()
+		if err := fn(); err != nil {
+			s.fail(err)
+		}
 		close(s.done)
 		if s.work {
 			<-s.ctx.Done()
@@ -31,7 +35,7 @@ func (c *call) work(s *stream, fn func()) {
 	}()
 }
 
-// answer is the result of what opens a stream.
+// answer is the result of a request that opens a stream.
 func (c *call) answer(s *stream, read bool) (any, error) {
 	if !read {
 		return &wire.Items{Stream: s.id, Items: []wire.Item{}}, nil
@@ -44,37 +48,39 @@ func (c *call) answer(s *stream, read bool) (any, error) {
 	return out, nil
 }
 
-// watcher gives a connection's log records and imports to a stream that asks for them.
-func watcher(s *stream, logs, imports bool) *pool.Watcher {
+// watcher gives the log records and imports of a target's connection to the stream, if the client wants them.
+func (s *stream) watcher(target int, logs, imports bool) *pool.Watcher {
 	if !logs && !imports {
 		return nil
 	}
+	event := func(e wire.Event) { s.offer(wire.Item{Kind: wire.ItemEvent, Target: target, Event: &e}) }
 	w := &pool.Watcher{}
 	if logs {
-		w.OnLog = func(c *pool.Conn, l daemon.Log) {
-			s.offer(wire.Item{Kind: wire.ItemEvent, Event: logEvent(c, l)})
-		}
+		w.OnLog = func(c *pool.Conn, l daemon.Log) { event(logEvent(c, l)) }
 	}
 	if imports {
-		w.OnImport = func(c *pool.Conn, e importer.Event) {
-			event := importEvent(c, e)
-			s.offer(wire.Item{Kind: wire.ItemEvent, Event: &event})
-		}
+		w.OnImport = func(c *pool.Conn, e importer.Event) { event(importEvent(c, e)) }
 	}
 	return w
 }
 
-func logEvent(c *pool.Conn, l daemon.Log) *wire.Event {
-	return &wire.Event{
+func logEvent(c *pool.Conn, l daemon.Log) wire.Event {
+	return wire.Event{
 		Kind: wire.EventLog, Time: stamp(time.Now()), Target: c.Name(), Chain: c.Chain(), Child: uint32(l.Context), Logger: l.Logger, Level: l.Level, Text: l.Text,
 	}
 }
 
-// child tells who the child of a stream is.
-func (s *stream) setChild(l *pool.Lease) {
+// onTarget tells the client which child the stream is for, and runs do on it.
+func (c *call) onTarget(s *stream, t *wire.Target, logs, imports bool, do func(*pool.Lease) error) error {
+	l, done, err := c.conn.lease(s.ctx, t, s.watcher(0, logs, imports))
+	if err != nil {
+		return err
+	}
+	defer done()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.child = connected(l)
+	s.mu.Unlock()
+	return do(l)
 }
 
 func (c *call) callAsync(p *wire.Call) (any, error) {
@@ -86,36 +92,21 @@ func (c *call) callAsync(p *wire.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if p.Output {
+		s.setMax(printBytes)
+	}
+	o := daemon.CallOptions{Chain: p.Chain, Room: c.room, Convert: convert, Output: s.output(0, p.Output)}
 	c.later = true // the order holds until the call was sent
-	c.work(s, func() {
+	c.work(s, func() error {
 		defer c.begun()
-		l, done, err := c.conn.lease(s.ctx, &p.Target, watcher(s, p.Log, p.Import))
-		if err != nil {
-			s.fail(err)
-			return
-		}
-		defer done()
-		s.setChild(l)
-		o := daemon.CallOptions{Chain: p.Chain, Room: c.room, Convert: convert}
-		if p.Output {
-			s.setMax(printBytes)
-			o.Output = func(data []byte) {
-				s.offer(wire.Item{Kind: wire.ItemOutput, Data: append([]byte(nil), data...)})
+		return c.onTarget(s, &p.Target, p.Log, p.Import, func(l *pool.Lease) error {
+			v, release, err := c.s.function(s.ctx, l, p, o, args, c.begun)
+			if err != nil {
+				release()
+				return err
 			}
-		}
-		started := time.Now()
-		k := l.Start(s.ctx, o, p.Function, args...)
-		c.begun()
-		v, err := k.Wait(s.ctx).Value()
-		c.s.called(l, p.Function, p.Traceparent, started, err)
-		if err == nil {
-			err = s.result(v, !p.Exact, k.Release)
-		} else {
-			k.Release()
-		}
-		if err != nil {
-			s.fail(err)
-		}
+			return s.result(v, p.Exact, release)
+		})
 	})
 	return c.answer(s, p.Read)
 }
@@ -132,27 +123,22 @@ func (c *call) run(p *wire.Run) (any, error) {
 		o.Stdin, s.write = in, in.write
 	}
 	c.begun() // programs run side by side
-	c.work(s, func() {
-		l, done, err := c.conn.lease(s.ctx, &p.Target, watcher(s, p.Log, p.Import))
-		if err != nil {
-			s.fail(err)
-			return
-		}
-		defer done()
-		s.setChild(l)
-		status, err := c.s.program(s.ctx, l, p, o)
-		if err != nil {
-			s.fail(err)
-			return
-		}
-		s.finish(wire.Item{Kind: wire.ItemExit, Code: status.Code, Signal: status.Signal})
+	c.work(s, func() error {
+		return c.onTarget(s, &p.Target, p.Log, p.Import, func(l *pool.Lease) error {
+			status, err := c.s.program(s.ctx, l, p, o)
+			if err == nil {
+				s.finish(wire.Item{Kind: wire.ItemExit, Code: status.Code, Signal: status.Signal})
+			}
+			return err
+		})
 	})
 	return c.answer(s, p.Read)
 }
 
-// runOptions gives what is the same on all targets.
+// runOptions are the options that are the same on all targets.
 func runOptions(p *wire.Run) daemon.RunOptions {
-	o := daemon.RunOptions{Path: p.Path, Title: p.Title, Source: p.Script, File: p.File, Dir: p.Dir, Packed: p.Packed, Args: p.Argv, Env: p.Env, HostVars: p.HostVars}
+	o := daemon.RunOptions{Path: p.Path, Title: p.Title, Source: p.Script, File: p.File, Dir: p.Dir, Packed: p.Packed, Args: p.Argv, Env: p.Env,
+		WorkDir: p.WorkDir, HostVars: p.HostVars}
 	switch {
 	case p.Module:
 		o.Source = nil
@@ -162,7 +148,7 @@ func runOptions(p *wire.Run) daemon.RunOptions {
 	return o
 }
 
-// program runs a program, counts it and tells of it.
+// program runs a program, counts it and publishes its end.
 func (s *Server) program(ctx context.Context, l *pool.Lease, p *wire.Run, o daemon.RunOptions) (daemon.ExitStatus, error) {
 	started := time.Now()
 	s.counts.programs.Add(1)
@@ -188,52 +174,36 @@ func (c *call) open(p *wire.Call) (any, error) {
 	}
 	d := newDoor()
 	s.write = func(ctx context.Context, w *wire.Write) error { return d.write(ctx, s, w) }
-	c.later = true // the order holds until the call was sent
-	c.work(s, func() {
-		defer c.begun()
-		l, done, err := c.conn.lease(s.ctx, &p.Target, watcher(s, p.Log, p.Import))
-		if err != nil {
-			s.fail(err)
-			return
-		}
-		defer done()
-		s.setChild(l)
-		o := daemon.CallOptions{}
-		if p.Output {
-			o.Output = func(data []byte) {
-				s.offer(wire.Item{Kind: wire.ItemOutput, Data: append([]byte(nil), data...)})
-			}
-		}
-		started := time.Now()
-		ch, err := l.Open(s.ctx, o, p.Function, args...)
+	opened := func(ch *pool.Channel) {
 		c.begun()
-		var v any
-		if err == nil {
+		if ch != nil {
 			d.open(ch)
-			v, err = pump(s.ctx, s, 0, ch, !p.Exact)
-			ch.Close()
 		}
-		c.s.called(l, p.Function, p.Traceparent, started, err)
-		if err == nil {
-			err = s.result(v, !p.Exact, func() {})
-		}
-		if err != nil {
-			s.fail(err)
-		}
+	}
+	c.later = true // the order holds until the call was sent
+	c.work(s, func() error {
+		defer c.begun()
+		return c.onTarget(s, &p.Target, p.Log, p.Import, func(l *pool.Lease) error {
+			v, err := s.channel(s.ctx, l, p, daemon.CallOptions{Output: s.output(0, p.Output)}, args, 0, opened)
+			if err != nil {
+				return err
+			}
+			return s.result(v, p.Exact, func() {})
+		})
 	})
 	return c.answer(s, p.Read)
 }
 
 // door is where a client writes to a channel that may not be open yet.
 type door struct {
-	known chan struct{} // closed when ch is set, or will never be
+	known chan struct{} // closed when it is known whether there is a channel
 	once  sync.Once
 	ch    *pool.Channel
 }
 
 func newDoor() *door { return &door{known: make(chan struct{})} }
 
-// open says which channel it is; nil says that there is none. Only the first word counts.
+// open sets the channel; nil says that there is none. Only the first call counts.
 func (d *door) open(ch *pool.Channel) { d.once.Do(func() { d.ch = ch; close(d.known) }) }
 
 // write gives what the client writes to the channel, once that is open.
@@ -265,19 +235,35 @@ func (d *door) write(ctx context.Context, s *stream, w *wire.Write) error {
 	return err
 }
 
-var errOpenConvert = wire.Errorf(wire.KindUsage, "a channel converts nothing")
+var errOpenConvert = wire.Errorf(wire.KindUsage, "open and open_many do not take convert")
 
 var errFunctionEnded = wire.Errorf(wire.KindLost, "the function has ended")
 
-// pump takes messages of a channel as the client reads them, and gives what the function returns then.
-func pump(ctx context.Context, s *stream, target int, ch *pool.Channel, plain bool) (any, error) {
+// channel calls p.Function with a channel, gives its messages to the stream, counts the call and publishes it. opened
+// gets the channel, or nil if there is none.
+func (s *stream) channel(
+	ctx context.Context, l *pool.Lease, p *wire.Call, o daemon.CallOptions, args []any, target int, opened func(*pool.Channel),
+) (v any, err error) {
+	started := time.Now()
+	ch, err := l.Open(ctx, o, p.Function, args...)
+	opened(ch)
+	if err == nil {
+		v, err = s.pump(ctx, target, ch, p.Exact)
+		ch.Close()
+	}
+	s.c.s.called(l, p.Function, p.Traceparent, started, err)
+	return v, err
+}
+
+// pump takes a channel's messages as the client reads them, and then gives what the function returns.
+func (s *stream) pump(ctx context.Context, target int, ch *pool.Channel, exact bool) (any, error) {
 	for {
 		v, err := ch.Recv(ctx)
 		if err == io.EOF {
 			return ch.Result(ctx).Value()
 		}
 		if err == nil {
-			err = s.message(target, v, plain)
+			err = s.message(target, v, exact)
 		}
 		if err != nil {
 			return nil, err
@@ -300,20 +286,19 @@ func (c *call) receiver(p *wire.Receiver) (any, error) {
 		r.Close()
 		return nil, err
 	}
-	c.work(s, func() {
+	c.work(s, func() error {
 		defer r.Close()
 		for {
 			v, err := r.Next(s.ctx)
+			if err == nil {
+				err = s.message(0, v, p.Exact)
+			}
 			switch {
-			case err == nil:
-				err = s.message(0, v, !p.Exact)
 			case errors.Is(err, io.EOF):
 				s.finish()
-				return
-			}
-			if err != nil {
-				s.fail(err)
-				return
+				return nil
+			case err != nil:
+				return err
 			}
 		}
 	})
@@ -328,8 +313,8 @@ func (c *call) subscribe(p *wire.Subscribe) (any, error) {
 	}
 	seen := map[string]bool{}
 	for _, k := range kinds {
-		if !contains(allKinds, k) || seen[k] {
-			return nil, wire.Errorf(wire.KindUsage, "there are no events of kind %q, or it is named twice", shorten(k))
+		if !slices.Contains(allKinds, k) || seen[k] {
+			return nil, wire.Errorf(wire.KindUsage, "there are no events of kind %q, or it is named twice", printable.Short(k))
 		}
 		seen[k] = true
 	}
@@ -345,12 +330,13 @@ func (c *call) subscribe(p *wire.Subscribe) (any, error) {
 		close(s.done)
 		return c.answer(s, true)
 	}
-	c.work(s, func() {
+	c.work(s, func() error {
 		<-s.ctx.Done()
 		c.s.hub.remove(sub)
 		if err := context.Cause(s.ctx); !ended(err) {
-			s.fail(err)
+			return err
 		}
+		return nil
 	})
 	return c.answer(s, false)
 }

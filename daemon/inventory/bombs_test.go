@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// aliases gives n anchors, each of which says the one before it ten times, by way of line (with two verbs: its number, and its items).
+// aliases gives n anchors, each of which says the one before it ten times, by way of line (with two verbs: its
+// number, and its items).
 func aliases(n int, first, line, item string) string {
 	var b strings.Builder
 	b.WriteString(first)

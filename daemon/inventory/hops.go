@@ -48,7 +48,7 @@ func hide(secrets []string, text string) string {
 // Target gives the chain of hops to a host.
 func (inv *Inventory) Target(name string) (*Target, error) {
 	if inv.hosts[name] == nil {
-		return nil, fmt.Errorf("inventory: there is no host %s", quoted(name))
+		return nil, errorf("there is no host %s", quoted(name))
 	}
 	t := &Target{Host: name, Known: name, Secrets: map[int]bootstrap.Secret{}}
 	if err := inv.chain(t, name, nil, nil); err != nil {
@@ -57,24 +57,25 @@ func (inv *Inventory) Target(name string) (*Target, error) {
 	return t, t.check()
 }
 
-// check finds a target that is too long, of parts that are not.
+// check finds a target that is too long, though none of its parts is.
 func (t *Target) check() error {
 	if n := len(t.Hops); n > bootstrap.MaxHops {
-		return fmt.Errorf("inventory: host %s: %w", t.Host, bootstrap.TooManyHops(n))
+		return errorf("host %s: %w", t.Host, bootstrap.TooManyHops(n))
 	}
 	return nil
 }
 
-// become is what mitogen_via may say of the user on the way: METHOD:USER@.
+// become is how mitogen_via may name the user on the way: METHOD:USER@.
 type become struct{ method, user string }
 
 // chain appends the hops to a host: those of mitogen_via first, then its own, then that of become.
 func (inv *Inventory) chain(t *Target, name string, as *become, path []string) error {
 	if slices.Contains(path, name) {
-		return fmt.Errorf("inventory: mitogen_via leads back to where it began: %s", strings.Join(append(path, name), " > "))
+		return errorf("mitogen_via leads back to where it began: %s",
+			strings.Join(append(path, name), " > "))
 	}
 	if len(path) >= bootstrap.MaxHops {
-		return fmt.Errorf("inventory: mitogen_via of %s: %w", path[0], bootstrap.TooManyHops(len(path)+1))
+		return errorf("mitogen_via of %s: %w", path[0], bootstrap.TooManyHops(len(path)+1))
 	}
 	v, err := inv.varsOf(name)
 	if err != nil {
@@ -118,17 +119,12 @@ func (inv *Inventory) whole(t *Target, r *reader, whole string) error {
 		err = r.err
 	}
 	if err != nil {
-		return at.errorf("mitogend_target of %s: %w", r.host, plain(err))
+		return at.errorf("mitogend_target of %s: %w", r.host, bootstrap.Plain(err))
 	}
-	hops[0] = hops[0].Resolved()
+	hops[0] = hops[0].OrSSH()
 	t.Hops = append(t.Hops, hops...)
 	t.Own = len(t.Hops) - 1
 	return nil
-}
-
-// plain drops the package's name.
-func plain(err error) error {
-	return errors.New(strings.TrimPrefix(err.Error(), "bootstrap: "))
 }
 
 // reader looks variables up by name. The first error is kept.
@@ -177,7 +173,7 @@ func (r *reader) first(names ...string) (key, text string) {
 		case !ok || v.other == nothing:
 			continue
 		case v.other != "":
-			r.fail(name, "text is wanted here, and it is %s", v.other)
+			r.fail(name, "text is wanted here, not %s", v.other)
 			return name, ""
 		case v.list != nil:
 			words := make([]string, len(v.list))
@@ -201,7 +197,7 @@ func (r *reader) text(names ...string) string {
 	return text
 }
 
-// words are for a list as text that is split as a shell would.
+// words gives a list as text that is split as a shell would split it.
 func (r *reader) words(name string) string {
 	if v := r.vars[name]; v.list != nil && v.other == "" {
 		quotes := make([]string, len(v.list))
@@ -228,10 +224,12 @@ func (r *reader) flag(names ...string) bool {
 var (
 	template  = regexp.MustCompile(`\{\{.*?\}\}|\{%.*?%\}`)
 	reference = regexp.MustCompile(`^\{\{\s*([A-Za-z_]\w*)\s*\}\}$`)
-	lookupEnv = regexp.MustCompile(`^\{\{\s*lookup\(\s*['"](?:ansible\.builtin\.)?env['"]\s*,\s*['"](\w+)['"]\s*\)\s*\}\}$`)
+	lookupEnv = regexp.MustCompile(
+		`^\{\{\s*lookup\(\s*['"](?:ansible\.builtin\.)?env['"]\s*,\s*['"](\w+)['"]\s*\)\s*\}\}$`)
 )
 
-// maxExpand bounds how deep variables refer to variables, maxRefs and maxText how often, and how much text it gives, for one host.
+// maxExpand bounds how deep variables refer to variables; maxRefs and maxText bound, for one host, how often they do
+// and how much text that gives.
 const (
 	maxExpand = 20
 	maxRefs   = 10_000
@@ -241,7 +239,8 @@ const (
 // expand replaces references to variables and to the environment.
 func (r *reader) expand(key, text string, depth int) string {
 	if r.size += len(text); r.size > maxText || r.refs > maxRefs {
-		r.fail(key, "variables refer to each other too often: more than %d times, or more than %d bytes", maxRefs, maxText)
+		r.fail(key, "variables refer to each other too often: more than %d times, or more than %d bytes", maxRefs,
+			maxText)
 	}
 	if r.err != nil || !strings.Contains(text, "{{") && !strings.Contains(text, "{%") {
 		return text
@@ -259,7 +258,8 @@ func (r *reader) expand(key, text string, depth int) string {
 		}
 		m := reference.FindStringSubmatch(part)
 		if m == nil {
-			r.fail(key, "the template %s is not evaluated: only {{ NAME }} and {{ lookup('env', 'NAME') }} are", quoted(part))
+			r.fail(key, "the template %s is not evaluated: only {{ NAME }} and {{ lookup('env', 'NAME') }} are",
+				quoted(part))
 			return ""
 		}
 		v, ok := r.vars[m[1]]
@@ -395,21 +395,20 @@ func (h *hop) check(out bootstrap.Hop) {
 	if err == nil || h.r.err != nil {
 		return
 	}
-	for arg, key := range h.from {
-		if strings.Contains(err.Error(), ": "+arg+": ") {
-			h.r.fail(key, "%w", plain(err))
-			return
-		}
+	var bad *bootstrap.ArgError
+	if errors.As(err, &bad) && h.from[bad.Arg] != "" {
+		h.r.fail(h.from[bad.Arg], "%w", bootstrap.Plain(err))
+		return
 	}
-	h.r.err = fmt.Errorf("inventory: host %s: %w", h.r.host, plain(err))
+	h.r.err = errorf("host %s: %w", h.r.host, bootstrap.Plain(err))
 }
 
 // connections are the values of ansible_connection, without mitogen_ or the collection's name before them.
 var connections = map[string]string{
-	"": "ssh", "smart": "ssh", "ssh": "ssh", "paramiko": "ssh", "paramiko_ssh": "ssh", "libssh": "ssh", "local": "local",
-	"docker": "docker", "docker_api": "docker", "podman": "podman", "buildah": "buildah", "kubectl": "kubectl", "oc": "kubectl",
-	"lxc": "lxc", "lxd": "lxd", "incus": "incus", "jail": "jail", "setns": "setns", "machinectl": "machinectl", "nspawn": "machinectl",
-	"chroot": "exec",
+	"": "ssh", "smart": "ssh", "ssh": "ssh", "paramiko": "ssh", "paramiko_ssh": "ssh", "libssh": "ssh",
+	"local": "local", "docker": "docker", "docker_api": "docker", "podman": "podman", "buildah": "buildah",
+	"kubectl": "kubectl", "oc": "kubectl", "lxc": "lxc", "lxd": "lxd", "incus": "incus", "jail": "jail",
+	"setns": "setns", "machinectl": "machinectl", "nspawn": "machinectl", "chroot": "exec",
 }
 
 // connection adds the hop that reaches the host.
@@ -418,7 +417,8 @@ func (r *reader) connection(t *Target) {
 	name := strings.TrimPrefix(text[strings.LastIndexByte(text, '.')+1:], "mitogen_")
 	method, ok := connections[name]
 	if !ok {
-		r.fail(key, "the connection %s is not known; one of %s", quoted(text), strings.Join(sortedNames(connections)[1:], ", "))
+		r.fail(key, "the connection %s is not known; one of %s", quoted(text),
+			strings.Join(sortedNames(connections)[1:], ", "))
 		return
 	}
 	h := r.newHop(method)
@@ -464,7 +464,8 @@ func (r *reader) connection(t *Target) {
 
 func (h *hop) ssh() {
 	h.set("identity_file", "ansible_ssh_private_key_file", "ansible_private_key_file")
-	h.password("mitogend_password_env", "mitogend_password_file", "ansible_password", "ansible_ssh_password", "ansible_ssh_pass")
+	h.password("mitogend_password_env", "mitogend_password_file", "ansible_password", "ansible_ssh_password",
+		"ansible_ssh_pass")
 	var args []string
 	for _, name := range []string{"ansible_ssh_common_args", "ansible_ssh_extra_args"} {
 		if text := h.r.words(name); text != "" {
@@ -499,7 +500,8 @@ func (r *reader) becomeHop(t *Target, method, user string) {
 		user = r.text("ansible_become_user", "ansible_"+method+"_user")
 	}
 	h := r.newHop(method)
-	h.password("mitogend_become_password_env", "mitogend_become_password_file", "ansible_become_password", "ansible_become_pass",
+	h.password("mitogend_become_password_env", "mitogend_become_password_file", "ansible_become_password",
+		"ansible_become_pass",
 		"ansible_"+method+"_password", "ansible_"+method+"_pass")
 	h.set(method+"_path", "ansible_become_exe", "ansible_"+method+"_exe")
 	if name, flags := r.first("ansible_become_flags", "ansible_"+method+"_flags"); flags != "" {

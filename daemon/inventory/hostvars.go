@@ -29,13 +29,14 @@ type HostVars struct {
 	Secret []string `json:"-"`
 }
 
-// ownPasswords matches the variables by which a host is reached, which are nobody's business there.
+// ownPasswords matches the variables with passwords by which a host is reached: programs there must not see them.
 var ownPasswords = regexp.MustCompile(`^ansible_(\w+_)?pass(word|phrase)?$`)
 
-// Vars gives the variables of a host, with its groups under group_names. The passwords by which it is reached are left out.
+// Vars gives the variables of a host, with its groups under group_names. The passwords by which it is reached are
+// left out.
 func (inv *Inventory) Vars(name string) (*HostVars, error) {
 	if inv.hosts[name] == nil {
-		return nil, fmt.Errorf("inventory: there is no host %s", quoted(name))
+		return nil, errorf("there is no host %s", quoted(name))
 	}
 	all, err := inv.varsOf(name)
 	if err != nil {
@@ -54,7 +55,7 @@ func (inv *Inventory) Vars(name string) (*HostVars, error) {
 		p.secret = all[key].vaulted
 		v, err := p.value(key, all[key])
 		if errors.Is(err, errTooMuch) {
-			return nil, fmt.Errorf("inventory: host %s: %w", name, err)
+			return nil, errorf("host %s: %w", name, err)
 		}
 		if err != nil {
 			out.Unknown[key] = trimmed(err).Error()
@@ -74,7 +75,8 @@ func (inv *Inventory) Vars(name string) (*HostVars, error) {
 	return out, nil
 }
 
-var errTooMuch = fmt.Errorf("its variables have more than %d values or %d bytes of text, which is too much for a program", maxVars, maxVarsText)
+var errTooMuch = fmt.Errorf(
+	"its variables have more than %d values or %d bytes of text, which is too much for a program", maxVars, maxVarsText)
 
 // plainer makes plain values.
 type plainer struct {
@@ -258,13 +260,15 @@ func number(text string) any {
 	if u, err := strconv.ParseUint(text, 10, 64); err == nil {
 		return u
 	}
-	if f, err := strconv.ParseFloat(text, 64); err == nil && !math.IsInf(f, 0) && !math.IsNaN(f) && !strings.ContainsAny(text, "xX_") {
+	if f, err := strconv.ParseFloat(text, 64); err == nil && !math.IsInf(f, 0) && !math.IsNaN(f) &&
+		!strings.ContainsAny(text, "xX_") {
 		return f
 	}
 	return nil
 }
 
-// inline is what a value means in a host's line of an INI file: Python's numbers, True, False and None; all else is text.
+// inline is what a value means in a host's line of an INI file: Python's numbers, True, False and None; all else is
+// text.
 func inline(text string) any {
 	switch text {
 	case "True":

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"strings"
+
+	"mitogend/pyproto/printable"
 )
 
 // readINI reads Ansible's INI form: [group] with a host and its variables a line, [group:vars], [group:children].
@@ -26,7 +28,7 @@ func (inv *Inventory) readINI(path string, data []byte) error {
 			key, text, ok := strings.Cut(text, "=")
 			key = strings.TrimSpace(key)
 			if !ok || key == "" {
-				return at.errorf("%q is not KEY=VALUE, as a section :vars wants it", shorten(key))
+				return at.errorf("%q is not KEY=VALUE, as a section :vars wants it", printable.Short(key))
 			}
 			g.vars[key] = inv.value(unquote(strings.TrimSpace(text)), at)
 		case kind == "children":
@@ -48,7 +50,7 @@ func (inv *Inventory) readINI(path string, data []byte) error {
 func (inv *Inventory) section(text string, at position) (*group, string, error) {
 	end := strings.IndexByte(text, ']')
 	if rest := strings.TrimSpace(text[end+1:]); end < 0 || rest != "" && rest[0] != '#' && rest[0] != ';' {
-		return nil, "", at.errorf("%q is no [section]", shorten(text))
+		return nil, "", at.errorf("%q is no [section]", printable.Short(text))
 	}
 	name, kind, _ := strings.Cut(text[1:end], ":")
 	if err := checkName("group", name); err != nil {
@@ -77,7 +79,7 @@ func (inv *Inventory) hostLine(g *group, text string, at position) error {
 	for _, word := range words[1:] {
 		key, text, ok := strings.Cut(word, "=")
 		if !ok || key == "" {
-			return at.errorf("%q is not KEY=VALUE", shorten(key))
+			return at.errorf("%q is not KEY=VALUE", printable.Short(key))
 		}
 		v := inv.value(text, at)
 		v.raw = inline(text)

@@ -13,23 +13,24 @@ import (
 
 	"mitogend/bootstrap"
 	"mitogend/daemon/owned"
+	"mitogend/internal/fault"
 )
 
-// The groups that always are.
+// The groups that always exist.
 const (
 	groupAll       = "all"
 	groupUngrouped = "ungrouped"
 )
 
-// maxFile bounds a source, in bytes, and maxHosts what all of them may name: a wrong path or range is an error and not a full
-// memory.
+// maxFile bounds a source, in bytes, and maxHosts what all of them may name: a wrong path or range is an error and
+// not a full memory.
 const (
 	maxFile  = 64 << 20
 	maxHosts = 1 << 20
 )
 
-// maxEntries bounds what all sources say together: hosts, groups and variables, each as often as an alias, a merge key or a range says
-// it again. A few lines can say billions.
+// maxEntries bounds what all sources say together: hosts, groups and variables, each as often as an alias, a merge
+// key or a range says it again. A few lines can say billions.
 const maxEntries = 1 << 22
 
 // Inventory is what all sources say. It is not safe for concurrent use: programs are asked for a host's variables, and
@@ -88,13 +89,18 @@ func (p position) errorf(format string, args ...any) error {
 	return &placedError{p, fmt.Errorf(format, args...)}
 }
 
+func errorf(format string, args ...any) error { return fault.Errorf("inventory", format, args...) }
+
 // placedError is what is wrong at a place.
 type placedError struct {
 	at  position
 	err error
 }
 
-func (e *placedError) Error() string { return fmt.Sprintf("inventory: %s: %v", e.at, e.err) }
+func (e *placedError) Error() string { return "inventory: " + e.Plain() }
+
+// Plain is for fault.Plain.
+func (e *placedError) Plain() string { return fmt.Sprintf("%s: %v", e.at, e.err) }
 
 func (e *placedError) Unwrap() error { return e.err }
 
@@ -104,11 +110,11 @@ func (inv *Inventory) unquoted(err error) error {
 	if !errors.As(err, &e) || inv.ctx.Err() != nil {
 		return err
 	}
-	return e.at.errorf("what is encrypted there cannot be read as inventories are, and is not shown; ansible-vault view shows it")
+	return e.at.errorf("what is encrypted there cannot be read as an inventory; ansible-vault view shows it")
 }
 
-// value is a variable as it was written: as text or a list of text, since no variable that is understood here is more; and for the
-// host's programs as what it is, if that is not text.
+// value is a variable as it was written: as text or a list of text, since no variable that is understood here is
+// more; and in raw, for the host's programs, as what it is if that is not text.
 type value struct {
 	text  string
 	list  []string // of a sequence; nil for text
@@ -131,7 +137,13 @@ func (v vars) add(from vars) {
 }
 
 func newInventory() *Inventory {
-	inv := &Inventory{ctx: context.Background(), vault: vault{got: map[int]string{}, failed: map[int]error{}, plain: map[string]string{}}, groups: map[string]*group{}, hosts: map[string]*host{}, left: maxEntries}
+	inv := &Inventory{
+		ctx:    context.Background(),
+		vault:  vault{got: map[int]string{}, failed: map[int]error{}, plain: map[string]string{}},
+		groups: map[string]*group{},
+		hosts:  map[string]*host{},
+		left:   maxEntries,
+	}
 	inv.group(groupAll)
 	inv.group(groupUngrouped)
 	return inv
@@ -177,7 +189,8 @@ func (g *group) child(name string) {
 // spend counts n entries.
 func (inv *Inventory) spend(n int, at position) error {
 	if inv.left -= n; inv.left < 0 {
-		return at.errorf("there are more than %d hosts, groups and variables, each counted as often as aliases, merge keys and ranges repeat it", maxEntries)
+		return at.errorf("there are more than %d hosts, groups and variables, "+
+			"each counted as often as aliases, merge keys and ranges repeat it", maxEntries)
 	}
 	if inv.left&0x3ff < n && inv.ctx.Err() != nil {
 		return at.errorf("%w", context.Cause(inv.ctx))
@@ -206,8 +219,8 @@ func Open(ctx context.Context, f Found) (*Inventory, error) {
 // secretNames are the variables that name a variable of the environment with a password in it.
 var secretNames = []string{"mitogend_password_env", "mitogend_become_password_env"}
 
-// hideSecrets keeps the passwords of hosts that are not used from what is started for others. Those that are used, and those of files
-// beside the sources, are kept from it when they are read.
+// hideSecrets keeps the passwords of hosts that are not used from programs that are started for others. Passwords
+// that are used, and those of files beside the sources, are hidden when they are read.
 func (inv *Inventory) hideSecrets() {
 	hide := func(v vars) {
 		for _, name := range secretNames {
@@ -261,7 +274,8 @@ func (inv *Inventory) finish() error {
 		case done:
 			return nil
 		case under:
-			return fmt.Errorf("inventory: group %s is among its own children: %s", g.name, strings.Join(append(path, g.name), " > "))
+			return errorf("group %s is among its own children: %s", g.name,
+				strings.Join(append(path, g.name), " > "))
 		}
 		state[g], path = under, append(path, g.name)
 		for _, c := range g.children {
@@ -311,7 +325,8 @@ func (inv *Inventory) Groups() []string { return sortedNames(inv.groups) }
 // Has reports whether there is a host or a group of that name.
 func (inv *Inventory) Has(name string) bool { return inv.hosts[name] != nil || inv.groups[name] != nil }
 
-// GroupsOf gives the groups that a host is in, all and indirect ones among them: those whose variables count less first.
+// GroupsOf gives the groups that a host is in, all and indirect ones among them: those whose variables count less
+// first.
 func (inv *Inventory) GroupsOf(name string) []string {
 	var names []string
 	for _, g := range inv.groupsOf(name) {
@@ -336,7 +351,8 @@ func (inv *Inventory) groupsOf(name string) []*group {
 		add(inv.parents[list[i]])
 	}
 	slices.SortFunc(list, func(a, b *group) int {
-		return cmp.Or(cmp.Compare(a.depth, b.depth), cmp.Compare(a.priority(), b.priority()), cmp.Compare(a.name, b.name))
+		return cmp.Or(cmp.Compare(a.depth, b.depth), cmp.Compare(a.priority(), b.priority()),
+			cmp.Compare(a.name, b.name))
 	})
 	return list
 }
@@ -460,7 +476,7 @@ func (inv *Inventory) beside(kind, name string, to vars) error {
 			for _, file := range files {
 				if inv.judged {
 					if err := owned.CheckFile(file); err != nil {
-						return fmt.Errorf("inventory: %w; it lies beside the inventory of the current directory", err)
+						return errorf("%w; it lies beside the inventory of the current directory", err)
 					}
 				}
 				if err := inv.readVars(file, to); err != nil {

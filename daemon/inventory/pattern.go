@@ -1,13 +1,14 @@
 package inventory
 
 import (
-	"errors"
 	"fmt"
 	"path"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"mitogend/pyproto/printable"
 )
 
 // maxRange bounds what one name with ranges stands for.
@@ -94,8 +95,11 @@ func rangeItems(s string) ([]string, error) {
 // NoMatchError is a part of a pattern that fits no host and no group.
 type NoMatchError struct{ Part string }
 
-func (e *NoMatchError) Error() string {
-	text := fmt.Sprintf("inventory: no host or group fits %s", quoted(e.Part))
+func (e *NoMatchError) Error() string { return "inventory: " + e.Plain() }
+
+// Plain is for fault.Plain.
+func (e *NoMatchError) Plain() string {
+	text := fmt.Sprintf("no host or group fits %s", quoted(e.Part))
 	if dashes.MatchString(e.Part) {
 		text += "; [N-M] is one character of a name, and a range or a part of a group is written [N:M]"
 	}
@@ -110,14 +114,15 @@ type term struct {
 	text string
 }
 
-// Match gives the hosts that a pattern fits, in the order of the inventory. A pattern is terms joined by colons or commas: the hosts
-// of all plain terms (of all hosts if there is none), of these only those that each &TERM fits as well, and without those that
-// a !TERM fits. A term is a name of a host or group, a glob (web*, [!a]x?), ~REGEXP, names with a range (web[01:20]) or some
-// of a group by number (web[0], web[-1], web[0:3]). A plain term that fits nothing is a *NoMatchError.
+// Match gives the hosts that a pattern fits, in the order of the inventory. A pattern is terms joined by colons or
+// commas: the hosts of all plain terms (of all hosts if there is none), of these only those that each &TERM fits as
+// well, and without those that a !TERM fits. A term is a name of a host or group, a glob (web*, [!a]x?), ~REGEXP,
+// names with a range (web[01:20]) or some of a group by number (web[0], web[-1], web[0:3]). A plain term that fits
+// nothing is a *NoMatchError.
 func (inv *Inventory) Match(pattern string) ([]string, error) {
 	terms := splitPattern(pattern)
 	if len(terms) == 0 {
-		return nil, errors.New("inventory: the pattern is empty")
+		return nil, errorf("the pattern is empty")
 	}
 	in := map[string]bool{}
 	if !slices.ContainsFunc(terms, func(t term) bool { return t.sign == 0 }) {
@@ -157,7 +162,8 @@ func (inv *Inventory) Match(pattern string) ([]string, error) {
 	return inv.inOrder(in), nil
 }
 
-// splitPattern splits at commas, and at colons that are in no brackets. In an IPv6 address (2001:db8::7) colons part nothing.
+// splitPattern splits at commas, and at colons that are in no brackets. In an IPv6 address (2001:db8::7) colons part
+// nothing.
 func splitPattern(s string) []term {
 	var out []term
 	add := func(text string) {
@@ -216,7 +222,7 @@ func (inv *Inventory) fits(s string) ([]string, error) {
 	case strings.HasPrefix(s, "~"):
 		re, err := regexp.Compile("^(?:" + s[1:] + ")")
 		if err != nil {
-			return nil, fmt.Errorf("inventory: pattern %s: %w", quoted(s), err)
+			return nil, errorf("pattern %s: %w", quoted(s), err)
 		}
 		test = re.MatchString
 	case strings.ContainsAny(s, "*?["):
@@ -224,7 +230,7 @@ func (inv *Inventory) fits(s string) ([]string, error) {
 			return names, nil
 		}
 		if _, err := path.Match(globs.Replace(s), ""); err != nil {
-			return nil, fmt.Errorf("inventory: pattern %s: the bracket is not closed", quoted(s))
+			return nil, errorf("pattern %s: the bracket is not closed", quoted(s))
 		}
 		test = func(name string) bool {
 			ok, _ := path.Match(globs.Replace(s), globs.Replace(name))
@@ -264,7 +270,8 @@ var globs = strings.NewReplacer("/", "\x01", "[!", "[^")
 
 var subscript = regexp.MustCompile(`^(.+)\[(-?[0-9]+|[0-9]*:[0-9]*)\]$`)
 
-// some gives the hosts of a group by number: GROUP[N], counted from 0 and from the end if negative, and GROUP[A:B], B included.
+// some gives the hosts of a group by number: GROUP[N], counted from 0 and from the end if negative, and GROUP[A:B], B
+// included.
 func (inv *Inventory) some(s string) ([]string, bool) {
 	m := subscript.FindStringSubmatch(s)
 	if m == nil || inv.groups[m[1]] == nil {
@@ -294,11 +301,4 @@ func (inv *Inventory) some(s string) ([]string, bool) {
 }
 
 // quoted shows a text in an error, not all of one that is long.
-func quoted(s string) string { return strconv.Quote(shorten(s)) }
-
-func shorten(s string) string {
-	if len(s) > 60 {
-		return s[:57] + "..."
-	}
-	return s
-}
+func quoted(s string) string { return strconv.Quote(printable.Short(s)) }

@@ -16,10 +16,11 @@ var (
 	suffix = regexp.MustCompile(`\+|\?[a-z_]+=`)
 )
 
-// WrittenOut tells whether a name is a target with its method, which no inventory is asked for.
+// WrittenOut tells whether a name is a target with its method: no inventory is asked for that.
 func WrittenOut(name string) bool {
 	m := methodAhead.FindStringSubmatch(name)
-	return m != nil && slices.ContainsFunc(bootstrap.Methods(), func(x *bootstrap.Method) bool { return x.Name == m[1] })
+	return m != nil && slices.ContainsFunc(bootstrap.Methods(),
+		func(x *bootstrap.Method) bool { return x.Name == m[1] })
 }
 
 // SplitName parts a name from what follows it: arguments of the hop that reaches the host, and further hops.
@@ -30,9 +31,9 @@ func SplitName(name string) (pattern, rest string) {
 	return name, ""
 }
 
-// Resolve gives the targets of a host, or of a pattern, with what follows the name. There are none for a single name that is no
-// host's, or a range of such names: it means ssh. HOST:PORT is a host with another port, unless it is a pattern that fits. What follows
-// and can not be read is a *bootstrap.Error. A nil Inventory has no hosts.
+// Resolve gives the targets of a host, or of a pattern, with what follows the name. There are none for a single name
+// that is no host's, or a range of such names: it means ssh. HOST:PORT is a host with another port, unless it is a
+// pattern that fits. What follows and cannot be read is a *bootstrap.Error. A nil Inventory has no hosts.
 func (inv *Inventory) Resolve(name string) ([]*Target, error) {
 	pattern, rest := SplitName(name)
 	if inv == nil {
@@ -52,7 +53,7 @@ func (inv *Inventory) Resolve(name string) ([]*Target, error) {
 	case err != nil:
 		return nil, err
 	case len(hosts) == 0:
-		return nil, errors.New("inventory: no host is left")
+		return nil, errorf("no host is left")
 	}
 	out := make([]*Target, len(hosts))
 	for i, host := range hosts {
@@ -75,7 +76,7 @@ func (inv *Inventory) withPort(host, port, rest string) ([]*Target, error) {
 	for _, t := range list {
 		own := &t.Hops[t.Own]
 		if own.Method != "ssh" {
-			return nil, errors.New("inventory: " + quoted(host) + " is reached by " + own.Method + ", which has no port")
+			return nil, errorf("%s is reached by %s, which has no port", quoted(host), own.Method)
 		}
 		args := map[string]string{}
 		for k, v := range own.Args {
@@ -97,8 +98,8 @@ func isRange(pattern string) bool {
 	return err == nil && len(names) > 0 && strings.ContainsRune(pattern, '[')
 }
 
-// Names gives the names that one with ranges (web[01:20]) stands for where no inventory knows it, each with what follows; any other is
-// left as it is.
+// Names gives the names that one with ranges (web[01:20]) stands for where no inventory knows it, each with what
+// follows; any other is left as it is.
 func Names(name string) []string {
 	pattern, rest := SplitName(name)
 	host, port := splitPort(pattern)

@@ -22,7 +22,8 @@ const scriptTime = 60 * time.Second
 // metaKey stands among the groups and holds the variables of all hosts.
 const metaKey = "_meta"
 
-// runScript reads what PROGRAM --list prints. Where that has no _meta, PROGRAM --host NAME is asked for the hosts that are used.
+// runScript reads what PROGRAM --list prints. Where that has no _meta, PROGRAM --host NAME is asked for the hosts
+// that are used.
 func (inv *Inventory) runScript(path string) error {
 	out, err := runProgram(inv.ctx, path, "--list")
 	if err != nil {
@@ -187,7 +188,8 @@ func runProgram(ctx context.Context, path string, args ...string) ([]byte, error
 	case ctx.Err() != nil:
 		return nil, at.errorf("it did not end within %v", scriptTime)
 	case errors.Is(err, syscall.ENOEXEC):
-		return nil, at.errorf("%w; a script needs a #! line, and a file that is none no execute permission", syscall.ENOEXEC)
+		return nil, at.errorf("%w; a script needs a #! line, and any other file must not have execute permission",
+			syscall.ENOEXEC)
 	case err != nil:
 		lines := strings.Split(strings.TrimSpace(complaints.String()), "\n")
 		if last := lines[len(lines)-1]; last != "" {
@@ -200,7 +202,7 @@ func runProgram(ctx context.Context, path string, args ...string) ([]byte, error
 	return out.Bytes(), nil
 }
 
-// bounded keeps so much of what is written to it, and drops the rest.
+// bounded keeps the beginning of what is written to it, and drops the rest.
 type bounded struct {
 	bytes.Buffer
 	max int

@@ -3,7 +3,6 @@ package inventory
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -17,8 +16,8 @@ import (
 // Environment names the variable that lists sources, separated as in PATH.
 const Environment = "MITOGEND_INVENTORY"
 
-// defaultNames are looked for in the current directory. None of them is ever run: a directory that one happens to be in must
-// not decide what is executed.
+// defaultNames are looked for in the current directory. None of them is ever run: a directory that one happens to be
+// in must not decide what is executed.
 var defaultNames = []string{"mitogend-hosts.yaml", "mitogend-hosts.yml", "mitogend-hosts.ini", "mitogend-hosts"}
 
 // Found is what there is where no source was named.
@@ -32,9 +31,9 @@ type Found struct {
 	Vault []VaultPassword
 }
 
-// Look looks for sources where none was named: those in $MITOGEND_INVENTORY; else the first of mitogend-hosts.yaml, .yml, .ini and
-// mitogend-hosts in the current directory that is no program and that nobody but the user and root could have put there; else
-// mitogend/hosts.yaml, .yml, .ini or hosts in the user's configuration directory.
+// Look looks for sources where none was named: those in $MITOGEND_INVENTORY; else the first of mitogend-hosts.yaml,
+// .yml, .ini and mitogend-hosts in the current directory that is no program and that nobody but the user and root
+// could have put there; else mitogend/hosts.yaml, .yml, .ini or hosts in the user's configuration directory.
 func Look() (f Found) {
 	if list := os.Getenv(Environment); list != "" {
 		f.Sources = filepath.SplitList(list)
@@ -46,7 +45,9 @@ func Look() (f Found) {
 			continue
 		}
 		if err := owned.CheckFile(name); err != nil {
-			f.Refused = append(f.Refused, fmt.Errorf("inventory: %s of the current directory is not used: %w; -i %s uses it all the same", name, err, name))
+			f.Refused = append(f.Refused,
+				errorf("%s of the current directory is not used: %w; -i %s uses it all the same",
+					name, err, name))
 			continue
 		}
 		f.Sources, f.Here = []string{name}, name
@@ -121,7 +122,7 @@ func fileError(path string, err error) error {
 	if errors.As(err, &e) {
 		err = e.Err
 	}
-	return fmt.Errorf("inventory: %s: %w", path, err)
+	return errorf("%s: %w", path, err)
 }
 
 // skipped are endings of files in a directory that are no sources.
@@ -157,7 +158,7 @@ func readFile(path string) ([]byte, error) {
 		return nil, fileError(path, err)
 	}
 	if len(data) > maxFile {
-		return nil, fmt.Errorf("inventory: %s: it is larger than %d bytes", path, maxFile)
+		return nil, errorf("%s: it is larger than %d bytes", path, maxFile)
 	}
 	return data, nil
 }

@@ -14,12 +14,15 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"mitogend/internal/fault"
 )
 
 // vaultMark begins what ansible-vault has encrypted.
 const vaultMark = "$ANSIBLE_VAULT"
 
-// What ansible-vault does: a key for the cipher, one for the digest and the first counter are derived from the password.
+// What ansible-vault does: a key for the cipher, one for the digest and the first counter are derived from the
+// password.
 const (
 	vaultRounds = 10_000
 	vaultKey    = 32
@@ -30,13 +33,15 @@ const maxVaultWrong = 20
 
 // VaultPassword is one that may decrypt what ansible-vault has encrypted.
 type VaultPassword struct {
-	// Label is the id that texts of format 1.2 may name. Those of its label are tried first, and the others then.
+	// Label is the id that texts of format 1.2 may name. Those with the text's label are tried first, then the
+	// others.
 	Label string
 	// Get gives the password when it is first needed. It is asked once.
 	Get func(ctx context.Context) (string, error)
 }
 
-// VaultFile gives the password that a file has, without its last newline; or, where the file can be run, that it prints.
+// VaultFile gives the password in a file, without its last newline; or, if the file can be run, the one that it
+// prints.
 func VaultFile(label, path string) VaultPassword {
 	return VaultPassword{label, func(ctx context.Context) (string, error) {
 		info, err := os.Stat(path)
@@ -54,7 +59,7 @@ func VaultFile(label, path string) VaultPassword {
 		}
 		password := strings.TrimRight(string(data), "\r\n")
 		if password == "" {
-			return "", fmt.Errorf("inventory: %s: there is no password in it", path)
+			return "", errorf("%s: there is no password in it", path)
 		}
 		return password, nil
 	}}
@@ -69,8 +74,9 @@ type vault struct {
 }
 
 var (
-	errNoVaultPassword = errors.New("it is encrypted by ansible-vault; give its password by --ask-vault-pass, --vault-password-file or $MITOGEND_VAULT_PASSWORD")
-	errVaultShape      = errors.New("it is encrypted by ansible-vault, and damaged")
+	errNoVaultPassword = errors.New("it is encrypted by ansible-vault; give its password by --ask-vault-pass, " +
+		"--vault-password-file or $MITOGEND_VAULT_PASSWORD")
+	errVaultShape = errors.New("it is encrypted by ansible-vault, and damaged")
 )
 
 // isVault tells whether ansible-vault has encrypted a text.
@@ -142,7 +148,8 @@ func (v *vault) password(ctx context.Context, i int) (string, error) {
 	return password, nil
 }
 
-// parseVault reads "$ANSIBLE_VAULT;1.2;AES256;LABEL" and the lines of hexadecimal digits below it, which hold three such texts.
+// parseVault reads "$ANSIBLE_VAULT;1.2;AES256;LABEL" and the lines of hexadecimal digits below it, which hold three
+// such texts.
 func parseVault(text string) (label string, salt, sum, data []byte, err error) {
 	head, body, _ := strings.Cut(text, "\n")
 	words := strings.Split(strings.TrimSpace(head), ";")
@@ -150,7 +157,9 @@ func parseVault(text string) (label string, salt, sum, data []byte, err error) {
 		return "", nil, nil, nil, errVaultShape
 	}
 	if words[1] != "1.1" && words[1] != "1.2" || words[2] != "AES256" {
-		return "", nil, nil, nil, fmt.Errorf("it is encrypted by ansible-vault in the format %s, and only 1.1 and 1.2 with AES256 are read", quoted(words[1]+" "+words[2]))
+		return "", nil, nil, nil, fmt.Errorf(
+			"it is encrypted by ansible-vault in the format %s, and only 1.1 and 1.2 with AES256 are read",
+			quoted(words[1]+" "+words[2]))
 	}
 	if len(words) > 3 {
 		label = words[3]
@@ -192,13 +201,15 @@ func open(password string, salt, sum, data []byte) (plain string, ok bool, err e
 		return "", false, errVaultShape
 	}
 	pad := int(out[len(out)-1])
-	if pad < 1 || pad > aes.BlockSize || pad > len(out) || !bytes.Equal(out[len(out)-pad:], bytes.Repeat([]byte{byte(pad)}, pad)) {
+	if pad < 1 || pad > aes.BlockSize || pad > len(out) ||
+		!bytes.Equal(out[len(out)-pad:], bytes.Repeat([]byte{byte(pad)}, pad)) {
 		return "", false, errVaultShape
 	}
 	return string(out[:len(out)-pad]), true, nil
 }
 
-// open reads a file's data, decrypted if it is encrypted as a whole. What is wrong with those is told without their text.
+// open reads a file's data, decrypted if it is encrypted as a whole. Errors in encrypted files do not show their
+// text.
 func (inv *Inventory) open(path string, data []byte, read func([]byte) error) error {
 	if !isVault(string(data[:min(len(data), len(vaultMark))])) {
 		return read(data)
@@ -217,7 +228,7 @@ func (inv *Inventory) open(path string, data []byte, read func([]byte) error) er
 
 // trimmed drops the package's name, which comes again.
 func trimmed(err error) error {
-	if text, ok := strings.CutPrefix(err.Error(), "inventory: "); ok {
+	if text := fault.Plain(err); text != err.Error() {
 		return errors.New(text)
 	}
 	return err

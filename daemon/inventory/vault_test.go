@@ -19,8 +19,8 @@ import (
 	"mitogend/bootstrap"
 )
 
-// Made by PyCA's cryptography with the salt 00 01 ... 1f: "s3cr3t\n" by the password one, and "hunter2" by the password two and the label
-// prod.
+// Made by PyCA's cryptography with the salt 00 01 ... 1f: "s3cr3t\n" by the password one, and "hunter2" by the
+// password two and the label prod.
 const (
 	vaultOne = `$ANSIBLE_VAULT;1.1;AES256
 30303031303230333034303530363037303830393061306230633064306530663130313131323133
@@ -89,7 +89,7 @@ func TestVault(t *testing.T) {
 	}
 }
 
-// Of secrets one of which is a part of another, nothing is left.
+// Nothing is left of secrets one of which is a part of another.
 func TestHide(t *testing.T) {
 	target := &Target{Hidden: []string{"hunt", "hunter22", "22"}}
 	for text, want := range map[string]string{"x-hunter22-hunt": "x-***-***", "22": "***", "port 2200": "port 2200"} {

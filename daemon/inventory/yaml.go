@@ -1,16 +1,15 @@
 package inventory
 
 import (
-	"errors"
 	"regexp"
 	"strconv"
-	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
 
-// readYAML reads Ansible's YAML form: groups by name, each with hosts, vars and children. Lists of names are accepted for hosts
-// and children, and so is what a program prints (readGroups of script.go), for a file that keeps such output.
+// readYAML reads Ansible's YAML form: groups by name, each with hosts, vars and children. Lists of names are accepted
+// for hosts and children, and so is what a program prints (readGroups of script.go), for a file that keeps such
+// output.
 func (inv *Inventory) readYAML(path string, data []byte) error {
 	root, err := parseYAML(path, data)
 	if err != nil || root == nil {
@@ -40,16 +39,17 @@ func parseYAML(path string, data []byte) (*yaml.Node, error) {
 	return doc.Content[0], nil
 }
 
-var yamlLine = regexp.MustCompile(`^yaml: (?:unmarshal errors:\n\s*)?line (\d+): `)
+// yamlPlace is how an error of the library begins: what is wrong, and where, it tells in its text alone.
+var yamlPlace = regexp.MustCompile(`^yaml: (?:(?:unmarshal errors:\n\s*)?line (\d+): )?`)
 
 func yamlError(path string, err error) error {
 	text := err.Error()
 	at := position{file: path}
-	if m := yamlLine.FindStringSubmatch(text); m != nil {
+	if m := yamlPlace.FindStringSubmatch(text); m != nil {
 		at.line, _ = strconv.Atoi(m[1])
 		text = text[len(m[0]):]
 	}
-	return at.errorf("%w", errors.New(strings.TrimPrefix(text, "yaml: ")))
+	return at.errorf("%s", text)
 }
 
 // yamlSource reads one file into the inventory.
@@ -93,7 +93,8 @@ func (y yamlSource) group(key, node *yaml.Node, depth int) error {
 		case part.Value == "children":
 			return y.children(g, node, depth)
 		}
-		return y.at(part).errorf("group %s has no part %s; only hosts, vars and children", key.Value, quoted(part.Value))
+		return y.at(part).errorf("group %s has no part %s; only hosts, vars and children", key.Value,
+			quoted(part.Value))
 	})
 }
 

@@ -99,8 +99,8 @@ func plainMode(path string) bool {
 	return errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP)
 }
 
-// privateGroup tells whether nobody but the user is in the group: it has the user's name, is the user's own group, and neither
-// file names anybody else.
+// privateGroup tells whether nobody but the user is in the group: it has the user's name, is the user's own group,
+// and neither file names anybody else.
 func privateGroup(uid, gid uint32) bool {
 	return isPrivate("/etc/passwd", "/etc/group", uid, gid)
 }

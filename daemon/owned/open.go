@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Replace opens a file to be written anew, and nobody but the user can read it.
+// Replace opens a file to be written anew, which nobody but the user can read.
 func Replace(path string) (*os.File, error) { return open(path, true) }
 
 // Append opens a file to be appended to. A new one is the user's alone.
@@ -180,7 +180,8 @@ func (w *walk) file(private bool) (int, error) {
 			return -1, err
 		}
 		if err := unix.Unlinkat(w.dir, w.name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
-			return -1, fmt.Errorf("others may read it, or it has other names, and it cannot be replaced: %w; chmod 600 it", err)
+			return -1, fmt.Errorf(
+				"others may read it, or it has other names, and it cannot be replaced: %w; chmod 600 it", err)
 		}
 	}
 	return -1, errors.New("it comes and goes")

@@ -50,8 +50,8 @@ func content(t *testing.T, path string) string {
 }
 
 func TestOpen(t *testing.T) {
-	// make prepares what is at a path in an empty directory; got is what the file has after "new" was written, "" for an error with
-	// the text.
+	// make prepares what is at a path in an empty directory; got is what the file has after "new" was written, "" for
+	// an error with the text.
 	for _, c := range []struct {
 		name             string
 		make             func(t *testing.T, dir, path string)

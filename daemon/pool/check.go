@@ -8,7 +8,8 @@ import (
 	"mitogend/importer"
 )
 
-// mark tells a module from what else is served under its name; zero is for none. It keeps nothing of the module in memory.
+// mark tells a module from others that are served under its name; zero stands for none. It keeps nothing of the
+// module in memory.
 type mark [16]byte
 
 // markOf looks a module up: it reads directories, files' times and what has changed.
@@ -17,20 +18,21 @@ func markOf(look importer.Look, name string) mark {
 	return m
 }
 
-// check is one look at what an importer serves to a version, for all connections that are asked for within checkTime. Each name is
-// looked up once. It is safe for concurrent use.
+// check is one look at what an importer serves to a version, for all connections that are asked for within checkTime.
+// Each name is looked up once. It is safe for concurrent use.
 type check struct {
 	im      *importer.Importer
 	version importer.Version
 	began   time.Time
 
-	// mu protects the following. It is held while directories and files are looked at: who asks meanwhile needs most of the answers.
+	// mu protects the following. It is held while directories and files are looked at: others wait, since they need
+	// most of the answers.
 	mu    sync.Mutex
 	names map[string]mark
-	whole map[contents]bool // whether something has changed of what connections of these contents were sent
+	whole map[contents]bool // whether something of these contents has changed
 }
 
-// changed tells whether something is not any more what was sent. sent gives that, if nobody has looked yet.
+// changed tells whether something differs from what was sent. sent gives that, if nobody has looked yet.
 func (k *check) changed(c contents, sent func() map[string]mark) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -66,7 +66,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// A look at many modules looks at their directories once, and makes nothing of them that is sent.
+// A check of many modules looks at their directories once, and builds no record.
 func TestCheckIsCheap(t *testing.T) {
 	dir := t.TempDir()
 	const modules = 150

@@ -67,7 +67,7 @@ type Conn struct {
 // Target is the target of the first request.
 func (c *Conn) Target() string { return c.target }
 
-// Name is what a request has called it first; Target if none has.
+// Name is the first name that a request has given it; Target if none has.
 func (c *Conn) Name() string {
 	if name := c.shown.Load(); name != nil {
 		return *name
@@ -75,7 +75,7 @@ func (c *Conn) Name() string {
 	return c.target
 }
 
-// Chain is Target where the name is another.
+// Chain is Target where that is not the name, and otherwise empty.
 func (c *Conn) Chain() string {
 	if c.Name() == c.target {
 		return ""
@@ -195,8 +195,8 @@ func (c *Conn) keep(name string, m mark) bool {
 	return true
 }
 
-// maxRefused is how many names a connection remembers that were refused. For one beyond it, that there is such a module now does not
-// make the connection stale.
+// maxRefused is how many refused names a connection remembers. Beyond that, a name whose module appears does not make
+// the connection stale.
 const maxRefused = 10000
 
 // importer is what the child is served from.
@@ -223,8 +223,8 @@ func (c *Conn) version() importer.Version {
 	return importer.Version{}
 }
 
-// outdated tells whether something that was sent is not any more what would be sent now, or at since. It reads directories and
-// files' times, for all connections at once.
+// outdated tells whether something that was sent differs from what would be sent now, or at since. It reads
+// directories and files' times, for all connections at once.
 func (c *Conn) outdated(since time.Time) bool {
 	v := c.version()
 	k := c.p.check(c.importer(), v, since)
@@ -288,8 +288,8 @@ func (l *Lease) Start(ctx context.Context, o daemon.CallOptions, fn string, args
 	return &Call{l.c.child.StartWith(ctx, o, fn, args...), l.c, w}
 }
 
-// Wait waits for the end of the call. When ctx ends before, the call is given up: nobody waits for it any more, and until it has
-// ended its connection is given to no new lease.
+// Wait waits for the end of the call. If ctx ends first, the call is given up: nobody waits for it any more, and its
+// connection gets no new lease until the call has ended.
 func (call *Call) Wait(ctx context.Context) *daemon.Result {
 	r := call.Result(ctx)
 	select {
@@ -320,7 +320,7 @@ func (l *Lease) Open(ctx context.Context, o daemon.CallOptions, fn string, args 
 	return &Channel{ch, l.c, w}, nil
 }
 
-// Close gives the channel up, and its function as Call.Wait does.
+// Close gives up the channel, and its function as Call.Wait gives up a call.
 func (ch *Channel) Close() {
 	ch.Channel.Close()
 	select {
@@ -366,8 +366,10 @@ func (p *Pool) List() []Info {
 	out := make([]Info, 0, len(p.all))
 	for c := range p.all {
 		i := Info{
-			Child: c.child, Target: c.target, Names: slices.Clone(c.names), Fresh: c.fresh, Leases: c.refs, Connected: c.connected, LastUsed: c.lastUsed,
-			Calls: c.calls.Load(), Failures: c.failures.Load(), Running: c.running, Programs: c.programs, Doing: c.list(),
+			Child: c.child, Target: c.target, Names: slices.Clone(c.names), Fresh: c.fresh,
+			Leases: c.refs, Connected: c.connected, LastUsed: c.lastUsed,
+			Calls: c.calls.Load(), Failures: c.failures.Load(), Running: c.running, Programs: c.programs,
+			Doing: c.list(),
 		}
 		if c.child == nil {
 			i.Connected = c.lastUsed

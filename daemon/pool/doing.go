@@ -27,10 +27,10 @@ const (
 	KindProgram Kind = "run"
 )
 
-// maxListed bounds what Info names of one connection's; Running and Programs count all.
+// maxListed bounds what Info lists of one connection; Running and Programs count all.
 const maxListed = 16
 
-// doing is an entry of a connection's list, which is in the order of their beginnings. Guarded by Pool.mu.
+// doing is an entry of a connection's list, which is in the order in which they began. Guarded by Pool.mu.
 type doing struct {
 	Doing
 	next, prev *doing
@@ -49,7 +49,8 @@ func (l *Lease) begin(kind Kind, what string, end context.CancelCauseFunc) *doin
 	c.p.mu.Lock()
 	defer c.p.mu.Unlock()
 	c.p.lastDoing++
-	w := &doing{Doing: Doing{ID: c.p.lastDoing, Kind: kind, What: what, Target: l.name, Client: l.client, Since: now}, end: end, prev: c.lastDoing}
+	w := &doing{Doing: Doing{ID: c.p.lastDoing, Kind: kind, What: what, Target: l.name, Client: l.client, Since: now},
+		end: end, prev: c.lastDoing}
 	if w.prev == nil {
 		c.firstDoing = w
 	} else {
@@ -116,8 +117,9 @@ func (c *Conn) list() []Doing {
 	return out
 }
 
-// End ends what has this number, whoever has asked for it, and waits until that is done: a program is ended, with its processes, and a
-// call with its connection, since its interpreter can do nothing else meanwhile. It is false if nothing has this number any more.
+// End ends what has this number, whoever has asked for it, and waits until that is done. A program ends with its
+// processes. A call ends with its connection, since its interpreter can do nothing else meanwhile. End gives false if
+// nothing has this number any more.
 func (p *Pool) End(ctx context.Context, id uint64) (bool, error) {
 	p.mu.Lock()
 	for c := range p.all {

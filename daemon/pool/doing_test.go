@@ -8,9 +8,10 @@ import (
 	"time"
 
 	"mitogend/daemon"
+	"mitogend/integration/poll"
 )
 
-// What runs is listed in the order of its beginnings, and ends by its number.
+// What runs is listed in the order in which it began, and ends by its number.
 func TestDoing(t *testing.T) {
 	p := newPool(t, Options{})
 	ctx := context.Background()
@@ -25,7 +26,7 @@ func TestDoing(t *testing.T) {
 		_, err := l.Run(ctx, daemon.RunOptions{Path: "sleeps.py", Source: []byte("import time\ntime.sleep(3600)\n"), Stdout: &bytes.Buffer{}})
 		program <- err
 	}()
-	eventually(t, "the program is listed", func() bool { return len(listed()) == 1 })
+	poll.Until(t, "the program is listed", func() bool { return len(listed()) == 1 })
 	var calls []*Call
 	for range maxListed {
 		calls = append(calls, l.Start(ctx, daemon.CallOptions{}, "time:sleep", 3600))
@@ -66,5 +67,5 @@ func TestDoing(t *testing.T) {
 			t.Error("a call returned")
 		}
 	}
-	eventually(t, "the list is empty", func() bool { l := p.List(); return len(l) == 0 || len(l[0].Doing) == 0 && l[0].Running == 0 })
+	poll.Until(t, "the list is empty", func() bool { l := p.List(); return len(l) == 0 || len(l[0].Doing) == 0 && l[0].Running == 0 })
 }

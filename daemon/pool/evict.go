@@ -19,7 +19,7 @@ const (
 	shedding = 8
 )
 
-// DefaultMax is Options.Max where nothing is said: what the limits of open files and the memory of this machine are good for.
+// DefaultMax is the default of Options.Max: as many as the limit of open files and the memory of this machine allow.
 func DefaultMax() int {
 	n := uint64(500)
 	var info unix.Sysinfo_t
@@ -33,8 +33,8 @@ func DefaultMax() int {
 	return int(n)
 }
 
-// trim closes what nobody uses until the limit is kept. again is how long ago the target was last used that a connection is being made
-// for, if it was closed here, or 0. mu is held.
+// trim closes what nobody uses until the limit is kept. A connection is being made: again is how long ago its target
+// was last used, if that one's connection was closed here, or 0. mu is held.
 func (p *Pool) trim(again time.Duration) {
 	for len(p.all) > p.opt.Max {
 		c := p.victim(again)
@@ -46,9 +46,10 @@ func (p *Pool) trim(again time.Duration) {
 	}
 }
 
-// victim is the connection to be closed, nil if all are used. A round over more targets than there may be connections would find
-// each one closed just before it is needed, if those went first that were not used for longest. So the newest one goes that was not
-// asked for again, and an old one only if it was not used for far longer than who takes its place. mu is held.
+// victim is the connection to be closed, nil if all are used. If those went first that were unused for longest, a
+// round over more targets than there may be connections would find each one closed just before it is needed. So the
+// newest one goes that was not asked for again. An old one goes only if it was unused for far longer than the one
+// that takes its place. mu is held.
 func (p *Pool) victim(again time.Duration) *Conn {
 	var once, oldest *Conn
 	for c := range p.all {
@@ -72,7 +73,7 @@ func (p *Pool) victim(again time.Duration) *Conn {
 	return oldest
 }
 
-// evicted remembers when a connection was used that is closed for want of room. mu is held.
+// evicted remembers when a connection was last used that is closed for want of room. mu is held.
 func (p *Pool) evicted(c *Conn) {
 	if len(p.ghosts) >= 4*p.opt.Max {
 		for key, used := range p.ghosts {
@@ -86,8 +87,8 @@ func (p *Pool) evicted(c *Conn) {
 	}
 }
 
-// again tells how long ago a target was used whose connection was closed for want of room, and says so in the log; 0 if there was
-// none. mu is held.
+// again tells how long ago a target was used whose connection was closed for want of room, and says so in the log; 0
+// if there was none. mu is held.
 func (p *Pool) again(key, target string) time.Duration {
 	used, ok := p.ghosts[key]
 	if !ok {
@@ -97,14 +98,14 @@ func (p *Pool) again(key, target string) time.Duration {
 	ago := time.Since(used)
 	if ago < p.opt.Idle && time.Since(p.told) > tellEvery {
 		p.told = time.Now()
-		p.log.Warn("more targets are used than max_connections: some are connected each time anew; raise it",
+		p.log.Warn("more targets are used than max_connections allows, so some are connected anew each time; raise it",
 			zap.Int("max_connections", p.opt.Max), zap.String("target", target))
 	}
 	return ago
 }
 
-// shed closes connections that nobody uses where descriptors have run out, and waits until they are gone. It tells whether there
-// were any.
+// shed closes connections that nobody uses where descriptors have run out, and waits until they are gone. It tells
+// whether there were any.
 func (p *Pool) shed(ctx context.Context, why error) bool {
 	if !errors.Is(why, syscall.EMFILE) && !errors.Is(why, syscall.ENFILE) {
 		return false
@@ -129,7 +130,8 @@ func (p *Pool) shed(ctx context.Context, why error) bool {
 		}
 	}
 	if len(closed) > 0 {
-		p.log.Warn("there are no descriptors left: connections that nobody uses are closed; lower max_connections, or raise the limit of open files",
+		p.log.Warn("there are no descriptors left: connections that nobody uses are closed; "+
+			"lower max_connections, or raise the limit of open files",
 			zap.Int("closed", len(closed)), zap.Int("connections", max))
 	}
 	return len(closed) > 0

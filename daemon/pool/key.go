@@ -23,28 +23,30 @@ type Request struct {
 	// Target is how errors and logs call it; Hops is what it means.
 	Target string
 	Hops   []bootstrap.Hop
-	// Name is what who asks calls it, a host of an inventory say; empty for nothing but Target. It is no part of what makes two
-	// requests the same.
+	// Name is the client's name for it, say a host of an inventory; empty if it is Target. Requests that differ in it
+	// only are the same.
 	Name string
-	// Python, PythonFrom, PreferHere, Bytecode, Policy: see daemon.ConnectOptions. What PythonFrom leaves open is as in the pool's options.
+	// Python, PythonFrom, PreferHere, Bytecode, Policy: see daemon.ConnectOptions. What PythonFrom leaves open is as
+	// in the pool's options.
 	Python     []string
 	PythonFrom daemon.PythonFrom
 	PreferHere bool
 	Bytecode   daemon.BytecodeUse
 	Policy     importer.Policy
-	// Timeout is for each hop; 0 means bootstrap.DefaultTimeout. It is no part of what makes two requests the same.
+	// Timeout is for each hop; 0 means bootstrap.DefaultTimeout. Requests that differ in it only are the same.
 	Timeout time.Duration
 	// Passwords by the number of the hop. They win over what a hop says of a password.
 	Passwords map[int]string
 	// Source says what modules are served; nil is what the pool's own options say.
 	Source *importer.Options
-	// Dir and Env are where the first hop's program is started, for a first hop that stays on this machine; programs that
-	// connect to another one get Env, and are shared whatever Dir is.
+	// Dir and Env are where the first hop's program is started, for a first hop that stays on this machine; programs
+	// that connect to another one get Env, and are shared whatever Dir is.
 	Dir string
 	Env []string
-	// Fresh is a connection that nobody shares.
+	// Fresh asks for a connection that nobody shares.
 	Fresh bool
-	// Since: changes of modules before this time are looked for. Those within the last 100 ms may go unnoticed if it is zero.
+	// Since: changes of modules before this time are looked for. Those within the last 100 ms may go unnoticed if it
+	// is zero.
 	Since time.Time
 	// Client is the process that asks, for those who want to know what runs for whom; 0 if it is not known.
 	Client int
@@ -54,7 +56,8 @@ type Request struct {
 	Common *Common
 }
 
-// Common is what requests for many targets have in common: it is looked at once for all of them. It is safe for concurrent use.
+// Common is what requests for many targets have in common: it is looked at once for all of them. It is safe for
+// concurrent use.
 type Common struct {
 	source, here, there func() string
 }
@@ -80,23 +83,25 @@ var staysHere = []string{"local", "sudo", "su", "doas", "exec", "setns"}
 
 // reaches are the variables that decide what the other methods reach. The agent's socket is not among them: once the
 // connection is there, it does not matter who has let it in.
-var reaches = []string{"HOME", "PATH", "USER", "LOGNAME", "KUBECONFIG", "KRB5CCNAME", "LXD_DIR", "INCUS_DIR", "XDG_CONFIG_HOME"}
+var reaches = []string{"HOME", "PATH", "USER", "LOGNAME", "KUBECONFIG", "KRB5CCNAME", "LXD_DIR", "INCUS_DIR",
+	"XDG_CONFIG_HOME"}
 
 // noise changes from shell to shell and from command to command, and means nothing to a program.
 var noise = []string{"_", "OLDPWD", "PWD", "SHLVL", "WINDOWID", "XDG_SESSION_ID"}
 
 func (r *Request) local() bool {
-	return len(r.Hops) > 0 && slices.Contains(staysHere, r.Hops[0].Resolved().Method)
+	return len(r.Hops) > 0 && slices.Contains(staysHere, r.Hops[0].OrSSH().Method)
 }
 
-// environment is what of Env is part of the key, of a request whose first hop stays here or does not.
+// environment is the part of Env that belongs to the key. local says whether the first hop stays here.
 func (r *Request) environment(local bool) []string {
 	var out []string
 	for _, entry := range r.Env {
 		name, _, _ := strings.Cut(entry, "=")
 		keep := !slices.Contains(noise, name)
 		if !local {
-			keep = slices.Contains(reaches, name) || strings.HasPrefix(name, "DOCKER_") || strings.HasPrefix(name, "CONTAINER")
+			keep = slices.Contains(reaches, name) || strings.HasPrefix(name, "DOCKER_") ||
+				strings.HasPrefix(name, "CONTAINER")
 		}
 		if keep {
 			out = append(out, entry)
@@ -138,7 +143,8 @@ func (r *Request) key(source string) string {
 		env = r.Common.there()
 	}
 	b, _ := json.Marshal([]any{ // of text, lists and bool: cannot fail
-		bootstrap.FormatTarget(r.hops()), r.Python, r.PythonFrom, r.PreferHere, cmp.Or(r.Bytecode, daemon.BytecodeAuto), source, dir, []byte(passwords), env, r.Policy,
+		bootstrap.FormatTarget(r.hops()), r.Python, r.PythonFrom, r.PreferHere,
+		cmp.Or(r.Bytecode, daemon.BytecodeAuto), source, dir, []byte(passwords), env, r.Policy,
 	})
 	return string(b)
 }
@@ -179,6 +185,7 @@ func sourceKey(o *importer.Options) string {
 	if o.Main != nil {
 		main = []any{o.Main.Path, sha256.Sum256(o.Main.Source), o.Main.Run}
 	}
-	b, _ := json.Marshal([]any{o.Path, o.Venv, o.Policy, o.Libs, o.Unpack, o.Wheels, o.Constraints, o.Requirements, main})
+	b, _ := json.Marshal([]any{o.Path, o.Venv, o.Policy, o.Libs, o.Unpack, o.Wheels, o.Constraints, o.Requirements,
+		main})
 	return string(b)
 }

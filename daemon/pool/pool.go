@@ -19,7 +19,7 @@ import (
 type Options struct {
 	// Source says what is served to requests that do not say it.
 	Source importer.Options
-	// PythonFrom is what a request leaves open of its own.
+	// PythonFrom fills in what a request leaves open in its own.
 	PythonFrom daemon.PythonFrom
 	// Idle is how long a connection that nobody uses is kept; 0 means DefaultIdle, less than 0 not at all.
 	Idle time.Duration
@@ -47,13 +47,14 @@ const (
 	// The pause after the first failure, which doubles with each, and its limit.
 	firstPause = 250 * time.Millisecond
 	maxPause   = 10 * time.Second
-	// How often a connect is tried again for which there were no descriptors.
+	// How often a connect is tried again that lacked descriptors.
 	maxTries = 3
-	// What a child has to leave by itself.
+	// How long a child gets to leave by itself.
 	closeTime = 5 * time.Second
 )
 
-// Watcher is told what happens on a connection. The functions may be nil, are called from any goroutine and must not block.
+// Watcher is told what happens on a connection. The functions may be nil, are called from any goroutine and must not
+// block.
 type Watcher struct {
 	OnOutput func(c *Conn, data []byte)
 	OnLog    func(c *Conn, l daemon.Log)
@@ -62,8 +63,9 @@ type Watcher struct {
 
 // Pool is a set of shared connections. It is safe for concurrent use.
 type Pool struct {
-	d   *daemon.Daemon
-	log *zap.Logger
+	d           *daemon.Daemon
+	log         *zap.Logger
+	newImporter func(importer.Options) (*importer.Importer, error) // of d
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -78,8 +80,8 @@ type Pool struct {
 	byID    map[uint32]*Conn // those of all that have a child
 	pauses  map[string]*pause
 	sources map[string]*source
-	ghosts  map[string]time.Time // when those were used that were closed for want of room
-	told    time.Time            // that there are too few
+	ghosts  map[string]time.Time // when connections were last used that were closed for want of room
+	told    time.Time            // when the log last said that there are too few
 
 	lastDoing uint64 // the number of what was begun last
 
@@ -91,7 +93,7 @@ type Pool struct {
 	wg sync.WaitGroup
 }
 
-// pause is what a target that fails has to wait.
+// pause is how long a target that fails has to wait.
 type pause struct {
 	failures int
 	length   time.Duration
@@ -106,7 +108,11 @@ type source struct {
 
 // New makes a pool of the daemon's children.
 func New(d *daemon.Daemon, opt Options) (*Pool, error) {
-	p := &Pool{d: d, log: opt.Logger, byKey: map[string][]*Conn{}, all: map[*Conn]bool{}, byID: map[uint32]*Conn{}, pauses: map[string]*pause{}, sources: map[string]*source{}, checks: map[checkKey]*check{}, ghosts: map[string]time.Time{}}
+	p := &Pool{
+		d: d, log: opt.Logger, newImporter: d.NewImporter,
+		byKey: map[string][]*Conn{}, all: map[*Conn]bool{}, byID: map[uint32]*Conn{}, ghosts: map[string]time.Time{},
+		pauses: map[string]*pause{}, sources: map[string]*source{}, checks: map[checkKey]*check{},
+	}
 	if p.log == nil {
 		p.log = zap.NewNop()
 	}
@@ -114,8 +120,8 @@ func New(d *daemon.Daemon, opt Options) (*Pool, error) {
 	return p, p.Configure(opt)
 }
 
-// Configure takes new options; Logger and Watch stay what New was given. Connections that are there stay as they are, but only
-// requests that name a source of their own get one that was made with another default source.
+// Configure takes new options; Logger and Watch stay what New was given. Connections stay as they are. One that was
+// made with another default source goes only to requests that name a source of their own.
 func (p *Pool) Configure(opt Options) error {
 	if _, err := p.d.NewImporter(opt.Source); err != nil {
 		return err
@@ -144,8 +150,15 @@ func (p *Pool) Configure(opt Options) error {
 
 // Get gives a lease on a child for a request. An error of connecting is that of daemon.ConnectHops.
 func (p *Pool) Get(ctx context.Context, r Request) (*Lease, error) {
+	var made made
 	for {
-		c, found, wait, err := p.pick(&r)
+		c, found, wait, err := p.pick(&r, &made)
+		if errors.Is(err, errNoSource) {
+			made.im, err = p.newImporter(made.opt)
+			if err == nil {
+				continue
+			}
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -193,8 +206,9 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// pick gives a connection, counted for the caller, that is there or being made; or how long to wait before one is made.
-func (p *Pool) pick(r *Request) (c *Conn, found bool, wait time.Duration, err error) {
+// pick gives a connection that is there or being made, counted for the caller; or how long to wait before one is
+// made. errNoSource says that m has what to make first.
+func (p *Pool) pick(r *Request, m *made) (c *Conn, found bool, wait time.Duration, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.down {
@@ -218,11 +232,12 @@ func (p *Pool) pick(r *Request) (c *Conn, found bool, wait time.Duration, err er
 			}
 		}
 	}
-	im, err := p.source(sk, r.Source)
+	im, err := p.source(sk, r.Source, m)
 	if err != nil {
 		return nil, false, 0, err
 	}
-	c = &Conn{p: p, key: key, sourceKey: sk, target: r.Target, fresh: r.Fresh, im: im, ready: make(chan struct{}), lastUsed: time.Now()}
+	c = &Conn{p: p, key: key, sourceKey: sk, target: r.Target, fresh: r.Fresh, im: im, ready: make(chan struct{}),
+		lastUsed: time.Now()}
 	if p.opt.Watch != nil {
 		c.watchers = []*Watcher{p.opt.Watch}
 	}
@@ -259,18 +274,28 @@ func (p *Pool) share(key string) *Conn {
 	return best
 }
 
-// source gives the importer for a key, counted. mu is held; making one does no I/O but for a virtual environment's .pth files.
-func (p *Pool) source(key string, opt *importer.Options) (*importer.Importer, error) {
+// made is an importer that was made for a request. No lock was held, since that may read files.
+type made struct {
+	key string
+	opt importer.Options
+	im  *importer.Importer
+}
+
+// errNoSource says what to make: there is none yet.
+var errNoSource = errors.New("no importer")
+
+// source gives the importer for a key, counted. mu is held.
+func (p *Pool) source(key string, opt *importer.Options, m *made) (*importer.Importer, error) {
 	s := p.sources[key]
 	if s == nil {
-		if opt == nil {
-			opt = &p.opt.Source
+		if m.im == nil || m.key != key {
+			if opt == nil {
+				opt = &p.opt.Source
+			}
+			*m = made{key: key, opt: *opt}
+			return nil, errNoSource
 		}
-		im, err := p.d.NewImporter(*opt)
-		if err != nil {
-			return nil, err
-		}
-		s = &source{im: im}
+		s = &source{im: m.im}
 		p.sources[key] = s
 	}
 	s.refs++
@@ -298,7 +323,8 @@ func (p *Pool) connect(ctx context.Context, c *Conn, r Request, im *importer.Imp
 	from.Keep = from.Keep || p.opt.PythonFrom.Keep
 	p.mu.Unlock()
 	opt := daemon.ConnectOptions{
-		Name: r.Name, Python: r.Python, PythonFrom: from, Timeout: r.Timeout, Importer: im, PreferHere: r.PreferHere, Bytecode: r.Bytecode, Env: r.Env,
+		Name: r.Name, Python: r.Python, PythonFrom: from, Timeout: r.Timeout, Importer: im,
+		PreferHere: r.PreferHere, Bytecode: r.Bytecode, Env: r.Env,
 		Policy: r.Policy,
 		Secrets: func(hop int, _ string) (string, bool) {
 			password, ok := r.Passwords[hop]
@@ -367,7 +393,7 @@ func (p *Pool) failed(key string) {
 	}
 }
 
-// Event has to be told what daemon.Options.OnEvent is told. It puts in how the connection is called.
+// Event must be told what daemon.Options.OnEvent is told. It adds the connection's name.
 func (p *Pool) Event(e *daemon.Event) {
 	if e.Kind != daemon.Lost && e.Kind != daemon.Closed {
 		return
@@ -442,7 +468,7 @@ func (p *Pool) rest(c *Conn) {
 		c.idle = time.AfterFunc(p.opt.Idle, func() {
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			if c.refs == 0 && p.all[c] && time.Since(c.lastUsed) > p.opt.Idle/2 { // and not used since, in the last moment
+			if c.refs == 0 && p.all[c] && time.Since(c.lastUsed) > p.opt.Idle/2 { // and not used since
 				p.close(c)
 			}
 		})
@@ -472,7 +498,7 @@ func (p *Pool) end(c *Conn) {
 	p.forget(c)
 }
 
-// Match says which connections are meant. Just one of its fields is set.
+// Match says which connections are meant. Exactly one of its fields is set.
 type Match struct {
 	ID     uint32 // a context
 	Target string // or a name of it
@@ -488,7 +514,8 @@ func (p *Pool) Close(ctx context.Context, m Match) (int, error) {
 		if c.child == nil {
 			continue
 		}
-		if m.All || m.Idle && c.refs == 0 || m.ID != 0 && uint32(c.child.ID()) == m.ID || m.Target != "" && c.called(m.Target) {
+		if m.All || m.Idle && c.refs == 0 || m.ID != 0 && uint32(c.child.ID()) == m.ID ||
+			m.Target != "" && c.called(m.Target) {
 			wanted = append(wanted, c)
 		}
 	}
@@ -504,8 +531,8 @@ func (p *Pool) Close(ctx context.Context, m Match) (int, error) {
 	return len(wanted), nil
 }
 
-// Shutdown gives up connects, refuses new leases and waits for what is being closed. The children that are left are ended by the
-// daemon's own Shutdown, at once.
+// Shutdown gives up connects, refuses new leases and waits for what is being closed. The children that are left are
+// ended by the daemon's own Shutdown, at once.
 func (p *Pool) Shutdown() {
 	p.mu.Lock()
 	p.down = true

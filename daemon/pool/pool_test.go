@@ -19,6 +19,8 @@ import (
 
 	"mitogend/bootstrap"
 	"mitogend/daemon"
+	"mitogend/importer"
+	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 )
 
@@ -70,17 +72,6 @@ func (p *Pool) must(t *testing.T, r Request) *Lease {
 		t.Fatal(err)
 	}
 	return l
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(15 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 15 s", what)
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
 }
 
 // counting makes an interpreter that counts its starts, and the function that tells them.
@@ -182,17 +173,17 @@ func TestIdleAndLimit(t *testing.T) {
 	for _, l := range leases {
 		l.Release()
 	}
-	eventually(t, "the limit is kept", func() bool { return len(p.List()) == 3 })
+	poll.Until(t, "the limit is kept", func() bool { return len(p.List()) == 3 })
 	if err := p.Configure(Options{Max: 3, Idle: 50 * time.Millisecond}); err != nil {
 		t.Fatal(err)
 	}
 	// The new idle time holds from the next use on.
 	p.must(t, ask(t, "local:", func(r *Request) { r.Env = append(os.Environ(), "N=4"); r.Dir = "/" })).Release()
-	eventually(t, "an idle one is closed", func() bool { return len(p.List()) == 2 })
+	poll.Until(t, "an idle one is closed", func() bool { return len(p.List()) == 2 })
 	if n, err := p.Close(t.Context(), Match{Idle: true}); err != nil || n != 2 {
 		t.Error(n, err)
 	}
-	eventually(t, "all are closed", func() bool { return len(p.List()) == 0 && len(p.d.Children()) == 0 })
+	poll.Until(t, "all are closed", func() bool { return len(p.List()) == 0 && len(p.d.Children()) == 0 })
 }
 
 func TestLeastRecentlyUsedGoesFirst(t *testing.T) {
@@ -214,7 +205,8 @@ func TestLeastRecentlyUsedGoesFirst(t *testing.T) {
 	}
 }
 
-// A round over one target more than there may be connections finds most of them there, and the log says that there are too few.
+// A round over one target more than there may be connections finds most of them there, and the log says that there
+// are too few.
 func TestRoundOverTooMany(t *testing.T) {
 	logged, logs := observer.New(zap.WarnLevel)
 	p := newPool(t, Options{Max: 5, Logger: zap.New(logged)})
@@ -293,13 +285,13 @@ func TestFailuresPause(t *testing.T) {
 			t.Errorf("attempt %d came after %v", i, pause)
 		}
 	}
-	// Who does not want to wait says so.
+	// A request that does not want to wait says so.
 	short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	if _, err := p.Get(short, ask(t, target)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
-	// A fresh connection is nobody else's failure.
+	// The failure of a fresh connection does not count for others.
 	if _, err := p.Get(t.Context(), ask(t, target, func(r *Request) { r.Fresh = true })); errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
@@ -331,7 +323,7 @@ func TestBusyConnectionIsNotShared(t *testing.T) {
 	if same.Child() != l.Child() && time.Since(at) < busyAfter {
 		t.Error("a call that has just begun makes a connection busy")
 	}
-	eventually(t, "it is busy", func() bool { p.mu.Lock(); defer p.mu.Unlock(); return l.c.busy() })
+	poll.Until(t, "it is busy", func() bool { p.mu.Lock(); defer p.mu.Unlock(); return l.c.busy() })
 	other := p.must(t, ask(t, "local:"))
 	if other.Child() == l.Child() {
 		t.Error("a busy connection is shared although there may be two")
@@ -368,7 +360,7 @@ func TestShutdownGivesUpConnects(t *testing.T) {
 		_, err := p.Get(context.Background(), ask(t, target))
 		result <- err
 	}()
-	eventually(t, "it is being connected", func() bool { return starts() == 1 })
+	poll.Until(t, "it is being connected", func() bool { return starts() == 1 })
 	p.Shutdown()
 	if err := <-result; err == nil {
 		t.Error("no error")
@@ -388,5 +380,34 @@ func TestRefusedNamesThatAreWatched(t *testing.T) {
 	}
 	if !c.keep("m1", mark{}) || !c.keep("module", mark{1}) || len(c.sent) != maxRefused+1 {
 		t.Errorf("%d are kept", len(c.sent))
+	}
+}
+
+// TestNobodyWaitsForFiles: while what one request is served from is read, others get their connections.
+func TestNobodyWaitsForFiles(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, Options{})
+	reading, goOn := make(chan struct{}), make(chan struct{})
+	p.newImporter = func(opt importer.Options) (*importer.Importer, error) {
+		if len(opt.Path) > 0 {
+			close(reading)
+			<-goOn
+		}
+		return p.d.NewImporter(opt)
+	}
+	dir := t.TempDir()
+	slow := make(chan error, 1)
+	go func() {
+		l, err := p.Get(t.Context(), ask(t, "local:", func(r *Request) { r.Source = &importer.Options{Path: []string{dir}} }))
+		if err == nil {
+			l.Release()
+		}
+		slow <- err
+	}()
+	<-reading
+	p.must(t, ask(t, "local:")).Release()
+	close(goOn)
+	if err := <-slow; err != nil {
+		t.Error(err)
 	}
 }

@@ -1,14 +1,16 @@
-// Package service answers CALL_SERVICE at context 0 as Mitogen's own FileService and PushFileService do, for the children of one
-// client: mitogen.service.FileService.get(context 0, path, out) in a child fetches a file of this machine that the client has
-// registered.
+// Package service answers CALL_SERVICE at context 0 as Mitogen's own FileService and PushFileService do, for the
+// children of one client: mitogen.service.FileService.get(context 0, path, out) in a child fetches a file of this
+// machine that the client has registered.
 //
-// Chunks are frames of bytes, or pickled Blobs for releases before 0.3.39. A transfer has at most a mebibyte that the child has not
-// acknowledged, and those of one connection go one after the other.
+// Chunks are frames of bytes, or pickled Blobs for releases before 0.3.39. A transfer has at most a mebibyte that the
+// child has not acknowledged, and those of one connection go one after the other.
 //
 // # Goroutines
 //
-// Each request has one until it is answered, which also sends chunks if nobody else does for that connection. Each connection
-// that has asked for a file has one that waits for its end, and closes the files that were not sent by then. Close waits for all.
+//	name                      started in    ends when                                        waited for by
+//	a request                 Files.Call    it is answered; it also sends chunks if nobody   Files.wg, in Close
+//	                                        else does for that connection
+//	the end of a connection   Files.queue   that has come, and its files are closed          Files.wg, in Close
 //
 // # Locks
 //
@@ -23,7 +25,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 
@@ -39,16 +40,17 @@ const (
 )
 
 const (
-	// maxPushed bounds the files of PushFileService, which are kept in the children's memory.
+	// maxPushed bounds a file of PushFileService, which children keep in memory.
 	maxPushed = 64 << 20
 	// maxStored bounds the files that a client's own PushFileService has sent.
 	maxStored = 256 << 20
-	// maxQuestion is the size of a child's request, and maxRunning how many of one connection are answered at once.
+	// maxQuestion is the largest request of a child, and maxRunning how many requests of one connection are answered
+	// at once.
 	maxQuestion = 64 << 10
 	maxRunning  = 1000
 )
 
-// Files are the services of one client. It is safe for concurrent use.
+// Files are the services of one client. They are safe for concurrent use.
 type Files struct {
 	ctx context.Context
 	d   *daemon.Daemon
@@ -59,7 +61,7 @@ type Files struct {
 	prefixes map[string]bool
 	queues   map[pyproto.ContextID]*queue // by connection
 	pushed   map[pushedFile]bool
-	stored   map[string][]byte         // what a PushFileService of the client itself has sent, which takes context 0 for a child on the way
+	stored   map[string][]byte         // from a PushFileService of the client's, which takes context 0 for a hop
 	size     int                       // of stored
 	running  map[pyproto.ContextID]int // requests, by connection
 
@@ -80,7 +82,8 @@ func New(ctx context.Context, d *daemon.Daemon) *Files {
 	}
 }
 
-// Close waits until nothing is sent any more and every file is closed, which is soon after the context of New has ended.
+// Close waits until nothing is sent any more and every file is closed. That is soon after the context of New has
+// ended.
 func (f *Files) Close() { f.wg.Wait() }
 
 // call is a CALL_SERVICE.
@@ -91,7 +94,7 @@ type call struct {
 	args    pyproto.Kwargs
 }
 
-// Call answers a message. It does not block: files are read elsewhere.
+// Call answers a message. It does not block: files are read on other goroutines.
 func (f *Files) Call(in *daemon.Incoming) {
 	c, err := parse(in)
 	if err != nil {
@@ -114,7 +117,7 @@ func (f *Files) Call(in *daemon.Incoming) {
 		return
 	}
 	if in.Auth == 0 && c.service == pushService && c.method == "store_and_forward" {
-		f.store(c) // here, since what follows may ask to forward it
+		f.store(c) // here, since the next message may ask for it
 	}
 	f.wg.Go(func() {
 		defer f.done(head)
@@ -122,7 +125,7 @@ func (f *Files) Call(in *daemon.Incoming) {
 	})
 }
 
-// begin counts a request that comes over a connection.
+// begin counts a request of a connection.
 func (f *Files) begin(head pyproto.ContextID) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -152,8 +155,8 @@ func parse(in *daemon.Incoming) (*call, error) {
 	}
 	c := &call{in: in}
 	var ok1, ok2 bool
-	c.service, ok1 = text(t[0])
-	c.method, ok2 = text(t[1])
+	c.service, ok1 = pyproto.Text(t[0])
+	c.method, ok2 = pyproto.Text(t[1])
 	if d, empty := t[2].(*pyproto.Dict); empty && d.Len() == 0 {
 		ok = true
 	} else {
@@ -165,34 +168,24 @@ func parse(in *daemon.Incoming) (*call, error) {
 	return c, nil
 }
 
-// callError is an exception of Mitogen's, which is raised in the caller.
+// callError is an exception of Mitogen's for the caller.
 func callError(err error) *pyproto.CallError {
 	return &pyproto.CallError{Text: "mitogen.core.CallError: " + err.Error() + "\n"}
 }
 
-// raised is the text of an exception as Mitogen words it, for programs that compare.
+// raised is the text of an exception in Mitogen's words, for programs that compare it.
 type raised string
 
 func (r raised) Error() string { return string(r) }
 
 func raise(format string, args ...any) error { return raised(fmt.Sprintf(format, args...)) }
 
-func text(v any) (string, bool) {
-	switch x := v.(type) {
-	case string:
-		return x, true
-	case []byte:
-		return string(x), true
-	}
-	return "", false
-}
-
 func (c *call) text(name string) (string, error) {
 	v, ok := c.args.Get(name)
 	if !ok {
 		return "", raise("Required argument '%s' missing.", name)
 	}
-	s, ok := text(v)
+	s, ok := pyproto.Text(v)
 	if !ok {
 		return "", raise("Argument '%s' type incorrect", name)
 	}
@@ -209,7 +202,7 @@ func (c *call) context() (pyproto.Context, error) {
 	return to, nil
 }
 
-// answer runs one method. Those that Mitogen marks as giving no reply give one only when they fail.
+// answer runs one method. Methods that Mitogen marks as giving no reply reply only when they fail.
 func (f *Files) answer(c *call) {
 	method, parents := f.find(c)
 	var err error
@@ -260,8 +253,8 @@ func (f *Files) register(c *call, set map[string]bool) error {
 	return c.in.Reply(nil)
 }
 
-// open opens a file that the client itself asks for, or one that a child may have: what was registered by just this name, or lies below
-// a registered prefix. What a child may have is found out about the file that is opened, whatever links lead there.
+// open opens a file that the client itself asks for, or that a child may have: one that was registered by just this
+// name, or that is below a registered prefix. Prefixes count for the file that is opened, whatever links lead there.
 func (f *Files) open(path string, client bool) (*os.File, error) {
 	exact, dirs := f.registered(path)
 	// O_NONBLOCK: opening a pipe that nobody writes to would wait.
@@ -305,7 +298,8 @@ func (f *Files) open(path string, client bool) (*os.File, error) {
 	return nil, raise("mitogen.service.Error: Path '%s' is not registered with FileService: a link leads out of what is.", path)
 }
 
-// registered tells whether a path was registered by just this name, and gives all registered prefixes if it lies below one of them.
+// registered tells whether a path was registered by just this name. If it is below a registered prefix, it gives all
+// prefixes.
 func (f *Files) registered(path string) (exact bool, dirs []string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -342,7 +336,7 @@ func (f *Files) propagate(c *call) error {
 	return c.in.Reply(nil)
 }
 
-// store keeps a file that the client's own service has sent; forward tells of one that was not kept.
+// store keeps a file that the client's own service has sent. forward reports one that was not kept.
 func (f *Files) store(c *call) {
 	path, err := c.text("path")
 	v, _ := c.args.Get("data")
@@ -354,7 +348,7 @@ func (f *Files) store(c *call) {
 	}
 }
 
-// forward sends on what store has kept. It gives no reply.
+// forward sends what store has kept. It gives no reply.
 func (f *Files) forward(c *call) error {
 	path, err := c.text("path")
 	if err != nil {
@@ -384,7 +378,7 @@ func (f *Files) propagateAll(c *call) error {
 		return raised("Argument 'context' or 'paths' type incorrect")
 	}
 	for _, p := range paths {
-		path, ok := text(p)
+		path, ok := pyproto.Text(p)
 		if !ok {
 			return raised("Argument 'paths' type incorrect")
 		}
@@ -433,7 +427,7 @@ func (f *Files) push(to pyproto.Context, path string, read func() ([]byte, error
 // small reads a file for PushFileService, or takes what the caller gives in its place.
 func (f *Files) small(c *call, path, override string) ([]byte, error) {
 	if v, ok := c.args.Get(override); ok && v != nil && override != "" {
-		if s, ok := text(v); ok {
+		if s, ok := pyproto.Text(v); ok {
 			return []byte(s), nil
 		}
 		if b, ok := v.(pyproto.Blob); ok {
@@ -450,17 +444,19 @@ func (f *Files) small(c *call, path, override string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-// ioError words an error as Python does.
+// ioError puts an error into Python's words.
 func ioError(err error, path string) error {
 	if socket.IsShortage(err) {
-		return err // who asks waits
+		return err // the caller waits and tries again
 	}
 	var e *os.PathError
-	if errors.As(err, &e) && errors.Is(err, os.ErrNotExist) {
+	switch named := errors.As(err, &e); {
+	case named && errors.Is(err, os.ErrNotExist):
 		return raise("[Errno 2] No such file or directory: '%s'", path)
-	}
-	if errors.Is(err, os.ErrPermission) {
+	case errors.Is(err, os.ErrPermission):
 		return raise("[Errno 13] Permission denied: '%s'", path)
+	case named && e.Op == "open":
+		return fmt.Errorf("%s: %w", e.Path, e.Err)
 	}
-	return errors.New(strings.TrimPrefix(err.Error(), "open "))
+	return err
 }

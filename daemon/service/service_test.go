@@ -22,12 +22,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mitogend/daemon"
+	"mitogend/integration/poll"
+	"mitogend/internal/slogzap"
 	"mitogend/pyproto"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// waitTime is the most that anything here may take: a hang, not slowness, is what it finds.
+// waitTime is how long anything here may take. It finds what hangs, not what is slow.
 const waitTime = 30 * time.Second
 
 // bed is a daemon whose CALL_SERVICE is answered by Files.
@@ -36,15 +38,15 @@ type bed struct {
 	files *Files
 	end   func() // of the client that the files belong to
 	logs  *observer.ObservedLogs
-	// auth is the authority that calls have, by the handle for their reply: a caller acts with the daemon's own, as a client does,
-	// and shall also stand for the child of one.
+	// auth is the authority of calls, by the handle for their reply. A caller acts with the daemon's own, as a client
+	// does; here it also stands for a client's child.
 	auth sync.Map
 }
 
 func newBed(t *testing.T) *bed {
 	t.Helper()
 	core, logs := observer.New(zapcore.WarnLevel)
-	d, err := daemon.New(daemon.Options{Logger: zap.New(core)})
+	d, err := daemon.New(daemon.Options{Logger: slogzap.Slog(zap.New(core))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +103,7 @@ func (b *bed) caller(t *testing.T) *caller {
 	return c
 }
 
-// send calls a service under somebody's authority and gives the handle of the reply.
+// send calls a service by that authority and gives the handle of the reply.
 func (c *caller) send(auth pyproto.ContextID, payload any) pyproto.Handle {
 	c.t.Helper()
 	data, err := pyproto.Marshal(payload)
@@ -148,7 +150,7 @@ func method(service, name string, kwargs ...pyproto.Arg) pyproto.Tuple {
 
 func arg(name string, v any) pyproto.Arg { return pyproto.Arg{Name: name, Value: v} }
 
-// call waits for the reply to a call; other messages that come before it are given to see.
+// call waits for the reply to a call. see gets other messages that come before it.
 func (c *caller) call(auth pyproto.ContextID, payload any, see func(pyproto.Header, any)) any {
 	c.t.Helper()
 	reply := c.send(auth, payload)
@@ -239,7 +241,7 @@ func TestFetch(t *testing.T) {
 	}
 }
 
-// A prefix lets children have what lies below it, and nothing beside it.
+// A prefix lets children have what is below it, and nothing else.
 func TestPrefix(t *testing.T) {
 	b := newBed(t)
 	c := b.caller(t)
@@ -259,7 +261,7 @@ func TestPrefix(t *testing.T) {
 	}
 }
 
-// What a link leads to counts, and so does what is below a prefix when the file is opened.
+// The target of a link counts, and so does what is below a prefix when the file is opened.
 func TestPrefixAndLinks(t *testing.T) {
 	b := newBed(t)
 	c := b.caller(t)
@@ -297,14 +299,14 @@ func TestPrefixAndLinks(t *testing.T) {
 			t.Errorf("%s: %v", good, v)
 		}
 	}
-	// Once more is registered, more is given.
+	// When more is registered, more is given.
 	c.call(0, method(fileService, "register_prefix", arg("path", other)), func(pyproto.Header, any) {})
 	if v, ok := c.call(c.id, c.fetch(dir+"/out/file"), func(pyproto.Header, any) {}).(*pyproto.Dict); !ok {
 		t.Errorf("a link into another prefix: %v", v)
 	}
 }
 
-// Files that are asked for and never taken cost no descriptors, and at some time no memory.
+// Files that a child asks for and never takes cost no descriptors, and beyond a bound no memory.
 func TestFetchWithoutEnd(t *testing.T) {
 	b := newBed(t)
 	c := b.caller(t)
@@ -324,7 +326,7 @@ func TestFetchWithoutEnd(t *testing.T) {
 	}
 	b.wantBound(t, "files that wait to be sent")
 	_ = c.conn.Close()
-	eventually(t, "the files are closed", func() bool { return openFiles(t, path) == 0 })
+	poll.Until(t, "the files are closed", func() bool { return openFiles(t, path) == 0 })
 }
 
 // wantBound wants one line in the log about a bound.
@@ -335,7 +337,7 @@ func (b *bed) wantBound(t *testing.T, bound string) {
 	}
 }
 
-// Requests that take their time are bounded in number, and all in size; others are answered meanwhile.
+// Slow requests are bounded in number, and all requests in size. Others are answered all the time.
 func TestRequestsWithoutEnd(t *testing.T) {
 	b := newBed(t)
 	c, other := b.caller(t), b.caller(t)
@@ -356,7 +358,7 @@ func TestRequestsWithoutEnd(t *testing.T) {
 		t.Error("another is not answered")
 	}
 	q.mu.Unlock()
-	eventually(t, "it is answered again", func() bool {
+	poll.Until(t, "it is answered again", func() bool {
 		_, ok := c.call(c.id, c.fetch(path), func(pyproto.Header, any) {}).(*pyproto.Dict)
 		return ok
 	})
@@ -366,7 +368,7 @@ func TestRequestsWithoutEnd(t *testing.T) {
 	b.wantBound(t, "bytes of a request to a service")
 }
 
-// While the daemon has no descriptors, who asks for a file waits, and gets all of it then.
+// A child that asks for a file while the daemon has no descriptors waits, and then gets all of it.
 func TestFetchOutOfDescriptors(t *testing.T) {
 	b := newBed(t)
 	c := b.caller(t)
@@ -449,7 +451,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// A small file is sent over a connection once, and whoever is behind its head gets it from there.
+// A small file is sent over a connection once. Contexts behind the head of the connection get it from there.
 func TestPropagate(t *testing.T) {
 	b := newBed(t)
 	c := b.caller(t)
@@ -472,7 +474,7 @@ func TestPropagate(t *testing.T) {
 	}
 }
 
-// openFiles counts descriptors of a file.
+// openFiles counts the descriptors of a file.
 func openFiles(t *testing.T, path string) (n int) {
 	t.Helper()
 	links, err := filepath.Glob("/proc/self/fd/*")
@@ -487,16 +489,7 @@ func openFiles(t *testing.T, path string) (n int) {
 	return n
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(waitTime); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited in vain until %s", what)
-		}
-	}
-}
-
-// A child that goes in the middle of its transfers leaves no open file, though its client stays.
+// A child that is gone in the middle of its transfers leaves no open file, even if its client stays.
 func TestTransfersOfSomebodyWhoGoes(t *testing.T) {
 	for name, leave := range map[string]func(*bed, *caller){
 		"child":  func(_ *bed, c *caller) { _ = c.conn.Close() },
@@ -522,7 +515,7 @@ func TestTransfersOfSomebodyWhoGoes(t *testing.T) {
 				t.Fatalf("%d files are open", n)
 			}
 			leave(b, c)
-			eventually(t, "the files are closed", func() bool { return openFiles(t, path) == 0 })
+			poll.Until(t, "the files are closed", func() bool { return openFiles(t, path) == 0 })
 		})
 	}
 }

@@ -16,15 +16,15 @@ import (
 )
 
 const (
-	// window is what may be sent of a connection's files and not acknowledged, in bytes.
+	// window is how many bytes of a connection's files may be sent and not acknowledged.
 	window = 1 << 20
-	// chunk with its pickle and header is what Mitogen's loop reads at once.
+	// chunk, with its pickle and header, is what Mitogen's loop reads at once.
 	chunk = 128<<10 - 100
-	// maxJobs are the files of one connection that wait to be sent.
+	// maxJobs is how many files of one connection may wait to be sent.
 	maxJobs = 1000
 )
 
-// queue are the transfers over one connection.
+// queue has the transfers over one connection.
 type queue struct {
 	// mu protects the following. Never held across I/O.
 	mu      sync.Mutex
@@ -35,7 +35,7 @@ type queue struct {
 	gone    bool // the connection is, or the client
 }
 
-// transfer is a file that is to be sent. It is opened when its turn comes, as it was when it was asked for.
+// transfer is a file to be sent. It is opened when its turn comes, by the same rules as when it was asked for.
 type transfer struct {
 	to   pyproto.Sender
 	open func() (*os.File, error)
@@ -74,13 +74,13 @@ func (f *Files) fetch(c *call) error {
 	}
 	q := f.queue(c.in.Src)
 	if q == nil {
-		return nil // there is nobody to tell it
+		return nil // nobody is there to be told
 	}
 	if !q.reserve() {
 		f.d.Reached(c.in.Src, "files that wait to be sent", maxJobs)
 		return raise("mitogen.service.Error: %d files wait to be sent already; acknowledge what has come", maxJobs)
 	}
-	// What it is comes before the first part of it.
+	// The description comes before the first part of the file.
 	if err := c.in.Reply(stat); err != nil {
 		q.mu.Lock()
 		q.count--
@@ -94,7 +94,7 @@ func (f *Files) fetch(c *call) error {
 	return nil
 }
 
-// openWhenPossible is open for a context. While there are no descriptors, it waits for some.
+// openWhenPossible is open for a context. It waits while there are no descriptors.
 func (f *Files) openWhenPossible(id pyproto.ContextID, path string, client bool) (*os.File, error) {
 	for pause := time.Duration(0); ; socket.Pause(f.ctx, &pause) {
 		file, err := f.open(path, client)
@@ -125,7 +125,7 @@ func (q *queue) reserve() bool {
 	return true
 }
 
-// describe is what fetch replies.
+// describe is the reply of fetch.
 func describe(file *os.File, path string) (map[string]any, error) {
 	info, err := file.Stat()
 	if err != nil {
@@ -148,7 +148,7 @@ func describe(file *os.File, path string) (map[string]any, error) {
 	return out, nil
 }
 
-// queue gives the queue of the connection over which a context is reached; nil if it is gone.
+// queue gives the queue of the connection that leads to a context; nil if the connection is gone.
 func (f *Files) queue(id pyproto.ContextID) *queue {
 	ended := f.d.Ended(id)
 	if ended == nil {
@@ -202,7 +202,7 @@ func (f *Files) acknowledge(c *call) error {
 	return nil
 }
 
-// pump sends until the window is full or nothing is left. One at a time does it for a queue.
+// pump sends until the window is full or nothing is left. Only one goroutine at a time does it for a queue.
 func (f *Files) pump(q *queue) {
 	q.mu.Lock()
 	if q.running {
@@ -233,8 +233,8 @@ func (f *Files) pump(q *queue) {
 	q.mu.Unlock()
 }
 
-// sendChunk sends the next part of a file, or its end. A file that fails, or is gone by now, is cut short, and the receiver sees that
-// the size is another.
+// sendChunk sends the next part of a file, or its end. A file that fails, or is gone by now, is cut short; the
+// receiver sees that its size is wrong.
 func (f *Files) sendChunk(job *transfer, buf []byte) (n int, done bool) {
 	if job.file == nil {
 		job.file, _ = job.open()

@@ -1,9 +1,9 @@
-// Package socket is what the daemon's Unix sockets have in common: the directory that they are in, the lock that keeps two daemons
-// apart, the processes at the other end, and the loop that takes them.
+// Package socket is what the daemon's Unix sockets have in common: the directory that they are in, the lock that
+// keeps two daemons apart, the processes at the other end, and the loop that takes them.
 //
-// A directory counts only if it is this user's and nobody else may write in it, a socket of systemd's not excepted. The lock file and
-// the directory are opened without following links: in a directory where others may make links, theirs would otherwise decide which
-// file is written to.
+// A directory counts only if it is this user's and nobody else may write in it. This holds for a socket of systemd's,
+// too. The lock file and the directory are opened without following links: otherwise, in a directory where others may
+// make links, a link of theirs would decide which file is written to.
 package socket
 
 import (
@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -19,12 +20,31 @@ import (
 	"syscall"
 	"time"
 
-	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"mitogend/internal/fault"
 )
 
-// lockName is the file that a running daemon holds a lock on, so that two that are started at once do not both take a stale socket.
+// lockName is the file that a running daemon holds a lock on, so that two that are started at once do not both take a
+// stale socket.
 const lockName = "control.lock"
+
+// ControlName is the name of the control socket in its directory.
+const ControlName = "control.sock"
+
+// DefaultDir is where the sockets are: $XDG_RUNTIME_DIR/mitogend, else ~/.cache/mitogend.
+func DefaultDir() (string, error) {
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "mitogend"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", errorf("there is neither XDG_RUNTIME_DIR nor a home directory: %w", err)
+	}
+	return filepath.Join(home, ".cache", "mitogend"), nil
+}
+
+func errorf(format string, args ...any) error { return fault.Errorf("socket", format, args...) }
 
 // maxPath is what a Unix socket's address holds, less the final NUL.
 const maxPath = 107
@@ -35,12 +55,16 @@ type InUseError struct {
 	PID  int // 0 when it is not known
 }
 
-func (e *InUseError) Error() string {
+func (e *InUseError) Error() string { return "socket: " + e.Plain() }
+
+// Plain is for fault.Plain.
+func (e *InUseError) Plain() string {
 	who := "another daemon"
 	if e.PID != 0 {
 		who = fmt.Sprintf("process %d", e.PID)
 	}
-	return fmt.Sprintf("socket: %s is served by %s; stop it with mitogend stop, or use --listen with another directory", e.Path, who)
+	return fmt.Sprintf("%s is served by %s; stop it with mitogend stop, or use --listen with another directory",
+		e.Path, who)
 }
 
 // Listener is a listening socket. Close removes it, unless it came from outside, and gives the lock back.
@@ -62,8 +86,8 @@ func (l *Listener) Close() error {
 	return err
 }
 
-// ListenLocked makes a socket, 0600, in a directory of this user's, 0700, whose lock it takes. The directory is made where there
-// is none.
+// ListenLocked makes a socket, 0600, in a directory of this user's, 0700, whose lock it takes. The directory is made
+// where there is none.
 func ListenLocked(path string) (*Listener, error) {
 	if err := CheckPath(path); err != nil {
 		return nil, err
@@ -94,16 +118,16 @@ func Listen(path string) (*Listener, error) {
 	return listen(path)
 }
 
-// Adopt takes a socket that somebody else listens on for us, as systemd does. It has to be in such a directory as well, whose lock is
-// taken, and is not removed at the end.
+// Adopt takes a socket that somebody else listens on for us, as systemd does. It must be in such a directory, too,
+// whose lock is taken. It is not removed at the end.
 func Adopt(ln net.Listener) (*Listener, error) {
 	ul, ok := ln.(*net.UnixListener)
 	if !ok {
-		return nil, fmt.Errorf("socket: %s is no Unix stream socket", ln.Addr())
+		return nil, errorf("%s is no Unix stream socket", ln.Addr())
 	}
 	path := ul.Addr().String()
 	if !filepath.IsAbs(path) {
-		return nil, fmt.Errorf("socket: %q is no file", path)
+		return nil, errorf("%q is no file", path)
 	}
 	lock, err := takeLock(path)
 	if err != nil {
@@ -116,25 +140,27 @@ func Adopt(ln net.Listener) (*Listener, error) {
 // CheckPath tells whether a socket's path is short enough.
 func CheckPath(path string) error {
 	if len(path) > maxPath {
-		return fmt.Errorf("socket: the path of the socket is %d bytes long, and the system takes %d: %s; use --listen with a shorter directory",
+		return errorf("the path of the socket is %d bytes long, and the system takes %d: %s; "+
+			"use --listen with a shorter directory",
 			len(path), maxPath, path)
 	}
 	return nil
 }
 
-// openDir makes the directory, and refuses one that others can write to or own. A link of this user's or root's may lead to it.
+// openDir makes the directory, and refuses one that others can write to or own. A link of this user's or root's may
+// lead to it.
 func openDir(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("socket: %w", err)
+		return nil, errorf("%w", err)
 	}
 	if info, err := os.Lstat(dir); err == nil && info.Mode().Type() == fs.ModeSymlink && trusted(info) {
 		if dir, err = filepath.EvalSymlinks(dir); err != nil {
-			return nil, fmt.Errorf("socket: %w", err)
+			return nil, errorf("%w", err)
 		}
 	}
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, &fs.PathError{Op: "socket: open", Path: dir, Err: err}
+		return nil, errorf("open %s: %w", dir, err)
 	}
 	f := os.NewFile(uintptr(fd), dir)
 	info, err := f.Stat()
@@ -142,9 +168,10 @@ func openDir(dir string) (*os.File, error) {
 		st, _ := info.Sys().(*syscall.Stat_t)
 		switch {
 		case st == nil || int(st.Uid) != os.Geteuid():
-			err = fmt.Errorf("socket: the directory %s belongs to user %d", dir, owner(info))
+			err = errorf("the directory %s belongs to user %d", dir, owner(info))
 		case info.Mode().Perm()&0o022 != 0:
-			err = fmt.Errorf("socket: others may write to the directory %s (mode %o); chmod 700 it", dir, info.Mode().Perm())
+			err = errorf("others may write to the directory %s (mode %o); chmod 700 it", dir,
+				info.Mode().Perm())
 		}
 	}
 	if err != nil {
@@ -174,9 +201,10 @@ func takeLock(path string) (*os.File, error) {
 	}
 	defer dir.Close()
 	name := filepath.Join(dir.Name(), lockName)
-	fd, err := unix.Openat(int(dir.Fd()), lockName, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Openat(int(dir.Fd()), lockName,
+		unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return nil, &fs.PathError{Op: "socket: open", Path: name, Err: err}
+		return nil, errorf("open %s: %w", name, err)
 	}
 	lock := os.NewFile(uintptr(fd), name)
 	err = checkLock(lock)
@@ -188,7 +216,7 @@ func takeLock(path string) (*os.File, error) {
 			pid, _ := strconv.Atoi(strings.TrimSpace(string(b[:n])))
 			err = &InUseError{Path: path, PID: pid}
 		} else if err != nil {
-			err = fmt.Errorf("socket: %s: %w", name, err)
+			err = errorf("%s: %w", name, err)
 		}
 	}
 	if err != nil {
@@ -204,11 +232,11 @@ func takeLock(path string) (*os.File, error) {
 func checkLock(f *os.File) error {
 	info, err := f.Stat()
 	if err != nil {
-		return fmt.Errorf("socket: %w", err)
+		return errorf("%w", err)
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok || !info.Mode().IsRegular() || int(st.Uid) != os.Geteuid() || st.Nlink > 1 {
-		return fmt.Errorf("socket: %s is no file of this user's alone; remove it", f.Name())
+		return errorf("%s is no file of this user's alone; remove it", f.Name())
 	}
 	return nil
 }
@@ -217,7 +245,7 @@ func checkLock(f *os.File) error {
 func listen(path string) (*Listener, error) {
 	if info, err := os.Lstat(path); err == nil {
 		if info.Mode().Type() != fs.ModeSocket {
-			return nil, fmt.Errorf("socket: %s is there and is no socket", path)
+			return nil, errorf("%s is there and is no socket", path)
 		}
 		// Somebody may serve it who has not taken the lock.
 		if nc, err := net.DialTimeout("unix", path, time.Second); err == nil {
@@ -226,14 +254,14 @@ func listen(path string) (*Listener, error) {
 			return nil, &InUseError{Path: path, PID: peer.PID}
 		}
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("socket: replacing a stale socket: %w", err)
+			return nil, errorf("replacing a stale socket: %w", err)
 		}
 	}
 	old := syscall.Umask(0o177)
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	syscall.Umask(old)
 	if err != nil {
-		return nil, fmt.Errorf("socket: %w", err)
+		return nil, errorf("%w", err)
 	}
 	return &Listener{UnixListener: ln, path: path}, nil
 }
@@ -241,7 +269,7 @@ func listen(path string) (*Listener, error) {
 // Peer is the process at the other end of a socket.
 type Peer struct{ PID, UID int }
 
-// Allowed tells whether that process may be a client: only those of our own user, root not excepted.
+// Allowed tells whether that process may be a client: only those of our own user may, and not root's.
 func (p Peer) Allowed() error {
 	if p.UID != os.Geteuid() {
 		return fmt.Errorf("this daemon belongs to user %d, and you are user %d", os.Geteuid(), p.UID)
@@ -254,22 +282,24 @@ func PeerOf(nc net.Conn) (Peer, error) {
 	none := Peer{UID: -1}
 	uc, ok := nc.(*net.UnixConn)
 	if !ok {
-		return none, errors.New("socket: not a Unix socket")
+		return none, errorf("not a Unix socket")
 	}
 	raw, err := uc.SyscallConn()
 	if err != nil {
 		return none, err
 	}
 	var cred *unix.Ucred
-	cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	cerr := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
 	if err = errors.Join(cerr, err); err != nil {
 		return none, err
 	}
 	return Peer{PID: int(cred.Pid), UID: int(cred.Uid)}, nil
 }
 
-// The pause after a shortage, which doubles up to its limit, and how often it is told. Nothing tells when there are descriptors
-// again.
+// The pause after a shortage, which doubles up to its limit, and how often the log says so. Nothing tells when there
+// are descriptors again.
 const (
 	firstPause = 5 * time.Millisecond
 	maxPause   = time.Second
@@ -278,7 +308,7 @@ const (
 
 // Serve gives each client to take, until the listener is closed or ctx ends, which closes it. While there are no descriptors or no
 // memory, clients wait. An error is one of the listener's.
-func Serve(ctx context.Context, ln net.Listener, log *zap.Logger, take func(net.Conn)) error {
+func Serve(ctx context.Context, ln net.Listener, log *slog.Logger, take func(net.Conn)) error {
 	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })
 	defer stop()
 	pause := firstPause
@@ -294,12 +324,12 @@ func Serve(ctx context.Context, ln net.Listener, log *zap.Logger, take func(net.
 		case IsShortage(err):
 			if time.Since(told) > tellEvery {
 				told = time.Now()
-				log.Error("cannot take a client; raise the limit of open files (ulimit -n, or LimitNOFILE= of the unit)", zap.Error(err))
+				log.Error("cannot take a client; raise the limit of open files (ulimit -n, or LimitNOFILE= of the unit)", "error", err)
 			}
 			Pause(ctx, &pause)
 		default:
 			_ = ln.Close()
-			return fmt.Errorf("socket: %w", err)
+			return errorf("%w", err)
 		}
 	}
 }
@@ -320,7 +350,8 @@ func Pause(ctx context.Context, pause *time.Duration) {
 
 // IsShortage tells whether an error says that there is too little of something now.
 func IsShortage(err error) bool {
-	for _, e := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.ECONNABORTED} {
+	for _, e := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS,
+		syscall.ECONNABORTED} {
 		if errors.Is(err, e) {
 			return true
 		}

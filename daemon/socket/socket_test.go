@@ -3,6 +3,7 @@ package socket
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"mitogend/internal/slogzap"
 )
 
 // place is a directory whose path is short enough for a socket.
@@ -108,7 +111,7 @@ func TestLinkOfOurs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	// Under whichever name: there is one lock.
+	// There is one lock, under whichever name.
 	var used *InUseError
 	if _, err := ListenLocked(filepath.Join(dir, "real", "x.sock")); !errors.As(err, &used) || used.PID != os.Getpid() {
 		t.Errorf("got %v", err)
@@ -194,7 +197,7 @@ func TestServeOutOfDescriptors(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	got := make(chan net.Conn, 1)
 	ended := make(chan error, 1)
-	go func() { ended <- Serve(ctx, l, zap.New(core), func(c net.Conn) { got <- c }) }()
+	go func() { ended <- Serve(ctx, l, slogzap.Slog(zap.New(core)), func(c net.Conn) { got <- c }) }()
 	select {
 	case c := <-got:
 		_ = c.Close()
@@ -211,7 +214,7 @@ func TestServeOutOfDescriptors(t *testing.T) {
 		t.Errorf("%d lines were logged", logs.Len())
 	}
 	l = &shortListener{errs: []error{syscall.EINVAL}, done: make(chan struct{})}
-	if err := Serve(context.Background(), l, zap.NewNop(), nil); !errors.Is(err, syscall.EINVAL) {
+	if err := Serve(context.Background(), l, slog.New(slog.DiscardHandler), nil); !errors.Is(err, syscall.EINVAL) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -3,7 +3,6 @@ package transfer
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path"
@@ -20,14 +19,30 @@ const (
 	maxAsked  = 1 << 25
 )
 
-var errListed = errors.New("transfer: there are more files than are compared: " + fmt.Sprint(maxAsked) + ", or names of " + fmt.Sprint(maxListed) + " bytes")
+// ErrTooMany: a list of so many files is not kept.
+var ErrTooMany = errors.New("transfer: there are too many files to keep a list of")
 
-// compare answers which of the child's files are here as they are there, and deletes what is not there.
+// listedSize is about what an element of a list takes, beside its texts.
+const listedSize = 128
+
+// keep counts what is kept of what a child lists.
+func (g *get) keep(texts ...string) error {
+	n := listedSize
+	for _, s := range texts {
+		n += len(s)
+	}
+	g.kept += n
+	if g.kept > maxListed || g.o.Keep != nil && !g.o.Keep(n) {
+		return ErrTooMany
+	}
+	return nil
+}
+
+// compare answers which of the child's files are the same here, and deletes what is not there.
 func (g *get) compare(ctx context.Context) error {
 	seen := map[string]bool{}   // of Delete
 	differ := map[string]bool{} // of HardLinks: files that are to come
 	var answers []byte
-	listed := 0
 	for {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -46,7 +61,7 @@ func (g *get) compare(ctx context.Context) error {
 		if tag != 'Q' {
 			return errProtocol
 		}
-		e, rest, err := readEntry(data)
+		e, rest, err := g.entry(data)
 		if err != nil {
 			return err
 		}
@@ -57,13 +72,16 @@ func (g *get) compare(ctx context.Context) error {
 		e.path = g.place(from)
 		if g.o.Delete {
 			seen[e.path] = true
-			listed += len(e.path)
+			err = g.keep(e.path)
 		}
-		if g.o.HardLinks {
-			listed += len(e.path)
+		if g.o.HardLinks && err == nil {
+			err = g.keep(e.path)
 		}
-		if listed > maxListed || len(answers) == maxAsked {
-			return errListed
+		if len(answers)%block == 0 && g.o.Keep != nil && !g.o.Keep(block) || len(answers) == maxAsked {
+			err = ErrTooMany
+		}
+		if err != nil {
+			return err
 		}
 		same, err := g.same(&e, rest, differ)
 		if !same && g.o.HardLinks {
@@ -90,7 +108,7 @@ func (g *get) compare(ctx context.Context) error {
 		if len(g.result.Errors) == 0 {
 			g.deleteRest(top, seen)
 		} else {
-			g.result.fail("nothing is deleted while something can not be read")
+			g.result.fail("nothing is deleted while something cannot be read")
 		}
 	}
 	for len(answers) > 0 {
@@ -107,7 +125,7 @@ func (g *get) compare(ctx context.Context) error {
 	return err
 }
 
-// same tells whether a file is here as it is to be. Directories are made what they are to be in any case.
+// same tells whether a file is here as it should be. Directories are made so in any case.
 func (g *get) same(e *entry, sum []byte, differ map[string]bool) (bool, error) {
 	if g.root == nil || e.path == "" {
 		return false, nil
@@ -133,7 +151,8 @@ func (g *get) same(e *entry, sum []byte, differ map[string]bool) (bool, error) {
 	}
 	mtime := info.ModTime().UnixNano()
 	// A 2.x gives times as floating point numbers; some file systems have whole seconds.
-	timely := abs(mtime-e.mtime) < 2000 || mtime%int64(time.Second) == 0 && mtime/int64(time.Second) == e.mtime/int64(time.Second)
+	timely := abs(mtime-e.mtime) < 2000 ||
+		mtime%int64(time.Second) == 0 && mtime/int64(time.Second) == e.mtime/int64(time.Second)
 	switch {
 	case info.Size() != e.size:
 		return false, nil
@@ -145,8 +164,9 @@ func (g *get) same(e *entry, sum []byte, differ map[string]bool) (bool, error) {
 	case !timely:
 		return false, nil
 	}
-	owned := !g.o.Owner || g.id(e.user, int(e.uid), userID) == int(st.Uid) && g.id(e.group, int(e.gid), groupID) == int(st.Gid)
-	if !g.o.DryRun && (!timely || !owned || st.Mode&0o777 != e.mode&0o777) {
+	owned := !g.o.Owner || g.id(e.user, int(e.uid), userID) == int(st.Uid) &&
+		g.id(e.group, int(e.gid), groupID) == int(st.Gid)
+	if !g.o.DryRun && (!timely || !owned || st.Mode&0o777 != e.mode&0o777 || !g.sameXattrs(e.path, e)) {
 		return true, g.finish(e.path, e)
 	}
 	return true, nil
@@ -179,7 +199,7 @@ func (g *get) basis(name string) *os.File {
 	return f
 }
 
-// copyBlock takes a block of what was here, and gives its digest: others may write to that meanwhile.
+// copyBlock takes a block of what was here, and gives its digest: others may write to that file meanwhile.
 func (g *get) copyBlock(f, basis *os.File, at, n int64) (digest, error) {
 	if g.buf == nil {
 		g.buf = make([]byte, block)

@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestSyncFromALiar: nothing outside of the destination is changed, and nothing at all is deleted unless a child has listed everything.
+// TestSyncFromALiar: nothing outside of the destination is changed, and nothing at all is deleted unless a child has
+// listed everything.
 func TestSyncFromALiar(t *testing.T) {
 	ask := func(w wire, path string, mode uint32) error { return w.write('Q', file(path, mode, 0)) }
 	const dir, link = unix.S_IFDIR | 0o755, unix.S_IFLNK | 0o777
@@ -69,5 +70,14 @@ func TestSyncFromALiar(t *testing.T) {
 	}
 	if _, err := Get(t.Context(), liar{}, []string{"x"}, "/", Options{Sync: true, Delete: true}); err == nil || !strings.Contains(err.Error(), "all of this machine") {
 		t.Error(err)
+	}
+	s, err := NewSource([]string{t.TempDir()}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dest := range []string{"/", "//", "/./"} {
+		if _, err := Put(t.Context(), liar{}, s, dest, Options{Sync: true, Delete: true}); err == nil || !strings.Contains(err.Error(), "all of the target") {
+			t.Error(dest, err)
+		}
 	}
 }

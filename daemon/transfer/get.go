@@ -18,12 +18,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mitogend/daemon"
+	"mitogend/python"
 )
 
-// Get copies files and trees of a child to this machine. Where dest is a directory, or ends with a slash, they go into that; otherwise
-// dest is the name of the one, and with Sync it always is. Nothing is written outside of it, whatever the child says, and no file gets a
-// bit of setuid or the like.
+// Get copies files and trees of a child to this machine. Where dest is a directory, or ends with a slash, they go
+// into that; otherwise dest is the name of the one, and with Sync it always is. Nothing is written outside of it,
+// whatever the child says, and no file gets a bit of setuid or the like.
 func Get(ctx context.Context, r daemon.Remote, names []string, dest string, o Options) (*Result, error) {
+	if o.Xattrs && r.Version().Major == 2 {
+		return nil, errPython
+	}
 	g, err := newGet(dest, o, len(names))
 	if err != nil {
 		return nil, err
@@ -36,8 +40,9 @@ func Get(ctx context.Context, r daemon.Remote, names []string, dest string, o Op
 	return g.run(ctx, r, names)
 }
 
-// GetTo writes one file of a child to w. What has been written is not all of it where there is an error.
+// GetTo writes one file of a child to w. After an error, only a part of it was written.
 func GetTo(ctx context.Context, r daemon.Remote, name string, w io.Writer, o Options) (*Result, error) {
+	o.Xattrs = false // there is nothing to give them to
 	g := &get{o: &o, to: w}
 	return g.run(ctx, r, []string{name})
 }
@@ -49,15 +54,17 @@ type get struct {
 	a      algorithm
 	result *Result
 	root   *os.Root // nil where DryRun would make it
-	// name takes the place of the first part of each path; empty for none. Once that is a directory it is root, so that no link leads past
-	// it, and inside is set.
-	name   string
-	inside bool
-	to     io.Writer // of GetTo
-	dirs   []entry
-	buf    []byte // of copyBlock
-	temps  int
-	ids    map[string]int
+	// name takes the place of the first part of each path; empty for none. Once that is a directory it is root, so
+	// that no link leads past it, and inside is set.
+	name    string
+	inside  bool
+	to      io.Writer // of GetTo
+	dirs    []entry
+	kept    int    // bytes, of dirs and of what is compared
+	buf     []byte // of copyBlock
+	temps   int
+	without bool // it was told that a file system has no attributes
+	ids     map[string]int
 }
 
 func newGet(dest string, o Options, sources int) (*get, error) {
@@ -73,7 +80,7 @@ func newGet(dest string, o Options, sources int) (*get, error) {
 			}
 		}
 		if err == nil && dest == "/" {
-			err = errors.New("all of this machine is not made what is elsewhere")
+			err = errors.New("all of this machine cannot be the destination of sync")
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", dest, err)
@@ -101,7 +108,7 @@ func newGet(dest string, o Options, sources int) (*get, error) {
 
 func (g *get) run(ctx context.Context, r daemon.Remote, names []string) (*Result, error) {
 	g.a, g.result = algorithmOf(r.Version().Major), &Result{}
-	g.session = start(ctx, r, append([]string{"send", g.o.letters(g.a)}, names...)...)
+	g.session = start(ctx, r, python.Send(), append([]string{g.o.letters(g.a)}, names...)...)
 	err := g.end(g.receive(ctx))
 	switch {
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
@@ -126,11 +133,13 @@ func (g *get) receive(ctx context.Context) error {
 		case tag == 'q':
 			g.finishDirs()
 			return nil
+		case g.o.DryRun && tag != 'e':
+			return errProtocol // it was told that nothing is to be sent
 		case tag == 'e':
 			g.result.fail(string(data))
 			continue
 		}
-		e, rest, err := readEntry(data)
+		e, rest, err := g.entry(data)
 		if err != nil {
 			return err
 		}
@@ -186,7 +195,7 @@ func (g *get) place(name string) string {
 	return g.name
 }
 
-// top is the directory that has the name, seen from itself.
+// top is the directory that has the name, as seen from itself.
 const top = "."
 
 // enter makes the directory that has the name the root.
@@ -225,6 +234,13 @@ func (g *get) directory(e *entry) error {
 		e.path = top
 	}
 	if err == nil {
+		texts := []string{e.path, e.link, e.user, e.group}
+		for name, value := range e.xattrs {
+			texts = append(texts, name, value)
+		}
+		if err := g.keep(texts...); err != nil {
+			return fatalError{err}
+		}
 		g.dirs = append(g.dirs, *e)
 	}
 	return err
@@ -241,7 +257,13 @@ func (g *get) finishDirs() {
 // finish gives a file its owner, mode and time.
 func (g *get) finish(name string, e *entry) error {
 	if g.o.Owner {
-		if err := g.root.Lchown(name, g.id(e.user, int(e.uid), userID), g.id(e.group, int(e.gid), groupID)); err != nil {
+		if err := g.root.Lchown(name, g.id(e.user, int(e.uid), userID),
+			g.id(e.group, int(e.gid), groupID)); err != nil {
+			return err
+		}
+	}
+	if e.xattrs != nil {
+		if err := g.setXattrs(name, e); err != nil {
 			return err
 		}
 	}
@@ -252,10 +274,19 @@ func (g *get) finish(name string, e *entry) error {
 	return g.root.Chtimes(name, t, t)
 }
 
+// maxOwner bounds the length of an owner's name that is looked up, maxOwners how many are kept.
+const (
+	maxOwner  = 256
+	maxOwners = 10000
+)
+
 // id gives the number of a name here, or the number that came where the name is not known.
 func (g *get) id(name string, number int, look func(string) (string, error)) int {
-	if name == "" {
+	if name == "" || len(name) > maxOwner {
 		return number
+	}
+	if len(g.ids) == maxOwners {
+		clear(g.ids)
 	}
 	key := fmt.Sprintf("%p %s", look, name)
 	if id, ok := g.ids[key]; ok {
@@ -334,7 +365,7 @@ func (g *get) hardLink(e *entry) error {
 	e.size = 0
 	info, err := g.root.Lstat(first)
 	if err == nil && !info.Mode().IsRegular() {
-		err = errors.New("what it is a hard link to is no file")
+		err = errors.New("the target of its hard link is no file")
 	}
 	if err != nil || g.linked(first, e.path) {
 		return err
@@ -365,7 +396,7 @@ func (g *get) linked(name, other string) bool {
 	return err == nil && os.SameFile(a, b)
 }
 
-var errDiffers = errors.New("what has come is not what was sent, or it was changed while it was read")
+var errDiffers = errors.New("it came damaged, or was changed while it was read")
 
 func (g *get) small(e *entry, rest []byte) error {
 	if len(rest) < digestLen || int64(len(rest)-digestLen) != e.size {
@@ -398,10 +429,13 @@ func (g *get) small(e *entry, rest []byte) error {
 	return g.rename(tmp, e.path, err)
 }
 
-// part opens what has come of a file so far; see Receiver.part of transfer.py.
+// partSuffix ends the name of an unfinished file that the next transfer goes on with.
+const partSuffix = ".part"
+
+// part opens what has come of a file so far; see Receiver.part of transfer_receive.py.
 func (g *get) part(name string) (f *os.File, tmp string, err error) {
 	sum := g.a.sum([]byte(path.Base(name)))
-	tmp = path.Join(path.Dir(name), fmt.Sprintf(".mitogend-%x.part", sum[:8]))
+	tmp = path.Join(path.Dir(name), fmt.Sprintf(".mitogend-%x%s", sum[:8], partSuffix))
 	for range 3 {
 		if info, err := g.root.Lstat(tmp); err == nil && !info.Mode().IsRegular() {
 			_ = g.root.Remove(tmp)
@@ -419,7 +453,8 @@ func (g *get) part(name string) (f *os.File, tmp string, err error) {
 		info, err2 := f.Stat()
 		there, err3 := g.root.Lstat(tmp)
 		if err2 == nil && err3 == nil && os.SameFile(info, there) {
-			if unix.Fstat(int(f.Fd()), &st) == nil && info.Mode().IsRegular() && st.Uid == uint32(os.Geteuid()) && st.Nlink == 1 {
+			if unix.Fstat(int(f.Fd()), &st) == nil && info.Mode().IsRegular() && st.Uid == uint32(os.Geteuid()) &&
+				st.Nlink == 1 {
 				return f, tmp, f.Chmod(0o600)
 			}
 			_ = g.root.Remove(tmp)
@@ -449,6 +484,9 @@ func (g *get) large(ctx context.Context, e *entry) error {
 		return errors.Join(err, g.reply('x'))
 	}
 	defer f.Close()
+	if !strings.HasSuffix(tmp, partSuffix) {
+		defer func() { _ = g.root.Remove(tmp) }() // nobody would find it, if it is there still
+	}
 	info, err := f.Stat()
 	if err != nil {
 		return errors.Join(err, g.reply('x'))
@@ -472,7 +510,7 @@ func (g *get) large(ctx context.Context, e *entry) error {
 	var fatal fatalError
 	switch {
 	case errors.As(err, &fatal), errors.Is(err, errAbandoned):
-		return err // what has come is gone on with
+		return err // the next transfer goes on with what has come
 	case err == nil:
 		err = g.finish(tmp, e)
 	}
@@ -513,10 +551,10 @@ func (g *get) reply(tag byte, data ...[]byte) error {
 	return nil
 }
 
-var errAbandoned = errors.New("it can not be read any more")
+var errAbandoned = errors.New("it cannot be read any more")
 
-// blocks takes a file's blocks. K is for those that basis has, or f itself where that is nil. An error with a file here is kept until all
-// have come.
+// blocks takes a file's blocks. K is for those that basis has, or f itself where that is nil. An error with a file
+// here is kept until all have come.
 func (g *get) blocks(ctx context.Context, e *entry, f *os.File, had int64, old []digest, basis *os.File) error {
 	w := func(data []byte, at int64) error {
 		if g.to != nil {

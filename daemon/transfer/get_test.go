@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +18,7 @@ import (
 
 	"mitogend/daemon"
 	"mitogend/importer"
+	"mitogend/integration/pythons"
 )
 
 // liar is a child whose program says what a test wants.
@@ -47,7 +49,8 @@ func small(w wire, path, data string) error {
 	return w.write('f', file(path, unix.S_IFREG|0o6755, int64(len(data))), d[:], []byte(data))
 }
 
-// TestGetOfALiar: whatever a child says, nothing is written outside of the destination, and no wrong byte is called right.
+// TestGetOfALiar: whatever a child says, nothing is written outside of the destination, and no wrong byte is called
+// right.
 func TestGetOfALiar(t *testing.T) {
 	for name, test := range map[string]struct {
 		say  func(w wire, r *reader) error
@@ -147,6 +150,161 @@ func TestGetOfALiar(t *testing.T) {
 			}
 			if info, err := os.Stat(filepath.Join(inside, "top")); err == nil && info.Mode()&^0o777 != 0 {
 				t.Error("it has ", info.Mode())
+			}
+		})
+	}
+}
+
+// TestGetOfALiarWithoutEnd: what a child lists is kept within bounds, and in a dry run nothing is taken from it.
+func TestGetOfALiarWithoutEnd(t *testing.T) {
+	kept := 0
+	few := func(n int) bool { kept += n; return kept < 1<<20 }
+	for name, test := range map[string]struct {
+		o    Options
+		say  func(w wire) error
+		want string
+	}{
+		"directories": {Options{Keep: few}, func(w wire) error { return w.write('d', file("x", unix.S_IFDIR|0o755, 0)) }, ErrTooMany.Error()},
+		"names": {Options{Keep: few, Sync: true, Delete: true}, func(w wire) error {
+			return w.write('Q', file("x", unix.S_IFDIR|0o755, 0))
+		}, ErrTooMany.Error()},
+		"files in a dry run": {Options{Sync: true, DryRun: true}, func(w wire) error { return errors.Join(w.write('P'), small(w, "x", "x")) }, errProtocol.Error()},
+	} {
+		kept = 0
+		dir := t.TempDir()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		l := liar{say: func(w wire, r *reader) error {
+			go func() {
+				for { // the answers
+					if _, _, err := r.read(); err != nil {
+						return
+					}
+				}
+			}()
+			var err error
+			for err == nil {
+				err = errors.Join(test.say(w), w.w.Flush())
+			}
+			return err
+		}}
+		_, err := Get(ctx, l, []string{"x"}, filepath.Join(dir, "new", "x"), test.o)
+		if err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, not %q", name, err, test.want)
+		}
+		if _, err := os.Lstat(filepath.Join(dir, "new")); test.o.DryRun && err == nil {
+			t.Errorf("%s: something was written", name)
+		}
+		cancel()
+	}
+	r := &Result{}
+	r.fail(strings.Repeat("x", 1<<20))
+	if len(r.Errors[0]) != maxError {
+		t.Error(len(r.Errors[0]))
+	}
+	if _, err := Put(t.Context(), liar{}, &Source{}, "", Options{Sync: true, Delete: true}); err == nil {
+		t.Error("an empty destination is taken")
+	}
+}
+
+// A part that somebody else writes to is left alone. The file that is written instead goes when the transfer breaks
+// off.
+func TestGetBesideAnother(t *testing.T) {
+	dir := t.TempDir()
+	first := make(chan struct{})
+	broken := errors.New("broken")
+	hold := func(w wire, r *reader) error {
+		err := errors.Join(w.write('F', file("top", unix.S_IFREG|0o600, 2*block)), w.w.Flush())
+		for tag := byte(0); err == nil && tag != 'N'; {
+			tag, _, err = r.read()
+		}
+		return errors.Join(err, w.write('B', make([]byte, block)), w.w.Flush())
+	}
+	ended := make(chan error, 1)
+	began := make(chan struct{})
+	go func() {
+		_, err := Get(t.Context(), liar{say: func(w wire, r *reader) error {
+			err := hold(w, r)
+			close(began)
+			<-first
+			return errors.Join(err, broken)
+		}}, []string{"x"}, dir+"/", Options{})
+		ended <- err
+	}()
+	<-began
+	_, err := Get(t.Context(), liar{say: func(w wire, r *reader) error { return errors.Join(hold(w, r), broken) }}, []string{"x"}, dir+"/", Options{})
+	if err == nil {
+		t.Error("no error")
+	}
+	left, _ := filepath.Glob(dir + "/.mitogend-*")
+	if len(left) != 1 || !strings.HasSuffix(left[0], ".part") {
+		t.Errorf("%q are left", left)
+	}
+	close(first)
+	if err := <-ended; err == nil {
+		t.Error("no error")
+	}
+}
+
+// TestXattrsOfALiar: what was not asked for is not set, what gives rights is not set, and what is no list of
+// attributes ends the transfer.
+func TestXattrsOfALiar(t *testing.T) {
+	told := func(x xattrs) []byte {
+		b, err := x.append(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	good := told(xattrs{"user.a": "1", "user.b": "", "security.capability": "x", "trusted.a": "x", "system.posix_acl_access": "x"})
+	for name, test := range map[string]struct {
+		asked bool
+		told  []byte
+		want  string // in the error; empty for none
+		set   xattrs
+	}{
+		"asked":      {true, good, "", xattrs{"user.a": "1", "user.b": ""}},
+		"not asked":  {false, good, errProtocol.Error(), nil},
+		"none told":  {true, []byte{255, 255, 255, 255}, "", nil},
+		"none":       {true, make([]byte, 4), "", nil},
+		"nothing":    {true, nil, errProtocol.Error(), nil},
+		"too many":   {true, append([]byte{0, 1, 0, 1}, make([]byte, 65537)...), errProtocol.Error(), nil},
+		"cut off":    {true, good[:len(good)-1], errProtocol.Error(), nil},
+		"no name":    {true, []byte{0, 0, 0, 6, 0, 0, 0, 0, 0, 0}, errProtocol.Error(), nil},
+		"half":       {true, []byte{0, 0, 0, 3, 0, 0, 0}, errProtocol.Error(), nil},
+		"a long one": {true, []byte{0, 0, 0, 7, 0, 1, 255, 255, 255, 255, 'u'}, errProtocol.Error(), nil},
+		"twice":      {true, []byte{0, 0, 0, 14, 0, 1, 0, 0, 0, 0, 'u', 0, 1, 0, 0, 0, 0, 'u'}, errProtocol.Error(), nil},
+		"a zero":     {true, []byte{0, 0, 0, 7, 0, 1, 0, 0, 0, 0, 0}, errProtocol.Error(), nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			probe := filepath.Join(dir, "probe")
+			if err := os.WriteFile(probe, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Setxattr(probe, "user.a", nil, 0); err != nil {
+				pythons.Missing(t, "no extended attributes: ", err)
+			}
+			d := algorithmOf(3).sum([]byte("x"))
+			l := liar{say: func(w wire, _ *reader) error {
+				err := w.write('d', file("top", unix.S_IFDIR|0o755, 0), test.told)
+				return errors.Join(err, w.write('f', file("top/x", unix.S_IFREG|0o644, 1), test.told, d[:], []byte("x")), w.write('q'), w.w.Flush())
+			}}
+			_, err := Get(t.Context(), l, []string{"x"}, dir+"/", Options{Xattrs: test.asked})
+			if err == nil && test.want != "" || err != nil && (test.want == "" || !strings.Contains(err.Error(), test.want)) {
+				t.Errorf("%v, not %q", err, test.want)
+			}
+			for _, name := range []string{"top", "top/x"} {
+				f, err := os.Open(filepath.Join(dir, name))
+				if err != nil {
+					continue
+				}
+				got, err := readXattrs(func(name string) bool { return name != "security.selinux" },
+					func(b []byte) (int, error) { return unix.Flistxattr(int(f.Fd()), b) },
+					func(name string, b []byte) (int, error) { return unix.Fgetxattr(int(f.Fd()), name, b) })
+				_ = f.Close()
+				if err != nil || !maps.Equal(got, test.set) {
+					t.Errorf("%s has %q, not %q: %v", name, got, test.set, err)
+				}
 			}
 		})
 	}

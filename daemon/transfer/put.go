@@ -12,13 +12,23 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mitogend/daemon"
+	"mitogend/python"
 )
 
-// Put copies a source to a child. Where dest is a directory there, or ends with a slash, it goes into that; otherwise dest is its name.
-// An *Error says that some files are not in place; the others are.
+// Put copies a source to a child. Where dest is a directory there, or ends with a slash, it goes into that; otherwise
+// dest is its name. An *Error says that some files are not in place; the others are.
 func Put(ctx context.Context, r daemon.Remote, s *Source, dest string, o Options) (*Result, error) {
 	a := algorithmOf(r.Version().Major)
-	p := &put{session: start(ctx, r, "receive", o.letters(a), dest), source: s, o: &o, a: a, result: &Result{}}
+	switch {
+	case dest == "":
+		return nil, errors.New("transfer: the destination has no name")
+	case o.Sync && o.Delete && path.Clean(dest) == "/":
+		return nil, errors.New("/: all of the target cannot be the destination of sync")
+	case o.Xattrs && r.Version().Major == 2:
+		return nil, errPython
+	}
+	p := &put{unread: map[*item]bool{}, session: start(ctx, r, python.Receive(), o.letters(a), dest), source: s,
+		o: &o, a: a, result: &Result{}}
 	p.changed = sync.NewCond(&p.mu)
 	answered := make(chan error, 1)
 	go func() {
@@ -35,8 +45,10 @@ func Put(ctx context.Context, r daemon.Remote, s *Source, dest string, o Options
 	err := p.send()
 	if err == nil {
 		err = <-answered
+		answered <- nil
 	}
 	err = p.end(err)
+	<-answered // nothing more is told to OnFile
 	switch {
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		err = context.Cause(ctx)
@@ -52,8 +64,9 @@ type put struct {
 	source *Source
 	o      *Options
 	a      algorithm
-	result *Result // Sent and Bytes are send's; the rest is of answers, under mu
-	asked  int     // questions
+	result *Result        // Sent, Bytes and Same are send's; the rest is of answers, under mu
+	asked  int            // questions
+	unread map[*item]bool // by send: files whose attributes cannot be read
 
 	// mu protects the following.
 	mu      sync.Mutex
@@ -62,8 +75,10 @@ type put struct {
 	same    []byte   // answers to questions
 	settled bool     // all of them
 	wanted  bool     // a large file is announced
-	old     []digest // what is there of it
-	reply   byte     // N, or x for none; 0 until it is there
+	old     []digest // what is there of it, as far as blocksHere
+	// blocksHere is how many blocks it has.
+	blocksHere int
+	reply      byte // N, or x for none; 0 until it is there
 }
 
 // answers takes what the child says until its end.
@@ -86,6 +101,8 @@ func (p *put) answers() error {
 				return nil
 			}
 			return done
+		case tag == 'r' && p.o.OnFile != nil:
+			p.o.OnFile("delete", string(data))
 		}
 	}
 }
@@ -99,11 +116,8 @@ func (p *put) answer(tag byte, data []byte) error {
 		p.settled = true
 	case tag == 'r' && p.o.Delete:
 		p.result.Deleted++
-		if p.o.OnFile != nil {
-			p.o.OnFile("delete", string(data))
-		}
-	case (tag == 'n' || tag == 'N') && p.wanted && len(data)%digestLen == 0 && len(p.old) <= maxBlocks:
-		for at := 0; at < len(data); at += digestLen {
+	case (tag == 'n' || tag == 'N') && p.wanted && len(data)%digestLen == 0:
+		for at := 0; at < len(data) && len(p.old) < p.blocksHere; at += digestLen {
 			p.old = append(p.old, digest(data[at:]))
 		}
 		if tag == 'N' {
@@ -122,9 +136,6 @@ func (p *put) answer(tag byte, data []byte) error {
 	}
 	return nil
 }
-
-// maxBlocks is how many blocks of a file that is there count: 16 TiB.
-const maxBlocks = 1 << 26
 
 func (p *put) send() error {
 	items := p.source.items
@@ -154,7 +165,7 @@ func (p *put) send() error {
 	return err
 }
 
-// differing asks which of the source's files are not there as they are here.
+// differing asks which of the source's files differ there.
 func (p *put) differing() ([]*item, error) {
 	p.mu.Lock()
 	p.asked = len(p.source.items)
@@ -168,7 +179,8 @@ func (p *put) differing() ([]*item, error) {
 			}
 			sum = d[:]
 		}
-		if err := p.wire.write('Q', it.append(nil), sum); err != nil {
+		told, _ := p.xattrs(it)
+		if err := p.wire.write('Q', it.append(nil), told, sum); err != nil {
 			return nil, err
 		}
 	}
@@ -180,16 +192,17 @@ func (p *put) differing() ([]*item, error) {
 		return nil, err
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	for !p.settled && !p.over {
 		p.changed.Wait()
 	}
-	if len(p.same) != p.asked {
+	same := p.same
+	p.mu.Unlock()
+	if len(same) != len(p.source.items) {
 		return nil, errProtocol
 	}
 	var out []*item
 	for i, it := range p.source.items {
-		if p.same[i] == '=' {
+		if same[i] == '=' {
 			p.result.Same++
 			p.done(it.size)
 			continue
@@ -216,7 +229,12 @@ func (p *put) fail(it *item, err error) {
 
 // item sends one file. The error is that nothing can be sent any more.
 func (p *put) item(it *item) error {
-	head := it.append(make([]byte, 0, entryLen+len(it.path)+len(it.link)+64))
+	told, ok := p.xattrs(it)
+	if !ok {
+		p.done(it.size)
+		return nil
+	}
+	head := append(it.append(make([]byte, 0, entryLen+len(it.path)+len(it.link)+64)), told...)
 	switch {
 	case it.kind() == unix.S_IFDIR:
 		return p.wire.write('d', head)
@@ -242,7 +260,7 @@ func (p *put) item(it *item) error {
 
 // large announces a file, waits for what the child has of it, and sends the rest.
 func (p *put) large(it *item, head []byte) error {
-	r, err := openBlocks(it, p.a)
+	r, err := p.source.openBlocks(it, p.a)
 	if err != nil {
 		p.fail(it, err)
 		p.done(it.size)
@@ -250,7 +268,7 @@ func (p *put) large(it *item, head []byte) error {
 	}
 	defer r.close()
 	p.mu.Lock()
-	p.wanted, p.reply, p.old = true, 0, p.old[:0]
+	p.wanted, p.reply, p.old, p.blocksHere = true, 0, p.old[:0], blocksOf(it.size)
 	p.mu.Unlock()
 	if err = p.wire.write('F', head); err == nil {
 		err = p.wire.w.Flush()
@@ -281,7 +299,7 @@ func (p *put) large(it *item, head []byte) error {
 	return err
 }
 
-// sourceError is a file that can not be read any more.
+// sourceError is a file that cannot be read any more.
 type sourceError struct{ error }
 
 func (p *put) blocks(it *item, r *blockReader, old []digest) error {
@@ -315,9 +333,13 @@ func (p *put) blocks(it *item, r *blockReader, old []digest) error {
 				return err
 			}
 			run = tag
+			err = p.wire.w.Flush()
 		}
-		if tag == 'B' {
-			err = p.wire.write('B', data)
+		if tag == 'B' && err == nil {
+			// Each block is a piece of its own, so that it is the same for all who get it, and goes to a hop before them once.
+			if err = p.wire.write('B', data); err == nil {
+				err = p.wire.w.Flush()
+			}
 			p.result.Sent += size
 		} else {
 			count++

@@ -12,7 +12,6 @@ import (
 
 	"mitogend/daemon"
 	"mitogend/pyproto/printable"
-	"mitogend/python"
 )
 
 // Options say how files are copied. The zero value is good.
@@ -21,14 +20,22 @@ type Options struct {
 	Owner bool
 	// HardLinks keeps files that have several names one file, as far as the names are copied together.
 	HardLinks bool
-	// Sync sends what differs in size or time, or with Checksum in content, and of large files the blocks that differ. The destination
-	// becomes the source, of which there is one, and is not a directory to put it into.
+	// Xattrs copies extended attributes of files and directories, not of links. A child gets what rsync -X copies:
+	// user.* from an ordinary user, all but system.* from root. Of a child's, only user.* are taken. Sync compares
+	// them as it does modes. Python 2 has none.
+	Xattrs bool
+	// Sync sends what differs in size or time, or with Checksum in content, and of large files the blocks that
+	// differ. The destination becomes the source, of which there is one, and is not a directory to put it into.
 	Sync, Checksum bool
-	// Delete, of Sync, removes what is not at the source. DryRun changes nothing.
+	// Delete, of Sync, removes what is not at the source. DryRun, of Sync, changes nothing.
 	Delete, DryRun bool
 	// Into has the destination be a directory to put things into, whether or not it is there.
 	Into bool
-	// OnBytes is told how many bytes are done; OnFile, of Sync, what is sent ("send") or removed ("delete"). From any goroutine.
+	// Keep is asked before n more bytes are kept for the list of what is copied; false ends the transfer with
+	// ErrTooMany. It may be nil: a child's list has a bound in any case.
+	Keep func(n int) bool
+	// OnBytes is told how many bytes are done; OnFile, of Sync, what is sent ("send") or removed ("delete"). Both are
+	// called from any goroutine.
 	OnBytes func(n int64)
 	OnFile  func(action, path string)
 }
@@ -39,7 +46,8 @@ func (o *Options) letters(a algorithm) string {
 	for _, l := range []struct {
 		on     bool
 		letter byte
-	}{{true, '-'}, {o.Owner, 'o'}, {o.HardLinks, 'h'}, {o.Sync, 's'}, {o.Checksum, 'c'}, {o.Delete, 'D'}, {o.DryRun, 'n'}, {o.Into, 'i'}, {a == blake, 'b'}} {
+	}{{true, '-'}, {o.Owner, 'o'}, {o.HardLinks, 'h'}, {o.Xattrs, 'x'}, {o.Sync, 's'}, {o.Checksum, 'c'},
+		{o.Delete, 'D'}, {o.DryRun, 'n'}, {o.Into, 'i'}, {a == blake, 'b'}} {
 		if l.on {
 			b.WriteByte(l.letter)
 		}
@@ -52,17 +60,21 @@ type Result struct {
 	Files   int   // that are in place now
 	Bytes   int64 // of these
 	Sent    int64 // of these, what went over the wire
-	Same    int   // of Sync: what was as it is to be
+	Same    int   // of Sync: what needed no change
 	Deleted int
 	Errors  []string // one for each file that is not in place
 }
 
-// maxErrors bounds what is kept of a side that finds fault without end.
-const maxErrors = 1000
+// maxErrors bounds how many errors are kept of a side that sends them without end, maxError each text: a name and
+// why.
+const (
+	maxErrors = 1000
+	maxError  = 8 << 10
+)
 
 func (r *Result) fail(text string) {
 	if len(r.Errors) < maxErrors {
-		r.Errors = append(r.Errors, text)
+		r.Errors = append(r.Errors, strings.Clone(text[:min(len(text), maxError)]))
 	}
 }
 
@@ -98,18 +110,18 @@ type session struct {
 	err error // why, once ended is closed; nil for status 0
 }
 
-// start starts it.
-func start(ctx context.Context, r daemon.Remote, args ...string) *session {
+// start starts a program of python/transfer.py.
+func start(ctx context.Context, r daemon.Remote, program string, args ...string) *session {
 	ctx, cancel := context.WithCancel(ctx)
 	inR, inW := io.Pipe()
 	outR, outW := io.Pipe()
 	s := &session{in: inW, out: outR, cancel: cancel, ended: make(chan struct{})}
-	s.wire = wire{bufio.NewWriterSize(inW, block)}
+	s.wire = wire{bufio.NewWriterSize(inW, 256<<10)}
 	s.reader = reader{r: bufio.NewReaderSize(outR, block)}
 	go func() {
 		defer close(s.ended)
 		status, err := r.Run(ctx, daemon.RunOptions{
-			Path: "mitogend-transfer", Source: []byte(python.Transfer()), Args: args, Stdin: inR, Stdout: outW, Stderr: &s.stderr,
+			Path: "mitogend-transfer", Source: []byte(program), Args: args, Stdin: inR, Stdout: outW, Stderr: &s.stderr,
 		})
 		if err == nil && status != (daemon.ExitStatus{}) {
 			err = fmt.Errorf("transfer: the program there ended with status %d: %s", status.Shell(), s.stderr.text())
@@ -124,7 +136,7 @@ func start(ctx context.Context, r daemon.Remote, args ...string) *session {
 	return s
 }
 
-// end waits for the program's end. err is what this side has come to; where the program has failed, that is why.
+// end waits for the program's end. err is this side's result. If the program has failed, that is the reason.
 func (s *session) end(err error) error {
 	if err != nil {
 		s.cancel()

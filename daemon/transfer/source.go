@@ -18,12 +18,16 @@ import (
 type Source struct {
 	Files int
 	Bytes int64
-	// Errors are what can not be read, one text each.
+	// Errors are what cannot be read, one text each.
 	Errors []string
 
 	items []*item
-	open  *os.File             // of NewFile
-	links map[[2]uint64]string // names of files that have more than one, by device and inode; nil where they are not looked for
+	once  bool
+	keep  func(n int) bool // Options.Keep
+	full  bool             // it has refused
+	open  *os.File         // of NewFile
+	// links are names of files that have more than one, by device and inode; nil where they are not looked for
+	links map[[2]uint64]string
 
 	mu     sync.Mutex // guards the following
 	cached int        // bytes of small files that are in memory
@@ -43,12 +47,18 @@ type item struct {
 	known   [algorithms][]bool
 }
 
-// maxCached is how much of small files is kept for targets that are not as far.
+// maxCached is how much of small files is kept for targets that are behind.
 const maxCached = 64 << 20
+
+// itemSize is about what an item takes, beside its texts.
+const itemSize = 400
+
+// Once says that it is for one target only, so that nothing that was read is kept for others.
+func (s *Source) Once() { s.once = true }
 
 // NewSource lists files and trees, as Put is to copy them.
 func NewSource(names []string, o Options) (*Source, error) {
-	s := &Source{}
+	s := &Source{keep: o.Keep}
 	if o.HardLinks {
 		s.links = map[[2]uint64]string{}
 	}
@@ -68,6 +78,12 @@ func NewSource(names []string, o Options) (*Source, error) {
 		}
 		s.add(name, base, info, look)
 	}
+	switch {
+	case s.full:
+		return nil, ErrTooMany
+	case o.Delete && len(s.Errors) > 0:
+		return nil, fmt.Errorf("%s; nothing is deleted while something cannot be read", s.Errors[0])
+	}
 	return s, nil
 }
 
@@ -83,12 +99,16 @@ func NewFile(f *os.File, name string) (*Source, error) {
 }
 
 func (s *Source) add(name, path string, info fs.FileInfo, look *lookup) {
+	if s.full = s.full || s.keep != nil && !s.keep(itemSize+len(name)+len(path)); s.full {
+		return
+	}
 	var st unix.Stat_t
 	err := unix.Lstat(name, &st)
 	if path == filepath.Base(path) {
 		err = unix.Stat(name, &st)
 	}
-	it := &item{name: name, entry: entry{path: path, mode: st.Mode, mtime: st.Mtim.Nano(), uid: int32(st.Uid), gid: int32(st.Gid)}}
+	it := &item{name: name, entry: entry{path: path, mode: st.Mode, mtime: st.Mtim.Nano(), uid: int32(st.Uid),
+		gid: int32(st.Gid)}}
 	it.user, it.group = look.names(st.Uid, st.Gid)
 	switch {
 	case err != nil:
@@ -102,6 +122,9 @@ func (s *Source) add(name, path string, info fs.FileInfo, look *lookup) {
 			s.fail(name, err)
 		}
 		for _, each := range list {
+			if s.full {
+				return
+			}
 			below, err := each.Info()
 			if err != nil {
 				s.fail(filepath.Join(name, each.Name()), err)
@@ -144,6 +167,9 @@ func (s *Source) linked(it *item, st *unix.Stat_t) bool {
 }
 
 func (s *Source) fail(name string, err error) {
+	if len(s.Errors) == maxErrors {
+		return
+	}
 	s.Errors = append(s.Errors, fmt.Sprintf("%s: %v", name, cause(err)))
 }
 
@@ -187,7 +213,7 @@ func (l *lookup) names(uid, gid uint32) (string, string) {
 
 var errShorter = errors.New("it has become shorter while it was read")
 
-// small gives a small file's content and its digest. It is read once for targets that are about as far.
+// small gives a small file's content and its digest. The file is read once for targets that are about as far.
 func (s *Source) small(it *item, a algorithm) ([]byte, digest, error) {
 	it.mu.Lock()
 	defer it.mu.Unlock()
@@ -215,13 +241,18 @@ func (s *Source) small(it *item, a algorithm) ([]byte, digest, error) {
 	return it.data, it.sums[a], nil
 }
 
-// cache counts what a file takes, and drops the oldest of others. The caller holds it.mu; of others it is only tried.
+// cache counts what a file takes, and drops the oldest of others. The caller holds it.mu; those of others are only
+// tried.
 func (s *Source) cache(it *item, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.cached += n
 	s.order = append(s.order, it)
-	for i := 0; s.cached > maxCached && i < len(s.order); {
+	limit := maxCached
+	if s.once {
+		limit = 0
+	}
+	for i := 0; s.cached > limit && i < len(s.order); {
 		old := s.order[i]
 		if old == it || !old.mu.TryLock() {
 			i++
@@ -263,7 +294,7 @@ func (s *Source) whole(it *item, a algorithm) (digest, error) {
 		}
 		return a.sum(list), err
 	}
-	r, err := openBlocks(it, a)
+	r, err := s.openBlocks(it, a)
 	if err != nil {
 		return digest{}, err
 	}
@@ -282,18 +313,19 @@ func (s *Source) whole(it *item, a algorithm) (digest, error) {
 // blockReader reads a large file for one target.
 type blockReader struct {
 	it   *item
+	once bool // digests are of no further use
 	a    algorithm
 	f    *os.File
 	data int64 // nothing but holes lies before, from where it was looked up
 	buf  []byte
 }
 
-func openBlocks(it *item, a algorithm) (*blockReader, error) {
+func (s *Source) openBlocks(it *item, a algorithm) (*blockReader, error) {
 	f, err := os.OpenFile(it.name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
-	return &blockReader{it: it, a: a, f: f, buf: make([]byte, block)}, nil
+	return &blockReader{it: it, once: s.once, a: a, f: f, buf: make([]byte, block)}, nil
 }
 
 func (r *blockReader) close() { _ = r.f.Close() }
@@ -320,7 +352,9 @@ func (r *blockReader) block(number int) ([]byte, digest, error) {
 	d, ok := r.it.digest(r.a, number)
 	if !ok {
 		d = r.a.sum(r.buf[:n])
-		r.it.learn(r.a, number, d)
+		if !r.once {
+			r.it.learn(r.a, number, d)
+		}
 	}
 	return r.buf[:n], d, nil
 }

@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	block      = 256 << 10
+	// block and what stands before it are a piece of standard input, and fit into a pipe.
+	block      = 252 << 10
 	maxMessage = 4 * block
 	digestLen  = 32
 	entryLen   = 4 + 8 + 8 + 4 + 4 + 4*2
@@ -29,8 +30,8 @@ type digest = [digestLen]byte
 // fastSHA says that the processor has instructions for SHA-256: of x86, or of ARM.
 var fastSHA = cpuid.CPU.Supports(cpuid.SHA) || cpuid.CPU.Supports(cpuid.SHA2)
 
-// algorithm is how digests are made. Where processors have instructions for it, SHA-256 takes half of the time of BLAKE2b, and three times as
-// much elsewhere. Targets are taken to be as this machine is; Python 2 has no BLAKE2b.
+// algorithm is how digests are made. SHA-256 takes half of the time of BLAKE2b where processors have instructions for
+// it, and three times as much elsewhere. Targets are assumed to be like this machine. Python 2 has no BLAKE2b.
 type algorithm int
 
 const (
@@ -60,7 +61,7 @@ func (a algorithm) new() hash.Hash {
 	}
 	h, err := blake2b.New256(nil)
 	if err != nil {
-		panic(err) // it is for a key only
+		panic(err) // only a key can be bad
 	}
 	return h
 }
@@ -94,7 +95,7 @@ func (a algorithm) zero(n int) digest {
 	return a.sum(zeros[:n])
 }
 
-// zeroDigests takes half a millisecond: not at the start of every command.
+// zeroDigests takes half a millisecond, so it is not made at the start of every command.
 var zeroDigests = sync.OnceValue(func() [algorithms]digest {
 	return [algorithms]digest{sha: sha.sum(zeros[:]), blake: blake.sum(zeros[:])}
 })
@@ -107,6 +108,7 @@ type entry struct {
 	uid, gid    int32
 	path, link  string
 	user, group string
+	xattrs      xattrs // of Options.Xattrs, as get has them; nil where they are not told
 }
 
 func (e *entry) append(b []byte) []byte {
@@ -139,7 +141,8 @@ func readEntry(b []byte) (e entry, rest []byte, err error) {
 		}
 		*s, rest = string(rest[:n]), rest[n:]
 	}
-	if e.size < 0 || e.path == "" || path.Clean("/"+e.path) != "/"+e.path || strings.ContainsRune(e.path, 0) || strings.ContainsRune(e.link, 0) {
+	if e.size < 0 || e.path == "" || path.Clean("/"+e.path) != "/"+e.path || strings.ContainsRune(e.path, 0) ||
+		strings.ContainsRune(e.link, 0) {
 		return e, nil, errProtocol
 	}
 	return e, rest, nil

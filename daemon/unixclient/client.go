@@ -16,7 +16,7 @@ import (
 	"mitogend/pyproto"
 )
 
-// closeTime is what the children of a client that has gone get to leave.
+// closeTime is how long the children of a client that has gone get to leave.
 const closeTime = 10 * time.Second
 
 // client is one program that is connected.
@@ -130,13 +130,14 @@ func (c *client) runtime() (*daemon.Runtime, []string, error) {
 			c.own.python = p.python
 			c.own.runtime, c.own.version, err = c.s.runtimes.ask(c.ctx, p)
 		}
-		if dir := c.modules.mitogenAt(c.ctx); filepath.Base(dir) == "mitogen" && (err != nil || c.own.runtime.Dir != filepath.Dir(dir)) {
+		if dir := c.modules.mitogenAt(c.ctx); filepath.Base(dir) == "mitogen" &&
+			(err != nil || c.own.runtime.Dir != filepath.Dir(dir)) {
 			if r, e := c.s.runtimes.load(dir); e == nil {
 				c.own.runtime, err = r, nil
 			}
 		}
 		if err != nil && c.s.opt.Runtime != nil {
-			c.s.opt.Logger.Info("a client's own Mitogen was not found", zap.Int("pid", c.pid), zap.Error(err))
+			c.s.log.Info("a client's own Mitogen was not found", zap.Int("pid", c.pid), zap.Error(err))
 			c.own.runtime, err = c.s.opt.Runtime, nil
 		}
 		c.own.err = err
@@ -151,8 +152,8 @@ type runtimes struct {
 	m  map[string]*daemon.Runtime
 }
 
-// ask finds the Mitogen that a process like this one imports. The interpreter is asked each time, since what it finds may
-// change; what is found in the same place is read once, as long as it is of the same version.
+// ask finds the Mitogen that a process like this one imports. The interpreter is asked each time, since what it finds
+// may change; what is found in the same place is read once, as long as it is of the same version.
 func (t *runtimes) ask(ctx context.Context, p *process) (*daemon.Runtime, uint32, error) {
 	cmd := exec.CommandContext(ctx, p.python[0], p.python[1:]...)
 	cmd.Dir, cmd.Env = p.dir, p.env

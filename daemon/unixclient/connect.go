@@ -36,7 +36,8 @@ func (s *Server) onCall(in *daemon.Incoming) {
 	}
 	if call.Module != "mitogen.parent" || call.Class != "" || call.Function != "_proxy_connect" {
 		_ = in.Reply(&pyproto.CallError{Text: fmt.Sprintf(
-			"mitogen.core.StreamError: the daemon runs no code of its clients; %s.%s has to be called in a child\n", call.Module, call.Function)})
+			"mitogen.core.StreamError: the daemon runs no code of its clients; %s.%s has to be called in a child\n",
+			call.Module, call.Function)})
 		return
 	}
 	select {
@@ -63,13 +64,14 @@ func (c *client) connect(in *daemon.Incoming, call *pyproto.Call) {
 	}
 	child, err := c.start(q)
 	var unknown *bootstrap.Error
-	if errors.As(err, &unknown) && unknown.Step == bootstrap.StepOptions && strings.Contains(unknown.Reason, "takes no argument") {
+	if errors.As(err, &unknown) && unknown.Step == bootstrap.StepOptions &&
+		strings.Contains(unknown.Reason, "takes no argument") {
 		// Mitogen raises what its class's constructor does.
 		_ = in.Reply(&pyproto.CallError{Text: "builtins.TypeError: " + unknown.Reason + "\n"})
 		return
 	}
 	if err != nil {
-		c.s.opt.Logger.Info("a client's connect has failed", zap.Int("pid", c.pid), zap.String("method", q.method), zap.Error(err))
+		c.s.log.Info("a client's connect has failed", zap.Int("pid", c.pid), zap.String("method", q.method), zap.Error(err))
 		c.reply(in, pyproto.Context{}, err, q)
 		return
 	}
@@ -128,15 +130,16 @@ func parseConnect(call *pyproto.Call) (*request, error) {
 			v, given = call.Args[i], true
 		}
 		if !given {
-			return nil, fmt.Errorf("builtins.TypeError: _proxy_connect() missing 1 required positional argument: '%s'", key)
+			return nil, fmt.Errorf(
+				"builtins.TypeError: _proxy_connect() missing 1 required positional argument: '%s'", key)
 		}
 		switch key {
 		case "name":
-			if q.name, ok = text(v); !ok && v != nil {
+			if q.name, ok = pyproto.Text(v); !ok && v != nil {
 				return nil, errors.New("builtins.TypeError: name= has to be text")
 			}
 		case "method_name":
-			if q.method, ok = text(v); !ok {
+			if q.method, ok = pyproto.Text(v); !ok {
 				return nil, errors.New("builtins.TypeError: method_name= has to be text")
 			}
 		case "kwargs":
@@ -159,7 +162,7 @@ func (q *request) setArgs(v any) error {
 		}
 	case *pyproto.Dict:
 		for k, x := range kw.All() {
-			name, ok := text(k)
+			name, ok := pyproto.Text(k)
 			if !ok {
 				return errors.New("builtins.TypeError: keywords must be strings")
 			}
@@ -192,17 +195,8 @@ func value(v any) any {
 	return v
 }
 
-func text(v any) (string, bool) {
-	switch x := v.(type) {
-	case string:
-		return x, true
-	case []byte:
-		return string(x), true
-	}
-	return "", false
-}
-
-// known tells whether there is a method of that name. Processes of a client are not forked here: fork is a fresh interpreter.
+// known tells whether there is a method of that name. Processes of a client are not forked here: fork is a fresh
+// interpreter.
 func known(method string) bool {
 	if method == "fork" {
 		return true
@@ -257,7 +251,7 @@ func (c *client) start(q *request) (*daemon.Child, error) {
 	child, err := c.s.d.ConnectArgs(c.ctx, method, args, opt)
 	var failed *bootstrap.Error
 	if guessed && errors.As(err, &failed) && failed.NoPython {
-		// The one that Mitogen names is not there. Another may be.
+		// The interpreter that Mitogen names is not there. Another may be.
 		delete(args, "python_path")
 		if other, e := c.s.d.ConnectArgs(c.ctx, method, args, opt); e == nil {
 			return other, nil
@@ -278,8 +272,8 @@ func names(args map[string]any, key string) (list []string) {
 	return list
 }
 
-// surroundings takes the working directory and the environment out of args, which a program under `mitogend master` sends: there they
-// are its own at that time.
+// surroundings takes the working directory and the environment out of args. A program under `mitogend master` sends
+// its own, as they are at that time.
 func surroundings(args map[string]any) (dir string, env []string, err error) {
 	dir, _ = args["mitogend_dir"].(string)
 	list, _ := args["mitogend_env"].([]any)
@@ -288,15 +282,15 @@ func surroundings(args map[string]any) (dir string, env []string, err error) {
 	for _, v := range list {
 		s, _ := v.(string)
 		if strings.Index(s, "=") < 1 || strings.Contains(s, "\x00") {
-			return "", nil, errors.New("unixclient: an environment variable of the program can not be passed on")
+			return "", nil, errors.New("unixclient: an environment variable of the program cannot be passed on")
 		}
 		env = append(env, s)
 	}
 	return dir, env, nil
 }
 
-// defaultPython is the command that Mitogen takes where none is named: the client's own interpreter, but for some methods whatever
-// is called python.
+// defaultPython is the command that Mitogen takes where none is named: the client's own interpreter, but for some
+// methods whatever is called python.
 func defaultPython(method string, own []string) []any {
 	switch method {
 	case "ssh", "lxd", "incus", "setns":
@@ -320,7 +314,7 @@ func sameMachine(method string) bool {
 // contextName is the name that Mitogen gives the context.
 func (q *request) contextName(pid int) string {
 	arg := func(key, def string) string {
-		if s, ok := text(q.args[key]); ok && s != "" {
+		if s, ok := pyproto.Text(q.args[key]); ok && s != "" {
 			return s
 		}
 		return def
@@ -387,7 +381,8 @@ func message(err error, q *request) string {
 		}
 		return false
 	}
-	refused := has("refused the password", "password was refused") || q != nil && q.method == "su" && has("let nobody in")
+	refused := has("refused the password", "password was refused") ||
+		q != nil && q.method == "su" && has("let nobody in")
 	wanted := has("asks for a password") || who == "SSH" && q.args["password"] == nil && deniedWithPassword(e.Output)
 	switch {
 	case e.TimedOut:

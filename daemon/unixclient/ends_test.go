@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"mitogend/daemon"
+	"mitogend/integration/poll"
 )
 
 // A client whose call is under way learns that the daemon ends, or that only the server of its socket does.
@@ -37,7 +38,7 @@ router.broker.shutdown()
 `, nil, socket, called)
 			kill := time.AfterFunc(60*time.Second, func() { _ = cmd.Process.Kill() })
 			defer kill.Stop()
-			eventually(t, "the call is under way", func() bool {
+			poll.Until(t, "the call is under way", func() bool {
 				_, err := os.Stat(called)
 				return err == nil
 			})
@@ -49,7 +50,7 @@ router.broker.shutdown()
 	}
 }
 
-// That another client has gone, who has talked to the same child, is nothing that this one is shown.
+// A client is not shown that another one has gone that talked to the same child.
 func TestTheEndOfAnotherClient(t *testing.T) {
 	_, socket := serve(t, Options{})
 	run(t, "True True\n[]\n", `

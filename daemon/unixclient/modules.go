@@ -20,8 +20,8 @@ const (
 	maxModuleBytes = 256 << 20
 )
 
-// modules are those of one client, for its own children only. A client is asked once for each name, since Mitogen's responder
-// ignores a second request.
+// modules are those of one client, for its own children only. A client is asked once for each name, since Mitogen's
+// responder ignores a second request.
 type modules struct {
 	c *client
 
@@ -33,7 +33,7 @@ type modules struct {
 	asked int // requests that are not answered yet
 	// By connection:
 	sent   map[pyproto.ContextID]map[string]bool
-	misses map[pyproto.ContextID]int // names that were asked for and are no modules, as far as it is known
+	misses map[pyproto.ContextID]int // names that were asked for and are no modules, as far as is known
 	where  chan string               // takes where the client has its Mitogen from; nil while it is not asked
 	ended  bool
 }
@@ -49,7 +49,8 @@ type module struct {
 }
 
 func (t *modules) init(c *client) {
-	t.c, t.m, t.sent, t.misses = c, map[string]*module{}, map[pyproto.ContextID]map[string]bool{}, map[pyproto.ContextID]int{}
+	t.c, t.m = c, map[string]*module{}
+	t.sent, t.misses = map[pyproto.ContextID]map[string]bool{}, map[pyproto.ContextID]int{}
 }
 
 // want is daemon.ConnectOptions.Miss.
@@ -96,8 +97,8 @@ func (t *modules) want(child *daemon.Child, name string) bool {
 // ofMitogen is a small module of every Mitogen's. Clients do not answer for the package and its core.
 const ofMitogen = "mitogen.minify"
 
-// mitogenAt asks the client where the Mitogen is that it has imported: what the program has put on its own path is known there only. It
-// is "" where the client does not say.
+// mitogenAt asks the client where the Mitogen is that it has imported: only the client knows what its program has put
+// on the path. It gives "" where the client does not say.
 func (t *modules) mitogenAt(ctx context.Context) string {
 	where := make(chan string, 1)
 	t.mu.Lock()
@@ -124,21 +125,22 @@ func (t *modules) mitogenAt(ctx context.Context) string {
 	return ""
 }
 
-// expire answers those who wait that there is no such module. What the client says later counts for those who ask later.
+// expire answers those who wait that there is no such module. What the client says later counts for those who ask
+// later.
 func (t *modules) expire(name string, m *module) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if m.payload != nil || t.ended {
 		return
 	}
-	t.c.s.opt.Logger.Warn("a client has not answered a module request", zap.Int("pid", t.c.pid), zap.String("module", name))
-	t.deny(name, m)
+	t.c.s.log.Warn("a client has not answered a module request", zap.Int("pid", t.c.pid), zap.String("module", name))
+	t.refuse(name, m)
 	t.asked--
 	// A late answer is taken, but nobody waits for it.
 	delete(t.m, name)
 }
 
-func (t *modules) deny(name string, m *module) {
+func (t *modules) refuse(name string, m *module) {
 	payload, err := pyproto.Marshal(pyproto.Tuple{name, nil, nil, nil, pyproto.Tuple{}})
 	if err != nil {
 		return // a name that is no text has never been asked for
@@ -152,9 +154,9 @@ func (t *modules) deny(name string, m *module) {
 // loaded takes a LOAD_MODULE of the client: an answer, or what the answer needs, which comes before it.
 func (t *modules) loaded(payload []byte) {
 	lm, err := pyproto.ParseLoadModule(payload)
-	log := t.c.s.opt.Logger.With(zap.Int("pid", t.c.pid))
+	log := t.c.s.log.With(zap.Int("pid", t.c.pid))
 	if err != nil {
-		log.Warn("a client's module can not be read", zap.Error(err))
+		log.Warn("a client's module cannot be read", zap.Error(err))
 		return
 	}
 	t.mu.Lock()
@@ -181,7 +183,7 @@ func (t *modules) loaded(payload []byte) {
 		}
 		t.asked--
 		m.timer.Stop()
-		t.deny(lm.Name, m)
+		t.refuse(lm.Name, m)
 		delete(t.m, lm.Name)
 		return
 	case m == nil:
@@ -206,8 +208,8 @@ func (t *modules) loaded(payload []byte) {
 	m.waiting = nil
 }
 
-// deliver sends a module behind the related ones that are here, as Mitogen's responder does: a submodule only behind its
-// package.
+// deliver sends a module behind the related ones that are here, as Mitogen's responder does: a submodule only behind
+// its package.
 func (t *modules) deliver(child *daemon.Child, name string, m *module) {
 	key := t.c.s.d.Stream(child.ID())
 	sent := t.sent[key]
@@ -240,7 +242,7 @@ func (t *modules) forget(id pyproto.ContextID) {
 	delete(t.misses, id)
 }
 
-// end answers everybody that nothing comes any more.
+// end answers everybody that nothing more comes.
 func (t *modules) end() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -249,7 +251,7 @@ func (t *modules) end() {
 		if m.timer != nil {
 			m.timer.Stop()
 		}
-		t.deny(name, m)
+		t.refuse(name, m)
 	}
 	t.m = nil
 }

@@ -16,8 +16,8 @@ type process struct {
 	env    []string
 }
 
-// inspect looks at a process in /proc. The script's directory, which Python puts before everything else, becomes part of
-// PYTHONPATH.
+// inspect looks at a process in /proc. The script's directory, which Python puts before everything else, becomes part
+// of PYTHONPATH.
 func inspect(pid int) (*process, error) {
 	if pid <= 0 {
 		return nil, errors.New("unixclient: the client's process is not known: it runs in another container")
@@ -54,8 +54,8 @@ func fields(path string) ([]string, error) {
 	return slices.DeleteFunc(strings.Split(string(data), "\x00"), func(s string) bool { return s == "" }), nil
 }
 
-// interpreter prefers the name by which the program was started to the file that runs: the way to a virtual environment is
-// a link.
+// interpreter prefers the name by which the program was started to the file that runs: the way to a virtual
+// environment is a link.
 func interpreter(exe, dir string, args, env []string) string {
 	if len(args) == 0 {
 		return exe

@@ -17,8 +17,9 @@ const (
 	maxResourceBytes  = 256 << 20
 )
 
-// resources are the questions for data files that a client's own children have and the daemon can not answer. Clients answer since
-// Mitogen 0.3.37, on Python 3.7 and later; others never do, and are not asked. Answers are not kept: a child asks for a file once.
+// resources are the questions for data files that a client's own children have and the daemon cannot answer. Clients
+// answer since Mitogen 0.3.37, on Python 3.7 and later; others never do, and are not asked. Answers are not kept: a
+// child asks for a file once.
 type resources struct {
 	c *client
 
@@ -71,7 +72,7 @@ func (t *resources) want(child *daemon.Child, q daemon.ResourceRequest) bool {
 	return true
 }
 
-// mute tells whether the client is one that never answers: its Mitogen's answer needs what Python has from 3.7 on.
+// mute tells whether the client never answers: Mitogen's answer needs Python 3.7.
 func (c *client) mute() bool { return c.own.version > 0 && c.own.version < 0x03070000 }
 
 // question is the payload of a GET_RESOURCE that the client's Mitogen reads.
@@ -88,19 +89,19 @@ func (t *resources) expire(key resourceKey, r *resource) {
 	if t.ended || t.m[key] != r {
 		return
 	}
-	t.c.s.opt.Logger.Warn("a client has not answered a request for a resource", zap.Int("pid", t.c.pid),
+	t.c.s.log.Warn("a client has not answered a request for a resource", zap.Int("pid", t.c.pid),
 		zap.String("package", key.pkg), zap.String("resource", key.name))
 	t.answer(key, r, nil)
 }
 
-// answer sends what has come to all who wait, in goroutines of their own: a child may read slowly. Call it under mu.
+// answer sends what has come to all who wait, on goroutines of their own: a child may read slowly. mu is held.
 func (t *resources) answer(key resourceKey, r *resource, data []byte) {
 	r.timer.Stop()
 	delete(t.m, key)
 	for _, w := range r.waiting {
 		content := data
 		if t.bytes+len(content) > maxResourceBytes {
-			t.c.s.opt.Logger.Warn("too many resources wait for children that do not read them", zap.Int("pid", t.c.pid))
+			t.c.s.log.Warn("too many resources wait for children that do not read them", zap.Int("pid", t.c.pid))
 			content = nil
 		}
 		t.bytes += len(content)
@@ -125,10 +126,10 @@ func (t *resources) done(child *daemon.Child, size int) {
 
 // loaded takes a LOAD_RESOURCE of the client.
 func (t *resources) loaded(payload []byte) {
-	log := t.c.s.opt.Logger.With(zap.Int("pid", t.c.pid))
+	log := t.c.s.log.With(zap.Int("pid", t.c.pid))
 	key, data, ok := parseResource(payload)
 	if !ok {
-		log.Warn("a client's resource can not be read")
+		log.Warn("a client's resource cannot be read")
 		return
 	}
 	t.mu.Lock()
@@ -136,15 +137,16 @@ func (t *resources) loaded(payload []byte) {
 	r := t.m[key]
 	if r == nil {
 		if !t.ended {
-			log.Warn("a client has sent a resource that nobody waits for", zap.String("package", key.pkg), zap.String("resource", key.name))
+			log.Warn("a client has sent a resource that nobody waits for", zap.String("package", key.pkg),
+				zap.String("resource", key.name))
 		}
 		return
 	}
 	t.answer(key, r, data)
 }
 
-// parseResource reads LOAD_RESOURCE: one pickle of three values or, since 0.3.41, two in a row. No data means that there is no
-// such file.
+// parseResource reads LOAD_RESOURCE: one pickle of three values or, since 0.3.41, two in a row. No data means that
+// there is no such file.
 func parseResource(payload []byte) (key resourceKey, data []byte, ok bool) {
 	v, rest, err := pyproto.UnmarshalPrefix(payload)
 	t, _ := v.(pyproto.Tuple)
@@ -160,8 +162,8 @@ func parseResource(payload []byte) (key resourceKey, data []byte, ok bool) {
 		return key, nil, false
 	}
 	var ok1, ok2 bool
-	key.pkg, ok1 = text(t[0])
-	key.name, ok2 = text(t[1])
+	key.pkg, ok1 = pyproto.Text(t[0])
+	key.name, ok2 = pyproto.Text(t[1])
 	switch x := content.(type) {
 	case nil:
 	case []byte:
@@ -174,7 +176,7 @@ func parseResource(payload []byte) (key resourceKey, data []byte, ok bool) {
 	return key, data, ok1 && ok2
 }
 
-// end answers everybody that nothing comes any more.
+// end answers everybody that nothing more comes.
 func (t *resources) end() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -16,8 +16,8 @@ import (
 	"mitogend/pyproto"
 )
 
-// Mitogen 0.3.3 knows nothing of resources: this program asks and answers with the frames of releases that do. Its client answers
-// for package data, counts, and says nothing about package silence.
+// Mitogen 0.3.3 knows nothing of resources: this program asks and answers with the frames of releases that do. Its
+// client answers for package data, counts, and does not answer for package silence.
 const resourceProgram = `
 import sys
 import threading
@@ -81,8 +81,8 @@ const resourceOutput = `ready
 [('data', 'own.txt'), ('data', 'empty'), ('data', 'none'), ('data', 'large'), ('silence', 'own.txt')]
 `
 
-// Files of the client's packages, which the daemon does not have, come from the client that owns the child, never from another; what
-// is answered by nobody is answered by no.
+// Files of the client's packages, which the daemon does not have, come from the client that owns the child, never
+// from another. Where nobody answers, the answer is no.
 func TestResources(t *testing.T) {
 	path := t.TempDir()
 	write(t, filepath.Join(path, "daemons", "__init__.py"), "")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"strconv"
@@ -19,27 +20,29 @@ import (
 
 	"mitogend/daemon"
 	"mitogend/daemon/socket"
+	"mitogend/internal/slogzap"
 	"mitogend/pyproto"
 )
 
 // Options of a Server. The zero value is good.
 type Options struct {
-	// Runtime is what the children of a client run whose own Mitogen can not be found; nil for none.
+	// Runtime is for the children of a client whose own Mitogen cannot be found; nil for none.
 	Runtime *daemon.Runtime
 	// Logger may be nil.
-	Logger *zap.Logger
+	Logger *slog.Logger
 	// ModuleTimeout is how long a client may take to answer a request for a module or for a resource; 0 means 10 seconds.
 	ModuleTimeout time.Duration
 	// MaxConnects bounds the connects of one client that are under way; 0 means 256.
 	MaxConnects int
 	// MaxClients is how many there may be at once; 0 means 4096.
 	MaxClients int
-	// MaxMisses bounds the names that the children behind one connection may ask a client for in vain; 0 means 5000. Mitogen answers
-	// each name once, so that it is kept; and the modules are those of all the client's children, none of which may fill the table.
+	// MaxMisses bounds the names that the children behind one connection may ask a client for in vain; 0 means 5000.
+	// Mitogen answers each name once, so the answers are kept. All children of the client share the table, and none
+	// may fill it.
 	MaxMisses int
 }
 
-// handshakeTime is what a client gets to send its process id.
+// handshakeTime is how long a client gets to send its process id.
 const handshakeTime = 10 * time.Second
 
 // Server answers stock clients. It is safe for concurrent use.
@@ -47,6 +50,7 @@ type Server struct {
 	// Constant after New.
 	d   *daemon.Daemon
 	opt Options
+	log *zap.Logger // it writes to opt.Logger
 
 	// mu protects the following. Nothing is locked under it.
 	mu      sync.Mutex
@@ -61,9 +65,6 @@ type Server struct {
 
 // New makes a server and sets the daemon's handlers. Call it before the daemon's first Connect, and once for a daemon.
 func New(d *daemon.Daemon, opt Options) *Server {
-	if opt.Logger == nil {
-		opt.Logger = zap.NewNop()
-	}
 	if opt.ModuleTimeout <= 0 {
 		opt.ModuleTimeout = 10 * time.Second
 	}
@@ -76,7 +77,7 @@ func New(d *daemon.Daemon, opt Options) *Server {
 	if opt.MaxMisses <= 0 {
 		opt.MaxMisses = 5000
 	}
-	s := &Server{d: d, opt: opt, clients: map[pyproto.ContextID]*client{}, owners: map[pyproto.ContextID]*client{}}
+	s := &Server{d: d, opt: opt, log: slogzap.Zap(opt.Logger), clients: map[pyproto.ContextID]*client{}, owners: map[pyproto.ContextID]*client{}}
 	d.Handle(pyproto.CallFunction, s.onCall)
 	d.Handle(pyproto.LoadModuleHandle, s.onLoadModule)
 	d.Handle(pyproto.LoadResource, s.onLoadResource)
@@ -89,14 +90,14 @@ func Serve(ctx context.Context, ln net.Listener, d *daemon.Daemon, opt Options) 
 	return New(d, opt).Serve(ctx, ln)
 }
 
-// Serve accepts clients until ctx ends or the listener fails, and closes the listener. The clients are gone when it returns;
-// at the end of ctx the error is nil.
+// Serve accepts clients until ctx ends or the listener fails, and closes the listener. The clients are gone when it
+// returns; at the end of ctx the error is nil.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer s.wg.Wait()
 	defer s.closeAll()
 	defer cancel()
-	return socket.Serve(ctx, ln, s.opt.Logger, func(conn net.Conn) {
+	return socket.Serve(ctx, ln, slogzap.Slog(s.log), func(conn net.Conn) {
 		s.wg.Go(func() { s.accept(ctx, conn) })
 	})
 }
@@ -117,13 +118,13 @@ func (s *Server) accept(ctx context.Context, conn net.Conn) {
 	defer conn.Close()
 	pid, err := s.take(conn)
 	if err != nil {
-		s.opt.Logger.Warn("refused a client", zap.Int("pid", pid), zap.Error(err))
+		s.log.Warn("refused a client", zap.Int("pid", pid), zap.Error(err))
 		return
 	}
 	defer s.count.Add(-1)
 	file, err := handshake(ctx, conn)
 	if err != nil {
-		s.opt.Logger.Warn("a client has not said who it is", zap.Int("pid", pid), zap.Error(err))
+		s.log.Warn("a client has not said who it is", zap.Int("pid", pid), zap.Error(err))
 		return
 	}
 	_ = conn.Close() // the stream has the file alone
@@ -134,13 +135,13 @@ func (s *Server) accept(ctx context.Context, conn net.Conn) {
 		return s.register(c, id, file)
 	})
 	if err != nil {
-		s.opt.Logger.Warn("a client was not taken", zap.Int("pid", pid), zap.Error(err))
+		s.log.Warn("a client was not taken", zap.Int("pid", pid), zap.Error(err))
 		s.forget(c)
 		return
 	}
 	c.attached(peer)
 	stop := context.AfterFunc(ctx, peer.Close)
-	log := s.opt.Logger.With(zap.Int("pid", pid), zap.Uint32("context", uint32(c.id)))
+	log := s.log.With(zap.Int("pid", pid), zap.Uint32("context", uint32(c.id)))
 	log.Debug("a client has come")
 	<-peer.Done()
 	stop()
@@ -180,7 +181,7 @@ func (s *Server) forget(c *client) {
 	s.mu.Unlock()
 }
 
-// own records whose child it is; nil for nobody's any more.
+// own records whose child it is; nil if it is nobody's any more.
 func (s *Server) own(id pyproto.ContextID, c *client) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -209,7 +210,7 @@ func (s *Server) others(c *client) (list []*client) {
 	return list
 }
 
-// take counts a client, of whom there are at most MaxClients, and gives its process, which has to be this user's.
+// take counts a client, and gives its process. There are at most MaxClients, and the process must be this user's.
 func (s *Server) take(conn net.Conn) (pid int, err error) {
 	peer, err := socket.PeerOf(conn)
 	if err == nil {
@@ -225,7 +226,8 @@ func (s *Server) take(conn net.Conn) (pid int, err error) {
 	return peer.PID, nil
 }
 
-// handshake reads the client's process id, which the kernel has told us better, and gives the connection as a file.
+// handshake reads the client's process id, and gives the connection as a file. The id is not used: the kernel tells
+// it.
 func handshake(ctx context.Context, conn net.Conn) (*os.File, error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()

@@ -5,8 +5,8 @@ import (
 	"mitogend/pyproto"
 )
 
-// onService is the daemon's handler for CALL_SERVICE at context 0: the services of the daemon itself, and for programs that run
-// with the daemon as their master their own.
+// onService is the daemon's handler for CALL_SERVICE at context 0. Children of a program under `mitogend master` get
+// the program's own services; all others get the daemon's.
 func (s *Server) onService(in *daemon.Incoming) {
 	if in.IsDead() {
 		return

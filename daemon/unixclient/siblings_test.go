@@ -17,7 +17,7 @@ def ask(context, router):
 class Siblings(logging.Handler):
     def emit(self, record):
         text = record.getMessage()
-        if 'siblings can not talk' in text:
+        if 'siblings cannot talk' in text:
             print(record.name, record.levelname, 'between the two', str(a.context_id) in text and str(b.context_id) in text)
 
 if __name__ == '__main__':

@@ -27,7 +27,8 @@ if __name__ == '__main__':
         router.broker.join()
 `
 
-// What a child prints has to arrive, however much it is: descriptors 0, 1 and 2 block, also those of children that it starts itself.
+// What a child prints has to arrive, however much it is: descriptors 0, 1 and 2 block, also those of children that it
+// starts itself.
 func TestStdioBlocks(t *testing.T) {
 	_, socket := serve(t, Options{})
 	line := "([True, True, True], 1048576) ([True, True, True], 1048576)\n"

@@ -19,8 +19,10 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"mitogend/daemon"
+	"mitogend/internal/slogzap"
 	"mitogend/pyproto"
 
+	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 )
 
@@ -56,7 +58,7 @@ func serveUntil(ctx context.Context, t *testing.T, dopt daemon.Options, opt Opti
 		t.Fatal(err)
 	}
 	socket = filepath.Join(dir, "mitogen.sock")
-	log := zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel))
+	log := slogzap.Slog(zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel)))
 	dopt.Logger = log
 	if d, err = daemon.New(dopt); err != nil {
 		t.Fatal(err)
@@ -127,18 +129,6 @@ func run(t *testing.T, want, source string, files map[string]string, args ...str
 	}
 }
 
-// eventually waits until cond is true.
-func eventually(t *testing.T, what string, cond func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !cond() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain until %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
 const program = `
 import logging
 import os
@@ -164,7 +154,7 @@ def speak():
     logging.getLogger('child').warning('from the child')
 
 if __name__ == '__main__':
-    import mitogen.unix # which children can not import
+    import mitogen.unix # which children cannot import
     logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format='%(message)s')
     router, parent = mitogen.unix.connect(sys.argv[1])
     try:
@@ -239,7 +229,7 @@ EOF on stream; last 100 lines received:
 func TestProgram(t *testing.T) {
 	d, socket := serve(t, Options{})
 	run(t, programOutput, program, map[string]string{"helper.py": "VALUE = 41\n"}, socket)
-	eventually(t, "the client's children are gone", func() bool { return len(d.Children()) == 0 })
+	poll.Until(t, "the client's children are gone", func() bool { return len(d.Children()) == 0 })
 }
 
 const valueProgram = `
@@ -298,7 +288,7 @@ func TestTwoClients(t *testing.T) {
 	}
 }
 
-// A client that is killed takes along what only it used.
+// When a client is killed, what only it used ends with it.
 func TestClientDies(t *testing.T) {
 	d, socket := serve(t, Options{})
 	cmd, out := start(t, `
@@ -309,10 +299,10 @@ c = router.local(via=parent)
 router.local(via=c)
 time.sleep(60)
 `, nil, socket)
-	eventually(t, "both children are there", func() bool { return len(d.Routes()) == 3 })
+	poll.Until(t, "both children are there", func() bool { return len(d.Routes()) == 3 })
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
-	eventually(t, "the children are gone", func() bool { return len(d.Routes()) == 0 })
+	poll.Until(t, "the children are gone", func() bool { return len(d.Routes()) == 0 })
 	if out.Len() > 0 {
 		t.Error(out)
 	}
@@ -352,7 +342,7 @@ func (c *raw) send(t *testing.T, m pyproto.Message) {
 	}
 }
 
-// recv gives the next message. The question where its Mitogen is it answers by itself: it has none.
+// recv gives the next message. It answers by itself where its Mitogen is: it has none.
 func (c *raw) recv(t *testing.T) *pyproto.Message {
 	t.Helper()
 	for {
@@ -375,7 +365,7 @@ func (c *raw) header(handle, replyTo pyproto.Handle) pyproto.Header {
 	return pyproto.Header{Enc: pyproto.EncMGC, Src: c.id, Auth: c.id, Handle: handle, ReplyTo: replyTo}
 }
 
-// alive wants an answer, which comes behind those to all that was sent before.
+// alive wants an answer, which comes behind the answers to all that was sent before.
 func (c *raw) alive(t *testing.T) {
 	t.Helper()
 	c.send(t, pyproto.Message{Header: c.header(pyproto.AllocateID, 4000)})
@@ -462,7 +452,7 @@ func TestTooManyClients(t *testing.T) {
 	one.alive(t)
 	two.alive(t)
 	_ = one.Close()
-	eventually(t, "another is taken", third)
+	poll.Until(t, "another is taken", third)
 	two.alive(t)
 }
 
@@ -527,10 +517,10 @@ func TestSilentClient(t *testing.T) {
 		}
 	}
 	_ = c.Close()
-	eventually(t, "the child is gone", func() bool { return len(d.Routes()) == 0 })
+	poll.Until(t, "the child is gone", func() bool { return len(d.Routes()) == 0 })
 }
 
-// A child that asks for names without end is not passed on any more, and its siblings are.
+// What a child asks is not passed on any more if it asks for names without end. What its siblings ask is.
 func TestNamesInVain(t *testing.T) {
 	const most = 20
 	d, socket := serve(t, Options{MaxMisses: most, Runtime: stock(t)})

@@ -11,13 +11,13 @@ import (
 	"mitogend/pyproto"
 )
 
-// decoder reads one Python value. It is ours and not the codec's, since a dict's order and keys that are no text matter.
+// decoder reads one Python value. The codec's own does not do: a dict's order matters, and its keys need not be text.
 type decoder struct {
 	data   []byte // what is left
 	values int
 }
 
-// decode gives the value that data holds. Bytes share data's memory.
+// decode gives the value that data holds. Bytes in it share data's memory.
 func decode(data []byte) (any, error) {
 	d := decoder{data: data}
 	v, err := d.value(0)
@@ -39,7 +39,7 @@ func (d *decoder) take(n uint64) ([]byte, error) {
 	return b, nil
 }
 
-// head reads a value's first byte and its count: of bytes that follow, or of values in an array or map.
+// head reads a value's first byte and its count: of the bytes that follow, or of the values in an array or map.
 func (d *decoder) head() (f format, n uint64, err error) {
 	b, err := d.take(1)
 	if err != nil {
@@ -127,7 +127,7 @@ func (d *decoder) array(n uint64, depth int) ([]any, error) {
 	if n > uint64(MaxValues-d.values) {
 		return nil, fmt.Errorf("wire: more than %d values", MaxValues)
 	}
-	// Grown as they come: each takes sixteen bytes here, and may have taken one there.
+	// The list grows as values come: each takes sixteen bytes here, and may have taken one there.
 	list := make([]any, 0, min(n, arrayStep))
 	for range n {
 		v, err := d.value(depth + 1)
@@ -163,7 +163,7 @@ func (d *decoder) mapping(n uint64, depth int) (any, error) {
 	return dict, nil
 }
 
-// scalar reads what is neither array nor map; b is what follows its head.
+// scalar reads a value that is neither array nor map; b is what follows its head.
 func (d *decoder) scalar(tag byte, b []byte, depth int) (any, error) {
 	switch {
 	case tag <= 0x7f:
@@ -199,7 +199,7 @@ func (d *decoder) scalar(tag byte, b []byte, depth int) (any, error) {
 	return d.ext(b[0], b[1:], depth)
 }
 
-// maxDigits bounds the time that reading a number takes; Python has the same bound.
+// maxDigits bounds the time for reading a number; Python has the same bound.
 const maxDigits = 4300
 
 func (d *decoder) ext(tag byte, data []byte, depth int) (any, error) {
@@ -222,7 +222,7 @@ func (d *decoder) ext(tag byte, data []byte, depth int) (any, error) {
 		return nil, fmt.Errorf("wire: unknown extension type %d", int8(tag))
 	}
 	inner := decoder{data: data, values: d.values}
-	// Before anything is allocated: an array of this many values is at most what the message may still have.
+	// This comes before anything is allocated: an array may have as many values as the message may still have.
 	if f, n, err := (&decoder{data: data}).head(); err != nil || f.kind != array || n > uint64(MaxValues-d.values) {
 		return nil, fmt.Errorf("wire: extension %d is no array of values that a message may have", tag)
 	}

@@ -1,6 +1,6 @@
-// Package wire is the form of what goes over control.sock: msgpack-RPC messages, read with bounds, and Python values inside
-// them. The server (package control) and the Go client (package client) share it; docs/control.md describes it for clients in
-// other languages.
+// Package wire is the form of what goes over control.sock: msgpack-RPC messages, read with bounds, and Python values
+// inside them. The server (package control) and the Go client (package client) share it; docs/control.md describes it
+// for clients in other languages.
 //
 // A message is one msgpack array, as https://github.com/msgpack-rpc/msgpack-rpc/blob/master/spec.md says:
 //

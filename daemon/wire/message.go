@@ -3,6 +3,7 @@ package wire
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/ugorji/go/codec"
 )
@@ -30,7 +31,7 @@ type Message struct {
 // nilByte is msgpack's nil.
 const nilByte = 0xc0
 
-// Parse reads what Reader.Next gave. Params, Error and Result share its memory.
+// Parse reads the bytes of Reader.Next. Params, Error and Result share their memory.
 func Parse(data []byte) (*Message, error) {
 	parts, err := split(data)
 	if err != nil {
@@ -68,7 +69,7 @@ func Parse(data []byte) (*Message, error) {
 	return m, m.params(parts[2])
 }
 
-// params takes the one map out of the array.
+// params takes the map out of the array.
 func (m *Message) params(data codec.Raw) error {
 	list, err := split(data)
 	if err != nil || len(list) > 1 {
@@ -83,7 +84,7 @@ func (m *Message) params(data codec.Raw) error {
 	return nil
 }
 
-// present gives nil for msgpack's nil.
+// present is nil for msgpack's nil.
 func present(raw codec.Raw) codec.Raw {
 	if len(raw) == 0 || raw[0] == nilByte {
 		return nil
@@ -91,7 +92,7 @@ func present(raw codec.Raw) codec.Raw {
 	return raw
 }
 
-// split gives the elements of an array as they stand.
+// split gives the elements of an array, not decoded.
 func split(data []byte) ([]codec.Raw, error) {
 	d := decoder{data: data}
 	f, n, err := d.head()
@@ -115,7 +116,7 @@ func split(data []byte) ([]codec.Raw, error) {
 	return parts, nil
 }
 
-// PartialID finds the msgid at the beginning of a request that was refused, so that it can be answered.
+// PartialID finds the msgid at the beginning of a bad request, so that it can be answered.
 func PartialID(data []byte) (id uint32, ok bool) {
 	if len(data) < 3 || data[0] != 0x94 || data[1] != byte(Request) {
 		return 0, false
@@ -128,9 +129,9 @@ func PartialID(data []byte) (id uint32, ok bool) {
 	return id, Unmarshal(data[2:end], &id) == nil
 }
 
-// NewRequest encodes a request.
-func NewRequest(id uint32, method string, params any) ([]byte, error) {
-	return marshal([]any{uint8(Request), id, method, arguments(params)}, hint(params))
+// NewRequest encodes a request into out, which is empty and may have room.
+func NewRequest(out []byte, id uint32, method string, params any) ([]byte, error) {
+	return appendTo(slices.Grow(out, hint(params)+small), []any{uint8(Request), id, method, arguments(params)})
 }
 
 // NewNotification encodes a notification.

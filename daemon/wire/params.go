@@ -6,7 +6,7 @@ import (
 
 	"github.com/ugorji/go/codec"
 
-	"mitogend/bootstrap"
+	"mitogend/internal/duration"
 )
 
 // Seconds is a duration as it is sent; 0 means none, or the default.
@@ -29,7 +29,7 @@ func (s *Seconds) CodecDecodeSelf(d *codec.Decoder) {
 	case float64:
 		*s = Seconds(x)
 	case string:
-		length, err := bootstrap.ParseDuration(x)
+		length, err := duration.Parse(x)
 		if err != nil {
 			panic(err) // the codec makes it Decode's error
 		}
@@ -39,7 +39,7 @@ func (s *Seconds) CodecDecodeSelf(d *codec.Decoder) {
 	}
 }
 
-// Duration converts it. Out of range is the longest duration.
+// Duration converts it. What is out of range becomes the longest duration.
 func (s Seconds) Duration() time.Duration {
 	if s >= Seconds(1<<62/time.Second) {
 		return 1 << 62
@@ -47,29 +47,29 @@ func (s Seconds) Duration() time.Duration {
 	return time.Duration(float64(s) * float64(time.Second))
 }
 
-// Target says which child a request is for: one that the client has connected before, or a target, which the daemon connects
-// unless somebody has, and lets go of when the request is done.
+// Target says which child a request is for: one that the client has connected before, or a target. The daemon
+// connects a target unless it is connected already, and lets go of it when the request is done.
 type Target struct {
 	Child  uint32 `codec:"child,omitempty"`
 	Target string `codec:"target,omitempty"`
 	Connection
 }
 
-// Connection are the options of a target. Clients that give the same target and the same options share a connection.
+// Connection has the options of a target. Clients that give the same target and the same options share a connection.
 type Connection struct {
-	// Name is how the child is called in logs and by list, and may be called in close; empty means the target. Where several clients
-	// that share it name it, the first name is shown, and each of 16 counts.
+	// Name is what logs and list call the child, and what close may; empty means the target. Clients that share the
+	// child may give different names: the first is shown, and 16 of them count.
 	Name   string   `codec:"name,omitempty"`
 	Python []string `codec:"python,omitempty"`
-	// PythonFrom are builds of Python, absolute paths on the daemon's machine, of which a hop that has none is sent one: to the directory
-	// PythonDir there, or into its memory, and with KeepPython for longer than the child lives. What is not given is as the daemon
-	// is configured.
+	// PythonFrom are builds of Python, absolute paths on the daemon's machine. A hop that has no Python is sent one:
+	// to the directory PythonDir there, or into its memory. With KeepPython it stays when the child ends. The
+	// daemon's configuration says what is not given.
 	PythonFrom []string `codec:"python_from,omitempty"`
 	PythonDir  string   `codec:"python_dir,omitempty"`
 	KeepPython bool     `codec:"keep_python,omitempty"`
 	// ConnectTimeout is for each hop, in seconds.
 	ConnectTimeout Seconds `codec:"connect_timeout,omitempty"`
-	// Passwords by the number of the hop, from 0. They take the place of password_env and password_file.
+	// Passwords are by the number of the hop, from 0, in place of password_env and password_file.
 	Passwords map[int]string `codec:"passwords,omitempty"`
 	// PreferHere serves a module from here even if the target has one of that name.
 	PreferHere bool `codec:"prefer_here,omitempty"`
@@ -78,20 +78,21 @@ type Connection struct {
 	NoBytecode bool   `codec:"no_bytecode,omitempty"`
 	// Fresh makes a connection that nobody shares.
 	Fresh bool `codec:"fresh,omitempty"`
-	// Source says what modules are served; nil means what the daemon is configured with.
+	// Source says what modules are served; nil means those of the daemon's configuration.
 	Source *Source `codec:"source,omitempty"`
-	// Allow and Deny limit further what is served to this child.
+	// Allow and Deny further limit what is served to this child.
 	Allow []string `codec:"allow,omitempty"`
 	Deny  []string `codec:"deny,omitempty"`
-	// Dir and Env are the working directory and the environment, NAME=VALUE, in which the first hop's program is started;
-	// empty means the daemon's.
+	// Dir and Env are the working directory and the environment, NAME=VALUE, in which the first hop's program is
+	// started; empty means the daemon's.
 	Dir string   `codec:"dir,omitempty"`
 	Env []string `codec:"env,omitempty"`
-	// Environment, in place of Env, is one that the client has named by the method environment.
+	// Environment, in place of Env, is the number of an environment that the client has sent by the method
+	// environment.
 	Environment uint32 `codec:"environment,omitempty"`
 }
 
-// Environment are the parameters of environment: one that requests of this connection can name.
+// Environment are the parameters of environment, which keeps an environment for later requests of this connection.
 type Environment struct {
 	Common
 	Env []string `codec:"env"`
@@ -108,17 +109,18 @@ type Source struct {
 	Venv  string   `codec:"venv,omitempty"`
 	Allow []string `codec:"allow,omitempty"`
 	Deny  []string `codec:"deny,omitempty"`
-	// Libs are directories, absolute, with libraries that extension modules need and a child may lack; "system" for the daemon's machine's.
+	// Libs are absolute directories of libraries that extension modules need and a child may lack; "system" is those
+	// of the daemon's machine.
 	Libs []string `codec:"libs,omitempty"`
 	// Wheels are directories of wheels, and Constraints files that name versions, as pip takes them; absolute.
 	Wheels      []string `codec:"wheels,omitempty"`
 	Constraints []string `codec:"constraints,omitempty"`
-	// Requirements are what the child needs, as pip takes it, RequirementFiles files of it, and FindLinks where pip looks as well: directories
-	// and files absolute.
+	// Requirements are the child's needs as pip takes them, RequirementFiles files of them, and FindLinks further
+	// places to look. Directories and files are absolute.
 	Requirements     []string `codec:"requirements,omitempty"`
 	RequirementFiles []string `codec:"requirement_files,omitempty"`
 	FindLinks        []string `codec:"find_links,omitempty"`
-	// RequiresPython says which versions of Python the child may have, as >=3.11.
+	// RequiresPython says which versions of Python the child may have, such as >=3.11.
 	RequiresPython string `codec:"requires_python,omitempty"`
 	// Unpack names packages whose files are laid down on the child's machine, in memory.
 	Unpack []string `codec:"unpack,omitempty"`
@@ -136,7 +138,7 @@ type Main struct {
 type Common struct {
 	// Timeout, in seconds, ends the request with an error of KindTimeout.
 	Timeout Seconds `codec:"timeout,omitempty"`
-	// Traceparent is a W3C trace context, of which the request becomes a part where traces are exported.
+	// Traceparent is a W3C trace context. Where traces are exported, the request becomes a part of it.
 	Traceparent string `codec:"traceparent,omitempty"`
 }
 
@@ -167,31 +169,34 @@ type Call struct {
 	Chain string `codec:"chain,omitempty"`
 	// Exact asks for extension types in the result.
 	Exact bool `codec:"exact,omitempty"`
-	// Convert has the child convert what can not be sent: words of daemon.Convert. Not of open.
+	// Convert has the child convert what cannot be sent: words of daemon.Convert. open does not take it.
 	Convert []string `codec:"convert,omitempty"`
-	// Output, of call_async, asks for what the function prints. Otherwise it is logged.
+	// Output, of call_async, asks for what the function prints. Otherwise that is logged.
 	Output bool `codec:"output,omitempty"`
-	// Import and Log ask for those items.
+	// Import and Log ask for items of imports and log records.
 	Import bool `codec:"import,omitempty"`
 	Log    bool `codec:"log,omitempty"`
 	// Read makes the answer the first read of the stream.
 	Read bool `codec:"read,omitempty"`
 }
 
-// Many says on which targets call_many, run_many and open_many work, and within which limits. What Target says is the same for all.
+// Many says on which targets call_many, run_many and open_many work, and their limits. Target has what is the same
+// for all.
 type Many struct {
-	// Targets are in place of Target.Target and Target.Child, and TargetPasswords, by their numbers from 0, in place of Target.Passwords.
+	// Targets take the place of Target.Target and Target.Child. TargetPasswords, by the numbers of targets from 0,
+	// take the place of Target.Passwords.
 	Targets []string `codec:"targets"`
-	// Names is how each is called in logs, in place of Target.Name; not given, or empty for one, means the target.
+	// Names are what logs call each target, in place of Target.Name. Without a name it is the target.
 	Names           []string               `codec:"names,omitempty"`
 	TargetPasswords map[int]map[int]string `codec:"target_passwords,omitempty"`
-	// Parallel is on how many at once, Batch how many are done before the next begin (0: all), Pause the time between batches.
+	// Parallel is how many targets are worked on at once, Batch how many are done before the next begin (0: all),
+	// Pause the time between batches.
 	Parallel int     `codec:"parallel,omitempty"`
 	Batch    int     `codec:"batch,omitempty"`
 	Pause    Seconds `codec:"pause,omitempty"`
-	// MaxFail is how many may fail before no more begin; nil for any number.
+	// MaxFail is how many may fail before no more begin; nil means any number.
 	MaxFail *int `codec:"max_fail,omitempty"`
-	// Retry is how often connecting is tried again, Each the time that one target may take.
+	// Retry is how often a failed connect is tried again, Each how long one target may take.
 	Retry int     `codec:"retry,omitempty"`
 	Each  Seconds `codec:"each,omitempty"`
 }
@@ -206,7 +211,8 @@ type CallMany struct {
 type RunMany struct {
 	Run
 	Many
-	// TargetArgv and TargetHostVars, by the targets' numbers, are in place of Argv and HostVars where they have one; TargetEnv comes behind Env.
+	// TargetArgv and TargetHostVars, by the numbers of targets, take the place of Argv and HostVars for the targets
+	// that they name. TargetEnv comes after Env.
 	TargetArgv     map[int][]string `codec:"target_argv,omitempty"`
 	TargetEnv      map[int][]string `codec:"target_env,omitempty"`
 	TargetHostVars map[int][]byte   `codec:"target_host_vars,omitempty"`
@@ -226,23 +232,50 @@ type Run struct {
 	Path   string   `codec:"path"`
 	Script []byte   `codec:"script"`
 	Argv   []string `codec:"argv,omitempty"` // sys.argv[1:]
-	// Title is what lists of what runs call it; Path if it is empty.
+	// Title is what lists of running work call it; Path if it is empty.
 	Title string `codec:"title,omitempty"`
-	// File is the script's absolute name; Dir what sys.path begins with. Module says that Path is a module, run as python -m does,
-	// and there is no script; Packed that the script is __main__.py of the directory or archive Path.
+	// File is the script's absolute name, and Dir the first entry of sys.path. Module says that Path is a module, run
+	// as python -m does, and that there is no script. Packed says that the script is __main__.py of the directory or
+	// archive Path.
 	File   string `codec:"file,omitempty"`
 	Dir    string `codec:"dir,omitempty"`
 	Module bool   `codec:"module,omitempty"`
 	Packed bool   `codec:"packed,omitempty"`
 	// Env are settings NAME=VALUE of the program's environment.
 	Env []string `codec:"env,omitempty"`
+	// WorkDir is its working directory.
+	WorkDir string `codec:"work_dir,omitempty"`
 	// HostVars is JSON for mitogend.host_vars(), see daemon.RunOptions.
 	HostVars []byte `codec:"host_vars,omitempty"`
-	// Stdin says that standard input will be written to the stream; otherwise it is /dev/null.
+	// Stdin says that the client writes standard input to the stream; otherwise it is /dev/null.
 	Stdin  bool `codec:"stdin,omitempty"`
 	Import bool `codec:"import,omitempty"`
 	Log    bool `codec:"log,omitempty"`
 	Read   bool `codec:"read,omitempty"`
+}
+
+// Transfer are the parameters of put and get. Names on the daemon's machine are absolute.
+type Transfer struct {
+	Common
+	Target
+	Sources []string `codec:"sources"`
+	Dest    string   `codec:"dest"`
+	// transfer.Options explains these. Checksum, Delete and DryRun are of Sync.
+	Owner     bool `codec:"owner,omitempty"`
+	HardLinks bool `codec:"hard_links,omitempty"`
+	Xattrs    bool `codec:"xattrs,omitempty"`
+	Sync      bool `codec:"sync,omitempty"`
+	Checksum  bool `codec:"checksum,omitempty"`
+	Delete    bool `codec:"delete,omitempty"`
+	DryRun    bool `codec:"dry_run,omitempty"`
+	Into      bool `codec:"into,omitempty"`
+	// Progress asks for items with the number of bytes done. Files, of Sync, asks for an item for each file that is
+	// sent or deleted.
+	Progress bool `codec:"progress,omitempty"`
+	Files    bool `codec:"files,omitempty"`
+	Import   bool `codec:"import,omitempty"`
+	Log      bool `codec:"log,omitempty"`
+	Read     bool `codec:"read,omitempty"`
 }
 
 // Stream names one stream of the connection.
@@ -255,19 +288,19 @@ type Stream struct {
 type Read struct {
 	Common
 	Stream uint32 `codec:"stream"`
-	// Max is how many bytes of items to give at most, at least one item; 0 means 256 KiB.
+	// Max is how many bytes of items to give at most, but at least one item; 0 means 256 KiB.
 	Max int `codec:"max,omitempty"`
 }
 
-// Items is the result of read, and of what opens a stream.
+// Items is the result of read, and of requests that open a stream.
 type Items struct {
 	Stream uint32 `codec:"stream"`
 	Items  []Item `codec:"items"`
 	// End says that nothing more comes; the stream is gone.
 	End bool `codec:"end"`
-	// Child is set where the stream belongs to one.
+	// Child is set where the stream belongs to a child.
 	Child *Connected `codec:"child,omitempty"`
-	// Begun, of call_many and its like, is how many targets have begun.
+	// Begun, of call_many and its like, is the number of targets that have begun.
 	Begun int `codec:"begun,omitempty"`
 }
 
@@ -282,6 +315,11 @@ const (
 	ItemMessage = "message" // Value: sent by a child
 	ItemEvent   = "event"   // Event
 	ItemDropped = "dropped" // Count: bytes, or events, that did not fit into the queue
+
+	// Of put and get.
+	ItemProgress = "progress" // Count: bytes that are done; Total
+	ItemSend     = "send"     // Data: the name of what is sent
+	ItemDelete   = "delete"   // Data: the name of what is removed
 )
 
 // Item is one thing that came on a stream.
@@ -294,20 +332,21 @@ type Item struct {
 	Signal int    `codec:"signal,omitempty"`
 	Event  *Event `codec:"event,omitempty"`
 	Count  int64  `codec:"count,omitempty"`
+	Total  int64  `codec:"total,omitempty"` // of ItemProgress; 0 where it is not known
 
-	// Of call_many and its like: the number of the target, what is known of it, the generation of its Python, what it took, and the child
-	// that the client holds for a generator.
+	// These are of call_many and its like: the number of the target, its state, the generation of its Python, the
+	// time that it took, and the child that the client holds for a generator.
 	Target  int     `codec:"target,omitempty"`
 	State   string  `codec:"state,omitempty"`
 	Python  int     `codec:"python,omitempty"`
 	Seconds float64 `codec:"seconds,omitempty"`
 	Child   uint32  `codec:"child,omitempty"`
 
-	// Taken is called when the item is read, or dropped. May be nil.
+	// Taken is called when the item is read or dropped. It may be nil.
 	Taken func() `codec:"-"`
 }
 
-// The states of an item of call_many and its like that is an error. A result and an exit have none.
+// The states of an item of call_many and its like that is an error. Results and exits have no state.
 const (
 	StateFailed     = "failed"       // the function has ended, or the program could not be run
 	StateNotReached = "not_reached"  // it was not begun
@@ -334,9 +373,10 @@ type Write struct {
 	Value  *Value `codec:"value,omitempty"`
 	// End says that nothing more will be written.
 	End bool `codec:"end,omitempty"`
-	// Target, of open_many, is whose channel it is for.
+	// Target, of open_many, is the number of the target whose channel this is for.
 	Target *int `codec:"target,omitempty"`
-	// Stop, of call_many and its like, lets no more targets begin, and Cancel gives up what runs as well. The outcomes of that still come.
+	// Stop, of call_many and its like, lets no more targets begin. Cancel gives up what runs as well; the outcomes of
+	// that still come.
 	Stop   bool `codec:"stop,omitempty"`
 	Cancel bool `codec:"cancel,omitempty"`
 }
@@ -353,7 +393,7 @@ type Send struct {
 // Receiver are the parameters of receiver.
 type Receiver struct {
 	Common
-	// Child is the one whose messages are taken.
+	// Child is the child whose messages are taken.
 	Child uint32 `codec:"child"`
 	Exact bool   `codec:"exact,omitempty"`
 }
@@ -362,23 +402,23 @@ type Receiver struct {
 type NewReceiver struct {
 	Stream uint32 `codec:"stream"`
 	Sender *Value `codec:"sender"`
-	// Context and Handle are the same for clients without extension types.
+	// Context and Handle are the sender for clients without extension types.
 	Context uint32 `codec:"context"`
 	Handle  uint32 `codec:"handle"`
 }
 
-// Close are the parameters of close. Just one of them is set.
+// Close are the parameters of close. Exactly one of the fields is set.
 type Close struct {
 	Common
-	// Child is a child to let go of.
+	// Child is the child to let go of.
 	Child uint32 `codec:"child,omitempty"`
-	// Stream is a stream to end: its call is given up, its program killed.
+	// Stream is the stream to end: its call is given up, its program killed.
 	Stream uint32 `codec:"stream,omitempty"`
-	// Work ends what has this number in the list: a program, or a call's connection.
+	// Work ends the work with this number in list: a program, or the connection of a call.
 	Work uint64 `codec:"work,omitempty"`
 	// Kill ends the connection of this context id, whoever uses it.
 	Kill uint32 `codec:"kill,omitempty"`
-	// Target ends the connections with this target, or of this name, Idle those that nobody uses, All all.
+	// Target ends the connections with this target, or of this name; Idle those that nobody uses; All all.
 	Target string `codec:"target,omitempty"`
 	Idle   bool   `codec:"idle,omitempty"`
 	All    bool   `codec:"all,omitempty"`
@@ -393,13 +433,13 @@ type Cancel struct {
 // Subscribe are the parameters of subscribe.
 type Subscribe struct {
 	Common
-	// Kinds are those of events; none means all but output.
+	// Kinds are the kinds of events; none means all but output.
 	Kinds []string `codec:"kinds,omitempty"`
-	// Target limits to one target's events; it is the target or its name.
+	// Target limits the events to those of one target; it is the target or its name.
 	Target string `codec:"target,omitempty"`
-	// Backlog gives up to that many log events from before.
+	// Backlog asks for up to that many earlier events.
 	Backlog int `codec:"backlog,omitempty"`
-	// Until makes it end after the backlog.
+	// Until ends the stream after the backlog.
 	Until bool `codec:"until,omitempty"`
 }
 
@@ -420,9 +460,9 @@ type Event struct {
 	Time   float64 `codec:"time" json:"time"` // seconds since 1970
 	Child  uint32  `codec:"child,omitempty" json:"child,omitempty"`
 	Target string  `codec:"target,omitempty" json:"target,omitempty"`
-	// Chain is what Target means, where that is a name.
+	// Chain is the target, where Target is a name.
 	Chain string `codec:"chain,omitempty" json:"chain,omitempty"`
-	// Text is the reason of a loss, a log record's text, what was printed, or why a call failed.
+	// Text is the reason of a loss, the text of a log record, what was printed, or why a call failed.
 	Text string `codec:"text,omitempty" json:"text,omitempty"`
 	// Logger and Level (Python's numbers) are of a log record.
 	Logger string `codec:"logger,omitempty" json:"logger,omitempty"`
@@ -430,7 +470,7 @@ type Event struct {
 	// Module, What (answered, preloaded, refused ...) and Bytes are of an import.
 	Module string `codec:"module,omitempty" json:"module,omitempty"`
 	What   string `codec:"what,omitempty" json:"what,omitempty"`
-	For    string `codec:"for,omitempty" json:"for,omitempty"` // of a module: whose import it is sent for
+	For    string `codec:"for,omitempty" json:"for,omitempty"` // the module whose import it is sent for
 	Bytes  int    `codec:"bytes,omitempty" json:"bytes,omitempty"`
 	// Function and OK are of a call, Seconds of a call or import.
 	Function string  `codec:"function,omitempty" json:"function,omitempty"`
@@ -439,7 +479,7 @@ type Event struct {
 	Seconds  float64 `codec:"seconds,omitempty" json:"seconds,omitempty"`
 }
 
-// Modules are the parameters of modules: what would be served for these names.
+// Modules are the parameters of modules, which tells what would be served for these names.
 type Modules struct {
 	Common
 	Names  []string `codec:"names"`
@@ -447,7 +487,8 @@ type Modules struct {
 	Python [2]int   `codec:"python,omitempty"` // for this version, {0, 0} for any
 }
 
-// LogLevel are the parameters of log_level. Without Component they set all, without Level they only tell.
+// LogLevel are the parameters of log_level. Without Component the level is that of all components; without Level
+// nothing is set.
 type LogLevel struct {
 	Common
 	Component string `codec:"component,omitempty"`
@@ -457,11 +498,11 @@ type LogLevel struct {
 // Shutdown are the parameters of shutdown.
 type Shutdown struct {
 	Common
-	// Grace is how long running calls may take, in seconds; 0 means the configured time.
+	// Grace is how long running work may go on, in seconds; 0 means the configured time.
 	Grace Seconds `codec:"grace,omitempty"`
 }
 
-// RequestTimeout gives the request's own timeout, 0 for none.
+// RequestTimeout is the request's own timeout, 0 for none.
 func (c *Common) RequestTimeout() time.Duration { return c.Timeout.Duration() }
 
 // Context describes one context of the tree, as list gives it.
@@ -469,16 +510,16 @@ type Context struct {
 	ID     uint32 `codec:"id" json:"id"`
 	Parent uint32 `codec:"parent" json:"parent"` // 0 is the daemon
 	Name   string `codec:"name" json:"name"`
-	// Chain is what Name means, where that is not the target; Names are all names that requests have given it.
+	// Chain is the target, where Name is another name. Names are all names that requests have given the child.
 	Chain  string   `codec:"chain,omitempty" json:"chain,omitempty"`
 	Names  []string `codec:"names,omitempty" json:"names,omitempty"`
 	Method string   `codec:"method,omitempty" json:"method,omitempty"`
-	// State is connecting, idle, used (somebody holds it), busy (a call or program runs), or hop (only others behind it are
-	// used); other for a context that was made by a program.
+	// State is connecting, idle, used (somebody holds it), busy (a call or program runs), or hop (only others behind
+	// it are used). A context that a program has made is other.
 	State  string `codec:"state" json:"state"`
 	Python string `codec:"python,omitempty" json:"python,omitempty"`
 	PID    int    `codec:"pid,omitempty" json:"pid,omitempty"`
-	// Age and Idle in seconds: since the connect, and since it was used last.
+	// Age and Idle are the seconds since the connect, and since it was used last.
 	Age      float64 `codec:"age" json:"age"`
 	Idle     float64 `codec:"idle" json:"idle"`
 	Leases   int     `codec:"leases" json:"leases"`
@@ -486,12 +527,13 @@ type Context struct {
 	Failures int64   `codec:"failures" json:"failures"`
 	Running  int     `codec:"running" json:"running"`
 	Programs int64   `codec:"programs" json:"programs"`
-	// Bytes over the connection, which contexts behind a hop share, and how many wait for the child to read.
+	// In and Out are bytes over the connection, which contexts behind a hop share; Queued is how many wait for the
+	// child to read.
 	In     int64 `codec:"in" json:"in"`
 	Out    int64 `codec:"out" json:"out"`
 	Queued int   `codec:"queued" json:"queued"`
 	Fresh  bool  `codec:"fresh,omitempty" json:"fresh,omitempty"`
-	// Work is what runs, or waits for its turn, in the order in which it was begun; at most the first 16.
+	// Work is what runs or waits for its turn, the oldest first; at most 16.
 	Work []Work `codec:"work,omitempty" json:"work,omitempty"`
 }
 
@@ -501,7 +543,8 @@ type Work struct {
 	Method string `codec:"method" json:"method"` // call, open or run
 	What   string `codec:"what" json:"what"`     // the function, or the program's name
 	Target string `codec:"target" json:"target"` // what the request called it
-	// Client is the process that has asked for it, Program that one's name; 0 and empty once nobody waits for it any more.
+	// Client is the process that has asked for it, and Program that process's name. They are 0 and empty once nobody
+	// waits for it any more.
 	Client  int     `codec:"client,omitempty" json:"client,omitempty"`
 	Program string  `codec:"program,omitempty" json:"program,omitempty"`
 	Seconds float64 `codec:"seconds" json:"seconds"` // since it was begun
@@ -535,7 +578,7 @@ type Stats struct {
 	Programs    int64   `codec:"programs" json:"programs"`
 	Modules     int64   `codec:"modules" json:"modules"`           // sent
 	ModuleBytes int64   `codec:"module_bytes" json:"module_bytes"` // of those
-	Dropped     int64   `codec:"dropped" json:"dropped"`           // events and bytes of output, for want of room
+	Dropped     int64   `codec:"dropped" json:"dropped"`           // events, and bytes of output
 	LogErrors   int64   `codec:"log_errors" json:"log_errors"`     // log records that could not be written
 	Goroutines  int     `codec:"goroutines" json:"goroutines"`
 	HeapBytes   uint64  `codec:"heap_bytes" json:"heap_bytes"`

@@ -2,19 +2,17 @@ package wire
 
 import (
 	"bufio"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-
-	"mitogend/daemon"
 )
 
-// Bounds of one message. They are far above what any call needs, and keep what a peer can make us allocate to a small
-// multiple of what it has sent.
+// These bound one message. They are far above the needs of any call, and keep what a peer can make us allocate to a
+// small multiple of what it has sent.
 const (
-	// DefaultMaxMessage is the largest message, in bytes: the largest value that a child takes, and room for what is around it.
+	// DefaultMaxMessage is the largest message, in bytes: the largest value that a child takes, and room for what is
+	// around it.
 	DefaultMaxMessage = 128<<20 + 64<<10
 	// MaxDepth is how deep arrays and maps may be nested.
 	MaxDepth = 200
@@ -22,24 +20,21 @@ const (
 	MaxValues = 4 << 20
 )
 
-// ErrBadMessage is a message that breaks the format or a bound. The stream can not be used after it.
+// ErrBadMessage is a message that breaks the format or a bound. The stream cannot be used after it.
 var ErrBadMessage = errors.New("wire: bad message")
 
-// Reader cuts a byte stream into messages. Memory grows with what has arrived, whatever lengths the peer claims.
+// Reader cuts a byte stream into messages. Its memory grows with what has arrived, whatever lengths the peer claims.
 type Reader struct {
 	br  *bufio.Reader
 	max int
 
 	buf    []byte
 	values int
-	// Where the message's memory is counted, from the first step on; nil for nowhere.
-	assembly *daemon.Assembly
-	peer     string
-	ctx      context.Context
-	end      func(error)
-	part     *daemon.Part
-	charged  int
-	open     []uint64 // values still missing in each open array or map, outermost first
+	// From the first step on, the message's memory is counted there; nil counts nowhere.
+	begin   func() Part
+	part    Part
+	charged int
+	open    []uint64 // values still missing in each open array or map, outermost first
 }
 
 // NewReader makes a reader of messages of at most max bytes; 0 means DefaultMaxMessage.
@@ -50,29 +45,37 @@ func NewReader(r io.Reader, max int) *Reader {
 	return &Reader{br: bufio.NewReaderSize(r, 16<<10), max: max}
 }
 
-// Count has the memory of messages that come in part be counted; see daemon.Assembly.Begin for the others.
-func (r *Reader) Count(ctx context.Context, a *daemon.Assembly, peer string, end func(error)) {
-	r.ctx, r.assembly, r.peer, r.end = ctx, a, peer, end
+// Part is where the memory of one message that comes in part is counted: a *daemon.Part.
+type Part interface {
+	Grow(n int) error
+	Came(n int)
+	Done()
 }
+
+// Count has the memory of messages that come in part be counted, each from begin on.
+func (r *Reader) Count(begin func() Part) { r.begin = begin }
 
 // charge counts what the message takes by now.
 func (r *Reader) charge() error {
-	if r.assembly == nil || cap(r.buf)-r.charged < step {
+	if r.begin == nil || cap(r.buf)-r.charged < step {
 		return nil
 	}
 	if r.part == nil {
-		r.part = r.assembly.Begin(r.ctx, r.peer, r.end)
+		r.part = r.begin()
 	}
 	n := cap(r.buf) - r.charged
 	r.charged += n
 	return r.part.Grow(n)
 }
 
-// step is how much of a string is read at once; what has been read so far has been paid for.
+// step is how much of a string is read at once. What was read before has been counted.
 const step = 1 << 20
 
-// Next gives the bytes of one message. They are the caller's. io.EOF means an end between messages, io.ErrUnexpectedEOF one
-// inside. After an error that wraps ErrBadMessage, Partial has what was read of the message.
+// small is enough room for what is around a message's data.
+const small = 64
+
+// Next gives the bytes of one message. They are the caller's. io.EOF is an end between messages, io.ErrUnexpectedEOF
+// an end in one. After an error that wraps ErrBadMessage, Partial has what was read of the message.
 func (r *Reader) Next() ([]byte, error) {
 	r.buf, r.values, r.open, r.charged = nil, 0, r.open[:0], 0
 	defer func() {
@@ -98,7 +101,7 @@ func (r *Reader) Next() ([]byte, error) {
 	return r.buf, nil
 }
 
-// Partial is the beginning of a message that was refused.
+// Partial is the beginning of a bad message.
 func (r *Reader) Partial() []byte { return r.buf }
 
 // Buffered is how many bytes have been read ahead.
@@ -174,7 +177,8 @@ func (r *Reader) bytes(n uint64) error {
 		k := int(min(n, step))
 		at := len(r.buf)
 		if cap(r.buf)-at < k {
-			grown := make([]byte, at, max(2*at, at+k)) // twice what has arrived, or one step more
+			// Twice what has arrived, or one step more: what follows a long string is often short.
+			grown := make([]byte, at, max(2*at, at+k+small))
 			copy(grown, r.buf)
 			r.buf = grown
 			if err := r.charge(); err != nil {

@@ -10,8 +10,9 @@ import (
 	"mitogend/pyproto"
 )
 
-// The extension types. What msgpack has a type for is that: None nil, bool, int (64 bits), float, str, bytes bin, list array,
-// dict map (in its order, with keys of any type that can be a key).
+// The extension types. For other values msgpack has a type: None is nil; bool, int (64 bits) and float are
+// themselves; str is str, bytes bin, a list an array, and a dict a map, in its order and with keys of any type that
+// can be a key.
 const (
 	ExtTuple   = 1 // an array, in msgpack
 	ExtInt     = 2 // an int beyond 64 bits, in decimal text
@@ -21,7 +22,7 @@ const (
 	ExtBlob    = 6 // bytes that Python shows as a size
 )
 
-// Handle is how ugorji's codec is to read and write what goes over the socket. Constant after init.
+// Handle tells ugorji's codec how to read and write what goes over the socket. Constant after init.
 var Handle = newHandle()
 
 func newHandle() *codec.MsgpackHandle {
@@ -46,20 +47,21 @@ type Value struct {
 	// Plain writes a tuple as an array and bytes of every kind as bin, for clients that know no extension types.
 	Plain bool
 
-	size int // about what it takes in bytes, once it is measured; it is far more than 0 then
+	size int // about how many bytes it takes; 0 until it is measured
 }
 
 const (
 	// maxOwn bounds, in bytes, a value that no child has sent.
 	maxOwn = 4 * DefaultMaxMessage
-	// maxCopied bounds what nested tuples have copied: each is written on its own, and then into the one around it.
+	// maxCopied bounds the bytes that nested tuples have copied: each is written on its own, and then into the one
+	// around it.
 	maxCopied = 8 * DefaultMaxMessage
 	// valueSize is about what a value takes beside its text or bytes.
 	valueSize = 16
 )
 
-// NewValue makes a value of what a child has sent. The error is that it is more than goes over the socket, in bytes (0 means
-// DefaultMaxMessage), values, depth or digits.
+// NewValue makes a value of one that a child has sent. The error says that it is too large for the socket, in bytes
+// (max; 0 means DefaultMaxMessage), values, depth or digits.
 func NewValue(v any, plain bool, max int) (*Value, error) {
 	if max <= 0 {
 		max = DefaultMaxMessage
@@ -74,13 +76,13 @@ func (v *Value) measure(max int) error {
 	}
 	e, err := pyproto.Limits{Bytes: max, Values: MaxValues, Depth: MaxDepth, Digits: maxDigits}.Extent(v.V)
 	if err != nil {
-		return Errorf(KindInternal, "wire: the value can not be sent: it has %v", err)
+		return Errorf(KindInternal, "wire: the value cannot be sent: it has %v", err)
 	}
 	v.size = e.Bytes + valueSize*e.Values
 	return nil
 }
 
-// Size is about what the value takes, in bytes; for one that can not be sent, little, as it is not.
+// Size is about how many bytes the value takes; little for one that cannot be sent.
 func (v *Value) Size() int {
 	if v.measure(maxOwn) != nil {
 		return valueSize
@@ -118,14 +120,18 @@ func (v *Value) CodecDecodeSelf(d *codec.Decoder) {
 // Marshal encodes what this package has Go types for.
 func Marshal(v any) ([]byte, error) { return marshal(v, 0) }
 
-// marshal is Marshal for something of about that size, in bytes.
+// marshal is Marshal for something of about size bytes.
 func marshal(v any, size int) ([]byte, error) {
-	out := make([]byte, 0, size+64)
+	return appendTo(make([]byte, 0, size+small), v)
+}
+
+// appendTo encodes into the room that out has.
+func appendTo(out []byte, v any) ([]byte, error) {
 	err := codec.NewEncoderBytes(&out, Handle).Encode(v)
 	return out, err
 }
 
-// hint is about how many bytes something takes; it spares large messages from being copied as they grow.
+// hint is about how many bytes something takes. It spares large messages from being copied as they grow.
 func hint(v any) int {
 	switch v := v.(type) {
 	case *Value:
@@ -144,10 +150,11 @@ func hint(v any) int {
 	return 0
 }
 
-// Unmarshal is the reverse.
+// Unmarshal is the reverse of Marshal.
 func Unmarshal(data []byte, v any) error { return unmarshal(data, v, Handle) }
 
-// UnmarshalShared is Unmarshal for data that is not used otherwise: text and bytes in v share its memory, and keep it.
+// UnmarshalShared is Unmarshal for data that is not used otherwise: text and bytes in v share its memory, and keep
+// it.
 func UnmarshalShared(data []byte, v any) error { return unmarshal(data, v, sharing) }
 
 // sharing is Handle for UnmarshalShared. Constant after init.
@@ -229,7 +236,7 @@ func (e *encoder) value(v any, depth int) (any, error) {
 	return e.other(v, depth)
 }
 
-// other takes the Go types that pyproto.Marshal takes as well, by way of it.
+// other takes the other Go types that pyproto.Marshal takes, by way of it.
 func (e *encoder) other(v any, depth int) (any, error) {
 	p, err := pyproto.Marshal(v)
 	if err != nil {
@@ -240,7 +247,7 @@ func (e *encoder) other(v any, depth int) (any, error) {
 		return nil, err
 	}
 	if reflect.TypeOf(x) == reflect.TypeOf(v) {
-		return nil, fmt.Errorf("wire: a %T can not be sent", v)
+		return nil, fmt.Errorf("wire: a %T cannot be sent", v)
 	}
 	return e.value(x, depth)
 }

@@ -14,7 +14,7 @@ import (
 	"mitogend/pyproto"
 )
 
-// values are the types of package pyproto, which have to survive the way there and back.
+// values are of the types of package pyproto, which have to survive the way there and back.
 func values() []any {
 	big1, _ := new(big.Int).SetString("-123456789012345678901234567890", 10)
 	d := pyproto.NewDict(0)
@@ -81,7 +81,7 @@ func TestBadValuesAreRefused(t *testing.T) {
 }
 
 func TestMessagesSurvive(t *testing.T) {
-	req, err := NewRequest(1<<32-1, "call", &Call{Function: "os:getpid", Args: Value{V: []any{int64(1)}}, Common: Common{Timeout: 1.5}})
+	req, err := NewRequest(nil, 1<<32-1, "call", &Call{Function: "os:getpid", Args: Value{V: []any{int64(1)}}, Common: Common{Timeout: 1.5}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func TestBadMessagesCostNothing(t *testing.T) {
 
 func FuzzReader(f *testing.F) {
 	for _, v := range values() {
-		if data, err := NewRequest(1, "call", map[string]any{"args": &Value{V: v}}); err == nil && len(data) < 1000 {
+		if data, err := NewRequest(nil, 1, "call", map[string]any{"args": &Value{V: v}}); err == nil && len(data) < 1000 {
 			f.Add(data)
 		}
 	}
@@ -183,16 +183,17 @@ func FuzzReader(f *testing.F) {
 		var v Value
 		if m.Params != nil && Unmarshal(m.Params, &v) == nil {
 			if _, err := Marshal(&v); err != nil {
-				t.Fatalf("%#v was read and can not be written: %v", v.V, err)
+				t.Fatalf("%#v was read and cannot be written: %v", v.V, err)
 			}
 		}
 	})
 }
 
-// What claims many values costs no more than those that come.
+// A message that claims many values costs no more than the values that come.
 func TestClaimsOfManyValues(t *testing.T) {
 	const claimed = 4 << 20
-	body := append([]byte{0xdd, 0, 0x40, 0, 0}, bytes.Repeat([]byte{0xc1}, claimed)...) // an array of as many, and no value in any format
+	// An array of as many values, which are in no format.
+	body := append([]byte{0xdd, 0, 0x40, 0, 0}, bytes.Repeat([]byte{0xc1}, claimed)...)
 	ext := append([]byte{0xc9, 0, 0x40, 0, 5, ExtTuple}, body...)
 	for name, data := range map[string][]byte{"array": body, "tuple": ext} {
 		var before, after runtime.MemStats
@@ -210,7 +211,8 @@ func TestClaimsOfManyValues(t *testing.T) {
 	}
 }
 
-// What a few bytes of a pickle share is not written out without a bound, and neither are numbers that would take minutes.
+// Values that a few bytes of a pickle share are not written out without a bound, and neither are numbers that would
+// take minutes.
 func TestValuesTooLarge(t *testing.T) {
 	share := func(v any, levels int) any {
 		for range levels {

@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// Input gives each of many readers the whole of one source, at its own pace: what was read lies in a file that has no name. It is safe for
-// concurrent use.
+// Input gives each of many readers the whole of one source, at its own pace: what was read lies in a file that has no
+// name. It is safe for concurrent use.
 type Input struct {
 	// Constant after NewInput.
 	src  io.Reader
@@ -29,15 +29,17 @@ type Input struct {
 // inputAhead is how many bytes of a source are read that nobody has asked for.
 const inputAhead = 1 << 20
 
-// NewInput makes an input. src is read from the first read of a reader on. fail is told once if src cannot be read, or what was read cannot be
-// kept; the readers wait then until they are closed, since nobody may take what came before for all of it.
+// NewInput makes an input. src is read once a reader reads. If src cannot be read, or what was read cannot be kept,
+// fail is told once. The readers then wait until they are closed, since nobody may take what came before for all of
+// it.
 func NewInput(src io.Reader, fail func(error)) *Input {
 	in := &Input{src: src, fail: fail, done: make(chan struct{})}
 	in.changed = sync.NewCond(&in.mu)
 	return in
 }
 
-// Reader reads from the beginning. It is for one goroutine; Close may be called by others, and ends a read that waits with os.ErrClosed.
+// Reader reads from the beginning. It is for one goroutine; Close may be called by others, and ends a read that waits
+// with os.ErrClosed.
 func (in *Input) Reader() io.ReadCloser { return &inputReader{in: in} }
 
 // Close gives up the file, once src has ended or fails; it waits for that. Readers end with os.ErrClosed.

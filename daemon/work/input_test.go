@@ -41,7 +41,7 @@ func TestInput(t *testing.T) {
 	_, _ = w.Write(data[1000:])
 	_ = w.Close()
 	wg.Wait()
-	// Who comes late gets all of it, too.
+	// A late reader gets all of it, too.
 	if got, err := io.ReadAll(s.Reader()); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("%d bytes: %v", len(got), err)
 	}

@@ -25,7 +25,7 @@ type Plan struct {
 	MaxFail int
 	// Retry is how often connecting is tried again.
 	Retry int
-	// Timeout is for each target, connecting included, and Late what its context has as cause then; 0 means none.
+	// Timeout is for each target, connecting included; 0 means none. Late is the cause of the target's context then.
 	Timeout time.Duration
 	Late    error
 }
@@ -144,7 +144,7 @@ func (r *Runner[L, R]) more(ctx context.Context) bool {
 	return !r.over(ctx)
 }
 
-// wait is false when nothing more begins before d has passed.
+// wait waits for d; it gives false, at once, when nothing more is to begin.
 func (r *Runner[L, R]) wait(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -209,7 +209,8 @@ func (r *Runner[L, R]) connect(ctx context.Context, target int) (l L, err error)
 	return l, err
 }
 
-// Retry connects, and tries it again, up to so many times, after ever longer pauses, where a hop has failed. Nothing has run there then.
+// Retry connects. Where a hop has failed, and so nothing has run, it tries again up to that many times, after growing
+// pauses.
 func Retry(ctx context.Context, times int, connect func() error) error {
 	pause := firstRetry
 	for try := 0; ; try++ {

@@ -279,7 +279,7 @@ func TestRetry(t *testing.T) {
 	}
 }
 
-// Who puts without room holds up what has not begun.
+// A put that waits for room holds up what has not begun.
 func TestCredit(t *testing.T) {
 	var begun atomic.Int64
 	room := make(chan struct{})

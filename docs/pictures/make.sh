@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the pictures in this directory: what a terminal shows of commands that really run, on twenty hosts that are this machine. Wants
+# Makes the pictures in this directory: a terminal with commands that really run, on twenty hosts that are all this machine. Needs
 # bin/mitogend, tmux and Go; freeze draws what tmux has captured.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -49,14 +49,14 @@ begin() {
 	mux clear-history
 	shows '^\$ *$'
 }
-# picture NAME: what is on the screen now.
+# picture NAME: the current screen.
 picture() {
 	mux capture-pane -e -p >"$dir/screen"
 	"$dir/freeze" -l ansi --window --padding 20 --font.family 'ui-monospace, monospace' --font.size 13 -o "$pictures/$1.svg" "$dir/screen" >/dev/null
 }
 
 begin 16
-key 'mitogend call -q -H web os:getpid >/dev/null; clear' Enter # they are connected
+key 'mitogend call -q -H web os:getpid >/dev/null; clear' Enter # connects them
 shows '^\$ *$'
 key "mitogend exec -b -H web --shell 'uname -sm; ! echo \$MITOGEND_TARGET | grep web.7'" Enter
 shows '18 ok'

@@ -9,7 +9,7 @@ import platform
 
 
 def disk(path, unit=1024):
-    """Size and free space of the file system that path is on, in units of so many bytes."""
+    """Size and free space of path's file system, in units of that many bytes."""
     if unit < 1:
         raise ValueError('unit must be at least 1, not {0}'.format(unit))
     s = os.statvfs(path)

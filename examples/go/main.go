@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"time"
@@ -37,12 +38,12 @@ type disk struct {
 }
 
 func run(ctx context.Context, targets []string) error {
-	d, err := daemon.New(daemon.Options{Path: []string{"examples/facts"}})
+	d, err := daemon.New(daemon.Options{Path: []string{"examples/facts"}, Logger: slog.Default()})
 	if err != nil {
 		return err
 	}
 	defer func() {
-		// Its own time, since ctx may have ended.
+		// A context of its own, since ctx may have ended.
 		closing, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		_ = d.Shutdown(closing)
@@ -52,9 +53,9 @@ func run(ctx context.Context, targets []string) error {
 		if err != nil {
 			return err
 		}
-		var root disk
 		megabytes := pyproto.Kwargs{{Name: "unit", Value: 1 << 20}}
-		if err := child.Call(ctx, "facts:disk", "/", megabytes).Decode(&root); err != nil {
+		root, err := daemon.Call[disk](ctx, child, "facts:disk", "/", megabytes)
+		if err != nil {
 			return err
 		}
 		fmt.Printf("%s: Python %v, %d of %d MiB are free\n", target, child.Version(), root.Free, root.Size)

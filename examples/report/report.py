@@ -1,6 +1,6 @@
 """
-A report about a shop's orders. It is an ordinary program: a main file, a package of its own beside it, and a package of
-somebody else's that lies in another directory and knows nothing of mitogend.
+A report about a shop's orders. It is an ordinary program: a main file, its own package beside it, and somebody else's
+package in another directory, which knows nothing of mitogend.
 
     mitogend run -I examples/report -I examples/report/vendor examples/report/report.py
     mitogend run ... -H ssh:web1,ssh:web2 examples/report/report.py --currency USD

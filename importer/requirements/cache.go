@@ -12,10 +12,10 @@ import (
 	"mitogend/daemon/owned"
 )
 
-// unused is how long wheels are kept that nobody asks for. What is in use was resolved anew each day.
+// unused is how long wheels are kept that nobody asks for. What is in use is fetched anew each day.
 const unused = 30 * 24 * time.Hour
 
-// leftOver is how old a directory is that a killed process was filling.
+// leftOver is the age at which a directory that is being filled counts as left by a killed process.
 const leftOver = 24 * time.Hour
 
 const filling = "part."

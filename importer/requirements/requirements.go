@@ -1,13 +1,16 @@
-// Package requirements resolves what programs need: pip on this machine finds wheels for the Python, the machine and the C library of a
-// target, and they are kept in a directory of ours. Nothing is installed, neither here nor there.
+// Package requirements fetches what programs need: uv or pip on this machine finds wheels for the Python, the machine and the C library of
+// a target, and they are kept in a directory of ours. Nothing is installed, neither here nor there. find.go says which of the two is asked.
 //
 // The directory is requirements/KEY in mitogend's directory of the user's caches, of mode 0700, which nobody else may write to. The key
-// is made of all that decides what is in it, but for what an index has: after a day pip is asked again, and what nobody has asked for
-// in 30 days is removed. There are no goroutines; the same is resolved once, while others wait.
+// is made of all that decides what is in it, save for what an index has. So an index is asked again after a day. What nobody has asked for
+// in 30 days is removed. There are no goroutines. The same is fetched once, while others wait.
+//
+// # Locks
+//
+// running.mu guards what is being fetched. It is held for nothing else.
 package requirements
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -15,11 +18,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -30,11 +31,11 @@ import (
 	"mitogend/importer"
 )
 
-// fresh is how long what was found is taken without asking again.
+// fresh is how long wheels are taken without asking again.
 const fresh = 24 * time.Hour
 
-// maxFile is the size of the largest file of requirements, in bytes; maxFiles is how many are looked at, with those that they
-// name.
+// maxFile is the size of the largest file of requirements, in bytes. maxFiles is how many files are looked at: those given, and those
+// that they name.
 const (
 	maxFile  = 4 << 20
 	maxFiles = 100
@@ -45,7 +46,7 @@ var otherFile = regexp.MustCompile(`(?m)^[ \t]*(?:-r|-c|--requirement|--constrai
 
 var projectName = regexp.MustCompile(`^\s*[A-Za-z0-9][A-Za-z0-9._-]*\s*($|[\[(;<>=!~@])`)
 
-// Check finds what is no requirement. The error begins with the text.
+// Check tells whether a line is a requirement. The error begins with the text.
 func Check(line string) error {
 	d, err := pypi.ParseDependency(line)
 	if err != nil || d.Name == "" || !projectName.MatchString(line) || strings.ContainsAny(line, "\n\r\x00") {
@@ -54,15 +55,15 @@ func Check(line string) error {
 	return nil
 }
 
-// running keeps the same from being resolved twice at once.
+// running keeps the same from being fetched twice at once.
 var running struct {
 	mu sync.Mutex
 	by map[string]chan struct{}
 }
 
-// Resolve gives a directory with wheels for a platform. env is pip's environment. The error has what pip says, or says what to
-// do.
-func Resolve(ctx context.Context, r importer.Requirements, p importer.Platform, env []string) (string, error) {
+// Fetch gives a directory with wheels for a platform, or with importer.Site. env is the environment of uv and pip. The error has what
+// they say, or says what to do.
+func Fetch(ctx context.Context, r importer.Requirements, p importer.Platform, env []string) (string, error) {
 	if len(r.Lines)+len(r.Files) == 0 {
 		return "", nil
 	}
@@ -82,11 +83,8 @@ func Resolve(ctx context.Context, r importer.Requirements, p importer.Platform, 
 	if err != nil {
 		return "", err
 	}
-	if err := os.MkdirAll(top, 0o700); err != nil {
-		return "", err
-	}
-	if err := owned.CheckDir(top); err != nil {
-		return "", fmt.Errorf("wheels cannot be kept in %s, where somebody else could put others: %w; set XDG_CACHE_HOME to a directory of your own", top, err)
+	if err := owned.MakeDir(top); err != nil {
+		return "", fmt.Errorf("wheels cannot be kept in %s: %w; set XDG_CACHE_HOME to a directory of your own", top, err)
 	}
 	dir := filepath.Join(top, key)
 	done, err := enter(ctx, dir)
@@ -104,7 +102,7 @@ func Resolve(ctx context.Context, r importer.Requirements, p importer.Platform, 
 	return dir, nil
 }
 
-// enter waits until nobody else resolves the same.
+// enter waits until nobody else fetches the same.
 func enter(ctx context.Context, dir string) (done func(), err error) {
 	for {
 		running.mu.Lock()
@@ -141,7 +139,7 @@ func keyOf(r importer.Requirements, p importer.Platform, env []string) (string, 
 		info, err := os.Stat(file)
 		if err != nil || !info.Mode().IsRegular() || info.Size() > maxFile {
 			if i >= len(r.Files) {
-				continue // pip says what is wrong with it
+				continue // uv or pip says what is wrong with it
 			}
 			return "", fmt.Errorf("%s: it is no file, or cannot be read, or has more than %d MiB", file, maxFile>>20)
 		}
@@ -173,72 +171,21 @@ func keyOf(r importer.Requirements, p importer.Platform, env []string) (string, 
 		}
 		fmt.Fprintf(h, "%q %x\n", place, sha256.Sum256([]byte(stamp)))
 	}
-	settings := slices.DeleteFunc(slices.Clone(env), func(kv string) bool { return !strings.HasPrefix(kv, "PIP_") })
+	settings := slices.DeleteFunc(slices.Clone(env), func(kv string) bool { return !strings.HasPrefix(kv, "PIP_") && !strings.HasPrefix(kv, "UV_") })
 	slices.Sort(settings)
-	fmt.Fprintf(h, "%q\n", settings)
+	fmt.Fprintf(h, "%q %q %q\n", settings, told(uvIs, env), told(pipIs, env))
 	return hex.EncodeToString(h.Sum(nil))[:32], nil
 }
 
-// notHere keeps Python from the modules of the current directory, which may be somebody else's. (-P is of 3.11.)
-const notHere = "import sys;sys.path[:]=[p for p in sys.path if p];"
-
-// pip gives the command line of a pip, 20.3 or later, which takes --abi and --platform more than once: that of the target's Python if
-// it is here, since conditions such as python_version < "3.9" are judged by the Python that pip runs under.
-func pip(ctx context.Context, v importer.Version, env []string) ([]string, error) {
-	for _, python := range []string{"python" + v.String(), "python3", "python"} {
-		path, err := exec.LookPath(python)
-		if err != nil {
-			continue
-		}
-		check := exec.CommandContext(ctx, path, "-c", notHere+"import pip;[int(n) for n in pip.__version__.split('.')[:2]]>=[20,3] or sys.exit(1)")
-		check.Env = env
-		if check.Run() == nil {
-			return []string{path, "-c", notHere + "import runpy;runpy.run_module('pip',None,'__main__',True)"}, nil
-		}
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-	}
-	return nil, errors.New("there is no pip on this machine, of version 20.3 or later, that would find them: install it " +
-		"(python3 -m ensurepip, or the package python3-pip), or put wheels into a directory and name it with --wheels")
-}
-
-// download has pip fetch everything, and puts it in place of what was there.
+// download has everything fetched, and puts it in place of what was there.
 func download(ctx context.Context, r importer.Requirements, p importer.Platform, env []string, top, dir string) error {
-	argv, err := pip(ctx, p.Version, env)
-	if err != nil {
-		return err
-	}
 	part, err := os.MkdirTemp(top, filling)
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(part)
-	digits := strings.ReplaceAll(p.Version.String(), ".", "")
-	argv = append(argv, "download", "--quiet", "--no-input", "--disable-pip-version-check", "--only-binary=:all:", "--dest", part,
-		"--implementation", "cp", "--python-version", digits, "--abi", p.ABI, "--abi", "none")
-	if p.Major == 3 && !strings.Contains(p.ABI, "t") {
-		argv = append(argv, "--abi", "abi3")
-	}
-	for _, system := range systems(p) {
-		argv = append(argv, "--platform", system)
-	}
-	for _, place := range r.Links {
-		argv = append(argv, "--find-links", place)
-	}
-	for _, file := range r.Files {
-		argv = append(argv, "--requirement", file)
-	}
-	argv = append(append(argv, "--"), r.Lines...)
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env, cmd.WaitDelay = env, time.Second
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := cmd.Run(); err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		return fmt.Errorf("pip: %s", lastError(said.String(), err))
+	if err := find(ctx, r, p, env, part); err != nil {
+		return err
 	}
 	return replace(part, dir)
 }
@@ -266,47 +213,4 @@ func replace(part, dir string) error {
 func isFresh(dir string) bool {
 	info, err := os.Stat(dir)
 	return err == nil && time.Since(info.ModTime()) < fresh
-}
-
-// lastError is what pip says is wrong.
-func lastError(said string, err error) string {
-	var lines []string
-	for line := range strings.Lines(said) {
-		if text, ok := strings.CutPrefix(strings.TrimSpace(line), "ERROR: "); ok {
-			lines = append(lines, text)
-		}
-	}
-	if len(lines) == 0 {
-		lines = strings.Split(strings.TrimSpace(said), "\n")
-		lines = lines[len(lines)-1:]
-	}
-	text := strings.Join(lines[:min(len(lines), 3)], "; ")
-	if text == "" {
-		text = err.Error()
-	}
-	return fmt.Sprintf("%.1000s", text)
-}
-
-// legacy are the names that some tags had before PEP 600, by the minor version of glibc.
-var legacy = map[int]string{5: "manylinux1", 12: "manylinux2010", 17: "manylinux2014"}
-
-// systems gives the platform tags that fit, the newest first.
-func systems(p importer.Platform) (out []string) {
-	major, minor, _ := strings.Cut(p.LibcVersion, ".")
-	minor, _, _ = strings.Cut(minor, ".")
-	n, _ := strconv.Atoi(minor)
-	for ; n >= 0 && p.Libc != ""; n-- {
-		if p.Libc == "musl" {
-			out = append(out, fmt.Sprintf("musllinux_%s_%d_%s", major, n, p.Machine))
-			continue
-		}
-		if n < 5 {
-			break
-		}
-		out = append(out, fmt.Sprintf("manylinux_%s_%d_%s", major, n, p.Machine))
-		if name := legacy[n]; name != "" {
-			out = append(out, name+"_"+p.Machine)
-		}
-	}
-	return append(out, "linux_"+p.Machine)
 }

@@ -71,16 +71,6 @@ func TestSystems(t *testing.T) {
 	}
 }
 
-func TestWithoutPip(t *testing.T) {
-	t.Setenv("PATH", t.TempDir())
-	t.Setenv("XDG_CACHE_HOME", t.TempDir())
-	p := importer.Platform{Version: importer.Version{Major: 3, Minor: 11}, ABI: "cp311", Machine: "x86_64"}
-	_, err := Resolve(context.Background(), importer.Requirements{Lines: []string{"six"}}, p, os.Environ())
-	if err == nil || !strings.Contains(err.Error(), "there is no pip on this machine") {
-		t.Error(err)
-	}
-}
-
 // Wheels that somebody else could have put there are not served.
 func TestCacheOfOthers(t *testing.T) {
 	caches := t.TempDir()
@@ -97,8 +87,24 @@ func TestCacheOfOthers(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(caches, "mitogend", "requirements", key), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if dir, err := Resolve(context.Background(), r, p, os.Environ()); err == nil || !strings.Contains(err.Error(), "others may write to") {
+	if dir, err := Fetch(context.Background(), r, p, os.Environ()); err == nil || !strings.Contains(err.Error(), "others may write to") {
 		t.Error(dir, err)
+	}
+}
+
+// A directory that would not be used is not made: by sudo with the user's HOME it would be root's.
+func TestNothingIsMadeForOthers(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("XDG_CACHE_HOME", filepath.Join(home, ".cache"))
+	if err := os.Chmod(home, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	p := importer.Platform{Version: importer.Version{Major: 3, Minor: 11}, ABI: "cp311", Machine: "x86_64"}
+	if dir, err := Fetch(context.Background(), importer.Requirements{Lines: []string{"six"}}, p, os.Environ()); err == nil || !strings.Contains(err.Error(), "others may write to the directory "+home) {
+		t.Error(dir, err)
+	}
+	if made, err := os.ReadDir(home); err != nil || len(made) != 0 {
+		t.Error(made, err)
 	}
 }
 
@@ -151,6 +157,7 @@ func TestKey(t *testing.T) {
 	}
 	for _, change := range []func(){
 		func() { write(t, base, "-c "+limits+"\n") }, func() { write(t, limits, "six<1\n") }, func() { t.Setenv("PIP_CONFIG_FILE", "x") },
+		func() { t.Setenv("UV_INDEX_URL", "x") },
 	} {
 		change()
 		if k := key(); k == last {

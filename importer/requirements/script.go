@@ -8,7 +8,7 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// Script reads what a script says that it needs, in a block of comments as PEP 723 has it; lines and python (as >=3.11) are empty where it
+// Script reads what a script needs by its own word, in a block of comments as PEP 723 has it; lines and python (as >=3.11) are empty where it
 // has none. What is no such block is Python's business.
 func Script(source []byte) (lines []string, python string, err error) {
 	var block []string

@@ -20,7 +20,7 @@ import (
 //go:embed py
 var pyFiles embed.FS
 
-// bed is what the measurements stand on: interpreters, directories and files, each made when first asked for.
+// bed has what measurements need: interpreters, directories and files, each made when first asked for.
 type bed struct {
 	dir      string // temporary, removed at the end
 	self     string // this binary
@@ -31,7 +31,7 @@ type bed struct {
 	mu   sync.Mutex
 	made map[string]string
 	errs map[string]error
-	ends []func() // what is to be ended with it
+	ends []func() // called when it ends
 }
 
 func newBed(peer string) (*bed, error) {
@@ -80,7 +80,7 @@ func (b *bed) once(key string, build func(dir string) (string, error)) (string, 
 }
 
 // python gives an interpreter of version "2.7", "3.11" ...; 3.x in a virtual environment without site packages, so that a
-// fat installation does not make every start slower. "peer" is the interpreter that the Python peers run under, as it is.
+// large installation does not make every start slower. "peer" is the interpreter of the Python peers, as installed.
 func (b *bed) python(version string) (string, error) {
 	if version == "peer" {
 		return b.peer, nil
@@ -100,7 +100,7 @@ func (b *bed) python(version string) (string, error) {
 	})
 }
 
-// findPython looks at $MITOGEND_PYTHONS, else at pyenv's interpreters and those of .ci/pythons, else on $PATH.
+// findPython searches $MITOGEND_PYTHONS, else at pyenv's interpreters and those of .ci/pythons, else on $PATH.
 func findPython(version string) (string, error) {
 	var candidates []string
 	if list := os.Getenv("MITOGEND_PYTHONS"); list != "" {
@@ -128,7 +128,7 @@ func findPython(version string) (string, error) {
 	return "", fmt.Errorf("no Python %s: set MITOGEND_PYTHONS", version)
 }
 
-// relayed gives a stand-in for an interpreter, with a link of some round trip time in front of it, which may count bytes.
+// relayed gives a stand-in for an interpreter, behind a link with a round trip time, which may count bytes.
 func (b *bed) relayed(python string, rtt time.Duration, count string) (string, error) {
 	f, err := os.CreateTemp(b.dir, "relay-*")
 	if err != nil {
@@ -197,7 +197,7 @@ func (b *bed) compiled(version string) (string, error) {
 		if err := copySource(dir, src); err != nil {
 			return "", err
 		}
-		// Exit status 1 means that some file of a package does not compile (templates, say), which is not ours to judge.
+		// Exit status 1 means that some file of a package does not compile (a template, for example), which does not matter.
 		_ = exec.Command(python, "-m", "compileall", "-q", dir).Run()
 		if pyc, _ := filepath.Glob(filepath.Join(dir, "jinja2", "__pycache__", "*.pyc")); len(pyc) == 0 {
 			return "", errors.New("compileall wrote nothing")
@@ -262,7 +262,7 @@ def function_%d(values, limit=%d, name='value-%d'):
 // buildMitogend builds the command as it is shipped.
 func (b *bed) buildMitogend(ctx context.Context, root string) error {
 	out := filepath.Join(b.dir, "mitogend")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", out, "./cmd/mitogend")
+	cmd := exec.CommandContext(ctx, "go", "build", "-tags", "codec.notfastpath", "-trimpath", "-ldflags=-s -w", "-o", out, "./cmd/mitogend")
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := cmd.CombinedOutput(); err != nil {
@@ -273,8 +273,8 @@ func (b *bed) buildMitogend(ctx context.Context, root string) error {
 }
 
 // environ is the environment of drivers, and so of children: nothing in it may change what a child can import. Nobody writes
-// .pyc files, since a master that imports what it serves would leave them for the floor to find. No running daemon is found; the
-// cache of bytecode is this run's, and is filled by its first samples.
+// .pyc files: a master that imports the modules that it serves would leave them for the floor. No running daemon is found. The
+// cache of bytecode is this run's; its first samples fill it.
 func (b *bed) environ(extra ...string) []string {
 	var env []string
 	for _, kv := range os.Environ() {

@@ -103,8 +103,8 @@ func TestReached(t *testing.T) {
 	}
 }
 
-// TestDelayKeepsOrder sends through a link with delay, and looks at the order and at the earliest arrival; how late it comes
-// is the machine's affair.
+// TestDelayKeepsOrder sends through a link with delay, and checks the order and the earliest arrival; the latest arrival depends
+// on the machine.
 func TestDelayKeepsOrder(t *testing.T) {
 	rd, wr := io.Pipe()
 	const lag = 20 * time.Millisecond
@@ -236,7 +236,7 @@ func TestSubjectsOfEachKind(t *testing.T) {
 	}
 }
 
-// TestOutputIsCheckedFirst: before anything is measured.
+// TestOutputIsCheckedFirst: the output is checked before anything is measured.
 func TestOutputIsCheckedFirst(t *testing.T) {
 	page := filepath.Join(t.TempDir(), "page.md")
 	if err := os.WriteFile(page, []byte("no marks"), 0o644); err != nil {

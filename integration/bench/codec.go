@@ -30,7 +30,7 @@ func writePickles(python, script, dir string) error {
 	return nil
 }
 
-// library is one codec: loads gives a value that dumps takes. dumps is nil where a library has none.
+// library is one codec: loads gives a value that dumps accepts. dumps is nil if the library has none.
 type library struct {
 	loads func(data []byte) (any, error)
 	dumps func(v any) ([]byte, error)
@@ -40,7 +40,7 @@ var libraries = map[subject]library{
 	ours: {pyproto.Unmarshal, pyproto.Marshal},
 	ogrek: {
 		func(data []byte) (any, error) {
-			// PyDict keeps keys that Go's maps cannot hold, StrictUnicode keeps text and bytes apart: what ours does, too.
+			// As ours does, PyDict keeps keys that Go's maps cannot hold, and StrictUnicode distinguishes text and bytes.
 			return ogórek.NewDecoderWithConfig(bytes.NewReader(data), &ogórek.DecoderConfig{StrictUnicode: true, PyDict: true}).Decode()
 		},
 		func(v any) ([]byte, error) {
@@ -110,7 +110,7 @@ type codec struct {
 	values map[string]any
 }
 
-// check finds a codec out that is quick because it loses something: what it wrote must read as what it writes the same.
+// check fails for a codec that is quick because it loses something: its output, read and written again, must be the same.
 func (c codec) check(v any) error {
 	if c.lib.dumps == nil {
 		return nil
@@ -158,8 +158,8 @@ func (c codec) sample(int) (metrics, error) {
 
 func (c codec) close() error { return nil }
 
-// timed gives the seconds of one f(), by as many rounds as fill 60 ms: the method of py/codec.py, garbage collection
-// included as it comes.
+// timed gives the seconds of one f(), by as many rounds as fill 60 ms, as py/codec.py does, with the garbage collections that
+// happen.
 func timed(f func()) float64 {
 	for rounds := 1; ; {
 		t := time.Now()

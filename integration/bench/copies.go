@@ -15,19 +15,19 @@ import (
 	"time"
 )
 
-// Files to ssh hosts, beside the programs that people use for that. The hosts are this machine, by an ssh server on loopback addresses, so that
-// the CPU of both sides is that of the machine: it has to be calm.
+// These rows copy files to ssh hosts, and compare with the usual programs. The hosts are this machine, by an ssh server on loopback
+// addresses. So the CPU of both sides is that of the machine, which has to be calm.
 
 const (
 	scp    subject = "scp"
 	rsync  subject = "rsync"
 	tar    subject = "tar | ssh tar"
-	copies         = "copies" // the kind of rows with ours and these
+	copies         = "copies" // the kind of rows that compare ours with these
 	// manyHosts are the hosts of the rows with many; Linux has all of 127.0.0.0/8.
 	manyHosts = 20
 )
 
-// copySpec puts what source makes on hosts, into an empty directory of each.
+// copySpec copies what source makes to hosts, into an empty directory on each.
 func copySpec(name string, hosts int, source func(*bed) (string, error)) *spec {
 	return &spec{name: name, kind: copies, op: "copy", reps: 5, quick: 1, warm: 1, limit: 10 * time.Minute, params: func(b *bed, s subject) (params, error) {
 		src, err := source(b)
@@ -133,7 +133,7 @@ func newCopy(p params) (experiment, error) {
 	}), nil
 }
 
-// manyFiles are removed with the bed, at the end: for some seconds after that ext4 looks at the inode of each that is gone before it makes
+// manyFiles are removed at the end, with the bed: for some seconds after a removal, ext4 looks at all removed inodes before it makes
 // a new file, which takes five times as long as the copy.
 const manyFiles = 1000
 
@@ -151,7 +151,7 @@ func together(commands [][]string) error {
 	return errors.Join(errs...)
 }
 
-// size is what a tree has.
+// size is the size of a tree.
 type size struct {
 	files int
 	bytes int64
@@ -180,7 +180,7 @@ func machineCPU() (float64, error) {
 	line, _, _ := strings.Cut(string(text), "\n")
 	sum := 0.0
 	for i, f := range strings.Fields(line)[1:] {
-		if i == 3 || i == 4 || i > 7 { // idle, waiting for a disk, and what is counted elsewhere
+		if i == 3 || i == 4 || i > 7 { // idle, waiting for a disk, and times that are counted elsewhere
 			continue
 		}
 		n, err := strconv.ParseFloat(f, 64)
@@ -220,7 +220,7 @@ func (b *bed) sshd() (string, error) {
 			}
 		}
 		if os.Geteuid() == 0 {
-			if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // where it locks its own part up
+			if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // it puts an unprivileged process there
 				return "", err
 			}
 		}

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// errUnsupported says that a subject has nothing of the kind, which is no failure.
+// errUnsupported says that a subject cannot do that, which is not a failure.
 var errUnsupported = errors.New("no such thing in this subject")
 
 type params map[string]any
@@ -77,7 +77,7 @@ func startDriver(ctx context.Context, name string, argv, env []string, pinned bo
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env = env
 	cmd.Stderr = errs
-	// What a driver leaves behind holds stderr open; do not wait for that.
+	// Processes that a driver leaves behind keep stderr open; do not wait for them.
 	cmd.WaitDelay = 5 * time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
@@ -136,7 +136,7 @@ func (d *driver) stop() {
 	timer := time.AfterFunc(min(d.limit, 30*time.Second), func() { _ = syscall.Kill(-d.cmd.Process.Pid, syscall.SIGKILL) })
 	defer timer.Stop()
 	_, _ = io.Copy(io.Discard, d.out) // ends when the driver does
-	// What the peer left behind goes, while the driver's zombie still holds the group's id.
+	// Kill what the peer left behind, while the driver's zombie still holds the group's id.
 	_ = syscall.Kill(-d.cmd.Process.Pid, syscall.SIGKILL)
 	_ = d.cmd.Wait()
 }
@@ -197,7 +197,7 @@ func serveDriver(experiments map[string]experimentFunc) error {
 	}
 }
 
-// startProfile profiles what comes after the setting up, if the runner was asked to.
+// startProfile profiles all after the set-up, if the runner was asked to.
 func startProfile(experiment string) error {
 	dir := os.Getenv("BENCH_PPROF")
 	if dir == "" {

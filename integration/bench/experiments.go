@@ -17,8 +17,8 @@ const (
 	cpython   subject = "CPython"
 	ogrek     subject = "og-rek"
 	gopickle  subject = "gopickle"
-	masters           = "masters" // the kind of rows with the four first
-	codecs            = "codecs"  // the kind with ours and the three last
+	masters           = "masters" // the kind of rows that compare the first four
+	codecs            = "codecs"  // the kind that compares ours with the last three
 	smallFile         = 32_000_000
 	roundTrip         = 100 * time.Millisecond
 )
@@ -205,10 +205,10 @@ func tableSpecs() []*spec {
 	return append(list, stockSpecs()...)
 }
 
-// otherVersions are those besides 3.11 on which the child itself is measured.
+// otherVersions are the versions besides 3.11 under which the child itself is measured.
 var otherVersions = []string{"2.7", "3.6", "3.13", "3.15"}
 
-// codecParams names the directory where CPython puts the pickles that everybody reads.
+// codecParams names the directory where CPython writes the pickles that all read.
 func codecParams(b *bed, s subject) (params, error) {
 	dir, err := b.once("pickles", func(dir string) (string, error) { return dir, writePickles(b.peer, b.py("codec.py"), dir) })
 	return params{"dir": dir, "library": string(s)}, err

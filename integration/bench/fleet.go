@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// realChild is about what a child of the peers takes, in bytes; those of mitogend are stand-ins (py/standin.c).
+// realChild is about the size of a peer's child, in bytes; those of mitogend are stand-ins (py/standin.c).
 const realChild = 22e6
 
-// fleetSpec is a life of n targets: connected and called, called again, ended.
+// fleetSpec is the life of n targets: connected and called, called again, ended.
 func fleetSpec(n int) *spec {
 	return &spec{name: fmt.Sprintf("fleet-%d", n), op: "fleet", reps: 3, quick: 1, limit: 10 * time.Minute, params: func(b *bed, s subject) (params, error) {
 		if s == floor {
@@ -64,16 +64,16 @@ func (b *bed) standin() (string, error) {
 	return b.once("standin", func(path string) (string, error) {
 		var out []byte
 		var err error
-		for _, flags := range [][]string{{"-Os", "-static"}, {"-Os"}} { // without shared libraries, if that can be had
+		for _, flags := range [][]string{{"-Os", "-static"}, {"-Os"}} { // without shared libraries, if possible
 			if out, err = exec.Command("cc", append(flags, "-o", path, b.py("standin.c"))...).CombinedOutput(); err == nil {
 				return path, nil
 			}
 		}
-		return "", fmt.Errorf("the stand-in for children can not be built: cc: %w: %s", err, out)
+		return "", fmt.Errorf("the stand-in for children cannot be built: cc: %w: %s", err, out)
 	})
 }
 
-// available is how much memory can be had, in bytes.
+// available is how much memory is available, in bytes.
 func available() (float64, error) {
 	text, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
@@ -88,7 +88,7 @@ func available() (float64, error) {
 	return 0, errors.New("/proc/meminfo: no MemAvailable")
 }
 
-// cpuOf is the CPU time of a process that runs, in seconds: of the threads that it has.
+// cpuOf is the CPU time of a running process, in seconds: of its current threads.
 func cpuOf(pid int) (sum float64, err error) {
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	if err == nil && len(tasks) == 0 {
@@ -108,7 +108,7 @@ func cpuOf(pid int) (sum float64, err error) {
 	return sum, err
 }
 
-// newOursFleet has a running daemon, and a command for each step, as somebody at a shell does. CPU is that of both.
+// newOursFleet has a running daemon, and a command for each step, as a user has. CPU is that of both.
 func newOursFleet(p params) (experiment, error) {
 	n, dir := p.int("n"), p.str("dir")
 	w, err := startDaemon(p, dir, "--max-connections", "20000")

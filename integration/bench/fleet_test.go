@@ -29,7 +29,7 @@ func standinBed(t *testing.T) *bed {
 	return b
 }
 
-// The stand-in is a child as far as connecting, calls and the end go.
+// The stand-in connects, answers calls and ends as a child does.
 func TestStandin(t *testing.T) {
 	child, err := standinBed(t).standin()
 	if err != nil {
@@ -85,7 +85,7 @@ func TestFleet(t *testing.T) {
 	}
 }
 
-// Where the peers stop is told.
+// The report says where the peers stop.
 func TestFleetStops(t *testing.T) {
 	b := &bed{most: 100}
 	if _, err := fleetSpec(101).params(b, mitogen); err == nil || !strings.Contains(err.Error(), "more than -peers 100") {

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// floorExperiments measure what the same work costs with nothing in between: a bare interpreter, a socket, a local disk.
+// floorExperiments measure the cost of the same work with nothing in between: a bare interpreter, a socket, a local disk.
 var floorExperiments = map[string]experimentFunc{
 	"connect":    newFloorConnect,
 	"concurrent": newFloorConcurrent,
@@ -349,8 +349,8 @@ func newFloorFile(p params) (experiment, error) {
 	}), nil
 }
 
-// newFloorImport imports from the local disk in a new interpreter: source only, then with .pyc files. A round trip is added
-// for each way there is to have the source on another machine: it has to come from there once.
+// newFloorImport imports from the local disk in a new interpreter: source only, then with .pyc files. On a link with delay, one
+// round trip is added, since the source has to come from the other machine once.
 func newFloorImport(p params) (experiment, error) {
 	const script = "import sys, time; sys.path[:0] = sys.argv[2:]; t = time.perf_counter(); __import__(sys.argv[1]); " +
 		"print(time.perf_counter() - t)"

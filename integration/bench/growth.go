@@ -20,7 +20,7 @@ type curve struct {
 func curves() []curve {
 	children := []float64{1, 10, 100, 400}
 	sizes := []float64{100, 1e3, 10e3, 100e3, 1e6, 10e6, 64e6}
-	// As many messages per sample as keep it short and still long enough to be timed.
+	// So many messages that a sample is short, but long enough to be timed.
 	bulk := func(x int) *spec { return bulkSpec(fmt.Sprintf("bulk-%d", x), x, max(1, min(500, 4_000_000/x))) }
 	return append([]curve{
 		{"connect", "Connecting children", "children", unitCount, unitSeconds, "seconds", children, concurrentSpec},
@@ -65,7 +65,7 @@ type reportCurve struct {
 	Unit    unit                  `json:"unit"`
 	X       []float64             `json:"x"`
 	Figures map[subject][]*figure `json:"figures"`
-	// Stops are where subjects have no figure, and why; of several curves of the same measurements the first has them.
+	// Stops says where subjects have no figure, and why; if several curves share measurements, the first has them.
 	Stops []string `json:"stops,omitempty"`
 }
 

@@ -168,7 +168,7 @@ func run(ctx context.Context, args []string) error {
 	rep.Rows = rowsOf(r, rows, specs)
 	rep.Machine.LoadEnd = load()
 	if ctx.Err() != nil {
-		// What there is may still be of use to who waited for it, but not as a page.
+		// The samples so far may still be useful to the user, but not as a page.
 		return errors.Join(rep.text(os.Stdout), errors.New("interrupted: the last row has fewer samples"))
 	}
 	return output(&rep, o)
@@ -223,7 +223,7 @@ func matches(patterns, name string) bool {
 	})
 }
 
-// output prints before it writes: what was measured is not lost when a file can not be written.
+// output prints before it writes: what was measured is not lost when a file cannot be written.
 func output(rep *report, o *options) error {
 	show := rep.text
 	if o.json {

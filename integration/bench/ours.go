@@ -105,7 +105,7 @@ func getpid(ctx context.Context, c *daemon.Child) (pid int, err error) {
 	return pid, err
 }
 
-// because is err if there is one, else what is wrong with the answer.
+// because is err if there is one, else an error about the answer.
 func because(err error, format string, args ...any) error {
 	if err != nil {
 		return err
@@ -174,7 +174,7 @@ func newOursMemory(p params) (experiment, error) {
 func newOursPayload(p params) (experiment, error) {
 	m, err := newMaster(p)
 	return oursFunc{m, func(int) (metrics, error) {
-		c, err := m.connect(daemon.ConnectOptions{Bytecode: daemon.BytecodeNever}) // as one that is far away
+		c, err := m.connect(daemon.ConnectOptions{Bytecode: daemon.BytecodeNever}) // as for a child that is far away
 		if err != nil {
 			return nil, err
 		}
@@ -325,7 +325,7 @@ func newOursRoute(p params) (experiment, error) {
 		}
 		r.senders = append(r.senders, v)
 	}
-	// The first message pays for imports and the data's making.
+	// The first message includes imports and making the data.
 	if _, err := r.run(1); err != nil {
 		return nil, err
 	}
@@ -374,7 +374,7 @@ func (r *oursRoute) sample(int) (metrics, error) {
 	}, err
 }
 
-// newOursFile sends a file over a channel, whose flow control bounds what waits in the child.
+// newOursFile sends a file over a channel, whose flow control limits what waits in the child.
 func newOursFile(p params) (experiment, error) {
 	return withChild(p, func(m *master, c *daemon.Child) (metrics, error) {
 		cpu, t := cpuSelf(), time.Now()
@@ -458,7 +458,7 @@ func newOursModule(p params) (experiment, error) {
 	}}, err
 }
 
-// newOursIdle counts what is in use: what Go's heap has freed and still holds is given back before each reading.
+// newOursIdle counts memory in use: free memory of Go's heap is returned before each reading.
 func newOursIdle(p params) (experiment, error) {
 	m, err := newMaster(p)
 	return oursFunc{m, func(int) (metrics, error) {

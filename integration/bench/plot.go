@@ -88,7 +88,7 @@ func (c reportCurve) plot(dir string) error {
 	return os.WriteFile(filepath.Join(dir, c.Name+".svg"), []byte(b.String()), 0o644)
 }
 
-// line draws one subject, and is false where it has no figure.
+// line draws one subject, and is false if it has no figure.
 func (c reportCurve) line(b *strings.Builder, s subject, x, y axis) bool {
 	var points []string
 	for i, f := range c.Figures[s] {

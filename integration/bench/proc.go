@@ -16,7 +16,7 @@ func seconds(tv syscall.Timeval) float64 { return float64(tv.Sec) + float64(tv.U
 func rusage(who int) float64 {
 	var r syscall.Rusage
 	if err := syscall.Getrusage(who, &r); err != nil {
-		panic(err) // EFAULT and EINVAL are the only errors there are
+		panic(err) // the only errors are EFAULT and EINVAL
 	}
 	return seconds(r.Utime) + seconds(r.Stime)
 }
@@ -44,7 +44,7 @@ func statusBytes(pid int, key string) (float64, error) {
 	return 0, fmt.Errorf("%s: no %s", name, key)
 }
 
-// resetPeak makes VmHWM start again from what is resident now (Linux 4.0 and later).
+// resetPeak sets VmHWM to the current resident size (Linux 4.0 and later).
 func resetPeak() error { return os.WriteFile("/proc/self/clear_refs", []byte("5"), 0) }
 
 func descriptors() (int, error) {

@@ -84,7 +84,7 @@ func newCounter(name string, args []string) (*counter, error) {
 func (c *counter) add(n int) {
 	total := c.stdin.Add(int64(n))
 	if c.file != nil {
-		// The numbers only grow, so that a later text always covers an earlier one.
+		// The numbers only grow, so a later text always overwrites an earlier one completely.
 		_, _ = c.file.WriteAt(fmt.Append(nil, c.args, " ", total), 0)
 	}
 }
@@ -94,7 +94,7 @@ type late struct {
 	data []byte
 }
 
-// delay copies src to dst, each chunk lag after it came in. The link itself is as wide as memory: 256 MB may be under way.
+// delay copies src to dst, each chunk lag after it came in. The link's bandwidth is not limited: 256 MB may be on their way.
 func delay(dst io.Writer, src io.Reader, lag time.Duration, seen func(int)) {
 	const window = 256 << 20
 	var (

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// report is what a run found out; --json prints it as it is.
+// report is the result of a run; -json prints it.
 type report struct {
 	Machine machine       `json:"machine"`
 	Rows    []reportRow   `json:"rows"`
@@ -42,8 +42,8 @@ type reportRow struct {
 	Kind    string             `json:"kind"`
 	Figures map[subject]figure `json:"figures"`
 	Notes   map[subject]string `json:"notes,omitempty"`
-	// Ratio is how many times better ours is than Mitogen's (for the codec: than CPython's). Wanted is what the target asked
-	// for on the day it was set.
+	// Ratio is how many times better ours is than Mitogen's (for the codec: than CPython's). Wanted is the ratio that was wanted
+	// on the day when the target was set.
 	Ratio   *float64 `json:"ratio,omitempty"`
 	Wanted  float64  `json:"wanted_ratio,omitempty"`
 	Target  string   `json:"target,omitempty"`
@@ -193,7 +193,7 @@ const (
 	markEnd   = "<!-- bench: end -->\n"
 )
 
-// aroundMarks gives what stands before and behind the marks of a file that can be written.
+// aroundMarks gives the text before and after the marks of a file that can be written.
 func aroundMarks(name string) (head, foot string, err error) {
 	f, err := os.OpenFile(name, os.O_RDWR, 0)
 	if err != nil {
@@ -212,7 +212,7 @@ func aroundMarks(name string) (head, foot string, err error) {
 	return head, foot, nil
 }
 
-// writeMarkdown replaces what stands between the marks of a file.
+// writeMarkdown replaces the text between the marks of a file.
 func (rep *report) writeMarkdown(name string) error {
 	head, foot, err := aroundMarks(name)
 	if err != nil {

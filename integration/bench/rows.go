@@ -11,19 +11,19 @@ type row struct {
 	what   string
 	spec   string
 	metric string
-	floor  string // the floor's metric where it is another one
+	floor  string // the floor's metric if it is another one
 	unit   unit
 	higher bool // more is better
 	target target
 }
 
-// target is what ours must reach.
+// target is the limit that ours must reach.
 type target struct {
 	text string
-	// limit gives the figure that ours must not be above (with row.higher: below), from the medians of this run.
+	// limit gives the figure that ours must not exceed (with row.higher: must not fall below), from the medians of this run.
 	limit func(m medians) float64
-	// wanted is Mitogen's figure on the day the targets were set, divided by the target: since only ratios carry over to
-	// another machine, a reader wants to see it beside today's ratio. 0: none.
+	// wanted is Mitogen's figure on the day when the targets were set, divided by the target. It is shown beside today's ratio,
+	// since only ratios carry over to another machine. 0: none.
 	wanted float64
 }
 
@@ -65,7 +65,7 @@ func fasterThanC(row string) target {
 	return target{text: "< CPython", limit: func(m medians) float64 { return m(row, cpython) }}
 }
 
-// reached compares ours with the target; known is false where a figure is missing.
+// reached compares ours with the target; known is false if a figure is missing.
 func (r *row) reached(m medians) (ok, known bool) {
 	if r.target.limit == nil {
 		return false, false
@@ -80,7 +80,7 @@ func (r *row) reached(m medians) (ok, known bool) {
 	return got <= limit, true
 }
 
-// importedPackages are those whose import is measured.
+// importedPackages are the packages whose import is measured.
 var importedPackages = []struct{ short, name string }{
 	{"django", "django.db.models"}, {"sqlalchemy", "sqlalchemy.orm"}, {"jinja2", "jinja2"},
 }

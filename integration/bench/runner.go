@@ -41,7 +41,7 @@ func (r *runner) argv(sp *spec, s subject) []string {
 	case sp.under && s == ours:
 		return []string{r.bed.mitogend, "master", "--", r.bed.peer, r.bed.py("mitogen_driver.py")}
 	case sp.op == "process", sp.op == "copy":
-		// Whole programs are timed from outside, by one and the same driver.
+		// Whole programs are timed from outside, all by the same driver.
 		return []string{r.bed.self, "-driver", string(floor)}
 	case s == mitogen:
 		return []string{r.bed.peer, r.bed.py("mitogen_driver.py")}
@@ -139,13 +139,13 @@ func (r *runner) keep(name string, s subject, m metrics) {
 }
 
 func (r *runner) note(name string, s subject, err error) {
-	// A subject that has failed has no figure, also where some samples went well.
+	// A subject that has failed has no figure, even if some samples succeeded.
 	delete(r.samples[name], s)
 	if r.notes[name] == nil {
 		r.notes[name] = map[subject]string{}
 	}
 	text := err.Error()
-	if len(text) > 400 { // a chain of a hundred hops, say
+	if len(text) > 400 { // for example, a chain of a hundred hops
 		text = text[:150] + " ... " + text[len(text)-250:]
 	}
 	r.notes[name][s] = text
@@ -154,7 +154,7 @@ func (r *runner) note(name string, s subject, err error) {
 	}
 }
 
-// figure gives what was measured, and nil if there is nothing.
+// figure gives the measured figure, or nil if there is none.
 func (r *runner) figure(name string, s subject, metric string) *figure {
 	samples := r.samples[name][s][metric]
 	if len(samples) == 0 {

@@ -34,7 +34,7 @@ func newFigure(samples []float64) figure {
 	}
 }
 
-// unit says how a number is shown. Values are kept in base units: seconds, bytes, bytes per second.
+// unit says how a number is shown. Values are in base units: seconds, bytes, bytes per second.
 type unit string
 
 const (
@@ -80,7 +80,7 @@ func scaled(v float64, scales []scale) string {
 // significant shows three digits, and all digits before the point.
 func significant(v float64) string {
 	switch a := math.Abs(v); {
-	case math.Abs(a-math.Round(a)) < 1e-9*a || a == 0: // a whole number, but for the division before
+	case math.Abs(a-math.Round(a)) < 1e-9*a || a == 0: // a whole number, except for rounding
 		return fmt.Sprintf("%.0f", v)
 	case a >= 100:
 		return fmt.Sprintf("%.0f", v)

@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package machine makes a machine of a test's own out of the one that it runs on: a mount namespace with users, passwords,
-// sudoers and ssh servers that nobody else sees, in which /etc, /home and /var/log are overlays.
+// Package machine makes a private machine for a test: a mount namespace with users, passwords, sudoers and ssh servers that
+// nobody else sees, in which /etc, /home and /var/log are overlays.
 package machine
 
 import (
@@ -23,16 +23,16 @@ import (
 	"mitogend/integration/pythons"
 )
 
-// privateEnv is set in the second run of the test binary, the one inside the namespace.
+// privateEnv is set in the second run of the test binary, inside the namespace.
 const privateEnv = "MITOGEND_TEST_PRIVATE"
 
-// Passwords of the users that are there inside.
+// Passwords of the users inside.
 const (
 	AlicePassword = "al ice's pä$$"
 	BobPassword   = "bob-secret"
 )
 
-// Enter runs the tests of this binary that the expression names, and that begin with Inside, on a machine of their own.
+// Enter runs the tests of this binary that match the expression and begin with Inside, on a private machine.
 func Enter(t *testing.T, expression string) {
 	t.Helper()
 	if os.Getenv(privateEnv) != "" {
@@ -66,7 +66,7 @@ func Enter(t *testing.T, expression string) {
 
 const cannot = "the machine cannot be set up"
 
-// Inside prepares the machine, once; it is a skip everywhere else.
+// Inside prepares the machine, once; everywhere else it skips the test.
 func Inside(t *testing.T) {
 	t.Helper()
 	if os.Getenv(privateEnv) == "" {
@@ -102,7 +102,7 @@ var setUp = sync.OnceValue(func() error {
 	}
 	return Shell(
 		"useradd -m -s /bin/sh mg-alice", // may use sudo and doas with her password
-		"useradd -m -s /bin/bash mg-bob", // may without
+		"useradd -m -s /bin/bash mg-bob", // may without a password
 		"useradd -M -s /bin/sh mg-carol", // may not
 		"useradd -m -s /usr/bin/tcsh mg-csh",
 		"useradd -m -s /usr/bin/fish mg-fish",
@@ -130,7 +130,7 @@ func Shell(lines ...string) error {
 	return nil
 }
 
-// Pythons gives 2.7, the oldest and the newest 3.x, where every user can start them: directories on the way that only root may
+// Pythons gives 2.7, the oldest and the newest 3.x. Every user can start them: directories on the way that only root may
 // enter (a home) are opened to all, by overlays that end with the namespace.
 func Pythons(t testing.TB) []pythons.Python {
 	t.Helper()
@@ -151,7 +151,7 @@ func Pythons(t testing.TB) []pythons.Python {
 
 var opening sync.Mutex
 
-// OpenToAll lets everybody enter a directory and those that it lies in.
+// OpenToAll lets everybody enter a directory and those above it.
 func OpenToAll(t testing.TB, dir string) {
 	t.Helper()
 	for ; dir != "/"; dir = filepath.Dir(dir) {
@@ -191,12 +191,12 @@ func As(t testing.TB, user, program string) string {
 	return stub
 }
 
-// Server is an ssh server of the test's own.
+// Server is a test's own ssh server.
 type Server struct {
 	Port    int
-	Key     string // a private key that every user is let in with
-	Other   string // and one that nobody is
-	Args    string // what ssh needs to know the server, and nothing else
+	Key     string // a private key that every user accepts
+	Other   string // a private key that no user accepts
+	Args    string // makes ssh accept the server's host key, and no other
 	Options map[string]any
 }
 

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// Missing skips a test for want of something that CI must have: root, sudo, an engine of containers, a program. In CI it fails.
+// Missing skips a test that lacks something which CI must have: root, sudo, a container engine, a program. In CI the test fails.
 func Missing(t testing.TB, why ...any) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {

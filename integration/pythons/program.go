@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// Program writes a program that a test runs. No process is started meanwhile: it would have the file open until it becomes another
-// program, and who runs it then is told that the file is busy.
+// Program writes a program that a test runs. No process is started meanwhile: a new process would have the file open until its exec,
+// and until then running the file fails as busy.
 func Program(t testing.TB, path, text string) {
 	t.Helper()
 	syscall.ForkLock.RLock()

@@ -1,5 +1,5 @@
 // Package pythons finds the interpreters that tests run with: those that MITOGEND_PYTHONS lists (paths, separated by
-// colons), else pyenv's, the system's, and those of the tree that .ci/pythons makes. MITOGEND_VERSIONS (2.7,3.11) takes some of them.
+// colons), else pyenv's, the system's, and those of the tree that .ci/pythons makes. MITOGEND_VERSIONS (2.7,3.11) selects some of them.
 package pythons
 
 import (
@@ -52,7 +52,7 @@ var find = sync.OnceValues(func() ([]Python, error) {
 	return list, nil
 })
 
-// wanted tells whether MITOGEND_VERSIONS, if there is one, has the version.
+// wanted tells whether MITOGEND_VERSIONS, if set, has the version.
 func wanted(version string) bool {
 	env := os.Getenv("MITOGEND_VERSIONS")
 	return env == "" || slices.Contains(strings.Split(env, ","), version)
@@ -72,7 +72,7 @@ func candidates() []string {
 	return append(append(list, "/usr/bin/python3", "/usr/bin/python2.7"), newer...)
 }
 
-// All gives one interpreter of each version, oldest first, in a slice of the caller's own. None at all fails the test.
+// All gives one interpreter of each version, oldest first, in a slice that the caller owns. If there is none, the test fails.
 func All(t testing.TB) []Python {
 	t.Helper()
 	list, err := find()
@@ -85,7 +85,7 @@ func All(t testing.TB) []Python {
 	return slices.Clone(list)
 }
 
-// Whole is All; in CI a version that is missing fails the test.
+// Whole is All; in CI a missing version fails the test.
 func Whole(t testing.TB) []Python {
 	t.Helper()
 	list := All(t)
@@ -105,7 +105,7 @@ func Any(t testing.TB) Python {
 	return list[len(list)-1]
 }
 
-// Each runs a test under each version. One that is missing is a skip, and in CI a failure.
+// Each runs a test under each version. A missing version is a skip, and in CI a failure.
 func Each(t *testing.T, test func(*testing.T, Python)) {
 	t.Helper()
 	list := All(t)
@@ -114,7 +114,7 @@ func Each(t *testing.T, test func(*testing.T, Python)) {
 	}
 }
 
-// Of gives the interpreter of that version. One that is missing is a skip, and in CI a failure.
+// Of gives the interpreter of that version. A missing version is a skip, and in CI a failure.
 func Of(t testing.TB, version string) Python {
 	t.Helper()
 	return of(t, All(t), version)
@@ -136,7 +136,7 @@ func of(t testing.TB, list []Python, version string) Python {
 	panic("unreachable")
 }
 
-// unavailable is why a version is not to be had: it is not wanted, or .ci/pythons could not make its tree.
+// unavailable says why a version is missing: it is not wanted, or .ci/pythons could not make its tree.
 func unavailable(version string) string {
 	if !wanted(version) {
 		return "MITOGEND_VERSIONS is " + os.Getenv("MITOGEND_VERSIONS")

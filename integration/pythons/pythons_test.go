@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// Tests that are started by nohup, or in the background of a script, start their programs with the signals' default actions.
+// Tests start programs with the signals' default actions, even if nohup or a script's & has started the tests.
 func TestIgnoredSignals(t *testing.T) {
 	const ask = "MITOGEND_TEST_SIGNALS"
 	if os.Getenv(ask) != "" {
@@ -21,7 +21,7 @@ func TestIgnoredSignals(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	_, mask, _ := strings.Cut(string(out), "SigIgn:\t")
 	ignored, perr := strconv.ParseUint(mask[:min(16, len(mask))], 16, 64)
-	// Those from 32 on are the C library's, or nobody's here.
+	// Signals from 32 on belong to the C library, or are not used here.
 	if err != nil || perr != nil || ignored&(1<<31-1) != 0 {
 		t.Errorf("%v, %v\n%s", err, perr, out)
 	}

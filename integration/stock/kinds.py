@@ -1,4 +1,4 @@
-# What a Mitogen program expects of its children whatever its master is: stdio that blocks, files of its own packages. Run by try.sh.
+# What a Mitogen program expects of its children under every master: blocking stdio, files of its own packages. Run by try.sh.
 import logging
 import os
 import sys
@@ -13,7 +13,7 @@ def shout(fd):
 
 
 def resources():
-    """What a package's files are here; None where this Mitogen has no resources."""
+    """A package's files here; None if this Mitogen has no resources."""
     import stockdata
     loader = stockdata.__spec__.loader
     if not hasattr(loader, 'get_resource_reader'):

@@ -4,9 +4,9 @@
 #     integration/stock/try.sh DIR [PYTHON...]
 #
 # For each interpreter (python3 if none is named) the programs of ../testdata/stock run under that Mitogen's own master and under
-# `mitogend master`, and have to print the same; and kinds.py, which knows what is right, runs under `mitogend master` and as a
-# client of `mitogend serve`. One line for each; the status is 1 if anything differs. A program that fails under Mitogen's own master
-# is not compared. Nothing is written outside of a temporary directory.
+# `mitogend master`, and have to print the same. kinds.py, which checks its results itself, runs under `mitogend master` and as a
+# client of `mitogend serve`. Each gets one line; the status is 1 if anything differs. A program that fails under Mitogen's own master
+# is not compared. All files are written to a temporary directory.
 set -u
 tree=$(cd "$1" && pwd) || exit 2
 shift
@@ -27,7 +27,7 @@ mkdir -m 700 "$work/run"
 mitogend serve --listen "$work/run" 2>"$work/serve.log" &
 server=$!
 
-# What differs from run to run, and between Pythons: process ids, command lines, the wording of an OSError.
+# These differ from run to run, or between Pythons: process ids, command lines, the wording of an OSError.
 clean() { sed -E 's/(local|fork)\.[0-9]+/\1/g; s/u?["'\'']Child start failed.*|Child start failed.*/Child start failed/; s/Command was: .*//' "$1"; }
 
 bad=0

@@ -1,5 +1,6 @@
 """An independent client of control.sock: Debian's python3-msgpack and a socket. Run by control_test.go; prints what it got."""
 import json
+import os
 import socket
 import sys
 
@@ -74,7 +75,7 @@ def main(path, target, lib):
         c.call('call', child=child['child'], function='time:sleep', args=[100], timeout=0.1)
     except Failure as e:
         out['timeout'] = e.args[0]['kind']
-    # The child is busy now; the daemon has another for the target.
+    # The child is busy now; the daemon makes another for the target.
     ids = [c.post('call', target=target, source=source, function='mod:echo', args=[i]) for i in range(100)]
     out['pipelined'] = [c.wait(i) for i in reversed(ids)] == list(range(99, -1, -1))
     pending = c.post('call', target=target, source=source, function='time:sleep', args=[100])
@@ -123,7 +124,7 @@ def main(path, target, lib):
                 one[i['kind']] += i['data']
     out['run_many'] = [[g['stdout'].decode(), g['stderr'].decode(), g['exit']] for _, g in sorted(got.items())]
     channels = c.call('open_many', function='mod:pump', args=[10], **many)
-    for n in 2, 1, 0:  # the last one begins late: nobody waits for it here
+    for n in 2, 1, 0:  # the last one begins late; nothing here waits for it
         c.post('write', stream=channels['stream'], target=n, value=n)
         c.post('write', stream=channels['stream'], target=n, end=True)
     got = {}
@@ -132,6 +133,15 @@ def main(path, target, lib):
         for i in channels['items']:
             got.setdefault(i.get('target', 0), []).append([i['kind'], i['value']])
     out['open_many'] = [g for _, g in sorted(got.items())]
+    there = os.path.join(lib, 'there')
+    got = list(c.stream('put', target=target, source=source, sources=[os.path.join(lib, 'mod.py')], dest=there + '/'))
+    out['put'] = [[i['kind'], i['value']['files'], len(i['value']['errors'])] for i in got]
+    got = list(c.stream('get', target=target, source=source, sources=[there], dest=os.path.join(lib, 'back'), sync=True, files=True, read=True))
+    out['get'] = [[i['kind'], i['value']['files'] if 'value' in i else os.fsdecode(i['data'])] for i in got]
+    try:
+        c.call('get', target=target, source=source, sources=[there], dest='back')
+    except Failure as e:
+        out['relative'] = e.args[0]['kind']
     kept = c.call('connect', target=target, source=source)['child']
     receiver = c.call('receiver', child=kept)
     c.call('call', child=kept, function='mod:send', args=[receiver['sender'], 3])

@@ -1,8 +1,14 @@
 /*
- * Extension modules for every CPython, without its headers: what is declared here is part of the stable ABI (2.7: as good as). NAME is
- * the module's; with LIBRARY it is a library that others need, with BROKEN its start raises an exception.
+ * Extension modules for every CPython, without its headers: all declarations here are part of the stable ABI (for 2.7, practically so).
+ * NAME is the module's name. With LIBRARY it is a library that other modules need, with BROKEN its start raises an exception, with
+ * NEWER it calls a function that glibc has since 2.36.
  */
 #include <stddef.h>
+
+#ifdef NEWER
+extern unsigned arc4random(void);
+unsigned newer(void) { return arc4random(); }
+#endif
 
 #ifdef LIBRARY
 int answer(void) { return 42; }

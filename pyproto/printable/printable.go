@@ -13,10 +13,22 @@ const Indent = "    "
 // Line gives s as one line of visible characters.
 func Line(s string) string { return escape(s, keepNothing) }
 
+// Short cuts a text for a message to 60 bytes at most. It escapes nothing.
+func Short(s string) string {
+	if len(s) <= 60 {
+		return s
+	}
+	end := 57
+	for !utf8.RuneStart(s[end]) && end > 57-utf8.UTFMax {
+		end--
+	}
+	return s[:end] + "..."
+}
+
 func keepNothing(*strings.Builder, string, rune) int { return 0 }
 
-// Text gives s with its lines, those after the first indented. Newlines at its end are dropped; a carriage return before a newline
-// belongs to it. Tabs stay.
+// Text gives s with its lines, those after the first indented. Newlines at its end are dropped; a carriage return
+// before a newline belongs to it. Tabs stay.
 func Text(s string) string { return lines(s, "\n"+Indent) }
 
 // Lines is Text without the indentation.
@@ -39,8 +51,8 @@ func lines(s, newline string) string {
 	})
 }
 
-// Colored gives a line that a program printed, without its end: tabs and the sequences that set colours stay, and colours end with
-// the line.
+// Colored gives a line that a program printed, without its end: tabs and the sequences that set colours stay, and
+// colours end with the line.
 func Colored(s string) string {
 	colored := false
 	out := escape(s, func(b *strings.Builder, rest string, r rune) int {
@@ -123,8 +135,9 @@ func firstHidden(s string) int {
 	return len(s)
 }
 
-// visible tells whether a character shows itself and does nothing else: letters, marks, numbers, punctuation, symbols, spaces and
-// joiners. Controls, marks of direction, separators of lines and paragraphs, tags and what is not assigned are not.
+// visible tells whether a character shows itself and does nothing else: letters, marks, numbers, punctuation,
+// symbols, spaces and joiners. Controls, marks of direction, separators of lines and paragraphs, tags and what is not
+// assigned are not.
 func visible(r rune) bool { return unicode.IsGraphic(r) || r == '\u200c' || r == '\u200d' }
 
 func writeRune(b *strings.Builder, r rune) {
@@ -149,8 +162,8 @@ func writeHex(b *strings.Builder, prefix string, r rune, width int) {
 	b.WriteString(prefix + strings.Repeat("0", width-len(digits)) + digits)
 }
 
-// JSON gives JSON text that means the same and has only visible characters in its strings. Outside of strings JSON has spaces and
-// newlines, which stay. It is data itself where there is nothing to do.
+// JSON gives JSON text that means the same and has only visible characters in its strings. Outside of strings JSON
+// has spaces and newlines, which stay. It is data itself where there is nothing to do.
 func JSON(data []byte) []byte {
 	i := firstNotJSON(data)
 	if i == len(data) {

@@ -46,6 +46,19 @@ func TestShown(t *testing.T) {
 	}
 }
 
+func TestShort(t *testing.T) {
+	sixty := strings.Repeat("x", 60)
+	for in, want := range map[string]string{
+		"": "", sixty: sixty, sixty + "x": sixty[:57] + "...",
+		// It cuts no character.
+		sixty[:56] + "\u20ac\u20ac": sixty[:56] + "...", strings.Repeat("\xff", 70): strings.Repeat("\xff", 57) + "...",
+	} {
+		if got := Short(in); got != want {
+			t.Errorf("%q: %q", in, got)
+		}
+	}
+}
+
 func TestColored(t *testing.T) {
 	for in, want := range map[string]string{
 		"plain\tline":                   "plain\tline",

@@ -24,14 +24,15 @@ import (
 )
 
 const (
-	// helloTime is what an interpreter may take to start, and compileTime to compile one source, on a busy machine.
+	// helloTime is how long an interpreter may take to start, compileTime how long for one source, on a busy machine.
 	helloTime   = 20 * time.Second
 	compileTime = 60 * time.Second
-	// cpuSeconds bounds a compiler's whole processor time; it is replaced, between two sources, when it has had half of that.
+	// cpuSeconds bounds a compiler's whole processor time; it is replaced, between two sources, when it has had half
+	// of that.
 	cpuSeconds = 40
 	// maxMemory bounds its address space.
 	maxMemory = 1 << 30
-	// maxUnpacked bounds what code may be unpacked.
+	// maxUnpacked bounds the size of code when it is unpacked.
 	maxUnpacked = 256 << 20
 	// maxHello bounds what it says of itself.
 	maxHello = 4200
@@ -97,7 +98,7 @@ func startCompiler(ctx context.Context, interpreter string, major int) (*compile
 	return c, nil
 }
 
-// within has the process killed unless done is called in time.
+// within kills the process unless done is called in time.
 func (c *compiler) within(d time.Duration) (done func() bool) { return time.AfterFunc(d, c.kill).Stop }
 
 // kill ends it, and what a wrapper may have started. It does nothing once the process is reaped.
@@ -157,7 +158,8 @@ func (c *compiler) hello() error {
 	return nil
 }
 
-// compile gives the code of a source; it is empty if there is to be none. After an error the process is of no use any more.
+// compile gives the code of a source; it is empty if there is to be none. After an error the process is of no use any
+// more.
 func (c *compiler) compile(file string, source []byte) ([]byte, error) {
 	defer c.within(compileTime)()
 	c.number++

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -20,6 +19,7 @@ import (
 	"golang.org/x/crypto/blake2b"
 
 	"mitogend/daemon/owned"
+	"mitogend/internal/fault"
 )
 
 const (
@@ -29,11 +29,11 @@ const (
 	trimEvery = 16 << 20
 	// maxCode bounds the code of one source.
 	maxCode = 16 << 20
-	// staleTime is how old a file is that was being written by a process which has ended.
+	// staleTime is the age at which an unfinished file counts as left behind by a process that has ended.
 	staleTime = time.Hour
-	// touchTime is how old an entry may look that is in use: the oldest go first.
+	// touchTime is how old an entry in use may look: the oldest go first.
 	touchTime = 24 * time.Hour
-	// mark begins each entry. Another form of entries, or of what their names are made of, has another one.
+	// mark begins each entry. It changes with the form of entries, and with what their names are made of.
 	mark = "mitogend code 2\n"
 
 	writing = ".new-"
@@ -60,61 +60,26 @@ type Dir struct {
 func DefaultDir() (string, error) {
 	dir, err := os.UserCacheDir()
 	if err != nil {
-		return "", fmt.Errorf("bytecode: no directory for a cache: %w", err)
+		return "", fault.Errorf("bytecode", "no directory for a cache: %w", err)
 	}
 	return filepath.Join(dir, "mitogend", "bytecode"), nil
 }
 
-// OpenDir opens a directory, and makes it if it is not there. The error says what is wrong where others could write to it, or read it.
-// It holds maxBytes at most; 0 means DefaultMaxBytes.
+// OpenDir opens a directory, and makes it if it is not there. If others could write to it, or read it, the error says
+// why. It holds maxBytes at most; 0 means DefaultMaxBytes.
 func OpenDir(path string, maxBytes int64) (*Dir, error) {
-	// Nothing is made where it would not be used: by sudo with the user's HOME, root would keep the user out of it.
-	at := path
-	info, err := os.Stat(at)
-	for errors.Is(err, fs.ErrNotExist) && at != filepath.Dir(at) {
-		at = filepath.Dir(at)
-		info, err = os.Stat(at)
-	}
-	// Whatever is made in a sticky directory, as /tmp, stays one's own.
-	if err == nil && info.Mode()&fs.ModeSticky == 0 {
-		err = owned.CheckDir(at)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("bytecode: %s: %w", path, err)
-	}
-	if err := os.MkdirAll(path, 0o700); err != nil {
-		return nil, fmt.Errorf("bytecode: %w", err)
+	if err := owned.MakeDir(path); err != nil {
+		return nil, fault.Errorf("bytecode", "%s: %w", path, err)
 	}
 	return openDir(path, maxBytes)
 }
 
 func openDir(path string, maxBytes int64) (*Dir, error) {
-	if err := owned.CheckDir(path); err != nil {
-		return nil, fmt.Errorf("bytecode: %s: %w", path, err)
-	}
-	root, err := os.OpenRoot(path)
+	root, err := owned.OpenDir(path)
 	if err != nil {
-		return nil, fmt.Errorf("bytecode: %w", err)
-	}
-	// What was opened, whatever stood there before.
-	info, err := root.Stat(".")
-	switch {
-	case err != nil:
-	case !ours(info):
-		err = errors.New("it belongs to another user")
-	case info.Mode().Perm()&0o077 != 0:
-		err = fmt.Errorf("it is open to others (mode %o); chmod 700 closes it", info.Mode().Perm())
-	}
-	if err != nil {
-		_ = root.Close()
-		return nil, fmt.Errorf("bytecode: %s: %w", path, err)
+		return nil, fault.Errorf("bytecode", "%s: %w", path, err)
 	}
 	return &Dir{path: path, root: root, limit: cmp.Or(maxBytes, DefaultMaxBytes), written: trimEvery}, nil
-}
-
-func ours(info fs.FileInfo) bool {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && int(st.Uid) == os.Geteuid()
 }
 
 // Path is where it is.
@@ -140,7 +105,8 @@ func (d *Dir) get(k key) (code []byte, ok bool) {
 	defer f.Close()
 	info, err := f.Stat()
 	const head = len(mark) + blake2b.Size256
-	if err != nil || !info.Mode().IsRegular() || !ours(info) || info.Mode().Perm()&0o022 != 0 || info.Size() < int64(head) || info.Size() > maxCode+int64(head) {
+	if err != nil || !info.Mode().IsRegular() || !owned.Mine(info) || info.Mode().Perm()&0o022 != 0 ||
+		info.Size() < int64(head) || info.Size() > maxCode+int64(head) {
 		return nil, false
 	}
 	data := make([]byte, info.Size())
@@ -167,7 +133,7 @@ func (d *Dir) put(k key, code []byte) error {
 	}
 	if err != nil {
 		_ = d.root.Remove(name)
-		return fmt.Errorf("bytecode: %s: %w", d.path, err)
+		return fault.Errorf("bytecode", "%s: %w", d.path, err)
 	}
 	d.mu.Lock()
 	full := d.written >= trimEvery
@@ -201,7 +167,7 @@ func (d *Dir) files() ([]fs.FileInfo, error) {
 	names, err := dir.Readdirnames(-1)
 	var list []fs.FileInfo
 	for _, name := range names {
-		// What others have removed meanwhile is not there any more.
+		// Others may have removed it meanwhile.
 		if info, err := d.root.Lstat(name); err == nil {
 			list = append(list, info)
 		}
@@ -210,7 +176,8 @@ func (d *Dir) files() ([]fs.FileInfo, error) {
 	return list, err
 }
 
-// trim removes what was left half written before some time and, if the rest is more than limit, the oldest until it is three quarters.
+// trim removes unfinished files from before some time. If the rest is more than limit, it removes the oldest down to
+// three quarters.
 func (d *Dir) trim(limit int64, stale time.Time) {
 	list, _ := d.files()
 	var total int64
@@ -222,7 +189,8 @@ func (d *Dir) trim(limit int64, stale time.Time) {
 		goal = limit / 4 * 3
 	}
 	for _, info := range list {
-		if half := strings.HasPrefix(info.Name(), writing); half && info.ModTime().Before(stale) || !half && total > goal {
+		if half := strings.HasPrefix(info.Name(), writing); half && info.ModTime().Before(stale) ||
+			!half && total > goal {
 			if d.root.Remove(info.Name()) == nil {
 				total -= info.Size()
 			}
@@ -282,7 +250,7 @@ func withDir(path string, do func(*Dir) error) error {
 	}
 	defer d.Close()
 	if err := do(d); err != nil {
-		return fmt.Errorf("bytecode: %w", err)
+		return fault.Errorf("bytecode", "%w", err)
 	}
 	return nil
 }

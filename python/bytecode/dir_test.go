@@ -22,7 +22,7 @@ func openTestDir(t *testing.T, path string, most int64) *Dir {
 	return d
 }
 
-// TestEntries: whatever is in the place of an entry, it is that entry or none.
+// TestEntries: whatever lies in the place of an entry counts as that entry, or as none.
 func TestEntries(t *testing.T) {
 	for name, spoil := range map[string]func(path string, data []byte) error{
 		"is cut":       func(path string, data []byte) error { return os.WriteFile(path, data[:len(data)-1], 0o600) },
@@ -130,7 +130,7 @@ func TestNothingIsMadeForOthers(t *testing.T) {
 	}
 }
 
-// TestTrim: the oldest go, and what was left half written.
+// TestTrim: the oldest go, and so do unfinished files.
 func TestTrim(t *testing.T) {
 	dir := ownDir(t)
 	d := openTestDir(t, dir, 100_000)

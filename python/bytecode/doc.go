@@ -1,7 +1,8 @@
-// Package bytecode has interpreters of this machine compile what children are served, once for all children of the same Python, and
-// keeps the code in memory and in a directory of the user's own.
+// Package bytecode has interpreters of this machine compile what children are served, once for all children of the
+// same Python, and keeps the code in memory and in a directory of the user's own.
 //
-// [Store.Code] gives code that is there, and otherwise has it made in the background for who comes next: nobody waits for a compiler.
+// [Store.Code] gives code that is there, and otherwise has it made in the background for the next who asks: nobody
+// waits for a compiler.
 //
 //	Code ──> memory ──> directory ──> queue ──> compiler (a process for each magic number, while there is work)
 //	            ▲            ▲                     │
@@ -9,24 +10,26 @@
 //
 // # Whose code it is
 //
-// Code comes from compilers alone, never from a child. A compiler is an interpreter of this machine that belongs, with its library, to
-// the user or root, and that nobody else may write to. It says itself what its magic number is. It runs no code of what it compiles: it
-// is given sources over a pipe, and no environment of ours but PATH, HOME and LD_LIBRARY_PATH. It has limits of processor time, memory
-// and size of files, and is killed when a source takes longer than compileTime.
+// Code comes from compilers alone, never from a child. A compiler is an interpreter of this machine that belongs,
+// with its library, to the user or root, and that nobody else may write to. It says itself what its magic number is.
+// It runs no code of what it compiles: it is given sources over a pipe, and no environment of ours but PATH, HOME and
+// LD_LIBRARY_PATH. It has limits of processor time, memory and size of files, and is killed when a source takes
+// longer than compileTime.
 //
-// The directory must be the user's alone (0700), and everything on the way to it safe from others; otherwise it is not used. An entry is
-// named by a digest of the source, the magic number and the file's name, as far as the code is to have one; it begins with a digest
-// of its name and its code. Whatever does not fit is no entry. It is written under another name and renamed, so that several processes
-// can share a directory. The oldest go when there is too much.
+// The directory must be the user's alone (0700), and everything on the way to it safe from others; otherwise it is
+// not used. An entry is named by a digest of the source, the magic number and the file's name, as far as the code is
+// to have one; it begins with a digest of its name and its code. Whatever does not fit is no entry. It is written
+// under another name and renamed, so that several processes can share a directory. The oldest go when there is too
+// much.
 //
 // # Goroutines
 //
-//	name   started in   ends when                                     waited for by
-//	work   Store.Code   a compiler had nothing to do for IdleTime,    Store.Close
-//	                    none is of use, or the store is closed
+//	name   started in      ends when                                         waited for by
+//	work   Store.enqueue   a compiler had nothing to do for IdleTime, none   Store.Close
+//	                       is of use, or the store is closed
 //
 // # Locks
 //
-// Store.mu guards memory only, and is never held across I/O. Dir.mu guards the count of what was written, compiler.mu the time at which
-// its pid is no longer ours to kill. None is held while another is taken.
+// Store.mu guards memory only, and is never held across I/O. Dir.mu guards the count of what was written, compiler.mu
+// the time at which its pid is no longer ours to kill. None is held while another is taken.
 package bytecode

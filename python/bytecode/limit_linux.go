@@ -10,7 +10,8 @@ const nice = 10
 
 // limit is applied before the process is given anything to do.
 func limit(pid int) error {
-	// Behind everything else that runs here. The kernel tells 20 less the nice value, which may be more already: only root may lower it.
+	// It runs behind everything else here. The kernel gives 20 minus the nice value, which may be higher already:
+	// only root may lower it.
 	if p, err := unix.Getpriority(unix.PRIO_PROCESS, pid); err != nil || 20-p < nice {
 		if err := unix.Setpriority(unix.PRIO_PROCESS, pid, nice); err != nil {
 			return fmt.Errorf("its priority: %w", err)

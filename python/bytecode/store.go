@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/crypto/blake2b"
 
+	"mitogend/internal/slogzap"
 	"mitogend/pyproto/printable"
 )
 
@@ -28,11 +30,13 @@ const (
 	maxSource = 4 << 20
 	// maxQueue bounds the sources that wait for one compiler, and maxBad those that are not tried again.
 	maxQueue, maxBad = 5000, 1000
-	// maxWaiting bounds the bytes of all sources that wait: they stay in memory, also when the importer would forget them.
+	// maxWaiting bounds the bytes of all sources that wait: they stay in memory, also when the importer would forget
+	// them.
 	maxWaiting = 64 << 20
-	// maxCrashes is how many compilers of one kind may end on a source, one after the other, before no more are started.
+	// maxCrashes is how many compilers of one kind may end on a source, one after the other, before no more are
+	// started.
 	maxCrashes = 3
-	// restTime is how long none are started after that, nor after no interpreter has fitted.
+	// restTime is how long none is started after that, or after no interpreter has fitted.
 	restTime = 10 * time.Minute
 	// maxPythons bounds the kinds of Python that are compiled for.
 	maxPythons = 64
@@ -44,12 +48,13 @@ const (
 type Options struct {
 	// Dir keeps code for the next process; nil for none. The store closes it.
 	Dir *Dir
-	// Compilers are interpreters besides those that are offered and those on PATH: files, or patterns as of filepath.Glob.
+	// Compilers are interpreters besides those that are offered and those on PATH: files, or patterns as of
+	// filepath.Glob.
 	Compilers []string
 	// MaxMemory bounds the code kept in memory, in bytes; 0 means DefaultMaxMemory.
 	MaxMemory int64
 	// Logger may be nil.
-	Logger *zap.Logger
+	Logger *slog.Logger
 }
 
 // Python is what code is for.
@@ -64,7 +69,8 @@ type Source struct {
 	Hash [32]byte
 	// Size is that of the text, in bytes.
 	Size int
-	// File is what code objects say that they come from. It may be empty in 3.x, where whoever loads the code corrects that.
+	// File is what code objects say that they come from. It may be empty in 3.x, where whoever loads the code
+	// corrects that.
 	File string
 	// Name is what the log calls it; File if it is empty.
 	Name string
@@ -107,7 +113,8 @@ type worker struct {
 	running bool
 	wake    chan struct{} // one token: there may be jobs
 	crashes int           // one after the other
-	// until is when it may be tried again: no interpreter has fitted, or they have crashed. Another offer changes that, too.
+	// until is when it may be tried again: no interpreter has fitted, or they have crashed. Another offer changes
+	// that, too.
 	until time.Time
 }
 
@@ -121,11 +128,8 @@ func New(opt Options) *Store {
 	if opt.MaxMemory <= 0 {
 		opt.MaxMemory = DefaultMaxMemory
 	}
-	s := &Store{opt: opt, log: opt.Logger, entries: map[key]*list.Element{}, order: list.New(), pending: map[key]bool{}, bad: map[key]bool{},
+	s := &Store{opt: opt, log: slogzap.Zap(opt.Logger), entries: map[key]*list.Element{}, order: list.New(), pending: map[key]bool{}, bad: map[key]bool{},
 		workers: map[Python]*worker{}, offered: map[uint16][]string{}}
-	if s.log == nil {
-		s.log = zap.NewNop()
-	}
 	// Compilers are started in another directory.
 	s.opt.Compilers = slices.Clone(opt.Compilers)
 	for i, pattern := range s.opt.Compilers {
@@ -150,7 +154,8 @@ func (s *Store) Close() {
 	}
 }
 
-// Settle waits until all is compiled that is to be, or d has passed. Who works for a moment only leaves something by it to the next.
+// Settle waits until all that waits is compiled, or d has passed. So a process that works for a moment leaves
+// something to the next.
 func (s *Store) Settle(d time.Duration) {
 	s.mu.Lock()
 	if len(s.pending) == 0 {
@@ -172,8 +177,8 @@ func (s *Store) Settle(d time.Duration) {
 // maxOffered is how many interpreters of one magic number are remembered.
 const maxOffered = 8
 
-// Offer tells of an interpreter that runs here, by its file, and what its magic number is. Whether it may compile is judged when it is
-// to: it says its magic number itself, and must be the user's or root's.
+// Offer tells of an interpreter that runs here: its file and its magic number. Whether it may compile is judged when
+// it is needed: it must say the magic number itself, and be the user's or root's.
 func (s *Store) Offer(interpreter string, magic uint16) {
 	if magic == 0 || !filepath.IsAbs(interpreter) {
 		return
@@ -194,8 +199,8 @@ func keyOf(p Python, src Source) key {
 	return blake2b.Sum256(fmt.Appendf(nil, "%s%x %x %s", mark, p.Magic, src.Hash, src.File))
 }
 
-// Code gives the code of a source, for that Python, as zlib of what follows the header in a .pyc; nil if there is none, or not yet. Then it
-// is made for the next who asks, if there is an interpreter for that.
+// Code gives the code of a source, for that Python, as zlib of what follows the header in a .pyc; nil if there is
+// none yet. Then it is made for the next who asks, if there is an interpreter for it.
 func (s *Store) Code(p Python, src Source) []byte {
 	if p.Magic == 0 || src.Size == 0 || src.Size > maxSource {
 		return nil
@@ -221,7 +226,7 @@ func (s *Store) Code(p Python, src Source) []byte {
 	return nil
 }
 
-// keep has an entry in memory, and gives its code: nil where the source is to be sent as it is.
+// keep keeps an entry in memory, and gives its code: nil where the source is to be sent as it is.
 func (s *Store) keep(k key, code []byte) []byte {
 	if len(code) == 0 {
 		code = nil
@@ -270,8 +275,8 @@ func (s *Store) enqueue(p Python, j *job) {
 	}
 }
 
-// makeRoom forgets a kind of Python for which nothing is to be done: children may have said what they are not. False if there is none.
-// Store.mu is held.
+// makeRoom forgets a kind of Python that has no work: children may have lied about theirs. It gives false if there is
+// none. Store.mu is held.
 func (s *Store) makeRoom() bool {
 	for p, w := range s.workers {
 		if !w.running && !time.Now().Before(w.until) {
@@ -311,7 +316,7 @@ func (s *Store) next(w *worker) *job {
 	}
 }
 
-// forget has a job be over, whatever came of it. Store.mu is held.
+// forget ends a job, whatever came of it. Store.mu is held.
 func (s *Store) forget(j *job) {
 	delete(s.pending, j.k)
 	if len(s.pending) == 0 && s.settled != nil {
@@ -329,7 +334,7 @@ func (s *Store) drop(w *worker) {
 	w.queue = nil
 }
 
-// rest has nothing compiled for that Python for restTime. Store.mu is held.
+// rest stops compiling for that Python for restTime. Store.mu is held.
 func (s *Store) rest(w *worker) {
 	w.until, w.crashes = time.Now().Add(restTime), 0
 	s.drop(w)
@@ -395,7 +400,8 @@ func (j *job) compile(c *compiler) ([]byte, error) {
 func (s *Store) done(w *worker, j *job, err error) {
 	over := s.ctx.Err() != nil
 	if err != nil && !over {
-		s.log.Info("a compiler ended on a source, which is served as it is", zap.String("file", printable.Line(cmp.Or(j.source.Name, j.source.File))), zap.Error(err))
+		s.log.Info("a compiler ended on a source, which is served as it is",
+			zap.String("file", printable.Line(cmp.Or(j.source.Name, j.source.File))), zap.Error(err))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -441,7 +447,8 @@ func (s *Store) compilerFor(p Python) *compiler {
 func (s *Store) candidates(p Python) (list []string) {
 	add := func(paths ...string) {
 		for _, path := range paths {
-			if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 && !slices.Contains(list, path) {
+			if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 &&
+				!slices.Contains(list, path) {
 				list = append(list, path)
 			}
 		}
@@ -454,7 +461,8 @@ func (s *Store) candidates(p Python) (list []string) {
 		found, _ := filepath.Glob(pattern)
 		add(found...)
 	}
-	for _, name := range []string{fmt.Sprintf("python%d.%d", p.Major, p.Minor), fmt.Sprintf("python%d", p.Major), "python"} {
+	for _, name := range []string{fmt.Sprintf("python%d.%d", p.Major, p.Minor), fmt.Sprintf("python%d", p.Major),
+		"python"} {
 		if path, err := exec.LookPath(name); err == nil && filepath.IsAbs(path) {
 			add(path)
 		}

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"mitogend/integration/pythons"
+	"mitogend/internal/slogzap"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -137,7 +138,7 @@ func TestCode(t *testing.T) {
 		if got := other.Code(p, src); !bytes.Equal(got, code) {
 			t.Errorf("the next process finds %d bytes, not %d", len(got), len(code))
 		}
-		// What there is no code of is known, too, and not compiled again.
+		// It is also known what has no code; that is not compiled again.
 		for _, text := range none {
 			if code := other.Code(p, sourceOf("/x.py", text)); code != nil || len(other.workers) != 0 {
 				t.Errorf("the next process has code of %q: %q", text, code)
@@ -201,7 +202,7 @@ func TestNoCode(t *testing.T) {
 		s := newStore(t, "", Options{Compilers: []string{py.Path}})
 		strange := p
 		strange.Magic++
-		s.Offer(py.Path, strange.Magic) // it lies
+		s.Offer(py.Path, strange.Magic) // that is a lie
 		if settled(t, s, strange, src) != nil || s.Code(Python{}, src) != nil || len(s.workers) != 1 {
 			t.Error("there is code")
 		}
@@ -263,7 +264,7 @@ os.write(1, struct.pack('>LLLL', ` + number + `, ` + check + `, 0, len(code)) + 
 			t.Parallel()
 			fake := filepath.Join(t.TempDir(), "python")
 			pythons.Program(t, fake, "#!/bin/sh\n"+text+"\n")
-			s := newStore(t, ownDir(t), Options{Logger: zaptest.NewLogger(t)})
+			s := newStore(t, ownDir(t), Options{Logger: slogzap.Slog(zaptest.NewLogger(t))})
 			s.Offer(fake, p.Magic)
 			for i := range 2 {
 				src := sourceOf("/x.py", fmt.Sprintf("X = %d\n", i))
@@ -275,8 +276,7 @@ os.write(1, struct.pack('>LLLL', ` + number + `, ` + check + `, 0, len(code)) + 
 	}
 }
 
-// TestManyPythons: children that say of themselves what they are not keep nobody from being compiled for, once that is
-// found out.
+// TestManyPythons: children that lie about their Python do not keep others from getting code, once that is found out.
 func TestManyPythons(t *testing.T) {
 	t.Parallel()
 	py := pythons.Any(t)
@@ -328,7 +328,7 @@ func TestManySources(t *testing.T) {
 	s.mu.Unlock()
 }
 
-// TestSlowLog: nobody waits for the log, where whoever reads that may wait for others.
+// TestSlowLog: nobody waits for the log, whose reader may itself wait for others.
 func TestSlowLog(t *testing.T) {
 	t.Parallel()
 	fake := filepath.Join(t.TempDir(), "python")
@@ -340,7 +340,7 @@ func TestSlowLog(t *testing.T) {
 		<-read
 		return nil
 	}))
-	s := newStore(t, "", Options{Logger: log})
+	s := newStore(t, "", Options{Logger: slogzap.Slog(log)})
 	s.Offer(fake, 1)
 	src := sourceOf("", "X = 1\n")
 	src.Name = "/x.py"
@@ -391,7 +391,7 @@ func TestCompilerThatHangs(t *testing.T) {
 	s.Close()
 }
 
-// TestCompilerThatLeavesOthers: what has left its group holds its pipes, and nobody waits for that.
+// TestCompilerThatLeavesOthers: a process that has left the group holds the pipes, and nobody waits for it.
 func TestCompilerThatLeavesOthers(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -419,7 +419,7 @@ func TestCompilerThatLeavesOthers(t *testing.T) {
 	}
 }
 
-// TestCompilerThatEnds: the source on which it does is not compiled, and the next one is.
+// TestCompilerThatEnds: the source on which a compiler ends is not compiled, and the next one is.
 func TestCompilerThatEnds(t *testing.T) {
 	t.Parallel()
 	py := pythons.Any(t)

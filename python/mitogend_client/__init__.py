@@ -1,9 +1,10 @@
 """
 Lets a program that was written for Mitogen's own master run under the daemon, unchanged.
 
-install() waits until the program imports mitogen.master. From then on its first Router is a client of the daemon's socket, named
-by $MITOGEND_SOCKET: what it connects without via= is started by the daemon, as children of the same Mitogen, whose modules and
-log records come from and go to this process. 2.7 and 3.6 and later, any Mitogen from 0.2.10 that has what NEEDS and _attach() name.
+install() waits until the program imports mitogen.master. From then on its first Router is a client of the daemon's
+socket, named by $MITOGEND_SOCKET: what it connects without via= is started by the daemon, as children of the same
+Mitogen, whose modules and log records come from and go to this process. 2.7 and 3.6 and later, any Mitogen from
+0.2.10 that has what NEEDS and _attach() name.
 """
 import logging
 import os
@@ -14,17 +15,19 @@ import threading
 
 _attached = []
 
-# What is used of Mitogen's modules, by module. Names that only some releases have are looked up where they are used.
+# The names that are used of each of Mitogen's modules. Names that only some releases have are looked up where they
+# are used.
 NEEDS = {
     'mitogen.core': (
         'ALLOCATE_ID', 'CALL_FUNCTION', 'Kwargs', 'Message.pickled', 'MitogenProtocol.build_stream', 'StreamError', 'listen', 'to_text'),
     'mitogen.parent': ('Context.send', 'Context.send_await', 'get_connection_class'),
-    'mitogen.master': ('Router.__init__', 'Router.add_handler', 'Router.connect', 'Router.context_by_id', 'Router.disconnect_stream', 'Router.register'),
+    'mitogen.master': ('Router.__init__', 'Router.add_handler', 'Router.connect', 'Router.context_by_id',
+                        'Router.disconnect_stream', 'Router.register'),
 }
 
 
 def _need(root, names, label):
-    """Ends the program with one line if this Mitogen is another than is known here."""
+    """Ends the program with one line if this Mitogen lacks what is needed here."""
     import mitogen
     for name in names:
         obj = root
@@ -101,7 +104,7 @@ def patch(master):
     connect = master.Router.connect
 
     def patched_init(self, *args, **kwargs):
-        # A second router of one process would need a context id of its own, and Mitogen keeps it in a global.
+        # A second router in one process would need a context id of its own, but Mitogen keeps the id in a global.
         sock = None if _attached else _dial()
         if sock:
             _attached.append(self)
@@ -118,7 +121,7 @@ def patch(master):
     def patched_connect(self, method_name, name=None, **kwargs):
         daemon = self.__dict__.get('_mitogend_context')
         if daemon is None or kwargs.get('via') is not None or method_name == 'fork':
-            # A fork is one of this process.
+            # fork() means a fork of this process.
             return connect(self, method_name, name=name, **kwargs)
         return _connect(self, daemon, method_name, name, kwargs)
 
@@ -190,7 +193,10 @@ def _call(module, function, **kwargs):
 
 
 def _register(router):
-    """Router.register that tells the daemon of the clients of a mitogen.unix.Listener of this program, who talk to its children."""
+    """
+    Router.register that tells the daemon of clients of this program's own mitogen.unix.Listener, who talk to its
+    children.
+    """
     register = router.register
 
     def registered(context, stream):
@@ -202,8 +208,8 @@ def _register(router):
 
 class _IDs(object):
     """
-    Numbers for contexts, of blocks that the daemon gives. Mitogen takes one on the thread that receives messages, too, which must not
-    wait: the next block is asked for while half of one is left.
+    Numbers for contexts, from blocks that the daemon gives. Mitogen also takes them on the thread that receives
+    messages, which must not wait. So the next block is asked for while half of one is left.
     """
 
     def __init__(self, router, daemon):
@@ -257,7 +263,9 @@ def _allocation():
 
 
 class _Lists(object):
-    """What Mitogen reads of a child's importer when that child makes another: the lists, and from 0.3.42 on the policy."""
+    """
+    What Mitogen reads of a child's importer when that child makes another: the lists, and from 0.3.42 on the policy.
+    """
 
     def __init__(self, responder):
         self.responder = responder
@@ -303,7 +311,7 @@ def _lists(responder):
 
 
 def _surroundings():
-    """The directory and the environment of this process as they are now, without what `mitogend master` has put there."""
+    """The current directory and environment of this process, without what `mitogend master` has put there."""
     environ = dict(getattr(os, 'environb', os.environ))
     socket_path = environ.pop(_same('MITOGEND_SOCKET'), None)
     path = environ.pop(_same('PYTHONPATH'), None)
@@ -323,7 +331,7 @@ def _surroundings():
 
 
 def _same(text):
-    """Text in the type of the environment's."""
+    """Text as the type that the environment has."""
     return text.encode('ascii') if hasattr(os, 'environb') else text
 
 

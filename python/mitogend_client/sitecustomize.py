@@ -1,4 +1,7 @@
-"""Loaded by the interpreters that `mitogend master` starts: it lets mitogend_client wait for Mitogen, and gets out of the way."""
+"""
+Loaded by the interpreters that `mitogend master` starts: it lets mitogend_client wait for Mitogen, and gets out of
+the way.
+"""
 import os
 import sys
 
@@ -8,7 +11,7 @@ _here = os.path.dirname(os.path.abspath(__file__))
 sys.path[:] = [p for p in sys.path if os.path.abspath(p or os.curdir) != _here]
 mitogend_client.install()
 
-# The one that this file has taken the place of. The import system wants the name to be there afterwards.
+# The sitecustomize that this file has taken the place of. The import system wants the name to be there afterwards.
 _own = sys.modules.pop('sitecustomize')
 try:
     import sitecustomize

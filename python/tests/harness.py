@@ -24,6 +24,7 @@ import zlib
 HERE = os.path.dirname(os.path.abspath(__file__))
 # Where mitogen/core.py and the rest are; the plain files are next to this directory.
 RUNTIME = os.environ.get('MITOGEND_RUNTIME')
+GET_RESOURCE = 112
 # Seconds after which a test that waits has failed.
 DEADLINE = 60
 
@@ -55,9 +56,9 @@ def load():
 
 class Parent(object):
     """
-    Context 0. `modules` maps names to source, text or bytes; None is a namespace package. A name is a package when there
-    are names below it, or when it is in `packages`. Everything is answered at once, but for names in `held`, until
-    release(). `handlers` maps other handles to functions of (parent, header, data).
+    Context 0. `modules` maps names to source, text or bytes; None is a namespace package. A name is a package when
+    there are names below it, or when it is in `packages`. Everything is answered at once, but for names in `held`,
+    until release(). `handlers` maps other handles to functions of (parent, header, data).
     """
 
     def __init__(self, modules, packages=(), related=None, held=(), reasons=None, handlers=None, **config):
@@ -150,7 +151,7 @@ class Parent(object):
             self.answer(name)
         elif handle in self.handlers:
             self.handlers[handle](self, header, data)
-        elif handle == 112:
+        elif handle == GET_RESOURCE:
             self.send(header[5], b'no resources', reply_to=self.core.IS_DEAD)
         else:
             self.other.append((header, data))

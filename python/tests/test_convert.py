@@ -1,4 +1,4 @@
-"""What calls return and take that is not plain."""
+"""Values that are not plain, as results and as arguments."""
 from __future__ import absolute_import, print_function
 
 import collections

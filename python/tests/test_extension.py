@@ -1,4 +1,4 @@
-"""What a child says of itself, by which wheels are chosen for it."""
+"""What a child says of itself; wheels are chosen by that."""
 from __future__ import absolute_import, print_function
 
 import io
@@ -44,10 +44,10 @@ class AboutTest(harness.TestCase):
             self.replace(os=Named(os, uname=lambda: ('Linux', '', '', '', name)), struct=Named(os, calcsize=lambda _: 8 if wide else 4))
             self.assertEqual(self.extension.here(), want)
 
-    def musl(self, script):
+    def musl(self, script, name='ld-musl-x86_64.so.1'):
         directory = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, directory)
-        loader = os.path.join(directory, 'ld-musl-x86_64.so.1')
+        loader = os.path.join(directory, name)
         with open(loader, 'w') as f:
             f.write(script)
         os.chmod(loader, 0o700)
@@ -56,7 +56,10 @@ class AboutTest(harness.TestCase):
         return self.extension.about()[2:]
 
     def test_musl(self):
-        self.assertEqual(self.musl('#!/bin/sh\nprintf "musl libc (x86_64)\\nVersion 1.2.4\\nUsage: ld.so\\n" >&2\nexit 1\n'), [u'musl', u'1.2.4'])
+        says = '#!/bin/sh\nprintf "%s libc (x86_64)\\nVersion 1.2.4\\nUsage: ld.so\\n" >&2\nexit 1\n'
+        for name in 'ld-musl-x86_64.so.1', 'libc.so':
+            self.assertEqual(self.musl(says % 'musl', name), [u'musl', u'1.2.4'])
+        self.assertEqual(self.musl(says % 'other', 'libc.so'), [u'', u''])
 
     def test_libraries_that_say_nothing(self):
         self.assertEqual(self.musl('#!/bin/sh\nexit 1\n'), [u'', u''])
@@ -71,7 +74,7 @@ class AboutTest(harness.TestCase):
 
 
 class Named(object):
-    """A module with some functions of others."""
+    """A module in which some functions are replaced."""
 
     def __init__(self, module, **functions):
         self.__dict__.update(module.__dict__)

@@ -1,6 +1,6 @@
 """
-Processes that are forked off a context: each has a way of its own to the parent's reader. MITOGEND_LONG=1 for a thousand
-forks, and 64 processes that import the same 200 modules at once.
+Processes that are forked off a context: each has a way of its own to the parent's reader. MITOGEND_LONG=1 for a
+thousand forks, and 64 processes that import the same 200 modules at once.
 """
 from __future__ import absolute_import
 
@@ -17,6 +17,7 @@ import warnings
 import harness
 
 core = harness.load()
+DETACHING = 109
 LONG = bool(os.environ.get('MITOGEND_LONG'))
 
 
@@ -33,8 +34,8 @@ def outcome(fn):
 
 def forked_in_c(fn):
     """
-    What fn returns or raises in a process that a library has forked off. Python's own locks are then as another thread had them, so
-    that such a process may hang by itself: that is tried again.
+    What fn returns or raises in a process that a library has forked off. Python's own locks are then as another
+    thread had them. So such a process may hang, and is tried again.
     """
     try:
         import ctypes
@@ -96,7 +97,9 @@ def forked(fn):
 
 
 def before_exec(fn):
-    """The same in a process that subprocess forks, which is not by os.fork() on 3.x, and comes to none of our hooks on 2.x."""
+    """
+    The same in a process that subprocess forks: on 3.x not by os.fork(), on 2.x past our hooks.
+    """
     r, w = os.pipe()
     subprocess.Popen(['/bin/true'], preexec_fn=lambda: os.write(w, outcome(fn).encode('utf-8'))).wait()
     os.close(w)
@@ -129,7 +132,10 @@ class ForkedTest(harness.TestCase):
         return parent
 
     def test_1_without_the_module(self):
-        """Another way than os.fork(), before this runtime knows that there are forks: refused, and nobody else is harmed."""
+        """
+        Another way than os.fork(), before this runtime knows that there are forks: refused, and nobody else is
+        harmed.
+        """
         parent = self.parent({'late': 'VALUE = 1', 'other': 'VALUE = 2'}, fetched=False)
         if 'mitogen.forked' not in sys.modules:
             self.assertIn('not forked by os.fork()', forked_in_c(lambda: load('late')))
@@ -150,7 +156,7 @@ class ForkedTest(harness.TestCase):
     def test_another_way_to_fork(self):
         parent = self.parent({'late': 'VALUE = 1', 'later': 'VALUE = 2'})
         self.assertEqual(before_exec(lambda: load('late')), '1')
-        # Off one that has its own way.
+        # Forked off one that has its own way.
         self.assertEqual(forked(lambda: '%d %s' % (load('late'), before_exec(lambda: load('later')))), '1 2')
         self.assertEqual(parent.asked.count('later'), 1)
 
@@ -162,7 +168,7 @@ class ForkedTest(harness.TestCase):
         self.assertEqual(forked(lambda: level(0)), '0123')
 
     def test_daemon(self):
-        """Who has forked it has ended."""
+        """The process that forked it has ended."""
         self.parent({'late': 'VALUE = 1'})
         r, w = os.pipe()
         go_r, go_w = os.pipe()
@@ -186,7 +192,10 @@ class ForkedTest(harness.TestCase):
             os.close(fd)
 
     def test_while_a_thread_imports(self):
-        """It holds a module's lock, which nobody releases in the process forked off, and is in the midst of the module."""
+        """
+        The thread holds a module's lock, which nobody releases in the forked process, and the module is half
+        imported.
+        """
         if not core.PY3:
             self.skipTest('2.x forks when nobody imports')
         parent = self.parent({'half': 'import hook\nhook.reached.set()\nhook.go.wait()\nVALUE = 7'})
@@ -213,7 +222,7 @@ class ForkedTest(harness.TestCase):
         self.assertEqual(sorted(results), ['1', '1', '2', '2'])
 
     def test_logs_and_questions(self):
-        """Large messages of several processes at once are whole, and a reply comes to who has asked."""
+        """Large messages of several processes at once stay whole, and a reply reaches the process that asked."""
         def answer(parent, head, data):
             parent.send(head[5], b'\x80\x02' + harness.encode(core.loads(data)[1]) + b'.')
         parent = self.parent({}, handlers={112: answer})
@@ -237,7 +246,7 @@ class ForkedTest(harness.TestCase):
         def ask():
             reply = core.Latch()
             handle = core.router.add_handler(reply.put, persist=False)
-            core.router.route(core.Message(0, handle=109, reply_to=handle))
+            core.router.route(core.Message(0, handle=DETACHING, reply_to=handle))
             return reply.get().data.decode()
         self.assertIn('is no context', forked(ask))
 
@@ -305,7 +314,7 @@ class ForkedTest(harness.TestCase):
         r, w = os.pipe()
         others = [Forked(lambda: (os.read(r, 1), imports())[1]) for _ in range(3)]
         self.assertEqual(forked(imports), '(20, [0])')
-        # One has no bytecode when the next one asks.
+        # The first module has no bytecode yet when the next process asks.
         for _ in others:
             os.write(w, b'x')
         self.assertEqual([other.result() for other in others], ['(1, [0])' if core.PY3 else '(20, [0])'] * 3)
@@ -319,11 +328,13 @@ class ForkedTest(harness.TestCase):
         forks = sys.modules['mitogen.forked']
         harness.eventually('nobody waits for a process that has gone', lambda: not forks.peers and forks.queue is None)
         self.assertEqual([name for name in names if parent.asked.count(name) != 1], [])
-        # A module that cannot be compiled is for the process to report.
+        # The process itself reports a module that cannot be compiled.
         self.assertIn('broken', forked(lambda: load('broken')))
 
     def test_warnings(self):
-        """What Python warns of while it compiles is shown by each process that imports it, and not by the parent as well."""
+        """
+        Each process that imports a module shows what Python warns of in it. The parent does not.
+        """
         source = "VALUE = '\\d'\n"
         self.parent({'warned': source})
 
@@ -359,7 +370,7 @@ class ForkedTest(harness.TestCase):
             os.close(fd)
 
     def test_keeps_nothing_open(self):
-        """Who reads the end of the parent's stream, or of its output, does not wait for what it has forked off."""
+        """The end of the parent's stream, or of its output, does not wait for forked processes."""
         self.parent({})
 
         def check():

@@ -23,7 +23,7 @@ if PY3:
 
 
 def packages(*names):
-    """What 2.x asks for besides: it imports the packages one by one, and does not say what for."""
+    """What 2.x asks for in addition: it imports packages one by one, and does not say for which module."""
     return [] if PY3 else list(names)
 
 
@@ -75,7 +75,7 @@ class ImportTest(harness.TestCase):
         threads[2].join(harness.DEADLINE)
         self.assertIn('soon.deep.one', sys.modules)
         self.assertTrue(threads[0].is_alive())
-        # A neighbour of what is waited for may wait with it, no longer.
+        # A neighbour of the awaited module may wait for it, but no longer.
         threads[1].start()
         parent.release()
         for t in threads:

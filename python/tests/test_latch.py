@@ -1,4 +1,4 @@
-"""Who waits, who reads, and that nobody waits for ever."""
+"""Who waits and who reads; nobody waits for ever."""
 from __future__ import absolute_import
 
 import os
@@ -119,7 +119,7 @@ class LatchTest(harness.TestCase):
 
     @unittest.skipIf(sys.version_info[0] == 2, 'on 2.x nothing interrupts a thread that waits for a lock')
     def test_interrupted_sleeper_is_forgotten(self):
-        # Else the next item would wake one who no longer waits.
+        # Otherwise the next item would wake a thread that no longer waits.
         other, latch = core.Latch(), core.Latch()
         reader = threading.Thread(target=other.wait)
         reader.start()
@@ -189,7 +189,7 @@ class LatchTest(harness.TestCase):
         self.assertEqual(self.master.asked, ['late'])
 
     def test_handler_within_a_message_may_not_wait(self):
-        # Here it would wait for ever: who reads is below it on the stack.
+        # Here it would wait for ever: the reader is below it on the stack.
         errors = []
 
         def handler(_msg):

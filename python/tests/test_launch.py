@@ -16,7 +16,7 @@ from test_parent import ParentTest as Base, descriptors
 core = harness.load()
 LAYOUTS = u'socketpair', u'pipes', u'pty', u'hybrid', u'hybrid-pipes'
 
-# What an interpreter does that takes the handshake, up to the end of its stream. It says what it was given.
+# An interpreter that takes the handshake, and lives until its stream ends. It says what it was given.
 CHILD = r'''
 import os, sys
 def line():
@@ -133,7 +133,7 @@ class LaunchTest(Base):
                 (sh(u'echo MITO000 30b00f0; exit 1'), {u'step': u'first stage', u'status': 1 << 8}),
                 (sh(u'echo MITO000 30b00f0; echo MITO001; exit 1'), {u'step': u'runtime'}),
                 (sh(u'echo $EXTRA; exit 1'), {u'output': [u'1']}),
-                # Ends, but leaves somebody who holds the stream.
+                # It ends, but leaves a process that holds the stream.
                 (sh(u'sleep 5 & exit 4'), {u'step': u'connect', u'status': 4 << 8}),
                 (sh(u'while :; do echo garbage garbage garbage garbage garbage garbage garbage garbage; done'),
                  {u'step': u'connect', u'reason': u'it printed more than a mebibyte that is no handshake'})):
@@ -143,7 +143,7 @@ class LaunchTest(Base):
                 want = dict(want)
                 output = want.get(u'output')
                 if output:
-                    # The order of two streams is nobody's.
+                    # Two streams have no common order.
                     self.assertEqual(sorted(report[u'output']), sorted(want.pop(u'output')))
                 self.assertEqual(dict((k, report[k]) for k in want), want, (argv, stdio))
         self.assertEqual(relay.children, {})
@@ -203,7 +203,7 @@ class LaunchTest(Base):
         self.assertTrue('this process ends' in core.loads(self.wait_for(6001)[0][1])[u'reason'])
 
     def test_last_words(self):
-        """What a program printed before its end is told, also if nobody had the time to read it meanwhile."""
+        """What a program printed before its end is told, even if nobody had time to read it before."""
         self.attached()
         import mitogen.launch
 
@@ -266,7 +266,8 @@ exit 1
             self.end()
             report = self.ask(question, [self.prompt(u'password[^:]*: *$', answer=wrong)], stdio)
             self.assertEqual((report[u'ok'], report[u'answered'], report[u'step']), (False, True, u'connect'))
-            # The last line is the question that came again; the master finds the reason in it, and masks what was echoed.
+            # The last line is the question that came again; the master finds the reason in it, and masks what was
+            # echoed.
             self.assertEqual(report[u'output'][-1], question.strip())
             self.assertEqual(report[u'output'][-2], u'no: wr0ng')
             report = self.ask(question, [self.prompt(u'password[^:]*: *$', known=False)], stdio)

@@ -1,5 +1,6 @@
 """
-A child that lies: what it sends, and what must hold for the others. Each lie is told over a socketpair, pipes and a terminal.
+A child that lies: what it sends, and what must hold for the others. Each lie is told over a socketpair, pipes and a
+terminal.
 """
 from __future__ import absolute_import
 
@@ -14,21 +15,23 @@ from test_parent import ADD_ROUTE, ALLOW, FLOW, ParentTest as Base, frame
 
 core = harness.load()
 LIAR, HONEST, OTHER, BELOW, BESIDE = 2, 3, 4, 20, 40
-DETACHING, FORWARD_MODULE, LOAD_CODE = 109, 108, 989
+FORWARD_MODULE = 108
+DETACHING = 109
 REPLY = 5
 MODULE = b'\x80\x02' + harness.encode((u'evil', None, u'evil.py', core.Blob(b'x'), ())) + b'.'
 CALL = core.dumps((None, u'os', None, u'getpid', (), {}), 2)
 
-# What it says; the handle; what is sent; further fields of the header. All of it goes to its parent, and is refused.
+# Each lie: what it says, the handle, the payload and further fields of the header. All go to the parent, and are
+# refused.
 LIES = (
     [('that it leads to %r' % n, ADD_ROUTE, n, {}) for n in (
-        # Nobody's, its own, those of others, a client's, and what is no number.
+        # Ids of nobody, of itself, of others, of a client; and what is no number.
         b'50', b'50:name', b'2', b'0', b'1', b'3', b'40', b'19', b'1073741825', b'4294967295', b'4294967296', b'-1', b' 50', b'+50',
         b'5_0', b'', b'x', b'\xff', b'9' * 1000000, b':' * 1000000)] +
     [('that %r is gone' % n, core.DEL_ROUTE, n, {}) for n in (b'3', b'2', b'0', b'1', b'40', b'77', b'', b'9' * 1000000)] +
     [('that %r takes nothing' % n, FLOW, n + b':1', {}) for n in (b'3', b'2', b'0', b'1', b'40', b'77', b'x', b'9' * 1000000)] +
     [('an order: %d' % handle, handle, data, {}) for handle, data in (
-        (core.SHUTDOWN, b''), (core.CALL_FUNCTION, CALL), (core.LOAD_MODULE, MODULE), (LOAD_CODE, b'evil\0x'),
+        (core.SHUTDOWN, b''), (core.CALL_FUNCTION, CALL), (core.LOAD_MODULE, MODULE), (core.LOAD_CODE, b'evil\0x'),
         (FORWARD_MODULE, b'3\0evil'), (ALLOW, b'50:60'))] +
     [('in the name of one that is behind it: %d' % handle, handle, data, {'src': BELOW}) for handle, data in (
         (core.GET_MODULE, b'os'), (ADD_ROUTE, b'21'), (core.DEL_ROUTE, b'20'), (FLOW, b'20:1'), (DETACHING, b''))] +
@@ -84,7 +87,7 @@ class LiesTest(Base):
             self.assertEqual(told(), known, what)
             self.assertEqual((relay.stopped, relay.held, relay.told), ({}, {}, set()), what)
             self.assertFalse('evil' in core.importer.cache or relay.children[LIAR].detached, what)
-        # Somewhere it is said, and not for each.
+        # The log says so, but not for each.
         logs = [d for _, d in self.arrived(core.FORWARD_LOG)]
         self.assertTrue(5 < len(logs) < 20, logs)
         self.assertTrue(max(map(len, logs)) < 500, logs)
@@ -140,7 +143,7 @@ class LiesTest(Base):
         self.honest.send(0, 7002)
         self.wait_for(7002)
         self.assertFalse(61 in core.router.routes)
-        # Whoever is refused forgets it, too.
+        # A child that is refused forgets it, too.
         got = []
         while len(got) < 2:
             header, data = self.liar.receive()
@@ -149,7 +152,7 @@ class LiesTest(Base):
         self.assertEqual(got, [b'60', b'61'])
 
     def test_dead_messages(self):
-        """A call ends by its respondent, by who leads to it, and by a parent."""
+        """The respondent ends a call; so do who leads to it, and a parent."""
         relay = self.tree()
         ended = []
 
@@ -188,7 +191,7 @@ class LiesTest(Base):
         self.assertTrue(b'reads nothing' in data, data)
 
     def test_flow_ends(self):
-        """FLOW for what is behind the liar holds a sender for a time, and one that answers not at all."""
+        """FLOW for what is behind the liar stops a sender for a time, and does not stop who answers."""
         relay = self.tree()
         self.patch(STALL=2)
         self.liar.send(1, FLOW, b'20:1')
@@ -210,7 +213,10 @@ class LiesTest(Base):
     # What it can make us keep.
 
     def flood(self, what, peer, data, check=lambda: None):
-        """Send that without end and read nothing, until the stream is ended; what was checked at most."""
+        """
+        Send that without end and read nothing, until the stream is ended; gives the highest value of what was
+        checked.
+        """
         most = 0
         peer.socket.setblocking(False)
         rest = b''
@@ -254,8 +260,12 @@ class LiesTest(Base):
             self.holds(what)
         # What the master answers passes through.
         peer = self.peer(relay, 99)
-        for _ in range(40):
-            peer.send(0, 7300, reply_to=REPLY)
+        try:
+            for _ in range(40):
+                peer.send(0, 7300, reply_to=REPLY)
+        except EnvironmentError as e:
+            # It may be gone before it has asked for all.
+            self.assertTrue(e.errno in (errno.EPIPE, errno.ECONNRESET), e)
         harness.eventually('it is gone', lambda: 99 not in relay.children)
         self.holds('answers from above')
         self.assertTrue([1 for _, d in self.arrived(core.FORWARD_LOG) if b'does not read what it has asked for' in d])

@@ -1,11 +1,11 @@
 """
-A randomised scheduler for the importer's protocol. Threads that import, children that ask, the parent's answers, modules sent
-ahead and a lost connection are actors; one runs at a time, and at every lock, every wait and every line of the code concerned a
-seeded choice says who is next. So a run is one interleaving, which its seed repeats.
+A randomised scheduler for the importer's protocol. Threads that import, children that ask, the parent's answers,
+modules sent ahead and a lost connection are actors; one runs at a time, and at every lock, every wait and every line
+of the code concerned a seeded choice says who is next. So a run is one interleaving, which its seed repeats.
 
-What must hold in all of them: no module is asked for twice; none is sent twice on one stream; every request ends, though the
-connection is lost; nobody blocks or sends while he holds a lock. Mutants, each of which breaks one line of this, must be
-caught.
+What must hold in all of them: no module is asked for twice; none is sent twice on one stream; every request ends,
+though the connection is lost; nobody blocks or sends while holding a lock. Mutants, each of which breaks one line of
+this, must be caught.
 
 MITOGEND_MODEL_RUNS is the number of runs, MITOGEND_MODEL_SEED that of the first.
 """
@@ -118,7 +118,7 @@ class Scheduler(object):
             raise Abandoned
 
     def block(self, doing, condition=None):
-        """Do what may block: not with a lock."""
+        """Do what may block, while no lock is held."""
         if self.current.held:
             self.fail('%s: %s while it holds %s' % (self.current.name, doing, self.current.held))
         self.pause(doing, condition)
@@ -329,7 +329,7 @@ class Run(object):
         self.upstream = Stream(self)
         core.router = core.Router({'context_id': 1, 'parent_ids': [0]}, self.upstream)
         core.config = {}
-        self.importer = core.importer = core.Importer({})
+        self.importer = core.importer = core.Importer()
         core.dispatcher = type(sys)('dispatcher')
         core.dispatcher.latch = core.Latch()
         self.children = [Child(self, n + 2) for n in range(self.random.choice((0, 0, 1, 2)))]

@@ -295,7 +295,7 @@ class ParentTest(harness.TestCase):
         self.assertEqual((header[4], header[5]), (77, core.IS_DEAD))
         self.assertTrue(b'at most 100000' in data, data)
         # Payloads that are none.
-        for handle in 103, core.DEL_ROUTE, FLOW, core.GET_MODULE:
+        for handle in ADD_ROUTE, core.DEL_ROUTE, FLOW, core.GET_MODULE:
             for payload in b'', b'x', b'\xff\x00', b'-1', b'99999999999999999999':
                 a.send(1, handle, payload)
         # False sources.
@@ -320,21 +320,21 @@ class ParentTest(harness.TestCase):
         relay = self.relay()
         a, b = self.peers(relay, 2, 3)
         self.give(a, 20)
-        a.send(1, 103, b'20:name')
-        self.assertEqual([d for _, d in self.wait_for(103, 3)], [b'2', b'3', b'20:name'])
+        a.send(1, ADD_ROUTE, b'20:name')
+        self.assertEqual([d for _, d in self.wait_for(ADD_ROUTE, 3)], [b'2', b'3', b'20:name'])
         b.send(20, 2000, b'to the deep')
         self.assertEqual(a.receive()[0][1:5], (20, 3, 3, 2000))
         a.send(3, 2000, b'from the deep', src=20)
         self.assertEqual(b.receive()[0][1:5], (3, 20, 20, 2000))
-        # What is taken, or above us, is nobody's to claim; nor is another's to end.
-        b.send(1, 103, b'20')
-        b.send(1, 103, b'0')
-        b.send(1, 103, b'1')
+        # Nobody can claim an id that is taken or above us, nor end another's.
+        b.send(1, ADD_ROUTE, b'20')
+        b.send(1, ADD_ROUTE, b'0')
+        b.send(1, ADD_ROUTE, b'1')
         b.send(1, core.DEL_ROUTE, b'20')
         b.send(20, 2001)
         self.assertEqual(a.receive()[0][4], 2001)
-        self.assertEqual(len(self.arrived(103)), 3)
-        # Whoever has sent to it learns that it is gone, and only those.
+        self.assertEqual(len(self.arrived(ADD_ROUTE)), 3)
+        # Only those who have sent to it learn that it is gone.
         got = []
         waiter = core.router.add_handler(got.append, persist=False, respondent=core.router.context_by_id(20))
         a.send(1, core.DEL_ROUTE, b'20')

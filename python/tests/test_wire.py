@@ -1,4 +1,4 @@
-"""What comes in: pickles of those who are no parents, and what ends a wait."""
+"""What comes in: pickles from contexts that are no parents, and what ends a wait."""
 from __future__ import absolute_import
 
 import pickle
@@ -22,7 +22,9 @@ class WireTest(harness.TestCase):
         return core.Message(1, 7, auth, 1000, 0, data)
 
     def test_amplifiers(self):
-        """A short pickle that costs much is refused, from whomever it comes; from who is no parent, before Python reads it."""
+        """
+        A short pickle that costs much is refused, whoever sends it; before Python reads it, if no parent sends it.
+        """
         text = lambda s: b'X' + struct.pack('<L', len(s)) + s
         for name, body in (
                 ('bytes', b'c__builtin__\nbytes\nJ' + struct.pack('<l', MANY) + b'\x85R.'),

@@ -1,4 +1,4 @@
-"""CPython's own pickle, by the C accelerator: writes the pickles that everybody reads, and times loads and dumps.
+"""CPython's own pickle, by the C accelerator: writes the pickles that all read, and times loads and dumps.
 
     codec.py DIR    writes DIR/NAME.pickle for each value
     codec.py        a driver (see peer.py)

@@ -185,7 +185,7 @@ class Bulk(Base):
 
 
 class File(Base):
-    """Chunks over a channel. execnet has no flow control, so its own process holds what the child has not read yet."""
+    """Chunks over a channel. execnet has no flow control, so its own process holds all that the child has not read yet."""
 
     def start(self):
         self.channel = self.connect().remote_exec(FILE)
@@ -213,7 +213,7 @@ class Idle(Base):
 
 
 class Fleet(Base):
-    """A life of n children: connected and called, called again, ended."""
+    """The life of n children: connected and called, called again, ended."""
 
     def sample(self, n):
         metrics = {}

@@ -84,7 +84,7 @@ class Connect(Base):
 
 
 class Concurrent(Base):
-    """n children, all of them alive at once, then all of them ended. CPU is that of the whole life of everything."""
+    """n children, all of them alive at once, then all of them ended. CPU is that of their whole life."""
 
     def start_router(self):
         pass
@@ -222,7 +222,7 @@ class Route(Base):
         contexts = connect_all(self.router, 2 * self.params['pairs'], 16, python_path=self.python, connect_timeout=300)
         self.pairs = list(zip(contexts[::2], contexts[1::2]))
         self.senders = [b.call(bench_route.receiver, 'bench') for _, b in self.pairs]
-        # The first message pays for imports and the data's making.
+        # The first message includes imports and making the data.
         self.run(1)
         peer.reset_peak()
 
@@ -333,7 +333,7 @@ class Idle(Base):
 
 
 class Fleet(Base):
-    """A life of n children: connected and called, called again, ended."""
+    """The life of n children: connected and called, called again, ended."""
 
     def start_router(self):
         pass

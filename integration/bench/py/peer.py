@@ -1,4 +1,4 @@
-"""What the drivers of the Python peers share: the line protocol and the counters.
+"""Shared by the drivers of the Python peers: the line protocol and the counters.
 
 A driver is one process that holds one peer's master. It reads one JSON object a line from stdin and answers each with one
 line on stdout:
@@ -85,7 +85,7 @@ def status_kb(key, pid='self'):
 
 
 def reset_peak():
-    """Makes VmHWM start again from what is resident now (Linux 4.0 and later)."""
+    """Sets VmHWM to the current resident size (Linux 4.0 and later)."""
     with open('/proc/self/clear_refs', 'w') as fp:
         fp.write('5')
 

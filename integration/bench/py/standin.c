@@ -1,4 +1,4 @@
-/* Stands in for a child where thousands are wanted: does the handshake of mitogend's own runtime and answers each call with its process id,
+/* Stands in for a child where thousands are needed: does the handshake of mitogend's own runtime and answers each call with its process id,
    as os.getpid() would. It runs no Python, and is a few hundred kilobytes, most of them shared. docs/protocol.md has what it speaks. */
 #include <stdint.h>
 #include <unistd.h>

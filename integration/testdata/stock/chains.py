@@ -28,7 +28,7 @@ def stream(sender, n):
 @mitogen.main()
 def main(router):
     contexts = [router.local() for _ in range(4)]
-    # A chain that fails in its middle fails to its end, and does no harm to another of the same context.
+    # A chain that fails in its middle fails to its end, and does not affect another chain of the same context.
     with mitogen.parent.CallChain(contexts[0], pipelined=True) as chain, \
             mitogen.parent.CallChain(contexts[0], pipelined=True) as other:
         chain.call_no_reply(step, 1)

@@ -67,7 +67,7 @@ def main(router):
                 router.ssh(**kwargs)
             except Exception:
                 print(type(sys.exc_info()[1]).__name__)
-        # Children start in the directory and with the environment that the program has by then.
+        # Children start in the program's directory and environment at that time.
         os.chdir('/')
         child = router.local()
         print(child.call(os.getcwd), [child.call(os.getenv, name) for name in ('MODE', 'PYTHONPATH', 'MITOGEND_SOCKET')])

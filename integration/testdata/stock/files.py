@@ -1,4 +1,4 @@
-# A file of the program's machine is fetched by a child, from the program's own file service.
+# A child fetches a file of the program's machine from the program's own file service.
 import io
 import os
 

@@ -1,4 +1,4 @@
-# A listener of the program's own, as Ansible's has, through which other processes call its children, and make more.
+# A listener of the program, as Ansible has one: other processes call the program's children through it, and make more.
 import os
 import subprocess
 import sys
@@ -13,7 +13,7 @@ def double(x):
 
 
 def ids(router):
-    """Numbers are taken on the thread that receives messages, too; more than the daemon gives at once."""
+    """Context ids are also allocated on the thread that receives messages, and more of them than the daemon allocates at once."""
     done = mitogen.core.Latch()
 
     def some():

@@ -1,4 +1,4 @@
-# Users within users: sudo behind sudo, a local child and a fork there, and what they say of themselves.
+# Users within users: sudo behind sudo, a local child and a fork there, and what they say about themselves.
 import os
 import pwd
 import sys

@@ -1,4 +1,4 @@
-# Packages that children take from the program although they have them, and that they never ask it for.
+# Packages that children take from the program although they have them, and packages that they never ask it for.
 import os
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""Workers of children: forked ones that import nothing. What else multiprocessing has, a child of Mitogen's runtime cannot have."""
+"""Workers of children: forked ones that import nothing. A child of Mitogen's runtime cannot have other kinds of workers."""
 import multiprocessing
 
 import mitogen.utils

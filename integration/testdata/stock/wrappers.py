@@ -1,4 +1,4 @@
-# What stands in place of ssh, sudo, docker ... is often a script that reads its arguments. This one keeps them and runs the child.
+# ssh, sudo, docker ... are often replaced by a script that reads its arguments. This one records them and runs the child.
 import os
 import shutil
 import stat
@@ -54,7 +54,7 @@ def main(router):
     directory = tempfile.mkdtemp()
     try:
         for method, path, kwargs in CASES:
-            if not hasattr(router, method):  # of a later release
+            if not hasattr(router, method):  # only in later releases
                 continue
             program = os.path.join(directory, method)
             with open(program, 'w') as fp:

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"mitogend/daemon/transfer"
+	"mitogend/daemon/work"
+	"mitogend/pyproto/printable"
+)
+
+// transferCommand does the work of put, get and sync.
+type transferCommand struct {
+	fleetFlags
+	options transfer.Options
+	pull    bool // sync copies from the target
+
+	moved atomic.Int64 // bytes, of all targets
+	total int64        // 0 if it is not known
+	begun time.Time
+}
+
+func newTransfer(a *app, use, short, long, example string, run func(*transferCommand, *cobra.Command, *app, []string) error) (*cobra.Command, *transferCommand) {
+	c := &transferCommand{}
+	cmd := &cobra.Command{
+		Use: use, Short: short, Long: long, Example: example,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			args, err := lateFlags(cmd, args)
+			switch {
+			case err != nil:
+				return err
+			case cmd.Flag("help").Changed:
+				return cmd.Help()
+			}
+			return run(c, cmd, a, args)
+		},
+	}
+	c.register(cmd, "")
+	hideImports(cmd)
+	cmd.Flags().BoolVar(&c.options.Owner, "owner", false, "keep owner and group, by name where the name is known there")
+	cmd.Flags().BoolVar(&c.options.HardLinks, "hard-links", false, "copy a file that has several names once, with all of them")
+	cmd.Flags().BoolVar(&c.options.Xattrs, "xattrs", false, "copy extended attributes of files and directories")
+	return cmd, c
+}
+
+// source looks at what is to be sent.
+func (c *transferCommand) source(ctx context.Context, names []string, stdin io.Reader) (*transfer.Source, error) {
+	return interruptible(ctx, func() (*transfer.Source, error) {
+		if len(names) == 1 && names[0] == "-" {
+			return c.spool(stdin)
+		}
+		s, err := transfer.NewSource(names, c.options)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		return s, nil
+	})
+}
+
+// spool keeps stdin in a file, from which each target takes it at its own pace.
+func (c *transferCommand) spool(stdin io.Reader) (*transfer.Source, error) {
+	f, err := work.Unnamed("mitogend-stdin-")
+	if err == nil {
+		_, err = io.Copy(f, stdin)
+	}
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
+	if err != nil {
+		return nil, commandError{fmt.Errorf("stdin: %w", cause(err)), statusRaised}
+	}
+	return transfer.NewFile(f, "stdin")
+}
+
+// send does the work of put and sync.
+func (c *transferCommand) send(cmd *cobra.Command, a *app, verb string, sources []string, dest string) error {
+	fl, err := newFleet(cmd.Context(), a, &c.fleetFlags, "", nil, cmd.InOrStdin())
+	if err != nil {
+		return err
+	}
+	fl.what = func(t target) string { return verb + " " + strings.Join(sources, " ") + " " + placed(dest, t) }
+	if c.dryRun && !c.dryWork {
+		return fl.dryRun()
+	}
+	source, err := c.source(cmd.Context(), sources, cmd.InOrStdin())
+	if err != nil {
+		return err
+	}
+	c.total = source.Bytes * int64(len(fl.targets))
+	return c.each(cmd.Context(), fl, func(ctx context.Context, j *job, o transfer.Options) (*transfer.Result, error) {
+		return transfer.Put(ctx, j.child, source, placed(dest, j.target), o)
+	})
+}
+
+// fetch does the work of get and sync --pull.
+func (c *transferCommand) fetch(cmd *cobra.Command, a *app, verb string, sources []string, dest string) error {
+	fl, err := newFleet(cmd.Context(), a, &c.fleetFlags, "", nil, cmd.InOrStdin())
+	if err != nil {
+		return err
+	}
+	each := len(fl.targets) > 1 && placed(dest, target{}) == dest // a directory for each
+	if dest == "-" && c.options.Sync {
+		return usagef("sync what with what? Write mitogend sync --pull SOURCE DEST")
+	}
+	if dest == "-" && (len(fl.targets) > 1 || len(sources) > 1 || c.json) {
+		return usagef("get ... -: stdout is for one file of one target, without --json")
+	}
+	place := func(t target) string {
+		switch {
+		case !each:
+			return placed(dest, t)
+		case c.options.Sync:
+			return filepath.Join(dest, fileName(t.name))
+		}
+		return filepath.Join(dest, fileName(t.name)) + "/"
+	}
+	fl.what = func(t target) string { return verb + " " + placed(strings.Join(sources, " "), t) + " " + place(t) }
+	return c.each(cmd.Context(), fl, func(ctx context.Context, j *job, o transfer.Options) (*transfer.Result, error) {
+		from := make([]string, len(sources))
+		for i, s := range sources {
+			from[i] = placed(s, j.target)
+		}
+		if dest == "-" {
+			return transfer.GetTo(ctx, j.child, from[0], j.stdout, o)
+		}
+		return transfer.Get(ctx, j.child, from, place(j.target), o)
+	})
+}
+
+// transferRow is the result in --json.
+type transferRow struct {
+	Files   int      `json:"files"`
+	Bytes   int64    `json:"bytes"`
+	Sent    int64    `json:"sent"`
+	Same    int      `json:"same"`
+	Deleted int      `json:"deleted"`
+	Errors  []string `json:"errors,omitempty"`
+}
+
+// each copies for every target.
+func (c *transferCommand) each(ctx context.Context, fl *fleet, do func(context.Context, *job, transfer.Options) (*transfer.Result, error)) error {
+	c.begun = time.Now()
+	fl.line = c.progress
+	return fl.each(ctx, func(ctx context.Context, j *job) *outcome {
+		o := c.options
+		o.OnBytes = func(n int64) { c.moved.Add(n) }
+		if c.dryRun || fl.app.verbose > 0 {
+			o.OnFile = func(action, path string) {
+				if !c.json {
+					fmt.Fprintf(j.stdout, "%s %s\n", action, printable.Line(path))
+				}
+			}
+		}
+		r, err := do(ctx, j, o)
+		out := &outcome{OK: true}
+		if err != nil {
+			out = failed(ctx, err)
+		}
+		if r != nil && c.json {
+			out.write = func(w io.Writer) {
+				writeJSON(noNewline{w}, transferRow{r.Files, r.Bytes, r.Sent, r.Same, r.Deleted, r.Errors})
+			}
+		}
+		var incomplete *transfer.Error
+		if errors.As(err, &incomplete) {
+			out.Error.Message = incomplete.Error()
+		}
+		return out
+	})
+}
+
+// progress says how far it is.
+func (c *transferCommand) progress() string {
+	moved, took := c.moved.Load(), time.Since(c.begun).Seconds()
+	rate := float64(moved) / max(took, 0.001)
+	text := fmt.Sprintf("%sB", shortBytes(moved))
+	if c.total > 0 {
+		text += fmt.Sprintf(" of %sB", shortBytes(c.total))
+	}
+	text += fmt.Sprintf(", %sB/s", shortBytes(int64(rate)))
+	if c.total > moved && rate > 0 {
+		text += ", " + shortTime(float64(c.total-moved)/rate) + " left"
+	}
+	return text
+}

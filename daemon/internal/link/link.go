@@ -1,0 +1,295 @@
+// Package link is a connection with a running daemon: requests of the control protocol, and their answers.
+//
+// # Goroutines
+//
+//	name            started in   ends when                                      waited for by
+//	Link.readLoop   Dial         the connection ends                            Link.Close
+//	a late answer   Asked.Wait   it is there, or the connection has ended       nobody: it holds nothing
+//
+// # Locks
+//
+//	Link.wmu -> Link.mu
+//
+// Link.wmu is held while a message is written, Link.mu guards the requests that wait.
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"mitogend/daemon/socket"
+	"mitogend/daemon/wire"
+)
+
+// ErrDisconnected: the connection with the daemon is gone.
+var ErrDisconnected = errors.New("client: the connection with the daemon is gone")
+
+// ErrOtherUser: the daemon is another user's, and is told nothing.
+var ErrOtherUser = errors.New("not your daemon")
+
+// MaxPending is how many requests may wait for their answers; others wait before they are sent. What belongs to a
+// stream does not count, nor wait: its answer may depend on that of another.
+const MaxPending = 1000
+
+// Link is a connection with a running daemon. It is safe for concurrent use.
+type Link struct {
+	nc    net.Conn
+	slots chan struct{}
+	ended chan struct{} // closed when the reader has ended
+
+	heard atomic.Int64 // bytes of the daemon
+
+	wmu sync.Mutex // held while a message is written
+
+	// mu protects the following. Nothing is locked under it.
+	mu      sync.Mutex
+	last    uint32
+	pending map[uint32]chan *wire.Message
+	refused string
+	err     error // why the reader has ended
+}
+
+// Dial connects with the daemon that serves a socket. The error tells apart that nobody does: os.ErrNotExist, or
+// syscall.ECONNREFUSED.
+func Dial(ctx context.Context, path string) (*Link, error) {
+	nc, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("client: %w", err)
+	}
+	if err := checkPeer(nc); err != nil {
+		_ = nc.Close()
+		return nil, fmt.Errorf("client: %s: %w", path, err)
+	}
+	l := &Link{
+		nc: nc, slots: make(chan struct{}, MaxPending), ended: make(chan struct{}), pending: map[uint32]chan *wire.Message{},
+	}
+	go l.readLoop()
+	return l, nil
+}
+
+// checkPeer makes sure that passwords go to nobody else's daemon.
+func checkPeer(nc net.Conn) error {
+	peer, err := socket.PeerOf(nc)
+	if err == nil && peer.UID != os.Geteuid() {
+		err = fmt.Errorf("%w: it is served by user %d, and you are user %d", ErrOtherUser, peer.UID, os.Geteuid())
+	}
+	return err
+}
+
+// counted counts what is read.
+type counted struct {
+	io.Reader
+	n *atomic.Int64
+}
+
+func (c counted) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// readLoop gives responses to those who wait.
+func (l *Link) readLoop() {
+	r := wire.NewReader(counted{l.nc, &l.heard}, 1<<31-1)
+	for {
+		data, err := r.Next()
+		var m *wire.Message
+		if err == nil {
+			m, err = wire.Parse(data)
+		}
+		if err != nil {
+			l.fail(err)
+			return
+		}
+		switch m.Type {
+		case wire.Response:
+			l.mu.Lock()
+			ch := l.pending[m.ID]
+			delete(l.pending, m.ID)
+			l.mu.Unlock()
+			if ch != nil {
+				ch <- m
+			}
+		case wire.Notification:
+			var p struct {
+				Message string `codec:"message"`
+			}
+			if m.Method == "refused" && wire.Unmarshal(m.Params, &p) == nil {
+				l.mu.Lock()
+				l.refused = p.Message
+				l.mu.Unlock()
+			}
+		}
+	}
+}
+
+func (l *Link) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.refused != "":
+		l.err = fmt.Errorf("client: the daemon refuses: %s", l.refused)
+	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
+		l.err = ErrDisconnected
+	default:
+		l.err = fmt.Errorf("%w: %v", ErrDisconnected, err)
+	}
+	l.pending = nil
+	_ = l.nc.Close()
+	close(l.ended)
+}
+
+// failure is why the connection is gone.
+func (l *Link) failure() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
+// Heard is how many bytes have come from the daemon.
+func (l *Link) Heard() int64 { return l.heard.Load() }
+
+// Do makes a request and decodes its result into *result, unless that is nil. An error of the daemon is a *wire.Error.
+// When ctx ends, the request is cancelled; late, if not nil, gets an answer that comes after that.
+func (l *Link) Do(ctx context.Context, method string, params, result any, late func(*wire.Message)) error {
+	select {
+	case l.slots <- struct{}{}:
+		defer func() { <-l.slots }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return l.Request(ctx, method, params, result, late)
+}
+
+// Request is Do without a place among MaxPending.
+func (l *Link) Request(ctx context.Context, method string, params, result any, late func(*wire.Message)) error {
+	a, err := l.Begin(method, params)
+	if err != nil {
+		return err
+	}
+	return a.Wait(ctx, result, late)
+}
+
+// Asked is a request that was sent.
+type Asked struct {
+	l  *Link
+	id uint32
+	ch chan *wire.Message
+}
+
+// requests are where requests are made: programs' input is as much as goes over the socket. maxRequest is how large one
+// is that is kept.
+var requests = sync.Pool{New: func() any { return new([]byte) }}
+
+const maxRequest = 512 << 10
+
+// Begin sends a request. Those of one goroutine are sent in their order.
+func (l *Link) Begin(method string, params any) (*Asked, error) {
+	a := &Asked{l: l, ch: make(chan *wire.Message, 1)}
+	l.mu.Lock()
+	if l.pending == nil {
+		l.mu.Unlock()
+		return nil, l.failure()
+	}
+	for l.last++; l.pending[l.last] != nil; l.last++ {
+	}
+	a.id = l.last
+	l.pending[a.id] = a.ch
+	l.mu.Unlock()
+	room := requests.Get().(*[]byte)
+	msg, err := wire.NewRequest((*room)[:0], a.id, method, params)
+	if err == nil {
+		err = l.Write(msg)
+	}
+	if cap(msg) <= maxRequest {
+		*room = msg
+	}
+	requests.Put(room)
+	if err != nil {
+		l.mu.Lock()
+		delete(l.pending, a.id)
+		l.mu.Unlock()
+		return nil, err
+	}
+	return a, nil
+}
+
+// Wait gives the answer, once.
+func (a *Asked) Wait(ctx context.Context, result any, late func(*wire.Message)) error {
+	l := a.l
+	select {
+	case m := <-a.ch:
+		return Decode(m, result)
+	case <-ctx.Done():
+		// The answer, if it comes, is dropped: the id stays taken until then.
+		if msg, err := wire.NewNotification("cancel", &wire.Cancel{Request: a.id}); err == nil {
+			_ = l.Write(msg)
+		}
+		if late != nil {
+			go func() {
+				select {
+				case m := <-a.ch:
+					late(m)
+				case <-l.ended:
+				}
+			}()
+		}
+		return context.Cause(ctx)
+	case <-l.ended:
+		select {
+		case m := <-a.ch:
+			return Decode(m, result)
+		default:
+			return l.failure()
+		}
+	}
+}
+
+// Decode reads an answer into *result, unless that is nil. An error of the daemon is a *wire.Error.
+func Decode(m *wire.Message, result any) error {
+	if m.Error != nil {
+		var e wire.Error
+		if err := wire.Unmarshal(m.Error, &e); err != nil {
+			return fmt.Errorf("client: the daemon's error cannot be read: %w", err)
+		}
+		return &e
+	}
+	if result == nil || m.Result == nil {
+		return nil
+	}
+	if err := wire.UnmarshalShared(m.Result, result); err != nil {
+		return fmt.Errorf("client: the daemon's answer cannot be read: %w", err)
+	}
+	return nil
+}
+
+// Write sends one message. Large ones of several goroutines do not mix.
+func (l *Link) Write(msg []byte) error {
+	l.wmu.Lock()
+	defer l.wmu.Unlock()
+	if _, err := l.nc.Write(msg); err != nil {
+		// The daemon may have said why before it hung up.
+		t := time.NewTimer(time.Second)
+		defer t.Stop()
+		select {
+		case <-l.ended:
+			return l.failure()
+		case <-t.C:
+			return fmt.Errorf("%w: %v", ErrDisconnected, err)
+		}
+	}
+	return nil
+}
+
+// Close ends the connection: children are given back, what is under way is given up.
+func (l *Link) Close() {
+	_ = l.nc.Close()
+	<-l.ended
+}

@@ -1,0 +1,654 @@
+"""The program of `put` and `sync` on a target, behind transfer.py: files come."""
+import fcntl
+import io
+import select
+
+PID = os.getpid()
+NOFOLLOW = getattr(os, 'O_NOFOLLOW', 0)
+DIFFERS = 'it came damaged, or was changed while it was read'
+# What no name may have between its slashes.
+BAD = frozenset((b'', b'.', b'..'))
+
+
+class Receiver(object):
+    def __init__(self, wire, options, dest):
+        self.wire = wire
+        self.options = options
+        self.sync, self.owner, self.dry = 's' in options, 'o' in options, 'n' in options
+        if dest[:2] == b'~/' or dest == b'~':
+            dest = os.path.expanduser(dest)
+        self.into = not self.sync and ('i' in options or dest.endswith(b'/') or os.path.isdir(dest))
+        self.dest = dest
+        self.top = dest.rstrip(b'/') or b'/'
+        self.dirs, self.seen, self.answers, self.count, self.temporaries = [], set(), [], 0, 0
+        self.names = {}
+        self.whole = False
+        # It was told that a file system has no extended attributes.
+        self.without = False
+        # No helpers with hard links, whose target must be there, nor with attributes: that there are none is told
+        # once.
+        self.helpers = Helpers(self) if 'h' not in options and not XATTRS else None
+        # Of sync with hard links: files that are to come.
+        self.differ = set()
+        self.umask = os.umask(0o77)
+
+    def place(self, path):
+        parts = path.split(b'/')
+        if BAD.intersection(parts):
+            raise ValueError('a bad name: %r' % path)
+        if not self.into:
+            parts = parts[1:]
+        return os.path.join(self.dest, *parts) if parts else self.top
+
+    def fail(self, path, e, tag=b'e'):
+        message = '%s: %s' % (text(path), reason(e))
+        self.wire.write(tag, message.encode('utf-8', 'replace') if PY3 else message)
+        if tag == b'x':
+            self.wire.flush()
+
+    def run(self):
+        actions = {b'd': self.directory, b'l': self.symlink, b'h': self.hard_link, b'f': self.small,
+                   b'F': self.large, b'Q': self.question}
+        while 1:
+            tag, data = self.wire.read()
+            if tag == b'q':
+                break
+            if tag == b'f' and self.helpers and self.helpers.take(tag, data):
+                continue
+            if tag == b'P':
+                self.answer()
+                if 'D' in self.options:
+                    self.delete()
+                self.wire.write(b'p')
+                self.wire.flush()
+                continue
+            self.act(actions[tag], tag, data)
+        if self.helpers:
+            self.helpers.end()
+        for path, entry in reversed(self.dirs):
+            try:
+                self.finish(path, entry)
+            except EnvironmentError as e:
+                self.fail(path, e)
+        self.wire.write(b'T', struct.pack('!Q', self.count))
+        self.wire.flush()
+
+    def act(self, action, tag, data):
+        entry = Entry(data)
+        path = entry.path
+        try:
+            path = self.place(path)
+            action(entry, path)
+        except (EnvironmentError, ValueError) as e:
+            self.fail(path, e, b'x' if tag == b'F' else b'e')
+            if tag == b'Q':
+                self.reply(b'=')
+
+    def ids(self, entry):
+        """Owner and group, by the names that they have where they come from, if there are such names here."""
+        key = entry.user, entry.uid, entry.group, entry.gid
+        if key not in self.names:
+            import grp
+            import pwd
+            uid, gid = entry.uid, entry.gid
+            try:
+                uid = pwd.getpwnam(text(entry.user)).pw_uid
+            except KeyError:
+                pass
+            try:
+                gid = grp.getgrnam(text(entry.group)).gr_gid
+            except KeyError:
+                pass
+            self.names[key] = uid, gid
+        return self.names[key]
+
+    def finish(self, path, entry, fd=None):
+        """Give it its owner, mode and time."""
+        if self.owner:
+            os.chown(path, *self.ids(entry))
+        if entry.xattrs is not None:
+            self.set_xattrs(path, entry)
+        if fd is None:
+            os.chmod(path, entry.mode & 0o7777)
+        else:
+            os.fchmod(fd, entry.mode & 0o7777)
+        self.set_time(path, entry, fd)
+
+    def taken(self, name):
+        """As rsync -X: user.* by an ordinary user, all but system.* by root."""
+        return of_user(name) or os.geteuid() == 0 and not name.startswith(b'system.')
+
+    def other_xattrs(self, path, entry):
+        """Names to remove, and pairs to set."""
+        if entry.xattrs is None:
+            return [], []
+        want = dict((name, value) for name, value in entry.xattrs.items() if self.taken(name))
+        had = read_xattrs(path, lambda name: of_user(name) or name in want)
+        remove = [name for name in had if name not in want]
+        return remove, sorted(item for item in want.items() if had.get(item[0]) != item[1])
+
+    def set_xattrs(self, path, entry):
+        try:
+            self.try_set_xattrs(path, entry)
+        except OSError as e:
+            if e.errno != errno.EACCES:
+                raise
+            # Who may not write to a file may not set them.
+            os.chmod(path, entry.mode & 0o7777 | 0o600)
+            self.try_set_xattrs(path, entry)
+
+    def try_set_xattrs(self, path, entry):
+        remove, put = self.other_xattrs(path, entry)
+        for name in remove:
+            os.removexattr(path, name)
+        for name, value in put:
+            try:
+                os.setxattr(path, name, value)
+            except OSError as e:
+                if name.startswith(b'security.') and e.errno in (errno.EPERM, errno.ENOTSUP):
+                    continue
+                if e.errno != errno.ENOTSUP:
+                    raise
+                if not self.without:
+                    self.fail(path, ValueError('the file system has no such extended attributes: they are left out, here and of further files'))
+                self.without = True
+
+    def set_time(self, path, entry, fd=None):
+        if PY3:
+            os.utime(path if fd is None else fd, ns=(entry.mtime, entry.mtime))
+        else:
+            # It cuts off what is less than a microsecond.
+            when = entry.mtime // 1000 / 1e6 + 4e-7
+            os.utime(path, (when, when))
+
+    def parent(self, path):
+        parent = os.path.dirname(path)
+        if parent and not os.path.isdir(parent):
+            os.umask(self.umask)
+            try:
+                os.makedirs(parent)
+            except OSError:
+                # A helper has made it.
+                if not os.path.isdir(parent):
+                    raise
+            finally:
+                os.umask(0o77)
+
+    def directory(self, entry, path):
+        if self.sync and path != self.top and not os.path.isdir(path) and os.path.lexists(path):
+            os.unlink(path)
+        if not os.path.isdir(path):
+            self.parent(path)
+            os.mkdir(path, 0o700)
+        elif not os.access(path, os.W_OK):
+            os.chmod(path, entry.mode & 0o7777 | 0o700)
+        self.dirs.append((path, entry))
+
+    def symlink(self, entry, path):
+        try:
+            if os.readlink(path) == entry.link:
+                return
+        except OSError:
+            pass
+        self.parent(path)
+        tmp = self.temporary(path)
+        os.symlink(entry.link, tmp)
+        try:
+            if self.owner:
+                os.lchown(tmp, *self.ids(entry))
+            if PY3 and os.utime in os.supports_follow_symlinks:
+                os.utime(tmp, ns=(entry.mtime, entry.mtime), follow_symlinks=False)
+            self.rename(tmp, path)
+        except EnvironmentError:
+            os.unlink(tmp)
+            raise
+        self.count += 1
+
+    def hard_link(self, entry, path):
+        first = self.place(entry.link)
+        if not stat.S_ISREG(os.lstat(first).st_mode):
+            raise ValueError('the target of its hard link is no file')
+        if not linked(first, path):
+            tmp = self.temporary(path)
+            os.link(first, tmp)
+            try:
+                self.rename(tmp, path)
+            except EnvironmentError:
+                os.unlink(tmp)
+                raise
+        self.count += 1
+
+    def temporary(self, path):
+        self.temporaries += 1
+        directory, slash, _name = path.rpartition(b'/')
+        return directory + slash + ('.mitogend-%d-%d' % (PID, self.temporaries)).encode('ascii')
+
+    def rename(self, tmp, path):
+        try:
+            os.rename(tmp, path)
+        except OSError:
+            self.free(path)
+            os.rename(tmp, path)
+
+    def free(self, path):
+        """A directory gives way to something else only where what is not at the source is deleted."""
+        try:
+            is_dir = stat.S_ISDIR(os.lstat(path).st_mode)
+        except OSError:
+            return
+        if is_dir:
+            if 'D' not in self.options or path == self.top:
+                raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+            remove_tree(path, lambda _path: None)
+
+    def small(self, entry, path):
+        want, data = entry.rest[:DIGEST], entry.rest[DIGEST:]
+        if digest_of(data).digest() != want or len(data) != entry.size:
+            raise ValueError(DIFFERS)
+        tmp = self.temporary(path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOFOLLOW
+        try:
+            fd = os.open(tmp, flags, 0o600)
+        except OSError as e:
+            if e.errno != errno.ENOENT:
+                raise
+            self.parent(path)
+            fd = os.open(tmp, flags, 0o600)
+        try:
+            try:
+                n = os.write(fd, data)
+                if n < len(data):
+                    write_all(fd, data[n:])
+                self.finish(tmp, entry, fd)
+            finally:
+                os.close(fd)
+            self.rename(tmp, path)
+        except BaseException:
+            os.unlink(tmp)
+            raise
+        self.count += 1
+
+    def part(self, path):
+        """
+        What has come of a file so far, to go on with. Nobody else may have made it. It is locked while somebody
+        writes to it.
+        """
+        directory, name = os.path.split(path)
+        self.parent(path)
+        tmp = os.path.join(directory, b'.mitogend-' + hashlib.sha256(name).hexdigest()[:16].encode('ascii') + b'.part')
+        for _ in range(3):
+            try:
+                fd = os.open(tmp, os.O_RDWR | os.O_CREAT | NOFOLLOW, 0o600)
+            except OSError as e:
+                if e.errno not in (errno.ELOOP, errno.EMLINK, errno.EACCES):
+                    raise
+                os.unlink(tmp)
+                continue
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except EnvironmentError:
+                os.close(fd)
+                break
+            st, there = os.fstat(fd), None
+            try:
+                there = os.lstat(tmp)
+            except OSError:
+                pass
+            if there and (st.st_dev, st.st_ino) == (there.st_dev, there.st_ino):
+                if stat.S_ISREG(st.st_mode) and st.st_uid == os.geteuid() and st.st_nlink == 1:
+                    os.fchmod(fd, 0o600)
+                    return fd, tmp, st.st_size
+                os.unlink(tmp)
+            os.close(fd)
+        tmp = self.temporary(path)
+        return os.open(tmp, os.O_RDWR | os.O_CREAT | os.O_EXCL | NOFOLLOW, 0o600), tmp, 0
+
+    def large(self, entry, path):
+        self.free(path)
+        fd, tmp, had = self.part(path)
+        basis = None
+        try:
+            try:
+                old = blocks_of(fd, had)
+                if self.sync and not had:
+                    try:
+                        basis = os.open(path, os.O_RDONLY | NOFOLLOW)
+                        if stat.S_ISREG(os.fstat(basis).st_mode):
+                            old = blocks_of(basis, os.fstat(basis).st_size)
+                    except OSError:
+                        pass
+                old = b''.join(old)
+                for at in range(0, len(old), BLOCK):
+                    self.wire.write(b'n', old[at:at + BLOCK])
+                self.wire.write(b'N')
+                self.wire.flush()
+            except EnvironmentError as e:
+                self.fail(path, e, b'x')
+                return
+            if self.blocks(entry, fd, had, basis, old):
+                self.finish(tmp, entry, fd)
+                os.rename(tmp, path)
+                self.count += 1
+                tmp = None
+        except EnvironmentError as e:
+            # Blocks of it that are still on their way belong to nothing.
+            self.fail(path, e)
+            os.unlink(tmp)
+        except ValueError as e:
+            self.fail(path, e)
+            os.unlink(tmp)
+        finally:
+            os.close(fd)
+            if basis is not None:
+                os.close(basis)
+            if tmp is not None and not tmp.endswith(b'.part'):
+                # Nobody would find it, if it is there still.
+                try:
+                    os.unlink(tmp)
+                except OSError:
+                    pass
+
+    def blocks(self, entry, fd, had, basis, old):
+        """Take a file's blocks. True if it is whole; an error is kept until all have come."""
+        at, root, error = 0, digest_of(), None
+        os.lseek(fd, 0, 0)
+        while 1:
+            tag, data = self.wire.read()
+            if tag == b'X':
+                # Its source cannot be read. What has come may be gone on with.
+                return False
+            if tag == b'E':
+                if error:
+                    raise error
+                if at < entry.size or data != root.digest():
+                    raise ValueError(DIFFERS)
+                os.ftruncate(fd, entry.size)
+                return True
+            if error:
+                continue
+            try:
+                if tag == b'B':
+                    root.update(digest_of(data).digest())
+                    os.lseek(fd, at, 0)
+                    write_all(fd, data)
+                    at += len(data)
+                    continue
+                for _ in range(struct.unpack('!Q', data)[0]):
+                    size = min(BLOCK, entry.size - at)
+                    if size <= 0:
+                        raise ValueError('more has come than there is')
+                    if tag == b'Z':
+                        root.update(ZERO_DIGEST if size == BLOCK else digest_of(ZEROS[:size]).digest())
+                        if at < had:
+                            os.lseek(fd, at, 0)
+                            write_all(fd, ZEROS[:size])
+                    else:
+                        number = at // BLOCK * DIGEST
+                        digest = old[number:number + DIGEST]
+                        if basis is not None:
+                            os.lseek(basis, at, 0)
+                            os.lseek(fd, at, 0)
+                            data = read_block(basis, size)
+                            # Others may write to it meanwhile.
+                            digest = digest_of(data).digest()
+                            write_all(fd, data)
+                        root.update(digest)
+                    at += size
+            except (EnvironmentError, ValueError) as e:
+                error = e
+
+    def reply(self, answer):
+        self.answers.append(answer)
+        if len(self.answers) >= 10000:
+            self.answer()
+
+    def answer(self):
+        self.wire.write(b'A', b''.join(self.answers))
+        self.wire.flush()
+        self.answers = []
+
+    def question(self, entry, path):
+        """Is it there as it should be?"""
+        self.seen.add(path)
+        if path == self.top:
+            # What lies in a directory is not in the way of a file: that is an error.
+            self.whole = stat.S_ISDIR(entry.mode)
+        same = self.same(entry, path)
+        if not same and 'h' in self.options:
+            self.differ.add(entry.path)
+        self.reply(b'=' if same else b'n')
+
+    def same(self, entry, path):
+        try:
+            st = os.lstat(path)
+        except OSError:
+            return False
+        if stat.S_IFMT(st.st_mode) != stat.S_IFMT(entry.mode):
+            return False
+        if stat.S_ISLNK(st.st_mode):
+            return os.readlink(path) == entry.link
+        if stat.S_ISDIR(st.st_mode):
+            return self.dry and st.st_mode == entry.mode
+        if entry.link:
+            return entry.link not in self.differ and linked(self.place(entry.link), path)
+        if st.st_size != entry.size:
+            return False
+        mtime = time_of(st)
+        timely = abs(mtime - entry.mtime) < 2000 or mtime % 1000000000 == 0 and mtime // 1000000000 == entry.mtime // 1000000000
+        if 'c' in self.options:
+            with open(path, 'rb') as fp:
+                root = digest_of(b''.join(blocks_of(fp.fileno(), st.st_size)))
+            if root.digest() != entry.rest:
+                return False
+        elif not timely:
+            return False
+        if not self.dry and (st.st_mode != entry.mode or not timely or self.owner and self.ids(entry) != (st.st_uid, st.st_gid) or
+                             any(self.other_xattrs(path, entry))):
+            self.finish(path, entry)
+        return True
+
+    def delete(self):
+        """What was not asked for is not there any more at the source."""
+        top = self.top
+        if not self.whole or not os.path.isdir(top) or os.path.islink(top):
+            return
+        for directory, dirs, files in os.walk(top):
+            for name in sorted(dirs + files):
+                path = os.path.join(directory, name)
+                if path in self.seen or name.startswith(b'.mitogend-'):
+                    continue
+                try:
+                    if name in dirs:
+                        dirs.remove(name)
+                    if os.path.isdir(path) and not os.path.islink(path):
+                        remove_tree(path, self.deleted, self.dry)
+                    else:
+                        self.deleted(path)
+                        if not self.dry:
+                            os.unlink(path)
+                except EnvironmentError as e:
+                    self.fail(path, e)
+
+    def deleted(self, path):
+        self.wire.write(b'r', path)
+
+
+# Small files that this process writes itself, before it gets helpers; how many it gets at most; and bytes that wait
+# here for one of them.
+ALONE = 500
+HELPERS = 4
+QUEUE = 1 << 20
+KILLED = 'a process that wrote files was killed'
+
+
+class Helpers(object):
+    """
+    Processes that write small files, which take mostly the file system's time. A directory is locked while a file is
+    made in it. So all files of a directory go to one of them.
+    """
+
+    def __init__(self, receiver):
+        self.receiver = receiver
+        self.alone = ALONE
+        self.all = []
+        self.directory = self.helper = None
+
+    def take(self, tag, data):
+        """Have one of them write a small file; False where there are none."""
+        if self.alone:
+            self.alone -= 1
+            if not self.alone:
+                self.start()
+        if not self.all:
+            return False
+        directory = data[ENTRY.size:ENTRY.size + ENTRY.unpack_from(data)[5]].rpartition(b'/')[0]
+        if directory != self.directory or self.helper.size > QUEUE:
+            self.directory, self.helper = directory, min(self.all, key=Helper.waiting)
+        while self.helper.size > QUEUE:
+            select.select([], [helper.fd for helper in self.all], [])
+            self.helper = min(self.all, key=Helper.waiting)
+        self.helper.put(tag, data)
+        return True
+
+    def start(self):
+        try:
+            many = len(os.sched_getaffinity(0))
+        except (AttributeError, EnvironmentError):
+            many = os.sysconf('SC_NPROCESSORS_ONLN')
+        if self.receiver.owner:
+            import grp
+            import pwd
+        try:
+            while 1 < many > len(self.all) < HELPERS:
+                self.all.append(Helper(self.receiver, self.all))
+        except EnvironmentError:
+            # There may be no more.
+            pass
+
+    def end(self):
+        """Wait until all is written, and tell what was."""
+        for helper in self.all:
+            helper.last()
+        for helper in self.all:
+            whole = False
+            with io.open(helper.back, 'rb') as answers:
+                wire = Wire(answers)
+                while not whole:
+                    try:
+                        tag, data = wire.read()
+                    except EOFError:
+                        raise EnvironmentError(KILLED)
+                    whole = tag == b'T'
+                    if whole:
+                        self.receiver.count += struct.unpack('!Q', data)[0]
+                    else:
+                        self.receiver.wire.write(tag, data)
+            os.waitpid(helper.pid, 0)
+
+
+class Helper(object):
+    def __init__(self, receiver, others):
+        down, self.fd = os.pipe()
+        self.back, up = os.pipe()
+        # Written, and to be.
+        self.data, self.queue, self.size = b'', [], 0
+        self.pid = fork()
+        if not self.pid:
+            for fd in [self.fd, self.back] + [fd for other in others for fd in (other.fd, other.back)]:
+                os.close(fd)
+            serve(receiver, down, up)
+        os.close(down)
+        os.close(up)
+        fcntl.fcntl(self.fd, fcntl.F_SETFL, os.O_NONBLOCK)
+        try:
+            # F_SETPIPE_SZ, of Linux.
+            fcntl.fcntl(self.fd, 1031, QUEUE)
+        except EnvironmentError:
+            pass
+
+    def put(self, tag, data):
+        self.queue += (HEAD.pack(tag, len(data)), data)
+        self.size += HEAD.size + len(data)
+        if len(self.queue) >= 100:
+            self.waiting()
+
+    def waiting(self):
+        """The bytes that it has not taken."""
+        try:
+            while self.size:
+                if not self.data:
+                    self.data, self.queue = memoryview(b''.join(self.queue)), []
+                n = os.write(self.fd, self.data)
+                self.data = self.data[n:]
+                self.size -= n
+        except OSError as e:
+            if e.errno not in (errno.EAGAIN, errno.EINTR):
+                raise EnvironmentError(KILLED)
+        return self.size
+
+    def last(self):
+        self.put(b'q', b'')
+        while self.waiting():
+            select.select([], [self.fd], [])
+        os.close(self.fd)
+
+
+def serve(receiver, down, up):
+    """A helper's life. Its errors are told at the end, as many as anybody wants to know."""
+    global PID
+    status, PID = 1, os.getpid()
+    try:
+        source, answers = Wire(io.open(down, 'rb', 1 << 16)), Wire(None, up)
+        receiver.wire, receiver.count, receiver.helpers = Faults(), 0, None
+        while 1:
+            tag, data = source.read()
+            if tag == b'q':
+                break
+            receiver.act(receiver.small, tag, data)
+        for fault in receiver.wire.all:
+            answers.write(*fault)
+        answers.write(b'T', struct.pack('!Q', receiver.count))
+        answers.flush()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+class Faults(object):
+    def __init__(self):
+        self.all = []
+
+    def write(self, tag, data):
+        if len(self.all) < 1000:
+            self.all.append((tag, data))
+
+
+def fork():
+    try:
+        import mitogen.running
+        return mitogen.running.fork()
+    except ImportError:
+        return os.fork()
+
+
+def linked(path, other):
+    """Whether both are one file."""
+    try:
+        a, b = os.lstat(path), os.lstat(other)
+    except OSError:
+        return False
+    return (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
+
+
+def remove_tree(top, tell, dry=False):
+    for directory, dirs, files in os.walk(top, topdown=False):
+        for name in files + [name for name in dirs if os.path.islink(os.path.join(directory, name))]:
+            tell(os.path.join(directory, name))
+            if not dry:
+                os.unlink(os.path.join(directory, name))
+        tell(directory)
+        if not dry:
+            os.rmdir(directory)
+
+
+main(lambda wire, arguments: Receiver(wire, sys.argv[1], arguments[0]).run())
