@@ -62,7 +62,16 @@ func (term *terminal) screen() string {
 
 func (term *terminal) expect(text string) {
 	term.t.Helper()
-	poll.Until(term.t, "the terminal shows "+text, func() bool { return strings.Contains(term.screen(), text) })
+	poll.Until(term.t, "the terminal shows "+text, func() bool {
+		select {
+		case <-term.done: // nothing comes any more
+			if !strings.Contains(term.screen(), text) {
+				term.t.Fatalf("the program has ended; the terminal does not show %q: %q", text, term.screen())
+			}
+		default:
+		}
+		return strings.Contains(term.screen(), text)
+	})
 }
 
 func (term *terminal) send(text string) {

@@ -1,7 +1,7 @@
 //go:build linux
 
 // Package machine makes a private machine for a test: a mount namespace with users, passwords, sudoers and ssh servers that
-// nobody else sees, in which /etc, /home and /var/log are overlays.
+// nobody else sees, in which /etc, /home and /var/log are overlays, and root has an empty home.
 package machine
 
 import (
@@ -101,6 +101,8 @@ var setUp = sync.OnceValue(func() error {
 		return err
 	}
 	return Shell(
+		// Start-up files of the real root may take any time (pyenv's do one after the other).
+		"mkdir -m 700 /home/root && sed -i 's|^\\(root:.*\\):/root:|\\1:/home/root:|' /etc/passwd",
 		"useradd -m -s /bin/sh mg-alice", // may use sudo and doas with her password
 		"useradd -m -s /bin/bash mg-bob", // may without a password
 		"useradd -M -s /bin/sh mg-carol", // may not
