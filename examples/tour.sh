@@ -13,13 +13,14 @@ sshd=
 
 finish() {
     status=$?
-    trap '' INT TERM
+    trap '' HUP INT TERM
     mitogend stop -q 2>/dev/null || :
     [ -z "$sshd" ] || kill $sshd
     rm -rf "$dir"
     exit $status
 }
 trap finish EXIT
+trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
