@@ -21,7 +21,7 @@ import (
 const (
 	leaveTime = 3 * time.Second
 	termTime  = 1 * time.Second
-	killTime  = 2 * time.Second
+	killTime  = 10 * time.Second
 )
 
 // Process is a started program with a child behind it that is ready for frames. It leads a process group and session of its

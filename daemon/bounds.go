@@ -13,7 +13,7 @@ import (
 )
 
 // These constants bound what one peer can make the daemon keep. docs/security.md has them as a table, with what
-// happens at each: the peer's own stream suffers. Options.MaxMessage, MaxPending, StallTimeout and Assembly bound the
+// happens at each: the peer's own stream suffers. Options.MaxMessage, MaxPending and StallTimeout bound most of the
 // rest.
 const (
 	// messageCost is counted for each message that waits, beside its bytes: empty messages are not free. channel.py

@@ -18,8 +18,9 @@ type Result struct {
 	err   error
 }
 
-// Err is nil, *pyproto.CallError when Python raised, *DeadError when the child is gone or has no such handle, or the
-// context's error.
+// Err is nil, *pyproto.CallError when Python raised, *DeadError when the child is gone, reads nothing or has no such
+// handle, the context's error, or one that says what is wrong: the function's name, an argument that cannot be sent, a
+// result that cannot be read.
 func (r *Result) Err() error { return r.err }
 
 // Value gives what the function returned; package pyproto has the table of types.

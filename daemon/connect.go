@@ -12,7 +12,8 @@ import (
 )
 
 // Connect starts the children that target names, hop by hop, and gives the last one. docs/targets.md describes
-// targets. An error is a *HopError around a *bootstrap.Error, and nothing is left of what was started.
+// targets. A hop that fails is a *HopError around a *bootstrap.Error, and nothing is left of what was started. A target
+// that cannot be read is a *bootstrap.Error alone.
 func (d *Daemon) Connect(ctx context.Context, target string, options ...ConnectOptions) (*Child, error) {
 	var opt ConnectOptions
 	if len(options) > 0 {

@@ -26,17 +26,19 @@
 // [Options.Path] has directories and archives in place of embedded files. [Child.Call] gives a [Result], which is
 // decoded into structs as well; [Child.Start] and [Child.CallWith] are its other forms. [Child.Run] runs a program,
 // with its standard streams, [Child.Open] has a function and this process send each other values. Package daemon/client
-// has the same for a daemon that runs already (mitogend serve), which keeps connections; code that is to work with
+// has most of it for a daemon that runs already (mitogend serve), which keeps connections; code that is to work with
 // either takes a [Master] and a [Remote].
 //
 // # Guarantees
 //
 // Messages from one context to another arrive in the order in which they were sent. Calls to one child run one at a
 // time, in the order of Start. Each call ends exactly once: with a value, with *pyproto.CallError (Python raised), with
-// *DeadError (nobody will answer; Lost says that the function may have run), or with the error of the caller's context
-// (the function goes on in the child). Nothing is retried: what was sent may have run.
+// *DeadError (nobody will answer; Lost says that the function may have run), with the error of the caller's context
+// (the function goes on in the child), or with another error that says which name, argument or result is wrong. Nothing
+// is retried: what was sent may have run.
 //
-// What waits for one child is bounded by [Options].MaxPending: who sends more waits, until its context ends.
+// What waits for one child is bounded by [Options].MaxPending. A sender of more waits for room until its context ends,
+// or the child has read nothing for [Options].StallTimeout; the latter is a *DeadError.
 //
 // # Protocol
 //

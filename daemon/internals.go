@@ -72,8 +72,7 @@
 // A large result of a call with a Room is read when there is room for it, for which a readLoop waits for StallTimeout
 // at most.
 //
-// Whatever else a peer can cause has a bound, in bounds.go and, for messages that have come in part, assembly.go;
-// docs/security.md has the table.
+// Whatever else a peer can cause has a bound, in bounds.go or beside what it bounds; docs/security.md has the table.
 //
 // # Bad peers
 //

@@ -246,6 +246,36 @@ def news():
 	})
 }
 
+// If a child has no memory for its own work, it ends and says why: the program's end would never be told.
+func TestRunOutOfMemory(t *testing.T) {
+	dir := writeFiles(t, map[string]string{"short.py": `import mitogen.core as core, mitogen.program as program
+def memory(ticker):
+    def finish(self):
+        raise MemoryError
+    program.Program.finish = finish
+    if not ticker:
+        # The main thread reads by itself, as it does when no function was called.
+        core.Io.start_ticker = lambda io: None
+`})
+	pythons.Each(t, func(t *testing.T, py pythons.Python) {
+		for _, ticker := range []bool{true, false} {
+			said := make(chan string, 10)
+			d := newDaemon(t, Options{Path: []string{dir}})
+			c := connect(t, d, target(py), ConnectOptions{OnLog: func(l Log) { said <- l.Text }})
+			if err := c.Call(testContext(t), "short:memory", ticker).Err(); err != nil {
+				t.Fatal(err)
+			}
+			var dead *DeadError
+			if _, err := c.Run(testContext(t), RunOptions{Path: "p.py", Source: []byte("print(1)\n")}); !errors.As(err, &dead) {
+				t.Errorf("%v", err)
+			}
+			if text := <-said; !strings.Contains(text, "out of memory") {
+				t.Errorf("%q", text)
+			}
+		}
+	})
+}
+
 // Reading standard input ahead takes memory only once much comes.
 func TestInputBuffer(t *testing.T) {
 	var b InputBuffer

@@ -724,6 +724,9 @@ class Relay(object):
                     writer.flush()
             if event & ~select.POLLOUT and self.events.get(fd):
                 self.readers[fd](fd, event)
+        except MemoryError:
+            # On whatever thread reads.
+            running.out_of_memory()
         finally:
             self.reader = None
 

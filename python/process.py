@@ -17,9 +17,10 @@ from mitogen.core import _thread
 
 signal = core.signal
 
-# Seconds between SIGTERM and SIGKILL, and after SIGKILL until a process that the kernel holds is given up.
+# Seconds between SIGTERM and SIGKILL, and after SIGKILL until a process that the kernel holds is given up: on a busy
+# machine, one that was killed has been seen to live for three.
 KILL_AFTER = 0.3
-GIVE_UP = 2
+GIVE_UP = 10
 # Seconds between two looks, the first and the longest: the kernel tells nobody that a process group has become empty.
 POLL = 0.002
 SLOW_POLL = 0.02
@@ -62,7 +63,7 @@ class Process(object):
         self.reap = reap
         self.status = None
         self.on_gone = None
-        self.term_at = self.kill_at = None
+        self.term_at = self.kill_at = self.killed_at = None
         # When to look next whether those that are left are dead, and nobody reaps them.
         self.look_at = 0
 
@@ -110,7 +111,10 @@ class Process(object):
             self.look_at = now + max(LOOK, now - self.kill_at + self.kill_after)
         if now >= self.kill_at:
             self.signal(signal.SIGKILL)
-            if now >= self.kill_at + GIVE_UP:
+            if self.killed_at is None:
+                # Not when it was due: this thread may have been late.
+                self.killed_at = now
+            elif now >= self.killed_at + GIVE_UP:
                 core.log(u'process %d does not end after SIGKILL' % self.pid, 40)
                 return True
         return False
@@ -141,6 +145,8 @@ class Ender(object):
         # All processes that have to end before this one does, and those that have to leave now.
         self.alive = set()
         self.leaving = set()
+        # Those that were given up, and are still to be reaped.
+        self.held = []
         self.running = False
 
     def end(self, process, wait=None, on_gone=None):
@@ -185,8 +191,11 @@ class Ender(object):
             pause = min(1.3 * pause, SLOW_POLL)
 
     def pass_over(self):
+        self.held = [process for process in self.held if process.poll() is None]
         for process in list(self.leaving):
             if process.step(parent.clock()):
+                if process.reap and process.poll() is None:
+                    self.held.append(process)
                 with self.lock:
                     gone = process in self.leaving
                     self.leaving.discard(process)

@@ -81,11 +81,21 @@ def start_thread(fn, *args):
 def thread(fn, *args):
     try:
         fn(*args)
+    except MemoryError:
+        out_of_memory()
     except:
         # 2.x clears sys.path, and then the globals of modules, when it ends, while threads still run. And user code
         # that closes all descriptors closes ours.
         if sys and sys.path is not None and not closed():
             raise
+
+
+def out_of_memory():
+    """The runtime has dropped what it did, and others would wait for it for ever: end this process instead."""
+    try:
+        core.log(u'out of memory: this process ends', 40)
+    finally:
+        os._exit(1)
 
 
 def closed():

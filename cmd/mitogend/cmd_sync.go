@@ -5,7 +5,7 @@ import "github.com/spf13/cobra"
 func newSync(a *app) *cobra.Command {
 	cmd, c := newTransfer(a, "sync [flags] SOURCE DEST", "Make DEST on each target the same as SOURCE here, and send only what differs",
 		`sync makes DEST on each target the same as SOURCE, a file or directory of this machine. It sends files that differ in size or
-time; of large files, it sends the blocks of 256 KiB that differ. With --pull, SOURCE is on the target, and DEST is here: DEST/TARGET
+time; of large files, it sends the blocks of 252 KiB that differ. With --pull, SOURCE is on the target, and DEST is here: DEST/TARGET
 for each of several targets, or what DEST says with {target} or {host}. With --dry-run, sync shows what it would send and delete.`,
 		`  mitogend sync --dry-run docs /tmp/docs
   mitogend sync -H web --delete site /srv/www

@@ -31,8 +31,8 @@ var errModules = errors.New("client: Options.Source.Modules cannot be used over 
 
 // Options say what children that the client connects are served, and where they are started.
 type Options struct {
-	// Source says what modules are served; nil means what the daemon is configured with. Only Path, Venv, Policy and
-	// Main count.
+	// Source says what modules are served; nil means what the daemon is configured with. Of Options, Modules cannot be sent,
+	// and Fetch, Virtual, Reserved, the limits and Logger are the daemon's own.
 	Source *importer.Options
 	// Dir and Env are where connection programs are started; empty means those of this process.
 	Dir string

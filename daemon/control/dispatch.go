@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/ugorji/go/codec"
@@ -146,7 +147,16 @@ func (c *call) do(run func(*call) (any, error), timeout time.Duration) (any, err
 			return nil, err
 		}
 	}
-	return run(c)
+	result, err := run(c)
+	return result, caused(c.ctx, err)
+}
+
+// caused gives the reason why ctx was cancelled for an error that only says so.
+func caused(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
+		return cause
+	}
+	return err
 }
 
 // enter counts a request, unless too many are under way.

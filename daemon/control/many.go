@@ -153,7 +153,7 @@ var states = map[work.State]string{work.Failed: wire.StateFailed, work.NotReache
 
 // failed gives an outcome that is an error to the client, when there is room for it.
 func (m *many) failed(target int, s work.State, err error, took time.Duration) {
-	_ = m.s.put(wire.Item{Kind: wire.ItemError, Target: target, State: states[s], Error: faults.FromError(err), Seconds: took.Seconds()})
+	_ = m.s.put(wire.Item{Kind: wire.ItemError, Target: target, State: states[s], Error: faults.FromError(caused(m.s.ctx, err)), Seconds: took.Seconds()})
 }
 
 // manyCalls calls a function on each target.

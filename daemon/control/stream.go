@@ -194,7 +194,7 @@ func (s *stream) finish(last ...wire.Item) {
 
 // fail ends the stream with an error.
 func (s *stream) fail(err error) {
-	s.finish(wire.Item{Kind: wire.ItemError, Error: faults.FromError(err)})
+	s.finish(wire.Item{Kind: wire.ItemError, Error: faults.FromError(caused(s.ctx, err))})
 }
 
 // read waits until there is something to read. The reply takes about max bytes of it.

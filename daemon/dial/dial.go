@@ -1,6 +1,6 @@
 // Package dial calls functions by a running daemon (mitogend serve), and brings nothing of the daemon into the program:
-// of packages that are not Go's own, a codec for MessagePack and golang.org/x/sys. Package daemon/client can do all
-// that a daemon can, and is larger.
+// of packages that are not Go's own, a codec for MessagePack and golang.org/x/sys. Package daemon/client also
+// connects, runs programs and opens channels, and is larger.
 //
 //	c, err := dial.Default(ctx)
 //	defer c.Close()
@@ -27,8 +27,8 @@ var ErrDisconnected = link.ErrDisconnected
 // ErrOtherUser: the daemon is another user's, and is told nothing.
 var ErrOtherUser = link.ErrOtherUser
 
-// Error is what the daemon says of a request that has failed, unless Python has raised: that is a *pyproto.CallError.
-// Its Kind is one of those of docs/control.md.
+// Error is what the daemon says of a request that has failed. Where Python has raised, Call gives a *pyproto.CallError
+// instead, and Do an Error of kind call. Its Kind is one of those of docs/control.md.
 type Error = wire.Error
 
 // Conn is a connection with a running daemon. It is safe for concurrent use.

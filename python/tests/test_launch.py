@@ -202,6 +202,45 @@ class LaunchTest(Base):
         self.master.send(handle, b'10\0' + core.dumps((u'name', plan, u'{}', False), 2), reply_to=6001)
         self.assertTrue('this process ends' in core.loads(self.wait_for(6001)[0][1])[u'reason'])
 
+    def test_killed_late(self):
+        """On a busy machine the thread that kills comes late, and what it kills ends late: it is reaped all the same."""
+        self.attached()
+        import mitogen.process as module
+
+        def started():
+            process = module.Process(os.fork())
+            if not process.pid:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                os.setsid()
+                while 1:
+                    time.sleep(1)
+            harness.eventually('it leads a group', lambda: process.signal(0))
+            process.term_at = 0
+            return process
+        process = started()
+        self.assertFalse(process.step(0))
+        # Long after it was due.
+        for now in 1000, 1000 + module.GIVE_UP - 1:
+            self.assertFalse(process.step(now) and process.status is None)
+        harness.eventually('it is reaped', lambda: process.step(1000 + module.GIVE_UP - 1))
+        self.assertEqual(process.status, signal.SIGKILL)
+        # The kernel holds it.
+        ender, held = module.Ender(), started()
+        signals, held.signal = held.signal, lambda signum: True
+        ender.leaving.add(held)
+        for now in 0, 1000, 1000 + module.GIVE_UP:
+            module.parent.clock, clock = lambda: now, module.parent.clock
+            try:
+                ender.pass_over()
+            finally:
+                module.parent.clock = clock
+        self.assertFalse(ender.leaving)
+        self.assertTrue(held.status is None)
+        signals(signal.SIGKILL)
+        ender.leaving = set()
+        harness.eventually('it is reaped later', lambda: ender.pass_over() or held.status == signal.SIGKILL)
+        self.assertFalse(ender.held)
+
     def test_last_words(self):
         """What a program printed before its end is told, even if nobody had time to read it before."""
         self.attached()
