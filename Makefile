@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 TAGS = codec.notfastpath
 STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # Integration tests wait for real programs. They find hangs themselves, before this limit does.
-TIMEOUT = 45m
+TIMEOUT = 75m
 # Tests wait for other programs half of their time, so more of them run at once than there are processors.
 PARALLEL = 4
 

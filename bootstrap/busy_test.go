@@ -72,7 +72,7 @@ func TestProxyIsNoBusyServer(t *testing.T) {
 func TestQuestionThatNobodyKnows(t *testing.T) {
 	stub := script(t, "stub", "#!/bin/sh\nprintf 'Token response: ' >&2\nexec sleep 60\n")
 	for _, s := range layouts {
-		e := mustFail(t, build(t, "exec", map[string]any{"command": stub, "stdio": string(s), "connect_timeout": "0.5"}), echo, StepConnect)
+		e := mustFail(t, build(t, "exec", map[string]any{"command": stub, "stdio": string(s), "connect_timeout": "2"}), echo, StepConnect)
 		has(t, e, `an answer to "Token response:"`, "password_prompt")
 	}
 }

@@ -133,11 +133,11 @@ func TestLocalFailures(t *testing.T) {
 		{"refuses", sh("echo 'MITOERR tried python=127'; sleep 60"), StepPython, []string{"python (not found)"}},
 		{"garbage for ever", sh("exec yes garbage"), StepConnect, []string{"more than a mebibyte"}},
 		{"garbage without a newline", sh("exec tr '\\0' x </dev/zero"), StepConnect, []string{"more than a mebibyte"}},
-		{"silent", map[string]any{"python_path": []string{"/bin/sh", "-c", "echo hello; sleep 60"}, "connect_timeout": 2}, StepConnect, []string{"no child after 2s", "hello"}},
-		{"stuck runtime", map[string]any{"python_path": []string{"/bin/sh", "-c", "echo MITO000 30b07f0; exec sleep 60"}, "connect_timeout": 2}, StepStage, []string{"no child after 2s", "take the runtime"}},
+		{"silent", map[string]any{"python_path": []string{"/bin/sh", "-c", "echo hello; sleep 60"}, "connect_timeout": 5}, StepConnect, []string{"no child after 5s", "hello"}},
+		{"stuck runtime", map[string]any{"python_path": []string{"/bin/sh", "-c", "echo MITO000 30b07f0; exec sleep 60"}, "connect_timeout": 5}, StepStage, []string{"no child after 5s", "take the runtime"}},
 		{"markers in the wrong order", sh("echo MITO001; echo MITO002; exit 1"), StepConnect, []string{`"MITO001" | "MITO002"`}},
 		{"leaves a grandchild", sh("sleep 60 & echo gone; exit 4"), StepConnect, []string{"exit status 4", "gone"}},
-		{"ignores SIGTERM", map[string]any{"python_path": []string{"/bin/sh", "-c", "trap '' TERM HUP; echo stubborn; while :; do sleep 60; done"}, "connect_timeout": 2}, StepConnect, []string{"stubborn"}},
+		{"ignores SIGTERM", map[string]any{"python_path": []string{"/bin/sh", "-c", "trap '' TERM HUP; echo stubborn; while :; do sleep 60; done"}, "connect_timeout": 5}, StepConnect, []string{"stubborn"}},
 		{"raises", map[string]any{"python": py}, StepRuntime, []string{"ZeroDivisionError"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -237,6 +237,6 @@ func TestInsideSilentHost(t *testing.T) {
 		t.Skip(err) // a container may not
 	}
 	t.Cleanup(func() { _ = machine.Shell("ip link del mg0") })
-	e := mustFail(t, build(t, "ssh", map[string]any{"hostname": "10.213.79.2", "ssh_args": "-F none", "connect_timeout": 2}), echo, StepConnect)
+	e := mustFail(t, build(t, "ssh", map[string]any{"hostname": "10.213.79.2", "ssh_args": "-F none", "connect_timeout": 5}), echo, StepConnect)
 	has(t, e, "nothing answers at 10.213.79.2:22", "firewall")
 }

@@ -197,9 +197,12 @@ func faultyChild(t *testing.T, d *Daemon, target, kind, step string, env []strin
 	}
 	// This ends what nothing else ends; a busy machine is no fault.
 	if kind == "stopped" && step != "program" {
-		target += "&connect_timeout=3s&silence_timeout=2s"
+		target += "&silence_timeout=2s"
 	}
 	if strings.HasPrefix(step, "MITO") {
+		if kind == "stopped" {
+			target += "&connect_timeout=3s"
+		}
 		env = append(env[:len(env):len(env)], "PYTHONPATH="+site, "FAULT_AT="+step, "FAULT="+kind)
 		c, err := d.Connect(ctx, target, ConnectOptions{Env: env})
 		t.Logf("the connect: %v", err)

@@ -119,7 +119,7 @@ func (p *peer) send(h pyproto.Header, payload string) {
 
 func (p *peer) read() *pyproto.Message {
 	p.t.Helper()
-	_ = p.in.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = p.in.SetReadDeadline(time.Now().Add(time.Minute))
 	m, err := pyproto.ReadMessage(p.br, pyproto.DefaultMaxMessage)
 	if err != nil {
 		p.t.Fatalf("peer %d: %v", p.id, err)

@@ -22,7 +22,7 @@ import (
 )
 
 // commandTime is the most that one run of the binary may take. It finds hangs, not slowness.
-const commandTime = 90 * time.Second
+const commandTime = 3 * time.Minute
 
 // Python is an interpreter for tests.
 type Python struct {
@@ -227,7 +227,7 @@ func runCommand(t testing.TB, cmd *exec.Cmd) Result {
 }
 
 // leftTime is how long a killed process may take to disappear.
-const leftTime = 5 * time.Second
+const leftTime = 30 * time.Second
 
 // NothingLeft fails the test if a process that inherited the mark does not go away.
 func NothingLeft(t testing.TB, mark string) {

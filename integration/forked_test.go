@@ -31,11 +31,11 @@ def end(path, seconds):
 			t.Parallel()
 			p := clean(t, pythons.Of(t, version))
 			kept := filepath.Join(t.TempDir(), "kept")
-			if r := Mitogend(t, dir, "call", "-H", p.Target(), "late:start", kept, "1.5"); r.Status != 0 {
+			if r := Mitogend(t, dir, "call", "-H", p.Target(), "late:start", kept, "0.5"); r.Status != 0 {
 				t.Error(r)
 			}
 			if text, err := os.ReadFile(kept); string(text) != "done" {
-				t.Errorf("what takes 1.5 s gave %q, %v", text, err)
+				t.Errorf("what takes 0.5 s gave %q, %v", text, err)
 			}
 			ended := filepath.Join(t.TempDir(), "ended")
 			start := time.Now()

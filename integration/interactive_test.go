@@ -121,7 +121,7 @@ func TestRepl(t *testing.T) {
 		term.expect("'from far!'")
 		term.send("for i in range(2):\r    print(i + 40)\r\r")
 		term.expect("41\r\n")
-		term.send("import time; print('asleep'); time.sleep(600)\r")
+		term.send("import time; print('asleep'); _ = [time.sleep(0.01) for _ in range(60000)]\r")
 		term.expect("asleep\r\n")
 		term.send("\x03")
 		term.expect("KeyboardInterrupt")

@@ -17,12 +17,6 @@ import (
 
 // A connection is shown, and closed, by the name that the user has used for the host.
 func TestNamesOfTheInventory(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := ln.Addr().String()
-	_ = ln.Close()
 	dir := t.TempDir()
 	chain := AnyPython(t).Target()
 	other, third := chain+"&stdio=socketpair", chain+"&stdio=hybrid"
@@ -30,7 +24,7 @@ func TestNamesOfTheInventory(t *testing.T) {
 	secret := "exec:env" + strings.TrimPrefix(chain, "local:") + "&stdio=hybrid&password_env=NAMES_PASSWORD"
 	Write(t, dir, "mitogend-hosts.yaml", fmt.Sprintf("all:\n  hosts:\n    web07: {mitogend_target: %q}\n    web08: &o {mitogend_target: %q}\n    db1: *o\n"+
 		"    alias1: {mitogend_target: %q}\n    secret1: &s {mitogend_target: %q}\n    secret2: *s\n", chain, other, third, secret))
-	d := Serve(t, "--http", address, "--log-level", "debug")
+	d := Serve(t, "--http", "127.0.0.1:0", "--log-level", "debug")
 	mitogend := func(args ...string) Result { return d.Run(t, dir, args...) }
 	contexts := func() map[string]wire.Context {
 		byName := map[string]wire.Context{}
@@ -67,7 +61,7 @@ func TestNamesOfTheInventory(t *testing.T) {
 	if r := mitogend("logs", "--json", "--kind", "connected", "--target", chain); !strings.Contains(r.Stdout, `"target":"web07","chain":"local:`) {
 		t.Error(r)
 	}
-	resp, err := http.Get("http://" + address + "/metrics")
+	resp, err := http.Get("http://" + httpAddress(t, d) + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}

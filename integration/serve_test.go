@@ -503,17 +503,24 @@ func TestLookingAtADaemon(t *testing.T) {
 	}
 }
 
-func TestMetrics(t *testing.T) {
-	d := Serve(t, "--http", "127.0.0.1:0", "--pprof")
-	dir := t.TempDir()
-	d.Run(t, dir, "call", "-H", AnyPython(t).Target(), "os:getcwd").Want(t, 0, quoted(t, dir), "")
+// httpAddress is where --http listens, by the log.
+func httpAddress(t *testing.T, d *Daemon) string {
+	t.Helper()
 	m := regexp.MustCompile(`"address":"([0-9.:]+)"`).FindStringSubmatch(d.Log.String())
 	if m == nil {
 		t.Fatalf("no address in\n%s", d.Log)
 	}
+	return m[1]
+}
+
+func TestMetrics(t *testing.T) {
+	d := Serve(t, "--http", "127.0.0.1:0", "--pprof")
+	dir := t.TempDir()
+	d.Run(t, dir, "call", "-H", AnyPython(t).Target(), "os:getcwd").Want(t, 0, quoted(t, dir), "")
+	address := httpAddress(t, d)
 	get := func(path string) string {
 		t.Helper()
-		return request(t, "tcp", m[1], "GET "+path+" HTTP/1.0\r\n\r\n")
+		return request(t, "tcp", address, "GET "+path+" HTTP/1.0\r\n\r\n")
 	}
 	metrics := get("/metrics")
 	for _, want := range []string{"\nmitogend_calls_total 1\n", "\nmitogend_connections 1\n", "\ngo_goroutines ", "\nprocess_open_fds "} {
@@ -540,12 +547,12 @@ func TestMetrics(t *testing.T) {
 			if path == "/none" && want == "200 OK" {
 				continue
 			}
-			if got := request(t, "tcp", m[1], "GET "+path+" HTTP/1.1\r\nConnection: close\r\nHost: "+host+"\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 "+want) {
+			if got := request(t, "tcp", address, "GET "+path+" HTTP/1.1\r\nConnection: close\r\nHost: "+host+"\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 "+want) {
 				t.Errorf("%s of %s: %.200q, not %s", path, host, got, want)
 			}
 		}
 		// The host of an absolute URL counts, not the header.
-		if got := request(t, "tcp", m[1], "GET http://"+host+"/healthz HTTP/1.1\r\nConnection: close\r\nHost: localhost\r\n\r\n"); want == "403" && !strings.HasPrefix(got, "HTTP/1.1 403") {
+		if got := request(t, "tcp", address, "GET http://"+host+"/healthz HTTP/1.1\r\nConnection: close\r\nHost: localhost\r\n\r\n"); want == "403" && !strings.HasPrefix(got, "HTTP/1.1 403") {
 			t.Errorf("the address of %s: %.200q", host, got)
 		}
 	}
@@ -600,7 +607,7 @@ func TestSystemd(t *testing.T) {
 	d.cmd.Args = append([]string{"sh", "-c", `export LISTEN_PID=$$ WATCHDOG_PID=$$; exec "$0" "$@"`}, append([]string{d.cmd.Path}, d.cmd.Args[1:]...)...)
 	d.cmd.Path = "/bin/sh"
 	d.cmd.ExtraFiles = []*os.File{file}
-	d.cmd.Env = append(d.cmd.Env, "LISTEN_FDS=1", "NOTIFY_SOCKET="+filepath.Join(d.Dir, "notify"), "WATCHDOG_USEC=200000")
+	d.cmd.Env = append(d.cmd.Env, "LISTEN_FDS=1", "NOTIFY_SOCKET="+filepath.Join(d.Dir, "notify"), "WATCHDOG_USEC=2000000")
 	d.Start()
 	told := func(want string) {
 		t.Helper()

@@ -16,7 +16,7 @@ import (
 )
 
 // testTime is what one file of tests may take under one interpreter.
-const testTime = 2 * time.Minute
+const testTime = 5 * time.Minute
 
 // TestPython runs tests/test_*.py, which are unittest programs, under every interpreter, against the runtime as
 // children get it: shrunk, and core.py for their own generation.

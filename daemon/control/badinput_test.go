@@ -40,9 +40,11 @@ func (b *bed) raw(t testing.TB) *raw {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = nc.Close() })
-	_ = nc.SetDeadline(time.Now().Add(20 * time.Second))
 	return &raw{nc, wire.NewReader(nc, 0)}
 }
+
+// renew sets a new limit for what comes next, which finds hangs.
+func (r *raw) renew() { _ = r.SetDeadline(time.Now().Add(time.Minute)) }
 
 func (r *raw) send(t testing.TB, id uint32, method string, params any) {
 	t.Helper()
@@ -50,6 +52,7 @@ func (r *raw) send(t testing.TB, id uint32, method string, params any) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.renew()
 	if _, err := r.Write(msg); err != nil {
 		t.Fatal(err)
 	}

@@ -388,7 +388,8 @@ import sys, time
 try:
     sys.stdout.write('begun')
     sys.stdout.flush() # from here on the interrupt may come
-    time.sleep(60)
+    while 1:
+        time.sleep(0.01) # before a long one the interrupt would wait for its end
 except KeyboardInterrupt:
     sys.stdout.write(' ended')
     sys.stdout.flush()

@@ -458,7 +458,7 @@ func TestTooManyClients(t *testing.T) {
 
 // A client that never answers, or answers late, costs its own children a negative answer.
 func TestSilentClient(t *testing.T) {
-	d, socket := serve(t, Options{ModuleTimeout: 200 * time.Millisecond, Runtime: stock(t)})
+	d, socket := serve(t, Options{ModuleTimeout: 2 * time.Second, Runtime: stock(t)})
 	c := dial(t, socket)
 	payload, _ := pyproto.Marshal(pyproto.Tuple{nil, "mitogen.parent", nil, "_proxy_connect", pyproto.Tuple{nil, "local",
 		pyproto.Kwargs{{Name: "python_path", Value: python(t)}}}, pyproto.Kwargs{}})

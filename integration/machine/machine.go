@@ -46,7 +46,7 @@ func Enter(t *testing.T, expression string) {
 			pythons.Missing(t, program+" is not installed")
 		}
 	}
-	args := []string{"-test.run=" + expression, "-test.count=1", "-test.timeout=600s"}
+	args := []string{"-test.run=" + expression, "-test.count=1", "-test.timeout=30m"}
 	if testing.Verbose() {
 		args = append(args, "-test.v")
 	}
@@ -209,19 +209,35 @@ func SSHD(t testing.TB, config string) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := Shell(
+		"ssh-keygen -q -t ed25519 -N '' -f "+dir+"/host", "ssh-keygen -q -t ed25519 -N '' -f "+dir+"/user", "ssh-keygen -q -t ed25519 -N '' -f "+dir+"/other",
+		"cp "+dir+"/user.pub "+dir+"/authorized", "chmod 755 "+dir,
+	); err != nil {
+		t.Fatal(err)
+	}
+	port := 0
+	for try := 0; port == 0; try++ { // somebody else may take the port before it listens
+		if port = listen(t, dir, config); port == 0 && try == 4 {
+			t.Fatal("sshd does not listen")
+		}
+	}
+	if err := Shell(fmt.Sprintf("for h in 127.0.0.1 localhost; do echo \"[$h]:%d $(cut -d' ' -f1,2 %s/host.pub)\"; done >%s/known", port, dir, dir)); err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{Port: port, Key: dir + "/user", Other: dir + "/other", Args: "-F none -o UserKnownHostsFile=" + dir + "/known -o GlobalKnownHostsFile=none"}
+	s.Options = map[string]any{"hostname": "127.0.0.1", "port": port, "identity_file": s.Key, "ssh_args": s.Args}
+	return s
+}
+
+// listen starts sshd on a free port, and gives 0 if it has ended before it listened.
+func listen(t testing.TB, dir, config string) int {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	port := listener.Addr().(*net.TCPAddr).Port
 	listener.Close()
-	if err := Shell(
-		"ssh-keygen -q -t ed25519 -N '' -f "+dir+"/host", "ssh-keygen -q -t ed25519 -N '' -f "+dir+"/user", "ssh-keygen -q -t ed25519 -N '' -f "+dir+"/other",
-		"cp "+dir+"/user.pub "+dir+"/authorized", "chmod 755 "+dir,
-		fmt.Sprintf("for h in 127.0.0.1 localhost; do echo \"[$h]:%d $(cut -d' ' -f1,2 %s/host.pub)\"; done >%s/known", port, dir, dir),
-	); err != nil {
-		t.Fatal(err)
-	}
 	text := fmt.Sprintf("Port %d\nListenAddress 127.0.0.1\nHostKey %s/host\nAuthorizedKeysFile %s/authorized\nPidFile none\nStrictModes no\nUsePAM yes\nPermitRootLogin yes\n%s\n", port, dir, dir, config)
 	if err := os.WriteFile(dir+"/config", []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -236,23 +252,28 @@ func SSHD(t testing.TB, config string) *Server {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(ended)
+	}()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		<-ended
 		if t.Failed() {
 			text, _ := os.ReadFile(dir + "/log")
 			t.Logf("sshd: %s", text[max(0, len(text)-2000):])
 		}
 	})
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-			c.Close()
-			break
-		} else if time.Now().After(end) {
-			t.Fatal("sshd does not listen")
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
+		select {
+		case <-ended:
+			return 0
+		case <-time.After(10 * time.Millisecond):
+		}
+		if text, _ := os.ReadFile(dir + "/log"); strings.Contains(string(text), "Server listening") {
+			return port
 		}
 	}
-	s := &Server{Port: port, Key: dir + "/user", Other: dir + "/other", Args: "-F none -o UserKnownHostsFile=" + dir + "/known -o GlobalKnownHostsFile=none"}
-	s.Options = map[string]any{"hostname": "127.0.0.1", "port": port, "identity_file": s.Key, "ssh_args": s.Args}
-	return s
+	return 0
 }

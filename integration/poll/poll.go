@@ -8,7 +8,7 @@ import (
 
 const (
 	// limit is when a test gives up, even on a very busy machine.
-	limit = time.Minute
+	limit = 3 * time.Minute
 	pause = 2 * time.Millisecond
 )
 
