@@ -91,9 +91,9 @@ func (sh *sharing) mark(f *feeder, late bool) {
 }
 
 // sharer gives the last parent on the way to dst, which is the child or a context behind it. It gives 0 if a frame is
-// too small to be SHARED, or if one of the parents does not know the handle.
+// too small to be SHARED or too large to be kept beside others, or if one of the parents does not know the handle.
 func (c *Child) sharer(f *frame, dst pyproto.ContextID) pyproto.ContextID {
-	if size := f.size() - pyproto.HeaderLen; size < minShared || len(f.rest) > 0 || size+shareLen > c.d.opt.MaxMessage {
+	if size := f.size() - pyproto.HeaderLen; size < minShared || size > min(maxShared/4, c.d.opt.MaxMessage-shareLen) || len(f.rest) > 0 {
 		return 0
 	}
 	last := c

@@ -416,6 +416,9 @@ class Link(object):
             else:
                 relay.on_frame(head, parts, self)
         except Exception as e:
+            if type(e) is MemoryError and self is relay.upstream:
+                # What was not kept would be missed later. A child cannot end this process so.
+                raise
             relay.complain(self, u'a message from context %d for handle %d: %r' % (head[2], head[4], e), 40)
 
     def on_lost(self):
@@ -673,6 +676,8 @@ class Relay(object):
                 fn, args = self.jobs.popleft()
                 try:
                     fn(*args)
+                except MemoryError:
+                    running.out_of_memory()
                 except Exception as e:
                     # Without the reader nothing goes on.
                     self.log((u'%s: %r' % (fn.__name__, e))[:400], 40)
@@ -923,6 +928,7 @@ class Relay(object):
         number = None
         if handle == SHARED and not below and auth in self.router.parent_ids:
             head, parts, number = self.unshare(head, parts)
+            handle, reply_to = head[4:6]
         out = routes.get(dst)
         if out is None and below:
             out = self.upstream
