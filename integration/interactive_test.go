@@ -90,7 +90,7 @@ func TestRunInteractive(t *testing.T) {
 				t.Errorf("no exit: %s", term.screen())
 			}
 			term.send("print(repr(start) + __name__ + '!')\r")
-			term.expect("'" + how + "\\n'__main__!\r\n")
+			term.expectAfter("'"+how+"\\n'__main__!\r\n", ">>> ")
 			term.send("\x04")
 			if status := term.wait(); status != 0 {
 				t.Errorf("status %d\n%s", status, term.screen())
@@ -99,7 +99,7 @@ func TestRunInteractive(t *testing.T) {
 		term := onTerminal(t, Command(t, dir, "run", "--interactive", "-H", p.Target(), "-m", "beside"))
 		term.expect(">>> ")
 		term.send("away()\r")
-		term.expect("'from __main__'\r\n")
+		term.expectAfter("'from __main__'\r\n", ">>> ")
 		term.send("\x04")
 		term.wait()
 	})

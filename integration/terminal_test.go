@@ -74,6 +74,17 @@ func (term *terminal) expect(text string) {
 	})
 }
 
+// expectAfter waits for text behind something that is shown once. What is typed before a prompt, Ctrl-D above all, may be
+// lost when the terminal's mode changes.
+func (term *terminal) expectAfter(mark, text string) {
+	term.t.Helper()
+	term.expect(mark)
+	poll.Until(term.t, "the terminal shows "+text+" behind "+mark, func() bool {
+		_, rest, _ := strings.Cut(term.screen(), mark)
+		return strings.Contains(rest, text)
+	})
+}
+
 func (term *terminal) send(text string) {
 	term.t.Helper()
 	if _, err := io.WriteString(term.pty, text); err != nil {

@@ -42,14 +42,12 @@ func TestInsideTour(t *testing.T) {
 		term.expect(fmt.Sprintf("== %d. ", task+1))
 	}
 	// Python's prompt, and top's screens.
-	for _, step := range [][2]string{
-		{"web01 >>> ", "import platform; print('typed', platform.python_version_tuple()[0])\r"},
-		{"typed 3", "\x04"},
-		{"PID", "q"}, // of top behind two hops
-	} {
-		term.expect(step[0])
-		term.send(step[1])
-	}
+	term.expect("web01 >>> ")
+	term.send("import platform; print('typed', platform.python_version_tuple()[0])\r")
+	term.expectAfter("typed 3", "web01 >>> ")
+	term.send("\x04")
+	term.expect("PID") // of top behind two hops
+	term.send("q")
 	term.expect("$ mitogend top")
 	shown := strings.LastIndex(term.screen(), "$ mitogend top")
 	poll.Until(t, "top shows a host", func() bool { return strings.Contains(term.screen()[shown:], "web01") })
