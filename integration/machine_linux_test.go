@@ -91,22 +91,22 @@ func TestInsideMethods(t *testing.T) {
 	}
 }
 
-// TestInsideCrowd opens 30 connections at once to a server with MaxStartups at its default, 10:30:100.
+// TestInsideCrowd opens 50 connections at once to a server with MaxStartups at its default, 10:30:100.
 func TestInsideCrowd(t *testing.T) {
 	machine.Inside(t)
 	s := machine.SSHD(t, "")
 	list := machine.Pythons(t)
 	target := byKey(s, "mg-bob", list[len(list)-1])
-	args := []string{"call", "--daemon", "none", "-p", "30"}
-	for range 30 {
+	args := []string{"call", "--daemon", "none", "-p", "50"}
+	for range 50 {
 		args = append(args, "-H", target)
 	}
 	start := time.Now()
 	r := runCommand(t, Command(t, t.TempDir(), append(args, "os:getuid")...))
-	if r.Status != 0 || strings.Count(r.Stdout, "\n") != 30 {
+	if r.Status != 0 || strings.Count(r.Stdout, "\n") != 50 {
 		t.Fatal(r)
 	}
-	t.Logf("30 connections in %v", time.Since(start))
+	t.Logf("50 connections in %v", time.Since(start))
 }
 
 // leave runs on the target while the daemon's side is killed.
