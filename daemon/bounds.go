@@ -34,9 +34,11 @@ const (
 	maxConnecting = 256
 	// maxQuestion is the largest CONNECT, GET_RESOURCE or GET_MODULE.
 	maxQuestion = 64 << 10
-	// maxQuestions and maxQuestionBytes bound what waits in a resourceQueue.
+	// maxQuestions and maxQuestionBytes bound what waits in a resourceQueue, and what is parked there. maxParked and
+	// maxQuestion bound what is parked there of one context.
 	maxQuestions     = 1000
 	maxQuestionBytes = 1 << 20
+	maxParked        = 100
 	// maxEarly and maxEarlyBytes bound the modules that a child may ask for before its connect is done.
 	maxEarly      = 1000
 	maxEarlyBytes = 1 << 20

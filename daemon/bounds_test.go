@@ -456,7 +456,7 @@ func TestInputAhead(t *testing.T) {
 	fed := make(chan struct{})
 	go func() {
 		defer close(fed)
-		p.feed(context.Background(), bytes.NewReader(all))
+		p.feed(context.Background(), bytes.NewReader(all), &feeder{c: e.c})
 	}()
 	var got []byte
 	piece := func() int {

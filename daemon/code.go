@@ -27,7 +27,7 @@ var bytecodeMethods = map[string]bool{"local": true, "sudo": true, "su": true, "
 
 func (k sink) LoadCode(name string, magic, code []byte) error {
 	payload := slices.Concat([]byte(name), []byte{0}, magic, code)
-	if len(payload) > k.s.d.opt.MaxMessage {
+	if len(payload) > k.c.d.opt.MaxMessage {
 		return nil // it has the source
 	}
 	return k.send(pyproto.LoadCode, payload)
@@ -57,7 +57,7 @@ func (c *Child) sendCode(proc *bootstrap.Process, opt *importer.ResponderOptions
 	if !c.takesCode(proc.Magic, proc.Took < nearTime) {
 		return
 	}
-	opt.Code = sink{c.stream, c.id}.LoadCode
+	opt.Code = sink{c}.LoadCode
 	opt.Far = !bytecodeMethods[c.method]
 	if c.d.opt.Bytecode != nil {
 		opt.Compiled = func(u importer.Uncompiled) (magic, code []byte) { return c.compiled(pythonOf(proc.Hello), u) }

@@ -71,6 +71,12 @@ def unread():
     while True:
         send(4999, dst=hop, reply=7, count=200)
         send(101, dst=victim, reply=7, count=200)
+if sys.argv[1] == 'asks':
+    import pickle
+    send(112, pickle.dumps((u'read', u'big', u'data'), 2), reply=1234, count=300)
+    done('asks')
+    while True:
+        time.sleep(1)
 for step in claim, end, flow:
     step()
     done(step.__name__)
@@ -186,5 +192,38 @@ func testHopLies(t *testing.T, py pythons.Python) {
 	})
 	if root != 0 {
 		t.Errorf("there is a route to context %d", root)
+	}
+}
+
+// A child behind a real hop that asks for much and reads none of it has the hop keep what was on its way, and no more.
+func TestHopAsksAndReadsNothing(t *testing.T) {
+	for _, py := range ends(t) {
+		t.Run(py.Version, func(t *testing.T) {
+			dir := t.TempDir()
+			files := map[string]string{"tree.py": treeModule, "big/__init__.py": "", "big/data": strings.Repeat("x", 9<<20)}
+			d := newDaemon(t, Options{Path: []string{writeFiles(t, files)}})
+			liarFile := filepath.Join(writeFiles(t, map[string]string{"liar.py": liarProgram}), "liar.py")
+			honest := connect(t, d, target(py)+"+"+target(py))
+			var hopPID int64
+			if err := honest.Call(testContext(t), "os:getppid").Decode(&hopPID); err != nil {
+				t.Fatal(err)
+			}
+			argv := []string{py.Path, liarFile, "asks", "0", dir}
+			liar := connect(t, d, target(py)+"+exec:"+url.PathEscape(strings.Join(argv, " ")))
+			poll.Until(t, "its questions are parked", func() bool {
+				q := &liar.stream.resources
+				q.mu.Lock()
+				defer q.mu.Unlock()
+				return q.waiting.n == maxParked && !q.running
+			})
+			if err := honest.Call(testContext(t), "tree:pid").Err(); err != nil {
+				t.Error(err)
+			}
+			peak := peakOf(t, hopPID)
+			t.Logf("the hop had %d MiB at most", peak>>20)
+			if peak > 100<<20 {
+				t.Errorf("the hop had %d MiB", peak>>20)
+			}
+		})
 	}
 }

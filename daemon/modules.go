@@ -31,7 +31,7 @@ func (c *Child) newResponder() error {
 			opt.Miss = func(name string) bool { return c.opt.Miss(c, name) }
 		}
 	}
-	r, err := importer.NewResponder(im, sink{c.stream, c.id}, opt)
+	r, err := importer.NewResponder(im, sink{c}, opt)
 	if err != nil {
 		return err
 	}
@@ -74,10 +74,7 @@ func (c *Child) onGetModule(name string) bool {
 }
 
 // sink is how a responder reaches its child.
-type sink struct {
-	s  *stream
-	id pyproto.ContextID
-}
+type sink struct{ c *Child }
 
 func (k sink) LoadModule(payload []byte, _ string) error {
 	return k.send(pyproto.LoadModuleHandle, payload)
@@ -88,6 +85,6 @@ func (k sink) ForwardModule(payload []byte, _ uint32, _ string) error {
 }
 
 func (k sink) send(handle pyproto.Handle, payload []byte) error {
-	h := pyproto.Header{Enc: pyproto.EncMGC, Dst: k.id, Handle: handle}
-	return k.s.send(k.s.d.ctx, newFrame(h, payload))
+	h := pyproto.Header{Enc: pyproto.EncMGC, Dst: k.c.id, Handle: handle}
+	return k.c.send(k.c.d.ctx, newFrame(h, payload))
 }

@@ -23,7 +23,16 @@ type resourceQueue struct {
 	queue   []pyproto.Message
 	bytes   int // of queue
 	running bool
+	parked  map[pyproto.ContextID]questions // of contexts that take no answers for now; nil without any
+	waiting questions                       // all of parked
 }
+
+// questions are so many, and their bytes.
+type questions struct{ n, bytes int }
+
+func (q questions) plus(n, bytes int) questions { return questions{q.n + n, q.bytes + bytes} }
+
+func (q questions) within(n, bytes int) bool { return q.n <= n && q.bytes <= bytes }
 
 // ask queues a GET_RESOURCE of the embedded runtime. Its payload is a question, see [Daemon.resource]. It has a
 // handle for the answer, so that contexts in between pass both on like a call; stock children are answered by
@@ -79,7 +88,47 @@ func (q *resourceQueue) next() (m pyproto.Message, ok bool) {
 	return m, true
 }
 
+// park keeps the question of a context that takes no messages for now until it does: it may be one that asks and does
+// not read, and the hops before it are not to keep the answers.
+func (q *resourceQueue) park(s *stream, m pyproto.Message) {
+	if !q.count(m, 1) {
+		s.d.refuse(m.Header, s.reached("requests for resources of a context that takes no answers", maxParked).Error())
+		return
+	}
+	_ = s.d.run(func() {
+		_ = s.d.waitGate(s.ctx, m.Src) // which opens when the context is lost
+		q.count(m, -1)
+		if s.ctx.Err() == nil && !q.add(s, m.Header, m.Payload) {
+			s.d.refuse(m.Header, s.reached("requests for resources that wait", maxQuestions).Error())
+		}
+	})
+}
+
+// count counts a question that is parked, or by -1 is no more. False says that there is no room for it.
+func (q *resourceQueue) count(m pyproto.Message, n int) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	bytes := n * len(m.Payload)
+	of, all := q.parked[m.Src].plus(n, bytes), q.waiting.plus(n, bytes)
+	if n > 0 && !(of.within(maxParked, maxQuestion) && all.within(maxQuestions, maxQuestionBytes)) {
+		return false
+	}
+	if q.waiting = all; of.n == 0 {
+		delete(q.parked, m.Src)
+		return true
+	}
+	if q.parked == nil {
+		q.parked = map[pyproto.ContextID]questions{}
+	}
+	q.parked[m.Src] = of
+	return true
+}
+
 func (s *stream) answerResource(m pyproto.Message) {
+	if g, _ := s.d.gateOf(m.Src); g != nil {
+		s.resources.park(s, m)
+		return
+	}
 	c := s.childOf(m.Src)
 	if m.ReplyTo == 0 && c != nil && c.runtime != nil {
 		c.loadResource(m.Payload)

@@ -154,7 +154,7 @@ func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 	if o.Stdin != nil {
 		feeding, stop := context.WithCancel(ctx)
 		defer stop()
-		go p.feed(feeding, o.Stdin)
+		go p.feed(feeding, o.Stdin, &feeder{c: c, patience: c.d.sharePatience})
 	}
 	// At the end of ctx, what the program has printed may still wait for who reads it.
 	watched := context.AfterFunc(ctx, func() { _ = p.interrupt(errors.Is(context.Cause(ctx), ErrNobodyReads)) })
@@ -278,6 +278,11 @@ func (p *program) deliver(h pyproto.Header, payload []byte, _ bool) {
 		}
 		tag, data = payload[0], payload[1:]
 	}
+	p.learn(tag, data)
+}
+
+// learn takes what a message says, and wakes who copies it.
+func (p *program) learn(tag byte, data []byte) {
 	if p.take(tag, data) {
 		_ = p.c.stream.reached("bytes of a program's output that wait", maxOutput)
 	}
@@ -401,13 +406,14 @@ func (d *Daemon) inputPiece() int {
 const maxPieces = 64
 
 // feed sends standard input, as fast as the child takes it, until its end, the end of ctx or that of the program.
-func (p *program) feed(ctx context.Context, r io.Reader) {
+func (p *program) feed(ctx context.Context, r io.Reader, to *feeder) {
 	acks := make(chan struct{}, maxPieces)
 	p.mu.Lock()
 	p.acks = acks
 	p.mu.Unlock()
-	to := &feeder{c: p.c, patience: p.c.d.sharePatience}
 	defer to.end()
+	// A reader may wait for ever, and nobody is to wait for it then.
+	defer context.AfterFunc(ctx, to.end)()
 	var chunk InputBuffer
 	var sizes []int // of the pieces on the way
 	ahead := 0      // their bytes
@@ -423,7 +429,10 @@ func (p *program) feed(ctx context.Context, r io.Reader) {
 					return
 				}
 			}
-			if to.send(ctx, f) != nil {
+			if err := to.send(ctx, f); err != nil {
+				if ctx.Err() == nil {
+					p.learn('d', []byte(err.Error())) // it would wait for the rest
+				}
 				return
 			}
 			ahead, sizes = ahead+n, append(sizes, n)

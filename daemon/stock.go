@@ -253,7 +253,7 @@ func stockArgs(s step) (pyproto.Kwargs, error) {
 // pushRunning sends a child of ours what it needs for its first call, while its version and so its responder are not
 // known.
 func (c *Child) pushRunning(ctx context.Context) error {
-	r, err := importer.NewResponder(c.Importer(), sink{c.stream, c.id}, importer.ResponderOptions{MarkPackages: true})
+	r, err := importer.NewResponder(c.Importer(), sink{c}, importer.ResponderOptions{MarkPackages: true})
 	if err != nil {
 		return err
 	}

@@ -824,7 +824,8 @@ class Relay(object):
             self.call_soon(self.inspect)
 
     def inspect(self):
-        for link in list(self.children.values()) + [self.upstream]:
+        # The parent is waited for however long it takes: nobody else could be given what is for it.
+        for link in list(self.children.values()):
             if link.writer.weight > LIMIT:
                 link.writer.idle += 1
         self.check()
@@ -938,8 +939,11 @@ class Relay(object):
                 out.unidirectional and src not in self.router.parent_ids:
             self.refuse(head, u'context %d may not send to context %d: one of them talks to its parents only' % (
                 src, dst))
-        elif self.stalled(dst, out):
+        elif self.stalled(dst, out) if below else out.writer.stalled:
             self.refuse(head, u'context %d reads nothing, and its queue is full' % dst)
+            if not below and reply_to in (0, core.IS_DEAD):
+                # A part of what it is given, or what it waits for: nobody can be told that it does not get it.
+                self.expel(out, u'it reads nothing')
         else:
             size = head[6]
             full = self.blocked(dst, out)
@@ -983,7 +987,7 @@ class Relay(object):
             self.upstream.on_lost()
             raise core.Error('piece %d is not here', number)
         if last == self.router.context_id:
-            head = head[:4] + (handle, 0, len(data))
+            head = head[:4] + (handle, head[5], len(data))
             return head, [HEADER.pack(*head), data], None
         return head[:6] + (SHARE.size + len(data),), [body[:SHARE.size], data], number
 

@@ -30,8 +30,8 @@ size = 0
 # The names in the importer's cache, as they came, and the place of each.
 order = []
 places = {}
-# The process and the thread that compile here.
-compiling = None
+# Each thread that compiles here, with its process: a forked one has a copy of this.
+compiling = set()
 
 
 def run(queue, turn):
@@ -92,8 +92,8 @@ def told(name):
 
 def bytecode(name):
     """The module's as zlib, after the magic number; None if there can be none."""
-    global compiling
-    compiling = os.getpid(), _thread.get_ident()
+    me = os.getpid(), _thread.get_ident()
+    compiling.add(me)
     try:
         return core.importer.codes.get(name.encode()) or core.frozen.MAGIC_NUMBER + zlib.compress(marshal.dumps(
             compile(core.importer.get_bytes(name), core.importer.get_filename(name), 'exec', 0, 1)), 0)
@@ -101,12 +101,12 @@ def bytecode(name):
         # It is not served, or whoever imports it will be told.
         return None
     finally:
-        compiling = None
+        compiling.discard(me)
 
 
 def show(warning, real=warnings._showwarnmsg):
     """In place of what the compiler calls to show a warning."""
-    if compiling == (os.getpid(), _thread.get_ident()):
+    if (os.getpid(), _thread.get_ident()) in compiling:
         raise core.Error('a warning')
     real(warning)
 

@@ -181,9 +181,8 @@ class LiesTest(Base):
         self.master.send(handle, b'from above', reply_to=core.IS_DEAD)
         harness.eventually('it has ended', lambda: ended)
         # What a parent refuses for one that is behind it comes in its name.
-        self.patch(STALL=0)
-        self.liar.send(1, FLOW, b'20:1')
-        harness.eventually('it takes nothing', lambda: relay.stopped)
+        self.liar.link.writer.idle = self.parent_module.STALL
+        self.patch(LIMIT=-1)
         self.honest.send(BELOW, 7101, reply_to=REPLY)
         self.master.send(7102, b'', dst=BELOW, reply_to=1234)
         header, data = [(h, d) for h, d in self.wait_for(1234)][0]

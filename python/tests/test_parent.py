@@ -478,6 +478,90 @@ class ParentTest(harness.TestCase):
         harness.eventually('it has read all', drained)
         self.assertFalse(slow.link.writer.stalled)
 
+    def test_stalled_from_above(self):
+        """
+        What the master gives a peer has no hole: one that reads nothing for long is refused calls, and is ended by all
+        else.
+        """
+        relay = self.relay()
+        a, b = self.peers(relay, 2, 3)
+        self.announce(b, 30)
+        self.parent_module.LIMIT = 1 << 16
+        self.addCleanup(setattr, self.parent_module, 'LIMIT', 4 << 20)
+        self.master.send(2000, b'x' * (1 << 20), dst=2)
+        harness.eventually('it is full', lambda: a.link.writer.full)
+        a.link.writer.idle = self.parent_module.STALL
+        self.master.send(2001, b'', dst=2, reply_to=1234)
+        header, data = self.wait_for(1234)[0]
+        self.assertEqual((header[2], header[5], b'reads nothing' in data), (2, core.IS_DEAD, True))
+        self.assertTrue(2 in relay.children)
+        # Beside it: a parent that says of one behind it that it takes nothing knows better what becomes of it.
+        b.send(1, FLOW, b'30:1')
+        harness.eventually('told', lambda: 30 in relay.stopped)
+        relay.stopped[30] = 1
+        for reply_to in 0, 1235, core.IS_DEAD:
+            self.master.send(2002, b'i', dst=30, reply_to=reply_to)
+            self.assertEqual(b.receive()[0][4:6], (2002, reply_to))
+        self.master.send(2003, b'i', dst=2)
+        harness.eventually('it is ended', lambda: 2 not in relay.children)
+        self.wait_for(core.DEL_ROUTE)
+        self.assertTrue([1 for _, d in self.arrived(core.FORWARD_LOG) if b'context 2: it reads nothing' in d])
+        self.ask(b, 3001)
+
+    def test_parent_is_waited_for(self):
+        """A parent that reads nothing for longer than any peer may misses nothing."""
+        relay = self.relay()
+        self.parent_module.STALL = 1
+        self.addCleanup(setattr, self.parent_module, 'STALL', 60)
+        a, b = self.peers(relay, 2, 3)
+        go = threading.Event()
+        self.master.handlers[1999] = lambda *_: go.wait(harness.DEADLINE)
+        a.send(0, 1999)
+        thread = threading.Thread(target=lambda: [a.send(0, 2000, b'x' * 100000) for _ in range(100)])
+        thread.start()
+        harness.eventually('the sender is not read', lambda: a.link.rfd in relay.held)
+        mine = threading.Thread(target=lambda: core.router.route(core.Message(0, handle=2001)))
+        mine.start()
+        harness.eventually('it waits', lambda: relay.waiting)
+        seconds = []
+        inspect = relay.inspect
+        relay.inspect = lambda: seconds.append(inspect())
+        harness.eventually('time passes', lambda: len(seconds) > 3)
+        go.set()
+        thread.join(harness.DEADLINE)
+        mine.join(harness.DEADLINE)
+        self.assertEqual(len(self.wait_for(2000, 100)), 100)
+        self.wait_for(2001)
+
+    def test_out_of_memory(self):
+        """Without memory for what the parent sends, or for its own work, it ends: something would be missed. A child
+        cannot end it so."""
+        relay = self.relay()
+        a, b = self.peers(relay, 2, 3)
+        running = self.parent_module.running
+        ends = []
+        self.addCleanup(setattr, running, 'out_of_memory', running.out_of_memory)
+        running.out_of_memory = lambda: ends.append(threading.current_thread())
+        on_frame = relay.on_frame
+
+        def short(head, parts, link):
+            if head[4] == 4000:
+                raise MemoryError
+            on_frame(head, parts, link)
+        relay.on_frame = short
+        a.send(0, 4000)
+        a.send(0, 4001)
+        self.wait_for(4001)
+        self.assertEqual(ends, [])
+        self.master.send(4000, b'', dst=2)
+        harness.eventually('it ends', lambda: len(ends) == 1)
+
+        def job():
+            raise MemoryError
+        relay.call_soon(job)
+        harness.eventually('it ends', lambda: len(ends) == 2)
+        self.ask(b, 3001)
+
     def test_parent_lost(self):
         """All levels of the tree learn of it at once, and descriptors are closed."""
         relay = self.relay()

@@ -1,0 +1,138 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+
+	"mitogend/integration/poll"
+	"mitogend/pyproto"
+)
+
+// A context that has said by FLOW that it takes nothing gets no answers, and is in nobody's way; what it asks meanwhile
+// is bounded, and answered when it takes messages again.
+func TestParkedQuestions(t *testing.T) {
+	d := newDaemon(t, Options{Path: []string{writeFiles(t, map[string]string{"pkg/__init__.py": "", "pkg/data": strings.Repeat("x", 5000)})}})
+	hop := newPeer(t, d)
+	asker, other := hop.behind(), hop.behind()
+	q := &hop.c.stream.resources
+	parked := func() questions {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		return q.waiting
+	}
+	ask := func(src pyproto.ContextID, handle pyproto.Handle, question ...any) {
+		t.Helper()
+		h := pyproto.Header{Src: src, Auth: src, Handle: pyproto.GetResource, ReplyTo: handle}
+		hop.send(h, pickle(t, pyproto.Tuple(question)))
+	}
+	flow := func(state string) {
+		hop.send(pyproto.Header{Src: hop.id, Auth: hop.id, Handle: pyproto.Flow}, fmt.Sprintf("%d:%s", asker.id, state))
+	}
+	want := func(dst pyproto.ContextID, handle pyproto.Handle) *pyproto.Message {
+		t.Helper()
+		m := hop.read()
+		if m.Dst != dst || m.Handle != handle {
+			t.Fatalf("got %+v, want handle %d of context %d", m.Header, handle, dst)
+		}
+		return m
+	}
+	const n = 10
+	flow("1")
+	for i := range n {
+		ask(asker.id, pyproto.Handle(2000+i), "read", "pkg", "data")
+	}
+	for _, src := range []pyproto.ContextID{other.id, hop.id} {
+		ask(src, 1999, "read", "pkg", "data")
+		want(src, 1999)
+	}
+	if got := parked(); got.n != n {
+		t.Errorf("%+v are parked", got)
+	}
+	flow("0")
+	seen := map[pyproto.Handle]bool{}
+	for range n {
+		m := hop.read()
+		if seen[m.Handle] = true; m.Dst != asker.id || m.IsDead() || len(m.Payload) < 5000 {
+			t.Errorf("%+v", m.Header)
+		}
+	}
+	if len(seen) != n || parked() != (questions{}) {
+		t.Errorf("%v are answered, %+v are parked", seen, parked())
+	}
+
+	// Beyond the bounds it is refused, in number and in bytes; others are not.
+	flow("1")
+	for i := range maxParked {
+		ask(asker.id, pyproto.Handle(2000+i), "read", "pkg", "data")
+	}
+	ask(asker.id, 3000, "read", "pkg", "data")
+	if m := want(asker.id, 3000); !m.IsDead() {
+		t.Errorf("%+v", m.Header)
+	}
+	flow("0")
+	for range maxParked {
+		_ = hop.read()
+	}
+	flow("1")
+	ask(asker.id, 2000, "read", "pkg", strings.Repeat("y", maxQuestion-1000))
+	ask(asker.id, 2001, "read", "pkg", strings.Repeat("y", 2000))
+	if m := want(asker.id, 2001); !m.IsDead() {
+		t.Errorf("%+v", m.Header)
+	}
+	ask(hop.id, 2002, "read", "pkg", "data")
+	want(hop.id, 2002)
+
+	// The end of the context, and that of the connection, ends the waiting.
+	hop.send(pyproto.Header{Src: hop.id, Auth: hop.id, Handle: pyproto.DelRoute}, fmt.Sprint(asker.id))
+	poll.Until(t, "none is parked", func() bool { return parked() == questions{} })
+	hop.send(pyproto.Header{Src: hop.id, Auth: hop.id, Handle: pyproto.Flow}, fmt.Sprintf("%d:1", other.id))
+	ask(other.id, 2003, "read", "pkg", "data")
+	poll.Until(t, "one is parked", func() bool { return parked().n == 1 })
+	_ = hop.f.Close()
+	poll.Until(t, "none is parked", func() bool { return parked() == questions{} })
+}
+
+// What a program waits for and does not get ends it: here a target that has read nothing for StallTimeout.
+func TestInputThatIsNotTaken(t *testing.T) {
+	d := newDaemon(t, Options{})
+	hop := newPeer(t, d)
+	p := &program{c: hop.c, changed: make(chan struct{}, 1), over: make(chan struct{})}
+	hop.c.stream.fail(errors.New("it reads nothing"))
+	p.feed(context.Background(), strings.NewReader("abc"), &feeder{c: hop.c})
+	_, err := p.copy(testContext(t), RunOptions{})
+	var dead *DeadError
+	if !errors.As(err, &dead) || !dead.Lost {
+		t.Errorf("%v", err)
+	}
+}
+
+// A reader that never gives anything any more keeps nobody waiting once its program has ended.
+func TestLateReaderThatHangs(t *testing.T) {
+	d := newDaemon(t, Options{})
+	hop := newPeer(t, d)
+	sh := &hop.c.stream.sharing
+	late := func() int {
+		sh.mu.Lock()
+		defer sh.mu.Unlock()
+		return sh.late
+	}
+	r, w := io.Pipe()
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &program{c: hop.c, changed: make(chan struct{}, 1), over: make(chan struct{})}
+	to, done := &feeder{c: hop.c}, make(chan struct{})
+	sh.mu.Lock()
+	sh.mark(to, true)
+	sh.mu.Unlock()
+	go func() {
+		defer close(done)
+		p.feed(ctx, r, to)
+	}()
+	cancel()
+	poll.Until(t, "none is late", func() bool { return late() == 0 })
+	_ = w.Close()
+	<-done
+}
