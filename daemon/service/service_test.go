@@ -3,6 +3,7 @@ package service
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -415,6 +416,10 @@ func TestRefusals(t *testing.T) {
 	c := b.caller(t)
 	path, _ := writeFile(t, 3)
 	dir := filepath.Dir(path)
+	large := filepath.Join(dir, "large")
+	if err := errors.Join(os.WriteFile(large, nil, 0o600), os.Truncate(large, maxPushed+1)); err != nil {
+		t.Fatal(err)
+	}
 	sender := arg("sender", pyproto.Sender{Context: c.id, Handle: receiver})
 	to := arg("context", pyproto.Context{ID: c.id})
 	for _, x := range []struct {
@@ -442,6 +447,7 @@ func TestRefusals(t *testing.T) {
 		{0, method(pushService, "propagate_to", arg("path", path), arg("context", "c")), "Argument 'context' type incorrect"},
 		{0, method(pushService, "propagate_to", arg("path", path), arg("context", pyproto.Context{ID: 9})), "no route to context 9"},
 		{0, method(pushService, "propagate_to", arg("path", dir), to), "no regular file"},
+		{0, method(pushService, "propagate_to", arg("path", large), to), fmt.Sprintf("at most %d bytes", maxPushed)},
 		{0, method(pushService, "propagate_paths_and_modules", arg("paths", []any{int64(1)}), to), "Argument 'paths' type incorrect"},
 	} {
 		e, ok := c.call(x.auth, x.payload, nil).(*pyproto.CallError)

@@ -283,6 +283,21 @@ class LiesTest(Base):
         self.honest.send(OTHER, 7400)
         self.assertEqual(self.other.receive()[0][4], 7400)
 
+    def test_many_talked_to(self):
+        """It sends to ever more contexts, whose end it would be told."""
+        relay = self.tree()
+        self.patch(MAX_TALKED=3)
+        for n in range(100, 110):
+            self.liar.send(n, 7500)
+        self.wait_for(7500, 10)
+        self.assertEqual(self.liar.link.talked, set((100, 101, 102)))
+        self.master.send(core.DEL_ROUTE, b'109')
+        self.master.send(core.DEL_ROUTE, b'101')
+        header, data = self.liar.receive()
+        self.assertEqual((header[4], data), (core.DEL_ROUTE, b'101'))
+        self.assertEqual(self.liar.link.talked, set((100, 102)))
+        self.holds('contexts that it has sent to')
+
     def test_honest_reader_is_kept(self):
         """More answers than the bound, to one that reads."""
         relay = self.tree()
