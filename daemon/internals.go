@@ -17,6 +17,7 @@
 //	stream.readLoop           Daemon.start, Daemon.Attach   the stream fails or is shut                    Daemon.wg, Child.Close
 //	stream.writeLoop          stream.handOver               the queue is empty, or the stream fails        Daemon.wg
 //	a responder's work        Daemon.run                    all that is asked for is sent                  Daemon.wg
+//	a parked question         Daemon.run                    its context takes messages again, or is lost   Daemon.wg
 //	watchSilence              Daemon.connectChild,          the child is gone; only with silence_timeout   Daemon.wg
 //	                          Child.connectBehind
 //	a connect for a child     Daemon.onConnect              it is answered                                 Daemon.wg
@@ -59,7 +60,7 @@
 // # Full queues
 //
 // What waits for one peer is bounded by Options.MaxPending bytes (and one frame). A sender waits for room: a Call until
-// its context ends, a responder until the stream is lost, a readLoop that forwards until room comes. The last holds up
+// its context ends, a responder until the stream is lost (and at the gate of a child behind a hop), a readLoop that forwards until room comes. The last holds up
 // the stream that the message came from, and so its sender, and nobody else. A peer that took no byte for
 // Options.StallTimeout while its queue is full is not waited for: its messages are refused with a dead message until it
 // reads again. A readLoop is not held for small messages, which may be answers to whoever asks, and never for longer

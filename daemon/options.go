@@ -26,7 +26,8 @@ type Options struct {
 	MaxMessage int
 	// MaxPending bounds what waits, in bytes, for one child to read; 0 means 4 MiB. A sender waits for room; a child
 	// that reads nothing for StallTimeout while it is full gets no more messages until it does, and their senders a
-	// dead message.
+	// dead message. A hop waits for a minute in its place, and ends the stream of a child that is then sent a part of
+	// something.
 	MaxPending int
 	// StallTimeout is 60 seconds if 0.
 	StallTimeout time.Duration

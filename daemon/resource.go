@@ -15,15 +15,15 @@ import (
 	"mitogend/pyproto"
 )
 
-// resourceQueue answers the questions about files that come over one stream, in order. Its goroutine lives while
-// there are any: no file is looked at on a readLoop.
+// resourceQueue answers the questions about files that come over one stream, in order but for those that are parked.
+// Its goroutine lives while there are any: no file is looked at on a readLoop.
 type resourceQueue struct {
 	// mu protects the following. Nothing is locked under it.
 	mu      sync.Mutex
 	queue   []pyproto.Message
 	bytes   int // of queue
 	running bool
-	parked  map[pyproto.ContextID]questions // of contexts that take no answers for now; nil without any
+	parked  map[pyproto.ContextID]questions // of contexts that take no answers for now
 	waiting questions                       // all of parked
 }
 
@@ -41,17 +41,17 @@ func (q *resourceQueue) ask(s *stream, h pyproto.Header, payload []byte) (refuse
 	if len(payload) > maxQuestion {
 		return s.reached("bytes of a request for a resource", maxQuestion).Error()
 	}
-	if !q.add(s, h, payload) {
+	if !q.add(s, h, payload, false) {
 		return s.reached("requests for resources that wait", maxQuestions).Error()
 	}
 	return ""
 }
 
-// add queues a question; false says that there is no room for it.
-func (q *resourceQueue) add(s *stream, h pyproto.Header, payload []byte) bool {
+// add queues a question; false says that there is no room for it. One that was parked was given room there.
+func (q *resourceQueue) add(s *stream, h pyproto.Header, payload []byte, parked bool) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.queue) >= maxQuestions || q.bytes+len(payload) > maxQuestionBytes {
+	if !parked && (len(q.queue) >= maxQuestions || q.bytes+len(payload) > maxQuestionBytes) {
 		return false
 	}
 	q.queue = append(q.queue, pyproto.Message{Header: h, Payload: bytes.Clone(payload)})
@@ -92,16 +92,27 @@ func (q *resourceQueue) next() (m pyproto.Message, ok bool) {
 // not read, and the hops before it are not to keep the answers.
 func (q *resourceQueue) park(s *stream, m pyproto.Message) {
 	if !q.count(m, 1) {
-		s.d.refuse(m.Header, s.reached("requests for resources of a context that takes no answers", maxParked).Error())
+		s.refuseResource(m, s.reached("requests for resources of a context that takes no answers", maxQuestions))
 		return
 	}
 	_ = s.d.run(func() {
 		_ = s.d.waitGate(s.ctx, m.Src) // which opens when the context is lost
 		q.count(m, -1)
-		if s.ctx.Err() == nil && !q.add(s, m.Header, m.Payload) {
-			s.d.refuse(m.Header, s.reached("requests for resources that wait", maxQuestions).Error())
+		if s.ctx.Err() == nil {
+			q.add(s, m.Header, m.Payload, true)
 		}
 	})
+}
+
+// refuseResource answers that there is none. A stock child has no handle for that.
+func (s *stream) refuseResource(m pyproto.Message, reason error) {
+	if c := s.childOf(m.Src); m.ReplyTo == 0 && c != nil && c.runtime != nil {
+		if q, ok := c.resourceRequest(m.Payload); ok {
+			_ = c.SendResource(s.d.ctx, q, nil)
+		}
+		return
+	}
+	s.d.refuse(m.Header, reason.Error())
 }
 
 // count counts a question that is parked, or by -1 is no more. False says that there is no room for it.
@@ -110,7 +121,7 @@ func (q *resourceQueue) count(m pyproto.Message, n int) bool {
 	defer q.mu.Unlock()
 	bytes := n * len(m.Payload)
 	of, all := q.parked[m.Src].plus(n, bytes), q.waiting.plus(n, bytes)
-	if n > 0 && !(of.within(maxParked, maxQuestion) && all.within(maxQuestions, maxQuestionBytes)) {
+	if n > 0 && !(of.within(maxQuestions, maxParked/16) && all.within(4*maxQuestions, maxParked)) {
 		return false
 	}
 	if q.waiting = all; of.n == 0 {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"mitogend/integration/poll"
 	"mitogend/pyproto"
@@ -66,20 +67,28 @@ func TestParkedQuestions(t *testing.T) {
 
 	// Beyond the bounds it is refused, in number and in bytes; others are not.
 	flow("1")
-	for i := range maxParked {
+	for i := range maxQuestions {
+		if i%100 == 0 { // the queue takes as many
+			poll.Until(t, "those before are parked", func() bool { return parked().n == i })
+		}
 		ask(asker.id, pyproto.Handle(2000+i), "read", "pkg", "data")
 	}
-	ask(asker.id, 3000, "read", "pkg", "data")
-	if m := want(asker.id, 3000); !m.IsDead() {
+	poll.Until(t, "all are parked", func() bool { return parked().n == maxQuestions })
+	ask(asker.id, 4000, "read", "pkg", "data")
+	if m := want(asker.id, 4000); !m.IsDead() {
 		t.Errorf("%+v", m.Header)
 	}
 	flow("0")
-	for range maxParked {
-		_ = hop.read()
+	for range maxQuestions {
+		if m := hop.read(); m.Dst != asker.id || m.IsDead() {
+			t.Fatalf("%+v", m.Header)
+		}
 	}
 	flow("1")
-	ask(asker.id, 2000, "read", "pkg", strings.Repeat("y", maxQuestion-1000))
-	ask(asker.id, 2001, "read", "pkg", strings.Repeat("y", 2000))
+	for range 4 {
+		ask(asker.id, 2000, "read", "pkg", strings.Repeat("y", maxQuestion-1000))
+	}
+	ask(asker.id, 2001, "read", "pkg", strings.Repeat("y", 5000))
 	if m := want(asker.id, 2001); !m.IsDead() {
 		t.Errorf("%+v", m.Header)
 	}
@@ -98,14 +107,14 @@ func TestParkedQuestions(t *testing.T) {
 
 // What a program waits for and does not get ends it: here a target that has read nothing for StallTimeout.
 func TestInputThatIsNotTaken(t *testing.T) {
-	d := newDaemon(t, Options{})
+	d := newDaemon(t, Options{MaxPending: 1 << 20, StallTimeout: 100 * time.Millisecond})
 	hop := newPeer(t, d)
 	p := &program{c: hop.c, changed: make(chan struct{}, 1), over: make(chan struct{})}
-	hop.c.stream.fail(errors.New("it reads nothing"))
+	hop.c.stream.offerBulk(t, 8<<20)
 	p.feed(context.Background(), strings.NewReader("abc"), &feeder{c: hop.c})
 	_, err := p.copy(testContext(t), RunOptions{})
 	var dead *DeadError
-	if !errors.As(err, &dead) || !dead.Lost {
+	if !errors.As(err, &dead) || !dead.Lost || !strings.Contains(dead.Reason, "reads nothing") {
 		t.Errorf("%v", err)
 	}
 }

@@ -116,8 +116,9 @@ func (s ExitStatus) Shell() int {
 const stopTime = 5 * time.Second
 
 // Run runs a Python program as __main__ in a process of its own, forked off an interpreter in which no function was
-// called. The error is that the child was lost or ctx ended; the program and its process group are ended then, as they
-// are when the program ends, and what it prints until then is written.
+// called. The error is that the child was lost, that it does not take the program's input, or that ctx ended; the
+// program and its process group are ended then, as they are when the program ends, and what it prints until then is
+// written.
 func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 	if c.runtime != nil {
 		return ExitStatus{}, errorf("%s runs %s, which calls functions and can run no program: %w", c.name, c.runtime, ErrRuntime)
@@ -350,6 +351,10 @@ func (p *program) copy(ctx context.Context, o RunOptions) (ExitStatus, error) {
 				}
 				return ExitStatus{Code: ws.ExitStatus()}, err
 			case 'd':
+				// The exit status may be behind it, for stop.
+				p.mu.Lock()
+				p.queue = slices.Concat(queue[i+1:], p.queue)
+				p.mu.Unlock()
 				if err := p.c.gone(); err != nil {
 					return ExitStatus{}, err
 				}
@@ -419,6 +424,10 @@ func (p *program) feed(ctx context.Context, r io.Reader, to *feeder) {
 	ahead := 0      // their bytes
 	for {
 		f, n, err := p.piece(r, &chunk)
+		if ctx.Err() != nil {
+			f.done()
+			return
+		}
 		if n > 0 {
 			for window := p.c.d.OutputShare(); len(sizes) > 0 && (ahead+n > window || len(sizes) == maxPieces); {
 				select {
@@ -430,8 +439,9 @@ func (p *program) feed(ctx context.Context, r io.Reader, to *feeder) {
 				}
 			}
 			if err := to.send(ctx, f); err != nil {
-				if ctx.Err() == nil {
-					p.learn('d', []byte(err.Error())) // it would wait for the rest
+				// It would wait for the rest. The end of a stream is told by who ends it.
+				if ctx.Err() == nil && p.c.stream.failure() == nil {
+					p.learn('d', []byte(err.Error()))
 				}
 				return
 			}

@@ -303,30 +303,42 @@ var versionTwoPickles = []int{0, 3, 41}
 type ResourceRequest struct {
 	Package, Name string
 	asked         pyproto.Tuple // as it came: in some releases names are bytes
+	named         bool          // both are text
 }
 
 // loadResource answers a stock child's GET_RESOURCE by LOAD_RESOURCE, or leaves the answer to
 // ConnectOptions.MissResource. A request that cannot be read names nobody to answer.
 func (c *Child) loadResource(payload []byte) {
-	v, err := pyproto.Unmarshal(payload)
-	t, ok := v.(pyproto.Tuple)
-	if err != nil || !ok || len(t) != 2 {
-		c.d.log.Warn("a request for a resource that cannot be read", zap.String("target", c.name))
+	q, ok := c.resourceRequest(payload)
+	if !ok {
 		return
 	}
-	q := ResourceRequest{asked: t}
-	var ok1, ok2 bool
-	q.Package, ok1 = pyproto.Text(t[0])
-	q.Name, ok2 = pyproto.Text(t[1])
 	var data []byte
-	if ok1 && ok2 {
+	if q.named {
+		var err error
 		data, err = c.responder.Resource(c.d.ctx, q.Package, q.Name)
 		if err != nil && c.missesResource(q) {
 			return
 		}
 	}
-	// A stream that is lost needs no answer.
-	_ = c.SendResource(c.d.ctx, q, data)
+	// A stream that is lost needs no answer. Here nobody waits at a gate, since others wait for this goroutine.
+	_ = c.sendResource(c.d.ctx, q, data)
+}
+
+// resourceRequest reads a stock child's question.
+func (c *Child) resourceRequest(payload []byte) (q ResourceRequest, ok bool) {
+	v, err := pyproto.Unmarshal(payload)
+	t, ok := v.(pyproto.Tuple)
+	if err != nil || !ok || len(t) != 2 {
+		c.d.log.Warn("a request for a resource that cannot be read", zap.String("target", c.name))
+		return q, false
+	}
+	var ok1, ok2 bool
+	q.asked = t
+	q.Package, ok1 = pyproto.Text(t[0])
+	q.Name, ok2 = pyproto.Text(t[1])
+	q.named = ok1 && ok2
+	return q, true
 }
 
 // missesResource has a file that is not here looked for by ConnectOptions.MissResource.
@@ -338,6 +350,15 @@ func (c *Child) missesResource(q ResourceRequest) bool {
 // SendResource answers a stock child's question with data, when there is room on the way there. nil is sent at once,
 // as None, which raises there.
 func (c *Child) SendResource(ctx context.Context, q ResourceRequest, data []byte) error {
+	if c.via != nil && data != nil {
+		if err := c.d.waitGate(ctx, c.id); err != nil {
+			return err
+		}
+	}
+	return c.sendResource(ctx, q, data)
+}
+
+func (c *Child) sendResource(ctx context.Context, q ResourceRequest, data []byte) error {
 	var content any
 	if data != nil && len(data) < c.d.opt.MaxMessage-1024 {
 		content = data

@@ -17,7 +17,11 @@ what it carries for others must go on. FLOW goes from neighbour to neighbour tow
 nothing for STALL seconds, or whose FLOW is that old, gets no more frames until it does; their senders get dead
 messages. Dead messages stop nobody: otherwise a peer that asks and does not take the answers would stop those who
 have to answer. Dead messages, what this process itself has to say, and small frames from the parent count against
-MAX_UNREAD. Beyond it, the stream that does not read is ended.
+MAX_UNREAD. Beyond it, the stream that does not read is ended; what siblings send it is dropped instead.
+
+From above all has to arrive, since what is given in parts may have no hole. So FLOW from further down says until when
+the parent is to wait, however old it is; a child that has taken nothing for STALL seconds, and is sent by a parent
+what no dead message can answer, is ended; and the parent itself is waited for without a limit.
 
 Locks: Relay.spawning is taken before any other. Writer.lock guards a queue; Io.lock may be taken under it. Everything
 else of a Relay belongs to the reader; other threads hand it work by call_soon().
@@ -72,6 +76,8 @@ FRAME_COST = 100
 # What each frame adds to the bytes that wait: many small ones take longer to handle than their bytes say, and the
 # last one waits for all of them.
 FRAME_WEIGHT = 2000
+# How many times LIMIT may wait before a stream that was told to stop, and does not, is not read.
+OVERFULL = 8
 # Larger answers stop their sender when the queue is full.
 SMALL = 4096
 # Seconds after which nobody waits for a peer whose queue is full, unless it has taken PROGRESS bytes.
@@ -331,16 +337,21 @@ class Link(object):
         else:
             self.writer.put(head, data)
 
-    def charge(self, size, cost=None):
-        """Count what nobody is stopped for; False once it is too much for a peer that does not read."""
+    def charge(self, size, cost=None, ends=True):
+        """
+        Count what nobody is stopped for; False once it is too much for a peer that does not read. What its siblings send
+        does not end it, and leaves half of the room to others.
+        """
         if self.writer.weight <= LIMIT or self is relay.upstream:
             self.unread = 0
             return True
-        self.unread += size + (cost or FRAME_WEIGHT)
-        if self.unread > MAX_UNREAD:
+        unread = self.unread + size + (cost or FRAME_WEIGHT)
+        if unread <= (MAX_UNREAD if ends else MAX_UNREAD // 2):
+            self.unread = unread
+            return True
+        if ends:
             relay.expel(self, u'it does not read what it has asked for')
-            return False
-        return True
+        return False
 
     def may_announce(self, context_id):
         return context_id in self.allowed or any([first <= context_id < end for first, end in self.ranges])
@@ -774,6 +785,9 @@ class Relay(object):
             self.told.add((link, dst))
             link.post(Message(link.remote_id, handle=FLOW, data=b'%d:1' % dst))
             self.watch(dst)
+        elif link is not self.upstream and not answer and self.way(dst).writer.weight > OVERFULL * LIMIT:
+            # It goes on all the same.
+            self.hold(link.rfd, dst)
 
     def watch(self, dst):
         """Somebody waits until that context may be sent to."""
@@ -803,7 +817,8 @@ class Relay(object):
                 del self.held[fd]
                 self.read_from(fd, self.readers[fd])
         for link, dst in list(self.told):
-            if free(dst):
+            # For the parent, who is down there says it: beyond STALL it may have begun to read.
+            if not (link is self.upstream and dst in self.stopped) and free(dst):
                 link.told -= 1
                 self.told.discard((link, dst))
                 link.post(Message(link.remote_id, handle=FLOW, data=b'%d:0' % dst))
@@ -941,7 +956,7 @@ class Relay(object):
                 src, dst))
         elif self.stalled(dst, out) if below else out.writer.stalled:
             self.refuse(head, u'context %d reads nothing, and its queue is full' % dst)
-            if not below and reply_to in (0, core.IS_DEAD):
+            if not below and reply_to in (0, core.IS_DEAD) and auth in self.router.parent_ids:
                 # A part of what it is given, or what it waits for: nobody can be told that it does not get it.
                 self.expel(out, u'it reads nothing')
         else:
@@ -949,7 +964,8 @@ class Relay(object):
             full = self.blocked(dst, out)
             # Whoever asks and does not read may force it on its sender.
             answer = reply_to == core.IS_DEAD and size < SMALL
-            if full and (answer or not below and size < SMALL) and not out.charge(size, None if answer else FRAME_COST):
+            if full and (answer or not below and size < SMALL) and not out.charge(
+                    size, None if answer else FRAME_COST, not below and auth in self.router.parent_ids):
                 return
             if handle == ALLOW and not below and auth in self.router.parent_ids:
                 first, _, end = b''.join(parts)[HEADER_LEN:].partition(b':')

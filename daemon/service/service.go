@@ -64,6 +64,7 @@ type Files struct {
 	stored   map[string][]byte         // from a PushFileService of the client's, which takes context 0 for a hop
 	size     int                       // of stored
 	running  map[pyproto.ContextID]int // requests, by connection
+	closed   bool
 
 	wg sync.WaitGroup
 }
@@ -84,7 +85,12 @@ func New(ctx context.Context, d *daemon.Daemon) *Files {
 
 // Close waits until nothing is sent any more and every file is closed. That is soon after the context of New has
 // ended.
-func (f *Files) Close() { f.wg.Wait() }
+func (f *Files) Close() {
+	f.mu.Lock()
+	f.closed = true // from now on begin counts nobody
+	f.mu.Unlock()
+	f.wg.Wait()
+}
 
 // call is a CALL_SERVICE.
 type call struct {
@@ -111,7 +117,11 @@ func (f *Files) Call(in *daemon.Incoming) {
 		_ = in.Reply(callError(raise("mitogen.service.Error: a request has at most %d bytes", maxQuestion)))
 		return
 	}
-	if !f.begin(head) {
+	switch full, closed := f.begin(head); {
+	case closed:
+		in.Refuse("the client is gone")
+		return
+	case full:
 		f.d.Reached(in.Src, "requests to services at once", maxRunning)
 		_ = in.Reply(callError(raise("mitogen.service.Error: at most %d requests are answered at once", maxRunning)))
 		return
@@ -119,24 +129,26 @@ func (f *Files) Call(in *daemon.Incoming) {
 	if in.Auth == 0 && c.service == pushService && c.method == "store_and_forward" {
 		f.store(c) // here, since the next message may ask for it
 	}
-	f.wg.Go(func() {
+	go func() {
 		defer f.done(head)
 		f.answer(c)
-	})
+	}()
 }
 
-// begin counts a request of a connection.
-func (f *Files) begin(head pyproto.ContextID) bool {
+// begin counts a request of a connection, unless too many are answered or all is closed.
+func (f *Files) begin(head pyproto.ContextID) (full, closed bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.running[head] >= maxRunning {
-		return false
+	full = f.running[head] >= maxRunning
+	if !full && !f.closed {
+		f.running[head]++
+		f.wg.Add(1)
 	}
-	f.running[head]++
-	return true
+	return full, f.closed
 }
 
 func (f *Files) done(head pyproto.ContextID) {
+	defer f.wg.Done()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.running[head]--; f.running[head] == 0 {

@@ -8,6 +8,7 @@ import errno
 import os
 import select
 import socket
+import threading
 import time
 
 import harness
@@ -270,18 +271,56 @@ class LiesTest(Base):
         self.assertTrue([1 for _, d in self.arrived(core.FORWARD_LOG) if b'does not read what it has asked for' in d])
 
     def test_unread_answers_of_others(self):
-        """It asks a sibling, which has to answer, and does not read."""
+        """
+        It asks a sibling, which has to answer, and does not read. It may be a sibling that sends what nobody asked for,
+        so nobody is ended for it; what a parent sends has room beside it.
+        """
         relay = self.tree()
-        self.patch(LIMIT=1 << 18, MAX_UNREAD=1 << 20)
+        limit, unread = 1 << 18, 1 << 20
+        self.patch(LIMIT=limit, MAX_UNREAD=unread)
         dead = self.honest.frame(LIAR, REPLY, b'refused by policy', reply_to=core.IS_DEAD)
-        deadline = time.time() + harness.DEADLINE
-        while LIAR in relay.children and time.time() < deadline:
+        above = frame(LIAR, 77, 77, 2000, b'of a sibling somewhere else')
+        for _ in range(50):
             # It is never held: sendall would time out.
             self.honest.socket.sendall(dead * 200)
-        self.assertFalse(LIAR in relay.children)
-        harness.eventually('the honest one is read again', lambda: not relay.held)
+            self.master.socket.sendall(above * 200)
         self.honest.send(OTHER, 7400)
         self.assertEqual(self.other.receive()[0][4], 7400)
+        self.master.send(7401, b'', dst=OTHER)
+        self.assertEqual(self.other.receive()[0][4], 7401)
+        self.assertEqual((relay.held, LIAR in relay.children), ({}, True))
+        self.assertTrue(self.liar.link.writer.size < limit + unread, self.liar.link.writer.size)
+        # Nor is it ended once it has read nothing for long.
+        self.liar.link.writer.idle = self.parent_module.STALL
+        self.master.socket.sendall(above + frame(LIAR, 77, 77, 2000, b'', reply_to=core.IS_DEAD))
+        self.master.send(7402, b'', dst=LIAR, reply_to=1234)
+        self.wait_for(1234)
+        self.assertTrue(LIAR in relay.children)
+
+    def test_stop_that_is_ignored(self):
+        """It goes on to send for one behind it, to a parent that reads nothing for long."""
+        relay = self.tree()
+        limit = 1 << 18
+        self.patch(LIMIT=limit, STALL=1)
+        go = threading.Event()
+        self.addCleanup(go.set)
+        self.master.handlers[7450] = lambda *_: go.wait(harness.DEADLINE)
+        self.liar.send(0, 7450)
+        self.liar.socket.setblocking(False)
+        data = self.liar.frame(0, 7451, b'x' * 100000, src=BELOW)
+        rest = [data]
+
+        def flood():
+            try:
+                for _ in range(1000):
+                    rest[0] = rest[0][self.liar.socket.send(rest[0]):] or data
+            except (OSError, socket.error):
+                pass
+            return self.liar.link.rfd in relay.held
+        harness.eventually('it is not read', flood)
+        self.assertTrue(relay.upstream.writer.size < 10 * limit, relay.upstream.writer.size)
+        go.set()
+        harness.eventually('it is read', lambda: not relay.held)
 
     def test_many_talked_to(self):
         """It sends to ever more contexts, whose end it would be told."""

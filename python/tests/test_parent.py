@@ -502,6 +502,18 @@ class ParentTest(harness.TestCase):
         for reply_to in 0, 1235, core.IS_DEAD:
             self.master.send(2002, b'i', dst=30, reply_to=reply_to)
             self.assertEqual(b.receive()[0][4:6], (2002, reply_to))
+        relay.stopped[30] = self.parent_module.clock() + 60
+        self.master.send(2002, b'i', dst=30)
+        self.assertEqual(b.receive()[0][4], 2002)
+        flow = lambda: [d for _, d in self.arrived(FLOW) if d[:3] == b'30:']
+        harness.eventually('the master is told', lambda: flow() == [b'30:1'])
+        # However old that is, the master is not told to go on.
+        relay.stopped[30] = 1
+        relay.call_soon(relay.check)
+        self.ask(b, 3000)
+        self.assertEqual(flow(), [b'30:1'])
+        b.send(1, FLOW, b'30:0')
+        harness.eventually('it goes on', lambda: flow() == [b'30:1', b'30:0'])
         self.master.send(2003, b'i', dst=2)
         harness.eventually('it is ended', lambda: 2 not in relay.children)
         self.wait_for(core.DEL_ROUTE)
