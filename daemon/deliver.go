@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -177,7 +178,11 @@ func (d *Daemon) onGetResource(m message) string {
 	if m.ReplyTo == 0 && (c == nil || !c.ownResponder || c.runtime == nil) {
 		return "no handle for the answer"
 	}
-	return m.s.resources.ask(m.s, m.Header, m.payload)
+	refused := m.s.resources.ask(m.s, m.Header, m.payload)
+	if refused != "" && m.ReplyTo == 0 {
+		m.s.refuseResource(m.own(), errors.New(refused))
+	}
+	return refused
 }
 
 func (d *Daemon) onForwardLog(m message) string {

@@ -98,7 +98,7 @@ func (q *resourceQueue) park(s *stream, m pyproto.Message) {
 	_ = s.d.run(func() {
 		_ = s.d.waitGate(s.ctx, m.Src) // which opens when the context is lost
 		q.count(m, -1)
-		if s.ctx.Err() == nil {
+		if s.d.streamOf(m.Src) == s {
 			q.add(s, m.Header, m.Payload, true)
 		}
 	})

@@ -65,6 +65,7 @@ type feeder struct {
 	c        *Child
 	patience time.Duration
 	late     bool // guarded by sharing.mu
+	ended    bool // guarded by sharing.mu
 }
 
 // end says that it gives nothing any more.
@@ -73,11 +74,12 @@ func (f *feeder) end() {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	sh.mark(f, false)
+	f.ended = true
 }
 
 // mark says whether a feeder is late.
 func (sh *sharing) mark(f *feeder, late bool) {
-	if f == nil || f.late == late {
+	if f == nil || f.late == late || f.ended {
 		return
 	}
 	if f.late = late; late {

@@ -322,7 +322,9 @@ func (c *Child) loadResource(payload []byte) {
 		}
 	}
 	// A stream that is lost needs no answer. Here nobody waits at a gate, since others wait for this goroutine.
-	_ = c.sendResource(c.d.ctx, q, data)
+	if c.sendResource(c.d.ctx, q, data) != nil && data != nil {
+		_ = c.sendResource(c.d.ctx, q, nil)
+	}
 }
 
 // resourceRequest reads a stock child's question.

@@ -76,8 +76,8 @@ FRAME_COST = 100
 # What each frame adds to the bytes that wait: many small ones take longer to handle than their bytes say, and the
 # last one waits for all of them.
 FRAME_WEIGHT = 2000
-# How many times LIMIT may wait before a stream that was told to stop, and does not, is not read.
-OVERFULL = 8
+# Bytes, besides one message, that a stream may bring after it was told to stop; then it is not read.
+OVERFULL = 32 << 20
 # Larger answers stop their sender when the queue is full.
 SMALL = 4096
 # Seconds after which nobody waits for a peer whose queue is full, unless it has taken PROGRESS bytes.
@@ -536,10 +536,10 @@ class Relay(object):
         self.reader = None
         self.jobs = deque()
         # What is not read until a context may be sent to; who else waits for that; and which neighbour has been told
-        # of it.
+        # of it, with the bytes that it has brought all the same.
         self.held = {}
         self.waiting = []
-        self.told = set()
+        self.told = {}
         # Contexts for which a neighbour wants no messages, with the time from which nobody waits for them.
         self.stopped = {}
         # What the parent has brought by SHARED.
@@ -775,19 +775,21 @@ class Relay(object):
             self.held[fd] = dst
             self.watch(dst)
 
-    def stop(self, link, src, dst, answer):
+    def stop(self, link, src, dst, answer, size):
         """The link has brought a message for a context that takes no more for now."""
         if link is not self.upstream and (src == link.remote_id or link.told >= MAX_TOLD):
             if not answer:
                 self.hold(link.rfd, dst)
         elif (link, dst) not in self.told:
             link.told += 1
-            self.told.add((link, dst))
+            self.told[link, dst] = 0
             link.post(Message(link.remote_id, handle=FLOW, data=b'%d:1' % dst))
             self.watch(dst)
-        elif link is not self.upstream and not answer and self.way(dst).writer.weight > OVERFULL * LIMIT:
-            # It goes on all the same.
-            self.hold(link.rfd, dst)
+        elif link is not self.upstream and not answer:
+            # What was on its way, or it goes on all the same.
+            self.told[link, dst] += size
+            if self.told[link, dst] - size > OVERFULL + self.router.max_message_size:
+                self.hold(link.rfd, dst)
 
     def watch(self, dst):
         """Somebody waits until that context may be sent to."""
@@ -820,7 +822,7 @@ class Relay(object):
             # For the parent, who is down there says it: beyond STALL it may have begun to read.
             if not (link is self.upstream and dst in self.stopped) and free(dst):
                 link.told -= 1
-                self.told.discard((link, dst))
+                self.told.pop((link, dst), None)
                 link.post(Message(link.remote_id, handle=FLOW, data=b'%d:0' % dst))
         waiting, self.waiting = self.waiting, []
         for dst, fn in waiting:
@@ -850,7 +852,9 @@ class Relay(object):
     def on_flow(self, msg):
         dst = read_id(msg.data)
         if msg.data.endswith(b':1'):
-            self.stopped.setdefault(dst, clock() + STALL)
+            # For a parent itself there is nobody else to give it to.
+            above = msg.src_id == self.upstream.remote_id and dst in self.router.parent_ids
+            self.stopped.setdefault(dst, float('inf') if above else clock() + STALL)
         elif self.stopped.pop(dst, None):
             self.check()
 
@@ -961,11 +965,12 @@ class Relay(object):
                 self.expel(out, u'it reads nothing')
         else:
             size = head[6]
-            full = self.blocked(dst, out)
+            full = self.blocked(dst, out) or not below and dst in self.stopped
             # Whoever asks and does not read may force it on its sender.
             answer = reply_to == core.IS_DEAD and size < SMALL
             if full and (answer or not below and size < SMALL) and not out.charge(
                     size, None if answer else FRAME_COST, not below and auth in self.router.parent_ids):
+                self.refuse(head, u'context %d reads nothing, and its queue is full' % dst)
                 return
             if handle == ALLOW and not below and auth in self.router.parent_ids:
                 first, _, end = b''.join(parts)[HEADER_LEN:].partition(b':')
@@ -980,11 +985,11 @@ class Relay(object):
                 data = b''.join(parts)[HEADER_LEN:]
                 if enc == core.BIN:
                     data = core.dumps(core.Blob(data), 2)
-                out.post(Message(dst, src, auth, handle, reply_to, data))
+                out.writer.put(HEADER.pack(core.MGC, dst, src, auth, handle, reply_to, len(data)) + data)
             else:
                 out.writer.put(*parts)
             if full or self.blocked(dst, out):
-                self.stop(link, src, dst, answer and (out is not self.upstream or not out.writer.full))
+                self.stop(link, src, dst, answer and (out is not self.upstream or not out.writer.full), size)
 
     def unshare(self, head, parts):
         """
@@ -1084,7 +1089,7 @@ class Relay(object):
         for fd in link.rfd, link.wfd:
             self.drop(fd)
         link.writer.close()
-        self.told = set(pair for pair in self.told if pair[0] is not link)
+        self.told = dict((pair, size) for pair, size in self.told.items() if pair[0] is not link)
         self.lose([link.remote_id] + list(link.routes), link)
         for fd in set((link.rfd, link.wfd)):
             try:

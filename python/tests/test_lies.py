@@ -86,7 +86,7 @@ class LiesTest(Base):
             self.holds(what)
             self.assertEqual(core.router.routes, before, what)
             self.assertEqual(told(), known, what)
-            self.assertEqual((relay.stopped, relay.held, relay.told), ({}, {}, set()), what)
+            self.assertEqual((relay.stopped, relay.held, relay.told), ({}, {}, {}), what)
             self.assertFalse('evil' in core.importer.cache or relay.children[LIAR].detached, what)
         # The log says so, but not for each.
         logs = [d for _, d in self.arrived(core.FORWARD_LOG)]
@@ -290,6 +290,10 @@ class LiesTest(Base):
         self.assertEqual(self.other.receive()[0][4], 7401)
         self.assertEqual((relay.held, LIAR in relay.children), ({}, True))
         self.assertTrue(self.liar.link.writer.size < limit + unread, self.liar.link.writer.size)
+        # Who waits for an answer is told.
+        self.master.socket.sendall(frame(LIAR, 77, 77, 2000, b'x' * 3000, reply_to=1235))
+        header, data = self.wait_for(1235)[0]
+        self.assertEqual((header[1], header[5]), (77, core.IS_DEAD))
         # Nor is it ended once it has read nothing for long.
         self.liar.link.writer.idle = self.parent_module.STALL
         self.master.socket.sendall(above + frame(LIAR, 77, 77, 2000, b'', reply_to=core.IS_DEAD))
@@ -301,7 +305,9 @@ class LiesTest(Base):
         """It goes on to send for one behind it, to a parent that reads nothing for long."""
         relay = self.tree()
         limit = 1 << 18
-        self.patch(LIMIT=limit, STALL=1)
+        self.patch(LIMIT=limit, OVERFULL=8 * limit, STALL=1)
+        core.router.max_message_size, size = 100000, core.router.max_message_size
+        self.addCleanup(setattr, core.router, 'max_message_size', size)
         go = threading.Event()
         self.addCleanup(go.set)
         self.master.handlers[7450] = lambda *_: go.wait(harness.DEADLINE)

@@ -410,7 +410,7 @@ class ParentTest(harness.TestCase):
         self.assertEqual(sorted(h for h in handles if h > 3000), [5000, 5001, 5002])
         self.assertEqual([d for _, d in self.wait_for(FLOW, 2)], [b'2:1', b'2:0'])
         self.assertEqual(b.receive()[1], b'2:0')
-        self.assertEqual((relay.held, relay.told, relay.waiting), ({}, set(), []))
+        self.assertEqual((relay.held, relay.told, relay.waiting), ({}, {}, []))
         harness.eventually('nobody counts', lambda: relay.patrolling is None)
 
     def test_flow_from_above(self):
@@ -519,6 +519,21 @@ class ParentTest(harness.TestCase):
         self.wait_for(core.DEL_ROUTE)
         self.assertTrue([1 for _, d in self.arrived(core.FORWARD_LOG) if b'context 2: it reads nothing' in d])
         self.ask(b, 3001)
+
+    def test_parents_above_are_waited_for(self):
+        """The parent says that its own parent takes nothing: what is for that one waits, and is not dropped."""
+        relay = self.relay(parent_ids=[9, 0])
+        self.parent_module.STALL = 0
+        self.addCleanup(setattr, self.parent_module, 'STALL', 60)
+        a, = self.peers(relay, 2)
+        self.master.socket.sendall(frame(1, 9, 9, FLOW, b'0:1'))
+        harness.eventually('told', lambda: 0 in relay.stopped)
+        a.send(0, 2000, b'x' * 10000)
+        self.wait_for(2000)
+        harness.eventually('the sender is not read', lambda: a.link.rfd in relay.held)
+        a.send(0, 2001, b'x' * 10000)
+        self.master.socket.sendall(frame(1, 9, 9, FLOW, b'0:0'))
+        self.wait_for(2001)
 
     def test_parent_is_waited_for(self):
         """A parent that reads nothing for longer than any peer may misses nothing."""
