@@ -34,11 +34,11 @@ const (
 	maxConnecting = 256
 	// maxQuestion is the largest CONNECT, GET_RESOURCE or GET_MODULE.
 	maxQuestion = 64 << 10
-	// maxQuestions and maxQuestionBytes bound what waits in a resourceQueue. maxParked bounds the bytes of what is parked
-	// there, of four times as many questions; one context may have a sixteenth of it, and maxQuestions.
+	// maxQuestions and maxQuestionBytes bound what waits in a resourceQueue. Of one context maxQuestions and
+	// maxParkedBytes may be parked there, and of all of them four and sixteen times that.
 	maxQuestions     = 1000
 	maxQuestionBytes = 1 << 20
-	maxParked        = 4 << 20
+	maxParkedBytes   = 256 << 10
 	// maxEarly and maxEarlyBytes bound the modules that a child may ask for before its connect is done.
 	maxEarly      = 1000
 	maxEarlyBytes = 1 << 20

@@ -179,7 +179,7 @@ func (d *Daemon) onGetResource(m message) string {
 		return "no handle for the answer"
 	}
 	refused := m.s.resources.ask(m.s, m.Header, m.payload)
-	if refused != "" && m.ReplyTo == 0 {
+	if refused != "" && m.ReplyTo == 0 && len(m.payload) <= maxQuestion {
 		m.s.refuseResource(m.own(), errors.New(refused))
 	}
 	return refused

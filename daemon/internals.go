@@ -60,11 +60,11 @@
 // # Full queues
 //
 // What waits for one peer is bounded by Options.MaxPending bytes (and one frame). A sender waits for room: a Call until
-// its context ends, a responder until the stream is lost (and at the gate of a child behind a hop), a readLoop that forwards until room comes. The last holds up
-// the stream that the message came from, and so its sender, and nobody else. A peer that took no byte for
-// Options.StallTimeout while its queue is full is not waited for: its messages are refused with a dead message until it
-// reads again. A readLoop is not held for small messages, which may be answers to whoever asks, and never for longer
-// than Options.StallTimeout at a time, whatever the receiver does. What the daemon itself must say (dead messages,
+// its context ends, a responder until the stream is lost (and at the gate of a child behind a hop), a readLoop that
+// forwards until room comes. The last holds up the stream that the message came from, and so its sender, and nobody
+// else. A peer that took no byte for Options.StallTimeout while its queue is full is not waited for: its messages are
+// refused with a dead message until it reads again. A readLoop is not held for small messages, which may be answers to
+// whoever asks, and never for longer than Options.StallTimeout at a time, whatever the receiver does. What the daemon itself must say (dead messages,
 // answers to small questions, DEL_ROUTE) waits for no room; a peer that leaves MaxPending of it unread is not read
 // either, and is disconnected when it takes nothing for StallTimeout.
 //

@@ -18,7 +18,7 @@ import (
 // resourceQueue answers the questions about files that come over one stream, in order but for those that are parked.
 // Its goroutine lives while there are any: no file is looked at on a readLoop.
 type resourceQueue struct {
-	// mu protects the following. Nothing is locked under it.
+	// mu protects the following. Daemon.mu may be taken under it.
 	mu      sync.Mutex
 	queue   []pyproto.Message
 	bytes   int // of queue
@@ -41,27 +41,33 @@ func (q *resourceQueue) ask(s *stream, h pyproto.Header, payload []byte) (refuse
 	if len(payload) > maxQuestion {
 		return s.reached("bytes of a request for a resource", maxQuestion).Error()
 	}
-	if !q.add(s, h, payload, false) {
+	if !q.add(s, h, payload) {
 		return s.reached("requests for resources that wait", maxQuestions).Error()
 	}
 	return ""
 }
 
-// add queues a question; false says that there is no room for it. One that was parked was given room there.
-func (q *resourceQueue) add(s *stream, h pyproto.Header, payload []byte, parked bool) bool {
+// add queues a question; false says that there is no room for it.
+func (q *resourceQueue) add(s *stream, h pyproto.Header, payload []byte) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if !parked && (len(q.queue) >= maxQuestions || q.bytes+len(payload) > maxQuestionBytes) {
+	if len(q.queue) >= maxQuestions || q.bytes+len(payload) > maxQuestionBytes {
 		return false
 	}
-	q.queue = append(q.queue, pyproto.Message{Header: h, Payload: bytes.Clone(payload)})
-	q.bytes += len(payload)
+	q.push(s, pyproto.Message{Header: h, Payload: bytes.Clone(payload)})
+	return true
+}
+
+// push queues a question for which there is room. mu is held.
+func (q *resourceQueue) push(s *stream, m pyproto.Message) {
+	q.queue = append(q.queue, m)
+	q.bytes += len(m.Payload)
 	if q.running {
-		return true
+		return
 	}
 	if err := s.d.enter(); err != nil {
 		q.queue, q.bytes = nil, 0
-		return true
+		return
 	}
 	q.running = true
 	go func() {
@@ -71,7 +77,6 @@ func (q *resourceQueue) add(s *stream, h pyproto.Header, payload []byte, parked 
 			s.answerResource(m)
 		}
 	}()
-	return true
 }
 
 func (q *resourceQueue) next() (m pyproto.Message, ok bool) {
@@ -91,15 +96,20 @@ func (q *resourceQueue) next() (m pyproto.Message, ok bool) {
 // park keeps the question of a context that takes no messages for now until it does: it may be one that asks and does
 // not read, and the hops before it are not to keep the answers.
 func (q *resourceQueue) park(s *stream, m pyproto.Message) {
-	if !q.count(m, 1) {
+	q.mu.Lock()
+	room := q.count(m, 1)
+	q.mu.Unlock()
+	if !room {
 		s.refuseResource(m, s.reached("requests for resources of a context that takes no answers", maxQuestions))
 		return
 	}
 	_ = s.d.run(func() {
 		_ = s.d.waitGate(s.ctx, m.Src) // which opens when the context is lost
+		q.mu.Lock()
+		defer q.mu.Unlock()
 		q.count(m, -1)
 		if s.d.streamOf(m.Src) == s {
-			q.add(s, m.Header, m.Payload, true)
+			q.push(s, m)
 		}
 	})
 }
@@ -115,13 +125,11 @@ func (s *stream) refuseResource(m pyproto.Message, reason error) {
 	s.d.refuse(m.Header, reason.Error())
 }
 
-// count counts a question that is parked, or by -1 is no more. False says that there is no room for it.
+// count counts a question that is parked, or by -1 is no more. False says that there is no room for it. mu is held.
 func (q *resourceQueue) count(m pyproto.Message, n int) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
 	bytes := n * len(m.Payload)
 	of, all := q.parked[m.Src].plus(n, bytes), q.waiting.plus(n, bytes)
-	if n > 0 && !(of.within(maxQuestions, maxParked/16) && all.within(4*maxQuestions, maxParked)) {
+	if n > 0 && !(of.within(maxQuestions, maxParkedBytes) && all.within(4*maxQuestions, 16*maxParkedBytes)) {
 		return false
 	}
 	if q.waiting = all; of.n == 0 {

@@ -105,6 +105,29 @@ func TestParkedQuestions(t *testing.T) {
 	poll.Until(t, "none is parked", func() bool { return parked() == questions{} })
 }
 
+// A stock child, whose questions have no handle for a refusal, is answered all the same; one that does not read that is
+// disconnected. What is too large for a question gets no answer of its size.
+func TestStockQuestionsInVain(t *testing.T) {
+	d := newDaemon(t, Options{StallTimeout: time.Second})
+	p := newPeerOn(t, d, "socketpair", func(c *Child) { c.runtime = &Runtime{Version: []int{0, 3, 37}} })
+	vain := func(name string) []byte {
+		return p.frame(pyproto.GetResource, 0, pickle(t, pyproto.Tuple{int64(1), name}))
+	}
+	for _, frame := range [][]byte{vain(strings.Repeat("x", 2*maxQuestion)), vain("y")} {
+		if _, err := p.f.Write(frame); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if m := p.read(); m.Handle != pyproto.LoadResource || len(m.Payload) > 1000 {
+		t.Errorf("%+v, %d bytes", m.Header, len(m.Payload))
+	}
+	p.pour(64<<20, vain("y"))
+	poll.Until(t, "it is disconnected", func() bool { return p.c.gone() != nil })
+	if err := p.c.gone(); !strings.Contains(err.Error(), unreadAnswers) {
+		t.Error(err)
+	}
+}
+
 // What a program waits for and does not get ends it: here a target that has read nothing for StallTimeout.
 func TestInputThatIsNotTaken(t *testing.T) {
 	d := newDaemon(t, Options{MaxPending: 1 << 20, StallTimeout: 100 * time.Millisecond})

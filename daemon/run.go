@@ -351,10 +351,7 @@ func (p *program) copy(ctx context.Context, o RunOptions) (ExitStatus, error) {
 				}
 				return ExitStatus{Code: ws.ExitStatus()}, err
 			case 'd':
-				// The exit status may be behind it, for stop.
-				p.mu.Lock()
-				p.queue = slices.Concat(queue[i+1:], p.queue)
-				p.mu.Unlock()
+				p.giveBack(queue[i+1:])
 				if err := p.c.gone(); err != nil {
 					return ExitStatus{}, err
 				}
@@ -368,10 +365,7 @@ func (p *program) copy(ctx context.Context, o RunOptions) (ExitStatus, error) {
 					write = keeper.Keep
 				}
 				if _, err := write(k.data); err != nil {
-					// The exit status may be there already, for stop.
-					p.mu.Lock()
-					p.queue = slices.Concat(queue[i+1:], p.queue)
-					p.mu.Unlock()
+					p.giveBack(queue[i+1:])
 					return ExitStatus{}, err
 				}
 			}
@@ -385,6 +379,13 @@ func (p *program) copy(ctx context.Context, o RunOptions) (ExitStatus, error) {
 			return ExitStatus{}, context.Cause(ctx)
 		}
 	}
+}
+
+// giveBack leaves to stop what copy has not come to: the exit status may be there already.
+func (p *program) giveBack(rest []chunk) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.queue = slices.Concat(rest, p.queue)
 }
 
 // credit is what the child may send more when n bytes were taken: less than that while its window is above its share.

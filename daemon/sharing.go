@@ -64,8 +64,9 @@ func (f *frame) sum() (out sum) {
 type feeder struct {
 	c        *Child
 	patience time.Duration
-	late     bool // guarded by sharing.mu
-	ended    bool // guarded by sharing.mu
+
+	// Guarded by sharing.mu.
+	late, ended bool
 }
 
 // end says that it gives nothing any more.

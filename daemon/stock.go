@@ -372,7 +372,7 @@ func (c *Child) sendResource(ctx context.Context, q ResourceRequest, data []byte
 	}
 	answer := newFrame(pyproto.Header{Enc: pyproto.EncMGC, Dst: c.id, Handle: pyproto.LoadResource}, reply)
 	if content == nil {
-		return c.stream.offer(answer)
+		return c.stream.offer(own(answer))
 	}
 	return c.stream.send(ctx, answer)
 }

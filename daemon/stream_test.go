@@ -82,7 +82,7 @@ func newPeer(t testing.TB, d *Daemon) *peer {
 	return newPeerOn(t, d, "socketpair")
 }
 
-func newPeerOn(t testing.TB, d *Daemon, link string) *peer {
+func newPeerOn(t testing.TB, d *Daemon, link string, prepare ...func(*Child)) *peer {
 	t.Helper()
 	r, w, theirR, theirW := links[link](t)
 	c := d.newChild(ConnectOptions{}, "local")
@@ -101,6 +101,9 @@ func newPeerOn(t testing.TB, d *Daemon, link string) *peer {
 	d.children.Store(c.id, c)
 	d.streams.Store(c.stream, nil)
 	d.routes.add(c.id, c.stream)
+	for _, fn := range prepare {
+		fn(c)
+	}
 	go c.stream.readLoop(nil)
 	t.Cleanup(func() { _, _ = theirW.Close(), theirR.Close() })
 	return &peer{t: t, id: c.id, f: theirW, in: theirR, br: bufio.NewReader(theirR), c: c}

@@ -946,7 +946,9 @@ class Relay(object):
             self.router.deliver(Message(dst, src, auth, handle, reply_to, data, enc), link)
             return
         number = None
-        if handle == SHARED and not below and auth in self.router.parent_ids:
+        # By authority of a parent: others may be somewhere above as well.
+        orders = not below and auth in self.router.parent_ids
+        if handle == SHARED and orders:
             head, parts, number = self.unshare(head, parts)
             handle, reply_to = head[4:6]
         out = routes.get(dst)
@@ -960,19 +962,20 @@ class Relay(object):
                 src, dst))
         elif self.stalled(dst, out) if below else out.writer.stalled:
             self.refuse(head, u'context %d reads nothing, and its queue is full' % dst)
-            if not below and reply_to in (0, core.IS_DEAD) and auth in self.router.parent_ids:
+            if orders and reply_to in (0, core.IS_DEAD):
                 # A part of what it is given, or what it waits for: nobody can be told that it does not get it.
                 self.expel(out, u'it reads nothing')
         else:
             size = head[6]
+            # From above FLOW counts however old it is, see check().
             full = self.blocked(dst, out) or not below and dst in self.stopped
             # Whoever asks and does not read may force it on its sender.
             answer = reply_to == core.IS_DEAD and size < SMALL
             if full and (answer or not below and size < SMALL) and not out.charge(
-                    size, None if answer else FRAME_COST, not below and auth in self.router.parent_ids):
+                    size, None if answer else FRAME_COST, orders):
                 self.refuse(head, u'context %d reads nothing, and its queue is full' % dst)
                 return
-            if handle == ALLOW and not below and auth in self.router.parent_ids:
+            if handle == ALLOW and orders:
                 first, _, end = b''.join(parts)[HEADER_LEN:].partition(b':')
                 self.allow(out, int(first), int(end))
                 if dst == out.remote_id:

@@ -561,8 +561,10 @@ class ParentTest(harness.TestCase):
         self.wait_for(2001)
 
     def test_out_of_memory(self):
-        """Without memory for what the parent sends, or for its own work, it ends: something would be missed. A child
-        cannot end it so."""
+        """
+        Without memory for what the parent sends, or for its own work, it ends: something would be missed. A child cannot
+        end it so.
+        """
         relay = self.relay()
         a, b = self.peers(relay, 2, 3)
         running = self.parent_module.running
