@@ -21,7 +21,7 @@
 //	watchSilence              Daemon.connectChild,          the child is gone; only with silence_timeout   Daemon.wg
 //	                          Child.connectBehind
 //	a connect for a child     Daemon.onConnect              it is answered                                 Daemon.wg
-//	resources for a child     resourceQueue.add             the queue is empty                             Daemon.wg
+//	resources for a child     resourceQueue.push            the queue is empty                             Daemon.wg
 //	a sender held back        Daemon.stopSender             there is room again, or after StallTimeout     Daemon.wg
 //	a hop connects            Daemon.joinHop                it is there, or has failed                     Daemon.wg
 //	a hop is given back       Child.leaveHop                it is kept for others, or has ended            Daemon.wg, Child.Close
