@@ -16,6 +16,12 @@ import warnings
 
 import harness
 
+try:
+    import faulthandler
+    faulthandler.register(signal.SIGUSR1)
+except ImportError:
+    faulthandler = None
+
 core = harness.load()
 DETACHING = 109
 LONG = bool(os.environ.get('MITOGEND_LONG'))
@@ -61,6 +67,25 @@ def forked_in_c(fn):
     raise AssertionError('each of five such processes hangs')
 
 
+def tell_stacks(pid):
+    """Where a process that hangs is, and where all threads of this one are."""
+    forks = sys.modules.get('mitogen.forked')
+    sys.stderr.write('reader %r, helper %r, peers %r, asked %r\n' % (
+        core.io.reading, core.io.helper, forks and [vars(peer) for peer in list(forks.peers.values())],
+        list(core.importer.inflight)))
+    for name in 'wchan', 'syscall', 'stack':
+        try:
+            with open('/proc/%d/%s' % (pid, name)) as fp:
+                sys.stderr.write('%s: %s\n' % (name, fp.read()))
+        except (IOError, OSError):
+            pass
+    if faulthandler:
+        sys.stderr.flush()
+        for one in pid, os.getpid():
+            os.kill(one, signal.SIGUSR1)
+            time.sleep(1)
+
+
 class Forked(object):
     """A process that is forked off and runs fn; result() is what fn returned, or what it raised."""
 
@@ -80,6 +105,7 @@ class Forked(object):
         deadline = time.time() + harness.DEADLINE
         while 1:
             if not select.select([self.r], [], [], max(0, deadline - time.time()))[0]:
+                tell_stacks(self.pid)
                 os.kill(self.pid, signal.SIGKILL)
                 os.waitpid(self.pid, 0)
                 raise AssertionError('a forked process hangs')
