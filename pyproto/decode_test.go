@@ -297,17 +297,21 @@ func TestMemory(t *testing.T) {
 		"same blob":  "(cmitogen.core\nBlob\nT\x00\x00\x10\x00" + long + "\x85q\x000" + strings.Repeat("h\x00", 10000) + "t.",
 	} {
 		n := allocated(func() { _, _ = Unmarshal([]byte(data)) })
-		if limit := int64(100*len(data) + 20000); n > limit {
+		// A table is copied as it grows, and what the values take of it is some 50 bytes each.
+		if limit := int64(250*len(data) + 20000); n > limit {
 			t.Errorf("%s: %d bytes were allocated for %d", name, n, len(data))
 		}
 	}
 }
 
-// allocated gives the bytes that f allocates, the least of several runs: another goroutine may allocate at the same
-// time.
+// allocated gives the bytes that f allocates while the pools are empty, the least of several runs: another goroutine
+// may allocate at the same time.
 func allocated(f func()) int64 {
 	least := int64(math.MaxInt64)
 	for range 5 {
+		// What is pooled is gone after the second collection.
+		runtime.GC()
+		runtime.GC()
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		f()
