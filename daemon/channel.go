@@ -88,7 +88,9 @@ func (ch *Channel) deliver(h pyproto.Header, payload []byte, _ bool) {
 	switch payload[0] {
 	case 'h':
 		n, _ := strconv.ParseUint(string(body), 10, 32)
-		ch.peer = pyproto.Handle(n)
+		if ch.peer = pyproto.Handle(n); ch.peer.Reserved() {
+			ch.peer = 0
+		}
 		if ch.closed {
 			defer ch.dismiss(ch.peer)
 		}

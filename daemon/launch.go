@@ -184,6 +184,9 @@ func (c *Child) launcherHandle(ctx context.Context) (pyproto.Handle, error) {
 	if err := c.Call(ctx, "mitogen.launch:serve").Decode(&h); err != nil {
 		return 0, errorf("%s cannot start children: %w", c.name, err)
 	}
+	if pyproto.Handle(h).Reserved() {
+		return 0, errorf("%s cannot start children: handle %d is no launcher's", c.name, h)
+	}
 	c.launcher.Store(h)
 	return pyproto.Handle(h), nil
 }

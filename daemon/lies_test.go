@@ -242,6 +242,25 @@ var lies = []struct {
 			poll.Until(w.t, "it is announced by its parent", func() bool { return w.d.streamOf(id) == w.b.c.stream })
 		}
 	}},
+	{"answers to handles of the runtime, by the daemon's authority", func(w *lied) {
+		for _, h := range []pyproto.Handle{pyproto.Ping, pyproto.GetModule, pyproto.LoadModuleHandle, pyproto.Allow, pyproto.Shared, pyproto.LoadCode} {
+			w.liar.from(w.liar.src, 54321, h, "")
+			w.liar.from(w.liar.src, pyproto.AllocateID, h, "")
+			question, _ := pyproto.Marshal(pyproto.Tuple{strings.Repeat("x", 100), "y", "z"})
+			w.liar.from(w.liar.src, pyproto.GetResource, h, string(question))
+			// To another: no handle of it is asked.
+			w.liar.send(pyproto.Header{Dst: w.b.id, Src: w.liar.src, Auth: w.liar.src, Handle: 54321, ReplyTo: h}, "")
+		}
+		w.liar.from(w.liar.src, 54321, 1994, "")
+		for m := w.liar.read(); m.Handle != 1994; m = w.liar.read() {
+			if m.Handle.Reserved() && (m.ReplyTo == pyproto.IsDead || m.Handle == pyproto.Shared || m.Handle == pyproto.Ping) {
+				w.t.Errorf("it was sent %v: %q", m.Handle, m.Payload)
+			}
+		}
+		if n := w.d.Refused(); n < 4*6 {
+			w.t.Errorf("%d messages were refused", n)
+		}
+	}},
 	{"FLOW for itself and for others, and questions to them", func(w *lied) {
 		for _, id := range append(w.others(), w.liar.src) {
 			w.liar.say(pyproto.Flow, fmt.Sprintf("%d:1", id))

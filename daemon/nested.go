@@ -93,6 +93,9 @@ func (c *Child) connectBehind(ctx context.Context, r *behindRequest) (up behindR
 	if r.Method != "fork" && !behindMethods[r.Method] {
 		return up, fmt.Errorf("code in a child cannot connect by the method %q", r.Method)
 	}
+	if pyproto.Handle(r.Launcher).Reserved() {
+		return up, fmt.Errorf("handle %d is no launcher's", r.Launcher)
+	}
 	if r.Launcher != 0 {
 		c.launcher.CompareAndSwap(0, r.Launcher)
 	}

@@ -150,6 +150,9 @@ func (c *Child) CloseSender(ctx context.Context, to pyproto.Sender) error {
 }
 
 func (c *Child) sendTo(ctx context.Context, to pyproto.Sender, replyTo pyproto.Handle, payload []byte) error {
+	if to.Handle.Reserved() {
+		return errorf("%s: handle %d is no receiver's", c.name, to.Handle)
+	}
 	if len(payload) > c.d.opt.MaxMessage {
 		return errorf("%s: the message is %d bytes; at most %d are sent", c.name, len(payload), c.d.opt.MaxMessage)
 	}

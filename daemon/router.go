@@ -16,6 +16,10 @@ func (d *Daemon) route(s *stream, h pyproto.Header, payload []byte, buf *buffer)
 		s.refused("false source", "its source or authority is not behind it", h)
 		return
 	}
+	if h.ReplyTo.Reserved() && !s.stamp {
+		s.refused("reply handle", "the answer would go to a handle of the runtime's own", h)
+		return
+	}
 	if s.stamp {
 		h.Auth = 0
 		if s.owes(d, h) {

@@ -130,7 +130,7 @@ func call2(g global, arg1, arg2 any) any {
 			return Context{ID: ContextID(id), Name: name}
 		}
 	case globalSender:
-		if handle, ok := toUint32(arg2); ok && handle > 0 {
+		if handle, ok := toUint32(arg2); ok && handle > 0 && !Handle(handle).Reserved() {
 			return Sender{Context: ContextID(id), Handle: Handle(handle)}
 		}
 	}

@@ -78,6 +78,10 @@ var ownNames = map[Handle]string{
 	Ping: "PING", Allow: "ALLOW", Shared: "SHARED", LoadCode: "LOAD_CODE", Flow: "FLOW", Connect: "CONNECT", IsDead: "IS_DEAD",
 }
 
+// Reserved reports whether h is one of the runtimes' own, on which a context, or a hop on the way to it, acts by the
+// sender's authority. A peer must not choose one for an answer, which comes with the authority of whoever answers.
+func (h Handle) Reserved() bool { return h >= Ping && h < 120 || h >= 980 && h < IsDead }
+
 // String gives the protocol's name of a fixed handle, and the number of any other.
 func (h Handle) String() string {
 	if h >= GetModule && h <= LoadResource {

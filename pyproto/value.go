@@ -35,7 +35,7 @@ type Context struct {
 	Name string
 }
 
-// Sender is the address of a receiver in some context.
+// Sender is the address of a receiver in some context. One with a reserved handle is not decoded.
 type Sender struct {
 	Context ContextID
 	Handle  Handle

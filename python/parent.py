@@ -64,6 +64,9 @@ ALLOW = 987
 # what the parent keeps of that number.
 SHARED = 988
 SHARE = struct.Struct('!QII')
+# Handles on which a context, or a parent on the way to it, acts by the sender's authority. An answer there would come
+# with that of whoever answers.
+RESERVED = frozenset(list(range(99, 120)) + list(range(980, 999)))
 # Bytes of that which are kept.
 MAX_SHARED = 32 << 20
 
@@ -281,7 +284,8 @@ class Pieces(object):
         self.size += size
         while self.size > MAX_SHARED:
             number, size = self.order.popleft()
-            del self.all[number]
+            # One that came twice is gone already.
+            self.all.pop(number, None)
             self.size -= size
 
 
@@ -932,6 +936,9 @@ class Relay(object):
         if below and (routes.get(src) is not link or auth != src and routes.get(auth) is not link):
             self.complain(link, u'dropped a message with a false source: %d, by authority of %d, from below context %d' % (
                 src, auth, link.remote_id))
+            return
+        if below and reply_to in RESERVED:
+            self.complain(link, u'dropped a message from context %d, whose answer would go to handle %d' % (src, reply_to))
             return
         if dst == self.router.context_id and link.foreign and handle in (core.GET_MODULE, GET_RESOURCE):
             dst = 0

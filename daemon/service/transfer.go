@@ -57,7 +57,7 @@ func (f *Files) fetch(c *call) error {
 	v, _ := c.args.Get("sender")
 	to, ok := v.(pyproto.Sender)
 	switch {
-	case !ok:
+	case !ok || to.Handle.Reserved():
 		return raised("Argument 'sender' type incorrect")
 	case to.Context != c.in.Src:
 		return raised("mitogen.service.Error: sender= kwarg context must match requestee context")

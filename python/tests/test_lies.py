@@ -38,6 +38,7 @@ LIES = (
         (core.GET_MODULE, b'os'), (ADD_ROUTE, b'21'), (core.DEL_ROUTE, b'20'), (FLOW, b'20:1'), (DETACHING, b''))] +
     [('in the name of %d, by authority of %d' % (src, auth), core.SHUTDOWN, b'', {'src': src, 'auth': auth}) for src, auth in (
         (0, 0), (1, 1), (2, 0), (2, 1), (0, 2), (3, 3), (2, 3), (50, 50), (2, 50), (4294967295, 2), (40, 40))] +
+    [('an answer to handle %d of the runtime' % reply, 54321, b'', {'reply': reply}) for reply in (99, 100, 107, 112, 987, 988, 990)] +
     [('a dead message: %d' % handle, handle, b'20', {'dead': True}) for handle in (
         core.GET_MODULE, ADD_ROUTE, core.DEL_ROUTE, FLOW, DETACHING, core.SHUTDOWN)])
 
@@ -77,9 +78,12 @@ class LiesTest(Base):
         self.holds('nothing yet')
         known = told()
         for what, handle, data, fields in LIES:
-            reply = core.IS_DEAD if fields.get('dead') else REPLY
-            fields = dict((k, v) for k, v in fields.items() if k != 'dead')
+            reply = core.IS_DEAD if fields.get('dead') else fields.get('reply', REPLY)
+            fields = dict((k, v) for k, v in fields.items() if k not in ('dead', 'reply'))
             self.liar.send(1, handle, data, reply_to=reply, **fields)
+            if reply in self.parent_module.RESERVED:
+                for dst in OTHER, 0, 50:
+                    self.liar.send(dst, handle, data, reply_to=reply)
             # Messages are taken in turn.
             self.liar.send(OTHER, 7000, b'')
             self.assertEqual(self.other.receive()[0][4], 7000)
