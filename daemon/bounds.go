@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -26,10 +27,14 @@ const (
 	maxRoutes = 10000
 	// maxDepth is how many children may be behind each other where code in children starts them.
 	maxDepth = 100
-	// maxBlocks is how many blocks of ids (ALLOCATE_ID) a stream may have beyond those that its routes have used, and
-	// maxIDs how many ids it gets in all.
+	// maxBlocks is how many blocks of ids (ALLOCATE_ID) a stream may have beyond those that its routes have used.
 	maxBlocks = 1000
-	maxIDs    = 1 << 24
+	// maxIDs is how many ids the connections of one name get, one after another, and idsPerSecond what is added to it:
+	// whoever ends his connection again and again does not use up the ids of all.
+	maxIDs       = 1 << 22
+	idsPerSecond = 10
+	// maxAccounts are the names that are remembered for it.
+	maxAccounts = 100000
 	// maxConnecting is how many CONNECTs of one stream may be under way, and how many forks may be waited for.
 	maxConnecting = 256
 	// maxQuestion is the largest CONNECT, GET_RESOURCE or GET_MODULE.
@@ -132,10 +137,42 @@ func own(f frame) frame {
 	return f
 }
 
+// idAccounts has what the connections of each name were given, if anything. Our own side gives the names.
+type idAccounts struct {
+	// mu protects m. Nothing is locked under it.
+	mu sync.Mutex
+	m  map[string]*idAccount
+}
+
+type idAccount struct {
+	since time.Time
+	taken atomic.Int64
+}
+
+// most is how many ids there are for it so far.
+func (a *idAccount) most(now time.Time) int64 {
+	return maxIDs + int64(now.Sub(a.since)/time.Second)*idsPerSecond
+}
+
+func (a *idAccounts) of(name string) *idAccount {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	one := a.m[name]
+	if one == nil {
+		if a.m == nil || len(a.m) >= maxAccounts {
+			a.m = map[string]*idAccount{}
+		}
+		one = &idAccount{since: time.Now()}
+		a.m[name] = one
+	}
+	return one
+}
+
 // takeIDs counts ids that are about to be given to a context behind s.
 func (s *stream) takeIDs(n int64) error {
-	if s.taken.Add(n) > maxIDs {
-		s.taken.Add(-n)
+	account := s.d.accounts.of(s.name)
+	if account.taken.Add(n) > account.most(time.Now()) {
+		account.taken.Add(-n)
 		return s.reached("context ids for one connection", maxIDs)
 	}
 	return nil
@@ -143,7 +180,7 @@ func (s *stream) takeIDs(n int64) error {
 
 // takeBlock counts a block of ids.
 func (s *stream) takeBlock() error {
-	if s.blocks.Load() >= maxBlocks+s.announced.Load()/idBlock {
+	if s.blocks.Load() >= maxBlocks+s.ids.used()/idBlock {
 		return s.reached("blocks of context ids that are not used", maxBlocks)
 	}
 	if err := s.takeIDs(idBlock); err != nil {

@@ -128,7 +128,7 @@ func TestBounds(t *testing.T) {
 			return nil
 		}},
 		{name: "all ids that one connection gets", bound: "context ids for one connection", attack: func(_ *testing.T, _ *Daemon, evil *peer) any {
-			evil.c.stream.taken.Store(maxIDs - 10*idBlock)
+			evil.c.d.accounts.of(evil.c.stream.name).taken.Store(maxIDs - 10*idBlock)
 			_, _ = evil.f.Write(bytes.Repeat(evil.frame(pyproto.AllocateID, 1999, ""), 20))
 			for i := range 20 {
 				if m := evil.read(); m.IsDead() != (i >= 10) {

@@ -274,6 +274,5 @@ func (d *Daemon) addRoute(s *stream, id pyproto.ContextID) error {
 		s.routes.Add(-1)
 		return fmt.Errorf("context %d has a route over another stream", id)
 	}
-	s.announced.Add(1)
 	return nil
 }

@@ -64,11 +64,13 @@ type ids struct {
 	mu     sync.Mutex
 	given  map[pyproto.ContextID]bool
 	blocks []block // ascending
+	count  int64   // of the ids in them that were announced
 }
 
 type block struct {
 	first pyproto.ContextID // of idBlock
 	owner pyproto.ContextID
+	used  *[(idBlock + 63) / 64]uint64 // bits: which were announced
 }
 
 // give lets the stream announce an id, once.
@@ -94,25 +96,48 @@ func (t *ids) addBlock(first, owner pyproto.ContextID) {
 	i := sort.Search(len(t.blocks), func(i int) bool { return t.blocks[i].first > first })
 	t.blocks = append(t.blocks, block{})
 	copy(t.blocks[i+1:], t.blocks[i:])
-	t.blocks[i] = block{first, owner}
+	t.blocks[i] = block{first, owner, new([(idBlock + 63) / 64]uint64)}
 }
 
 // owner is the context that the block with this id was given to; 0 for none.
 func (t *ids) owner(id pyproto.ContextID) pyproto.ContextID {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if b := t.block(id); b != nil {
+		return b.owner
+	}
+	return 0
+}
+
+// block finds the block with this id. The lock is held.
+func (t *ids) block(id pyproto.ContextID) *block {
 	i := sort.Search(len(t.blocks), func(i int) bool { return t.blocks[i].first > id })
 	if i == 0 || id >= t.blocks[i-1].first+idBlock {
-		return 0
+		return nil
 	}
-	return t.blocks[i-1].owner
+	return &t.blocks[i-1]
+}
+
+// used is how many ids of the blocks were announced, each counted once.
+func (t *ids) used() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.count
 }
 
 // mayAnnounce tells whether the stream may announce an id.
 func (t *ids) mayAnnounce(id pyproto.ContextID) bool {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	given := t.given[id]
 	delete(t.given, id)
-	t.mu.Unlock()
-	return given || t.owner(id) != 0
+	b := t.block(id)
+	if b != nil {
+		n := id - b.first
+		if bit := uint64(1) << (n % 64); b.used[n/64]&bit == 0 {
+			b.used[n/64] |= bit
+			t.count++
+		}
+	}
+	return given || b != nil
 }

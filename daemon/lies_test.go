@@ -715,3 +715,41 @@ func TestFaultEndsOneStream(t *testing.T) {
 		t.Errorf("logged %v", entries)
 	}
 }
+
+// TestIDsOfOneName: who ends a connection and is connected again does not get as many ids once more, and an id that is
+// announced again and again is one.
+func TestIDsOfOneName(t *testing.T) {
+	d := watched(t, Options{})
+	a, other := newPeer(t, d), newPeer(t, d)
+	first := a.block(a.id)
+	for range 3 * idBlock {
+		a.send(pyproto.Header{Src: a.id, Auth: a.id, Handle: pyproto.AddRoute}, fmt.Sprint(first+1))
+		a.send(pyproto.Header{Src: a.id, Auth: a.id, Handle: pyproto.DelRoute}, fmt.Sprint(first+1))
+	}
+	a.block(a.id)
+	if n := a.c.stream.ids.used(); n != 1 {
+		t.Errorf("one id that was announced counts as %d", n)
+	}
+	a.send(pyproto.Header{Src: a.id, Auth: a.id, Handle: pyproto.AddRoute}, fmt.Sprint(first+idBlock-1))
+	a.block(a.id)
+	if n := a.c.stream.ids.used(); n != 2 {
+		t.Errorf("two ids that were announced count as %d", n)
+	}
+	d.accounts.of(a.c.stream.name).taken.Store(maxIDs)
+	_ = a.f.Close()
+	<-a.c.stream.ended
+	again := newPeerOn(t, d, "socketpair", func(c *Child) { c.stream.name = a.c.stream.name })
+	again.send(pyproto.Header{Src: again.id, Auth: again.id, Handle: pyproto.AllocateID, ReplyTo: 1999}, "")
+	again.wantDead(1999, "context ids")
+	other.block(other.id)
+	account := d.accounts.of(a.c.stream.name)
+	if n := account.most(account.since.Add(100 * time.Second)); n != maxIDs+idBlock {
+		t.Errorf("after 100 s it may have %d", n)
+	}
+	for i := range maxAccounts + 10 {
+		d.accounts.of(fmt.Sprint(i))
+	}
+	if n := len(d.accounts.m); n > maxAccounts {
+		t.Errorf("%d names are remembered", n)
+	}
+}

@@ -242,14 +242,14 @@ func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 		}
 		return project(m, nil), nil
 	}
-	return nil, fmt.Errorf("no such request for a resource: %q", q[0])
+	return nil, fmt.Errorf("no such request for a resource: %q", Cut(q[0], 100))
 }
 
 // extensionPart compresses what leaves this machine, and sends nothing that the child can read itself.
 func (d *Daemon) extensionPart(c *Child, im *importer.Importer, args []string) (any, error) {
 	offset, err := strconv.ParseInt(args[4], 10, 64)
 	if err != nil {
-		return nil, fmt.Errorf("no number of bytes: %q", args[4])
+		return nil, fmt.Errorf("no number of bytes: %q", Cut(args[4], 100))
 	}
 	f, err := im.ExtensionFile(d.ctx, c.Version(), args[0], args[1], args[2], args[3], c.opt.Policy)
 	if err != nil {
@@ -288,13 +288,26 @@ func (d *Daemon) unpackTree(c *Child, im *importer.Importer, pkg string) (any, e
 	return deflated("", b.Bytes())
 }
 
+// What python/unpack.py asks for at once: so many files, and bytes of all, or one file.
+const (
+	maxUnpacked      = 400
+	maxUnpackedBytes = 1 << 20
+)
+
 // unpackFiles reads some of them.
 func (d *Daemon) unpackFiles(c *Child, im *importer.Importer, pkg string, names []string) (any, error) {
-	head := ""
+	head, limit := "", d.opt.MaxMessage
+	switch {
+	case len(names) > maxUnpacked:
+		return nil, fmt.Errorf("%d files are asked for at once; at most %d are sent", len(names), maxUnpacked)
+	case len(names) > 1:
+		limit = maxUnpackedBytes
+	}
 	if c.sameMachine() {
 		head = "r"
+		limit = min(limit+len(head), d.opt.MaxMessage)
 	}
-	data, err := im.UnpackedData(d.ctx, pkg, names, head, d.opt.MaxMessage, c.Version(), c.opt.Policy)
+	data, err := im.UnpackedData(d.ctx, pkg, names, head, limit, c.Version(), c.opt.Policy)
 	if err != nil || head != "" {
 		return data, err
 	}

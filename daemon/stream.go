@@ -68,10 +68,10 @@ type stream struct {
 	ids               ids
 
 	// These count what it has caused; see bounds.go.
-	owing                                        atomic.Bool // breathe has to be called
-	routes, announced, taken, blocks, connecting atomic.Int64
-	warnings                                     warnings
-	logs                                         LogLimit
+	owing                      atomic.Bool // breathe has to be called
+	routes, blocks, connecting atomic.Int64
+	warnings                   warnings
+	logs                       LogLimit
 
 	// mu protects the following. Never held across I/O. Nothing is locked under it.
 	mu       sync.Mutex

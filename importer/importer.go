@@ -169,7 +169,7 @@ func New(opt Options) (*Importer, error) {
 			*p = def
 		}
 	}
-	im := &Importer{opt: opt, finder: f, cache: newCache(opt.MaxCache), objects: &objects{known: map[location]*object{}}, empty: newUnit(nil), log: slogzap.Zap(opt.Logger),
+	im := &Importer{opt: opt, finder: f, cache: newCache(opt.MaxCache), objects: newObjects(), empty: newUnit(nil), log: slogzap.Zap(opt.Logger),
 		views: newViews()}
 	if err := checkVirtual(opt.Virtual); err != nil {
 		return nil, err

@@ -59,10 +59,73 @@ var machines = map[elf.Machine]string{
 type objects struct {
 	mu    sync.Mutex
 	known map[location]*object
-	// The member of an archive that was read last: its parts are asked for one after another.
-	data    []byte
-	dataOf  location
-	dataKey fileKey
+	// Members of archives, those read last at the end: their parts are asked for one after another.
+	members []*unpacked
+	kept    int // bytes of those that are read
+
+	unpacking chan struct{} // holds a token for each member that is being read
+}
+
+// unpacked is a member of an archive. After done is closed it does not change.
+type unpacked struct {
+	file location
+	key  fileKey
+	done chan struct{}
+	data []byte
+	err  error
+}
+
+// maxMembers bounds the bytes of members that are kept, beside the one that was read last. maxUnpacking is how many are
+// read at once.
+const (
+	maxMembers   = 64 << 20
+	maxUnpacking = 2
+)
+
+func newObjects() *objects {
+	return &objects{known: map[location]*object{}, unpacking: make(chan struct{}, maxUnpacking)}
+}
+
+// unpack gives the content of an archive's member, which is read once for all that ask for it meanwhile. The lock is
+// not held over that.
+func (o *objects) unpack(file location, key fileKey) ([]byte, error) {
+	o.mu.Lock()
+	at := slices.IndexFunc(o.members, func(m *unpacked) bool { return m.file == file && m.key == key })
+	if at >= 0 {
+		m := o.members[at]
+		o.members = append(slices.Delete(o.members, at, at+1), m)
+		o.mu.Unlock()
+		<-m.done
+		return m.data, m.err
+	}
+	m := &unpacked{file: file, key: key, done: make(chan struct{}), err: errors.New("could not be read")}
+	o.members = append(o.members, m)
+	o.mu.Unlock()
+	defer func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		close(m.done)
+		o.kept += len(m.data)
+		// One that is still being read is counted when it is there. An error is not kept.
+		spare := o.kept - maxMembers
+		o.members = slices.DeleteFunc(o.members, func(other *unpacked) bool {
+			select {
+			case <-other.done:
+			default:
+				return false
+			}
+			if other.err == nil && (spare <= 0 || other == m) {
+				return false
+			}
+			spare -= len(other.data)
+			o.kept -= len(other.data)
+			return true
+		})
+	}()
+	o.unpacking <- struct{}{}
+	defer func() { <-o.unpacking }()
+	m.data, m.err = file.arc.read(file.dir, maxExtension)
+	return m.data, m.err
 }
 
 // maxObjects bounds objects.known; when it is reached the cache starts anew.
@@ -103,17 +166,11 @@ func (im *Importer) openObject(file location, key fileKey) (r io.ReaderAt, size 
 		return nil, 0, nil, tooLarge(key.size, maxExtension)
 	}
 	if file.arc != nil {
-		kept := im.objects
-		kept.mu.Lock()
-		defer kept.mu.Unlock()
-		if kept.data == nil || kept.dataOf != file || kept.dataKey != key {
-			data, err := file.arc.read(file.dir, maxExtension)
-			if err != nil {
-				return nil, 0, nil, err
-			}
-			kept.data, kept.dataOf, kept.dataKey = data, file, key
+		data, err := im.objects.unpack(file, key)
+		if err != nil {
+			return nil, 0, nil, err
 		}
-		return bytes.NewReader(kept.data), int64(len(kept.data)), func() {}, nil
+		return bytes.NewReader(data), int64(len(data)), func() {}, nil
 	}
 	f, now, err := openFile(file.dir)
 	if err != nil {
