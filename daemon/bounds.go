@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"mitogend/bootstrap"
 	"mitogend/pyproto"
 )
 
@@ -35,6 +37,8 @@ const (
 	idsPerSecond = 10
 	// maxAccounts are the names that are remembered for it.
 	maxAccounts = 100000
+	// maxDetached are the processes of ended connections of one name that have detached (DETACHING) and still run.
+	maxDetached = 100
 	// maxConnecting is how many CONNECTs of one stream may be under way, and how many forks may be waited for.
 	maxConnecting = 256
 	// maxQuestion is the largest CONNECT, GET_RESOURCE or GET_MODULE.
@@ -166,6 +170,46 @@ func (a *idAccounts) of(name string) *idAccount {
 		a.m[name] = one
 	}
 	return one
+}
+
+// detached has the processes of ended connections that may live on, by the connection's name: ssh, say, may wait for
+// ever for what has asked for it.
+type detached struct {
+	// mu protects m. Nothing is locked under it.
+	mu sync.Mutex
+	m  map[string][]*bootstrap.Process
+}
+
+// add remembers a process, unless there are as many as there may be.
+func (t *detached) add(name string, p *bootstrap.Process) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	gone := func(p *bootstrap.Process) bool {
+		select {
+		case <-p.Done():
+			return true
+		default:
+			return false
+		}
+	}
+	for other, list := range t.m {
+		if list = slices.DeleteFunc(list, gone); len(list) == 0 {
+			delete(t.m, other)
+		} else {
+			t.m[other] = list
+		}
+	}
+	switch list := t.m[name]; {
+	case slices.Contains(list, p):
+		return true
+	case len(list) >= maxDetached:
+		return false
+	}
+	if t.m == nil {
+		t.m = map[string][]*bootstrap.Process{}
+	}
+	t.m[name] = append(t.m[name], p)
+	return true
 }
 
 // takeIDs counts ids that are about to be given to a context behind s.

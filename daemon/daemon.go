@@ -34,6 +34,7 @@ type Daemon struct {
 	// The last numbers that were given out; see ids.go.
 	lastID, lastAsked, lastPeer atomic.Uint32
 	accounts                    idAccounts
+	detached                    detached
 
 	routes   routes
 	streams  sync.Map // *stream to nil

@@ -241,6 +241,9 @@ func (d *Daemon) onDetaching(m message) string {
 	if m.s.proc == nil {
 		return "it has no process here"
 	}
+	if !d.detached.add(m.s.name, m.s.proc) {
+		return m.s.reached("detached processes of one name that still run", maxDetached).Error()
+	}
 	m.s.proc.Detach()
 	reply, _ := pyproto.Marshal(nil)
 	_ = d.post(m.Src, m.ReplyTo, 0, reply)

@@ -16,6 +16,7 @@ import (
 	"mitogend/bootstrap"
 	"mitogend/importer"
 	"mitogend/integration/poll"
+	"mitogend/integration/pythons"
 	"mitogend/internal/slogzap"
 	"mitogend/pyproto"
 )
@@ -751,5 +752,41 @@ func TestIDsOfOneName(t *testing.T) {
 	}
 	if n := len(d.accounts.m); n > maxAccounts {
 		t.Errorf("%d names are remembered", n)
+	}
+}
+
+// TestDetachedProcesses: a target that detaches and keeps its connection's program for ever does so for some only.
+func TestDetachedProcesses(t *testing.T) {
+	var set detached
+	list := make([]*bootstrap.Process, maxDetached+1)
+	for i := range list {
+		list[i] = new(bootstrap.Process)
+		if got, want := set.add("ssh:evil", list[i]), i < maxDetached; got != want {
+			t.Fatalf("process %d: %v", i, got)
+		}
+	}
+	if !set.add("ssh:evil", list[0]) || !set.add("ssh:other", list[maxDetached]) {
+		t.Error("one that is known, or of another name, is refused")
+	}
+	// One that has ended makes room.
+	d := watched(t, Options{})
+	c, err := d.Connect(context.Background(), target(pythons.Any(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !set.add("ssh:third", c.stream.proc) {
+		t.Error("it is refused")
+	}
+	for i := 1; i < maxDetached; i++ {
+		set.add("ssh:third", list[i])
+	}
+	if set.add("ssh:third", list[0]) {
+		t.Error("there is room")
+	}
+	if err := c.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if !set.add("ssh:third", list[0]) {
+		t.Error("there is no room for another")
 	}
 }
