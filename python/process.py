@@ -24,6 +24,8 @@ GIVE_UP = 10
 # Seconds between two looks, the first and the longest: the kernel tells nobody that a process group has become empty.
 POLL = 0.002
 SLOW_POLL = 0.02
+# Processes that have detached and still run. What one more has started is ended like any other.
+MAX_DETACHED = 100
 # Seconds from SIGTERM to the first look at what processes there are, which takes long where there are many.
 LOOK = 0.05
 
@@ -147,6 +149,8 @@ class Ender(object):
         self.leaving = set()
         # Those that were given up, and are still to be reaped.
         self.held = []
+        # Those that have detached. They are reaped when one more does.
+        self.detached = []
         self.running = False
 
     def end(self, process, wait=None, on_gone=None):
@@ -171,11 +175,15 @@ class Ender(object):
 
     def end_of(self, link, process, on_gone=None):
         """The process's connection has ended."""
-        if not link.detached:
+        with self.lock:
+            self.detached = [other for other in self.detached if other.poll() is None]
+            stays = link.detached and len(self.detached) < MAX_DETACHED
+            if stays:
+                self.detached.append(process)
+                self.alive.discard(process)
+        if not stays:
             self.end(process, None, on_gone)
             return
-        with self.lock:
-            self.alive.discard(process)
         if on_gone:
             on_gone()
 

@@ -242,6 +242,45 @@ class LaunchTest(Base):
         harness.eventually('it is reaped later', lambda: ender.pass_over() or held.status == signal.SIGKILL)
         self.assertFalse(ender.held)
 
+    def test_detached(self):
+        """What has detached stays, up to a bound, and is reaped."""
+        self.attached()
+        import mitogen.process as module
+
+        class Link(object):
+            detached = True
+
+        def started():
+            pid = os.fork()
+            if not pid:
+                os.setsid()
+                while 1:
+                    time.sleep(1)
+            process = module.Process(pid)
+            harness.eventually('it leads a group', lambda: process.signal(0))
+            ender.alive.add(process)
+            return process
+        most, module.MAX_DETACHED = module.MAX_DETACHED, 2
+        self.addCleanup(setattr, module, 'MAX_DETACHED', most)
+        ender, gone = module.Ender(), []
+        list_ = [started() for _ in range(3)]
+        for process in list_:
+            ender.end_of(Link, process, lambda: gone.append(1))
+        harness.eventually('the third has ended', lambda: list_[2].status is not None and len(gone) == 3)
+        self.assertEqual([process.poll() for process in list_[:2]], [None, None])
+        self.assertFalse(ender.alive - set(list_[2:]))
+        list_[0].signal(signal.SIGKILL)
+        harness.eventually('it is dead', lambda: not module.living(list_[0].pid))
+        self.assertTrue(list_[0].status is None)
+        another = started()
+        ender.end_of(Link, another)
+        self.assertEqual(list_[0].status, signal.SIGKILL)
+        self.assertEqual(another.poll(), None)
+        self.assertEqual(ender.detached, [list_[1], another])
+        for process in ender.detached:
+            process.signal(signal.SIGKILL)
+            harness.eventually('it is reaped', lambda: process.poll() is not None)
+
     def test_last_words(self):
         """What a program printed before its end is told, even if nobody had time to read it before."""
         self.attached()
