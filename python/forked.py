@@ -201,6 +201,11 @@ def begin_context():
     """In a process that was forked off to be another context: it will have a door of its own."""
     global outer
     fds = (set(peers) | set((inner, outer))) - set((None,))
+    for peer in list(peers.values()):
+        # A thread that answers it may still be about to. Its number will be somebody else's.
+        with peer.lock:
+            peer.fd = None
+            del peer.out[:]
     for fd in fds:
         core.io.remove(fd)
     close(*fds)
@@ -610,13 +615,31 @@ def share_out():
 
 
 def share(queue, turn):
-    """In a thread of its own, since the reader must not import."""
+    """
+    Answer those in the queue, until it holds None, in a thread of its own, since the reader must not import. Whoever
+    puts something in the queue releases `turn`.
+    """
     try:
-        from mitogen.sharing import run
+        from mitogen.sharing import answer
     except ImportError:
-        # The connection is lost, and with it all peers: see lose().
-        return
-    run(queue, turn)
+        # The parent refuses it, or is lost: what is here goes as it is.
+        answer = Peer.send
+    while 1:
+        turn.acquire()
+        while queue:
+            wanted = queue.popleft()
+            if wanted is None:
+                return
+            peer, name = wanted
+            try:
+                answer(peer, name)
+            except Exception:
+                # No memory for more than the module itself.
+                peer.put(frames(name, None))
+            with peer.lock:
+                peer.questions -= 1
+            # The reader goes on with that peer, and polls for what waits to be written.
+            os.write(core.io.wake_w, b'x')
 
 
 def stop_sharing():

@@ -34,26 +34,6 @@ places = {}
 compiling = set()
 
 
-def run(queue, turn):
-    """Answer those in the queue, until it holds None. Whoever puts something in it releases `turn`."""
-    while 1:
-        turn.acquire()
-        while queue:
-            wanted = queue.popleft()
-            if wanted is None:
-                return
-            peer, name = wanted
-            try:
-                answer(peer, name)
-            except Exception:
-                # No memory for more than the module itself.
-                peer.put(forked.frames(name, None))
-            with peer.lock:
-                peer.questions -= 1
-            # The reader goes on with that peer, and polls for what waits to be written.
-            os.write(core.io.wake_w, b'x')
-
-
 def answer(peer, name):
     names = peer.needs(name)
     if type(core.importer.cache.get(name)) is tuple:

@@ -363,6 +363,33 @@ class ForkedTest(harness.TestCase):
         # The process itself reports a module that cannot be compiled.
         self.assertIn('broken', forked(lambda: load('broken')))
 
+    def test_sharing_is_refused(self):
+        """Processes get their modules all the same, as they are."""
+        if not core.PY3:
+            raise unittest.SkipTest('nothing is shared')
+        kept = sys.modules.pop('mitogen.sharing', None)
+
+        def again():
+            if kept:
+                sys.modules['mitogen.sharing'] = kept
+        self.addCleanup(again)
+        parent = self.parent({'m': 'VALUE = 1'})
+        real = parent.record
+        parent.record = lambda name: (name, None, u'refused', None, ()) if name == 'mitogen.sharing' else real(name)
+        for name in 'm', 'mitogen.sharing':
+            core.importer.cache.pop(name, None)
+        r, w = os.pipe()
+        others = [Forked(lambda: (os.read(r, 1), load('m'))[1]) for _ in range(3)]
+        self.assertEqual(forked(lambda: load('m')), '1')
+        for _ in others:
+            os.write(w, b'x')
+        self.assertEqual([other.result() for other in others], ['1'] * 3)
+        for fd in r, w:
+            os.close(fd)
+        self.assertEqual(parent.asked_runtime.count('mitogen.sharing'), 1)
+        self.assertFalse('mitogen.sharing' in sys.modules)
+        harness.eventually('nobody waits', lambda: sys.modules['mitogen.forked'].queue is None)
+
     def test_warnings(self):
         """
         Each process that imports a module shows what Python warns of in it. The parent does not.
