@@ -289,8 +289,17 @@ func (g *get) place(name string) (string, error) {
 // top is the directory that was asked for, as seen from itself.
 const top = "."
 
-// enter makes a directory of base the root. By name, it is no link: a link that the user has made was followed before.
+// enter makes a directory of base the root.
 func (g *get) enter(name string) error {
+	root, err := g.openTree(name)
+	if err == nil {
+		g.root, g.at, g.inside = root, name, true
+	}
+	return err
+}
+
+// openTree opens a directory of base. By name, it is no link: a link that the user has made was followed before.
+func (g *get) openTree(name string) (*os.Root, error) {
 	look := g.base.Stat
 	if g.name != "" {
 		look = g.base.Lstat
@@ -300,18 +309,17 @@ func (g *get) enter(name string) error {
 		err = unix.ENOTDIR
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	root, err := g.base.OpenRoot(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if there, err := root.Stat(top); err != nil || !os.SameFile(info, there) {
 		_ = root.Close()
-		return unix.ENOTDIR
+		return nil, unix.ENOTDIR
 	}
-	g.root, g.at, g.inside = root, name, true
-	return nil
+	return root, nil
 }
 
 // leave makes base the root again.
@@ -519,7 +527,7 @@ func (g *get) first(e *entry) (root *os.Root, name string, err error) {
 	case g.name != "":
 		return nil, "", fatalError{errProtocol} // the one source has no other name outside of it
 	}
-	root, err = g.base.OpenRoot(first)
+	root, err = g.openTree(first)
 	return root, below, err
 }
 
@@ -642,7 +650,7 @@ func (g *get) part(name string) (f *os.File, tmp string, err error) {
 	return f, tmp, err
 }
 
-// maxSize bounds a file: one of nothing but holes costs its target nothing, and takes a minute here.
+// maxSize bounds a file: one of nothing but holes costs its target nothing, and takes more than a minute here.
 const maxSize = 1 << 48
 
 // maxOffered bounds the digests of what is here of a file, which are kept. What is beyond comes again.

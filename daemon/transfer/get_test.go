@@ -460,6 +460,14 @@ func TestGetIntoADirectory(t *testing.T) {
 		"hard links of two": {[]string{"x", "y", "z"}, "home", Options{HardLinks: true}, func(w wire, _ *reader) error {
 			return errors.Join(top(w, "x"), small(w, "x/f", "x"), top(w, "y"), hard(w, "y/h", "x/f"), hard(w, "z", "y/h"))
 		}, ""},
+		"a hard link into a FIFO": {[]string{"x", "fifo"}, "home", Options{HardLinks: true}, func(w wire, _ *reader) error {
+			return hard(w, "x", "fifo/x")
+		}, "x: not a directory"},
+		"below a FIFO": {[]string{"fifo"}, "home", Options{}, func(w wire, r *reader) error {
+			err := errors.Join(top(w, "fifo"), w.write('F', file("fifo/x", unix.S_IFREG|0o600, block)), w.w.Flush())
+			_, _, err2 := r.read()
+			return errors.Join(err, err2)
+		}, "2 files:\nfifo: not a directory"},
 		"hard links unasked": {[]string{"x", "y"}, "home", Options{}, func(w wire, _ *reader) error {
 			return errors.Join(small(w, "x", "x"), hard(w, "y", "x"))
 		}, errProtocol.Error()},
@@ -499,6 +507,9 @@ func TestGetIntoADirectory(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			if err := unix.Mkfifo(filepath.Join(dir, "home/fifo"), 0o600); err != nil {
+				t.Fatal(err)
+			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			l := liar{say: func(w wire, r *reader) error {
@@ -526,7 +537,7 @@ func TestGetIntoADirectory(t *testing.T) {
 				}
 				for _, each := range list {
 					switch path.Join(name, each.Name()) {
-					case "home", "home/.profile", "home/.ssh", "home/.ssh/keys", "home/file", "home/new", "home/x", "home/y", "home/z":
+					case "home", "home/.profile", "home/.ssh", "home/.ssh/keys", "home/file", "home/fifo", "home/new", "home/x", "home/y", "home/z":
 					default:
 						t.Errorf("%s is there", path.Join(name, each.Name()))
 					}
