@@ -507,7 +507,10 @@ func (g *get) hardLink(e *entry) error {
 	if err := link(root, first, g.root, tmp); err != nil {
 		return err
 	}
-	return g.rename(tmp, e.path, nil)
+	if there, lerr := g.root.Lstat(tmp); lerr != nil || !os.SameFile(info, there) {
+		err = errDiffers // another transfer may have put a link there
+	}
+	return g.rename(tmp, e.path, err)
 }
 
 // first is where the file is that an entry is a hard link to. The root may be a new one.
@@ -761,7 +764,7 @@ func (g *get) blocks(ctx context.Context, e *entry, f *os.File, had int64, old [
 		return err
 	}
 	root := g.a.new()
-	var at int64
+	var at, hole int64 // nothing but zeros lies before hole, from where it was looked up
 	var kept error
 	for {
 		tag, data, err := g.reader.read()
@@ -793,7 +796,7 @@ func (g *get) blocks(ctx context.Context, e *entry, f *os.File, had int64, old [
 				return fatalError{errProtocol}
 			}
 			for range count {
-				if err := g.over(ctx); err != nil {
+				if err := g.over(ctx); err != nil && err != io.EOF {
 					return fatalError{err}
 				}
 				n := min(block, e.size-at)
@@ -806,8 +809,15 @@ func (g *get) blocks(ctx context.Context, e *entry, f *os.File, had int64, old [
 					d, kept = g.copyBlock(f, basis, at, n)
 				case tag == 'K':
 					d = old[number]
-				case kept == nil && (at < had || g.to != nil):
+				case kept == nil && g.to != nil:
 					kept = w(zeros[:n], at)
+				case kept == nil && at < had:
+					if at+n > hole {
+						hole = nextData(f, max(at, hole), had)
+					}
+					if at+n > hole { // else it stays a hole: it could be a large one
+						kept = w(zeros[:n], at)
+					}
 				}
 				_, _ = root.Write(d[:])
 				at += n

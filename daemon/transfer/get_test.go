@@ -707,6 +707,53 @@ func TestGetOffersLittle(t *testing.T) {
 	}
 }
 
+// TestGetHoles: a hole of a part stays one, however large, and what is there elsewhere is overwritten.
+func TestGetHoles(t *testing.T) {
+	const blocks = 400
+	dir := t.TempDir()
+	sum := algorithmOf(3).sum([]byte("x"))
+	part := filepath.Join(dir, fmt.Sprintf(".mitogend-%x%s", sum[:8], partSuffix))
+	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []int64{0, 5 * block, 300*block + 7, 301*block - 1} {
+		if _, err := f.WriteAt([]byte("data"), at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(f.Truncate((blocks+100)*block), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	l := liar{say: func(w wire, r *reader) error {
+		err := errors.Join(w.write('F', file("x", unix.S_IFREG|0o600, blocks*block-1)), w.w.Flush())
+		for tag := byte(0); err == nil && tag != 'N'; {
+			tag, _, err = r.read()
+		}
+		a := algorithmOf(3)
+		root := a.new()
+		for n := range blocks {
+			d := a.zero(block)
+			if n == blocks-1 {
+				d = a.zero(block - 1)
+			}
+			_, _ = root.Write(d[:])
+		}
+		return errors.Join(err, w.write('Z', binary.BigEndian.AppendUint64(nil, blocks)), w.write('E', root.Sum(nil)), w.write('q'))
+	}}
+	if _, err := Get(t.Context(), l, []string{"x"}, dir, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(dir + "/x")
+	if err != nil || len(got) != blocks*block-1 || len(bytes.Trim(got, "\x00")) > 0 {
+		t.Error("it is not what was sent: ", len(got), err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(dir+"/x", &st); err != nil || st.Blocks*512 > blocks*block/4 {
+		t.Error("its holes are filled: ", st.Blocks, err)
+	}
+}
+
 // TestOpenNoLink: neither a part nor what is compared is a link, though a Root would follow it.
 func TestOpenNoLink(t *testing.T) {
 	dir := t.TempDir()
