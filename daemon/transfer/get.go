@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -71,8 +72,7 @@ type get struct {
 	dirs    []entry
 	kept    int    // bytes, of dirs and of what is compared
 	buf     []byte // of copyBlock
-	temps   int
-	without bool // it was told that a file system has no attributes
+	without bool   // it was told that a file system has no attributes
 	ids     map[string]int
 }
 
@@ -446,9 +446,11 @@ func groupID(name string) (string, error) {
 	return gr.Gid, nil
 }
 
+// temporaries counts those of all transfers, several of which may write to one directory.
+var temporaries atomic.Int64
+
 func (g *get) temporary(name string) string {
-	g.temps++
-	return path.Join(path.Dir(name), fmt.Sprintf(".mitogend-%d-%d", os.Getpid(), g.temps))
+	return path.Join(path.Dir(name), fmt.Sprintf(".mitogend-%d-%d", os.Getpid(), temporaries.Add(1)))
 }
 
 // free tells whether a file can take the name. A directory gives way where what is not at the source is deleted.

@@ -14,6 +14,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -704,6 +705,31 @@ func TestGetOffersLittle(t *testing.T) {
 	defer cancel()
 	if _, err := Get(ctx, l, []string{"x"}, dir, Options{}); err == nil || offered != 2*digestLen {
 		t.Error(offered, err)
+	}
+}
+
+// TestGetSideBySide: many transfers of one process write to one directory.
+func TestGetSideBySide(t *testing.T) {
+	dir := t.TempDir()
+	var wg sync.WaitGroup
+	for n := range 8 {
+		wg.Go(func() {
+			name := fmt.Sprint("f", n)
+			l := liar{say: func(w wire, _ *reader) error {
+				var err error
+				for range 200 {
+					err = errors.Join(err, small(w, name, name))
+				}
+				return errors.Join(err, w.write('q'))
+			}}
+			if _, err := Get(t.Context(), l, []string{name}, dir, Options{}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if list, err := os.ReadDir(dir); err != nil || len(list) != 8 {
+		t.Error(list, err)
 	}
 }
 
