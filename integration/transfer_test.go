@@ -684,3 +684,61 @@ func TestTransferXattrsThatCannotBe(t *testing.T) {
 		}
 	}
 }
+
+// What a target has is called here as it was asked for, and of several SOURCEs of one name the first is copied.
+func TestGetNames(t *testing.T) {
+	EachPython(t, func(t *testing.T, p Python) {
+		dir := t.TempDir()
+		Write(t, dir, "user/a/log", "a")
+		Write(t, dir, "user/b/log", "b")
+		Write(t, dir, "user/caf\xe9", "c")
+		Write(t, dir, "user/~/d", "d")
+		for name, to := range map[string]string{"user/file": "a/log", "user/tree": "a", "user/dangling": "nothing"} {
+			if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		get := func(args ...string) Result {
+			cmd := Command(t, dir, append([]string{"get", "-H", p.Target()}, args...)...)
+			cmd.Env = append(cmd.Env, "HOME="+dir+"/user")
+			return runCommand(t, cmd)
+		}
+		if err := os.Mkdir(dir+"/out", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		get("~", "out").Want(t, 0, "", "")
+		get("~/a/..", "new").Want(t, 0, "", "")
+		get("~/a/.", "~/b/../caf\xe9", dir+"/user/~", "~/b/log", "~/file", "~/tree/", "out").Want(t, 0, "", "")
+		get("~/dangling", "out").Want(t, 1, "", "dangling: No such file or directory\n")
+		get("~/a/log", "~/b/log", dir+"/user/a/../a/log", "two").Want(t, 1, "", "~/b/log: another source has the same name, and it would take its place\n")
+		r := Mitogend(t, dir, "put", "-H", p.Target(), "user/a/log", "user/b/log", dir+"/put")
+		r.Want(t, 1, "", "user/b/log: another source has the same name, and it would take its place\n")
+		for name, want := range map[string]string{
+			"out/home/a/log": "a", "new/b/log": "b", "out/a/log": "a", "out/caf\xe9": "c", "out/~/d": "d", "out/log": "b", "out/file": "a", "out/tree/log": "a",
+			"two/log": "a", "put/log": "a",
+		} {
+			if got, err := os.ReadFile(filepath.Join(dir, name)); string(got) != want {
+				t.Errorf("%s: %q %v", name, got, err)
+			}
+		}
+		if err := os.Mkdir(dir+"/one", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		Mitogend(t, dir, "get", "--hard-links", "-H", p.Target(), dir+"/two/log", "one").Want(t, 0, "", "")
+		if err := os.Link(dir+"/two/log", dir+"/two/other"); err != nil {
+			t.Fatal(err)
+		}
+		Write(t, dir, "two/sub/x", "x")
+		if err := os.Link(dir+"/two/log", dir+"/two/sub/log"); err != nil {
+			t.Fatal(err)
+		}
+		Mitogend(t, dir, "get", "--hard-links", "-H", p.Target(), dir+"/two/sub", dir+"/two/other", dir+"/two/log", "one").Want(t, 0, "", "")
+		first, err := os.Stat(dir + "/one/sub/log")
+		for _, name := range []string{"other", "log"} {
+			if other, err2 := os.Stat(dir + "/one/" + name); err != nil || err2 != nil || !os.SameFile(first, other) {
+				t.Errorf("%s is another file: %v, %v", name, err, err2)
+			}
+		}
+		noneHidden(t, dir)
+	})
+}

@@ -18,11 +18,11 @@ class Sender(object):
         message = '%s: %s' % (text(path), reason(e))
         self.wire.write(b'e', message.encode('utf-8', 'replace') if PY3 else message)
 
-    def run(self, sources):
-        for source in sources:
+    def run(self, arguments):
+        # What each is called is for the other side to say.
+        for name, source in zip(arguments[::2], arguments[1::2]):
             if source[:1] == b'~':
                 source = os.path.expanduser(source)
-            name = os.path.basename(os.path.abspath(source)) or b'root'
             try:
                 # What is named may be a link, what lies below is one.
                 self.walk(source, name, os.stat(source))

@@ -66,11 +66,11 @@ func (g *get) compare(ctx context.Context) error {
 			return err
 		}
 		from := e.path
-		if e.kind() == unix.S_IFDIR && !strings.Contains(from, "/") && !g.inside && g.root != nil {
-			_ = g.enter() // it need not be there
+		if e.kind() == unix.S_IFDIR && !strings.Contains(from, "/") && !g.inside && g.base != nil {
+			_ = g.enter(g.name) // it need not be there
 		}
-		e.path = g.place(from)
-		if g.o.Delete {
+		e.path, err = g.place(from)
+		if g.o.Delete && err == nil {
 			seen[e.path] = true
 			err = g.keep(e.path)
 		}
@@ -83,7 +83,7 @@ func (g *get) compare(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		same, err := g.same(&e, rest, differ)
+		same, err := g.same(ctx, &e, rest, differ)
 		if !same && g.o.HardLinks {
 			differ[e.path] = true
 		}
@@ -126,7 +126,7 @@ func (g *get) compare(ctx context.Context) error {
 }
 
 // same tells whether a file is here as it should be. Directories are made so in any case.
-func (g *get) same(e *entry, sum []byte, differ map[string]bool) (bool, error) {
+func (g *get) same(ctx context.Context, e *entry, sum []byte, differ map[string]bool) (bool, error) {
 	if g.root == nil || e.path == "" {
 		return false, nil
 	}
@@ -146,8 +146,8 @@ func (g *get) same(e *entry, sum []byte, differ map[string]bool) (bool, error) {
 		return g.o.DryRun && st.Mode&0o777 == e.mode&0o777, nil
 	}
 	if e.link != "" {
-		first, err := g.first(e)
-		return err == nil && !differ[first] && g.linked(first, e.path), err
+		root, first, err := g.first(e)
+		return err == nil && !differ[first] && linked(root, first, g.root, e.path), err
 	}
 	mtime := info.ModTime().UnixNano()
 	// A 2.x gives times as floating point numbers; some file systems have whole seconds.
@@ -157,7 +157,7 @@ func (g *get) same(e *entry, sum []byte, differ map[string]bool) (bool, error) {
 	case info.Size() != e.size:
 		return false, nil
 	case g.o.Checksum:
-		d, err := g.whole(e.path, e.size)
+		d, err := g.whole(ctx, e.path, e.size)
 		if err != nil || string(d[:]) != string(sum) {
 			return false, err
 		}
@@ -175,20 +175,23 @@ func (g *get) same(e *entry, sum []byte, differ map[string]bool) (bool, error) {
 func abs(n int64) int64 { return max(n, -n) }
 
 // whole is the digest of all of a file here; see Source.whole.
-func (g *get) whole(name string, size int64) (digest, error) {
-	f, err := g.root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+func (g *get) whole(ctx context.Context, name string, size int64) (digest, error) {
+	f, err := g.open(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return digest{}, err
 	}
 	defer f.Close()
 	root := g.a.new()
-	err = g.a.eachBlock(f, size, func(d digest) error { _, err := root.Write(d[:]); return err })
+	err = g.a.eachBlock(f, size, func(d digest) error {
+		_, _ = root.Write(d[:])
+		return g.over(ctx)
+	})
 	return digest(root.Sum(nil)), err
 }
 
 // basis opens what is here of a large file, for the blocks that are the same; nil where there is none.
 func (g *get) basis(name string) *os.File {
-	f, err := g.root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := g.open(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil
 	}
@@ -214,7 +217,7 @@ func (g *get) copyBlock(f, basis *os.File, at, n int64) (digest, error) {
 
 // deleteRest removes what was not listed below a directory, which stays itself.
 func (g *get) deleteRest(dir string, seen map[string]bool) {
-	f, err := g.root.Open(dir)
+	f, err := openDir(g.root, dir)
 	var names []os.DirEntry
 	if err == nil {
 		names, err = f.ReadDir(-1)

@@ -22,6 +22,9 @@
 // With Options.Xattrs each entry is followed by the length of the file's extended attributes, or untold, and them: of
 // each the lengths of its name and its value, in two bytes and in four, and these.
 //
+// The first part of each path is what its source is called. For what a child sends, it is told that, and nothing else
+// is taken from it.
+//
 // A file is written to a temporary name beside its own, checked, given its mode and times, and renamed. The name of a
 // large one is made of the file's, so that what a lost connection has left is found by the next transfer, which sends
 // the blocks that are not there. It is locked while somebody writes to it, and not used if somebody else has made it.

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,23 +23,27 @@ import (
 )
 
 // Get copies files and trees of a child to this machine. Where dest is a directory, or ends with a slash, they go
-// into that; otherwise dest is the name of the one, and with Sync it always is. Nothing is written outside of it,
-// whatever the child says, and no file gets a bit of setuid or the like.
+// into that, each by its own name (topName); otherwise dest is the name of the one, and with Sync it always is.
+// Nothing is written anywhere else, whatever the child says, and no file gets a bit of setuid or the like.
 func Get(ctx context.Context, r daemon.Remote, names []string, dest string, o Options) (*Result, error) {
-	if o.Xattrs && r.Version().Major == 2 {
+	switch {
+	case dest == "":
+		return nil, ErrNoName
+	case o.Sync && len(names) != 1:
+		return nil, errors.New("transfer: sync takes one source")
+	case o.Xattrs && r.Version().Major == 2:
 		return nil, errPython
 	}
 	g, err := newGet(dest, o, len(names))
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if g.root != nil {
-			_ = g.root.Close()
-		}
-	}()
+	defer g.close()
 	return g.run(ctx, r, names)
 }
+
+// ErrNoName is for a destination that is an empty string.
+var ErrNoName = errors.New("transfer: the destination has no name")
 
 // GetTo writes one file of a child to w. After an error, only a part of it was written.
 func GetTo(ctx context.Context, r daemon.Remote, name string, w io.Writer, o Options) (*Result, error) {
@@ -53,23 +58,33 @@ type get struct {
 	o      *Options
 	a      algorithm
 	result *Result
-	root   *os.Root // nil where DryRun would make it
-	// name takes the place of the first part of each path; empty for none. Once that is a directory it is root, so
-	// that no link leads past it, and inside is set.
-	name    string
+	asked  map[string]bool // by topName: what the paths of the child may begin with
+	base   *os.Root        // where that lies; nil where DryRun would make it
+	name   string          // takes the place of the one that was asked for; empty for none
+	// root is base, or once that is a directory (inside), the one at of base, so that no link leads past it. barred
+	// is one that cannot be entered, and why.
+	root    *os.Root
 	inside  bool
+	at      string
+	barred  string
+	why     error
 	to      io.Writer // of GetTo
 	dirs    []entry
 	kept    int    // bytes, of dirs and of what is compared
 	buf     []byte // of copyBlock
-	temps   int
-	without bool // it was told that a file system has no attributes
+	without bool   // it was told that a file system has no attributes
 	ids     map[string]int
 }
 
 func newGet(dest string, o Options, sources int) (*get, error) {
 	info, err := os.Stat(dest)
+	if err == nil && !info.IsDir() && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: %w", dest, errSpecial)
+	}
 	into := o.Into || strings.HasSuffix(dest, "/") || sources > 1 || err == nil && info.IsDir()
+	if name := filepath.Base(dest); name == "." || name == ".." {
+		into = true // it is no name to give
+	}
 	g := &get{o: &o, ids: map[string]int{}}
 	if o.Sync {
 		into = false
@@ -88,27 +103,83 @@ func newGet(dest string, o Options, sources int) (*get, error) {
 	}
 	dir := dest
 	if !into {
-		dir, g.name = filepath.Split(filepath.Clean(dest))
+		dir, g.name = filepath.Split(dest)
 		if dir == "" {
 			dir = "."
 		}
 	}
 	if o.DryRun {
-		if g.root, err = os.OpenRoot(dir); errors.Is(err, fs.ErrNotExist) {
+		if g.base, err = os.OpenRoot(dir); errors.Is(err, fs.ErrNotExist) {
 			return g, nil
 		}
 	} else if err = os.MkdirAll(dir, 0o777); err == nil {
-		g.root, err = os.OpenRoot(dir)
+		g.base, err = os.OpenRoot(dir)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", dir, cause(err))
 	}
+	g.root = g.base
 	return g, nil
+}
+
+func (g *get) close() {
+	if g.inside {
+		_ = g.root.Close()
+	}
+	if g.base != nil {
+		_ = g.base.Close()
+	}
+}
+
+// topName is what a source of a child is called here: by the last part of its path. Where that is for the child to
+// say, as of "~" or "..", it is called something else, since the child must not choose a name.
+func topName(source string) string {
+	const unknown = "\x00" // nothing has it in its name
+	clean, user := source, ""
+	if strings.HasPrefix(source, "~") {
+		first, rest, deep := strings.Cut(source, "/")
+		if clean, user = unknown, first[1:]; deep {
+			clean += "/" + rest
+		}
+	}
+	switch name := path.Base(path.Clean(clean)); name {
+	case "/":
+		return "root"
+	case ".":
+		return "current"
+	case "..":
+		return "parent"
+	case unknown:
+		if user != "" && user != "." && user != ".." {
+			return user
+		}
+		return "home"
+	default:
+		return name
+	}
+}
+
+// ask gives the arguments of the program: what each source is called, and where it is. Of several with one name the
+// first is copied.
+func (g *get) ask(names []string) (args []string) {
+	g.asked = map[string]bool{}
+	first := map[string]string{}
+	for _, each := range names {
+		name := topName(each)
+		switch source, twice := first[name]; {
+		case !twice:
+			first[name], g.asked[name] = each, true
+			args = append(args, name, each)
+		case path.Clean(source) != path.Clean(each):
+			g.result.fail(each + ": " + errTwice.Error())
+		}
+	}
+	return args
 }
 
 func (g *get) run(ctx context.Context, r daemon.Remote, names []string) (*Result, error) {
 	g.a, g.result = algorithmOf(r.Version().Major), &Result{}
-	g.session = start(ctx, r, python.Send(), append([]string{g.o.letters(g.a)}, names...)...)
+	g.session = start(ctx, r, python.Send(), append([]string{g.o.letters(g.a)}, g.ask(names)...)...)
 	err := g.end(g.receive(ctx))
 	switch {
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
@@ -144,16 +215,25 @@ func (g *get) receive(ctx context.Context) error {
 			return err
 		}
 		from := e.path
-		if e.path = g.place(from); e.path == "" {
-			return errProtocol
+		if e.path, err = g.place(from); err != nil {
+			return err
 		}
 		switch {
+		case e.path == "" && g.barred != "":
+			err = g.why
+			if tag == 'F' {
+				err = errors.Join(err, g.reply('x'))
+			}
+		case e.path == "":
+			return errProtocol
 		case g.to != nil && (tag != 'f' && tag != 'F' || g.result.Files > 0):
 			err = fatalError{fmt.Errorf("%s: it is no file", from)}
 		case tag == 'F':
 			err = g.large(ctx, &e)
 		case tag == 'd':
 			err = g.directory(&e)
+		case tag == 'l' && !strings.Contains(from, "/"):
+			return errProtocol // a source is followed, and no link may stand where the next transfer writes
 		case tag == 'l':
 			err = g.symlink(&e)
 		case tag == 'h':
@@ -178,42 +258,100 @@ func (g *get) receive(ctx context.Context) error {
 	}
 }
 
-// place is where a file goes; empty where it would lie in a directory that has not come.
-func (g *get) place(name string) string {
-	if g.name == "" {
-		return name
+var errUnasked = errors.New("transfer: the other side sends what it was not asked for")
+
+// place is where in root a file goes; empty where it would lie in a directory that has not come.
+func (g *get) place(name string) (string, error) {
+	first, below, deep := strings.Cut(name, "/")
+	if !g.asked[first] {
+		return "", errUnasked
 	}
-	_, below, deep := strings.Cut(name, "/")
+	if g.name != "" {
+		first = g.name
+	}
+	if g.inside && first != g.at {
+		g.leave()
+	}
+	if g.barred != first || !deep {
+		g.barred = ""
+	}
 	switch {
 	case g.inside && deep:
-		return below
+		return below, nil
 	case g.inside:
-		return top
+		return top, nil
 	case deep:
-		return ""
+		return "", nil
 	}
-	return g.name
+	return first, nil
 }
 
-// top is the directory that has the name, as seen from itself.
+// top is the directory that was asked for, as seen from itself.
 const top = "."
 
-// enter makes the directory that has the name the root.
-func (g *get) enter() error {
-	root, err := g.root.OpenRoot(g.name)
+// enter makes a directory of base the root.
+func (g *get) enter(name string) error {
+	root, err := g.openTree(name)
 	if err == nil {
-		_ = g.root.Close()
-		g.root, g.inside = root, true
+		g.root, g.at, g.inside = root, name, true
 	}
 	return err
+}
+
+// openTree opens a directory of base. By name, it is no link: a link that the user has made was followed before.
+func (g *get) openTree(name string) (*os.Root, error) {
+	look := g.base.Stat
+	if g.name != "" {
+		look = g.base.Lstat
+	}
+	info, err := look(name)
+	if err == nil && !info.IsDir() {
+		err = unix.ENOTDIR
+	}
+	if err != nil {
+		return nil, err
+	}
+	root, err := g.base.OpenRoot(name)
+	if err != nil {
+		return nil, err
+	}
+	if there, err := root.Stat(top); err != nil || !os.SameFile(info, there) {
+		_ = root.Close()
+		return nil, unix.ENOTDIR
+	}
+	return root, nil
+}
+
+// leave makes base the root again.
+func (g *get) leave() {
+	g.finishDirs()
+	_ = g.root.Close()
+	g.root, g.inside, g.dirs = g.base, false, nil
 }
 
 // fatalError ends the transfer, not just one file.
 type fatalError struct{ error }
 
 func (g *get) directory(e *entry) error {
+	if !g.inside {
+		name := e.path
+		err := g.enter(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			if err = g.base.Mkdir(name, 0o700); err == nil {
+				err = g.enter(name)
+			}
+		}
+		switch {
+		case err != nil && g.name != "":
+			return fatalError{fmt.Errorf("%s: %w", path.Join(g.base.Name(), name), cause(err))}
+		case err != nil:
+			g.barred, g.why = name, err
+			return err
+		}
+		e.path = top
+	}
 	info, err := g.root.Stat(e.path)
-	if g.o.Sync && g.inside && (err != nil || !info.IsDir()) {
+	if g.o.Sync && (err != nil || !info.IsDir()) {
 		if info, lerr := g.root.Lstat(e.path); lerr == nil && !info.IsDir() {
 			_ = g.root.Remove(e.path)
 			_, err = g.root.Stat(e.path)
@@ -223,15 +361,6 @@ func (g *get) directory(e *entry) error {
 		err = g.root.Mkdir(e.path, 0o700)
 	} else if err == nil && !info.IsDir() {
 		err = unix.ENOTDIR
-	}
-	if g.name != "" && !g.inside {
-		if err == nil {
-			err = g.enter()
-		}
-		if err != nil {
-			return fatalError{fmt.Errorf("%s: %w", path.Join(g.root.Name(), g.name), cause(err))}
-		}
-		e.path = top
 	}
 	if err == nil {
 		texts := []string{e.path, e.link, e.user, e.group}
@@ -317,9 +446,11 @@ func groupID(name string) (string, error) {
 	return gr.Gid, nil
 }
 
+// temporaries counts those of all transfers, several of which may write to one directory.
+var temporaries atomic.Int64
+
 func (g *get) temporary(name string) string {
-	g.temps++
-	return path.Join(path.Dir(name), fmt.Sprintf(".mitogend-%d-%d", os.Getpid(), g.temps))
+	return path.Join(path.Dir(name), fmt.Sprintf(".mitogend-%d-%d", os.Getpid(), temporaries.Add(1)))
 }
 
 // free tells whether a file can take the name. A directory gives way where what is not at the source is deleted.
@@ -348,6 +479,7 @@ func (g *get) rename(tmp, name string, err error) error {
 }
 
 func (g *get) symlink(e *entry) error {
+	e.size = 0
 	tmp := g.temporary(e.path)
 	err := g.root.Symlink(e.link, tmp)
 	if err == nil && g.o.Owner {
@@ -358,42 +490,99 @@ func (g *get) symlink(e *entry) error {
 
 // hardLink gives a file that has come before another name.
 func (g *get) hardLink(e *entry) error {
-	first, err := g.first(e)
-	if err != nil {
-		return fatalError{err}
-	}
 	e.size = 0
-	info, err := g.root.Lstat(first)
+	root, first, err := g.first(e)
+	if err != nil {
+		return err
+	}
+	if root != g.root && root != g.base {
+		defer root.Close()
+	}
+	info, err := root.Lstat(first)
 	if err == nil && !info.Mode().IsRegular() {
 		err = errors.New("the target of its hard link is no file")
 	}
-	if err != nil || g.linked(first, e.path) {
+	if err != nil || linked(root, first, g.root, e.path) {
 		return err
 	}
 	tmp := g.temporary(e.path)
-	if err := g.root.Link(first, tmp); err != nil {
+	if err := link(root, first, g.root, tmp); err != nil {
 		return err
 	}
-	return g.rename(tmp, e.path, nil)
+	if there, lerr := g.root.Lstat(tmp); lerr != nil || !os.SameFile(info, there) {
+		err = errDiffers // another transfer may have put a link there
+	}
+	return g.rename(tmp, e.path, err)
 }
 
-// first is where the file is that an entry is a hard link to.
-func (g *get) first(e *entry) (string, error) {
-	first := g.place(e.link)
-	if path.Clean("/"+e.link) != "/"+e.link || first == "" {
-		return "", errProtocol
+// first is where the file is that an entry is a hard link to. The root may be a new one.
+func (g *get) first(e *entry) (root *os.Root, name string, err error) {
+	first, below, deep := strings.Cut(e.link, "/")
+	if !g.o.HardLinks || path.Clean("/"+e.link) != "/"+e.link || !g.asked[first] {
+		return nil, "", fatalError{errProtocol}
 	}
-	return first, nil
+	if g.name != "" {
+		first = g.name
+	}
+	switch {
+	case g.inside && g.at == first && deep:
+		return g.root, below, nil
+	case !deep && g.name == "":
+		return g.base, first, nil
+	case g.name != "":
+		return nil, "", fatalError{errProtocol} // the one source has no other name outside of it
+	}
+	root, err = g.openTree(first)
+	return root, below, err
 }
 
 // linked tells whether two names are those of one file.
-func (g *get) linked(name, other string) bool {
-	a, err := g.root.Lstat(name)
+func linked(root *os.Root, name string, otherRoot *os.Root, other string) bool {
+	a, err := root.Lstat(name)
 	if err != nil {
 		return false
 	}
-	b, err := g.root.Lstat(other)
+	b, err := otherRoot.Lstat(other)
 	return err == nil && os.SameFile(a, b)
+}
+
+// link makes a hard link from one root to another: no link of either leads out of it.
+func link(root *os.Root, name string, newRoot *os.Root, newName string) error {
+	from, err := openDir(root, path.Dir(name))
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	to, err := openDir(newRoot, path.Dir(newName))
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	return unix.Linkat(int(from.Fd()), path.Base(name), int(to.Fd()), path.Base(newName), 0)
+}
+
+// openDir opens a directory, and waits for no FIFO.
+func openDir(root *os.Root, name string) (*os.File, error) {
+	return root.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY, 0)
+}
+
+// open opens a file that is no link itself. A Root follows one that stays inside, whatever the flags.
+func (g *get) open(name string, flags int, perm uint32) (*os.File, error) {
+	dir, err := openDir(g.root, path.Dir(name))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	for {
+		fd, err := unix.Openat(int(dir.Fd()), path.Base(name), flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, perm)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return nil, &fs.PathError{Op: "openat", Path: name, Err: err}
+		default:
+			return os.NewFile(uintptr(fd), name), nil
+		}
+	}
 }
 
 var errDiffers = errors.New("it came damaged, or was changed while it was read")
@@ -440,7 +629,7 @@ func (g *get) part(name string) (f *os.File, tmp string, err error) {
 		if info, err := g.root.Lstat(tmp); err == nil && !info.Mode().IsRegular() {
 			_ = g.root.Remove(tmp)
 		}
-		f, err = g.root.OpenFile(tmp, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		f, err = g.open(tmp, os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
 			_ = g.root.Remove(tmp)
 			continue
@@ -466,8 +655,17 @@ func (g *get) part(name string) (f *os.File, tmp string, err error) {
 	return f, tmp, err
 }
 
+// maxSize bounds a file: one of nothing but holes costs its target nothing, and takes more than a minute here.
+const maxSize = 1 << 48
+
+// maxOffered bounds the digests of what is here of a file, which are kept. What is beyond comes again.
+const maxOffered = maxListed / digestLen
+
 // large takes a large file.
 func (g *get) large(ctx context.Context, e *entry) error {
+	if e.size > maxSize {
+		return errors.Join(errors.New("it is larger than 256 TiB"), g.reply('x'))
+	}
 	if g.to != nil {
 		if err := g.reply('N'); err != nil {
 			return err
@@ -502,7 +700,7 @@ func (g *get) large(ctx context.Context, e *entry) error {
 	if err != nil {
 		return errors.Join(err, g.reply('x'))
 	}
-	old, err := g.offer(had, there.Size())
+	old, err := g.offer(ctx, had, min(there.Size(), e.size, maxOffered*block))
 	if err != nil {
 		return err
 	}
@@ -518,9 +716,12 @@ func (g *get) large(ctx context.Context, e *entry) error {
 }
 
 // offer tells the child what is here of a file.
-func (g *get) offer(f *os.File, size int64) (old []digest, err error) {
+func (g *get) offer(ctx context.Context, f *os.File, size int64) (old []digest, err error) {
 	list := make([]byte, 0, block)
 	err = g.a.eachBlock(f, size, func(d digest) error {
+		if err := g.over(ctx); err != nil {
+			return fatalError{err}
+		}
 		old = append(old, d)
 		if list = append(list, d[:]...); len(list) >= block {
 			if err := g.reply('n', list); err != nil {
@@ -565,7 +766,7 @@ func (g *get) blocks(ctx context.Context, e *entry, f *os.File, had int64, old [
 		return err
 	}
 	root := g.a.new()
-	var at int64
+	var at, hole int64 // nothing but zeros lies before hole, from where it was looked up
 	var kept error
 	for {
 		tag, data, err := g.reader.read()
@@ -597,20 +798,28 @@ func (g *get) blocks(ctx context.Context, e *entry, f *os.File, had int64, old [
 				return fatalError{errProtocol}
 			}
 			for range count {
+				if err := g.over(ctx); err != nil && err != io.EOF {
+					return fatalError{err}
+				}
 				n := min(block, e.size-at)
 				d := g.a.zero(int(n))
 				number := int(at / block)
 				switch {
-				case ctx.Err() != nil:
-					return fatalError{context.Cause(ctx)}
 				case tag == 'K' && number >= len(old):
 					return fatalError{errProtocol}
 				case tag == 'K' && basis != nil && kept == nil:
 					d, kept = g.copyBlock(f, basis, at, n)
 				case tag == 'K':
 					d = old[number]
-				case kept == nil && (at < had || g.to != nil):
+				case kept == nil && g.to != nil:
 					kept = w(zeros[:n], at)
+				case kept == nil && at < had:
+					if at+n > hole {
+						hole = nextData(f, max(at, hole), had)
+					}
+					if at+n > hole { // else it stays a hole: it could be a large one
+						kept = w(zeros[:n], at)
+					}
 				}
 				_, _ = root.Write(d[:])
 				at += n

@@ -21,7 +21,7 @@ func Put(ctx context.Context, r daemon.Remote, s *Source, dest string, o Options
 	a := algorithmOf(r.Version().Major)
 	switch {
 	case dest == "":
-		return nil, errors.New("transfer: the destination has no name")
+		return nil, ErrNoName
 	case o.Sync && o.Delete && path.Clean(dest) == "/":
 		return nil, errors.New("/: all of the target cannot be the destination of sync")
 	case o.Xattrs && r.Version().Major == 2:

@@ -155,6 +155,23 @@ func (s *session) end(err error) error {
 	return err
 }
 
+// over is why nothing more is to be done: ctx has ended, or the program has failed. It is io.EOF if that has ended
+// well: nobody takes an answer, but it may have said what is not read yet.
+func (s *session) over(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	select {
+	case <-s.ended:
+		if s.err == nil {
+			return io.EOF
+		}
+		return s.err
+	default:
+		return nil
+	}
+}
+
 var errEarly = errors.New("transfer: the program there has ended too early")
 
 // tail keeps the end of what is written to it.

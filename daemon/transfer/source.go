@@ -63,6 +63,7 @@ func NewSource(names []string, o Options) (*Source, error) {
 		s.links = map[[2]uint64]string{}
 	}
 	look := &lookup{users: map[uint32]string{}, groups: map[uint32]string{}, on: o.Owner}
+	first := map[string]string{}
 	for _, name := range names {
 		info, err := os.Stat(name) // what is named may be a link
 		if err != nil {
@@ -76,6 +77,13 @@ func NewSource(names []string, o Options) (*Source, error) {
 		if base == "/" {
 			base = "root"
 		}
+		if source, twice := first[base]; twice {
+			if source != absolute {
+				s.fail(name, errTwice)
+			}
+			continue
+		}
+		first[base] = absolute
 		s.add(name, base, info, look)
 	}
 	switch {
@@ -148,9 +156,14 @@ func (s *Source) add(name, path string, info fs.FileInfo, look *lookup) {
 		s.Files++
 		s.Bytes += it.size
 	default:
-		s.fail(name, errors.New("it is no file, directory or link"))
+		s.fail(name, errSpecial)
 	}
 }
+
+var (
+	errSpecial = errors.New("it is no file, directory or link")
+	errTwice   = errors.New("another source has the same name, and it would take its place")
+)
 
 // linked tells whether a file is one that has come by another name.
 func (s *Source) linked(it *item, st *unix.Stat_t) bool {

@@ -201,4 +201,10 @@ func (r *reader) read() (tag byte, data []byte, err error) {
 	return head[0], r.buf, err
 }
 
-func blocksOf(size int64) int { return int((size + block - 1) / block) }
+func blocksOf(size int64) int {
+	n := int(size / block)
+	if size%block > 0 {
+		n++
+	}
+	return n
+}

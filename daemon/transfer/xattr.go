@@ -179,9 +179,12 @@ func xattrsOf(f *os.File) (xattrs, error) {
 		func(name string, b []byte) (int, error) { return unix.Fgetxattr(int(f.Fd()), name, b) })
 }
 
-// openXattrs opens a file or directory for its attributes.
-func (g *get) openXattrs(name string) (*os.File, error) {
-	return g.root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+// openXattrs opens a file or directory for its attributes. A directory may be there by a link.
+func (g *get) openXattrs(name string, e *entry) (*os.File, error) {
+	if e.kind() == unix.S_IFDIR {
+		return openDir(g.root, name)
+	}
+	return g.open(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 }
 
 // sameXattrs tells whether a file has the attributes that it is to have.
@@ -189,7 +192,7 @@ func (g *get) sameXattrs(name string, e *entry) bool {
 	if e.xattrs == nil {
 		return true
 	}
-	f, err := g.openXattrs(name)
+	f, err := g.openXattrs(name, e)
 	if err != nil {
 		return false
 	}
@@ -221,7 +224,7 @@ func (g *get) setXattrs(name string, e *entry) error {
 }
 
 func (g *get) trySetXattrs(name string, e *entry) error {
-	f, err := g.openXattrs(name)
+	f, err := g.openXattrs(name, e)
 	if err != nil {
 		return err
 	}
