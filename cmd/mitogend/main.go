@@ -127,6 +127,7 @@ serves its imports from this machine. Nothing is installed or written there.`,
 	root.AddCommand(newRun(a), newCall(a), newExec(a), newRepl(a), newFacts(a), newPut(a), newGet(a), newSync(a), newModules(a), newVersion(a),
 		newServe(a), newPs(a), newClose(a), newStop(a), newStats(a), newLogs(a), newTop(a), newConfig(a), newCache(a),
 		newMaster(a), newHosts(a), newDoctor(a))
+	fill(root)
 	return root
 }
 
