@@ -15,6 +15,7 @@ import (
 	"mitogend/bootstrap"
 	"mitogend/bootstrap/builds"
 	"mitogend/daemon"
+	"mitogend/daemon/inventory"
 )
 
 // target is one place to run something.
@@ -115,6 +116,7 @@ func (t *targetFlags) readAll(ctx context.Context, stdin io.Reader) ([]target, e
 		hosts = []string{"local:"}
 	}
 	var out []target
+	listed := map[string]bool{} // names: one that is in two groups is worked on once
 	for _, value := range hosts {
 		names := splitTargets(value)
 		if file, ok := strings.CutPrefix(value, "@"); ok {
@@ -127,7 +129,14 @@ func (t *targetFlags) readAll(ctx context.Context, stdin io.Reader) ([]target, e
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, list...)
+		for _, one := range list {
+			name := one.known != "" || !inventory.WrittenOut(one.name)
+			if name && listed[one.name] {
+				continue
+			}
+			listed[one.name] = name
+			out = append(out, one)
+		}
 	}
 	return out, nil
 }
