@@ -126,7 +126,7 @@ func newFleet(ctx context.Context, a *app, f *fleetFlags, firstPath string, main
 		return nil, err
 	case f.gather && f.json:
 		return nil, usagef("-b and --json exclude each other")
-	case f.where != "" && f.dryRun:
+	case f.where != "" && f.dryRun && !f.dryWork:
 		return nil, usagef("--where asks the targets what they are, and --dry-run asks them nothing")
 	}
 	if fl.plan, err = f.plan(len(targets)); err != nil || f.dryRun && !f.dryWork {

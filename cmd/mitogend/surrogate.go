@@ -69,6 +69,15 @@ func rawText(s string) string {
 	})
 }
 
+// fileText is a text with names of files in it, in JSON as Python has them.
+type fileText string
+
+func (n fileText) MarshalJSON() ([]byte, error) {
+	var w jsonWriter
+	w.text(escapeBytes(string(n)))
+	return w.buf.Bytes(), nil
+}
+
 // lone marks a surrogate while JSON is read or written, since Go's JSON cannot keep one. Text hardly ever has it: it
 // is no character.
 const lone = "\U0010ffff"

@@ -7,6 +7,7 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -137,12 +138,38 @@ func (c *transferCommand) fetch(cmd *cobra.Command, a *app, verb string, sources
 
 // transferRow is the result in --json.
 type transferRow struct {
-	Files   int      `json:"files"`
-	Bytes   int64    `json:"bytes"`
-	Sent    int64    `json:"sent"`
-	Same    int      `json:"same"`
-	Deleted int      `json:"deleted"`
-	Errors  []string `json:"errors,omitempty"`
+	Files   int        `json:"files"`
+	Bytes   int64      `json:"bytes"`
+	Sent    int64      `json:"sent"`
+	Same    int        `json:"same"`
+	Deleted int        `json:"deleted"`
+	Errors  []fileText `json:"errors,omitempty"`
+	transferNames
+}
+
+// transferNames are the names that sync would send and delete, or with -v has. It is safe for concurrent use.
+type transferNames struct {
+	mu      sync.Mutex // guards the following
+	Send    []fileText `json:"send,omitempty"`
+	Delete  []fileText `json:"delete,omitempty"`
+	LeftOut int        `json:"left_out,omitempty"`
+}
+
+// maxListed is how many names each list has.
+const maxListed = 10_000
+
+func (n *transferNames) add(action, path string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	list := &n.Send
+	if action == "delete" {
+		list = &n.Delete
+	}
+	if len(*list) == maxListed {
+		n.LeftOut++
+		return
+	}
+	*list = append(*list, fileText(path))
 }
 
 // each copies for every target.
@@ -152,12 +179,13 @@ func (c *transferCommand) each(ctx context.Context, fl *fleet, do func(context.C
 	return fl.each(ctx, func(ctx context.Context, j *job) *outcome {
 		o := c.options
 		o.OnBytes = func(n int64) { c.moved.Add(n) }
-		if c.dryRun || fl.app.verbose > 0 {
-			o.OnFile = func(action, path string) {
-				if !c.json {
-					fmt.Fprintf(j.stdout, "%s %s\n", action, printable.Line(path))
-				}
-			}
+		var row transferRow
+		switch {
+		case !c.dryRun && fl.app.verbose == 0:
+		case c.json:
+			o.OnFile = row.add
+		default:
+			o.OnFile = func(action, path string) { fmt.Fprintf(j.stdout, "%s %s\n", action, printable.Line(path)) }
 		}
 		r, err := do(ctx, j, o)
 		out := &outcome{OK: true}
@@ -165,9 +193,11 @@ func (c *transferCommand) each(ctx context.Context, fl *fleet, do func(context.C
 			out = failed(ctx, err)
 		}
 		if r != nil && c.json {
-			out.write = func(w io.Writer) {
-				writeJSON(noNewline{w}, transferRow{r.Files, r.Bytes, r.Sent, r.Same, r.Deleted, r.Errors})
+			row.Files, row.Bytes, row.Sent, row.Same, row.Deleted = r.Files, r.Bytes, r.Sent, r.Same, r.Deleted
+			for _, e := range r.Errors {
+				row.Errors = append(row.Errors, fileText(e))
 			}
+			out.write = func(w io.Writer) { writeJSON(noNewline{w}, &row) }
 		}
 		var incomplete *transfer.Error
 		if errors.As(err, &incomplete) {
