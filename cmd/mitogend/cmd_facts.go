@@ -101,9 +101,8 @@ func writeFacts(j *job, text json.RawMessage) error {
 			continue
 		}
 		shown := string(value)
-		var s string
-		if json.Unmarshal(value, &s) == nil && string(value) != "null" {
-			shown = s
+		if s, ok := textOf(value); ok {
+			shown = rawText(s)
 		}
 		fmt.Fprintf(&out, "%-22s%s\n", f.name, printable.Line(shown))
 	}
