@@ -159,6 +159,14 @@ func splitTargets(s string) []string {
 	return out
 }
 
+// freeStdin refuses to read stdin for something else, too, if it has the targets.
+func (t *targetFlags) freeStdin(what string) error {
+	if slices.Contains(t.hosts, "@-") {
+		return usagef("-H @- takes all of stdin, and nothing is left of it for %s; write one of them to a file", what)
+	}
+	return nil
+}
+
 // readTargets reads a file with one target a line. # begins a line of comment.
 func readTargets(file string, stdin io.Reader) ([]string, error) {
 	r := stdin

@@ -93,6 +93,7 @@ func (c *transferCommand) send(cmd *cobra.Command, a *app, verb string, sources 
 	}
 	source, err := c.source(cmd.Context(), sources, cmd.InOrStdin())
 	if err != nil {
+		fl.discard()
 		return err
 	}
 	c.total = source.Bytes * int64(len(fl.targets))
@@ -108,11 +109,9 @@ func (c *transferCommand) fetch(cmd *cobra.Command, a *app, verb string, sources
 		return err
 	}
 	each := len(fl.targets) > 1 && placed(dest, target{}) == dest // a directory for each
-	if dest == "-" && c.options.Sync {
-		return usagef("sync what with what? Write mitogend sync --pull SOURCE DEST")
-	}
-	if dest == "-" && (len(fl.targets) > 1 || len(sources) > 1 || c.json) {
-		return usagef("get ... -: stdout is for one file of one target, without --json")
+	if err := c.checkStdout(len(fl.targets), sources, dest); err != nil {
+		fl.discard()
+		return err
 	}
 	place := func(t target) string {
 		switch {
@@ -134,6 +133,20 @@ func (c *transferCommand) fetch(cmd *cobra.Command, a *app, verb string, sources
 		}
 		return transfer.Get(ctx, j.child, from, place(j.target), o)
 	})
+}
+
+// checkStdout refuses what cannot be written to stdout.
+func (c *transferCommand) checkStdout(targets int, sources []string, dest string) error {
+	switch {
+	case dest != "-":
+	case c.options.Sync:
+		return usagef("sync what with what? Write mitogend sync --pull SOURCE DEST")
+	case targets > 1 || len(sources) > 1 || c.json:
+		return usagef("get ... -: stdout is for one file of one target, without --json")
+	case c.gather:
+		return usagef("get ... -: stdout is for the file as it is, without -b")
+	}
+	return nil
 }
 
 // transferRow is the result in --json.
