@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -92,10 +91,7 @@ func runClient(ctx context.Context, a *app, args []string, dir, socket string) (
 		path += string(filepath.ListSeparator) + old
 	}
 	cmd.Env = append(os.Environ(), "PYTHONPATH="+path, "MITOGEND_SOCKET="+socket)
-	// From here on, signals are the program's. The new channel comes first, so that none of them ends this process.
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, stopSignals()...)
-	signal.Stop(a.signals)
+	signals := a.takeSignals(stopSignals()...) // from here on, they are the program's
 	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
 	}
