@@ -11,32 +11,30 @@ import (
 
 // tells says which signals it gets, and ends after a while with status 5.
 const tells = `
-import signal, sys, time
+import os, signal, sys, time
+
+def tell(text):
+    os.write(1, text.encode() + b'\n') # a handler may not use sys.stdout while that is flushed
 
 def told(sig, frame):
-    sys.stdout.write('got %d\n' % sig)
-    sys.stdout.flush()
+    tell('got %d' % sig)
 
 for sig in (signal.SIGTERM, signal.SIGHUP):
     signal.signal(sig, told)
 if 'stubborn' in sys.argv:
     signal.signal(signal.SIGINT, told)
-sys.stdout.write('ready\n')
-sys.stdout.flush()
 try:
-    deadline = time.time() + (1000 if 'stubborn' in sys.argv else 1.5)
-    if 'slow' in sys.argv:
-        deadline += 1000
+    tell('ready')
+    deadline = time.time() + (1000 if len(sys.argv) > 1 else 1.5)
     while time.time() < deadline:
         time.sleep(0.05)
 except KeyboardInterrupt:
-    sys.stdout.write('interrupted\n')
-    sys.stdout.flush()
+    tell('interrupted')
     deadline = time.time() + 0.5 # a second SIGINT would cut it short
     while time.time() < deadline:
         time.sleep(0.05)
 finally:
-    sys.stdout.write('cleaned up\n')
+    tell('cleaned up')
 sys.exit(5)
 `
 

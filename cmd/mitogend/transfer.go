@@ -166,10 +166,15 @@ type transferNames struct {
 	Send    []fileText `json:"send,omitempty"`
 	Delete  []fileText `json:"delete,omitempty"`
 	LeftOut int        `json:"left_out,omitempty"`
+	bytes   int        // of all names
 }
 
-// maxListed is how many names each list has.
-const maxListed = 10_000
+// maxListed is how many names each list has, maxListedBytes how much text both have: many targets may be previewed at
+// once.
+const (
+	maxListed      = 10_000
+	maxListedBytes = 4 << 20
+)
 
 func (n *transferNames) add(action, path string) {
 	n.mu.Lock()
@@ -178,10 +183,11 @@ func (n *transferNames) add(action, path string) {
 	if action == "delete" {
 		list = &n.Delete
 	}
-	if len(*list) == maxListed {
+	if len(*list) == maxListed || n.bytes+len(path) > maxListedBytes {
 		n.LeftOut++
 		return
 	}
+	n.bytes += len(path)
 	*list = append(*list, fileText(path))
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 )
 
@@ -22,6 +23,13 @@ func TestTransferNames(t *testing.T) {
 	}
 	if err != nil || len(got.Send) != maxListed || len(got.Delete) != 1 || got.LeftOut != 2 {
 		t.Error(len(got.Send), got.Delete, got.LeftOut, err)
+	}
+	var long transferNames
+	for range 3 {
+		long.add("delete", strings.Repeat("x", maxListedBytes/2))
+	}
+	if len(long.Delete) != 2 || long.LeftOut != 1 {
+		t.Error(len(long.Delete), long.LeftOut)
 	}
 	if text, err := json.Marshal(fileText("caf\xe9 é")); string(text) != `"caf\udce9 é"` {
 		t.Errorf("%s %v", text, err)
