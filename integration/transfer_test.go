@@ -355,6 +355,34 @@ func testSync(t *testing.T, flags ...string) {
 	})
 }
 
+// A preview asks the target what it is, and has all names in JSON, as Python has those that are not UTF-8.
+func TestSyncPreview(t *testing.T) {
+	dir := t.TempDir()
+	p := AnyPython(t)
+	Write(t, dir, "here/caf\xe9", "new")
+	Write(t, dir, "there/old", "old")
+	for _, pull := range []bool{false, true} {
+		args := []string{"sync", "--dry-run", "--delete", "--json", "-H", p.Target(), "--where", "cpus > 0"}
+		if pull {
+			args = append(args, "--pull")
+		}
+		r := Mitogend(t, dir, append(args, dir+"/here", dir+"/there")...)
+		want := fmt.Sprintf(`here/caf\udce9"],"delete":["%s/there/old"]}`, dir)
+		if r.Status != 0 || !strings.Contains(r.Stdout, want) {
+			t.Errorf("pull %v: %v; want %s", pull, r, want)
+		}
+		args[7] = "cpus < 0"
+		Mitogend(t, dir, append(args, dir+"/here", dir+"/there")...).Want(t, 0, "", "")
+	}
+	if err := syscall.Mkfifo(filepath.Join(dir, "here/fifo\xe9"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := Mitogend(t, dir, "sync", "--json", "-H", p.Target(), dir+"/here", dir+"/there")
+	if want := `"errors":["` + dir + `/here/fifo\udce9: it is no file, directory or link"]`; r.Status != 1 || !strings.Contains(r.Stdout, want) {
+		t.Errorf("%v; want %s", r, want)
+	}
+}
+
 // TestTransferResumes: a transfer that is killed at any point leaves no half file, and the next one resumes it.
 func TestTransferResumes(t *testing.T) {
 	dir := t.TempDir()

@@ -299,10 +299,11 @@ func (sv *service) serveClients(ctx context.Context, ln net.Listener, failed cha
 	return func() { cancel(); <-done }
 }
 
-// takeSignals lets this command handle signals itself.
-func (a *app) takeSignals() <-chan os.Signal {
-	signal.Stop(a.signals)
+// takeSignals lets this command handle signals itself. The new channel comes first, so that none of them ends the
+// process in between.
+func (a *app) takeSignals(wanted ...os.Signal) <-chan os.Signal {
 	c := make(chan os.Signal, 4)
-	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	signal.Notify(c, wanted...)
+	signal.Stop(a.signals)
 	return c
 }
