@@ -770,3 +770,44 @@ func TestGetNames(t *testing.T) {
 		noneHidden(t, dir)
 	})
 }
+
+// TestPlacesOfGet: an empty name is no name, targets do not write to one place, and their names choose no directory.
+func TestPlacesOfGet(t *testing.T) {
+	dir := t.TempDir()
+	p := AnyPython(t)
+	Write(t, dir, "src/log", "a")
+	Write(t, dir, "kept", "k")
+	one, two := p.Target(), p.Target()+"&stdio=pty"
+	for _, args := range [][]string{
+		{"put", "-H", one, "src/log", ""}, {"put", "-H", one, "", "/tmp/x"}, {"get", "-H", one, dir + "/src/log", ""},
+		{"get", "-H", one, "", "out"}, {"sync", "-H", one, "src", ""}, {"sync", "-H", one, "--pull", "--delete", dir + "/src", ""},
+		{"sync", "-H", one, "-H", two, "--pull", "--delete", dir + "/src", ""},
+	} {
+		r := Mitogend(t, dir, args...)
+		if r.Status != 2 || !strings.Contains(r.Stderr, "is empty; the current directory is .") {
+			t.Errorf("%q: %d %s", args, r.Status, r.Stderr)
+		}
+	}
+	for _, args := range [][]string{
+		{"get", "-H", one, "-H", two, dir + "/src/log", "out/{host}"}, {"get", "-H", one, "-H", one, dir + "/src/log", "out"},
+		{"sync", "-H", one, "-H", two, "--pull", dir + "/src", "out/{host}/"},
+	} {
+		r := Mitogend(t, dir, args...)
+		if r.Status != 2 || !strings.Contains(r.Stderr, "would both write to out") {
+			t.Errorf("%q: %d %s", args, r.Status, r.Stderr)
+		}
+	}
+	Mitogend(t, dir, "get", "-H", one, "-H", two, dir+"/src/log", "out/{target}/x").Want(t, 0, "", "")
+	entries, err := os.ReadDir(dir + "/out")
+	if err != nil || len(entries) != 2 {
+		t.Errorf("%v, %v", entries, err)
+	}
+	for _, e := range entries {
+		if got, err := os.ReadFile(filepath.Join(dir, "out", e.Name(), "x")); string(got) != "a" {
+			t.Errorf("%s: %q, %v", e.Name(), got, err)
+		}
+	}
+	if got, err := os.ReadFile(dir + "/kept"); string(got) != "k" {
+		t.Errorf("%q, %v", got, err)
+	}
+}

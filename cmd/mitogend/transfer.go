@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -83,6 +84,9 @@ func (c *transferCommand) spool(stdin io.Reader) (*transfer.Source, error) {
 
 // send does the work of put and sync.
 func (c *transferCommand) send(cmd *cobra.Command, a *app, verb string, sources []string, dest string) error {
+	if err := noEmpty(verb, sources, dest); err != nil {
+		return err
+	}
 	fl, err := newFleet(cmd.Context(), a, &c.fleetFlags, "", nil, cmd.InOrStdin())
 	if err != nil {
 		return err
@@ -104,11 +108,14 @@ func (c *transferCommand) send(cmd *cobra.Command, a *app, verb string, sources 
 
 // fetch does the work of get and sync --pull.
 func (c *transferCommand) fetch(cmd *cobra.Command, a *app, verb string, sources []string, dest string) error {
+	if err := noEmpty(verb, sources, dest); err != nil {
+		return err
+	}
 	fl, err := newFleet(cmd.Context(), a, &c.fleetFlags, "", nil, cmd.InOrStdin())
 	if err != nil {
 		return err
 	}
-	each := len(fl.targets) > 1 && placed(dest, target{}) == dest // a directory for each
+	each := len(fl.targets) > 1 && !named(dest) // a directory for each
 	if err := c.checkStdout(len(fl.targets), sources, dest); err != nil {
 		fl.discard()
 		return err
@@ -116,11 +123,15 @@ func (c *transferCommand) fetch(cmd *cobra.Command, a *app, verb string, sources
 	place := func(t target) string {
 		switch {
 		case !each:
-			return placed(dest, t)
+			return placedHere(dest, t)
 		case c.options.Sync:
 			return filepath.Join(dest, fileName(t.name))
 		}
 		return filepath.Join(dest, fileName(t.name)) + "/"
+	}
+	if err := apart(fl.targets, place); err != nil {
+		fl.discard()
+		return err
 	}
 	fl.what = func(t target) string { return verb + " " + placed(strings.Join(sources, " "), t) + " " + place(t) }
 	return c.each(cmd.Context(), fl, func(ctx context.Context, j *job, o transfer.Options) (*transfer.Result, error) {
@@ -133,6 +144,30 @@ func (c *transferCommand) fetch(cmd *cobra.Command, a *app, verb string, sources
 		}
 		return transfer.Get(ctx, j.child, from, place(j.target), o)
 	})
+}
+
+// noEmpty refuses what an unset variable leaves: the current directory is written as a dot.
+func noEmpty(verb string, sources []string, dest string) error {
+	switch {
+	case dest == "":
+		return usagef("%s: DEST is empty; the current directory is .", verb)
+	case slices.Contains(sources, ""):
+		return usagef("%s: a SOURCE is empty; the current directory is .", verb)
+	}
+	return nil
+}
+
+// apart refuses targets that would write to one place.
+func apart(targets []target, place func(target) string) error {
+	first := map[string]target{}
+	for _, t := range targets {
+		at := filepath.Clean(place(t))
+		if other, twice := first[at]; twice {
+			return usagef("%s and %s would both write to %s; write {target} into DEST, or leave one of them out", other.name, t.name, at)
+		}
+		first[at] = t
+	}
+	return nil
 }
 
 // checkStdout refuses what cannot be written to stdout.
