@@ -35,6 +35,9 @@ type Error struct {
 	Err      error // the cause, where there is one
 }
 
+// PasswordRefused tells whether a password was sent and not taken: one more attempt may lock the account.
+func (e *Error) PasswordRefused() bool { return e.Hint == hintRefused }
+
 // outputShown is how many of the last lines Error() quotes; Output has them all.
 const outputShown = 3
 

@@ -3,12 +3,14 @@ package daemon
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"sort"
 	"strings"
 	"sync"
+	"time"
 
 	"mitogend/bootstrap"
 	"mitogend/importer"
@@ -27,8 +29,13 @@ type hop struct {
 	child *Child
 	err   error
 
-	users int // guarded by hops.mu
+	// Guarded by hops.mu.
+	users int
+	kept  bool // it stays in the table for a while, though nobody uses it
 }
+
+// refusedTime is how long a hop that has refused the password stays refused, for all that are on their way through it.
+const refusedTime = 5 * time.Second
 
 type hopKey [sha256.Size]byte
 
@@ -127,7 +134,16 @@ func (h *hop) connect(ctx context.Context, steps []step, opt ConnectOptions) {
 	defer h.cancel()
 	child, err := h.d.connectSteps(ctx, steps, opt)
 	h.d.hops.mu.Lock()
-	if err != nil {
+	var refused *bootstrap.Error
+	switch {
+	case errors.As(err, &refused) && refused.PasswordRefused():
+		h.kept = true
+		time.AfterFunc(refusedTime, func() {
+			h.d.hops.mu.Lock()
+			defer h.d.hops.mu.Unlock()
+			h.forget()
+		})
+	case err != nil:
 		h.forget()
 	}
 	h.child, h.err = child, err
@@ -151,7 +167,7 @@ func (h *hop) release(ctx context.Context) {
 	h.d.hops.mu.Lock()
 	h.users--
 	last := h.users == 0
-	if last {
+	if last && !h.kept {
 		h.forget()
 	}
 	child := h.child

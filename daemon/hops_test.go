@@ -625,3 +625,44 @@ func TestFirstProcessReapsNothing(t *testing.T) {
 		mu.Unlock()
 	}
 }
+
+// TestRefusedPasswordIsSentOnce: those that are on their way through one hop, and whoever tries again, do not lock the
+// account.
+func TestRefusedPasswordIsSentOnce(t *testing.T) {
+	dir := t.TempDir()
+	stub, asked := filepath.Join(dir, "sudo"), filepath.Join(dir, "asked")
+	pythons.Program(t, stub, `#!/bin/sh
+exec 3<>/dev/tty
+printf '[sudo: %s] ' "$SUDO_PROMPT" >&3
+read answer <&3
+echo "$answer" >> `+asked+`
+echo "Sorry, try again." >&3
+exit 1
+`)
+	d := newDaemon(t, Options{})
+	py := target(pythons.Any(t))
+	name := "sudo:root?sudo_path=" + stub
+	connect := func(password string) error {
+		_, err := d.Connect(t.Context(), name+"+"+py, ConnectOptions{Secrets: func(_ int, method string) (string, bool) { return password, method == "sudo" }})
+		return err
+	}
+	for range 3 {
+		for i := range 3 {
+			err := connect("wrong")
+			var e *bootstrap.Error
+			if !errors.As(err, &e) || !e.PasswordRefused() {
+				t.Fatalf("connect %d: %v", i, err)
+			}
+		}
+	}
+	_ = connect("other")
+	text, err := os.ReadFile(asked)
+	if string(text) != "wrong\nother\n" {
+		t.Errorf("it was given %q, %v", text, err)
+	}
+	poll.Until(t, "it is asked again", func() bool {
+		_ = connect("wrong")
+		text, _ := os.ReadFile(asked)
+		return string(text) == "wrong\nother\nwrong\n"
+	})
+}

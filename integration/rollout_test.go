@@ -6,11 +6,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
 	"mitogend/integration/poll"
+	"mitogend/integration/pythons"
 )
 
 // fleet gives targets of one interpreter that differ in their names, and a file that lists them.
@@ -252,5 +254,38 @@ func TestInterruptedLines(t *testing.T) {
 	}
 	if got, _ := os.ReadFile(filepath.Join(dir, "failed")); string(got) != "w2\nw3\n" {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestRetryOfARefusedPassword: what may lock an account is not tried again, by whichever way.
+func TestRetryOfARefusedPassword(t *testing.T) {
+	dir := t.TempDir()
+	stub, asked := filepath.Join(dir, "sudo"), filepath.Join(dir, "asked")
+	pythons.Program(t, stub, `#!/bin/sh
+exec 3<>/dev/tty
+printf '[sudo: %s] ' "$SUDO_PROMPT" >&3
+read answer <&3
+echo "$answer" >> `+asked+`
+echo "Sorry, try again." >&3
+exit 1
+`)
+	d := Serve(t)
+	for name, env := range map[string][]string{"alone": environ(), "daemon": d.Env()} {
+		for _, command := range [][]string{{"exec"}, {"call"}} {
+			_ = os.Remove(asked)
+			args := append(command, "--retry", "3", "-H", "sudo:root?sudo_path="+stub+"&password_env=RETRY_PASSWORD")
+			if command[0] == "exec" {
+				args = append(args, "--", "true")
+			} else {
+				args = append(args, "os:getpid")
+			}
+			cmd := Command(t, dir, args...)
+			cmd.Env = append(slices.Clone(env), "RETRY_PASSWORD=wrong")
+			r := runCommand(t, cmd)
+			text, err := os.ReadFile(asked)
+			if r.Status != 3 || string(text) != "wrong\n" {
+				t.Errorf("%s %s: status %d, given %q, %v\n%s", name, command, r.Status, text, err, r.Stderr)
+			}
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"mitogend/bootstrap"
 	"mitogend/daemon"
 )
 
@@ -210,13 +211,14 @@ func (r *Runner[L, R]) connect(ctx context.Context, target int) (l L, err error)
 }
 
 // Retry connects. Where a hop has failed, and so nothing has run, it tries again up to that many times, after growing
-// pauses.
+// pauses. A password that was refused is not sent again.
 func Retry(ctx context.Context, times int, connect func() error) error {
 	pause := firstRetry
 	for try := 0; ; try++ {
 		err := connect()
 		var hop *daemon.HopError
-		if err == nil || try >= times || !errors.As(err, &hop) || ctx.Err() != nil {
+		var step *bootstrap.Error
+		if err == nil || try >= times || !errors.As(err, &hop) || ctx.Err() != nil || errors.As(err, &step) && step.PasswordRefused() {
 			return err
 		}
 		t := time.NewTimer(pause)
