@@ -210,7 +210,7 @@ func (c *Client) answers(ctx context.Context) bool {
 	defer cancel()
 	done := make(chan struct{})
 	go func() { // it ends with the answer, or the connection, should the daemon not even read
-		_ = c.link.Request(ctx, "ping", nil, nil, nil)
+		_ = c.link.Request(ctx, "ping", nil, nil)
 		close(done)
 	}()
 	t := time.NewTicker(answerTime)
@@ -513,14 +513,7 @@ type stream struct {
 // open makes a stream by a request and takes all its items, up to its end. An item of kind error is the error.
 func (s *stream) open(method string, params any, take func(*wire.Item) error) error {
 	var got wire.Items
-	err := s.c.link.Do(s.ctx, method, params, &got, func(m *wire.Message) {
-		// Nobody reads this stream any more.
-		if link.Decode(m, &got) == nil && !got.End {
-			s.id = got.Stream
-			s.close()
-		}
-	})
-	if err != nil {
+	if err := s.c.Do(s.ctx, method, params, &got); err != nil {
 		return toGo(err)
 	}
 	s.id = got.Stream
@@ -585,7 +578,7 @@ const (
 func (s *stream) read(to chan<- answer) {
 	var a answer
 	share := max(minRead, min(maxRead, readBytes/int(max(s.c.streams.Load(), 1))))
-	a.err = s.c.link.Request(s.ctx, "read", &wire.Read{Stream: s.id, Max: share}, &a.items, nil)
+	a.err = s.c.link.Request(s.ctx, "read", &wire.Read{Stream: s.id, Max: share}, &a.items)
 	to <- a
 }
 
@@ -596,7 +589,7 @@ const killTime = 5 * time.Second
 func (s *stream) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), killTime)
 	defer cancel()
-	_ = s.c.link.Request(ctx, "close", &wire.Close{Stream: s.id}, nil, nil)
+	_ = s.c.link.Request(ctx, "close", &wire.Close{Stream: s.id}, nil)
 }
 
 // feedChunk is how much standard input is sent at once, and feedAhead how many of these before the daemon has taken the
@@ -620,7 +613,7 @@ func (s *stream) feed(r io.Reader) {
 		}
 		sent = append(sent, a)
 		for len(sent) == feedAhead || err != nil && len(sent) > 0 {
-			if sent[0].Wait(s.ctx, nil, nil) != nil {
+			if sent[0].Wait(s.ctx, nil) != nil {
 				return
 			}
 			sent = sent[1:]

@@ -4,7 +4,7 @@
 //
 //	name            started in   ends when                                      waited for by
 //	Link.readLoop   Dial         the connection ends                            Link.Close
-//	a late answer   Asked.Wait   it is there, or the connection has ended       nobody: it holds nothing
+//	Asked.giveUp    Asked.Wait   the answer is there, or the connection ends    nobody: it holds nothing
 //
 // # Locks
 //
@@ -157,31 +157,32 @@ func (l *Link) failure() error {
 func (l *Link) Heard() int64 { return l.heard.Load() }
 
 // Do makes a request and decodes its result into *result, unless that is nil. An error of the daemon is a *wire.Error.
-// When ctx ends, the request is cancelled; late, if not nil, gets an answer that comes after that.
-func (l *Link) Do(ctx context.Context, method string, params, result any, late func(*wire.Message)) error {
+// When ctx ends, the request is cancelled; what an answer that comes after that has made is given back.
+func (l *Link) Do(ctx context.Context, method string, params, result any) error {
 	select {
 	case l.slots <- struct{}{}:
 		defer func() { <-l.slots }()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	return l.Request(ctx, method, params, result, late)
+	return l.Request(ctx, method, params, result)
 }
 
 // Request is Do without a place among MaxPending.
-func (l *Link) Request(ctx context.Context, method string, params, result any, late func(*wire.Message)) error {
+func (l *Link) Request(ctx context.Context, method string, params, result any) error {
 	a, err := l.Begin(method, params)
 	if err != nil {
 		return err
 	}
-	return a.Wait(ctx, result, late)
+	return a.Wait(ctx, result)
 }
 
 // Asked is a request that was sent.
 type Asked struct {
-	l  *Link
-	id uint32
-	ch chan *wire.Message
+	l      *Link
+	id     uint32
+	method string
+	ch     chan *wire.Message
 }
 
 // requests are where requests are made: programs' input is as much as goes over the socket. maxRequest is how large one
@@ -192,7 +193,7 @@ const maxRequest = 512 << 10
 
 // Begin sends a request. Those of one goroutine are sent in their order.
 func (l *Link) Begin(method string, params any) (*Asked, error) {
-	a := &Asked{l: l, ch: make(chan *wire.Message, 1)}
+	a := &Asked{l: l, method: method, ch: make(chan *wire.Message, 1)}
 	l.mu.Lock()
 	if l.pending == nil {
 		l.mu.Unlock()
@@ -221,35 +222,73 @@ func (l *Link) Begin(method string, params any) (*Asked, error) {
 	return a, nil
 }
 
-// Wait gives the answer, once.
-func (a *Asked) Wait(ctx context.Context, result any, late func(*wire.Message)) error {
-	l := a.l
+// Wait decodes the answer, as Do does. Whoever has called it calls nothing else.
+func (a *Asked) Wait(ctx context.Context, result any) error {
+	m, err := a.Answer(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			go a.giveUp()
+		}
+		return err
+	}
+	return Decode(m, result)
+}
+
+// Answer waits for the answer, which it gives once, for Decode. The request goes on when ctx ends, so that Answer may be
+// called again: the daemon may have given away what is in an answer that is on its way.
+func (a *Asked) Answer(ctx context.Context) (*wire.Message, error) {
 	select {
 	case m := <-a.ch:
-		return Decode(m, result)
+		return m, nil
 	case <-ctx.Done():
-		// The answer, if it comes, is dropped: the id stays taken until then.
-		if msg, err := wire.NewNotification("cancel", &wire.Cancel{Request: a.id}); err == nil {
-			_ = l.Write(msg)
+	case <-a.l.ended:
+	}
+	select {
+	case m := <-a.ch: // it is there as well
+		return m, nil
+	default:
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return nil, a.l.failure()
+}
+
+// giveUp cancels a request that nobody waits for any more, and closes what its answer has made all the same. Its id
+// stays taken until the answer comes. Nobody waits for this: the daemon may not even read.
+func (a *Asked) giveUp() {
+	if msg, err := wire.NewNotification("cancel", &wire.Cancel{Request: a.id}); err == nil {
+		_ = a.l.Write(msg)
+	}
+	m, err := a.Answer(context.Background())
+	if err != nil {
+		return
+	}
+	if p := madeBy(a.method, m); p != nil {
+		_ = a.l.Request(context.Background(), "close", p, nil)
+	}
+}
+
+// madeBy closes what the answer to a request has given to this client; nil where that is nothing.
+func madeBy(method string, m *wire.Message) *wire.Close {
+	switch method {
+	case "connect":
+		var got wire.Connected
+		if Decode(m, &got) == nil {
+			return &wire.Close{Child: got.Child}
 		}
-		if late != nil {
-			go func() {
-				select {
-				case m := <-a.ch:
-					late(m)
-				case <-l.ended:
-				}
-			}()
+	case "receiver":
+		var got wire.NewReceiver
+		if Decode(m, &got) == nil {
+			return &wire.Close{Stream: got.Stream}
 		}
-		return context.Cause(ctx)
-	case <-l.ended:
-		select {
-		case m := <-a.ch:
-			return Decode(m, result)
-		default:
-			return l.failure()
+	case "call_async", "call_many", "run", "run_many", "open", "open_many", "put", "get", "subscribe":
+		var got wire.Items
+		if Decode(m, &got) == nil && !got.End {
+			return &wire.Close{Stream: got.Stream}
 		}
 	}
+	return nil
 }
 
 // Decode reads an answer into *result, unless that is nil. An error of the daemon is a *wire.Error.
