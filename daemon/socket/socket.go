@@ -74,25 +74,34 @@ type Listener struct {
 	path   string
 	lock   *os.File
 	file   fs.FileInfo // what Close removes; nil for nothing
+	keep   bool
 	remove sync.Once
 }
 
 // Path is the socket's path.
 func (l *Listener) Path() string { return l.path }
 
+// Stop takes no more clients, and removes the socket. The lock stays until Close.
+func (l *Listener) Stop() error {
+	l.remove.Do(l.unlink) // while we listen, no other file has its number
+	return l.UnixListener.Close()
+}
+
 // Close implements net.Listener.
 func (l *Listener) Close() error {
-	l.remove.Do(l.unlink) // while we listen, no other file has its number
-	err := l.UnixListener.Close()
+	err := l.Stop()
 	if l.lock != nil {
 		_ = l.lock.Close()
 	}
 	return err
 }
 
+// SetUnlinkOnClose says whether Close removes the socket; what came from outside stays in any case.
+func (l *Listener) SetUnlinkOnClose(unlink bool) { l.keep = !unlink }
+
 // unlink removes the socket. One of that name may be another daemon's, since our directory may have been removed.
 func (l *Listener) unlink() {
-	if l.file == nil {
+	if l.file == nil || l.keep {
 		return
 	}
 	if info, err := os.Lstat(l.path); err == nil && os.SameFile(info, l.file) {

@@ -193,6 +193,30 @@ func TestSocketOfASuccessor(t *testing.T) {
 	}
 }
 
+// Who has stopped is followed by nobody before it has ended.
+func TestLockOfWhoHasStopped(t *testing.T) {
+	path := filepath.Join(place(t), "x.sock")
+	ln, err := ListenLocked(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ln.Stop(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket is left: %v", err)
+	}
+	var used *InUseError
+	if _, err := ListenLocked(path); !errors.As(err, &used) {
+		t.Errorf("got %v", err)
+	}
+	_ = ln.Close()
+	if ln, err = ListenLocked(path); err != nil {
+		t.Fatal(err)
+	}
+	_ = ln.Close()
+}
+
 // shortListener fails with what it is given, and then gives connections.
 type shortListener struct {
 	errs  []error
