@@ -126,7 +126,7 @@ func connectTime(opt daemon.ConnectOptions, hops int) time.Duration {
 	if limit <= 0 {
 		limit = bootstrap.DefaultTimeout
 	}
-	return time.Duration(hops) * limit
+	return time.Duration(max(hops, 1)) * limit
 }
 
 // addEnvironment adds the environment, once the passwords of the hops are read, and their variables known.
@@ -359,9 +359,12 @@ func (c *Child) Version() importer.Version { return c.python }
 // Shared tells whether the child was there already.
 func (c *Child) Shared() bool { return c.shared }
 
-// Close gives the child back.
+// Close gives the child back, also when ctx has ended or as many calls wait as may.
 func (c *Child) Close(ctx context.Context) error {
-	err := c.c.Do(ctx, "close", &wire.Close{Child: uint32(c.id)}, nil)
+	asked, err := c.c.link.Begin("close", &wire.Close{Child: uint32(c.id)})
+	if err == nil {
+		err = asked.Wait(ctx, nil)
+	}
 	if errors.Is(err, ErrDisconnected) {
 		return nil
 	}
@@ -478,7 +481,7 @@ func (c *Child) Run(ctx context.Context, o daemon.RunOptions) (daemon.ExitStatus
 	p.Child, p.Traceparent = uint32(c.id), c.c.opt.Traceparent
 	s := &stream{c: c.c, ctx: ctx}
 	if o.Stdin != nil {
-		s.onOpen = func() { go s.feed(o.Stdin) }
+		s.onOpen = func() { go s.feed(ctx, o.Stdin) }
 	}
 	var status daemon.ExitStatus
 	err := s.open("run", p, func(item *wire.Item) error {
@@ -599,14 +602,18 @@ const (
 	feedAhead = 4
 )
 
-// feed sends standard input. It ends with the input, or when a read returns after the program has ended.
-func (s *stream) feed(r io.Reader) {
+// feed sends standard input. It ends with the input, or when a read returns after the program or ctx has ended. With ctx
+// the input has no end: what came before, as ahead of a failure for which ctx was ended, is not all of it.
+func (s *stream) feed(ctx context.Context, r io.Reader) {
 	var chunk daemon.InputBuffer
 	var sent []*link.Asked
 	for {
 		buf := chunk.Next(feedChunk)
 		n, err := r.Read(buf)
 		chunk.Read(n)
+		if ctx.Err() != nil {
+			return
+		}
 		a, failed := s.c.link.Begin("write", &wire.Write{Stream: s.id, Data: buf[:n], End: err != nil})
 		if failed != nil {
 			return

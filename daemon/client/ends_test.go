@@ -153,7 +153,8 @@ func TestContextEndsWhileSomethingIsMade(t *testing.T) {
 	}
 }
 
-// Work on many targets ends with its context although the daemon answers nothing, and although all places are taken.
+// While the daemon answers nothing and all places are taken, children are given back, and work on many targets ends with
+// its context.
 func TestManyEndWhileNothingIsAnswered(t *testing.T) {
 	asked := make(chan bool, 2*link.MaxPending)
 	c := stub(t, func(m *wire.Message) bool {
@@ -168,6 +169,8 @@ func TestManyEndWhileNothingIsAnswered(t *testing.T) {
 	for range link.MaxPending {
 		<-asked
 	}
+	go func() { _ = (&Child{c: c}).Close(t.Context()) }()
+	<-asked
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- c.CallMany(ctx, &Many{}, &ManyCalls{Function: "a:b"}, nil) }()
@@ -179,6 +182,67 @@ func TestManyEndWhileNothingIsAnswered(t *testing.T) {
 		}
 	case <-time.After(30 * time.Second):
 		t.Error("it waits")
+	}
+}
+
+// Nothing is asked for whose context has ended before, but what is given back.
+func TestContextEndedBefore(t *testing.T) {
+	closed := 0
+	c := stub(t, func(m *wire.Message) bool {
+		switch m.Method {
+		case "close":
+			closed++
+		case "ping", "cancel":
+		default:
+			t.Errorf("%s was sent", m.Method)
+		}
+		return true
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 20 {
+		if err := (&Child{c: c}).Call(ctx, "a:b").Err(); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		_ = (&Child{c: c}).Close(ctx)
+	}
+	if err := c.Do(t.Context(), "ping", nil, nil); err != nil || closed != 20 {
+		t.Error(closed, err)
+	}
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// Standard input that fails is not at its end for the program: whoever gives it has ended the context.
+func TestInputThatFails(t *testing.T) {
+	var writes []wire.Write
+	c := stub(t, func(m *wire.Message) bool {
+		if m.Method == "write" {
+			var p wire.Write
+			if err := wire.Unmarshal(m.Params, &p); err != nil {
+				t.Error(err)
+			}
+			writes = append(writes, p)
+		}
+		return true
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	s := &stream{c: c, ctx: t.Context(), id: 1}
+	reads := 0
+	s.feed(ctx, readerFunc(func(p []byte) (int, error) {
+		if reads++; reads == 1 {
+			return copy(p, "half"), nil
+		}
+		cancel()
+		return 0, io.ErrUnexpectedEOF
+	}))
+	if err := c.Do(t.Context(), "ping", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if len(writes) != 1 || string(writes[0].Data) != "half" || writes[0].End {
+		t.Errorf("%+v was written", writes)
 	}
 }
 

@@ -103,7 +103,7 @@ func (c *Client) RunMany(ctx context.Context, m *Many, o *ManyPrograms, done fun
 		return err
 	}
 	if o.Program.Stdin != nil {
-		go w.s.feed(o.Program.Stdin)
+		go w.s.feed(ctx, o.Program.Stdin)
 	}
 	return w.wait(ctx)
 }

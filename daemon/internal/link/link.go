@@ -170,6 +170,9 @@ func (l *Link) Do(ctx context.Context, method string, params, result any) error 
 
 // Request is Do without a place among MaxPending.
 func (l *Link) Request(ctx context.Context, method string, params, result any) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx) // nothing is to begin
+	}
 	a, err := l.Begin(method, params)
 	if err != nil {
 		return err
