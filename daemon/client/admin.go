@@ -77,7 +77,7 @@ func (r *reader) next() wire.Item {
 // more waits for further items. It takes no place among the requests: what they wait for may depend on them.
 func (r *reader) more(ctx context.Context) (err error) {
 	if r.asked == nil {
-		if r.asked, err = r.s.c.link.Begin("read", &wire.Read{Stream: r.s.id}); err != nil {
+		if r.asked, err = r.s.c.link.Begin(ctx, "read", &wire.Read{Stream: r.s.id}); err != nil {
 			return err
 		}
 	}

@@ -361,7 +361,7 @@ func (c *Child) Shared() bool { return c.shared }
 
 // Close gives the child back, also when ctx has ended or as many calls wait as may.
 func (c *Child) Close(ctx context.Context) error {
-	asked, err := c.c.link.Begin("close", &wire.Close{Child: uint32(c.id)})
+	asked, err := c.c.link.Begin(ctx, "close", &wire.Close{Child: uint32(c.id)})
 	if err == nil {
 		err = asked.Wait(ctx, nil)
 	}
@@ -457,12 +457,12 @@ func (c *Child) ResetChain(ctx context.Context, chain string) error {
 }
 
 // Notify implements daemon.Remote.
-func (c *Child) Notify(_ context.Context, fn string, args ...any) error {
+func (c *Child) Notify(ctx context.Context, fn string, args ...any) error {
 	msg, err := wire.NewNotification("call", c.params(fn, args))
 	if err != nil {
 		return err
 	}
-	return c.c.link.Write(msg)
+	return c.c.link.Write(ctx, msg)
 }
 
 // runParams are those of a program.
@@ -614,7 +614,7 @@ func (s *stream) feed(ctx context.Context, r io.Reader) {
 		if ctx.Err() != nil {
 			return
 		}
-		a, failed := s.c.link.Begin("write", &wire.Write{Stream: s.id, Data: buf[:n], End: err != nil})
+		a, failed := s.c.link.Begin(ctx, "write", &wire.Write{Stream: s.id, Data: buf[:n], End: err != nil})
 		if failed != nil {
 			return
 		}

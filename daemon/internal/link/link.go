@@ -2,15 +2,15 @@
 //
 // # Goroutines
 //
-//	name            started in   ends when                                      waited for by
-//	Link.readLoop   Dial         the connection ends                            Link.Close
-//	Asked.giveUp    Asked.Wait   the answer is there, or the connection ends    nobody: it holds nothing
+//	name                  started in   ends when                                      waited for by
+//	Link.readLoop         Dial         the connection ends                            Link.Close
+//	Asked.giveUp          Asked.Wait   the answer is there, or the connection ends    nobody: it holds nothing
+//	the rest of a message Link.send    the daemon has taken it, or the connection     Link.send, until its context ends
+//	                                   ends
 //
 // # Locks
 //
-//	Link.wmu -> Link.mu
-//
-// Link.wmu is held while a message is written, Link.mu guards the requests that wait.
+// Link.mu guards the requests that wait, and is taken alone. Link.turn has a token for whoever writes a message.
 package link
 
 import (
@@ -22,6 +22,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"mitogend/daemon/socket"
@@ -41,12 +42,19 @@ const MaxPending = 1000
 // Link is a connection with a running daemon. It is safe for concurrent use.
 type Link struct {
 	nc    net.Conn
+	raw   syscall.RawConn
 	slots chan struct{}
 	ended chan struct{} // closed when the reader has ended
 
 	heard atomic.Int64 // bytes of the daemon
 
-	wmu sync.Mutex // held while a message is written
+	turn chan struct{} // one token, for whoever writes a message
+
+	// Of whoever has the turn: what try writes, how it went, and its function.
+	out   []byte
+	n     int
+	werr  error
+	write func(fd uintptr) bool
 
 	// mu protects the following. Nothing is locked under it.
 	mu      sync.Mutex
@@ -68,8 +76,14 @@ func Dial(ctx context.Context, path string) (*Link, error) {
 		return nil, fmt.Errorf("client: %s: %w", path, err)
 	}
 	l := &Link{
-		nc: nc, slots: make(chan struct{}, MaxPending), ended: make(chan struct{}), pending: map[uint32]chan *wire.Message{},
+		nc: nc, slots: make(chan struct{}, MaxPending), ended: make(chan struct{}), turn: make(chan struct{}, 1),
+		pending: map[uint32]chan *wire.Message{},
 	}
+	if l.raw, err = nc.(*net.UnixConn).SyscallConn(); err != nil {
+		_ = nc.Close()
+		return nil, fmt.Errorf("client: %w", err)
+	}
+	l.write = l.writeOnce
 	go l.readLoop()
 	return l, nil
 }
@@ -173,7 +187,7 @@ func (l *Link) Request(ctx context.Context, method string, params, result any) e
 	if ctx.Err() != nil {
 		return context.Cause(ctx) // nothing is to begin
 	}
-	a, err := l.Begin(method, params)
+	a, err := l.Begin(ctx, method, params)
 	if err != nil {
 		return err
 	}
@@ -194,8 +208,9 @@ var requests = sync.Pool{New: func() any { return new([]byte) }}
 
 const maxRequest = 512 << 10
 
-// Begin sends a request. Those of one goroutine are sent in their order.
-func (l *Link) Begin(method string, params any) (*Asked, error) {
+// Begin sends a request. Those of one goroutine are sent in their order. When ctx ends before the daemon has taken all of
+// one, it goes on.
+func (l *Link) Begin(ctx context.Context, method string, params any) (*Asked, error) {
 	a := &Asked{l: l, method: method, ch: make(chan *wire.Message, 1)}
 	l.mu.Lock()
 	if l.pending == nil {
@@ -209,13 +224,16 @@ func (l *Link) Begin(method string, params any) (*Asked, error) {
 	l.mu.Unlock()
 	room := requests.Get().(*[]byte)
 	msg, err := wire.NewRequest((*room)[:0], a.id, method, params)
+	whole := true
 	if err == nil {
-		err = l.Write(msg)
+		whole, err = l.send(ctx, msg)
 	}
-	if cap(msg) <= maxRequest {
-		*room = msg
+	if whole {
+		if cap(msg) <= maxRequest {
+			*room = msg
+		}
+		requests.Put(room)
 	}
-	requests.Put(room)
 	if err != nil {
 		l.mu.Lock()
 		delete(l.pending, a.id)
@@ -261,7 +279,7 @@ func (a *Asked) Answer(ctx context.Context) (*wire.Message, error) {
 // stays taken until the answer comes. Nobody waits for this: the daemon may not even read.
 func (a *Asked) giveUp() {
 	if msg, err := wire.NewNotification("cancel", &wire.Cancel{Request: a.id}); err == nil {
-		_ = a.l.Write(msg)
+		_ = a.l.Write(context.Background(), msg)
 	}
 	m, err := a.Answer(context.Background())
 	if err != nil {
@@ -312,22 +330,83 @@ func Decode(m *wire.Message, result any) error {
 	return nil
 }
 
-// Write sends one message. Large ones of several goroutines do not mix.
-func (l *Link) Write(msg []byte) error {
-	l.wmu.Lock()
-	defer l.wmu.Unlock()
-	if _, err := l.nc.Write(msg); err != nil {
-		// The daemon may have said why before it hung up.
-		t := time.NewTimer(time.Second)
-		defer t.Stop()
+// Write sends one message. Large ones of several goroutines do not mix. When ctx ends before the daemon has taken all of
+// it, it goes on.
+func (l *Link) Write(ctx context.Context, msg []byte) error {
+	_, err := l.send(ctx, msg)
+	return err
+}
+
+// send is Write. If whole is false, msg is still in use. A message that the daemon takes at once is sent even if ctx has
+// ended.
+func (l *Link) send(ctx context.Context, msg []byte) (whole bool, err error) {
+	select {
+	case l.turn <- struct{}{}:
+	default:
 		select {
-		case <-l.ended:
-			return l.failure()
-		case <-t.C:
-			return fmt.Errorf("%w: %v", ErrDisconnected, err)
+		case l.turn <- struct{}{}:
+		case <-ctx.Done():
+			return true, context.Cause(ctx)
 		}
 	}
-	return nil
+	n, err := l.try(msg)
+	if err != nil || n == len(msg) {
+		<-l.turn
+		return true, l.unwritten(err)
+	}
+	written := make(chan error, 1)
+	go func() {
+		_, err := l.nc.Write(msg[n:])
+		<-l.turn
+		written <- err
+	}()
+	select {
+	case err = <-written:
+		return true, l.unwritten(err)
+	case <-ctx.Done():
+		return false, nil
+	}
+}
+
+// try writes what goes without waiting.
+func (l *Link) try(msg []byte) (int, error) {
+	l.out, l.n, l.werr = msg, 0, nil
+	err := l.raw.Write(l.write)
+	if err == nil {
+		err = l.werr
+	}
+	l.out = nil
+	return l.n, err
+}
+
+func (l *Link) writeOnce(fd uintptr) bool {
+	n, err := syscall.Write(int(fd), l.out)
+	for err == syscall.EINTR {
+		n, err = syscall.Write(int(fd), l.out)
+	}
+	switch err {
+	case nil:
+		l.n = n
+	case syscall.EAGAIN:
+	default:
+		l.werr = err
+	}
+	return true
+}
+
+// unwritten is the error of a message that could not be written: the daemon may have said why before it hung up.
+func (l *Link) unwritten(err error) error {
+	if err == nil {
+		return nil
+	}
+	t := time.NewTimer(time.Second)
+	defer t.Stop()
+	select {
+	case <-l.ended:
+		return l.failure()
+	case <-t.C:
+		return fmt.Errorf("%w: %v", ErrDisconnected, err)
+	}
 }
 
 // Close ends the connection: children are given back, what is under way is given up.
