@@ -107,6 +107,9 @@ func TestAssemblyClock(t *testing.T) {
 	if !strings.Contains(started.String(), " m=") {
 		t.Error("the clock is that of the day")
 	}
+	if now := newAssembly(0, nil).now(); now > time.Since(started) {
+		t.Errorf("it is %v", now)
+	}
 	var clock atomic.Int64
 	a := newAssembly(2<<20, func(string) {})
 	a.stall = time.Second

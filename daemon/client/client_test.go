@@ -62,7 +62,7 @@ func stubThat(t *testing.T, take func(m *wire.Message, reply func(*wire.Message,
 
 // Standard input, a close and a ping go through while as many reads wait as there are streams: what they wait for may depend on it.
 func TestStreamsWaitForNoPlace(t *testing.T) {
-	const streams = 2 * link.MaxPending
+	const streams = 4 * link.MaxPending // more of each kind than have a place
 	reads := make(chan bool, streams)
 	c := stub(t, func(m *wire.Message) bool {
 		if m.Method == "read" {
