@@ -18,6 +18,7 @@ type Assembly struct {
 	max     int64
 	stall   time.Duration
 	reached func(peer string) // tells the log
+	now     func() time.Duration
 
 	// mu protects the following and what parts say. Part.end is called without it.
 	mu    sync.Mutex
@@ -41,9 +42,9 @@ type Part struct {
 	peer  string // whose message it is, for the log
 	ctx   context.Context
 	end   func(error) // wakes the reader of the message; must not block
-	began time.Time
+	began time.Duration
 	came  int          // bytes since moved
-	moved atomic.Int64 // when assemblyMove bytes more had come
+	moved atomic.Int64 // when assemblyMove bytes more had come, by a.now
 
 	// Guarded by a.mu.
 	held    int64
@@ -53,14 +54,21 @@ type Part struct {
 }
 
 func newAssembly(max int64, reached func(peer string)) *Assembly {
-	return &Assembly{max: max, stall: assemblyStall, reached: reached, parts: map[*Part]bool{}, room: make(chan struct{})}
+	return &Assembly{
+		max: max, stall: assemblyStall, reached: reached, now: sinceStart, parts: map[*Part]bool{}, room: make(chan struct{}),
+	}
 }
+
+// started has the reading of a clock that nobody sets, unlike that of the day.
+var started = time.Now()
+
+func sinceStart() time.Duration { return time.Since(started) }
 
 // Begin begins a message; Done has to be called for it. ctx ends a wait. end is called from another goroutine when
 // the message is given up.
 func (a *Assembly) Begin(ctx context.Context, peer string, end func(error)) *Part {
-	p := &Part{a: a, peer: peer, ctx: ctx, end: end, began: time.Now()}
-	p.moved.Store(p.began.UnixNano())
+	p := &Part{a: a, peer: peer, ctx: ctx, end: end, began: a.now()}
+	p.moved.Store(int64(p.began))
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.parts[p] = true
@@ -77,7 +85,7 @@ func (p *Part) Grow(n int) error {
 			a.used += int64(n)
 			p.held += int64(n)
 			p.waiting = false
-			p.moved.Store(time.Now().UnixNano())
+			p.moved.Store(int64(a.now()))
 			a.mu.Unlock()
 			return nil
 		}
@@ -131,10 +139,10 @@ func (a *Assembly) victim() *Part {
 			all = false
 		case !p.waiting:
 			all = false
-			if time.Since(time.Unix(0, p.moved.Load())) > a.stall && (still == nil || p.moved.Load() < still.moved.Load()) {
+			if a.now()-time.Duration(p.moved.Load()) > a.stall && (still == nil || p.moved.Load() < still.moved.Load()) {
 				still = p
 			}
-		case oldest == nil || p.began.Before(oldest.began):
+		case oldest == nil || p.began < oldest.began:
 			oldest = p
 		}
 	}
@@ -148,7 +156,7 @@ func (a *Assembly) victim() *Part {
 func (p *Part) Came(n int) {
 	if p.came += n; p.came >= assemblyMove {
 		p.came = 0
-		p.moved.Store(time.Now().UnixNano())
+		p.moved.Store(int64(p.a.now()))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -98,6 +99,47 @@ func TestAssembly(t *testing.T) {
 	cancel()
 	if err := a.Begin(short, "", nil).Grow(1); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Who stands still is decided by a clock that nobody sets, and by nothing else.
+func TestAssemblyClock(t *testing.T) {
+	if !strings.Contains(started.String(), " m=") {
+		t.Error("the clock is that of the day")
+	}
+	if now := newAssembly(0, nil).now(); now > time.Since(started) {
+		t.Errorf("it is %v", now)
+	}
+	var clock atomic.Int64
+	a := newAssembly(2<<20, func(string) {})
+	a.stall = time.Second
+	a.now = func() time.Duration { return time.Duration(clock.Load()) }
+	ctx := testContext(t)
+	gone := make(chan error, 9)
+	still := a.Begin(ctx, "", func(err error) { gone <- err })
+	moving := a.Begin(ctx, "", func(error) { t.Error("the moving one was ended") })
+	if err := errors.Join(still.Grow(1<<20), moving.Grow(1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	look := func() bool { // as one who waits does
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return a.victim() != nil
+	}
+	clock.Store(int64(time.Second))
+	if look() {
+		t.Error("one is given up in time")
+	}
+	moving.Came(assemblyMove)
+	clock.Store(int64(time.Second + 1))
+	waits := make(chan error, 1)
+	go func() { waits <- a.Begin(ctx, "", nil).Grow(1 << 20) }()
+	if err := <-gone; err == nil {
+		t.Error("no reason")
+	}
+	still.Done()
+	if err := <-waits; err != nil {
+		t.Error(err)
 	}
 }
 

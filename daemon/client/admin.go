@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"mitogend/daemon/faults"
+	"mitogend/daemon/internal/link"
 	"mitogend/daemon/wire"
 	"mitogend/importer"
 	"mitogend/pyproto"
@@ -57,12 +58,44 @@ func (c *Client) Modules(ctx context.Context, v importer.Version, names ...strin
 	return out.Modules, err
 }
 
-// Events are what happens in a daemon, from a subscription.
-type Events struct {
+// reader takes the items of a stream when it is asked for them.
+type reader struct {
 	s     stream
 	queue []wire.Item
 	end   bool
+	asked *link.Asked // a read whose answer nobody has had yet: the daemon has given away what is in it
 }
+
+// next takes the first item of the queue.
+func (r *reader) next() wire.Item {
+	item := r.queue[0]
+	r.queue[0] = wire.Item{}
+	r.queue = r.queue[1:]
+	return item
+}
+
+// more waits for further items. It takes no place among the requests: what they wait for may depend on them.
+func (r *reader) more(ctx context.Context) (err error) {
+	if r.asked == nil {
+		if r.asked, err = r.s.c.link.Begin(ctx, "read", &wire.Read{Stream: r.s.id}); err != nil {
+			return err
+		}
+	}
+	m, err := r.asked.Answer(ctx)
+	if err != nil {
+		return err
+	}
+	r.asked = nil
+	var got wire.Items
+	if err := link.Decode(m, &got); err != nil {
+		return err
+	}
+	r.queue, r.end = got.Items, got.End
+	return nil
+}
+
+// Events are what happens in a daemon, from a subscription.
+type Events struct{ reader }
 
 // Subscribe begins to collect events in the daemon, which keeps about a mebibyte of them until they are asked for.
 func (c *Client) Subscribe(ctx context.Context, p wire.Subscribe) (*Events, error) {
@@ -70,16 +103,17 @@ func (c *Client) Subscribe(ctx context.Context, p wire.Subscribe) (*Events, erro
 	if err := c.Do(ctx, "subscribe", &p, &got); err != nil {
 		return nil, err
 	}
-	return &Events{s: stream{c: c, id: got.Stream}, queue: got.Items, end: got.End}, nil
+	e := &Events{reader{s: stream{c: c, id: got.Stream}}}
+	e.queue, e.end = got.Items, got.End
+	return e, nil
 }
 
 // Next waits for the next event. dropped is how many were lost before it, for want of room. io.EOF is the end of a subscription
-// with Until.
+// with Until. When ctx ends, no event is lost: the next Next gives it.
 func (e *Events) Next(ctx context.Context) (event *wire.Event, dropped int64, err error) {
 	for {
 		for len(e.queue) > 0 {
-			item := e.queue[0]
-			e.queue = e.queue[1:]
+			item := e.next()
 			switch {
 			case item.Kind == wire.ItemDropped:
 				dropped += item.Count
@@ -92,11 +126,9 @@ func (e *Events) Next(ctx context.Context) (event *wire.Event, dropped int64, er
 		if e.end {
 			return nil, dropped, io.EOF
 		}
-		var got wire.Items
-		if err := e.s.c.Do(ctx, "read", &wire.Read{Stream: e.s.id}, &got); err != nil {
+		if err := e.more(ctx); err != nil {
 			return nil, dropped, err
 		}
-		e.queue, e.end = got.Items, got.End
 	}
 }
 
@@ -105,12 +137,10 @@ func (e *Events) Close() { e.s.close() }
 
 // Channel is a function in a child with messages both ways; see daemon.Channel. Recv may be called by one goroutine at a time.
 type Channel struct {
-	s      stream
-	queue  []wire.Item
-	end    bool
+	reader
 	result any
 	err    error
-	opt    func(*wire.Item)
+	output func([]byte) // what the function prints; nil of a Receiver
 }
 
 // OpenChannel calls a function with a channel as its first argument.
@@ -121,30 +151,32 @@ func (c *Child) OpenChannel(ctx context.Context, fn string, args ...any) (*Chann
 	if err := c.c.Do(ctx, "open", p, &got); err != nil {
 		return nil, toGo(err)
 	}
-	return &Channel{s: stream{c: c.c, id: got.Stream}, opt: func(i *wire.Item) { c.output(i.Data) }}, nil
+	return &Channel{reader: reader{s: stream{c: c.c, id: got.Stream}}, output: c.output}, nil
 }
 
 // Send sends a value; it waits until the function has taken most of those before.
 func (ch *Channel) Send(ctx context.Context, v any) error {
-	return toGo(ch.s.c.link.Request(ctx, "write", &wire.Write{Stream: ch.s.id, Value: &wire.Value{V: v}}, nil, nil))
+	return toGo(ch.s.c.link.Request(ctx, "write", &wire.Write{Stream: ch.s.id, Value: &wire.Value{V: v}}, nil))
 }
 
 // CloseSend tells the function that nothing more comes.
 func (ch *Channel) CloseSend(ctx context.Context) error {
-	return toGo(ch.s.c.link.Request(ctx, "write", &wire.Write{Stream: ch.s.id, End: true}, nil, nil))
+	return toGo(ch.s.c.link.Request(ctx, "write", &wire.Write{Stream: ch.s.id, End: true}, nil))
 }
 
 // Recv gives the next value that the function has sent; io.EOF says that it has ended, after which Result gives what it returned.
+// When ctx ends, no value is lost: the next Recv gives it.
 func (ch *Channel) Recv(ctx context.Context) (any, error) {
 	for {
 		for len(ch.queue) > 0 {
-			item := ch.queue[0]
-			ch.queue = ch.queue[1:]
+			item := ch.next()
 			switch item.Kind {
 			case wire.ItemMessage:
 				return valueOf(&item), nil
 			case wire.ItemOutput:
-				ch.opt(&item)
+				ch.output(item.Data)
+			case wire.ItemDropped:
+				ch.output(droppedText(item.Count))
 			case wire.ItemResult:
 				ch.result = valueOf(&item)
 			case wire.ItemError:
@@ -154,11 +186,9 @@ func (ch *Channel) Recv(ctx context.Context) (any, error) {
 		if ch.end {
 			return nil, io.EOF
 		}
-		var got wire.Items
-		if err := ch.s.c.Do(ctx, "read", &wire.Read{Stream: ch.s.id}, &got); err != nil {
+		if err := ch.more(ctx); err != nil {
 			return nil, toGo(err)
 		}
-		ch.queue, ch.end = got.Items, got.End
 	}
 }
 
@@ -175,7 +205,8 @@ func (ch *Channel) Result() (any, error) { return ch.result, ch.err }
 // Close gives the channel up.
 func (ch *Channel) Close() { ch.s.close() }
 
-// Receiver takes messages that code in a child sends to it.
+// Receiver takes messages that code in a child sends to it. Recv gives io.EOF when the sender has closed, and the error itself
+// when the child is gone or has sent more than was taken.
 type Receiver struct {
 	Channel
 	sender pyproto.Sender
@@ -190,6 +221,15 @@ func (c *Child) NewReceiver(ctx context.Context) (*Receiver, error) {
 	r := &Receiver{sender: pyproto.Sender{Context: pyproto.ContextID(got.Context), Handle: pyproto.Handle(got.Handle)}}
 	r.s = stream{c: c.c, id: got.Stream}
 	return r, nil
+}
+
+// Recv is Channel.Recv, but for its end.
+func (r *Receiver) Recv(ctx context.Context) (any, error) {
+	v, err := r.Channel.Recv(ctx)
+	if err == io.EOF && r.err != nil {
+		err = r.err
+	}
+	return v, err
 }
 
 // Sender is the receiver's address, as an argument for a call.

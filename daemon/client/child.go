@@ -126,7 +126,7 @@ func connectTime(opt daemon.ConnectOptions, hops int) time.Duration {
 	if limit <= 0 {
 		limit = bootstrap.DefaultTimeout
 	}
-	return time.Duration(hops) * limit
+	return time.Duration(max(hops, 1)) * limit
 }
 
 // addEnvironment adds the environment, once the passwords of the hops are read, and their variables known.
@@ -210,7 +210,7 @@ func (c *Client) answers(ctx context.Context) bool {
 	defer cancel()
 	done := make(chan struct{})
 	go func() { // it ends with the answer, or the connection, should the daemon not even read
-		_ = c.link.Request(ctx, "ping", nil, nil, nil)
+		_ = c.link.Request(ctx, "ping", nil, nil)
 		close(done)
 	}()
 	t := time.NewTicker(answerTime)
@@ -359,9 +359,12 @@ func (c *Child) Version() importer.Version { return c.python }
 // Shared tells whether the child was there already.
 func (c *Child) Shared() bool { return c.shared }
 
-// Close gives the child back.
+// Close gives the child back, also when ctx has ended or as many calls wait as may.
 func (c *Child) Close(ctx context.Context) error {
-	err := c.c.Do(ctx, "close", &wire.Close{Child: uint32(c.id)}, nil)
+	asked, err := c.c.link.Begin(ctx, "close", &wire.Close{Child: uint32(c.id)})
+	if err == nil {
+		err = asked.Wait(ctx, nil)
+	}
 	if errors.Is(err, ErrDisconnected) {
 		return nil
 	}
@@ -454,12 +457,12 @@ func (c *Child) ResetChain(ctx context.Context, chain string) error {
 }
 
 // Notify implements daemon.Remote.
-func (c *Child) Notify(_ context.Context, fn string, args ...any) error {
+func (c *Child) Notify(ctx context.Context, fn string, args ...any) error {
 	msg, err := wire.NewNotification("call", c.params(fn, args))
 	if err != nil {
 		return err
 	}
-	return c.c.link.Write(msg)
+	return c.c.link.Write(ctx, msg)
 }
 
 // runParams are those of a program.
@@ -478,7 +481,7 @@ func (c *Child) Run(ctx context.Context, o daemon.RunOptions) (daemon.ExitStatus
 	p.Child, p.Traceparent = uint32(c.id), c.c.opt.Traceparent
 	s := &stream{c: c.c, ctx: ctx}
 	if o.Stdin != nil {
-		s.onOpen = func() { go s.feed(o.Stdin) }
+		s.onOpen = func() { go s.feed(ctx, o.Stdin) }
 	}
 	var status daemon.ExitStatus
 	err := s.open("run", p, func(item *wire.Item) error {
@@ -513,14 +516,7 @@ type stream struct {
 // open makes a stream by a request and takes all its items, up to its end. An item of kind error is the error.
 func (s *stream) open(method string, params any, take func(*wire.Item) error) error {
 	var got wire.Items
-	err := s.c.link.Do(s.ctx, method, params, &got, func(m *wire.Message) {
-		// Nobody reads this stream any more.
-		if link.Decode(m, &got) == nil && !got.End {
-			s.id = got.Stream
-			s.close()
-		}
-	})
-	if err != nil {
+	if err := s.c.Do(s.ctx, method, params, &got); err != nil {
 		return toGo(err)
 	}
 	s.id = got.Stream
@@ -585,7 +581,7 @@ const (
 func (s *stream) read(to chan<- answer) {
 	var a answer
 	share := max(minRead, min(maxRead, readBytes/int(max(s.c.streams.Load(), 1))))
-	a.err = s.c.link.Request(s.ctx, "read", &wire.Read{Stream: s.id, Max: share}, &a.items, nil)
+	a.err = s.c.link.Request(s.ctx, "read", &wire.Read{Stream: s.id, Max: share}, &a.items)
 	to <- a
 }
 
@@ -596,7 +592,7 @@ const killTime = 5 * time.Second
 func (s *stream) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), killTime)
 	defer cancel()
-	_ = s.c.link.Request(ctx, "close", &wire.Close{Stream: s.id}, nil, nil)
+	_ = s.c.link.Request(ctx, "close", &wire.Close{Stream: s.id}, nil)
 }
 
 // feedChunk is how much standard input is sent at once, and feedAhead how many of these before the daemon has taken the
@@ -606,21 +602,25 @@ const (
 	feedAhead = 4
 )
 
-// feed sends standard input. It ends with the input, or when a read returns after the program has ended.
-func (s *stream) feed(r io.Reader) {
+// feed sends standard input. It ends with the input, or when a read returns after the program or ctx has ended. With ctx
+// the input has no end: what came before, as ahead of a failure for which ctx was ended, is not all of it.
+func (s *stream) feed(ctx context.Context, r io.Reader) {
 	var chunk daemon.InputBuffer
 	var sent []*link.Asked
 	for {
 		buf := chunk.Next(feedChunk)
 		n, err := r.Read(buf)
 		chunk.Read(n)
-		a, failed := s.c.link.Begin("write", &wire.Write{Stream: s.id, Data: buf[:n], End: err != nil})
+		if ctx.Err() != nil {
+			return
+		}
+		a, failed := s.c.link.Begin(ctx, "write", &wire.Write{Stream: s.id, Data: buf[:n], End: err != nil})
 		if failed != nil {
 			return
 		}
 		sent = append(sent, a)
 		for len(sent) == feedAhead || err != nil && len(sent) > 0 {
-			if sent[0].Wait(s.ctx, nil, nil) != nil {
+			if sent[0].Wait(s.ctx, nil) != nil {
 				return
 			}
 			sent = sent[1:]

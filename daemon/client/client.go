@@ -79,9 +79,10 @@ func Dial(ctx context.Context, path string, opt Options) (*Client, error) {
 }
 
 // Do makes a request of the control protocol and decodes its result into *result, unless that is nil. An error of the
-// daemon is a *wire.Error. When ctx ends, the request is cancelled.
+// daemon is a *wire.Error. When ctx ends, the request is cancelled, and what it has made is closed; but what a "read" has
+// taken meanwhile is lost.
 func (c *Client) Do(ctx context.Context, method string, params, result any) error {
-	return c.link.Do(ctx, method, params, result, nil)
+	return c.link.Do(ctx, method, params, result)
 }
 
 // Shutdown ends the connection with the daemon: children are given back, what is under way is given up.

@@ -15,6 +15,15 @@ import (
 
 // stub is a daemon that answers only what answer is true for.
 func stub(t *testing.T, answer func(*wire.Message) bool) *Client {
+	return stubThat(t, func(m *wire.Message, reply func(*wire.Message, any)) {
+		if answer(m) {
+			reply(m, nil)
+		}
+	})
+}
+
+// stubThat is a daemon that does what take does with each message.
+func stubThat(t *testing.T, take func(m *wire.Message, reply func(*wire.Message, any))) *Client {
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", path)
 	if err != nil {
@@ -33,12 +42,14 @@ func stub(t *testing.T, answer func(*wire.Message) bool) *Client {
 				return
 			}
 			m, err := wire.Parse(data)
-			if err != nil || !answer(m) {
+			if err != nil {
 				continue
 			}
-			if msg, err := wire.NewResponse(m.ID, nil, nil); err == nil {
-				_, _ = nc.Write(msg)
-			}
+			take(m, func(to *wire.Message, result any) {
+				if msg, err := wire.NewResponse(to.ID, nil, result); err == nil {
+					_, _ = nc.Write(msg)
+				}
+			})
 		}
 	}()
 	c, err := Dial(t.Context(), path, Options{Env: []string{"A=1"}})
@@ -51,7 +62,7 @@ func stub(t *testing.T, answer func(*wire.Message) bool) *Client {
 
 // Standard input, a close and a ping go through while as many reads wait as there are streams: what they wait for may depend on it.
 func TestStreamsWaitForNoPlace(t *testing.T) {
-	const streams = 2 * link.MaxPending
+	const streams = 4 * link.MaxPending // more of each kind than have a place
 	reads := make(chan bool, streams)
 	c := stub(t, func(m *wire.Message) bool {
 		if m.Method == "read" {
@@ -60,8 +71,15 @@ func TestStreamsWaitForNoPlace(t *testing.T) {
 		return m.Method != "read"
 	})
 	for i := range streams {
-		s := &stream{c: c, ctx: t.Context(), id: uint32(i + 1)}
-		go s.read(make(chan answer, 1))
+		s := stream{c: c, ctx: t.Context(), id: uint32(i + 1)}
+		switch i % 3 {
+		case 0:
+			go s.read(make(chan answer, 1))
+		case 1:
+			go func() { _, _ = (&Channel{reader: reader{s: s}}).Recv(t.Context()) }()
+		case 2:
+			go func() { _, _, _ = (&Events{reader{s: s}}).Next(t.Context()) }()
+		}
 	}
 	for range streams {
 		select {
@@ -72,7 +90,7 @@ func TestStreamsWaitForNoPlace(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	ch := &Channel{s: stream{c: c, ctx: ctx, id: 1}}
+	ch := &Channel{reader: reader{s: stream{c: c, ctx: ctx, id: 1}}}
 	if err := ch.CloseSend(ctx); err != nil {
 		t.Error(err)
 	}

@@ -51,12 +51,21 @@ func TestMain(m *testing.M) {
 }
 
 const words = `
+import time
+
 def count(text, least=1):
     return dict((w, text.split().count(w)) for w in set(text.split()) if text.split().count(w) >= least)
 
 def upper(channel):
     for text in channel:
         channel.send(text.upper())
+
+def numbers(channel, most):
+    for i in range(most):
+        channel.send(i + 1)
+        if i % 100 == 0:
+            time.sleep(0.002)
+    return most
 `
 
 // A function in a module of ours, on an interpreter that the daemon holds.

@@ -103,7 +103,7 @@ func (c *Client) RunMany(ctx context.Context, m *Many, o *ManyPrograms, done fun
 		return err
 	}
 	if o.Program.Stdin != nil {
-		go w.s.feed(o.Program.Stdin)
+		go w.s.feed(ctx, o.Program.Stdin)
 	}
 	return w.wait(ctx)
 }
@@ -157,7 +157,7 @@ func (ch *ManyChannels) CloseSend(ctx context.Context, target int) error {
 
 func (ch *ManyChannels) write(ctx context.Context, w *wire.Write) error {
 	w.Stream = ch.w.s.id
-	return toGo(ch.w.c.link.Request(ctx, "write", w, nil, nil))
+	return toGo(ch.w.c.link.Request(ctx, "write", w, nil))
 }
 
 // Wait waits for the last outcome. The error is that there are no more.
@@ -195,10 +195,14 @@ func (w *manyWork) open(ctx context.Context, method string, p any, t *wire.Targe
 			stop()
 		}
 	}()
-	if err = w.c.addEnvironment(answering, t, w.m.Options); err != nil {
+	before, end := context.WithCancelCause(answering) // nothing has begun
+	defer end(nil)
+	defer context.AfterFunc(ctx, func() { end(context.Cause(ctx)) })()
+	if err = w.c.addEnvironment(before, t, w.m.Options); err != nil {
 		return err
 	}
-	err = w.c.Do(answering, method, p, &w.got)
+	// It takes no place, for which it might wait when ctx has ended. From here on, steer looks at ctx.
+	err = w.c.link.Request(answering, method, p, &w.got)
 	var refused *wire.Error
 	if errors.As(err, &refused) && refused.Message == `there is no method "`+method+`"` {
 		return ErrNoMany
@@ -283,7 +287,7 @@ func (w *manyWork) steer(ctx context.Context, over chan struct{}) {
 		case <-over:
 			return
 		}
-		_ = w.c.link.Request(w.s.ctx, "write", p, nil, nil) // the stream may have ended
+		_ = w.c.link.Request(w.s.ctx, "write", p, nil) // the stream may have ended
 		if p.Cancel {
 			return
 		}

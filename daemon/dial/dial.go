@@ -57,9 +57,10 @@ func Dial(ctx context.Context, path string) (*Conn, error) {
 func (c *Conn) Close() { c.link.Close() }
 
 // Do makes a request of the control protocol (docs/control.md) and decodes its result into *result, unless that is nil.
-// Package daemon/wire has the types of both, of "list" wire.List. When ctx ends, the request is cancelled.
+// Package daemon/wire has the types of both, of "list" wire.List. When ctx ends, the request is cancelled, and what it has
+// made is closed; but what a "read" has taken meanwhile is lost.
 func (c *Conn) Do(ctx context.Context, method string, params, result any) error {
-	return c.link.Do(ctx, method, params, result, nil)
+	return c.link.Do(ctx, method, params, result)
 }
 
 // Call runs MODULE:FUNCTION on a target and gives what it returns; package pyproto has the table of types. A last

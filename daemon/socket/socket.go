@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -70,20 +71,42 @@ func (e *InUseError) Plain() string {
 // Listener is a listening socket. Close removes it, unless it came from outside, and gives the lock back.
 type Listener struct {
 	*net.UnixListener
-	path string
-	lock *os.File
+	path   string
+	lock   *os.File
+	file   fs.FileInfo // what Close removes; nil for nothing
+	keep   bool
+	remove sync.Once
 }
 
 // Path is the socket's path.
 func (l *Listener) Path() string { return l.path }
 
+// Stop takes no more clients, and removes the socket. The lock stays until Close.
+func (l *Listener) Stop() error {
+	l.remove.Do(l.unlink) // while we listen, no other file has its number
+	return l.UnixListener.Close()
+}
+
 // Close implements net.Listener.
 func (l *Listener) Close() error {
-	err := l.UnixListener.Close()
+	err := l.Stop()
 	if l.lock != nil {
 		_ = l.lock.Close()
 	}
 	return err
+}
+
+// SetUnlinkOnClose says whether Close removes the socket; what came from outside stays in any case.
+func (l *Listener) SetUnlinkOnClose(unlink bool) { l.keep = !unlink }
+
+// unlink removes the socket. One of that name may be another daemon's, since our directory may have been removed.
+func (l *Listener) unlink() {
+	if l.file == nil || l.keep {
+		return
+	}
+	if info, err := os.Lstat(l.path); err == nil && os.SameFile(info, l.file) {
+		_ = os.Remove(l.path)
+	}
 }
 
 // ListenLocked makes a socket, 0600, in a directory of this user's, 0700, whose lock it takes. The directory is made
@@ -263,7 +286,13 @@ func listen(path string) (*Listener, error) {
 	if err != nil {
 		return nil, errorf("%w", err)
 	}
-	return &Listener{UnixListener: ln, path: path}, nil
+	ln.SetUnlinkOnClose(false)
+	info, err := os.Lstat(path)
+	if err != nil {
+		_ = ln.Close()
+		return nil, errorf("%w", err)
+	}
+	return &Listener{UnixListener: ln, path: path, file: info}, nil
 }
 
 // Peer is the process at the other end of a socket.

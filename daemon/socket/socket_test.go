@@ -160,6 +160,63 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
+// The end of a daemon whose directory was removed leaves the sockets of the next one alone, and its own end removes them.
+func TestSocketOfASuccessor(t *testing.T) {
+	for what, listen := range map[string]func(string) (*Listener, error){"locked": ListenLocked, "plain": Listen} {
+		dir := filepath.Join(place(t), "run")
+		path := filepath.Join(dir, "x.sock")
+		first, err := listen(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+		second, err := listen(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			_ = first.Close()
+			nc, err := net.Dial("unix", path)
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			_ = nc.Close()
+		}
+		if err := second.Close(); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: it is left: %v", what, err)
+		}
+	}
+}
+
+// Who has stopped is followed by nobody before it has ended.
+func TestLockOfWhoHasStopped(t *testing.T) {
+	path := filepath.Join(place(t), "x.sock")
+	ln, err := ListenLocked(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ln.Stop(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket is left: %v", err)
+	}
+	var used *InUseError
+	if _, err := ListenLocked(path); !errors.As(err, &used) {
+		t.Errorf("got %v", err)
+	}
+	_ = ln.Close()
+	if ln, err = ListenLocked(path); err != nil {
+		t.Fatal(err)
+	}
+	_ = ln.Close()
+}
+
 // shortListener fails with what it is given, and then gives connections.
 type shortListener struct {
 	errs  []error

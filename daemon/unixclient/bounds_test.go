@@ -45,6 +45,23 @@ func TestModulesOfAClient(t *testing.T) {
 	}
 }
 
+// A timer that came too late to be stopped changes nothing: its request was answered, and the name may be asked for again.
+func TestLateTimerOfAModule(t *testing.T) {
+	var m modules
+	m.init(&client{s: &Server{log: zap.NewNop()}})
+	again := &module{asked: true}
+	m.m["one"], m.asked = again, 1
+	m.expire("one", &module{asked: true})
+	m.expire("two", &module{asked: true})
+	if m.asked != 1 || m.m["one"] != again {
+		t.Errorf("%d requests wait, and %v", m.asked, m.m)
+	}
+	m.expire("one", again)
+	if m.asked != 0 || len(m.m) != 0 {
+		t.Errorf("%d requests wait, and %v", m.asked, m.m)
+	}
+}
+
 // Beyond MaxConnects a connect is refused; when one is over, there is room again.
 func TestConnectsOfAClient(t *testing.T) {
 	const most = 3

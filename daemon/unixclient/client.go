@@ -67,7 +67,7 @@ func (c *client) attached(p *daemon.Peer) {
 	close(c.up)
 }
 
-// add records a child; false says that the client has gone meanwhile.
+// add records a child, until that is gone; false says that the client has gone meanwhile.
 func (c *client) add(child *daemon.Child) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -76,6 +76,7 @@ func (c *client) add(child *daemon.Child) bool {
 	}
 	c.children[child.ID()] = child
 	c.s.own(child.ID(), c)
+	c.wg.Go(func() { c.watch(child) }) // mu is held: end waits after gone is set
 	return true
 }
 

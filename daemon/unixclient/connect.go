@@ -81,11 +81,6 @@ func (c *client) connect(in *daemon.Incoming, call *pyproto.Call) {
 		_ = child.Close(ctx)
 		return
 	}
-	c.wg.Add(1)
-	go func() {
-		defer c.wg.Done()
-		c.watch(child)
-	}()
 	c.reply(in, pyproto.Context{ID: child.ID(), Name: q.contextName(child.PID())}, nil, q)
 }
 

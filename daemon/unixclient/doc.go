@@ -19,7 +19,7 @@
 //	name                 started in         ends when                                       waited for by
 //	Server.accept        Server.Serve       the client is gone and its children are ended   Server.wg, in Serve
 //	a connect            Server.onCall      the child is there, or has failed               client.wg, in Server.accept
-//	client.watch         client.connect     the child is gone                               client.wg, in Server.accept
+//	client.watch         client.add         the child is gone, or the client                client.wg, in Server.accept
 //	a child is ended     client.end         it has ended, at most closeTime                 client.end
 //	a resource is sent   resources.answer   the child's queue has it                        client.wg, in Server.accept
 //

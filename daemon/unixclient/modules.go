@@ -130,8 +130,8 @@ func (t *modules) mitogenAt(ctx context.Context) string {
 func (t *modules) expire(name string, m *module) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if m.payload != nil || t.ended {
-		return
+	if t.m[name] != m || m.payload != nil || t.ended {
+		return // it was answered while the timer waited for mu
 	}
 	t.c.s.log.Warn("a client has not answered a module request", zap.Int("pid", t.c.pid), zap.String("module", name))
 	t.refuse(name, m)

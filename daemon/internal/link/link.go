@@ -2,15 +2,15 @@
 //
 // # Goroutines
 //
-//	name            started in   ends when                                      waited for by
-//	Link.readLoop   Dial         the connection ends                            Link.Close
-//	a late answer   Asked.Wait   it is there, or the connection has ended       nobody: it holds nothing
+//	name                  started in   ends when                                      waited for by
+//	Link.readLoop         Dial         the connection ends                            Link.Close
+//	Asked.giveUp          Asked.Wait   the answer is there, or the connection ends    nobody: it holds nothing
+//	the rest of a message Link.send    the daemon has taken it, or the connection     Link.send, until its context ends
+//	                                   ends
 //
 // # Locks
 //
-//	Link.wmu -> Link.mu
-//
-// Link.wmu is held while a message is written, Link.mu guards the requests that wait.
+// Link.mu guards the requests that wait, and is taken alone. Link.turn has a token for whoever writes a message.
 package link
 
 import (
@@ -22,6 +22,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"mitogend/daemon/socket"
@@ -41,12 +42,19 @@ const MaxPending = 1000
 // Link is a connection with a running daemon. It is safe for concurrent use.
 type Link struct {
 	nc    net.Conn
+	raw   syscall.RawConn
 	slots chan struct{}
 	ended chan struct{} // closed when the reader has ended
 
 	heard atomic.Int64 // bytes of the daemon
 
-	wmu sync.Mutex // held while a message is written
+	turn chan struct{} // one token, for whoever writes a message
+
+	// Of whoever has the turn: what try writes, how it went, and its function.
+	out   []byte
+	n     int
+	werr  error
+	write func(fd uintptr) bool
 
 	// mu protects the following. Nothing is locked under it.
 	mu      sync.Mutex
@@ -68,8 +76,14 @@ func Dial(ctx context.Context, path string) (*Link, error) {
 		return nil, fmt.Errorf("client: %s: %w", path, err)
 	}
 	l := &Link{
-		nc: nc, slots: make(chan struct{}, MaxPending), ended: make(chan struct{}), pending: map[uint32]chan *wire.Message{},
+		nc: nc, slots: make(chan struct{}, MaxPending), ended: make(chan struct{}), turn: make(chan struct{}, 1),
+		pending: map[uint32]chan *wire.Message{},
 	}
+	if l.raw, err = nc.(*net.UnixConn).SyscallConn(); err != nil {
+		_ = nc.Close()
+		return nil, fmt.Errorf("client: %w", err)
+	}
+	l.write = l.writeOnce
 	go l.readLoop()
 	return l, nil
 }
@@ -157,31 +171,35 @@ func (l *Link) failure() error {
 func (l *Link) Heard() int64 { return l.heard.Load() }
 
 // Do makes a request and decodes its result into *result, unless that is nil. An error of the daemon is a *wire.Error.
-// When ctx ends, the request is cancelled; late, if not nil, gets an answer that comes after that.
-func (l *Link) Do(ctx context.Context, method string, params, result any, late func(*wire.Message)) error {
+// When ctx ends, the request is cancelled; what an answer that comes after that has made is given back.
+func (l *Link) Do(ctx context.Context, method string, params, result any) error {
 	select {
 	case l.slots <- struct{}{}:
 		defer func() { <-l.slots }()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	return l.Request(ctx, method, params, result, late)
+	return l.Request(ctx, method, params, result)
 }
 
 // Request is Do without a place among MaxPending.
-func (l *Link) Request(ctx context.Context, method string, params, result any, late func(*wire.Message)) error {
-	a, err := l.Begin(method, params)
+func (l *Link) Request(ctx context.Context, method string, params, result any) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx) // nothing is to begin
+	}
+	a, err := l.Begin(ctx, method, params)
 	if err != nil {
 		return err
 	}
-	return a.Wait(ctx, result, late)
+	return a.Wait(ctx, result)
 }
 
 // Asked is a request that was sent.
 type Asked struct {
-	l  *Link
-	id uint32
-	ch chan *wire.Message
+	l      *Link
+	id     uint32
+	method string
+	ch     chan *wire.Message
 }
 
 // requests are where requests are made: programs' input is as much as goes over the socket. maxRequest is how large one
@@ -190,9 +208,10 @@ var requests = sync.Pool{New: func() any { return new([]byte) }}
 
 const maxRequest = 512 << 10
 
-// Begin sends a request. Those of one goroutine are sent in their order.
-func (l *Link) Begin(method string, params any) (*Asked, error) {
-	a := &Asked{l: l, ch: make(chan *wire.Message, 1)}
+// Begin sends a request. Those of one goroutine are sent in their order. When ctx ends before the daemon has taken all of
+// one, it goes on.
+func (l *Link) Begin(ctx context.Context, method string, params any) (*Asked, error) {
+	a := &Asked{l: l, method: method, ch: make(chan *wire.Message, 1)}
 	l.mu.Lock()
 	if l.pending == nil {
 		l.mu.Unlock()
@@ -205,13 +224,16 @@ func (l *Link) Begin(method string, params any) (*Asked, error) {
 	l.mu.Unlock()
 	room := requests.Get().(*[]byte)
 	msg, err := wire.NewRequest((*room)[:0], a.id, method, params)
+	whole := true
 	if err == nil {
-		err = l.Write(msg)
+		whole, err = l.send(ctx, msg)
 	}
-	if cap(msg) <= maxRequest {
-		*room = msg
+	if whole {
+		if cap(msg) <= maxRequest {
+			*room = msg
+		}
+		requests.Put(room)
 	}
-	requests.Put(room)
 	if err != nil {
 		l.mu.Lock()
 		delete(l.pending, a.id)
@@ -221,35 +243,73 @@ func (l *Link) Begin(method string, params any) (*Asked, error) {
 	return a, nil
 }
 
-// Wait gives the answer, once.
-func (a *Asked) Wait(ctx context.Context, result any, late func(*wire.Message)) error {
-	l := a.l
+// Wait decodes the answer, as Do does. Whoever has called it calls nothing else.
+func (a *Asked) Wait(ctx context.Context, result any) error {
+	m, err := a.Answer(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			go a.giveUp()
+		}
+		return err
+	}
+	return Decode(m, result)
+}
+
+// Answer waits for the answer, which it gives once, for Decode. The request goes on when ctx ends, so that Answer may be
+// called again: the daemon may have given away what is in an answer that is on its way.
+func (a *Asked) Answer(ctx context.Context) (*wire.Message, error) {
 	select {
 	case m := <-a.ch:
-		return Decode(m, result)
+		return m, nil
 	case <-ctx.Done():
-		// The answer, if it comes, is dropped: the id stays taken until then.
-		if msg, err := wire.NewNotification("cancel", &wire.Cancel{Request: a.id}); err == nil {
-			_ = l.Write(msg)
+	case <-a.l.ended:
+	}
+	select {
+	case m := <-a.ch: // it is there as well
+		return m, nil
+	default:
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return nil, a.l.failure()
+}
+
+// giveUp cancels a request that nobody waits for any more, and closes what its answer has made all the same. Its id
+// stays taken until the answer comes. Nobody waits for this: the daemon may not even read.
+func (a *Asked) giveUp() {
+	if msg, err := wire.NewNotification("cancel", &wire.Cancel{Request: a.id}); err == nil {
+		_ = a.l.Write(context.Background(), msg)
+	}
+	m, err := a.Answer(context.Background())
+	if err != nil {
+		return
+	}
+	if p := madeBy(a.method, m); p != nil {
+		_ = a.l.Request(context.Background(), "close", p, nil)
+	}
+}
+
+// madeBy closes what the answer to a request has given to this client; nil where that is nothing.
+func madeBy(method string, m *wire.Message) *wire.Close {
+	switch method {
+	case "connect":
+		var got wire.Connected
+		if Decode(m, &got) == nil {
+			return &wire.Close{Child: got.Child}
 		}
-		if late != nil {
-			go func() {
-				select {
-				case m := <-a.ch:
-					late(m)
-				case <-l.ended:
-				}
-			}()
+	case "receiver":
+		var got wire.NewReceiver
+		if Decode(m, &got) == nil {
+			return &wire.Close{Stream: got.Stream}
 		}
-		return context.Cause(ctx)
-	case <-l.ended:
-		select {
-		case m := <-a.ch:
-			return Decode(m, result)
-		default:
-			return l.failure()
+	case "call_async", "call_many", "run", "run_many", "open", "open_many", "put", "get", "subscribe":
+		var got wire.Items
+		if Decode(m, &got) == nil && !got.End {
+			return &wire.Close{Stream: got.Stream}
 		}
 	}
+	return nil
 }
 
 // Decode reads an answer into *result, unless that is nil. An error of the daemon is a *wire.Error.
@@ -270,22 +330,83 @@ func Decode(m *wire.Message, result any) error {
 	return nil
 }
 
-// Write sends one message. Large ones of several goroutines do not mix.
-func (l *Link) Write(msg []byte) error {
-	l.wmu.Lock()
-	defer l.wmu.Unlock()
-	if _, err := l.nc.Write(msg); err != nil {
-		// The daemon may have said why before it hung up.
-		t := time.NewTimer(time.Second)
-		defer t.Stop()
+// Write sends one message. Large ones of several goroutines do not mix. When ctx ends before the daemon has taken all of
+// it, it goes on.
+func (l *Link) Write(ctx context.Context, msg []byte) error {
+	_, err := l.send(ctx, msg)
+	return err
+}
+
+// send is Write. If whole is false, msg is still in use. A message that the daemon takes at once is sent even if ctx has
+// ended.
+func (l *Link) send(ctx context.Context, msg []byte) (whole bool, err error) {
+	select {
+	case l.turn <- struct{}{}:
+	default:
 		select {
-		case <-l.ended:
-			return l.failure()
-		case <-t.C:
-			return fmt.Errorf("%w: %v", ErrDisconnected, err)
+		case l.turn <- struct{}{}:
+		case <-ctx.Done():
+			return true, context.Cause(ctx)
 		}
 	}
-	return nil
+	n, err := l.try(msg)
+	if err != nil || n == len(msg) {
+		<-l.turn
+		return true, l.unwritten(err)
+	}
+	written := make(chan error, 1)
+	go func() {
+		_, err := l.nc.Write(msg[n:])
+		<-l.turn
+		written <- err
+	}()
+	select {
+	case err = <-written:
+		return true, l.unwritten(err)
+	case <-ctx.Done():
+		return false, nil
+	}
+}
+
+// try writes what goes without waiting.
+func (l *Link) try(msg []byte) (int, error) {
+	l.out, l.n, l.werr = msg, 0, nil
+	err := l.raw.Write(l.write)
+	if err == nil {
+		err = l.werr
+	}
+	l.out = nil
+	return l.n, err
+}
+
+func (l *Link) writeOnce(fd uintptr) bool {
+	n, err := syscall.Write(int(fd), l.out)
+	for err == syscall.EINTR {
+		n, err = syscall.Write(int(fd), l.out)
+	}
+	switch err {
+	case nil:
+		l.n = n
+	case syscall.EAGAIN:
+	default:
+		l.werr = err
+	}
+	return true
+}
+
+// unwritten is the error of a message that could not be written: the daemon may have said why before it hung up.
+func (l *Link) unwritten(err error) error {
+	if err == nil {
+		return nil
+	}
+	t := time.NewTimer(time.Second)
+	defer t.Stop()
+	select {
+	case <-l.ended:
+		return l.failure()
+	case <-t.C:
+		return fmt.Errorf("%w: %v", ErrDisconnected, err)
+	}
 }
 
 // Close ends the connection: children are given back, what is under way is given up.
