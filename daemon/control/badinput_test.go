@@ -292,6 +292,54 @@ func exists(path string) bool {
 	return err == nil
 }
 
+// A request that gives up waiting for its turn changes nothing of the order of others.
+func TestOrderAfterATimeout(t *testing.T) {
+	b := newBed(t, nil)
+	gate := filepath.Join(t.TempDir(), "gate")
+	starts := filepath.Join(t.TempDir(), "starts")
+	real, err := exec.LookPath("python3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := "local:?python=" + script(t, fmt.Sprintf("echo x >>%s; while [ ! -e %s ]; do sleep 0.02; done; exec %s \"$@\"\n", starts, gate, real))
+	c := b.raw(t)
+	note := func(id uint32, more map[string]any) {
+		params := map[string]any{"target": target, "function": "mod:note", "args": []any{id}}
+		for k, v := range more {
+			params[k] = v
+		}
+		c.send(t, id, "call", params)
+	}
+	note(1, nil)
+	note(2, map[string]any{"timeout": 0.05})
+	for id := uint32(3); id < 10; id++ {
+		note(id, nil)
+	}
+	if m, e := c.reply(t); m.ID != 2 || e == nil || e.Kind != wire.KindTimeout {
+		t.Fatal(m.ID, e)
+	}
+	// While the first is not sent, no other one is begun.
+	poll.Until(t, "it is being connected", func() bool { return exists(starts) })
+	c.send(t, 10, "list", nil)
+	if m, e := c.reply(t); m.ID != 10 || e != nil || b.List().Contexts[0].Leases != 1 {
+		t.Errorf("%v, and %d requests have begun", e, b.List().Contexts[0].Leases)
+	}
+	if err := os.WriteFile(gate, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for range 8 {
+		if _, e := c.reply(t); e != nil {
+			t.Error(e)
+		}
+	}
+	note(11, nil)
+	m, _ := c.reply(t)
+	var got wire.Value
+	if err := wire.Unmarshal(m.Result, &got); err != nil || fmt.Sprint(got.V) != "[1 3 4 5 6 7 8 9 11]" {
+		t.Error(got.V, err)
+	}
+}
+
 func TestThousandClients(t *testing.T) {
 	b := newBed(t, nil)
 	first := b.connect(t, "local:")

@@ -161,7 +161,9 @@ func (s *stream) offer(item wire.Item) {
 // add adds an item. mu is held.
 func (s *stream) add(item wire.Item) {
 	if s.dropped > 0 {
-		s.items = append(s.items, wire.Item{Kind: wire.ItemDropped, Count: s.dropped})
+		dropped := wire.Item{Kind: wire.ItemDropped, Count: s.dropped}
+		s.items = append(s.items, dropped)
+		s.bytes += dropped.Size()
 		s.dropped = 0
 	}
 	if n := len(s.items); n > 0 && item.Kind == wire.ItemOutput && s.items[n-1].Kind == wire.ItemOutput && s.items[n-1].Target == item.Target &&

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"io"
+	"strings"
 	"testing"
 
 	"mitogend/daemon/wire"
@@ -52,5 +53,41 @@ func TestWritePlaces(t *testing.T) {
 				t.Errorf("%+v: %q", w, got)
 			}
 		}
+	}
+}
+
+// Errors take room in a stream by their texts, as results do.
+func TestErrorsTakeRoom(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // what has no room is not waited for
+	s := &stream{ctx: ctx, max: streamBytes, changed: make(chan struct{}, 1), room: make(chan struct{}, 1), gone: make(chan struct{})}
+	n := 0
+	for ; n < 200; n++ {
+		text := strings.Repeat("x", 100_000)
+		if s.put(wire.Item{Kind: wire.ItemError, Error: &wire.Error{Kind: wire.KindCall, Message: text}}) != nil {
+			break
+		}
+	}
+	if n < 5 || n > 10 {
+		t.Errorf("%d errors of 100 kB wait", n)
+	}
+}
+
+// The count of bytes is right when something was dropped.
+func TestDroppedIsCounted(t *testing.T) {
+	h := newHub()
+	s := &stream{c: &conn{s: &Server{hub: h}}, max: 1000, changed: make(chan struct{}, 1), room: make(chan struct{}, 1), gone: make(chan struct{})}
+	for range 100 {
+		for range 20 {
+			s.offer(wire.Item{Kind: wire.ItemEvent, Event: &wire.Event{Text: strings.Repeat("x", 100)}})
+		}
+		s.take(600)
+		s.offer(wire.Item{Kind: wire.ItemEvent, Event: &wire.Event{}})
+		for len(s.items) > 0 {
+			s.take(1)
+		}
+	}
+	if s.bytes != 0 || h.dropped.Load() == 0 {
+		t.Errorf("%d bytes are in an empty stream; %d were dropped", s.bytes, h.dropped.Load())
 	}
 }

@@ -52,6 +52,16 @@ type Error struct {
 // Error gives the message.
 func (e *Error) Error() string { return e.Message }
 
+// size is about what it takes as it is sent, in bytes. Its parts share the memory of Text, but each is sent.
+func (e *Error) size() int {
+	n := 64 + len(e.Message) + len(e.Type) + len(e.Traceback) + len(e.Text) + len(e.Target) + len(e.Label) + len(e.Step) +
+		len(e.Reason) + len(e.Hint) + len(e.Status)
+	for _, line := range e.Output {
+		n += 16 + len(line)
+	}
+	return n
+}
+
 // Errorf makes an error of a kind.
 func Errorf(kind, format string, args ...any) *Error {
 	return &Error{Kind: kind, Message: fmt.Sprintf(format, args...)}
