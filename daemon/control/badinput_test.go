@@ -12,17 +12,22 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
 	"mitogend/daemon"
 	"mitogend/daemon/client"
 	"mitogend/daemon/control"
+	"mitogend/daemon/inventory"
+	"mitogend/daemon/pool"
 	"mitogend/daemon/wire"
-
 	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 )
@@ -593,6 +598,80 @@ func TestShutdownTellsEverybody(t *testing.T) {
 	<-stopped
 	if n := len(b.Daemon().Children()); n != 0 {
 		t.Errorf("%d children are left", n)
+	}
+}
+
+// While the daemon stops, it takes no clients, and nobody else takes its place.
+func TestLockUntilTheEnd(t *testing.T) {
+	b := newBed(t, nil)
+	c := b.connect(t, "local:")
+	result := make(chan error, 1)
+	go func() { result <- c.Call(t.Context(), "time:sleep", 1000).Err() }()
+	poll.Until(t, "the call runs", func() bool { return b.List().Contexts[0].Running == 1 })
+	stopped := make(chan struct{})
+	go func() {
+		b.stop(time.Minute)
+		close(stopped)
+	}()
+	poll.Until(t, "nobody can come", func() bool { return !exists(b.path) })
+	var used *control.InUseError
+	if _, err := control.Listen(b.dir); !errors.As(err, &used) || used.PID != os.Getpid() {
+		t.Error(err)
+	}
+	b.Hurry()
+	<-stopped
+	if <-result == nil {
+		t.Error("no error")
+	}
+	ln, err := control.Listen(b.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = ln.Close()
+}
+
+// The program of an inventory holds up neither a request beyond its timeout, nor the end. It ends with the daemon.
+func TestInventoryThatHangs(t *testing.T) {
+	dir := t.TempDir()
+	pid := filepath.Join(dir, "pid")
+	inv, err := inventory.Load(script(t, fmt.Sprintf(`case $1 in
+--list) echo '{"g": {"hosts": ["one", "two"]}}' ;;
+*) echo $$ >%s.new; mv %s.new %s; exec sleep 1000 ;;
+esac
+`, pid, pid, pid)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	logged, logs := observer.New(zap.WarnLevel)
+	b := newBed(t, func(o *control.Options) { o.Inventory, o.Core = inv, logged })
+	slow := b.raw(t)
+	slow.send(t, 1, "connect", map[string]any{"target": "one"})
+	poll.Until(t, "the program runs", func() bool { return exists(pid) })
+	other := b.raw(t)
+	other.send(t, 1, "call", map[string]any{"target": "two", "function": "os:getpid", "timeout": 0.05})
+	if _, e := other.reply(t); e == nil || e.Kind != wire.KindTimeout {
+		t.Error(e)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := b.Configure(ctx, pool.Options{}, 0, nil); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	// Neither does it hold up its own request.
+	slow.send(t, 2, "cancel", map[string]any{"request": 1})
+	for range 2 {
+		if m, e := slow.reply(t); m.ID == 1 && (e == nil || e.Kind != wire.KindCancelled) {
+			t.Error(e)
+		}
+	}
+	b.stop(time.Minute)
+	for _, entry := range logs.All() {
+		t.Error(entry.Message)
+	}
+	data, _ := os.ReadFile(pid)
+	n, _ := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err := syscall.Kill(n, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("process %d: %v", n, err)
 	}
 }
 

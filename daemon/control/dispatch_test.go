@@ -64,3 +64,17 @@ func TestTurns(t *testing.T) {
 		t.Error("the order is kept")
 	}
 }
+
+// A transfer that waits when the daemon is told to stop does not begin; one that need not wait was taken before that.
+func TestWaitingTransfersDoNotBegin(t *testing.T) {
+	s := &Server{}
+	s.taking, s.stopTaking = context.WithCancelCause(t.Context())
+	c := &conn{s: s, transfers: make(chan struct{}, 1)}
+	s.stopTaking(daemon.ErrShutdown)
+	if err := c.enterTransfer(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := c.enterTransfer(t.Context()); !errors.Is(err, daemon.ErrShutdown) {
+		t.Error(err)
+	}
+}

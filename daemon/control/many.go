@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"mitogend/daemon"
@@ -38,7 +39,7 @@ type many struct {
 	runner interface {
 		Run(ctx context.Context) int
 		Begun() int
-		Stop()
+		Stop() bool
 	}
 }
 
@@ -114,12 +115,18 @@ func start[R any](m *many, do func(context.Context, int, *pool.Lease) (R, error)
 		}
 		return m.write(wctx, w)
 	}
+	var cut atomic.Bool // the daemon stops, and so more targets do not begin
 	m.work(m.s, func() error {
+		stopped := context.AfterFunc(m.call.s.taking, func() { cut.Store(m.runner.Stop()) })
 		m.s.begin(m.runner.Run(ctx))
+		stopped()
 		_ = m.addWorkers(-m.workers)
 		err := context.Cause(m.s.ctx)
 		if err == nil && context.Cause(ctx) != context.Canceled {
 			err = context.Cause(ctx) // input that could not be kept
+		}
+		if err == nil && cut.Load() {
+			err = daemon.ErrShutdown
 		}
 		m.giveUp(nil)
 		if err != nil && !ended(err) {
@@ -138,7 +145,7 @@ func (m *many) lease(ctx context.Context, target int) (*pool.Lease, error) {
 	m.s.begin(m.runner.Begun())
 	r := *m.base
 	t := wire.Target{Target: m.p.Targets[target], Connection: wire.Connection{Passwords: m.p.TargetPasswords[target], Source: m.source}}
-	if err := m.call.s.find(&r, &t); err != nil {
+	if err := m.call.s.find(ctx, &r, &t); err != nil {
 		return nil, err
 	}
 	if len(m.p.Names) > 0 {

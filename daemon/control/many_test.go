@@ -207,6 +207,32 @@ func TestCallManyWhileStopping(t *testing.T) {
 	poll.Until(t, "it has stopped", func() bool { return len(b.Daemon().Children()) == 0 })
 }
 
+// No more targets begin once the daemon is told to stop. What runs may end, and the plan says why it is not whole.
+func TestPlanEndsWhenStopping(t *testing.T) {
+	b := newBed(t, nil)
+	c := b.dial(t, client.Options{})
+	one := places(t, pythons.Any(t), 1)
+	m := &client.Many{Plan: work.Plan{Parallel: 1, MaxFail: work.NoLimit}, Places: slices.Repeat(one, 500)}
+	call := &client.ManyCalls{Function: "time:sleep", Args: []any{0.02}}
+	stopped := make(chan struct{})
+	stop := sync.OnceFunc(func() { b.stop(time.Minute); close(stopped) })
+	begun, ended := 0, 0
+	m.Begun = func(n int) {
+		if begun = n; n >= 2 {
+			go stop()
+		}
+	}
+	err := c.CallMany(t.Context(), m, call, func(o *client.Outcome) {
+		if ended++; o.Err != nil {
+			t.Errorf("%+v", o)
+		}
+	})
+	if !errors.Is(err, daemon.ErrShutdown) || begun == len(m.Places) || ended != begun {
+		t.Errorf("%d have begun, and %d ended: %v", begun, ended, err)
+	}
+	<-stopped // nothing runs any more, so there is nothing to wait for
+}
+
 func TestCallManyRefused(t *testing.T) {
 	b := newBed(t, nil)
 	c := b.dial(t, client.Options{})
