@@ -222,10 +222,13 @@ func (m *manyCalls) do(ctx context.Context, target int, l *pool.Lease) (*answere
 	return out, nil
 }
 
-// hold gives the child of a generator to the client, and waits until the client gives it back.
+// hold gives the child of a generator to the client, and waits until the client gives it back. Beyond the end of ctx the
+// client has a lease of its own.
 func (m *manyCalls) hold(ctx context.Context, target int, l *pool.Lease, out *answered, started time.Time) error {
-	left, err := m.keepUntil(l)
+	own := l.Another()
+	left, err := m.keepUntil(own)
 	if err != nil {
+		own.Release()
 		return err
 	}
 	out.told = true
@@ -239,6 +242,7 @@ func (m *manyCalls) hold(ctx context.Context, target int, l *pool.Lease, out *an
 	select {
 	case <-left:
 	case <-ctx.Done():
+		m.forgetLeft(uint32(l.Child().ID()), left)
 	}
 	return nil
 }

@@ -183,6 +183,59 @@ func TestCallManyGenerators(t *testing.T) {
 	poll.Until(t, "nothing is under way", func() bool { return b.Stats().Active == 0 && b.Stats().Streams == 0 })
 }
 
+// What ends the work on a generator's target leaves the child to the client, who was told that it holds it.
+func TestGeneratorGivenUp(t *testing.T) {
+	b := newBed(t, nil)
+	c := b.raw(t)
+	p := &wire.CallMany{Many: wire.Many{Targets: []string{"local:"}}}
+	p.Function, p.Args.V, p.Convert, p.Read = "itertools:repeat", []any{int64(7), int64(2)}, []string{"result", "lines"}, true
+	c.send(t, 1, "call_many", p)
+	var got wire.Items
+	var child uint32
+	for id := uint32(2); ; id++ {
+		m, e := c.reply(t)
+		if e != nil {
+			t.Fatal(e)
+		}
+		if err := wire.Unmarshal(m.Result, &got); err != nil {
+			t.Fatal(err)
+		}
+		for _, item := range got.Items {
+			child = item.Child
+			c.send(t, 100, "write", &wire.Write{Stream: got.Stream, Cancel: true})
+			if _, e := c.reply(t); e != nil {
+				t.Fatal(e)
+			}
+		}
+		if got.End {
+			break
+		}
+		c.send(t, id, "read", &wire.Read{Stream: got.Stream})
+	}
+	leases := func() int { return b.List().Contexts[0].Leases }
+	if child == 0 || leases() != 1 {
+		t.Fatalf("child %d has %d leases", child, leases())
+	}
+	c.send(t, 101, "connect", map[string]any{"target": "local:"})
+	if _, e := c.reply(t); e != nil {
+		t.Fatal(e)
+	}
+	for id, want := range []int{1, 0} {
+		if leases() != 1 {
+			t.Errorf("%d leases", leases())
+		}
+		c.send(t, uint32(200+id), "close", &wire.Close{Child: child})
+		if _, e := c.reply(t); e != nil || leases() != want {
+			t.Errorf("%v, %d leases", e, leases())
+		}
+	}
+	// The child is the client's until the very end.
+	c.send(t, 300, "close", &wire.Close{Child: child})
+	if _, e := c.reply(t); e == nil || e.Kind != wire.KindUnknown {
+		t.Error(e)
+	}
+}
+
 // A daemon that stops says so about the targets that are left.
 func TestCallManyWhileStopping(t *testing.T) {
 	b := newBed(t, nil)

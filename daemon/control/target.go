@@ -295,6 +295,15 @@ func (c *conn) keepUntil(l *pool.Lease) (left chan struct{}, err error) {
 	return left, nil
 }
 
+// forgetLeft is for who waits no longer for the client to give a child back. The client still holds it.
+func (c *conn) forgetLeft(id uint32, left chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h := c.leases[id]; h != nil {
+		h.left = slices.DeleteFunc(h.left, func(l chan struct{}) bool { return l == left })
+	}
+}
+
 // letGo gives back a child that the client has connected.
 func (c *conn) letGo(id uint32) error { return c.giveBack(id, nil) }
 
