@@ -601,6 +601,45 @@ func TestShutdownTellsEverybody(t *testing.T) {
 	}
 }
 
+// What runs when the daemon ends may have run, and its client learns that.
+func TestCutOffMayHaveRun(t *testing.T) {
+	b := newBed(t, nil)
+	var clients []*raw
+	for method, params := range map[string]map[string]any{
+		"call":       {"function": "time:sleep", "args": []any{1000}},
+		"call_async": {"function": "time:sleep", "args": []any{1000}, "read": true},
+		"open":       {"function": "mod:pump", "args": []any{1}, "read": true},
+		"run":        {"path": "x.py", "script": []byte("import time; time.sleep(1000)"), "read": true},
+	} {
+		c := b.raw(t)
+		params["target"], params["fresh"] = "local:", true
+		c.send(t, 1, method, params)
+		clients = append(clients, c)
+	}
+	poll.Until(t, "all run", func() bool {
+		n := 0
+		for _, c := range b.List().Contexts {
+			n += c.Running + int(c.Programs)
+		}
+		return n == len(clients)
+	})
+	b.stop(0)
+	for _, c := range clients {
+		m, e := c.reply(t)
+		if e == nil {
+			var got wire.Items
+			if err := wire.Unmarshal(m.Result, &got); err != nil || len(got.Items) != 1 || got.Items[0].Error == nil {
+				t.Errorf("%+v, %v", got, err)
+				continue
+			}
+			e = got.Items[0].Error
+		}
+		if e.Kind != wire.KindShutdown || !e.Lost || e.Target != "local:" {
+			t.Errorf("%+v", e)
+		}
+	}
+}
+
 // While the daemon stops, it takes no clients, and nobody else takes its place.
 func TestLockUntilTheEnd(t *testing.T) {
 	b := newBed(t, nil)

@@ -3,10 +3,12 @@ package control
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"time"
 
+	"mitogend/daemon"
 	"mitogend/daemon/faults"
 	"mitogend/daemon/wire"
 )
@@ -211,7 +213,7 @@ func (s *stream) read(ctx context.Context, max int) (any, error) {
 		case <-s.gone:
 			return nil, closed()
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return nil, s.cutOff(context.Cause(ctx))
 		}
 	}
 	return late(func() (any, error) {
@@ -224,6 +226,16 @@ func (s *stream) read(ctx context.Context, max int) (any, error) {
 		}
 		return out, nil
 	}), nil
+}
+
+// cutOff gives the error of a read that waits in vain. If the daemon ends, what runs on a target may have run.
+func (s *stream) cutOff(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.work && s.child != nil && errors.Is(err, daemon.ErrShutdown) {
+		return faults.CutOff(s.child.Name)
+	}
+	return err
 }
 
 func (s *stream) ready() bool {

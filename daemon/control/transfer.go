@@ -83,7 +83,7 @@ func (c *call) transfer(
 		}
 		r, err := do(s.ctx, &remote{Remote: l.Child(), l: l, s: c.s, told: told}, o, total.Store)
 		if cause := context.Cause(s.ctx); err != nil && cause != nil {
-			err = cause
+			err = cutOff(s.ctx, l, cause)
 		}
 		var incomplete *transfer.Error
 		switch {

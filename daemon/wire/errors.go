@@ -31,10 +31,10 @@ type Error struct {
 	Traceback string `codec:"traceback,omitempty"`
 	Text      string `codec:"text,omitempty"`
 
-	// Of KindLost: the function may have run.
+	// Of KindLost and KindShutdown: the function may have run.
 	Lost bool `codec:"lost,omitempty"`
 
-	// Of KindConnect and KindLost.
+	// Of KindConnect and KindLost; of KindShutdown where Lost is set.
 	Target string `codec:"target,omitempty"`
 	// Of KindConnect: which hop, from 0, of how many, and what bootstrap.Error has. Reason is also of others: the message without the name
 	// of the package that it begins with.
