@@ -34,8 +34,7 @@
 //	                                    subscription has ended, or the client has closed it
 //	an inventory      Server.resolve    it has answered, or Shutdown has ended its program   Server.wg
 //	exporter.run      newExporter       Shutdown, after what is left was sent            exporter.close
-//	the last waits    Server.Shutdown   children are closed, or the user is in a hurry;  nobody: they hold nothing
-//	                                    all work has ended
+//	the last wait     Server.Shutdown   all work has ended                               nobody: it holds nothing
 //
 // Server.Serve and Server.ServeHTTP run on their callers' goroutines. Work on many targets has the goroutines of
 // package work as well.

@@ -90,9 +90,11 @@ type Server struct {
 	down      bool
 	idle      chan struct{} // closed when no work is left, once stopping
 	closers   []func()      // of other servers, called at the end
-	hurry     chan struct{} // closed by Hurry
-	hurried   bool
 	inv       *inventory.Inventory
+
+	// hurried ends with Hurry.
+	hurried context.Context
+	hurry   context.CancelFunc
 
 	// taking ends when Shutdown begins, with ErrShutdown.
 	taking     context.Context
@@ -124,8 +126,9 @@ func New(opt Options) (*Server, error) {
 	}
 	s := &Server{
 		opt: opt, hub: newHub(), start: time.Now(), levels: opt.Levels, grace: opt.Grace, conns: map[*conn]bool{},
-		inv: opt.Inventory, asking: make(chan struct{}, 1), listeners: map[net.Listener]bool{}, idle: make(chan struct{}), hurry: make(chan struct{}),
+		inv: opt.Inventory, asking: make(chan struct{}, 1), listeners: map[net.Listener]bool{}, idle: make(chan struct{}),
 	}
+	s.hurried, s.hurry = context.WithCancel(context.Background())
 	s.taking, s.stopTaking = context.WithCancelCause(context.Background())
 	s.opt.Core = zapcore.NewTee(opt.Core, logCore{h: s.hub})
 	s.log = s.Logger("control")
@@ -359,7 +362,7 @@ func (s *Server) Shutdown(ctx context.Context) {
 	}
 	select {
 	case <-s.idle:
-	case <-s.hurry:
+	case <-s.hurried.Done():
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
@@ -374,15 +377,8 @@ func (s *Server) Shutdown(ctx context.Context) {
 		s.inv.Close() // nobody waits for the answer of a program any more
 	}
 	s.mu.Unlock()
-	s.pool.Shutdown()
-	last, cancel := context.WithTimeout(context.Background(), closeTime)
-	go func() {
-		select {
-		case <-s.hurry:
-			cancel()
-		case <-last.Done():
-		}
-	}()
+	s.pool.Shutdown(s.hurried)
+	last, cancel := context.WithTimeout(s.hurried, closeTime)
 	_ = s.d.Shutdown(last) // an error says only that some had to be killed
 	cancel()
 	ended := make(chan struct{})
@@ -401,7 +397,7 @@ func (s *Server) Shutdown(ctx context.Context) {
 		s.mu.Unlock()
 	}
 	if s.exporter != nil {
-		s.exporter.close()
+		s.exporter.close(s.hurried)
 	}
 }
 
@@ -415,14 +411,7 @@ func (s *Server) closeListeners() {
 
 // Hurry makes a Shutdown that is under way or comes later wait for nothing: work is cancelled and children are
 // killed.
-func (s *Server) Hurry() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.hurried {
-		s.hurried = true
-		close(s.hurry)
-	}
-}
+func (s *Server) Hurry() { s.hurry() }
 
 // closeTime is how long children get to leave by themselves at the end.
 const closeTime = 4 * time.Second

@@ -160,6 +160,14 @@ func (s *stream) offer(item wire.Item) {
 	s.add(item)
 }
 
+// skip counts n events that are dropped ahead of what comes.
+func (s *stream) skip(n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dropped += n
+	s.c.s.hub.dropped.Add(n)
+}
+
 // add adds an item. mu is held.
 func (s *stream) add(item wire.Item) {
 	if s.dropped > 0 {

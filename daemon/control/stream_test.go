@@ -2,9 +2,13 @@ package control
 
 import (
 	"context"
+	"errors"
 	"io"
+	"net"
+	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"mitogend/daemon/wire"
 )
@@ -89,5 +93,35 @@ func TestDroppedIsCounted(t *testing.T) {
 	}
 	if s.bytes != 0 || h.dropped.Load() == 0 {
 		t.Errorf("%d bytes are in an empty stream; %d were dropped", s.bytes, h.dropped.Load())
+	}
+}
+
+// A client that takes its replies slowly is served; one that takes nothing is not.
+func TestSlowClient(t *testing.T) {
+	here, there := net.Pipe()
+	defer here.Close()
+	defer there.Close()
+	s := &Server{}
+	s.opt.StallTimeout = time.Second
+	c := &conn{s: s, nc: here, ctx: t.Context()}
+	done := make(chan error, 1)
+	const size = 20 << 10
+	go func() {
+		_, err := c.writeSome(make([]byte, size))
+		done <- err
+	}()
+	buf := make([]byte, 1<<10)
+	for range size / len(buf) { // in two seconds
+		time.Sleep(100 * time.Millisecond)
+		if _, err := io.ReadFull(there, buf); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	s.opt.StallTimeout = 10 * time.Millisecond
+	if n, err := c.writeSome(buf); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error(n, err)
 	}
 }

@@ -67,8 +67,10 @@ type Pool struct {
 	log         *zap.Logger
 	newImporter func(importer.Options) (*importer.Importer, error) // of d
 
-	ctx    context.Context // ends with Close
+	ctx    context.Context // ends with Shutdown
 	cancel context.CancelFunc
+	closes context.Context // when it ends, what is being closed is killed
+	kill   context.CancelFunc
 
 	// mu protects the following.
 	mu      sync.Mutex
@@ -117,6 +119,7 @@ func New(d *daemon.Daemon, opt Options) (*Pool, error) {
 		p.log = zap.NewNop()
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.closes, p.kill = context.WithCancel(context.Background())
 	return p, p.Configure(opt)
 }
 
@@ -519,9 +522,9 @@ func (p *Pool) close(c *Conn) {
 
 // end closes a child and waits until it is gone.
 func (p *Pool) end(c *Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	ctx, cancel := context.WithTimeout(p.closes, closeTime)
 	defer cancel()
-	if err := c.child.Close(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+	if err := c.child.Close(ctx); err != nil && ctx.Err() == nil {
 		p.log.Warn("closing", zap.String("target", c.target), zap.Error(err))
 	}
 	p.mu.Lock()
@@ -562,9 +565,10 @@ func (p *Pool) Close(ctx context.Context, m Match) (int, error) {
 	return len(wanted), nil
 }
 
-// Shutdown gives up connects, refuses new leases and waits for what is being closed. The children that are left are
-// ended by the daemon's own Shutdown, at once.
-func (p *Pool) Shutdown() {
+// Shutdown gives up connects, refuses new leases and waits for what is being closed, which is killed when ctx ends. The
+// children that are left are ended by the daemon's own Shutdown, at once.
+func (p *Pool) Shutdown(ctx context.Context) {
+	defer context.AfterFunc(ctx, p.kill)()
 	p.mu.Lock()
 	p.down = true
 	for c := range p.all {

@@ -37,7 +37,7 @@ func newPool(t *testing.T, opt Options) *Pool {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		p.Shutdown()
+		p.Shutdown(context.Background())
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		if err := d.Shutdown(ctx); err != nil {
@@ -382,7 +382,7 @@ func TestShutdownGivesUpConnects(t *testing.T) {
 		result <- err
 	}()
 	poll.Until(t, "it is being connected", func() bool { return starts() == 1 })
-	p.Shutdown()
+	p.Shutdown(context.Background())
 	if err := <-result; err == nil {
 		t.Error("no error")
 	}
