@@ -73,8 +73,8 @@ func (sv *service) run(ctx context.Context, signals signals) error {
 	notify(sd.SdNotifyReady)
 	stopWatchdog := sv.feedWatchdog()
 	defer stopWatchdog()
-	stopReloads := sv.reloads(ctx, signals.reload)
 	grace := sv.settings.grace
+	stopReloads := sv.reloads(ctx, signals.reload)
 	select {
 	case sig := <-signals.end:
 		sv.log.Info("got a signal", zap.Stringer("signal", sig))

@@ -29,7 +29,7 @@ type Options struct {
 	// Runtime is what children run if their client sends no source and their target names no runtime: "", "embedded",
 	// "mitogen" or "mitogen:DIR".
 	Runtime string
-	// Inventory says what names of hosts mean in targets; nil for none. Nobody else may use it.
+	// Inventory says what names of hosts mean in targets; nil for none. Nobody else may use it, and the server closes it.
 	Inventory *inventory.Inventory
 	// MaxMessage, MaxPending and StallTimeout are those of daemon.Options. A client that takes nothing for
 	// StallTimeout while replies wait for it is disconnected.
@@ -166,7 +166,7 @@ func (s *Server) Logger(component string) *zap.Logger { return s.levels.Logger(s
 func (s *Server) Daemon() *daemon.Daemon { return s.d }
 
 // Configure takes new options of the pool, a new grace time and a new inventory. They count for what begins after
-// that. It waits while the inventory is asked, and changes nothing if ctx ends before.
+// that. It waits while the inventory is asked, which it closes, and changes nothing if ctx ends before.
 func (s *Server) Configure(ctx context.Context, p pool.Options, grace time.Duration, inv *inventory.Inventory) error {
 	select {
 	case s.asking <- struct{}{}:
