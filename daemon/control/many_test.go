@@ -260,6 +260,52 @@ func TestCallManyWhileStopping(t *testing.T) {
 	poll.Until(t, "it has stopped", func() bool { return len(b.Daemon().Children()) == 0 })
 }
 
+// While the client does not read, errors are bounded as results are: their texts count.
+func TestCallManyErrorsUnread(t *testing.T) {
+	b := newBed(t, nil)
+	c := b.raw(t)
+	const count = 400
+	p := &wire.CallMany{Many: wire.Many{Targets: slices.Repeat([]string{"local:"}, count), Parallel: 2}}
+	p.Function, p.Args.V = "mod:fail", []any{strings.Repeat("x", 100_000)}
+	c.send(t, 1, "call_many", p)
+	var got wire.Items
+	read := func() {
+		t.Helper()
+		m, e := c.reply(t)
+		if e != nil {
+			t.Fatal(e)
+		}
+		if err := wire.Unmarshal(m.Result, &got); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read()
+	var failed int64
+	same := 0
+	poll.Until(t, "nothing more begins", func() bool {
+		now := b.Stats().CallsFailed
+		if now == failed && now > 2 {
+			same++
+		} else {
+			same = 0
+		}
+		failed = now
+		return same > 50
+	})
+	outcomes, size := 0, 0
+	for id := uint32(2); !got.End; id++ {
+		c.send(t, id, "read", &wire.Read{Stream: got.Stream})
+		read()
+		outcomes += len(got.Items)
+		for _, item := range got.Items {
+			size = item.Size() // of each; a child cuts long texts
+		}
+	}
+	if waiting := int(failed) * size; outcomes != count || waiting > 3<<19 || size < 4000 {
+		t.Errorf("%d outcomes of %d bytes; %d of them waited", outcomes, size, failed)
+	}
+}
+
 // No more targets begin once the daemon is told to stop. What runs may end, and the plan says why it is not whole.
 func TestPlanEndsWhenStopping(t *testing.T) {
 	b := newBed(t, nil)
