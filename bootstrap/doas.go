@@ -36,7 +36,7 @@ func planDoas(o *options, b Boot) (*Plan, error) {
 		Label:    "doas " + user,
 		Stdio:    Hybrid,
 		Argv:     slices.Concat(argv, []string{"--"}, in.argv(b, false)),
-		Prompts:  passwordPrompts("doas", password, known, o.promptPattern(), `^doas \([^)]*\) password: *$`),
+		Prompts:  passwordPrompts("doas", password, known, o.promptPattern(), `^doas \([^)]*\) password: *$`, true),
 		Failures: append(o.incorrect("doas"), slices.Concat(accountFailures, doasFailures, in.failures())...),
 		Hint:     byHand(argv, "true"),
 	}, nil

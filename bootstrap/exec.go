@@ -42,7 +42,7 @@ func planExec(o *options, b Boot) (*Plan, error) {
 	p := &Plan{
 		Label:    "exec " + base(words[0]),
 		Stdio:    Stdio(o.oneOf("stdio", string(Socketpair), string(Pipes), string(PTY), string(Hybrid), string(HybridPipes))),
-		Prompts:  passwordPrompts("the command", password, known, o.promptPattern(), ""),
+		Prompts:  passwordPrompts("the command", password, known, o.promptPattern(), "", false),
 		Failures: slices.Concat(accountFailures, in.failures()),
 		Hint:     byHand(words),
 	}

@@ -102,11 +102,16 @@ func passwordPrompt(who, pattern string, password Secret, known bool) Prompt {
 }
 
 // passwordPrompts are the questions that any method with a password may meet. own is the pattern of password_prompt, and exact one
-// that only the program's own question matches; both may be empty, and need no time to settle.
-func passwordPrompts(who string, password Secret, known bool, own, exact string) []Prompt {
+// of the program's own question; both may be empty, and need no time to settle. If whole is true, exact is all of that question: a
+// user or a host whose name looks like a second factor's does not make it one.
+func passwordPrompts(who string, password Secret, known bool, own, exact string, whole bool) []Prompt {
 	var prompts []Prompt
 	if own != "" {
 		prompts = append(prompts, passwordPrompt(who, own, password, known))
+	}
+	if whole {
+		prompts = append(prompts, passwordPrompt(who, exact, password, known))
+		exact = ""
 	}
 	prompts = append(prompts, otherPrompts(who)...)
 	if exact != "" {

@@ -51,6 +51,13 @@ var promptTable = []struct{ text, sudo, ssh string }{
 	{"alice@web1's password: ", "stray password", "password"},
 	{"root@new-web1's password: ", "stray password", "password"},
 	{"(alice@web1) Password: ", "stray password", "password"},
+	{"deploy@code.example.com's password: ", "second factor", "password"},
+	{"pin@web1's password: ", "second factor", "password"},
+	{"ops@otp-1's password: ", "second factor", "password"},
+	{"(pin@otp.example.com) Password: ", "second factor", "password"},
+	{"(pin@otp.example.com) Verification code: ", "second factor", "second factor"},
+	{"(alice@web1) One-time password: ", "second factor", "second factor"},
+	{"One-time code for alice@web1's password: ", "second factor", "second factor"},
 	{"Your password will expire in 3 days", "", ""},
 	{"Your password will expire in 3 days.", "", ""},
 	{"By typing a password: you agree, says the law ", "", ""},
@@ -105,7 +112,7 @@ func TestPromptTable(t *testing.T) {
 }
 
 func TestAnswerIsGivenOnce(t *testing.T) {
-	a := newAsker(passwordPrompts("it", "pw", true, "", ""))
+	a := newAsker(passwordPrompts("it", "pw", true, "", "", false))
 	if v, _ := a.look([]byte("Password: "), false); v != settle {
 		t.Errorf("a pattern that a banner could match was not left to settle: %v", v)
 	}
@@ -346,5 +353,19 @@ func needProgram(t testing.TB, name string) {
 	t.Helper()
 	if _, err := exec.LookPath(name); err != nil {
 		pythons.Missing(t, name+" is not installed")
+	}
+}
+
+// TestDoasOfACode: the user and the host in a question may be called anything.
+func TestDoasOfACode(t *testing.T) {
+	doas := build(t, "doas", map[string]any{"password": "x"}).Prompts
+	for text, want := range map[string]string{
+		"doas (code@otp-1) password: ": "password", "doas (alice@web1) password: ": "password", "doas (alice@web1) OTP: ": "second factor",
+		"Verification code: ": "second factor",
+	} {
+		_, q := newAsker(doas).look([]byte(text), true)
+		if q == nil || q.Name != want {
+			t.Errorf("%q is taken for %v", text, q)
+		}
 	}
 }

@@ -256,7 +256,7 @@ func sshPrompts(password Secret, known, accept bool, own string) []Prompt {
 		// An empty passphrase makes ssh go on to the next key or method.
 		{Name: "key passphrase", Pattern: `^Enter passphrase for (key )?.*: *$`, Known: true, Repeat: true},
 	}
-	return append(prompts, passwordPrompts("the target", password, known, own, `^[^ @]+@[^ ]+'s password: *$`)...)
+	return append(prompts, passwordPrompts("the target", password, known, own, `^([^ @]+@[^ ]+'s password|\([^()@ ]+@[^() ]+\) Password): *$`, true)...)
 }
 
 const hintHostKey = "connect once by hand with ssh and check the key, or check_host_keys=accept"

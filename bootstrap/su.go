@@ -35,7 +35,7 @@ func planSu(o *options, b Boot) (*Plan, error) {
 		// su reads the password from stdin, and some only if that is a terminal: the frames have to share it.
 		Stdio:    PTY,
 		Argv:     append(argv, "-c", in.line(b)),
-		Prompts:  passwordPrompts("su", password, known, o.promptPattern(), ""),
+		Prompts:  passwordPrompts("su", password, known, o.promptPattern(), "", false),
 		Failures: append(o.incorrect("su"), slices.Concat(accountFailures, suFailures, in.failures())...),
 		Hint:     byHand(argv, "-c", "true"),
 	}, nil

@@ -223,7 +223,7 @@ if [ "$foreign" ]; then
 		export LD_LIBRARY_PATH="$lib"
 	fi
 fi
-if ! e=$("$q" -SEc "import zlib" 2>&1 </dev/null); then
+if ! e=$("$q" -SEc "import sys;sys.path[:]=filter(None,sys.path);import zlib" 2>&1 </dev/null); then
 	leave
 	fail "$label does not start: ${e##*"$nl"}"
 fi

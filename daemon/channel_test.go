@@ -68,6 +68,27 @@ def say(text, fail=False):
     if fail:
         raise ValueError(text)
 
+def square(n):
+    import chanlater
+    return chanlater.square(n)
+
+def pool(channel):
+    import multiprocessing
+    try:
+        context = multiprocessing.get_context('fork')
+    except AttributeError:
+        context = multiprocessing
+    workers = context.Pool(2)
+    try:
+        return workers.map_async(square, range(5)).get(30)
+    finally:
+        workers.terminate()
+
+def prints(channel):
+    print('before')
+    sys.stdout.flush()
+    channel.recv()
+
 def many(sender, count):
     for i in range(count):
         sender.send((i, b'x' * 1000))
@@ -76,7 +97,7 @@ def many(sender, count):
 `
 
 func channelDaemon(t *testing.T) *Daemon {
-	return newDaemon(t, Options{Path: []string{writeFiles(t, map[string]string{"chanmod.py": channelModule})}})
+	return newDaemon(t, Options{Path: []string{writeFiles(t, map[string]string{"chanmod.py": channelModule, "chanlater.py": "def square(n):\n    return n * n\n"})}})
 }
 
 func TestChannelEchoes(t *testing.T) {
@@ -462,4 +483,39 @@ func TestConfigHasTheLimit(t *testing.T) {
 			t.Errorf("got %v, %v; want %d", got, err, max)
 		}
 	}
+}
+
+// TestChannelIsACall: a function that has a channel is called like any: it may fork, its output comes while it runs, and
+// its process does not outlive the daemon.
+func TestChannelIsACall(t *testing.T) {
+	pythons.Each(t, func(t *testing.T, py pythons.Python) {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		c, err := channelDaemon(t).Connect(ctx, target(py))
+		if err != nil {
+			t.Fatal(err)
+		}
+		came := make(chan struct{}, 1)
+		ch, err := c.Open(ctx, CallOptions{Output: func([]byte) { token(came) }}, "chanmod:prints")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !c.guarded.Load() {
+			t.Error("nobody ends the function when the daemon is gone")
+		}
+		select {
+		case <-came:
+		case <-ctx.Done():
+			t.Fatal("what it has printed does not come")
+		}
+		ch.Close()
+		_ = ch.Result(ctx).Err()
+		if ch, err = c.Open(ctx, CallOptions{}, "chanmod:pool"); err != nil {
+			t.Fatal(err)
+		}
+		var got []int
+		if err := ch.Result(ctx).Decode(&got); err != nil || fmt.Sprint(got) != "[0 1 4 9 16]" {
+			t.Errorf("%v, %v", got, err)
+		}
+	})
 }

@@ -219,7 +219,7 @@ func (c *Child) pushScript(ctx context.Context, o RunOptions) error {
 	} else {
 		c.responder.LearnLists(o.Source)
 		names = append(names, c.Importer().ScriptClosure(c.Version(), o.Source)...)
-		if importer.ReadsFiles(o.Source) {
+		if importer.ScriptReadsFiles(o.Source) {
 			names = append(names, withPaths)
 		}
 	}

@@ -2,6 +2,7 @@ package importer
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 )
 
@@ -34,7 +35,7 @@ type source struct {
 	absolute bool
 	// extends: the package extends its __path__ over the whole path.
 	extends bool
-	// paths: it mentions __file__, __path__, sys.modules or pkg_resources, by which paths are made, or ReadsFiles.
+	// paths: it mentions __file__, __path__, sys.modules or pkg_resources, by which paths are made, or readsFiles.
 	paths bool
 	// unpack: it asks for being unpacked.
 	unpack bool
@@ -114,8 +115,20 @@ type scanner struct {
 	line, counted int
 }
 
-// ReadsFiles tells whether a source imports coverage, which opens the files of the modules that it measures.
-func ReadsFiles(src []byte) bool { return bytes.Contains(src, []byte("import coverage")) }
+// readsFiles tells whether a source imports coverage, which opens the files of the modules that it measures.
+func readsFiles(src []byte) bool { return bytes.Contains(src, []byte("import coverage")) }
+
+// pathMakers are what makes paths of files, in a module.
+var pathMakers = []string{"__file__", "__path__", "sys.modules[", "pkg_resources"}
+
+// ScriptReadsFiles tells whether a script may open files of served modules by their paths. Its own __file__ is no such
+// path.
+func ScriptReadsFiles(src []byte) bool {
+	if readsFiles(src) || bytes.Contains(src, []byte(".__file__")) {
+		return true
+	}
+	return slices.ContainsFunc(pathMakers[1:], func(maker string) bool { return bytes.Contains(src, []byte(maker)) })
+}
 
 // scanSource finds the imports in Python 2 or 3 source. The source need not be a valid program: what makes no sense is passed over.
 func scanSource(src []byte) *source {
@@ -129,8 +142,8 @@ func scanSource(src []byte) *source {
 	if s.out.mainGuard >= 0 {
 		s.out.mainGuard += len(src) - len(text)
 	}
-	s.out.paths = ReadsFiles(src)
-	for _, maker := range []string{"__file__", "__path__", "sys.modules[", "pkg_resources"} {
+	s.out.paths = readsFiles(src)
+	for _, maker := range pathMakers {
 		s.out.paths = s.out.paths || bytes.Contains(src, []byte(maker))
 	}
 	s.out.lists = listedNames(src)

@@ -67,6 +67,8 @@ func TestWrongUsage(t *testing.T) {
 		{"call -I nowhere os:getpid", []string{"nowhere", "no such file"}},
 		{"call --venv . os:getpid", []string{"no virtual environment"}},
 		{"call --ask-pass -H ssh:h os:getpid", []string{"--ask-pass", "no terminal", "password_env"}},
+		{"call --where= os:getpid", []string{"--where", "it is empty"}},
+		{"exec --batch= -- true", []string{"--batch", "it is empty"}},
 		{"run", []string{"SCRIPT"}},
 		{"run nowhere.py", []string{"no script nowhere.py"}},
 		{"run .", []string{"directory"}},

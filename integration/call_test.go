@@ -229,3 +229,31 @@ func TestAnyResultByDaemon(t *testing.T) {
 	call("--select", ".", "unlike:numbers", "1").Want(t, 1, "\"2026-01-01\"\n", "ValueError: no more")
 	call("unlike:odd").Want(t, 1, "", "a value of type unlike.Odd (at [1].a)")
 }
+
+// Names that are not UTF-8 are the same behind a filter. Only --raw gives a terminal what a child has made for it.
+func TestNamesBehindAFilter(t *testing.T) {
+	p := AnyPython(t)
+	dir := t.TempDir()
+	Write(t, dir, "m.py", "class Odd(object):\n    def __repr__(self):\n        return 'a\\x1b[2J\\nb'\n\ndef odd():\n    return Odd()\n"+
+		"def keys(n):\n    return [{'k%d' % i: i} for i in range(n)]\n")
+	Write(t, dir, "names/caf\xe9", "")
+	call := func(args ...string) Result {
+		return Mitogend(t, dir, append([]string{"call", "-H", p.Target()}, args...)...)
+	}
+	list := []string{"os:listdir", `"names"`}
+	call(append(list, "--select", ".[]", "--raw")...).Want(t, 0, "caf\xe9", "")
+	call(append(list, "--select", ".[]")...).Want(t, 0, `"caf\udce9"`+"\n", "")
+	call(append(list, "--select", `.[] | select(. == "caf\udce9") | {name: .}`)...).Want(t, 0, `{"name":"caf\udce9"}`+"\n", "")
+	if r := call(append(list, "--select", ".[]", "--json")...); !strings.Contains(r.Stdout, `"result":"caf\udce9"`) {
+		t.Error(r)
+	}
+	if r := call(append(list, "--table")...); !strings.HasSuffix(r.Stdout, `  caf\xe9`+"\n") {
+		t.Error(r)
+	}
+	call("--repr", "m:odd").Want(t, 0, `a\x1b[2J`+"\nb\n", "")
+	call("--repr", "--raw", "m:odd").Want(t, 0, "a\x1b[2J\nb", "")
+	r := call("--table", "m:keys", "20000")
+	if r.Status != 0 || len(strings.Fields(r.Stdout[:strings.IndexByte(r.Stdout, '\n')])) != 201 || !strings.Contains(r.Stderr, "after the first 200 columns") {
+		t.Error(r)
+	}
+}

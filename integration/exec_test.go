@@ -31,6 +31,7 @@ func TestExec(t *testing.T) {
 			{[]string{"--env", "MITOGEND_TARGET=own", "--shell", `echo "$MITOGEND_TARGET"`}, 0, "own\n", ""},
 			{[]string{"--shell", `echo "$MITOGEND_TARGET"`}, 0, p.Target() + "\n", ""},
 			{[]string{"--", "echo", "{host}", "{other}"}, 0, "localhost {other}\n", ""},
+			{[]string{"--env", "A={host}", "--shell", `echo {host} {""host} $A`}, 0, "localhost {host} {host}\n", ""},
 			// The command does not ignore signals that Python ignores. Those from 32 on are left out: the C library keeps them.
 			{[]string{"--shell", `yes | head -1; m=$(sed -n "s/^SigIgn:.//p" /proc/self/status); echo $((0x$m & 0x7fffffff))`}, 0, "y\n0\n", ""},
 		} {

@@ -100,5 +100,7 @@ func TestWhereOfSeveral(t *testing.T) {
 		Mitogend(t, dir, "call", "-H", a.Target(), "--where", expr, "os:getpid").Want(t, want, "", why)
 	}
 	Mitogend(t, dir, "call", "--where", "cpus > 0", "--dry-run", "os:getpid").Want(t, 2, "", "--dry-run asks them nothing")
+	Mitogend(t, dir, "facts", "system", "-H", a.Target()).Want(t, 0, "system                Linux\n", "")
+	Mitogend(t, dir, "facts", "system", "--jsn").Want(t, 2, "", "unknown flag: --jsn")
 	Mitogend(t, dir, "facts", "cpus", "cores").Want(t, 2, "", "cores: there is no fact of that name")
 }

@@ -44,6 +44,15 @@ func TestExecAtATerminal(t *testing.T) {
 		if status := term.wait(); status != 0 || !strings.Contains(term.screen(), "done\r\n") {
 			t.Errorf("status %d\n%s", status, term.screen())
 		}
+		// A command that lets go of the terminal can be left.
+		term = run("--", "sh", "-c", "echo off; exec </dev/null >/dev/null 2>&1; exec sleep 1000")
+		term.expect("off\r\n")
+		term.send("\r~.")
+		term.wait()
+		term = run("--", "sh", "-c", "echo off; exec </dev/null >/dev/null 2>&1; sleep 0.3; exit 5")
+		if status := term.wait(); status != 5 {
+			t.Errorf("status %d\n%s", status, term.screen())
+		}
 		term = run("--shell", "kill -9 $$")
 		if status := term.wait(); status != 137 {
 			t.Errorf("status %d\n%s", status, term.screen())

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -63,6 +64,92 @@ func TestOutputFiles(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	Mitogend(t, dir, "exec", "-o", "mitogend-hosts.yaml", "--", "true").Want(t, 2, "", "mitogend: -o mitogend-hosts.yaml: not a directory\n")
+}
+
+// Files that a full disk has cut short are told of, also where the program has failed itself.
+func TestOutputFilesOnAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	fleet(t, dir, "w1", "w2")
+	Write(t, dir, "m.py", "def gen(fail):\n    yield 1\n    if fail:\n        raise ValueError('no')\n")
+	for _, name := range []string{"w1", "w2"} {
+		if err := os.MkdirAll(filepath.Join(dir, "out", name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink("/dev/full", filepath.Join(dir, "out", name, "stdout")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const full = ": -o out/w1: no space left on device\n"
+	for _, status := range []string{"0", "3"} {
+		r := Mitogend(t, dir, "exec", "-q", "-H", "w1", "-o", "out", "--", "sh", "-c", "echo x; exit "+status)
+		r.Want(t, map[string]int{"0": 1, "3": 3}[status], "", full)
+	}
+	d := Serve(t)
+	for _, fail := range []string{"false", "true"} {
+		r := d.Run(t, dir, "call", "-q", "-H", "w1,w2", "-o", "out", "m:gen", fail)
+		if r.Status != 1 || strings.Count(r.Stderr, full) != 1 || strings.Contains(r.Stderr, "ValueError: no") != (fail == "true") {
+			t.Error(r)
+		}
+	}
+	// What cannot be made is told of once.
+	Write(t, dir, "out/w3", "a file")
+	fleet(t, dir, "w3")
+	r := Mitogend(t, dir, "exec", "-q", "-H", "w3", "-o", "out", "--", "true")
+	if r.Status != 1 || strings.Count(r.Stderr, "not a directory") != 1 {
+		t.Error(r)
+	}
+}
+
+// A command that does not begin leaves nothing of --failed, and the older file.
+func TestFailedFileOfNothing(t *testing.T) {
+	dir := t.TempDir()
+	fleet(t, dir, "w1", "w2")
+	Write(t, dir, "failed", "old\n")
+	nothing := func(r Result, status int) {
+		t.Helper()
+		left, _ := filepath.Glob(filepath.Join(dir, ".mitogend-*"))
+		if got, _ := os.ReadFile(filepath.Join(dir, "failed")); r.Status != status || len(left) > 0 || string(got) != "old\n" {
+			t.Errorf("%v is left, failed has %q: %v", left, got, r)
+		}
+	}
+	for _, args := range []string{
+		"put nosuch /tmp/x", "get -H w1,w2 x -", "get -b -H w1 x -", "sync --pull x -", "exec -t true", "repl --json -H w1,w2", "run --interactive mitogend-hosts.yaml",
+	} {
+		words := strings.Fields(args)
+		cmd := Command(t, dir, append([]string{words[0], "--failed", "failed"}, words[1:]...)...)
+		cmd.SysProcAttr = noTerminal
+		nothing(runCommand(t, cmd), 2)
+	}
+	cmd := Command(t, dir, "put", "--failed", "failed", "-", dir+"/x")
+	cmd.SysProcAttr = noTerminal
+	if _, err := cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	poll.Until(t, "the file of --failed is made", func() bool {
+		made, _ := filepath.Glob(filepath.Join(dir, ".mitogend-failed-*"))
+		return len(made) > 0
+	})
+	_ = cmd.Process.Signal(syscall.SIGINT)
+	_ = cmd.Wait()
+	nothing(Result{Stderr: stderr.String(), Status: cmd.ProcessState.ExitCode()}, 130)
+}
+
+// stdin cannot be the targets and something else.
+func TestStdinOnce(t *testing.T) {
+	dir := t.TempDir()
+	for _, args := range []string{"put -H @- - " + dir + "/x", "run -H @- -", "call -H @- builtins:len @-", "call -H @- builtins:len --args-json @-"} {
+		cmd := Command(t, dir, strings.Fields(args)...)
+		cmd.Stdin = strings.NewReader("local:\n")
+		runCommand(t, cmd).Want(t, 2, "", "-H @- takes all of stdin")
+	}
+	if _, err := os.Stat(filepath.Join(dir, "x")); err == nil {
+		t.Error("a file was written")
+	}
 }
 
 func TestBatches(t *testing.T) {

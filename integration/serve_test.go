@@ -174,6 +174,30 @@ func TestStopLetsWorkEnd(t *testing.T) {
 	}
 }
 
+func TestStopWithoutGrace(t *testing.T) {
+	d := Serve(t, "--grace", "2m")
+	dir := t.TempDir()
+	target := AnyPython(t).Target()
+	out := make(chan Result, 1)
+	go func() { out <- d.Run(t, dir, "exec", "-H", target, "--", "sleep", "1000") }()
+	poll.Until(t, "the program runs", func() bool { return d.Stats(t).Programs == 1 })
+	begun := time.Now()
+	if r := d.Run(t, dir, "stop", "--grace", "0"); r.Status != 0 || time.Since(begun) > time.Minute {
+		t.Error(time.Since(begun), r)
+	}
+	<-out
+}
+
+// Commands do not read where serve listens, and say so where they miss it.
+func TestConfiguredSocket(t *testing.T) {
+	d := Serve(t)
+	dir := t.TempDir()
+	cmd := Command(t, dir, "ps")
+	config := Write(t, dir, "mitogend.yaml", "listen: "+d.Dir+"\n")
+	cmd.Env = append(cmd.Env, "MITOGEND_DAEMON=", "MITOGEND_CONFIG="+config, "XDG_RUNTIME_DIR="+dir)
+	runCommand(t, cmd).Want(t, 2, "", "serve listens where "+config+" says, and other commands do so with --daemon "+d.Socket)
+}
+
 func TestSecondSignalStopsAtOnce(t *testing.T) {
 	d := Serve(t, "--grace", "10m")
 	dir := t.TempDir()
@@ -448,6 +472,19 @@ func TestConfig(t *testing.T) {
 			t.Errorf("%q is not in\n%s", want, r.Stdout)
 		}
 	}
+	libs := Write(t, dir, "libs.yaml", "libs: [./lib, system]\nvault_password_file: [prod@pw, me/you@corp/pw]\n")
+	r2 := Mitogend(t, dir, "config", "show", "--config", libs)
+	for _, want := range []string{
+		"\nlibs:\n    - " + filepath.Join(dir, "lib") + "\n    - system\n",
+		"\nvault_password_file:\n    - prod@" + filepath.Join(dir, "pw") + "\n    - " + filepath.Join(dir, "me/you@corp/pw") + "\n",
+	} {
+		if !strings.Contains(r2.Stdout, want) {
+			t.Errorf("%q is not in\n%s", want, r2.Stdout)
+		}
+	}
+	if r := Mitogend(t, dir, "config", "show", "--libs", "a,system"); !strings.Contains(r.Stdout, "\nlibs:\n    - "+filepath.Join(dir, "a")+"\n    - system\n") {
+		t.Error(r)
+	}
 	// The output of config show is a valid configuration.
 	shown := Write(t, dir, "shown.yaml", r.Stdout)
 	if again := Mitogend(t, dir, "config", "show", "--config", shown); again.Status != 0 || strip(again.Stdout) != strip(r.Stdout) {
@@ -521,6 +558,10 @@ func TestLookingAtADaemon(t *testing.T) {
 	if r := d.Run(t, dir, "logs", "--kind", "connected", "-n", "3"); !strings.Contains(r.Stdout, "connected") {
 		t.Error(r)
 	}
+	if r := d.Run(t, dir, "logs"); !regexp.MustCompile(`^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} INFO `).MatchString(r.Stdout) {
+		t.Error(r)
+	}
+	d.Run(t, dir, "logs", "--set", "pool=debug", "-f").Want(t, 2, "", "--set changes levels and shows no records: without --follow")
 	if r := d.Run(t, dir, "top", "--count", "2", "--every", "100ms"); r.Status != 0 || strings.Count(r.Stdout, "requests/s") != 2 {
 		t.Error(r)
 	}

@@ -355,6 +355,34 @@ func testSync(t *testing.T, flags ...string) {
 	})
 }
 
+// A preview asks the target what it is, and has all names in JSON, as Python has those that are not UTF-8.
+func TestSyncPreview(t *testing.T) {
+	dir := t.TempDir()
+	p := AnyPython(t)
+	Write(t, dir, "here/caf\xe9", "new")
+	Write(t, dir, "there/old", "old")
+	for _, pull := range []bool{false, true} {
+		args := []string{"sync", "--dry-run", "--delete", "--json", "-H", p.Target(), "--where", "cpus > 0"}
+		if pull {
+			args = append(args, "--pull")
+		}
+		r := Mitogend(t, dir, append(args, dir+"/here", dir+"/there")...)
+		want := fmt.Sprintf(`here/caf\udce9"],"delete":["%s/there/old"]}`, dir)
+		if r.Status != 0 || !strings.Contains(r.Stdout, want) {
+			t.Errorf("pull %v: %v; want %s", pull, r, want)
+		}
+		args[7] = "cpus < 0"
+		Mitogend(t, dir, append(args, dir+"/here", dir+"/there")...).Want(t, 0, "", "")
+	}
+	if err := syscall.Mkfifo(filepath.Join(dir, "here/fifo\xe9"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := Mitogend(t, dir, "sync", "--json", "-H", p.Target(), dir+"/here", dir+"/there")
+	if want := `"errors":["` + dir + `/here/fifo\udce9: it is no file, directory or link"]`; r.Status != 1 || !strings.Contains(r.Stdout, want) {
+		t.Errorf("%v; want %s", r, want)
+	}
+}
+
 // TestTransferResumes: a transfer that is killed at any point leaves no half file, and the next one resumes it.
 func TestTransferResumes(t *testing.T) {
 	dir := t.TempDir()
@@ -741,4 +769,45 @@ func TestGetNames(t *testing.T) {
 		}
 		noneHidden(t, dir)
 	})
+}
+
+// TestPlacesOfGet: an empty name is no name, targets do not write to one place, and their names choose no directory.
+func TestPlacesOfGet(t *testing.T) {
+	dir := t.TempDir()
+	p := AnyPython(t)
+	Write(t, dir, "src/log", "a")
+	Write(t, dir, "kept", "k")
+	one, two := p.Target(), p.Target()+"&stdio=pty"
+	for _, args := range [][]string{
+		{"put", "-H", one, "src/log", ""}, {"put", "-H", one, "", "/tmp/x"}, {"get", "-H", one, dir + "/src/log", ""},
+		{"get", "-H", one, "", "out"}, {"sync", "-H", one, "src", ""}, {"sync", "-H", one, "--pull", "--delete", dir + "/src", ""},
+		{"sync", "-H", one, "-H", two, "--pull", "--delete", dir + "/src", ""},
+	} {
+		r := Mitogend(t, dir, args...)
+		if r.Status != 2 || !strings.Contains(r.Stderr, "is empty; the current directory is .") {
+			t.Errorf("%q: %d %s", args, r.Status, r.Stderr)
+		}
+	}
+	for _, args := range [][]string{
+		{"get", "-H", one, "-H", two, dir + "/src/log", "out/{host}"}, {"get", "-H", one, "-H", one, dir + "/src/log", "out"},
+		{"sync", "-H", one, "-H", two, "--pull", dir + "/src", "out/{host}/"},
+	} {
+		r := Mitogend(t, dir, args...)
+		if r.Status != 2 || !strings.Contains(r.Stderr, "would both write to out") {
+			t.Errorf("%q: %d %s", args, r.Status, r.Stderr)
+		}
+	}
+	Mitogend(t, dir, "get", "-H", one, "-H", two, dir+"/src/log", "out/{target}/x").Want(t, 0, "", "")
+	entries, err := os.ReadDir(dir + "/out")
+	if err != nil || len(entries) != 2 {
+		t.Errorf("%v, %v", entries, err)
+	}
+	for _, e := range entries {
+		if got, err := os.ReadFile(filepath.Join(dir, "out", e.Name(), "x")); string(got) != "a" {
+			t.Errorf("%s: %q, %v", e.Name(), got, err)
+		}
+	}
+	if got, err := os.ReadFile(dir + "/kept"); string(got) != "k" {
+		t.Errorf("%q, %v", got, err)
+	}
 }

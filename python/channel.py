@@ -101,6 +101,8 @@ def serve(handle, window, module, klass, function, kwargs, args, router):
     Call a function with a channel ahead of its arguments. The other end is the master's handle, and takes window
     bytes.
     """
+    if module[:8] != 'mitogen.':
+        core.io.begin_call()
     fn = core.dispatcher.find(module, klass, function)
     channel = Channel(router, handle, window)
     try:

@@ -1,6 +1,6 @@
 # All that stands in the target's command line. The syntax is Python 2.4's, so that an old interpreter can say that it
-# is too old.
-import binascii, marshal, os, select, sys, zlib
+# is too old. The line that runs this has imported binascii, sys and zlib.
+import marshal, os, select
 
 
 def write(text):
@@ -43,8 +43,6 @@ def start():
     if v < (2, 7) or (3, 0) <= v < (3, 6):
         write("MITOERR %s is Python %d.%d; 2.7 or 3.6 and later is needed\n" % ((sys.executable,) + v))
         os._exit(1)
-    # An entry '' means the current directory, which may be unreadable.
-    sys.path[:] = [p for p in sys.path if p]
     write("MITO000 %x%s\n" % (sys.hexversion, magic()))
     size = "".encode()
     while size[-1:] != "\n".encode():

@@ -56,6 +56,8 @@ class Forker(object):
         for fd in self.wake:
             fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NONBLOCK)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        # 2.7 would give up a read of the socket in the middle. poll() returns all the same.
+        signal.siginterrupt(signal.SIGCHLD, False)
         signal.set_wakeup_fd(self.wake[1])
         watcher.poller.register(self.wake[0], select.POLLIN)
 

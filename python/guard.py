@@ -30,6 +30,16 @@ TELL = struct.Struct('>cLl')
 guard = None
 
 
+def send(sock, data):
+    """All of it, also on 2.7 where a program's own signal handlers run meanwhile."""
+    while data:
+        try:
+            data = data[sock.send(data):]
+        except _socket.error as e:
+            if e.args[0] != errno.EINTR:
+                raise
+
+
 class Guard(object):
     """The other process, seen from here."""
 
@@ -47,7 +57,7 @@ class Guard(object):
         """Send an order, and the descriptors that belong to it."""
         data = marshal.dumps(what, 2)
         try:
-            self.sock.sendall(ORDER.pack(len(data), len(fds)) + data)
+            send(self.sock, ORDER.pack(len(data), len(fds)) + data)
             if fds:
                 # Only programs have some.
                 sys.modules['mitogen.program'].send_fds(self.sock, fds)

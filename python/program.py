@@ -230,10 +230,10 @@ else:
     def send_fds(sock, fds):
         if os.path.exists('/proc/self/fd'):
             # They are kept open until the answer is here.
-            sock.sendall(struct.pack('>L%dL' % len(fds), os.getpid(), *fds))
+            mitogen.guard.send(sock, struct.pack('>L%dL' % len(fds), os.getpid(), *fds))
         else:
             from _multiprocessing import sendfd
-            sock.sendall(struct.pack('>L', 0))
+            mitogen.guard.send(sock, struct.pack('>L', 0))
             for fd in fds:
                 sendfd(sock.fileno(), fd)
 

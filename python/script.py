@@ -239,7 +239,7 @@ def own_logging():
     logging = sys.modules.get('logging')
     if logging:
         for handler in logging.root.handlers[:]:
-            if getattr(handler.emit, '__module__', None) == core.__name__:
+            if getattr(handler.emit, '__module__', None) == 'mitogen.resources':
                 logging.root.removeHandler(handler)
                 logging.root.setLevel(logging.WARNING)
 

@@ -131,12 +131,14 @@ class Relay(object):
         fcntl.fcntl(master, fcntl.F_SETFL, fcntl.fcntl(master, fcntl.F_GETFL) | os.O_NONBLOCK)
 
     def run(self):
-        typing = True
+        # Somebody has the terminal. A command may let go of it, and run on.
+        typing = held = True
         while True:
-            reads = [self.master] + ([0] if typing and len(self.waiting) < MAX_WAITING else [])
+            reads = ([self.master] if held else []) + ([0] if typing and len(self.waiting) < MAX_WAITING else [])
             try:
                 # A command that has left others at the terminal is noticed later.
-                ready, room, _ = select.select(reads, [self.master] if self.waiting else [], [], 0.1)
+                ready, room, _ = select.select(reads, [self.master] if self.waiting and held else [], [],
+                                               0.1 if held else 0.02)
             except (OSError, select.error) as e:
                 if e.args[0] != errno.EINTR:
                     raise
@@ -150,8 +152,8 @@ class Relay(object):
             if room:
                 self.type()
             if self.master in ready and not self.show():
-                return os.waitpid(self.pid, 0)[1]
-            if not ready:
+                held = False
+            if not ready or not held:
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
                 if pid:
                     return status
@@ -184,6 +186,8 @@ class Relay(object):
             data = os.read(self.master, 65536)
         except OSError as e:
             return e.errno in (errno.EAGAIN, errno.EINTR)
+        if not data:
+            return False
         while data:
             data = data[os.write(1, data):]
         return True

@@ -32,6 +32,8 @@ NAME = 'mitogend-unpacked-'
 SHELL = ('trap "" HUP INT TERM; echo; exec >&2; read x; '
          'while kill -0 "$1" 2>/dev/null; do sleep 1; done; chmod -R u+rwx "$2" 2>/dev/null; rm -rf "$2"')
 PYTHON = '''
+import sys
+sys.path[:] = filter(None, sys.path)
 import os, shutil, signal, sys, time
 for n in signal.SIGHUP, signal.SIGINT, signal.SIGTERM:
     signal.signal(n, signal.SIG_IGN)

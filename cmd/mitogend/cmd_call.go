@@ -296,7 +296,11 @@ func (c *callCommand) file(name string, stdin io.Reader) (string, error) {
 		return text, nil
 	}
 	r := stdin
-	if name != "-" {
+	if name == "-" {
+		if err := c.freeStdin("an argument"); err != nil {
+			return "", err
+		}
+	} else {
 		f, err := os.Open(name)
 		if err != nil {
 			return "", fmt.Errorf("the file %s: %w", name, cause(err))

@@ -24,8 +24,8 @@ func newExec(a *app) *cobra.Command {
 		Use:   "exec [flags] -- COMMAND [ARG]...",
 		Short: "Run a command on each target",
 		Long: `exec runs COMMAND, a program of the target, on each target. There is no shell between, and COMMAND has its own stdout,
-stderr, exit status and signals. Each COMMAND gets all of stdin. In ARG and --chdir, {target} is the target as you have named it, and
-{host} is the machine's name. --shell runs a text with the target's sh.`,
+stderr, exit status and signals. Each COMMAND gets all of stdin. In ARG, --chdir and the text of --shell, {target} is the target as you have
+named it, and {host} is the machine's name. --shell runs a text with the target's sh.`,
 		Example: `  mitogend exec -- uptime
   mitogend exec -H ssh:web1,ssh:web2 -- systemctl restart nginx
   mitogend exec -H ssh:web1,ssh:web2 --shell 'ps aux | grep -c nginx'

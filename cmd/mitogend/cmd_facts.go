@@ -22,7 +22,7 @@ func newFacts(a *app) *cobra.Command {
 		Use:   "facts [flags] [NAME]...",
 		Short: "Show what the targets are: system, memory, disks, addresses ...",
 		Long: `facts shows what each target is. It starts no program there. A fact that cannot be found out is null. With --where, this
-and other commands select targets by facts. NAME is one of:
+and other commands select targets by facts. Flags may also stand behind NAME, which is one of:
 ` + about.String(),
 		Example: `  mitogend facts
   mitogend facts -H ssh:web1,ssh:web2 --table distribution distribution_version memory
@@ -40,6 +40,13 @@ and other commands select targets by facts. NAME is one of:
 
 // facts shows facts as call shows a result. On one target, each fact has a line of its own.
 func (c *callCommand) facts(cmd *cobra.Command, a *app, args []string) error {
+	args, err := lateFlags(cmd, args)
+	switch {
+	case err != nil:
+		return err
+	case cmd.Flag("help").Changed:
+		return cmd.Help()
+	}
 	for _, name := range args {
 		if !isFact(name) {
 			return usagef("%s: there is no fact of that name; mitogend facts --help lists them", name)
@@ -94,9 +101,8 @@ func writeFacts(j *job, text json.RawMessage) error {
 			continue
 		}
 		shown := string(value)
-		var s string
-		if json.Unmarshal(value, &s) == nil && string(value) != "null" {
-			shown = s
+		if s, ok := textOf(value); ok {
+			shown = rawText(s)
 		}
 		fmt.Fprintf(&out, "%-22s%s\n", f.name, printable.Line(shown))
 	}

@@ -30,6 +30,11 @@ func newLogs(a *app) *cobra.Command {
   mitogend logs --set pool=debug`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, name := range []string{"follow", "lines", "target", "level", "kind", "json"} {
+				if len(levels) > 0 && cmd.Flag(name).Changed {
+					return usagef("--set changes levels and shows no records: without --%s", name)
+				}
+			}
 			c, err := f.must(cmd.Context())
 			if err != nil {
 				return err
@@ -117,7 +122,7 @@ func showEvents(ctx context.Context, a *app, ev *client.Events, least int, asJSO
 
 // eventText gives one line. If the event's text has several lines, the others follow, indented.
 func eventText(e *wire.Event) string {
-	at := time.UnixMicro(int64(e.Time * 1e6)).Format("15:04:05.000")
+	at := time.UnixMicro(int64(e.Time * 1e6)).Format("2006-01-02 15:04:05.000")
 	where := printable.Line(e.Target)
 	if where == "" {
 		where = "-"

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"mitogend/daemon"
 	"mitogend/daemon/unixclient"
@@ -24,7 +25,7 @@ func newMaster(a *app) *cobra.Command {
 		Use:   "master [flags] -- COMMAND [ARG]...",
 		Short: "Run a program that was written for Mitogen, with the daemon as its master",
 		Long: `master runs a Python program that uses Mitogen, without changing it. The program's first router is a client of a daemon
-that lives as long as the program. Its children run the same Mitogen as the program. The exit status is the program's own.`,
+that lives as long as the program. Its children run the same Mitogen as the program. Signals go to the program, a second one as SIGTERM. The exit status is the program's own.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usagef("no program was given: mitogend master -- python3 program.py")
@@ -69,7 +70,7 @@ func runMaster(ctx context.Context, a *app, p *pathFlags, args []string) error {
 	serving, stop := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- clients.Serve(serving, ln) }()
-	status, err := runClient(ctx, args, dir, socket)
+	status, err := runClient(ctx, a, args, dir, socket)
 	stop()
 	<-served
 	closing, cancel := a.closing(endTime)
@@ -81,32 +82,78 @@ func runMaster(ctx context.Context, a *app, p *pathFlags, args []string) error {
 	return err
 }
 
-// programTime is how long the program may take to end after the command was interrupted.
-const programTime = 10 * time.Second
-
 // runClient runs the program in this terminal, and gives its exit status.
-func runClient(ctx context.Context, args []string, dir, socket string) (int, error) {
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+func runClient(ctx context.Context, a *app, args []string, dir, socket string) (int, error) {
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	path := filepath.Join(dir, "py")
 	if old := os.Getenv("PYTHONPATH"); old != "" {
 		path += string(filepath.ListSeparator) + old
 	}
 	cmd.Env = append(os.Environ(), "PYTHONPATH="+path, "MITOGEND_SOCKET="+socket)
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = programTime
-	err := cmd.Run()
+	signals := a.takeSignals(stopSignals()...) // from here on, they are the program's
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
+	if err := cmd.Start(); err != nil {
+		return 0, usagef("%s: %w", args[0], cause(errors.Unwrap(err)))
+	}
+	ended := make(chan struct{})
+	go a.relay(signals, cmd.Process, ended)
+	err := cmd.Wait()
+	close(ended)
 	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit):
+	if errors.As(err, &exit) {
 		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 			return 128 + int(ws.Signal()), nil
 		}
 		return exit.ExitCode(), nil
-	case err != nil && ctx.Err() != nil:
-		return 0, context.Cause(ctx)
-	case err != nil:
-		return 0, usagef("%s: %w", args[0], cause(errors.Unwrap(err)))
 	}
-	return 0, nil
+	return 0, err
+}
+
+// programTime is how long the program may take to end after a second signal.
+const programTime = 10 * time.Second
+
+// relay gives the program the signals of this command. What it does about the first one is its own matter: it may have
+// much to clean up. The second one is SIGTERM for it, and if that does not end it in time, it is killed. Once it has
+// ended, a second signal skips the waiting for its children.
+func (a *app) relay(signals <-chan os.Signal, program *os.Process, ended <-chan struct{}) {
+	var late <-chan time.Time
+	for count := 0; ; {
+		select {
+		case <-ended:
+			for range signals {
+				if count++; count > 1 {
+					a.hasten()
+				}
+			}
+			return
+		case <-late:
+			_ = program.Kill()
+		case sig := <-signals:
+			count++
+			switch {
+			case count > 1:
+				_ = program.Signal(syscall.SIGTERM)
+				if late == nil {
+					late = time.After(programTime)
+				}
+			case sig != syscall.SIGINT || !sharesTerminal(program.Pid):
+				_ = program.Signal(sig)
+			}
+		}
+	}
+}
+
+// sharesTerminal tells whether a key such as ^C signals both this process and another one: both are in the process
+// group that the terminal has in front.
+func sharesTerminal(pid int) bool {
+	tty, err := os.OpenFile("/dev/tty", os.O_RDONLY, 0)
+	if err != nil {
+		return false // there is none
+	}
+	defer tty.Close()
+	group, err := unix.Getpgid(pid)
+	return err == nil && group == unix.Getpgrp() && !background(tty)
 }

@@ -28,5 +28,10 @@ func (c *transferCommand) put(cmd *cobra.Command, a *app, args []string) error {
 	if sources[0] == "-" && (len(sources) > 1 || strings.HasSuffix(dest, "/")) {
 		return usagef("put -: stdin has no name; say DEST as the name of a file, and nothing beside -")
 	}
+	if sources[0] == "-" {
+		if err := c.freeStdin("put -"); err != nil {
+			return err
+		}
+	}
 	return c.send(cmd, a, "put", sources, dest)
 }

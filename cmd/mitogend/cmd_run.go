@@ -45,6 +45,11 @@ func (c *runCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	if c.inspect && args[0] == "-" && !c.module {
 		return usagef("run --interactive: stdin is for what you type, so the program cannot come from there; name its file")
 	}
+	if args[0] == "-" && !c.module {
+		if err := c.freeStdin("run -"); err != nil {
+			return err
+		}
+	}
 	script, err := c.find(args[0], cmd.InOrStdin())
 	if err != nil {
 		return err
@@ -87,7 +92,7 @@ func (c *runCommand) run(cmd *cobra.Command, a *app, args []string) error {
 func (fl *fleet) inspect(ctx context.Context, o daemon.RunOptions) error {
 	if !fl.flags.dryRun {
 		if err := fl.checkTerminal("run --interactive"); err != nil {
-			fl.shutdown()
+			fl.discard()
 			return err
 		}
 	}

@@ -47,7 +47,7 @@ func serve(ctx context.Context, a *app, f *settingFlags) error {
 	if err != nil {
 		return usagef("--runtime %s: %s", s.runtime, fault.Plain(err))
 	}
-	signals := a.takeSignals()
+	signals := a.daemonSignals()
 	sv := &service{flags: f, settings: s, stop: make(chan time.Duration, 1)}
 	log, err := newLog(s, a)
 	if err != nil {

@@ -24,6 +24,9 @@ func newStop(a *app) *cobra.Command {
 			if grace < 0 {
 				return usagef("--grace %v: must not be negative", grace)
 			}
+			if grace == 0 && cmd.Flag("grace").Changed {
+				grace = time.Millisecond // over the socket, 0 stands for the configured time
+			}
 			c, err := f.must(cmd.Context())
 			if err != nil {
 				return err
@@ -42,7 +45,7 @@ func newStop(a *app) *cobra.Command {
 		},
 	}
 	f.register(cmd.Flags())
-	durationVar(cmd.Flags(), &grace, "grace", 0, "how long running work may take (default: as the daemon is configured)")
+	durationVar(cmd.Flags(), &grace, "grace", 0, "how long running work may take; 0 ends it at once (default: as the daemon is configured)")
 	return cmd
 }
 

@@ -82,6 +82,9 @@ func (f *daemonFlags) must(ctx context.Context) (*client.Client, error) {
 	if err == nil && c == nil {
 		where, _ := defaultSocket()
 		err = usagef("no daemon runs (nobody serves %s); mitogend serve starts one", where)
+		if other, file := configuredSocket(); other != "" && other != where && exists(other) {
+			err = usagef("no daemon runs (nobody serves %s); serve listens where %s says, and other commands do so with --daemon %s, or MITOGEND_DAEMON", where, file, other)
+		}
 		if f.passedOver != nil {
 			err = usagef("%w: is XDG_RUNTIME_DIR yours?", f.passedOver)
 		}
@@ -152,6 +155,17 @@ func defaultSocket() (string, error) {
 		}
 	}
 	return filepath.Join(dir, control.SocketName), nil
+}
+
+// configuredSocket is where serve listens by its configuration file. Commands do not read that: each of them would
+// end at a mistake in it. It is "" if the file does not say.
+func configuredSocket() (socket, file string) {
+	s := defaultSettings()
+	file, _ = new(settingFlags).path()
+	if s.readFile(file) != nil || s.listen == "" {
+		return "", file
+	}
+	return filepath.Join(s.listen, control.SocketName), file
 }
 
 // newStore gives the store of bytecode for a daemon. It has to be closed after the daemon was shut down.

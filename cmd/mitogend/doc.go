@@ -17,6 +17,7 @@
 //	the command                     fleet.each                   all targets are done              fleet.each
 //	a target is worked on           fleet.start, together.done   the target is done                fleet.each
 //	a second signal                 app.closing                  it comes, or the time is up       nobody: it holds nothing
+//	signals for a program           runClient                    the process ends                  nobody: it holds nothing
 //	signals                         app.watchSignals             the process ends                  nobody: it holds nothing
 //	what is typed                   fleet.interactive            the terminal or process ends      nobody: a read may hang
 //	the terminal's size             typed.follow                 the program has ended             the function it returns
@@ -31,5 +32,6 @@
 //
 // importTrace.mu is held while the modules of a trace are looked up. The four above, outFile.mu, typed.mu and session.mu are
 // held during writes that belong together. The others guard memory, and are taken alone: console.mu, examine.mu,
-// failures.mu, fleet.varsMu, outDir.mu, prompts.mu, shower.mu, tally.mu, tracer.mu.
+// failures.mu, fleet.varsMu, outDir.mu, prompts.mu, shower.mu, tally.mu, tracer.mu,
+// transferNames.mu.
 package main

@@ -126,7 +126,7 @@ func newFleet(ctx context.Context, a *app, f *fleetFlags, firstPath string, main
 		return nil, err
 	case f.gather && f.json:
 		return nil, usagef("-b and --json exclude each other")
-	case f.where != "" && f.dryRun:
+	case f.where != "" && f.dryRun && !f.dryWork:
 		return nil, usagef("--where asks the targets what they are, and --dry-run asks them nothing")
 	}
 	if fl.plan, err = f.plan(len(targets)); err != nil || f.dryRun && !f.dryWork {
@@ -150,15 +150,30 @@ func newFleet(ctx context.Context, a *app, f *fleetFlags, firstPath string, main
 		fl.importer, err = importer.New(opt)
 	}
 	if err != nil {
+		fl.discard()
 		return nil, usageError{err}
 	}
 	if fl.secrets, err = f.ask(ctx, targets); err == nil && f.failedTo != "" {
 		fl.failedTo, err = newFailedFile(f.failedTo)
 	}
 	if err != nil {
+		fl.discard()
 		return nil, err
 	}
 	return fl, nil
+}
+
+// discard ends a fleet whose work does not begin.
+func (fl *fleet) discard() {
+	if fl.failedTo != nil {
+		fl.failedTo.discard()
+	}
+	if fl.daemon != nil { // there is none in a dry run
+		fl.shutdown()
+	}
+	if fl.tracer != nil {
+		fl.tracer.close()
+	}
 }
 
 // each runs do for every target, and shows the outcomes. The error is for start.
@@ -403,10 +418,14 @@ func (fl *fleet) show(j *job, out *outcome) {
 	}
 	if j.more {
 		j.shown = out
-	} else if err := j.close(out); err != nil && out.OK {
-		c.complain("%s%v", prefix, err)
-		out.OK, out.status = false, statusRaised
-		out.Error = &failure{Kind: kindCall, Message: err.Error()}
+	} else if err := j.close(out); err != nil {
+		if !j.files.told {
+			c.complain("%s%v", prefix, err)
+		}
+		if out.OK {
+			out.OK, out.status = false, statusRaised
+			out.Error = &failure{Kind: kindCall, Message: err.Error()}
+		}
 	}
 	if !fl.tally.end(out) {
 		return // the command has told already that this target has no outcome

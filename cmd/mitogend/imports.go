@@ -18,6 +18,7 @@ type importTrace struct {
 
 	mu     sync.Mutex
 	events []importRow
+	more   int // were not kept
 }
 
 // importRow is one module of the waterfall.
@@ -46,8 +47,15 @@ func (t *importTrace) add(e importer.Event) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if len(t.events) == maxTraced {
+		t.more++
+		return
+	}
 	t.events = append(t.events, row)
 }
+
+// maxTraced is how many messages are kept: a target may ask for ever.
+const maxTraced = 100_000
 
 // rows gives the events in order, with the files that were served.
 func (t *importTrace) rows(im *importer.Importer, c daemon.Remote) []importRow {
@@ -64,6 +72,9 @@ func (t *importTrace) rows(im *importer.Importer, c daemon.Remote) []importRow {
 		if m, err := im.Module(context.Background(), row.Module, c.Version()); err == nil {
 			row.Path = m.Path
 		}
+	}
+	if t.more > 0 {
+		return append(t.events, importRow{How: "left out", Reason: fmt.Sprintf("%d more messages", t.more)})
 	}
 	return t.events
 }

@@ -204,14 +204,14 @@ func (f *fleetFlags) interact(cmd *cobra.Command, a *app, what, firstPath string
 	fl.what = func(target) string { return what }
 	if argv == nil && len(fl.targets) > 1 && !f.dryRun {
 		if err := fl.checkPrompt(); err != nil {
-			fl.shutdown()
+			fl.discard()
 			return err
 		}
 		return fl.prompt(cmd.Context(), env, dir)
 	}
 	if !f.dryRun {
 		if err := fl.checkTerminal(what); err != nil {
-			fl.shutdown()
+			fl.discard()
 			return err
 		}
 	}

@@ -32,6 +32,7 @@ func (fl *fleet) newJob(t target) *job {
 		var err error
 		if j.files, err = fl.outDir.open(t.name); err != nil {
 			c.complain("-o %s: %v", j.files.dir, cause(err))
+			j.files.told = true
 		}
 		files = [2]io.WriteCloser{j.files.stdout, j.files.stderr}
 	}

@@ -128,7 +128,7 @@ func newLog(s *settings, a *app) (*serviceLog, error) {
 	encoder := zapcore.NewJSONEncoder(enc)
 	console := s.logFormat == "console" || s.logFormat == "auto" && tty
 	if console {
-		enc.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
+		enc.EncodeTime = zapcore.TimeEncoderOfLayout("2006-01-02 15:04:05.000")
 		enc.EncodeLevel = zapcore.CapitalLevelEncoder
 		encoder = zapcore.NewConsoleEncoder(enc)
 	}

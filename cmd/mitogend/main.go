@@ -48,8 +48,9 @@ func start(args []string) int {
 type app struct {
 	console *console
 	stop    context.CancelCauseFunc
-	hurry   chan struct{} // closed by a second signal
-	restore func()        // gives the terminal back; nil if nobody has taken it
+	hurry   chan struct{} // closed by a second signal; see hasten
+	hastens sync.Once
+	restore func() // gives the terminal back; nil if nobody has taken it
 	signals chan os.Signal
 	quiet   bool
 	verbose int
@@ -62,19 +63,25 @@ func (a *app) watchSignals() {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	c := make(chan os.Signal, 2)
 	a.signals = c
-	wanted := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
-	if !signal.Ignored(syscall.SIGHUP) { // nohup(1) has us ignore it
-		wanted = append(wanted, syscall.SIGHUP)
-	}
-	signal.Notify(c, wanted...)
+	signal.Notify(c, stopSignals()...)
 	go func() {
 		a.stop(signalError{(<-c).(syscall.Signal)})
-		var once sync.Once
 		for range c {
-			once.Do(func() { close(a.hurry) })
+			a.hasten()
 		}
 	}()
 }
+
+// stopSignals are the signals that end a command.
+func stopSignals() []os.Signal {
+	if signal.Ignored(syscall.SIGHUP) { // nohup(1) has us ignore it
+		return []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	}
+	return []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP}
+}
+
+// hasten skips what closing waits for.
+func (a *app) hasten() { a.hastens.Do(func() { close(a.hurry) }) }
 
 // stdoutFailed is called when a write to stdout has failed for the first time.
 func (a *app) stdoutFailed(err error) {
@@ -120,6 +127,7 @@ serves its imports from this machine. Nothing is installed or written there.`,
 	root.AddCommand(newRun(a), newCall(a), newExec(a), newRepl(a), newFacts(a), newPut(a), newGet(a), newSync(a), newModules(a), newVersion(a),
 		newServe(a), newPs(a), newClose(a), newStop(a), newStats(a), newLogs(a), newTop(a), newConfig(a), newCache(a),
 		newMaster(a), newHosts(a), newDoctor(a))
+	fill(root)
 	return root
 }
 

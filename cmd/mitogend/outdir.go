@@ -24,6 +24,7 @@ type outDir struct {
 type outFiles struct {
 	dir            string
 	stdout, stderr *outFile
+	told           bool // they could not be made, and that was said
 }
 
 // outFile is one of these files. It keeps the first error. It is safe for concurrent use.
@@ -163,6 +164,14 @@ func newFailedFile(name string) (*failedFile, error) {
 		return nil, usagef("--failed %s: %w", name, cause(err))
 	}
 	return f, nil
+}
+
+// discard removes what was made, and leaves an older file as it is.
+func (f *failedFile) discard() {
+	if f.tmp != nil {
+		_ = f.tmp.Close()
+		_ = os.Remove(f.tmp.Name())
+	}
 }
 
 // write writes the names to the file, one a line.

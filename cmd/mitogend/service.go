@@ -356,11 +356,18 @@ type signals struct {
 	reload <-chan os.Signal // SIGHUP; while one waits, another one says nothing new
 }
 
-// takeSignals lets this command handle signals itself.
-func (a *app) takeSignals() signals {
-	signal.Stop(a.signals)
-	end, reload := make(chan os.Signal, 4), make(chan os.Signal, 1)
-	signal.Notify(end, syscall.SIGINT, syscall.SIGTERM)
+// daemonSignals is takeSignals for the daemon.
+func (a *app) daemonSignals() signals {
+	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP)
-	return signals{end, reload}
+	return signals{a.takeSignals(syscall.SIGINT, syscall.SIGTERM), reload}
+}
+
+// takeSignals lets this command handle signals itself. The new channel comes first, so that none of them ends the
+// process in between.
+func (a *app) takeSignals(wanted ...os.Signal) <-chan os.Signal {
+	c := make(chan os.Signal, 4)
+	signal.Notify(c, wanted...)
+	signal.Stop(a.signals)
+	return c
 }

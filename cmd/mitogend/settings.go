@@ -67,6 +67,7 @@ type setting struct {
 	key, usage string
 	value      func(*settings) any // a pointer
 	file       bool                // it is a path; in the configuration file it is relative to that file's directory
+	commas     bool                // commas separate several paths, too
 	fixed      bool                // a reload does not change it
 }
 
@@ -77,7 +78,7 @@ var settingList = []setting{
 	{key: "pprof", usage: "serve profiles of the daemon on pprof.sock beside the other sockets", fixed: true, value: func(s *settings) any { return &s.pprof }},
 	{key: "path", usage: "`DIR`ectory, zip, egg or wheel file to look modules up in, for clients that name none; repeatable", file: true, value: func(s *settings) any { return &s.path }},
 	{key: "venv", usage: "virtual environment `DIR` whose site-packages follow", file: true, value: func(s *settings) any { return &s.venv }},
-	{key: "libs", usage: "send such clients' targets the libraries that extension modules need and they lack, from `DIRS`; system stands for this machine's own", value: func(s *settings) any { return &s.libs }},
+	{key: "libs", usage: "send such clients' targets the libraries that extension modules need and they lack, from `DIRS`; system stands for this machine's own", file: true, commas: true, value: func(s *settings) any { return &s.libs }},
 	{key: "wheels", usage: "directories of wheels, of which such clients' targets are served what fits them, behind path; `DIR`, repeatable", file: true, value: func(s *settings) any { return &s.wheels }},
 	{key: "constraint", usage: "take versions of wheels that constraint `FILE` allows, as pip does; repeatable", file: true, value: func(s *settings) any { return &s.constraints }},
 	{key: "python_from", usage: "send a target that has no Python the one of these that fits it: a `BUILD` is a directory with bin and lib, a directory of such, or a tar file; repeatable", file: true, value: func(s *settings) any { return &s.pythonFrom }},
@@ -124,6 +125,17 @@ func defaultSettings() *settings {
 	}
 }
 
+// separator stands between several values in one text; "" if a text is one value.
+func (s setting) separator(env bool) string {
+	switch {
+	case !s.file || s.commas:
+		return ","
+	case env:
+		return string(filepath.ListSeparator)
+	}
+	return ""
+}
+
 // set sets values that are given as text: one, or several for a list.
 func (s setting) set(to *settings, texts []string, dir string) error {
 	if len(texts) != 1 && !s.list() {
@@ -131,12 +143,14 @@ func (s setting) set(to *settings, texts []string, dir string) error {
 	}
 	if s.file {
 		for i, text := range texts {
-			names := s.key == "inventory" && strings.Contains(text, ",")
+			noPath := s.key == "inventory" && strings.Contains(text, ",") || s.key == "libs" && text == importer.LibsSystem
 			label := ""
-			if at := strings.IndexByte(text, '@'); s.key == "vault_password_file" && at > 0 {
-				label, text = text[:at+1], text[at+1:]
+			if s.key == "vault_password_file" {
+				if label, text = vaultLabel(text); label != "" {
+					label += "@"
+				}
 			}
-			if text != "" && !filepath.IsAbs(text) && !names {
+			if text != "" && !filepath.IsAbs(text) && !noPath {
 				texts[i] = label + filepath.Join(dir, text)
 			}
 		}
@@ -300,8 +314,8 @@ func (v *flagValue) Type() string {
 // Set implements pflag.Value.
 func (v *flagValue) Set(text string) error {
 	texts := []string{text}
-	if v.s.list() && !v.s.file {
-		texts = strings.Split(text, ",")
+	if sep := v.s.separator(false); v.s.list() && sep != "" {
+		texts = strings.Split(text, sep)
 	}
 	if v.s.list() {
 		v.texts = append(v.texts, texts...)
@@ -352,10 +366,7 @@ func (f *settingFlags) load() (*settings, error) {
 		if text, ok := os.LookupEnv(s.env()); ok && text != "" {
 			texts := []string{text}
 			if s.list() {
-				sep := ","
-				if s.file {
-					sep = string(filepath.ListSeparator)
-				}
+				sep := s.separator(true)
 				texts = strings.FieldsFunc(text, func(r rune) bool { return string(r) == sep })
 			}
 			if err := s.set(out, texts, cwd); err != nil {

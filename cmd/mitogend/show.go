@@ -5,9 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"text/tabwriter"
 
@@ -24,6 +26,8 @@ type shower struct {
 
 	mu      sync.Mutex // guards the following
 	columns []string
+	known   map[string]bool // those in columns
+	leftOut bool            // there were more columns
 	rows    []tableRow
 }
 
@@ -39,7 +43,7 @@ func (c *callCommand) shower(a *app) (*shower, error) {
 	if c.selection == "" {
 		return s, nil
 	}
-	query, err := gojq.Parse(c.selection)
+	query, err := gojq.Parse(hideLone(c.selection))
 	if err == nil {
 		s.filter, err = gojq.Compile(query)
 	}
@@ -60,8 +64,8 @@ func (s *shower) result(ctx context.Context, j *job, v any, text json.RawMessage
 	}
 	for _, text := range selected {
 		var v any
-		if err := json.Unmarshal(text, &v); err != nil {
-			return nil, err
+		if name, ok := textOf(text); ok {
+			v = name
 		}
 		if err := s.show(j, v, text); err != nil {
 			return nil, err
@@ -78,10 +82,8 @@ const maxSelected = 1_000_000
 
 // selected gives the values that the filter makes of a result.
 func (s *shower) selected(ctx context.Context, text []byte) (out [][]byte, err error) {
-	var v any
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.UseNumber()
-	if err := d.Decode(&v); err != nil {
+	v, err := decodeMarked(text)
+	if err != nil {
 		return nil, err
 	}
 	it := s.filter.RunWithContext(ctx, v)
@@ -100,7 +102,7 @@ func (s *shower) selected(ctx context.Context, text []byte) (out [][]byte, err e
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, printable.JSON(each))
+		out = append(out, printable.JSON(escapeLone(each)))
 	}
 }
 
@@ -109,12 +111,13 @@ func (s *shower) show(j *job, v any, text []byte) error {
 	c := s.flags
 	switch v := v.(type) {
 	case string:
-		if c.raw || c.repr && !c.json && !c.table {
-			text = []byte(rawText(v))
-			if c.repr && !c.raw {
-				text = append(text, '\n')
-			}
-			_, _ = j.stdout.Write(text)
+		switch {
+		case c.raw:
+			_, _ = io.WriteString(j.stdout, rawText(v))
+			return nil
+		case c.repr && !c.json && !c.table:
+			// The child may have written what a terminal obeys.
+			_, _ = io.WriteString(j.stdout, printable.Lines(rawText(v))+"\n")
 			return nil
 		}
 	case []byte:
@@ -133,6 +136,13 @@ func (s *shower) show(j *job, v any, text []byte) error {
 	return nil
 }
 
+// Bounds of the table. A target can return objects whose keys are all different, and each of them would be a column
+// of every row.
+const (
+	maxColumns = 200
+	maxCells   = 4_000_000
+)
+
 // keep adds a value to the table. A list gives a line for each of its values, anything else gives one line.
 func (s *shower) keep(target string, text []byte) error {
 	s.mu.Lock()
@@ -143,10 +153,9 @@ func (s *shower) keep(target string, text []byte) error {
 	}
 	for _, item := range list {
 		row := tableRow{target, map[string]string{}}
-		d := json.NewDecoder(bytes.NewReader(item))
+		d := json.NewDecoder(strings.NewReader(hideLone(string(item))))
 		if t, err := d.Token(); err != nil || t != json.Delim('{') {
-			row.cells["result"] = cell(item)
-			s.column("result")
+			s.cell(&row, "result", item)
 		} else {
 			for d.More() { // the columns have the order of the fields
 				key, err := d.Token()
@@ -157,8 +166,7 @@ func (s *shower) keep(target string, text []byte) error {
 				if err != nil {
 					return err
 				}
-				row.cells[key.(string)] = cell(value)
-				s.column(key.(string))
+				s.cell(&row, rawText(showLone(key.(string))), escapeLone(value))
 			}
 		}
 		s.rows = append(s.rows, row)
@@ -166,24 +174,30 @@ func (s *shower) keep(target string, text []byte) error {
 	return nil
 }
 
-func (s *shower) column(name string) {
-	if !slices.Contains(s.columns, name) {
-		s.columns = append(s.columns, name)
+// cell sets a cell of a row, unless there are too many columns. The caller holds mu.
+func (s *shower) cell(row *tableRow, column string, value []byte) {
+	if !s.known[column] {
+		if len(s.columns) == maxColumns {
+			s.leftOut = true
+			return
+		}
+		if s.known == nil {
+			s.known = map[string]bool{}
+		}
+		s.known[column] = true
+		s.columns = append(s.columns, column)
 	}
+	row.cells[column] = cell(value)
 }
 
 // cell gives a value as the table shows it: text has no quotes.
 func cell(text []byte) string {
-	var v any
-	if json.Unmarshal(text, &v) == nil {
-		switch v := v.(type) {
-		case string:
-			return v
-		case float64:
-			if v == math.Trunc(v) && math.Abs(v) < 1e15 {
-				return strconv.FormatFloat(v, 'f', -1, 64)
-			}
-		}
+	if s, ok := textOf(text); ok {
+		return rawText(s)
+	}
+	var v float64
+	if json.Unmarshal(text, &v) == nil && string(text) != "null" && v == math.Trunc(v) && math.Abs(v) < 1e15 {
+		return strconv.FormatFloat(v, 'f', -1, 64)
 	}
 	return string(text)
 }
@@ -198,17 +212,24 @@ func (s *shower) flush(targets []target) {
 		order[t.name] = i
 	}
 	slices.SortStableFunc(s.rows, func(a, b tableRow) int { return order[a.target] - order[b.target] })
+	columns := s.columns
+	if most := max(1, maxCells/len(s.rows)); len(columns) > most {
+		columns, s.leftOut = columns[:most], true
+	}
 	w := tabwriter.NewWriter(s.app.console.out, 0, 0, 2, ' ', 0)
 	fmt.Fprint(w, "TARGET")
-	for _, c := range s.columns {
+	for _, c := range columns {
 		fmt.Fprint(w, "\t"+printable.Line(c))
 	}
 	for _, row := range s.rows {
 		fmt.Fprint(w, "\n"+printable.Line(row.target))
-		for _, c := range s.columns {
+		for _, c := range columns {
 			fmt.Fprint(w, "\t"+printable.Line(row.cells[c]))
 		}
 	}
 	fmt.Fprintln(w)
 	_ = w.Flush()
+	if s.leftOut {
+		s.app.console.complain("--table: what comes after the first %s is not shown; --select '{NAME, NAME}' chooses fields", several(len(columns), "column"))
+	}
 }

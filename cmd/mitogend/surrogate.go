@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -69,6 +71,15 @@ func rawText(s string) string {
 	})
 }
 
+// fileText is a text with names of files in it, in JSON as Python has them.
+type fileText string
+
+func (n fileText) MarshalJSON() ([]byte, error) {
+	var w jsonWriter
+	w.text(escapeBytes(string(n)))
+	return w.buf.Bytes(), nil
+}
+
 // lone marks a surrogate while JSON is read or written, since Go's JSON cannot keep one. Text hardly ever has it: it
 // is no character.
 const lone = "\U0010ffff"
@@ -112,17 +123,53 @@ func unicodeEscape(s string) (rune, bool) {
 }
 
 // showLone replaces the marks by lone surrogates.
-func showLone(s string) string {
-	before, rest, found := strings.Cut(s, lone)
-	for found && len(rest) >= 4 {
-		n, err := strconv.ParseUint(rest[:4], 16, 16)
-		if err != nil {
-			return s
-		}
-		before += surrogate(rune(n))
-		var more string
-		more, rest, found = strings.Cut(rest[4:], lone)
-		before += more
+func showLone(s string) string { return replaceLone(s, surrogate) }
+
+// escapeLone replaces the marks in JSON by the escapes of lone surrogates.
+func escapeLone(text []byte) []byte {
+	if !bytes.Contains(text, []byte(lone)) {
+		return text
 	}
-	return before
+	return []byte(replaceLone(string(text), func(r rune) string { return fmt.Sprintf(`\u%04x`, r) }))
+}
+
+// replaceLone replaces the marks of lone surrogates in a text.
+func replaceLone(s string, replace func(r rune) string) string {
+	if !strings.Contains(s, lone) {
+		return s
+	}
+	var b strings.Builder
+	for {
+		before, rest, found := strings.Cut(s, lone)
+		b.WriteString(before)
+		if !found {
+			return b.String()
+		}
+		n, err := strconv.ParseUint(rest[:min(4, len(rest))], 16, 16)
+		if err != nil || n < 0xd800 || n > 0xdfff {
+			b.WriteString(lone) // it is no mark
+			s = rest
+			continue
+		}
+		b.WriteString(replace(rune(n)))
+		s = rest[4:]
+	}
+}
+
+// decodeMarked decodes JSON for jq. Lone surrogates are marked in it.
+func decodeMarked(text []byte) (v any, err error) {
+	d := json.NewDecoder(strings.NewReader(hideLone(string(text))))
+	d.UseNumber()
+	err = d.Decode(&v)
+	return v, err
+}
+
+// textOf gives the text that JSON is, if it is one.
+func textOf(data []byte) (string, bool) {
+	if len(data) == 0 || data[0] != '"' {
+		return "", false
+	}
+	var s string
+	err := json.Unmarshal([]byte(hideLone(string(data))), &s)
+	return showLone(s), err == nil
 }

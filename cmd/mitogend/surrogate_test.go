@@ -21,3 +21,28 @@ func TestNamesThatAreNoUTF8(t *testing.T) {
 		t.Errorf("%q, %v", v, err)
 	}
 }
+
+// Marks are for what hideLone has marked, and nothing else.
+func TestMarksOfSurrogates(t *testing.T) {
+	for in, want := range map[string]string{
+		lone + "dce9":                     "\xed\xb3\xa9",
+		"a" + lone + "dce9b":              "a\xed\xb3\xa9b",
+		lone:                              lone,
+		lone + "dc":                       lone + "dc",
+		lone + "0041":                     lone + "0041",
+		lone + lone + "dce9" + lone + "x": lone + "\xed\xb3\xa9" + lone + "x",
+	} {
+		if got := showLone(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+	if got := string(escapeLone([]byte(hideLone(`["\udce9 \\udce9 \ud83d\ude00"]`)))); got != `["\udce9 \\udce9 \ud83d\ude00"]` {
+		t.Error(got)
+	}
+	if s, ok := textOf([]byte(`"\udce9"`)); !ok || s != "\xed\xb3\xa9" {
+		t.Errorf("%q %v", s, ok)
+	}
+	if _, ok := textOf([]byte("null")); ok {
+		t.Error("null is a text")
+	}
+}

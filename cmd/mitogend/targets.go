@@ -15,6 +15,7 @@ import (
 	"mitogend/bootstrap"
 	"mitogend/bootstrap/builds"
 	"mitogend/daemon"
+	"mitogend/daemon/inventory"
 )
 
 // target is one place to run something.
@@ -115,6 +116,7 @@ func (t *targetFlags) readAll(ctx context.Context, stdin io.Reader) ([]target, e
 		hosts = []string{"local:"}
 	}
 	var out []target
+	listed := map[string]bool{} // names: one that is in two groups is worked on once
 	for _, value := range hosts {
 		names := splitTargets(value)
 		if file, ok := strings.CutPrefix(value, "@"); ok {
@@ -127,7 +129,14 @@ func (t *targetFlags) readAll(ctx context.Context, stdin io.Reader) ([]target, e
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, list...)
+		for _, one := range list {
+			name := one.known != "" || !inventory.WrittenOut(one.name)
+			if name && listed[one.name] {
+				continue
+			}
+			listed[one.name] = name
+			out = append(out, one)
+		}
 	}
 	return out, nil
 }
@@ -148,6 +157,14 @@ func splitTargets(s string) []string {
 		out = append(out, strings.TrimSpace(part))
 	}
 	return out
+}
+
+// freeStdin refuses to read stdin for something else, too, if it has the targets.
+func (t *targetFlags) freeStdin(what string) error {
+	if slices.Contains(t.hosts, "@-") {
+		return usagef("-H @- takes all of stdin, and nothing is left of it for %s; write one of them to a file", what)
+	}
+	return nil
 }
 
 // readTargets reads a file with one target a line. # begins a line of comment.

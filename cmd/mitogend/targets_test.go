@@ -44,6 +44,42 @@ func TestReadTargets(t *testing.T) {
 	}
 }
 
+// A name counts once, whichever groups it is in; what is written out counts as often as it is there.
+func TestNamesCountOnce(t *testing.T) {
+	dir := t.TempDir()
+	hosts := filepath.Join(dir, "hosts.ini")
+	if err := os.WriteFile(hosts, []byte("[web]\nweb1\nweb2\n[prod]\nweb2\ndb1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, []byte("db1\nprod\nssh:web2\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		hosts []string
+		want  string
+	}{
+		{[]string{"web,prod"}, "web1 web2 db1"},
+		{[]string{"web", "prod", "web2"}, "web1 web2 db1"},
+		{[]string{"prod+sudo:", "web", "web2+sudo:"}, "web2+sudo: db1+sudo: web1 web2"},
+		{[]string{"@" + file, "web"}, "db1 web2 ssh:web2 web1"},
+		{[]string{"web2:22,web2:22,web2"}, "web2:22 web2"},
+		{[]string{"ssh:web1,ssh:web1,local:,local:"}, "ssh:web1 ssh:web1 local: local:"},
+		{[]string{"other[1:3],other2"}, "other1 other2 other3"},
+	} {
+		f := &targetFlags{inventoryFlags: inventoryFlags{sources: []string{hosts}}, hosts: c.hosts}
+		f.app = &app{}
+		list, err := f.readAll(t.Context(), nil)
+		var names []string
+		for _, one := range list {
+			names = append(names, one.name)
+		}
+		if got := strings.Join(names, " "); err != nil || got != c.want {
+			t.Errorf("%q: %q, want %q (%v)", c.hosts, got, c.want, err)
+		}
+	}
+}
+
 func TestNeeds(t *testing.T) {
 	for name, want := range map[string][2]bool{
 		"local:": {}, "web1": {true, false}, "ssh:a+sudo:root": {true, true}, "ssh:a?password_env=HOME+su:": {false, true},

@@ -160,9 +160,13 @@ func (t *together) rest(ctx context.Context, err error) {
 	for i, j := range t.jobs {
 		switch {
 		case j.shown != nil: // a generator
-			if err := j.close(j.shown); err != nil && j.shown.OK {
-				fl.app.console.complain("%s: %v", strings.TrimSuffix(j.target.name, ":"), err)
-				fl.raise(statusRaised)
+			if err := j.close(j.shown); err != nil {
+				if !j.files.told {
+					fl.app.console.complain("%s: %v", strings.TrimSuffix(j.target.name, ":"), err)
+				}
+				if j.shown.OK {
+					fl.raise(statusRaised)
+				}
 			}
 		case j.child != nil: // a generator that has its outcome, or was interrupted
 		case err == nil || stopped(ctx):

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -82,6 +84,9 @@ func (c *transferCommand) spool(stdin io.Reader) (*transfer.Source, error) {
 
 // send does the work of put and sync.
 func (c *transferCommand) send(cmd *cobra.Command, a *app, verb string, sources []string, dest string) error {
+	if err := noEmpty(verb, sources, dest); err != nil {
+		return err
+	}
 	fl, err := newFleet(cmd.Context(), a, &c.fleetFlags, "", nil, cmd.InOrStdin())
 	if err != nil {
 		return err
@@ -92,6 +97,7 @@ func (c *transferCommand) send(cmd *cobra.Command, a *app, verb string, sources 
 	}
 	source, err := c.source(cmd.Context(), sources, cmd.InOrStdin())
 	if err != nil {
+		fl.discard()
 		return err
 	}
 	c.total = source.Bytes * int64(len(fl.targets))
@@ -102,25 +108,30 @@ func (c *transferCommand) send(cmd *cobra.Command, a *app, verb string, sources 
 
 // fetch does the work of get and sync --pull.
 func (c *transferCommand) fetch(cmd *cobra.Command, a *app, verb string, sources []string, dest string) error {
+	if err := noEmpty(verb, sources, dest); err != nil {
+		return err
+	}
 	fl, err := newFleet(cmd.Context(), a, &c.fleetFlags, "", nil, cmd.InOrStdin())
 	if err != nil {
 		return err
 	}
-	each := len(fl.targets) > 1 && placed(dest, target{}) == dest // a directory for each
-	if dest == "-" && c.options.Sync {
-		return usagef("sync what with what? Write mitogend sync --pull SOURCE DEST")
-	}
-	if dest == "-" && (len(fl.targets) > 1 || len(sources) > 1 || c.json) {
-		return usagef("get ... -: stdout is for one file of one target, without --json")
+	each := len(fl.targets) > 1 && !named(dest) // a directory for each
+	if err := c.checkStdout(len(fl.targets), sources, dest); err != nil {
+		fl.discard()
+		return err
 	}
 	place := func(t target) string {
 		switch {
 		case !each:
-			return placed(dest, t)
+			return placedHere(dest, t)
 		case c.options.Sync:
 			return filepath.Join(dest, fileName(t.name))
 		}
 		return filepath.Join(dest, fileName(t.name)) + "/"
+	}
+	if err := apart(fl.targets, place); err != nil {
+		fl.discard()
+		return err
 	}
 	fl.what = func(t target) string { return verb + " " + placed(strings.Join(sources, " "), t) + " " + place(t) }
 	return c.each(cmd.Context(), fl, func(ctx context.Context, j *job, o transfer.Options) (*transfer.Result, error) {
@@ -135,14 +146,84 @@ func (c *transferCommand) fetch(cmd *cobra.Command, a *app, verb string, sources
 	})
 }
 
+// noEmpty refuses what an unset variable leaves: the current directory is written as a dot.
+func noEmpty(verb string, sources []string, dest string) error {
+	switch {
+	case dest == "":
+		return usagef("%s: DEST is empty; the current directory is .", verb)
+	case slices.Contains(sources, ""):
+		return usagef("%s: a SOURCE is empty; the current directory is .", verb)
+	}
+	return nil
+}
+
+// apart refuses targets that would write to one place.
+func apart(targets []target, place func(target) string) error {
+	first := map[string]target{}
+	for _, t := range targets {
+		at := filepath.Clean(place(t))
+		if other, twice := first[at]; twice {
+			return usagef("%s and %s would both write to %s; write {target} into DEST, or leave one of them out", other.name, t.name, at)
+		}
+		first[at] = t
+	}
+	return nil
+}
+
+// checkStdout refuses what cannot be written to stdout.
+func (c *transferCommand) checkStdout(targets int, sources []string, dest string) error {
+	switch {
+	case dest != "-":
+	case c.options.Sync:
+		return usagef("sync what with what? Write mitogend sync --pull SOURCE DEST")
+	case targets > 1 || len(sources) > 1 || c.json:
+		return usagef("get ... -: stdout is for one file of one target, without --json")
+	case c.gather:
+		return usagef("get ... -: stdout is for the file as it is, without -b")
+	}
+	return nil
+}
+
 // transferRow is the result in --json.
 type transferRow struct {
-	Files   int      `json:"files"`
-	Bytes   int64    `json:"bytes"`
-	Sent    int64    `json:"sent"`
-	Same    int      `json:"same"`
-	Deleted int      `json:"deleted"`
-	Errors  []string `json:"errors,omitempty"`
+	Files   int        `json:"files"`
+	Bytes   int64      `json:"bytes"`
+	Sent    int64      `json:"sent"`
+	Same    int        `json:"same"`
+	Deleted int        `json:"deleted"`
+	Errors  []fileText `json:"errors,omitempty"`
+	transferNames
+}
+
+// transferNames are the names that sync would send and delete, or with -v has. It is safe for concurrent use.
+type transferNames struct {
+	mu      sync.Mutex // guards the following
+	Send    []fileText `json:"send,omitempty"`
+	Delete  []fileText `json:"delete,omitempty"`
+	LeftOut int        `json:"left_out,omitempty"`
+	bytes   int        // of all names
+}
+
+// maxListed is how many names each list has, maxListedBytes how much text both have: many targets may be previewed at
+// once.
+const (
+	maxListed      = 10_000
+	maxListedBytes = 4 << 20
+)
+
+func (n *transferNames) add(action, path string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	list := &n.Send
+	if action == "delete" {
+		list = &n.Delete
+	}
+	if len(*list) == maxListed || n.bytes+len(path) > maxListedBytes {
+		n.LeftOut++
+		return
+	}
+	n.bytes += len(path)
+	*list = append(*list, fileText(path))
 }
 
 // each copies for every target.
@@ -152,12 +233,13 @@ func (c *transferCommand) each(ctx context.Context, fl *fleet, do func(context.C
 	return fl.each(ctx, func(ctx context.Context, j *job) *outcome {
 		o := c.options
 		o.OnBytes = func(n int64) { c.moved.Add(n) }
-		if c.dryRun || fl.app.verbose > 0 {
-			o.OnFile = func(action, path string) {
-				if !c.json {
-					fmt.Fprintf(j.stdout, "%s %s\n", action, printable.Line(path))
-				}
-			}
+		var row transferRow
+		switch {
+		case !c.dryRun && fl.app.verbose == 0:
+		case c.json:
+			o.OnFile = row.add
+		default:
+			o.OnFile = func(action, path string) { fmt.Fprintf(j.stdout, "%s %s\n", action, printable.Line(path)) }
 		}
 		r, err := do(ctx, j, o)
 		out := &outcome{OK: true}
@@ -165,9 +247,11 @@ func (c *transferCommand) each(ctx context.Context, fl *fleet, do func(context.C
 			out = failed(ctx, err)
 		}
 		if r != nil && c.json {
-			out.write = func(w io.Writer) {
-				writeJSON(noNewline{w}, transferRow{r.Files, r.Bytes, r.Sent, r.Same, r.Deleted, r.Errors})
+			row.Files, row.Bytes, row.Sent, row.Same, row.Deleted = r.Files, r.Bytes, r.Sent, r.Same, r.Deleted
+			for _, e := range r.Errors {
+				row.Errors = append(row.Errors, fileText(e))
 			}
+			out.write = func(w io.Writer) { writeJSON(noNewline{w}, &row) }
 		}
 		var incomplete *transfer.Error
 		if errors.As(err, &incomplete) {

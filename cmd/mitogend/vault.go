@@ -51,14 +51,19 @@ func vaultPasswords(files []string) []inventory.VaultPassword {
 	}
 	var list []inventory.VaultPassword
 	for _, file := range files {
-		label := ""
-		if at := strings.IndexByte(file, '@'); at > 0 {
-			label, file = file[:at], file[at+1:]
-		}
-		list = append(list, inventory.VaultFile(label, file))
+		list = append(list, inventory.VaultFile(vaultLabel(file)))
 	}
 	if password := os.Getenv(vaultPasswordEnv); password != "" {
 		list = append(list, inventory.VaultPassword{Get: func(context.Context) (string, error) { return password, nil }})
 	}
 	return list
+}
+
+// vaultLabel parts LABEL@FILE. A slash before the @ is one of a path: /home/me@corp/password has no label.
+func vaultLabel(text string) (label, file string) {
+	label, file, found := strings.Cut(text, "@")
+	if !found || label == "" || strings.Contains(label, "/") {
+		return "", text
+	}
+	return label, file
 }

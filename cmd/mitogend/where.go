@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
@@ -39,7 +37,7 @@ func newWhere(text string) (*where, error) {
 	// The text is read by itself first, so that an error is about what the user has written.
 	query, err := gojq.Parse(text)
 	if err == nil {
-		query, err = gojq.Parse(". as $facts | " + defs.String() + "(" + text + "\n)")
+		query, err = gojq.Parse(". as $facts | " + defs.String() + "(" + hideLone(text) + "\n)")
 	}
 	if err == nil {
 		w.code, err = gojq.Compile(query)
@@ -59,10 +57,8 @@ func (w *where) holds(ctx context.Context, j *job) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	var v any
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.UseNumber()
-	if err := d.Decode(&v); err != nil {
+	v, err := decodeMarked(text)
+	if err != nil {
 		return false, err
 	}
 	it := w.code.RunWithContext(ctx, v)
