@@ -410,6 +410,54 @@ func TestReload(t *testing.T) {
 	}
 }
 
+// A configuration that is being read does not keep the daemon from stopping, and what it has started ends.
+func TestStopWhileReloading(t *testing.T) {
+	dir := t.TempDir()
+	hang := filepath.Join(dir, "hang")
+	program := Write(t, dir, "hosts.sh", "#!/bin/sh\nif [ -e "+hang+" ]; then echo >>"+hang+"; exec sleep 1000; fi\necho '{}'\n")
+	if err := os.Chmod(program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	d := Serve(t, "--inventory", program)
+	Write(t, dir, "hang", "")
+	for range 5 {
+		d.Signal(syscall.SIGHUP)
+	}
+	poll.Until(t, "it is reading", func() bool { info, err := os.Stat(hang); return err == nil && info.Size() > 0 })
+	for range 5 {
+		d.Signal(syscall.SIGHUP)
+	}
+	d.Signal(syscall.SIGTERM)
+	if status := d.Wait(); status != 0 {
+		t.Errorf("status %d\n%s", status, shorten(d.Log.String()))
+	}
+	NothingLeft(t, d.mark)
+}
+
+// While work may still end, both sockets are gone, and another daemon learns that this one is there.
+func TestNoOtherWhileStopping(t *testing.T) {
+	d := Serve(t, "--grace", "10m")
+	dir := t.TempDir()
+	out := make(chan Result, 1)
+	go func() { out <- d.Run(t, dir, "call", "-H", AnyPython(t).Target(), "time:sleep", "1000") }()
+	poll.Until(t, "the call runs", func() bool { return d.Stats(t).Connected == 1 })
+	d.Signal(syscall.SIGTERM)
+	sockets := filepath.Dir(d.Socket)
+	poll.Until(t, "the sockets are gone", func() bool {
+		left, err := filepath.Glob(filepath.Join(sockets, "*.sock"))
+		return err == nil && len(left) == 0
+	})
+	r := d.Run(t, dir, "serve", "--listen", sockets)
+	if want := fmt.Sprint("control.sock is served by process ", d.PID()); r.Status != 2 || !strings.Contains(r.Stderr, want) {
+		t.Error(r)
+	}
+	d.Signal(syscall.SIGTERM)
+	if status := d.Wait(); status != 0 {
+		t.Errorf("status %d", status)
+	}
+	<-out
+}
+
 func TestConfig(t *testing.T) {
 	dir := t.TempDir()
 	ok := Write(t, dir, "ok.yaml", "# nothing yet\nidle_time: 90s\npath:\n  - lib\n  - /usr/share\nlog_levels: {pool: debug}\n")

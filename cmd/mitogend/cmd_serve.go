@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -48,7 +47,7 @@ func serve(ctx context.Context, a *app, f *settingFlags) error {
 	if err != nil {
 		return usagef("--runtime %s: %s", s.runtime, fault.Plain(err))
 	}
-	signals := a.takeSignals(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	signals := a.daemonSignals()
 	sv := &service{flags: f, settings: s, stop: make(chan time.Duration, 1)}
 	log, err := newLog(s, a)
 	if err != nil {

@@ -8,6 +8,7 @@
 //	a client's program is served    runMaster                    the program has ended             runMaster
 //	mitogen.sock is served          service.serveClients         the daemon stops                  the function it returns
 //	control.sock is served          service.run                  the daemon stops                  control.Server.Shutdown
+//	the configuration is read again service.reloads              the daemon stops                  the function it returns
 //	signals of the daemon           service.shutdown             the daemon has stopped            service.shutdown
 //	metrics are served              service.serveHTTP            the daemon stops                  control.Server.Shutdown
 //	profiles are served             service.serveProfiles        the daemon stops                  control.Server.Shutdown

@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,10 +35,10 @@ type service struct {
 }
 
 // run listens, serves until something tells it to stop, and stops.
-func (sv *service) run(ctx context.Context, signals <-chan os.Signal) error {
+func (sv *service) run(ctx context.Context, signals signals) error {
 	listeners, err := sv.listen()
 	if err != nil {
-		sv.shutdown(0, signals)
+		sv.shutdown(0, signals.end)
 		return err
 	}
 	clients, err := sv.listenClients()
@@ -45,7 +46,7 @@ func (sv *service) run(ctx context.Context, signals <-chan os.Signal) error {
 		for _, ln := range listeners {
 			_ = ln.Close()
 		}
-		sv.shutdown(0, signals)
+		sv.shutdown(0, signals.end)
 		return err
 	}
 	// Both sockets are there now: whoever finds one of them finds the other.
@@ -58,13 +59,13 @@ func (sv *service) run(ctx context.Context, signals <-chan os.Signal) error {
 	defer stopClients()
 	if sv.settings.http != "" {
 		if err := sv.serveHTTP(failed); err != nil {
-			sv.shutdown(0, signals)
+			sv.shutdown(0, signals.end)
 			return err
 		}
 	}
 	if sv.settings.pprof {
 		if err := sv.serveProfiles(failed); err != nil {
-			sv.shutdown(0, signals)
+			sv.shutdown(0, signals.end)
 			return err
 		}
 	}
@@ -73,25 +74,21 @@ func (sv *service) run(ctx context.Context, signals <-chan os.Signal) error {
 	stopWatchdog := sv.feedWatchdog()
 	defer stopWatchdog()
 	grace := sv.settings.grace
-	for {
-		select {
-		case sig := <-signals:
-			if sig == syscall.SIGHUP {
-				sv.reload()
-				continue
-			}
-			sv.log.Info("got a signal", zap.Stringer("signal", sig))
-			grace = sv.server.Grace()
-		case grace = <-sv.stop:
-			sv.log.Info("a client asks for the end")
-		case err = <-failed:
-		case <-ctx.Done():
-			err = context.Cause(ctx)
-		}
-		break
+	stopReloads := sv.reloads(ctx, signals.reload)
+	select {
+	case sig := <-signals.end:
+		sv.log.Info("got a signal", zap.Stringer("signal", sig))
+		grace = sv.server.Grace()
+	case grace = <-sv.stop:
+		sv.log.Info("a client asks for the end")
+	case err = <-failed:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
 	}
+	stopReloads()
 	notify(sd.SdNotifyStopping)
-	sv.shutdown(grace, signals)
+	clients.linger()
+	sv.shutdown(grace, signals.end)
 	sv.log.Info("stopped")
 	return err
 }
@@ -107,10 +104,8 @@ func (sv *service) shutdown(grace time.Duration, signals <-chan os.Signal) {
 	wg.Go(func() {
 		for {
 			select {
-			case sig := <-signals:
-				if sig != syscall.SIGHUP {
-					sv.server.Hurry()
-				}
+			case <-signals:
+				sv.server.Hurry()
 			case <-done:
 				return
 			}
@@ -190,17 +185,43 @@ func (sv *service) serveProfiles(failed chan<- error) error {
 	return nil
 }
 
-// reload reads the configuration again. If there is a mistake in it, nothing changes.
-func (sv *service) reload() {
+// reloads reads the configuration again at each SIGHUP until stop is called, which gives up what is being read.
+func (sv *service) reloads(ctx context.Context, signals <-chan os.Signal) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-signals:
+				// A file of the configuration may hang.
+				_, _ = interruptible(ctx, func() (any, error) { sv.reload(ctx); return nil, nil })
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+// reload reads the configuration again. If there is a mistake in it, or ctx ends, nothing changes. It may run programs.
+func (sv *service) reload(ctx context.Context) {
 	notify(sd.SdNotifyReloading + fmt.Sprintf("\nMONOTONIC_USEC=%d", monotonic()))
-	defer notify(sd.SdNotifyReady)
+	defer func() {
+		if ctx.Err() == nil {
+			notify(sd.SdNotifyReady)
+		}
+	}()
 	s, err := sv.flags.load()
 	var hosts *inventory.Inventory
 	if err == nil {
-		hosts, err = s.hosts(context.Background())
+		hosts, err = s.hosts(ctx)
 	}
 	if err == nil {
-		err = sv.server.Configure(s.poolOptions(), s.grace, hosts)
+		err = sv.server.Configure(ctx, s.poolOptions(), s.grace, hosts)
+	}
+	if ctx.Err() != nil {
+		return // it is being stopped
 	}
 	if err != nil {
 		sv.log.Error("the configuration was not taken", zap.Error(err))
@@ -273,7 +294,7 @@ func (sv *service) checkLimits() {
 }
 
 // listenClients opens mitogen.sock beside the control socket.
-func (sv *service) listenClients() (net.Listener, error) {
+func (sv *service) listenClients() (*lingering, error) {
 	dir, err := sv.settings.socketDir()
 	if err != nil {
 		return nil, usageError{err}
@@ -282,7 +303,36 @@ func (sv *service) listenClients() (net.Listener, error) {
 	if err != nil {
 		return nil, usageError{plain(err)}
 	}
-	return ln, nil
+	return &lingering{Listener: ln, closed: make(chan struct{})}, nil
+}
+
+// lingering is a listener that can be closed for new clients only: Accept does not tell that until Close.
+type lingering struct {
+	net.Listener
+	closed chan struct{}
+	once   sync.Once
+	quiet  atomic.Bool
+}
+
+// linger takes no more clients.
+func (l *lingering) linger() {
+	l.quiet.Store(true)
+	_ = l.Listener.Close()
+}
+
+// Accept implements net.Listener.
+func (l *lingering) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	if err != nil && l.quiet.Load() {
+		<-l.closed
+	}
+	return nc, err
+}
+
+// Close implements net.Listener.
+func (l *lingering) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return l.Listener.Close()
 }
 
 // serveClients serves mitogen.sock until stop is called.
@@ -297,6 +347,20 @@ func (sv *service) serveClients(ctx context.Context, ln net.Listener, failed cha
 		}
 	}()
 	return func() { cancel(); <-done }
+}
+
+// signals are those that the daemon is told something by. Each kind waits by itself: many of one push out none of the
+// other.
+type signals struct {
+	end    <-chan os.Signal // SIGINT and SIGTERM
+	reload <-chan os.Signal // SIGHUP; while one waits, another one says nothing new
+}
+
+// daemonSignals is takeSignals for the daemon.
+func (a *app) daemonSignals() signals {
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	return signals{a.takeSignals(syscall.SIGINT, syscall.SIGTERM), reload}
 }
 
 // takeSignals lets this command handle signals itself. The new channel comes first, so that none of them ends the

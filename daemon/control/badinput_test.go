@@ -12,17 +12,22 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
 	"mitogend/daemon"
 	"mitogend/daemon/client"
 	"mitogend/daemon/control"
+	"mitogend/daemon/inventory"
+	"mitogend/daemon/pool"
 	"mitogend/daemon/wire"
-
 	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 )
@@ -292,6 +297,54 @@ func exists(path string) bool {
 	return err == nil
 }
 
+// A request that gives up waiting for its turn changes nothing of the order of others.
+func TestOrderAfterATimeout(t *testing.T) {
+	b := newBed(t, nil)
+	gate := filepath.Join(t.TempDir(), "gate")
+	starts := filepath.Join(t.TempDir(), "starts")
+	real, err := exec.LookPath("python3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := "local:?python=" + script(t, fmt.Sprintf("echo x >>%s; while [ ! -e %s ]; do sleep 0.02; done; exec %s \"$@\"\n", starts, gate, real))
+	c := b.raw(t)
+	note := func(id uint32, more map[string]any) {
+		params := map[string]any{"target": target, "function": "mod:note", "args": []any{id}}
+		for k, v := range more {
+			params[k] = v
+		}
+		c.send(t, id, "call", params)
+	}
+	note(1, nil)
+	note(2, map[string]any{"timeout": 0.05})
+	for id := uint32(3); id < 10; id++ {
+		note(id, nil)
+	}
+	if m, e := c.reply(t); m.ID != 2 || e == nil || e.Kind != wire.KindTimeout {
+		t.Fatal(m.ID, e)
+	}
+	// While the first is not sent, no other one is begun.
+	poll.Until(t, "it is being connected", func() bool { return exists(starts) })
+	c.send(t, 10, "list", nil)
+	if m, e := c.reply(t); m.ID != 10 || e != nil || b.List().Contexts[0].Leases != 1 {
+		t.Errorf("%v, and %d requests have begun", e, b.List().Contexts[0].Leases)
+	}
+	if err := os.WriteFile(gate, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for range 8 {
+		if _, e := c.reply(t); e != nil {
+			t.Error(e)
+		}
+	}
+	note(11, nil)
+	m, _ := c.reply(t)
+	var got wire.Value
+	if err := wire.Unmarshal(m.Result, &got); err != nil || fmt.Sprint(got.V) != "[1 3 4 5 6 7 8 9 11]" {
+		t.Error(got.V, err)
+	}
+}
+
 func TestThousandClients(t *testing.T) {
 	b := newBed(t, nil)
 	first := b.connect(t, "local:")
@@ -545,6 +598,119 @@ func TestShutdownTellsEverybody(t *testing.T) {
 	<-stopped
 	if n := len(b.Daemon().Children()); n != 0 {
 		t.Errorf("%d children are left", n)
+	}
+}
+
+// What runs when the daemon ends may have run, and its client learns that.
+func TestCutOffMayHaveRun(t *testing.T) {
+	b := newBed(t, nil)
+	var clients []*raw
+	for method, params := range map[string]map[string]any{
+		"call":       {"function": "time:sleep", "args": []any{1000}},
+		"call_async": {"function": "time:sleep", "args": []any{1000}, "read": true},
+		"open":       {"function": "mod:pump", "args": []any{1}, "read": true},
+		"run":        {"path": "x.py", "script": []byte("import time; time.sleep(1000)"), "read": true},
+	} {
+		c := b.raw(t)
+		params["target"], params["fresh"] = "local:", true
+		c.send(t, 1, method, params)
+		clients = append(clients, c)
+	}
+	poll.Until(t, "all run", func() bool {
+		n := 0
+		for _, c := range b.List().Contexts {
+			n += c.Running + int(c.Programs)
+		}
+		return n == len(clients)
+	})
+	b.stop(0)
+	for _, c := range clients {
+		m, e := c.reply(t)
+		if e == nil {
+			var got wire.Items
+			if err := wire.Unmarshal(m.Result, &got); err != nil || len(got.Items) != 1 || got.Items[0].Error == nil {
+				t.Errorf("%+v, %v", got, err)
+				continue
+			}
+			e = got.Items[0].Error
+		}
+		if e.Kind != wire.KindShutdown || !e.Lost || e.Target != "local:" {
+			t.Errorf("%+v", e)
+		}
+	}
+}
+
+// While the daemon stops, it takes no clients, and nobody else takes its place.
+func TestLockUntilTheEnd(t *testing.T) {
+	b := newBed(t, nil)
+	c := b.connect(t, "local:")
+	result := make(chan error, 1)
+	go func() { result <- c.Call(t.Context(), "time:sleep", 1000).Err() }()
+	poll.Until(t, "the call runs", func() bool { return b.List().Contexts[0].Running == 1 })
+	stopped := make(chan struct{})
+	go func() {
+		b.stop(time.Minute)
+		close(stopped)
+	}()
+	poll.Until(t, "nobody can come", func() bool { return !exists(b.path) })
+	var used *control.InUseError
+	if _, err := control.Listen(b.dir); !errors.As(err, &used) || used.PID != os.Getpid() {
+		t.Error(err)
+	}
+	b.Hurry()
+	<-stopped
+	if <-result == nil {
+		t.Error("no error")
+	}
+	ln, err := control.Listen(b.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = ln.Close()
+}
+
+// The program of an inventory holds up neither a request beyond its timeout, nor the end. It ends with the daemon.
+func TestInventoryThatHangs(t *testing.T) {
+	dir := t.TempDir()
+	pid := filepath.Join(dir, "pid")
+	inv, err := inventory.Load(script(t, fmt.Sprintf(`case $1 in
+--list) echo '{"g": {"hosts": ["one", "two"]}}' ;;
+*) echo $$ >%s.new; mv %s.new %s; exec sleep 1000 ;;
+esac
+`, pid, pid, pid)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	logged, logs := observer.New(zap.WarnLevel)
+	b := newBed(t, func(o *control.Options) { o.Inventory, o.Core = inv, logged })
+	slow := b.raw(t)
+	slow.send(t, 1, "connect", map[string]any{"target": "one"})
+	poll.Until(t, "the program runs", func() bool { return exists(pid) })
+	other := b.raw(t)
+	other.send(t, 1, "call", map[string]any{"target": "two", "function": "os:getpid", "timeout": 0.05})
+	if _, e := other.reply(t); e == nil || e.Kind != wire.KindTimeout {
+		t.Error(e)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := b.Configure(ctx, pool.Options{}, 0, nil); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	// Neither does it hold up its own request.
+	slow.send(t, 2, "cancel", map[string]any{"request": 1})
+	for range 2 {
+		if m, e := slow.reply(t); m.ID == 1 && (e == nil || e.Kind != wire.KindCancelled) {
+			t.Error(e)
+		}
+	}
+	b.stop(time.Minute)
+	for _, entry := range logs.All() {
+		t.Error(entry.Message)
+	}
+	data, _ := os.ReadFile(pid)
+	n, _ := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err := syscall.Kill(n, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("process %d: %v", n, err)
 	}
 }
 

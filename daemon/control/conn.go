@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -270,7 +271,7 @@ func (c *conn) writeAll() {
 	}
 }
 
-// writeStep is how many bytes a client has to take in Options.StallTimeout.
+// writeStep is how many bytes are written at once. A client has to take some of them in Options.StallTimeout.
 const writeStep = 1 << 20
 
 func (c *conn) writeSome(b []byte) (n int, err error) {
@@ -284,6 +285,9 @@ func (c *conn) writeSome(b []byte) (n int, err error) {
 		var k int
 		k, err = c.nc.Write(b[n:min(len(b), n+writeStep)])
 		n += k
+		if k > 0 && c.ctx.Err() == nil && errors.Is(err, os.ErrDeadlineExceeded) {
+			err = nil // it takes them slowly
+		}
 	}
 	return n, err
 }
@@ -300,47 +304,63 @@ func (c *conn) wrote(n int) {
 
 // turn is a request's place among those that have to begin in order.
 type turn struct {
-	before <-chan struct{}
-	begun  chan struct{}
-	once   sync.Once
+	come chan struct{} // closed when nobody is before it; nil for one that was the first from the beginning
+
+	// Guarded by conn.mu.
+	before, after *turn
+	left          bool
 }
 
-// queue gives the next place in an order. Only the reading goroutine calls it.
+// queue gives the last place in an order. Only the reading goroutine calls it.
 func (c *conn) queue(order string) *turn {
-	t := &turn{begun: make(chan struct{})}
+	t := &turn{}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if last := c.turns[order]; last != nil {
-		t.before = last.begun
+		t.come = make(chan struct{})
+		t.before, last.after = last, t
 	}
 	c.turns[order] = t
 	return t
 }
 
-// leave passes the place on, and forgets the order if nobody follows.
+// leave gives up the place. Whoever follows has its turn if nobody else is before it: a request that does not wait any
+// longer lets nobody overtake those that it has waited for. It may be called twice.
 func (c *conn) leave(order string, t *turn) {
-	t.done()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.turns[order] == t {
+	if t.left {
+		return
+	}
+	t.left = true
+	switch {
+	case t.after != nil:
+		t.after.before = t.before
+	case t.before != nil:
+		c.turns[order] = t.before
+	default:
 		delete(c.turns, order)
 	}
+	switch {
+	case t.before != nil:
+		t.before.after = t.after
+	case t.after != nil:
+		close(t.after.come)
+	}
+	t.before, t.after = nil, nil
 }
 
 func (t *turn) wait(ctx context.Context) error {
-	if t.before == nil {
+	if t.come == nil {
 		return nil
 	}
 	select {
-	case <-t.before:
+	case <-t.come:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 }
-
-// done lets the next one begin.
-func (t *turn) done() { t.once.Do(func() { close(t.begun) }) }
 
 // newStream makes a stream. The caller has to count its work in wg.
 func (c *conn) newStream(timeout time.Duration, work bool) (*stream, error) {

@@ -50,6 +50,12 @@ def pid():
 def cwd():
     return os.getcwd(), os.environ.get('MARK')
 
+_notes = []
+
+def note(v):
+    _notes.append(v)
+    return _notes
+
 def pump(channel, add):
     n = 0
     for item in channel:

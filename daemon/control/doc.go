@@ -32,9 +32,9 @@
 //	a request         conn.handle       it is answered                                   conn.wg, in conn.serve
 //	a stream's work   call.work         the call, program, channel, transfer or          conn.wg
 //	                                    subscription has ended, or the client has closed it
+//	an inventory      Server.resolve    it has answered, or Shutdown has ended its program   Server.wg
 //	exporter.run      newExporter       Shutdown, after what is left was sent            exporter.close
-//	the last waits    Server.Shutdown   children are closed, or the user is in a hurry;  nobody: they hold nothing
-//	                                    all work has ended
+//	the last wait     Server.Shutdown   all work has ended                               nobody: it holds nothing
 //
 // Server.Serve and Server.ServeHTTP run on their callers' goroutines. Work on many targets has the goroutines of
 // package work as well.
@@ -49,7 +49,7 @@
 //	conn.mu, stream.mu          -> pool.Pool.mu, pool.Conn.watchMu, each alone
 //
 // conn.making is held while a reply is made, and before that while it waits for room. So the waiting replies are not
-// encoded yet, and items stay in their streams. Server.invMu is held while the inventory is asked, which may run a
-// program. Requests that name a target take it, with no other lock. Nothing that blocks is done under the other locks.
-// manyChannels.mu is taken alone.
+// encoded yet, and items stay in their streams. Nothing that blocks is done under the other locks. manyChannels.mu is
+// taken alone. Server.asking is a token in place of a lock, since an inventory may run a program: requests that name a
+// target wait for it no longer than their contexts, with no lock held.
 package control

@@ -119,15 +119,26 @@ func (s *subscriber) give(e *wire.Event) {
 	}
 }
 
-// add subscribes, and first gives the last n events that were kept.
+// add subscribes, and first gives the last n events that were kept. Of those that do not fit into the stream, the oldest
+// are dropped.
 func (h *hub) add(s *subscriber, n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var old []*wire.Event
-	for i := len(h.backlog) - 1; i >= 0 && len(old) < n; i-- {
-		if e := h.backlog[i]; s.takes(e) {
-			old = append(old, e)
+	dropped, left := int64(0), s.stream.max-sizeOf(nil) // an item may say what was dropped
+	for i := len(h.backlog) - 1; i >= 0 && len(old)+int(dropped) < n; i-- {
+		e := h.backlog[i]
+		if !s.takes(e) {
+			continue
 		}
+		if left -= sizeOf(e); left < 0 && len(old) > 0 {
+			dropped++
+			continue
+		}
+		old = append(old, e)
+	}
+	if dropped > 0 {
+		s.stream.skip(dropped)
 	}
 	for _, e := range slices.Backward(old) {
 		s.give(e)

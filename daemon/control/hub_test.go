@@ -62,3 +62,30 @@ func TestChildThatLogsWithoutEnd(t *testing.T) {
 		t.Errorf("%d lines tell that records were dropped", n)
 	}
 }
+
+// Of a backlog that does not fit, the newest events are given, and the others are counted.
+func TestBacklogThatDoesNotFit(t *testing.T) {
+	h := newHub()
+	for i := range 500 {
+		h.publish(wire.Event{Kind: wire.EventLog, Child: uint32(i), Text: strings.Repeat("x", 5000)})
+	}
+	h.publish(wire.Event{Kind: wire.EventLost, Child: 500})
+	for _, n := range []int{1, 100, 450, 1000} {
+		s := &stream{c: &conn{s: &Server{hub: h}}, max: streamBytes, changed: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+		h.dropped.Store(0)
+		h.add(&subscriber{kinds: allKinds, stream: s}, n)
+		items, dropped := s.items, 0
+		if items[0].Kind == wire.ItemDropped {
+			dropped = int(items[0].Count)
+			items = items[1:]
+		}
+		if got := len(items) + dropped; got != min(n, len(h.backlog)) || (dropped > 0) != (n > 200) || h.dropped.Load() != int64(dropped) {
+			t.Errorf("of %d: %d events, and %d dropped", n, len(items), dropped)
+		}
+		for i, item := range items {
+			if want := 500 - len(items) + 1 + i; item.Event == nil || item.Event.Child != uint32(want) {
+				t.Fatalf("of %d: item %d is %+v, not event %d", n, i, item, want)
+			}
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"mitogend/daemon"
@@ -38,7 +39,7 @@ type many struct {
 	runner interface {
 		Run(ctx context.Context) int
 		Begun() int
-		Stop()
+		Stop() bool
 	}
 }
 
@@ -114,12 +115,18 @@ func start[R any](m *many, do func(context.Context, int, *pool.Lease) (R, error)
 		}
 		return m.write(wctx, w)
 	}
+	var cut atomic.Bool // the daemon stops, and so more targets do not begin
 	m.work(m.s, func() error {
+		stopped := context.AfterFunc(m.call.s.taking, func() { cut.Store(m.runner.Stop()) })
 		m.s.begin(m.runner.Run(ctx))
+		stopped()
 		_ = m.addWorkers(-m.workers)
 		err := context.Cause(m.s.ctx)
 		if err == nil && context.Cause(ctx) != context.Canceled {
 			err = context.Cause(ctx) // input that could not be kept
+		}
+		if err == nil && cut.Load() {
+			err = daemon.ErrShutdown
 		}
 		m.giveUp(nil)
 		if err != nil && !ended(err) {
@@ -138,7 +145,7 @@ func (m *many) lease(ctx context.Context, target int) (*pool.Lease, error) {
 	m.s.begin(m.runner.Begun())
 	r := *m.base
 	t := wire.Target{Target: m.p.Targets[target], Connection: wire.Connection{Passwords: m.p.TargetPasswords[target], Source: m.source}}
-	if err := m.call.s.find(&r, &t); err != nil {
+	if err := m.call.s.find(ctx, &r, &t); err != nil {
 		return nil, err
 	}
 	if len(m.p.Names) > 0 {
@@ -215,10 +222,13 @@ func (m *manyCalls) do(ctx context.Context, target int, l *pool.Lease) (*answere
 	return out, nil
 }
 
-// hold gives the child of a generator to the client, and waits until the client gives it back.
+// hold gives the child of a generator to the client, and waits until the client gives it back. Beyond the end of ctx the
+// client has a lease of its own.
 func (m *manyCalls) hold(ctx context.Context, target int, l *pool.Lease, out *answered, started time.Time) error {
-	left, err := m.keepUntil(l)
+	own := l.Another()
+	left, err := m.keepUntil(own)
 	if err != nil {
+		own.Release()
 		return err
 	}
 	out.told = true
@@ -232,6 +242,7 @@ func (m *manyCalls) hold(ctx context.Context, target int, l *pool.Lease, out *an
 	select {
 	case <-left:
 	case <-ctx.Done():
+		m.forgetLeft(uint32(l.Child().ID()), left)
 	}
 	return nil
 }

@@ -183,6 +183,59 @@ func TestCallManyGenerators(t *testing.T) {
 	poll.Until(t, "nothing is under way", func() bool { return b.Stats().Active == 0 && b.Stats().Streams == 0 })
 }
 
+// What ends the work on a generator's target leaves the child to the client, who was told that it holds it.
+func TestGeneratorGivenUp(t *testing.T) {
+	b := newBed(t, nil)
+	c := b.raw(t)
+	p := &wire.CallMany{Many: wire.Many{Targets: []string{"local:"}}}
+	p.Function, p.Args.V, p.Convert, p.Read = "itertools:repeat", []any{int64(7), int64(2)}, []string{"result", "lines"}, true
+	c.send(t, 1, "call_many", p)
+	var got wire.Items
+	var child uint32
+	for id := uint32(2); ; id++ {
+		m, e := c.reply(t)
+		if e != nil {
+			t.Fatal(e)
+		}
+		if err := wire.Unmarshal(m.Result, &got); err != nil {
+			t.Fatal(err)
+		}
+		for _, item := range got.Items {
+			child = item.Child
+			c.send(t, 100, "write", &wire.Write{Stream: got.Stream, Cancel: true})
+			if _, e := c.reply(t); e != nil {
+				t.Fatal(e)
+			}
+		}
+		if got.End {
+			break
+		}
+		c.send(t, id, "read", &wire.Read{Stream: got.Stream})
+	}
+	leases := func() int { return b.List().Contexts[0].Leases }
+	if child == 0 || leases() != 1 {
+		t.Fatalf("child %d has %d leases", child, leases())
+	}
+	c.send(t, 101, "connect", map[string]any{"target": "local:"})
+	if _, e := c.reply(t); e != nil {
+		t.Fatal(e)
+	}
+	for id, want := range []int{1, 0} {
+		if leases() != 1 {
+			t.Errorf("%d leases", leases())
+		}
+		c.send(t, uint32(200+id), "close", &wire.Close{Child: child})
+		if _, e := c.reply(t); e != nil || leases() != want {
+			t.Errorf("%v, %d leases", e, leases())
+		}
+	}
+	// The child is the client's until the very end.
+	c.send(t, 300, "close", &wire.Close{Child: child})
+	if _, e := c.reply(t); e == nil || e.Kind != wire.KindUnknown {
+		t.Error(e)
+	}
+}
+
 // A daemon that stops says so about the targets that are left.
 func TestCallManyWhileStopping(t *testing.T) {
 	b := newBed(t, nil)
@@ -205,6 +258,78 @@ func TestCallManyWhileStopping(t *testing.T) {
 		t.Error(count, err)
 	}
 	poll.Until(t, "it has stopped", func() bool { return len(b.Daemon().Children()) == 0 })
+}
+
+// While the client does not read, errors are bounded as results are: their texts count.
+func TestCallManyErrorsUnread(t *testing.T) {
+	b := newBed(t, nil)
+	c := b.raw(t)
+	const count = 400
+	p := &wire.CallMany{Many: wire.Many{Targets: slices.Repeat([]string{"local:"}, count), Parallel: 2}}
+	p.Function, p.Args.V = "mod:fail", []any{strings.Repeat("x", 100_000)}
+	c.send(t, 1, "call_many", p)
+	var got wire.Items
+	read := func() {
+		t.Helper()
+		m, e := c.reply(t)
+		if e != nil {
+			t.Fatal(e)
+		}
+		if err := wire.Unmarshal(m.Result, &got); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read()
+	var failed int64
+	same := 0
+	poll.Until(t, "nothing more begins", func() bool {
+		now := b.Stats().CallsFailed
+		if now == failed && now > 2 {
+			same++
+		} else {
+			same = 0
+		}
+		failed = now
+		return same > 50
+	})
+	outcomes, size := 0, 0
+	for id := uint32(2); !got.End; id++ {
+		c.send(t, id, "read", &wire.Read{Stream: got.Stream})
+		read()
+		outcomes += len(got.Items)
+		for _, item := range got.Items {
+			size = item.Size() // of each; a child cuts long texts
+		}
+	}
+	if waiting := int(failed) * size; outcomes != count || waiting > 3<<19 || size < 4000 {
+		t.Errorf("%d outcomes of %d bytes; %d of them waited", outcomes, size, failed)
+	}
+}
+
+// No more targets begin once the daemon is told to stop. What runs may end, and the plan says why it is not whole.
+func TestPlanEndsWhenStopping(t *testing.T) {
+	b := newBed(t, nil)
+	c := b.dial(t, client.Options{})
+	one := places(t, pythons.Any(t), 1)
+	m := &client.Many{Plan: work.Plan{Parallel: 1, MaxFail: work.NoLimit}, Places: slices.Repeat(one, 500)}
+	call := &client.ManyCalls{Function: "time:sleep", Args: []any{0.02}}
+	stopped := make(chan struct{})
+	stop := sync.OnceFunc(func() { b.stop(time.Minute); close(stopped) })
+	begun, ended := 0, 0
+	m.Begun = func(n int) {
+		if begun = n; n >= 2 {
+			go stop()
+		}
+	}
+	err := c.CallMany(t.Context(), m, call, func(o *client.Outcome) {
+		if ended++; o.Err != nil {
+			t.Errorf("%+v", o)
+		}
+	})
+	if !errors.Is(err, daemon.ErrShutdown) || begun == len(m.Places) || ended != begun {
+		t.Errorf("%d have begun, and %d ended: %v", begun, ended, err)
+	}
+	<-stopped // nothing runs any more, so there is nothing to wait for
 }
 
 func TestCallManyRefused(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"mitogend/daemon"
+	"mitogend/daemon/faults"
 	"mitogend/daemon/pool"
 	"mitogend/daemon/wire"
 	"mitogend/importer"
@@ -145,13 +146,24 @@ func (s *Server) function(
 	ctx context.Context, l *pool.Lease, p *wire.Call, o daemon.CallOptions, args []any, sent func(),
 ) (v any, release func(), err error) {
 	started := time.Now()
+	early := ctx.Err() != nil
 	k := l.Start(ctx, o, p.Function, args...)
 	if sent != nil {
 		sent()
 	}
-	v, err = k.Wait(ctx).Value()
+	if v, err = k.Wait(ctx).Value(); !early {
+		err = cutOff(ctx, l, err)
+	}
 	s.called(l, p.Function, p.Traceparent, started, err)
 	return v, k.Release, err
+}
+
+// cutOff gives the error of work on l that has begun: if the end of the daemon has cut it off, it may have run.
+func cutOff(ctx context.Context, l *pool.Lease, err error) error {
+	if err != nil && errors.Is(caused(ctx, err), daemon.ErrShutdown) {
+		return faults.CutOff(l.Child().Name())
+	}
+	return err
 }
 
 // called counts a call that has ended, and publishes it.

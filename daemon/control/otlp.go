@@ -42,6 +42,8 @@ type exporter struct {
 	more    chan struct{} // one token: a batch is full
 	quit    chan struct{}
 	done    chan struct{}
+	ctx     context.Context // of what is sent
+	cancel  context.CancelFunc
 
 	// mu protects the following. Nothing is locked under it.
 	mu    sync.Mutex
@@ -93,6 +95,7 @@ func newExporter(endpoint, version string, log *zap.Logger, dropped func(int64))
 		url: strings.TrimSuffix(endpoint, "/") + "/v1/traces", version: version, log: log, dropped: dropped,
 		http: &http.Client{Timeout: spanTimeout}, more: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
 	}
+	x.ctx, x.cancel = context.WithCancel(context.Background())
 	go x.run()
 	return x
 }
@@ -204,7 +207,7 @@ func (x *exporter) send(batch []span) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), spanTimeout)
+	ctx, cancel := context.WithTimeout(x.ctx, spanTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, x.url, bytes.NewReader(body))
 	if err != nil {
@@ -223,9 +226,11 @@ func (x *exporter) send(batch []span) error {
 	return nil
 }
 
-// close sends what is left, and waits for that.
-func (x *exporter) close() {
+// close sends what is left, and waits for that no longer than ctx.
+func (x *exporter) close(ctx context.Context) {
+	defer context.AfterFunc(ctx, x.cancel)()
 	close(x.quit)
 	<-x.done
+	x.cancel()
 	x.http.CloseIdleConnections()
 }

@@ -29,7 +29,7 @@ type Options struct {
 	// Runtime is what children run if their client sends no source and their target names no runtime: "", "embedded",
 	// "mitogen" or "mitogen:DIR".
 	Runtime string
-	// Inventory says what names of hosts mean in targets; nil for none. Nobody else may use it.
+	// Inventory says what names of hosts mean in targets; nil for none. Nobody else may use it, and the server closes it.
 	Inventory *inventory.Inventory
 	// MaxMessage, MaxPending and StallTimeout are those of daemon.Options. A client that takes nothing for
 	// StallTimeout while replies wait for it is disconnected.
@@ -90,14 +90,21 @@ type Server struct {
 	down      bool
 	idle      chan struct{} // closed when no work is left, once stopping
 	closers   []func()      // of other servers, called at the end
-	hurry     chan struct{} // closed by Hurry
-	hurried   bool
+	inv       *inventory.Inventory
 
-	// invMu protects the following. It is held while the inventory is asked, which may read files and run programs.
-	invMu sync.Mutex
-	inv   *inventory.Inventory
+	// hurried ends with Hurry.
+	hurried context.Context
+	hurry   context.CancelFunc
 
-	wg sync.WaitGroup // Serve and conns; add only with mu held and down false
+	// taking ends when Shutdown begins, with ErrShutdown.
+	taking     context.Context
+	stopTaking context.CancelCauseFunc
+
+	// asking has one token, for whoever asks inv or replaces it: to ask may mean to read files and run programs.
+	asking chan struct{}
+
+	// Serve, conns, and the inventory while it is asked. Add only with mu held and down false, or from a conn's work.
+	wg sync.WaitGroup
 }
 
 // New makes a server with a daemon of its own. It does not listen yet.
@@ -119,8 +126,10 @@ func New(opt Options) (*Server, error) {
 	}
 	s := &Server{
 		opt: opt, hub: newHub(), start: time.Now(), levels: opt.Levels, grace: opt.Grace, conns: map[*conn]bool{},
-		inv: opt.Inventory, listeners: map[net.Listener]bool{}, idle: make(chan struct{}), hurry: make(chan struct{}),
+		inv: opt.Inventory, asking: make(chan struct{}, 1), listeners: map[net.Listener]bool{}, idle: make(chan struct{}),
 	}
+	s.hurried, s.hurry = context.WithCancel(context.Background())
+	s.taking, s.stopTaking = context.WithCancelCause(context.Background())
 	s.opt.Core = zapcore.NewTee(opt.Core, logCore{h: s.hub})
 	s.log = s.Logger("control")
 	var err error
@@ -157,17 +166,24 @@ func (s *Server) Logger(component string) *zap.Logger { return s.levels.Logger(s
 func (s *Server) Daemon() *daemon.Daemon { return s.d }
 
 // Configure takes new options of the pool, a new grace time and a new inventory. They count for what begins after
-// that.
-func (s *Server) Configure(p pool.Options, grace time.Duration, inv *inventory.Inventory) error {
+// that. It waits while the inventory is asked, which it closes, and changes nothing if ctx ends before.
+func (s *Server) Configure(ctx context.Context, p pool.Options, grace time.Duration, inv *inventory.Inventory) error {
+	select {
+	case s.asking <- struct{}{}:
+		defer func() { <-s.asking }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	p.Logger = s.opt.Pool.Logger
 	if err := s.pool.Configure(p); err != nil {
 		return err
 	}
-	s.invMu.Lock()
-	s.inv = inv
-	s.invMu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.inv != nil && s.inv != inv {
+		s.inv.Close()
+	}
+	s.inv = inv
 	if grace > 0 {
 		s.grace = grace
 	}
@@ -320,26 +336,33 @@ func (s *Server) Grace() time.Duration {
 	return s.grace
 }
 
-// Shutdown stops the server. No new clients and no new work are taken; what runs may go on until ctx ends. Then it is
-// cancelled, clients are disconnected, and all children are ended and reaped. When Shutdown returns, nothing is left
-// but work that hangs in a call of the system (hangTime). It may be called once.
+// Shutdown stops the server. No new clients and no new work are taken, and no more targets of a plan begin; what runs
+// may go on until ctx ends. Then it is cancelled, clients are disconnected, and all children are ended and reaped. When
+// Shutdown returns, nothing is left but work that hangs in a call of the system (hangTime). The locks of the sockets'
+// directories are kept until then. It may be called once.
 func (s *Server) Shutdown(ctx context.Context) {
+	defer s.closeListeners()
 	s.mu.Lock()
 	s.stopping = true
 	for ln := range s.listeners {
-		_ = ln.Close()
+		if l, ok := ln.(*socket.Listener); ok {
+			_ = l.UnixListener.Close() // the lock stays
+		} else {
+			_ = ln.Close()
+		}
 	}
 	if s.counts.active.Load() == 0 {
 		close(s.idle)
 	}
 	served := len(s.listeners) > 0
 	s.mu.Unlock()
+	s.stopTaking(daemon.ErrShutdown)
 	if served {
 		s.log.Info("stopping", zap.Int64("work", s.counts.active.Load()))
 	}
 	select {
 	case <-s.idle:
-	case <-s.hurry:
+	case <-s.hurried.Done():
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
@@ -350,16 +373,12 @@ func (s *Server) Shutdown(ctx context.Context) {
 	for _, end := range s.closers {
 		end()
 	}
+	if s.inv != nil {
+		s.inv.Close() // nobody waits for the answer of a program any more
+	}
 	s.mu.Unlock()
-	s.pool.Shutdown()
-	last, cancel := context.WithTimeout(context.Background(), closeTime)
-	go func() {
-		select {
-		case <-s.hurry:
-			cancel()
-		case <-last.Done():
-		}
-	}()
+	s.pool.Shutdown(s.hurried)
+	last, cancel := context.WithTimeout(s.hurried, closeTime)
 	_ = s.d.Shutdown(last) // an error says only that some had to be killed
 	cancel()
 	ended := make(chan struct{})
@@ -378,20 +397,21 @@ func (s *Server) Shutdown(ctx context.Context) {
 		s.mu.Unlock()
 	}
 	if s.exporter != nil {
-		s.exporter.close()
+		s.exporter.close(s.hurried)
+	}
+}
+
+func (s *Server) closeListeners() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ln := range s.listeners {
+		_ = ln.Close()
 	}
 }
 
 // Hurry makes a Shutdown that is under way or comes later wait for nothing: work is cancelled and children are
 // killed.
-func (s *Server) Hurry() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.hurried {
-		s.hurried = true
-		close(s.hurry)
-	}
-}
+func (s *Server) Hurry() { s.hurry() }
 
 // closeTime is how long children get to leave by themselves at the end.
 const closeTime = 4 * time.Second

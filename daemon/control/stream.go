@@ -3,10 +3,12 @@ package control
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"time"
 
+	"mitogend/daemon"
 	"mitogend/daemon/faults"
 	"mitogend/daemon/wire"
 )
@@ -158,10 +160,20 @@ func (s *stream) offer(item wire.Item) {
 	s.add(item)
 }
 
+// skip counts n events that are dropped ahead of what comes.
+func (s *stream) skip(n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dropped += n
+	s.c.s.hub.dropped.Add(n)
+}
+
 // add adds an item. mu is held.
 func (s *stream) add(item wire.Item) {
 	if s.dropped > 0 {
-		s.items = append(s.items, wire.Item{Kind: wire.ItemDropped, Count: s.dropped})
+		dropped := wire.Item{Kind: wire.ItemDropped, Count: s.dropped}
+		s.items = append(s.items, dropped)
+		s.bytes += dropped.Size()
 		s.dropped = 0
 	}
 	if n := len(s.items); n > 0 && item.Kind == wire.ItemOutput && s.items[n-1].Kind == wire.ItemOutput && s.items[n-1].Target == item.Target &&
@@ -209,7 +221,7 @@ func (s *stream) read(ctx context.Context, max int) (any, error) {
 		case <-s.gone:
 			return nil, closed()
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return nil, s.cutOff(context.Cause(ctx))
 		}
 	}
 	return late(func() (any, error) {
@@ -222,6 +234,16 @@ func (s *stream) read(ctx context.Context, max int) (any, error) {
 		}
 		return out, nil
 	}), nil
+}
+
+// cutOff gives the error of a read that waits in vain. If the daemon ends, what runs on a target may have run.
+func (s *stream) cutOff(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.work && s.child != nil && errors.Is(err, daemon.ErrShutdown) {
+		return faults.CutOff(s.child.Name)
+	}
+	return err
 }
 
 func (s *stream) ready() bool {

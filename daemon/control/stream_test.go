@@ -2,8 +2,13 @@ package control
 
 import (
 	"context"
+	"errors"
 	"io"
+	"net"
+	"os"
+	"strings"
 	"testing"
+	"time"
 
 	"mitogend/daemon/wire"
 )
@@ -52,5 +57,71 @@ func TestWritePlaces(t *testing.T) {
 				t.Errorf("%+v: %q", w, got)
 			}
 		}
+	}
+}
+
+// Errors take room in a stream by their texts, as results do.
+func TestErrorsTakeRoom(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // what has no room is not waited for
+	s := &stream{ctx: ctx, max: streamBytes, changed: make(chan struct{}, 1), room: make(chan struct{}, 1), gone: make(chan struct{})}
+	n := 0
+	for ; n < 200; n++ {
+		text := strings.Repeat("x", 100_000)
+		if s.put(wire.Item{Kind: wire.ItemError, Error: &wire.Error{Kind: wire.KindCall, Message: text}}) != nil {
+			break
+		}
+	}
+	if n < 5 || n > 10 {
+		t.Errorf("%d errors of 100 kB wait", n)
+	}
+}
+
+// The count of bytes is right when something was dropped.
+func TestDroppedIsCounted(t *testing.T) {
+	h := newHub()
+	s := &stream{c: &conn{s: &Server{hub: h}}, max: 1000, changed: make(chan struct{}, 1), room: make(chan struct{}, 1), gone: make(chan struct{})}
+	for range 100 {
+		for range 20 {
+			s.offer(wire.Item{Kind: wire.ItemEvent, Event: &wire.Event{Text: strings.Repeat("x", 100)}})
+		}
+		s.take(600)
+		s.offer(wire.Item{Kind: wire.ItemEvent, Event: &wire.Event{}})
+		for len(s.items) > 0 {
+			s.take(1)
+		}
+	}
+	if s.bytes != 0 || h.dropped.Load() == 0 {
+		t.Errorf("%d bytes are in an empty stream; %d were dropped", s.bytes, h.dropped.Load())
+	}
+}
+
+// A client that takes its replies slowly is served; one that takes nothing is not.
+func TestSlowClient(t *testing.T) {
+	here, there := net.Pipe()
+	defer here.Close()
+	defer there.Close()
+	s := &Server{}
+	s.opt.StallTimeout = time.Second
+	c := &conn{s: s, nc: here, ctx: t.Context()}
+	done := make(chan error, 1)
+	const size = 20 << 10
+	go func() {
+		_, err := c.writeSome(make([]byte, size))
+		done <- err
+	}()
+	buf := make([]byte, 1<<10)
+	for range size / len(buf) { // in two seconds
+		time.Sleep(100 * time.Millisecond)
+		if _, err := io.ReadFull(there, buf); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	s.opt.StallTimeout = 10 * time.Millisecond
+	if n, err := c.writeSome(buf); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error(n, err)
 	}
 }

@@ -28,7 +28,7 @@ func (c *conn) lease(ctx context.Context, t *wire.Target, w *pool.Watcher) (l *p
 	if t.Child == 0 {
 		r, err := c.options(t)
 		if err == nil {
-			err = c.s.find(r, t)
+			err = c.s.find(ctx, r, t)
 		}
 		if err != nil {
 			return nil, nil, err
@@ -107,8 +107,11 @@ func checkName(name string) error {
 }
 
 // find reads which target it is.
-func (s *Server) find(r *pool.Request, t *wire.Target) error {
-	hops, passwords, err := s.hops(t)
+func (s *Server) find(ctx context.Context, r *pool.Request, t *wire.Target) error {
+	hops, passwords, err := s.hops(ctx, t)
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	if err != nil {
 		return wire.Errorf(wire.KindUsage, "%v", err)
 	}
@@ -125,15 +128,9 @@ func (s *Server) find(r *pool.Request, t *wire.Target) error {
 }
 
 // hops reads a target, which may be a name of the inventory, and gives the passwords that are known.
-func (s *Server) hops(t *wire.Target) ([]bootstrap.Hop, map[int]string, error) {
+func (s *Server) hops(ctx context.Context, t *wire.Target) ([]bootstrap.Hop, map[int]string, error) {
 	if !inventory.WrittenOut(t.Target) {
-		s.invMu.Lock()
-		defer s.invMu.Unlock()
-		var found []*inventory.Target
-		var err error
-		if s.inv != nil && t.Target != "" {
-			found, err = s.inv.Resolve(t.Target)
-		}
+		found, err := s.resolve(ctx, t.Target)
 		switch {
 		case err != nil:
 			return nil, nil, err
@@ -152,6 +149,40 @@ func (s *Server) hops(t *wire.Target) ([]bootstrap.Hop, map[int]string, error) {
 	}
 	hops, err := bootstrap.ParseTarget(t.Target)
 	return hops, t.Passwords, err
+}
+
+// resolve asks the inventory for a name, which may run a program. It waits no longer than ctx, neither for others nor for
+// the answer.
+func (s *Server) resolve(ctx context.Context, name string) ([]*inventory.Target, error) {
+	if name == "" {
+		return nil, nil
+	}
+	select {
+	case s.asking <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	s.mu.Lock()
+	inv := s.inv
+	s.mu.Unlock()
+	if inv == nil {
+		<-s.asking
+		return nil, nil
+	}
+	var found []*inventory.Target
+	var err error
+	done := make(chan struct{})
+	s.wg.Go(func() {
+		defer close(done)
+		defer func() { <-s.asking }()
+		found, err = inv.Resolve(name)
+	})
+	select {
+	case <-done:
+		return found, err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // clientCache bounds the bytes of modules that the daemon keeps for one source of clients.
@@ -262,6 +293,15 @@ func (c *conn) keepUntil(l *pool.Lease) (left chan struct{}, err error) {
 	}
 	h.left = append(h.left, left)
 	return left, nil
+}
+
+// forgetLeft is for who waits no longer for the client to give a child back. The client still holds it.
+func (c *conn) forgetLeft(id uint32, left chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h := c.leases[id]; h != nil {
+		h.left = slices.DeleteFunc(h.left, func(l chan struct{}) bool { return l == left })
+	}
 }
 
 // letGo gives back a child that the client has connected.

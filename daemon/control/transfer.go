@@ -83,7 +83,7 @@ func (c *call) transfer(
 		}
 		r, err := do(s.ctx, &remote{Remote: l.Child(), l: l, s: c.s, told: told}, o, total.Store)
 		if cause := context.Cause(s.ctx); err != nil && cause != nil {
-			err = cause
+			err = cutOff(s.ctx, l, cause)
 		}
 		var incomplete *transfer.Error
 		switch {
@@ -100,15 +100,34 @@ func (c *call) transfer(
 		return err
 	}
 	c.work(s, func() error {
-		select {
-		case c.transfers <- struct{}{}:
-			defer func() { <-c.transfers }()
-		case <-s.ctx.Done():
-			return context.Cause(s.ctx)
+		if err := c.enterTransfer(s.ctx); err != nil {
+			return err
 		}
+		defer func() { <-c.transfers }()
 		return c.onTarget(s, &p.Target, p.Log, p.Import, copyFiles)
 	})
 	return c.answer(s, p.Read)
+}
+
+// enterTransfer waits for a token. A transfer that waits when the daemon is told to stop does not begin.
+func (c *conn) enterTransfer(ctx context.Context) error {
+	select {
+	case c.transfers <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case c.transfers <- struct{}{}:
+		if c.s.taking.Err() == nil {
+			return nil
+		}
+		<-c.transfers
+		return daemon.ErrShutdown
+	case <-c.s.taking.Done():
+		return daemon.ErrShutdown
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func checkTransfer(p *wire.Transfer, here []string) error {

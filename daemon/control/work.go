@@ -152,9 +152,13 @@ func runOptions(p *wire.Run) daemon.RunOptions {
 func (s *Server) program(ctx context.Context, l *pool.Lease, p *wire.Run, o daemon.RunOptions) (daemon.ExitStatus, error) {
 	started := time.Now()
 	s.counts.programs.Add(1)
+	early := ctx.Err() != nil
 	status, err := l.Run(ctx, o)
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = cause
+	}
+	if !early {
+		err = cutOff(ctx, l, err)
 	}
 	s.called(l, p.Path, p.Traceparent, started, err)
 	return status, err
@@ -245,11 +249,15 @@ func (s *stream) channel(
 	ctx context.Context, l *pool.Lease, p *wire.Call, o daemon.CallOptions, args []any, target int, opened func(*pool.Channel),
 ) (v any, err error) {
 	started := time.Now()
+	early := ctx.Err() != nil
 	ch, err := l.Open(ctx, o, p.Function, args...)
 	opened(ch)
 	if err == nil {
 		v, err = s.pump(ctx, target, ch, p.Exact)
 		ch.Close()
+	}
+	if !early {
+		err = cutOff(ctx, l, err)
 	}
 	s.c.s.called(l, p.Function, p.Traceparent, started, err)
 	return v, err

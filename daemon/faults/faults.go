@@ -37,7 +37,11 @@ func FromError(err error) *wire.Error {
 	case errors.Is(err, daemon.ErrOverflow):
 		return wire.Wrap(wire.KindOverflow, err)
 	case errors.Is(err, daemon.ErrShutdown):
-		return wire.Errorf(wire.KindShutdown, "the daemon is stopping")
+		e := wire.Errorf(wire.KindShutdown, "the daemon is stopping")
+		if errors.As(err, &dead) {
+			e.Target, e.Lost = dead.Target, dead.Lost
+		}
+		return e
 	case errors.As(err, &dead):
 		return &wire.Error{Kind: wire.KindLost, Message: dead.Error(), Target: dead.Target, Reason: dead.Reason, Lost: dead.Lost}
 	case errors.Is(err, context.Canceled):
@@ -80,6 +84,9 @@ func ToError(e *wire.Error) error {
 	case wire.KindLost:
 		return &daemon.DeadError{Target: e.Target, Reason: e.Reason, Lost: e.Lost}
 	case wire.KindShutdown:
+		if e.Lost {
+			return CutOff(e.Target)
+		}
 		return daemon.ErrShutdown
 	case wire.KindCancelled:
 		return context.Canceled
@@ -88,3 +95,18 @@ func ToError(e *wire.Error) error {
 	}
 	return e
 }
+
+// cutOff is an error of work that ran when the daemon stopped: both daemon.ErrShutdown and a daemon.DeadError.
+type cutOff struct{ dead *daemon.DeadError }
+
+// CutOff is the error of what was sent to a target and may have run there when the daemon stopped.
+func CutOff(target string) error {
+	return cutOff{&daemon.DeadError{Target: target, Reason: "the daemon has stopped", Lost: true}}
+}
+
+func (e cutOff) Error() string { return e.dead.Error() }
+
+// Plain is for fault.Plain.
+func (e cutOff) Plain() string { return e.dead.Plain() }
+
+func (e cutOff) Unwrap() []error { return []error{e.dead, daemon.ErrShutdown} }

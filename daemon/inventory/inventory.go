@@ -41,6 +41,7 @@ type Inventory struct {
 	order  []string // hosts, as they were first named
 	dirs   []string // where group_vars and host_vars are looked up
 	ctx    context.Context
+	cancel context.CancelFunc
 	judged bool // nobody else may have written what is read
 	left   int  // of maxEntries
 	vault  vault
@@ -139,6 +140,7 @@ func (v vars) add(from vars) {
 func newInventory() *Inventory {
 	inv := &Inventory{
 		ctx:    context.Background(),
+		cancel: func() {},
 		vault:  vault{got: map[int]string{}, failed: map[int]error{}, plain: map[string]string{}},
 		groups: map[string]*group{},
 		hosts:  map[string]*host{},
@@ -206,7 +208,8 @@ func Load(sources ...string) (*Inventory, error) {
 // Open is Load for what was found. Programs, and what takes long, end with ctx, now and when hosts are looked up.
 func Open(ctx context.Context, f Found) (*Inventory, error) {
 	inv := newInventory()
-	inv.ctx, inv.judged, inv.vault.passwords = ctx, f.Here != "", f.Vault
+	inv.ctx, inv.cancel = context.WithCancel(ctx)
+	inv.judged, inv.vault.passwords = f.Here != "", f.Vault
 	for _, source := range f.Sources {
 		if err := inv.load(source); err != nil {
 			return nil, err
@@ -215,6 +218,10 @@ func Open(ctx context.Context, f Found) (*Inventory, error) {
 	inv.hideSecrets()
 	return inv, inv.finish()
 }
+
+// Close ends a program that is being asked. Hosts that would need one cannot be looked up any more. Unlike the other methods, it may be
+// called at any time.
+func (inv *Inventory) Close() { inv.cancel() }
 
 // secretNames are the variables that name a variable of the environment with a password in it.
 var secretNames = []string{"mitogend_password_env", "mitogend_become_password_env"}

@@ -267,6 +267,14 @@ func (l *Lease) Shared() bool {
 	return l.c.joined
 }
 
+// Another is one more lease on the connection, whose watchers do not count for it. This one has not been released.
+func (l *Lease) Another() *Lease {
+	l.c.p.mu.Lock()
+	defer l.c.p.mu.Unlock()
+	l.c.p.hold(l.c)
+	return &Lease{c: l.c, client: l.client, name: l.name}
+}
+
 // Release gives the lease back. It may be called more than once.
 func (l *Lease) Release() {
 	if l.released.CompareAndSwap(false, true) {
@@ -331,12 +339,13 @@ func (ch *Channel) Close() {
 	}
 }
 
-// Run runs a program; see daemon.Child.Run.
-func (l *Lease) Run(ctx context.Context, o daemon.RunOptions) (daemon.ExitStatus, error) {
+// Run runs a program; see daemon.Child.Run. Whatever its status is, one that has run has not failed.
+func (l *Lease) Run(ctx context.Context, o daemon.RunOptions) (status daemon.ExitStatus, err error) {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	defer l.c.finish(l.begin(KindProgram, cmp.Or(o.Title, o.Path), end), true)
-	status, err := l.c.child.Run(ctx, o)
+	w := l.begin(KindProgram, cmp.Or(o.Title, o.Path), end)
+	defer func() { l.c.finish(w, err == nil) }()
+	status, err = l.c.child.Run(ctx, o)
 	if err != nil && context.Cause(ctx) == errEnded {
 		err = &daemon.DeadError{Target: l.c.child.Name(), Reason: "another request has ended the program", Lost: true}
 	}

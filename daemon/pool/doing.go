@@ -80,13 +80,13 @@ func (c *Conn) finish(w *doing, ok bool) {
 	} else {
 		w.next.prev = w.prev
 	}
+	if !ok {
+		c.failures.Add(1)
+	}
 	if w.Kind == KindProgram {
 		close(w.ended)
 		c.programs--
 		return
-	}
-	if !ok {
-		c.failures.Add(1)
 	}
 	c.running--
 	c.progress = time.Now()

@@ -50,8 +50,8 @@ func TestDoing(t *testing.T) {
 			t.Errorf("%d: %+v", i, d)
 		}
 	}
-	if done, err := p.End(ctx, got[0].ID); !done || err != nil || p.List()[0].Programs != 0 {
-		t.Error(done, err, "or the program has not ended yet")
+	if done, err := p.End(ctx, got[0].ID); !done || err != nil || p.List()[0].Programs != 0 || p.List()[0].Failures != 1 {
+		t.Error(done, err, "or the program has not ended yet, or has not failed")
 	}
 	if err := <-program; err == nil || !strings.Contains(err.Error(), "another request has ended the program") {
 		t.Error(err)

@@ -87,21 +87,19 @@ func (p *Pool) evicted(c *Conn) {
 	}
 }
 
-// again tells how long ago a target was used whose connection was closed for want of room, and says so in the log; 0
-// if there was none. mu is held.
-func (p *Pool) again(key, target string) time.Duration {
+// again tells how long ago a target was used whose connection was closed for want of room, 0 if there was none, and
+// whether the log is to say so. mu is held.
+func (p *Pool) again(key string) (ago time.Duration, tell bool) {
 	used, ok := p.ghosts[key]
 	if !ok {
-		return 0
+		return 0, false
 	}
 	delete(p.ghosts, key)
-	ago := time.Since(used)
-	if ago < p.opt.Idle && time.Since(p.told) > tellEvery {
+	ago = time.Since(used)
+	if tell = ago < p.opt.Idle && time.Since(p.told) > tellEvery; tell {
 		p.told = time.Now()
-		p.log.Warn("more targets are used than max_connections allows, so some are connected anew each time; raise it",
-			zap.Int("max_connections", p.opt.Max), zap.String("target", target))
 	}
-	return ago
+	return ago, tell
 }
 
 // shed closes connections that nobody uses where descriptors have run out, and waits until they are gone. It tells

@@ -67,8 +67,10 @@ type Pool struct {
 	log         *zap.Logger
 	newImporter func(importer.Options) (*importer.Importer, error) // of d
 
-	ctx    context.Context // ends with Close
+	ctx    context.Context // ends with Shutdown
 	cancel context.CancelFunc
+	closes context.Context // when it ends, what is being closed is killed
+	kill   context.CancelFunc
 
 	// mu protects the following.
 	mu      sync.Mutex
@@ -117,11 +119,13 @@ func New(d *daemon.Daemon, opt Options) (*Pool, error) {
 		p.log = zap.NewNop()
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.closes, p.kill = context.WithCancel(context.Background())
 	return p, p.Configure(opt)
 }
 
-// Configure takes new options; Logger and Watch stay what New was given. Connections stay as they are. One that was
-// made with another default source goes only to requests that name a source of their own.
+// Configure takes new options; Logger and Watch stay what New was given. Connections stay as they are, but those that
+// nobody uses are kept for the new time. One that was made with another default source goes only to requests that name a
+// source of their own.
 func (p *Pool) Configure(opt Options) error {
 	if _, err := p.d.NewImporter(opt.Source); err != nil {
 		return err
@@ -144,6 +148,15 @@ func (p *Pool) Configure(opt Options) error {
 		p.gen++
 	}
 	p.opt = opt
+	for c := range p.all {
+		switch {
+		case c.idle == nil: // it is used
+		case opt.Idle < 0:
+			p.close(c)
+		default:
+			p.keep(c)
+		}
+	}
 	p.trim(0)
 	return nil
 }
@@ -209,6 +222,13 @@ func sleep(ctx context.Context, d time.Duration) error {
 // pick gives a connection that is there or being made, counted for the caller; or how long to wait before one is
 // made. errNoSource says that m has what to make first.
 func (p *Pool) pick(r *Request, m *made) (c *Conn, found bool, wait time.Duration, err error) {
+	full := 0
+	defer func() {
+		if full > 0 { // no log is written under a lock
+			p.log.Warn("more targets are used than max_connections allows, so some are connected anew each time; raise it",
+				zap.Int("max_connections", full), zap.String("target", r.Target))
+		}
+	}()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.down {
@@ -247,7 +267,11 @@ func (p *Pool) pick(r *Request, m *made) (c *Conn, found bool, wait time.Duratio
 		p.byKey[key] = append(p.byKey[key], c)
 	}
 	p.hold(c)
-	p.trim(p.again(key, r.Target))
+	ago, tell := p.again(key)
+	if tell {
+		full = p.opt.Max
+	}
+	p.trim(ago)
 	var connecting context.Context
 	connecting, c.giveUp = context.WithCancel(p.ctx)
 	p.wg.Go(func() { p.connect(connecting, c, *r, im) })
@@ -465,15 +489,25 @@ func (p *Pool) rest(c *Conn) {
 	case c.fresh || c.stale || c.running > 0 || p.opt.Idle < 0:
 		p.close(c)
 	default:
-		c.idle = time.AfterFunc(p.opt.Idle, func() {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			if c.refs == 0 && p.all[c] && time.Since(c.lastUsed) > p.opt.Idle/2 { // and not used since
-				p.close(c)
-			}
-		})
+		p.keep(c)
 		p.trim(0)
 	}
+}
+
+// keep closes a connection that nobody uses when that has been so for Idle, even if some of it has passed. mu is held.
+func (p *Pool) keep(c *Conn) {
+	if c.idle != nil {
+		c.idle.Stop()
+	}
+	var timer *time.Timer
+	timer = time.AfterFunc(p.opt.Idle-time.Since(c.lastUsed), func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if c.idle == timer { // otherwise it was used since, or has another time
+			p.close(c)
+		}
+	})
+	c.idle = timer
 }
 
 // close ends a connection in the background. mu is held.
@@ -488,9 +522,9 @@ func (p *Pool) close(c *Conn) {
 
 // end closes a child and waits until it is gone.
 func (p *Pool) end(c *Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	ctx, cancel := context.WithTimeout(p.closes, closeTime)
 	defer cancel()
-	if err := c.child.Close(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+	if err := c.child.Close(ctx); err != nil && ctx.Err() == nil {
 		p.log.Warn("closing", zap.String("target", c.target), zap.Error(err))
 	}
 	p.mu.Lock()
@@ -531,9 +565,10 @@ func (p *Pool) Close(ctx context.Context, m Match) (int, error) {
 	return len(wanted), nil
 }
 
-// Shutdown gives up connects, refuses new leases and waits for what is being closed. The children that are left are
-// ended by the daemon's own Shutdown, at once.
-func (p *Pool) Shutdown() {
+// Shutdown gives up connects, refuses new leases and waits for what is being closed, which is killed when ctx ends. The
+// children that are left are ended by the daemon's own Shutdown, at once.
+func (p *Pool) Shutdown(ctx context.Context) {
+	defer context.AfterFunc(ctx, p.kill)()
 	p.mu.Lock()
 	p.down = true
 	for c := range p.all {

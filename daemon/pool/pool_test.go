@@ -37,7 +37,7 @@ func newPool(t *testing.T, opt Options) *Pool {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		p.Shutdown()
+		p.Shutdown(context.Background())
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		if err := d.Shutdown(ctx); err != nil {
@@ -177,13 +177,34 @@ func TestIdleAndLimit(t *testing.T) {
 	if err := p.Configure(Options{Max: 3, Idle: 50 * time.Millisecond}); err != nil {
 		t.Fatal(err)
 	}
-	// The new idle time holds from the next use on.
-	p.must(t, ask(t, "local:", func(r *Request) { r.Env = append(os.Environ(), "N=4"); r.Dir = "/" })).Release()
-	poll.Until(t, "an idle one is closed", func() bool { return len(p.List()) == 2 })
-	if n, err := p.Close(t.Context(), Match{Idle: true}); err != nil || n != 2 {
+	poll.Until(t, "idle ones are closed", func() bool { return len(p.List()) == 0 })
+	// What was closed by hand, or is used, has no time any more.
+	if err := p.Configure(Options{Idle: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	l := p.must(t, ask(t, "local:"))
+	defer l.Release()
+	p.must(t, ask(t, "local:", func(r *Request) { r.Dir = "/" })).Release()
+	if n, err := p.Close(t.Context(), Match{Idle: true}); err != nil || n != 1 {
 		t.Error(n, err)
 	}
+	if err := p.Configure(Options{Idle: -1}); err != nil || len(p.List()) != 1 {
+		t.Error(err, len(p.List()))
+	}
+	l.Release()
 	poll.Until(t, "all are closed", func() bool { return len(p.List()) == 0 && len(p.d.Children()) == 0 })
+}
+
+// A new idle time holds for what is unused already, be it longer or shorter.
+func TestIdleTimeChanges(t *testing.T) {
+	for _, times := range [][2]time.Duration{{50 * time.Millisecond, 500 * time.Millisecond}, {time.Hour, 50 * time.Millisecond}, {time.Hour, -1}} {
+		p := newPool(t, Options{Idle: times[0]})
+		p.must(t, ask(t, "local:")).Release()
+		if err := p.Configure(Options{Idle: times[1]}); err != nil {
+			t.Fatal(err)
+		}
+		poll.Until(t, fmt.Sprint("it is closed after ", times), func() bool { return len(p.List()) == 0 })
+	}
 }
 
 func TestLeastRecentlyUsedGoesFirst(t *testing.T) {
@@ -361,7 +382,7 @@ func TestShutdownGivesUpConnects(t *testing.T) {
 		result <- err
 	}()
 	poll.Until(t, "it is being connected", func() bool { return starts() == 1 })
-	p.Shutdown()
+	p.Shutdown(context.Background())
 	if err := <-result; err == nil {
 		t.Error("no error")
 	}

@@ -31,10 +31,10 @@ type Error struct {
 	Traceback string `codec:"traceback,omitempty"`
 	Text      string `codec:"text,omitempty"`
 
-	// Of KindLost: the function may have run.
+	// Of KindLost and KindShutdown: the function may have run.
 	Lost bool `codec:"lost,omitempty"`
 
-	// Of KindConnect and KindLost.
+	// Of KindConnect and KindLost; of KindShutdown where Lost is set.
 	Target string `codec:"target,omitempty"`
 	// Of KindConnect: which hop, from 0, of how many, and what bootstrap.Error has. Reason is also of others: the message without the name
 	// of the package that it begins with.
@@ -51,6 +51,16 @@ type Error struct {
 
 // Error gives the message.
 func (e *Error) Error() string { return e.Message }
+
+// size is about what it takes as it is sent, in bytes. Its parts share the memory of Text, but each is sent.
+func (e *Error) size() int {
+	n := 64 + len(e.Message) + len(e.Type) + len(e.Traceback) + len(e.Text) + len(e.Target) + len(e.Label) + len(e.Step) +
+		len(e.Reason) + len(e.Hint) + len(e.Status)
+	for _, line := range e.Output {
+		n += 16 + len(line)
+	}
+	return n
+}
 
 // Errorf makes an error of a kind.
 func Errorf(kind, format string, args ...any) *Error {

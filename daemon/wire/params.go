@@ -359,8 +359,12 @@ func (i *Item) Size() int {
 	if i.Value != nil {
 		n += i.Value.Size()
 	}
-	if i.Event != nil {
-		n += 128 + len(i.Event.Text) + len(i.Event.Target) + len(i.Event.Module)
+	if i.Error != nil {
+		n += i.Error.size()
+	}
+	if e := i.Event; e != nil {
+		n += 128 + len(e.Target) + len(e.Chain) + len(e.Text) + len(e.Logger) + len(e.Module) + len(e.What) + len(e.For) +
+			len(e.Function) + len(e.Trace)
 	}
 	return n
 }

@@ -261,3 +261,30 @@ func TestValuesTooLarge(t *testing.T) {
 		}
 	}
 }
+
+// TestItemSize: each text of an error or event counts.
+func TestItemSize(t *testing.T) {
+	const length = 1000
+	check := func(v reflect.Value, item *Item) {
+		for i := range v.NumField() {
+			name := v.Type().Field(i).Name
+			switch f := v.Field(i); {
+			case name == "Kind":
+				continue
+			case f.Kind() == reflect.String:
+				f.SetString(strings.Repeat("x", length))
+			case f.Type() == reflect.TypeFor[[]string]():
+				f.Set(reflect.ValueOf([]string{strings.Repeat("x", length)}))
+			default:
+				continue
+			}
+			if n := item.Size(); n < length {
+				t.Errorf("%v.%s does not count", v.Type(), name)
+			}
+			v.Field(i).SetZero()
+		}
+	}
+	e, ev := &Error{}, &Event{}
+	check(reflect.ValueOf(e).Elem(), &Item{Error: e})
+	check(reflect.ValueOf(ev).Elem(), &Item{Event: ev})
+}

@@ -81,14 +81,17 @@ func New[L Lease, R any](plan Plan, lease func(context.Context, int) (L, error),
 	return &Runner[L, R]{plan: plan, lease: lease, do: do, put: put, stop: make(chan struct{})}
 }
 
-// Stop lets no more targets begin. It may be called at any time, and more than once.
-func (r *Runner[L, R]) Stop() {
+// Stop lets no more targets begin. It may be called at any time, and more than once. It is false if it changed nothing: all had begun, or
+// no more were to begin anyway.
+func (r *Runner[L, R]) Stop() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.stopped {
-		r.stopped = true
-		close(r.stop)
+	if r.stopped {
+		return false
 	}
+	r.stopped = true
+	close(r.stop)
+	return r.begun < r.plan.Targets && r.failed <= r.plan.MaxFail
 }
 
 // Begun is how many targets have begun.

@@ -190,7 +190,7 @@ func TestStopAndCancel(t *testing.T) {
 func TestPause(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	for _, end := range []func(*Runner[stub, int]){(*Runner[stub, int]).Stop, func(*Runner[stub, int]) { cancel() }} {
+	for _, end := range []func(*Runner[stub, int]){func(r *Runner[stub, int]) { r.Stop() }, func(*Runner[stub, int]) { cancel() }} {
 		b := &bench{plan: Plan{Targets: 4, Batch: 2, Pause: time.Hour, MaxFail: NoLimit}}
 		r := b.runner()
 		ended := make(chan int)
