@@ -346,7 +346,7 @@ func (s *Server) Shutdown(ctx context.Context) {
 	s.stopping = true
 	for ln := range s.listeners {
 		if l, ok := ln.(*socket.Listener); ok {
-			_ = l.UnixListener.Close() // the lock stays
+			_ = l.Stop() // the lock stays
 		} else {
 			_ = ln.Close()
 		}
