@@ -191,11 +191,20 @@ func splitWords(s string) ([]string, error) {
 // unquote takes quotes off a value that is quoted as a whole, and then a comment after it, too.
 func unquote(s string) string {
 	if s == "" || s[0] != '"' && s[0] != '\'' {
-		return s
+		return withoutComment(s)
 	}
 	words, err := splitWords(s)
 	if err != nil || len(words) != 1 {
 		return s
 	}
 	return words[0]
+}
+
+// withoutComment cuts a comment after what is a value of Python's; in any other text, # is part of it, as for Ansible.
+func withoutComment(s string) string {
+	head, _, found := strings.Cut(s, "#")
+	if head = strings.TrimSpace(head); found && (head == "None" || inline(head) != nil) {
+		return head
+	}
+	return s
 }
