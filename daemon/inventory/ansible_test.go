@@ -19,6 +19,7 @@ func TestAnsibleVariables(t *testing.T) {
 db1 mitogen_via=bastion
 db2 mitogen_via=ops@bastion
 db3 mitogen_via=doas:ops@whole
+db4 mitogen_via=@bastion
 [front]
 bastion
 [behind:vars]
@@ -34,13 +35,18 @@ there ansible_python_interpreter="{{ python }}" python="{{ansible_playbook_pytho
 key ansible_ssh_private_key_file="{{ inventory_dir }}/id" ansible_ssh_common_args="-F {{ inventory_file }}.conf"
 plain ansible_ssh_executable=/opt/ssh ansible_ssh_timeout=9
 smart ansible_connection=smart ansible_ssh_executable=/opt/ssh ansible_ssh_timeout=9
-paramiko ansible_connection=paramiko_ssh ansible_ssh_executable=/opt/ssh ansible_paramiko_user=jane
+paramiko ansible_connection=paramiko_ssh ansible_ssh_executable=/opt/ssh ansible_paramiko_user=jane ansible_paramiko_private_key_file=/id ansible_paramiko_host_key_checking=no ansible_paramiko_password=hidden
+gated ansible_connection=paramiko ansible_paramiko_proxy_command="ssh -W %h:%p gate"
+ssh ansible_paramiko_proxy_command=other
 incus ansible_connection=incus ansible_incus_executable=/bin/bash
 args ansible_ssh_args="-J gate" ansible_ssh_common_args=-v ansible_ssh_extra_args=-4
 number
 quoted
 [number:vars]
-`+"", 0o644), write(t, dir, "more.ini", `[numbers]
+tabs=1
+[tabbed:children]
+front	# a comment behind a tab
+`, 0o644), write(t, dir, "more.ini", `[numbers]
 number
 [numbers:vars]
 ansible_port=2222 # nat
@@ -56,13 +62,16 @@ ansible_user='jane' # cut
 		"db1":      "ssh:bastion+ssh:db1+sudo:postgres",
 		"db2":      "ssh:bastion+sudo:ops+ssh:db2+sudo:postgres",
 		"db3":      "docker:app+doas:ops+ssh:db3+sudo:postgres",
+		"db4":      "ssh:bastion+ssh:db4+sudo:postgres",
 		"bastion":  "ssh:bastion+sudo:",
 		"here":     "local:",
 		"there":    "ssh:there",
 		"key":      "ssh:key?identity_file=" + dir + "/id&ssh_args=-F%20" + dir + "/hosts.ini.conf",
 		"plain":    "ssh:plain?connect_timeout=9&ssh_path=/opt/ssh",
 		"smart":    "ssh:smart?connect_timeout=9&ssh_path=/opt/ssh",
-		"paramiko": "ssh:paramiko?ssh_path=/opt/ssh&username=jane",
+		"paramiko": "ssh:paramiko?check_host_keys=ignore&identity_file=/id&ssh_path=/opt/ssh&username=jane",
+		"gated":    "ssh:gated?ssh_args='-oProxyCommand=ssh%20-W%20%25h:%25p%20gate'",
+		"ssh":      "ssh:ssh",
 		"incus":    "incus:incus",
 		"args":     "ssh:args?ssh_args=-J%20gate%20-v%20-4",
 		"number":   "ssh:number?port=2222&username=jane",
@@ -72,6 +81,8 @@ ansible_user='jane' # cut
 			t.Error(err)
 		} else if text := bootstrap.FormatTarget(got.Hops); text != want {
 			t.Errorf("%s is %s\n  want %s", host, text, want)
+		} else if host == "paramiko" && got.Secrets[0] != "hidden" {
+			t.Errorf("the password of %s is %q", host, string(got.Secrets[0]))
 		}
 	}
 	v, err := inv.varsOf("number")
@@ -108,7 +119,7 @@ func TestDirectoriesOfVariables(t *testing.T) {
 		"hosts.yml":                         "all: {hosts: {h: {vars: }}}\nweb: {hosts: h}\ndb: {hosts: h}\n",
 		"group_vars/all/a":                  "a: a\n",
 		"group_vars/all/prod/x.yml":         "b: below\nc: below\n",
-		"group_vars/all/prod/z/y.json":   `{"c": "deep"}`,
+		"group_vars/all/prod/z/y.json":      `{"c": "deep"}`,
 		"group_vars/all/prod.old/x.yml":     "b: old\n",
 		"group_vars/all/vault.yml.example":  "password: <fill in>: x\n",
 		"group_vars/all/key.pem":            "-----BEGIN: X: -----\n",

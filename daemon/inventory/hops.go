@@ -97,6 +97,9 @@ func (inv *Inventory) chain(t *Target, name string, as *become, path []string) e
 			if method, name, ok := strings.Cut(via[:i], ":"); ok {
 				user.method, user.user = method, name
 			}
+			if i == 0 {
+				user = nil // @HOST: nobody is named
+			}
 		}
 		if inv.hosts[next] == nil {
 			return v["mitogen_via"].at.errorf("mitogen_via of %s: there is no host %s", name, quoted(next))
@@ -202,12 +205,14 @@ func (r *reader) text(names ...string) string {
 	return text
 }
 
+func quoteWord(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
 // words gives a list as text that is split as a shell would split it.
 func (r *reader) words(name string) string {
 	if v := r.vars[name]; v.list != nil && v.other == "" {
 		quotes := make([]string, len(v.list))
 		for i, w := range v.list {
-			quotes[i] = "'" + strings.ReplaceAll(r.expand(name, w, 0), "'", `'\''`) + "'"
+			quotes[i] = quoteWord(r.expand(name, w, 0))
 		}
 		return strings.Join(quotes, " ")
 	}
@@ -448,8 +453,8 @@ func (r *reader) connection(t *Target) {
 	case "local":
 		host = ""
 	case "ssh":
-		h.ssh()
-		h.set("port", "ansible_port", "ansible_ssh_port")
+		h.ssh(of)
+		h.set("port", append([]string{"ansible_port", "ansible_ssh_port"}, of("port")...)...)
 	case "kubectl":
 		h.set("namespace", "ansible_kubectl_namespace", "ansible_oc_namespace")
 		h.set("kube_context", "ansible_kubectl_context", "ansible_oc_context")
@@ -469,7 +474,7 @@ func (r *reader) connection(t *Target) {
 			host = remote + ":" + host
 		}
 	case "exec":
-		host = "chroot " + "'" + strings.ReplaceAll(host, "'", `'\''`) + "'"
+		host = "chroot " + quoteWord(host)
 	}
 	h.set("username", user...)
 	if method != "incus" { // ansible_incus_executable is the shell there
@@ -481,11 +486,15 @@ func (r *reader) connection(t *Target) {
 	h.add(t, host)
 }
 
-func (h *hop) ssh() {
-	h.set("identity_file", "ansible_ssh_private_key_file", "ansible_private_key_file")
-	h.password("mitogend_password_env", "mitogend_password_file", "ansible_password", "ansible_ssh_password",
-		"ansible_ssh_pass")
+// ssh sets what other programs do not have. of gives a variable's names.
+func (h *hop) ssh(of func(what string) []string) {
+	h.set("identity_file", append(of("private_key_file"), "ansible_private_key_file")...)
+	h.password("mitogend_password_env", "mitogend_password_file", slices.Concat([]string{"ansible_password"},
+		of("password"), of("pass"))...)
 	var args []string
+	if text := h.r.text(of("proxy_command")...); text != "" { // paramiko's and libssh's
+		args = append(args, quoteWord("-oProxyCommand="+text))
+	}
 	for _, name := range []string{"ansible_ssh_args", "ansible_ssh_common_args", "ansible_ssh_extra_args"} {
 		if text := h.r.words(name); text != "" {
 			args = append(args, text)
@@ -494,7 +503,7 @@ func (h *hop) ssh() {
 	if len(args) > 0 {
 		h.args["ssh_args"] = strings.Join(args, " ")
 	}
-	for _, name := range []string{"ansible_ssh_host_key_checking", "ansible_host_key_checking"} {
+	for _, name := range append(of("host_key_checking"), "ansible_host_key_checking") {
 		if h.r.text(name) != "" && !h.r.flag(name) {
 			h.args["check_host_keys"] = "ignore"
 		}

@@ -32,7 +32,7 @@ func (inv *Inventory) readINI(path string, data []byte) error {
 			}
 			g.vars[key] = inv.value(unquote(strings.TrimSpace(text)), at)
 		case kind == "children":
-			name, _, _ := strings.Cut(text, " ")
+			name := strings.Fields(text)[0]
 			if err := checkName("group", name); err != nil {
 				return at.errorf("%w", err)
 			}
