@@ -42,5 +42,6 @@
 //
 //	reaper.mu, Process.lineMu -> Process.mu
 //
-// handshake.mu, Process.errMu and transcript.mu are taken alone. None is held across I/O, but lineMu across the caller's Output.
+// handshake.mu, Process.errMu, transcript.mu, once.mu and onceSecret.mu are taken alone. None is held across I/O, but lineMu across the
+// caller's Output, and onceSecret.mu while the file with the password is read.
 package bootstrap

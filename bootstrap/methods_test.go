@@ -166,6 +166,9 @@ func TestBuildErrors(t *testing.T) {
 		{"exec", opts{"command": "c", "password": "x", "stdio": "pipes"}, "no terminal"},
 		{"local", opts{"stdio": "tape"}, "none of pipes"},
 		{"local", opts{"python": "-c"}, "dash"},
+		{"ssh", opts{"hostname": "h", "python": "~/venv/bin/python"}, "~ stands for no directory"},
+		{"ssh", opts{"hostname": "h", "python": "python3,~me/bin/python"}, "~ stands for no directory"},
+		{"local", opts{"python_path": "~/venv/bin/python -s"}, "~ stands for no directory"},
 	} {
 		if _, err := Build(c.method, c.opts, plainBoot); err == nil {
 			t.Errorf("%s %v: accepted", c.method, c.opts)

@@ -304,6 +304,7 @@ func (o *options) interpreter() interpreter {
 		return interpreter{command: o.noNUL("python_path", []string{s})}
 	}
 	if words := o.words("python_path"); len(words) > 0 {
+		o.refuseTilde("python_path", words[0])
 		return interpreter{command: words}
 	}
 	names := o.names("python")
@@ -311,6 +312,7 @@ func (o *options) interpreter() interpreter {
 		if strings.HasPrefix(n, "-") {
 			o.fail("python", "%q begins with a dash", n)
 		}
+		o.refuseTilde("python", n)
 	}
 	switch {
 	case len(names) == 0:
@@ -320,6 +322,13 @@ func (o *options) interpreter() interpreter {
 	}
 	o.chooses = true
 	return interpreter{choose: names, sent: o.supply}
+}
+
+// refuseTilde: no shell replaces it on the target, since the command is quoted.
+func (o *options) refuseTilde(arg, name string) {
+	if strings.HasPrefix(name, "~") {
+		o.fail(arg, "%q: ~ stands for no directory of the target here; write the path from / on", name)
+	}
 }
 
 // SupplyOptions reads the arguments by which Python is sent to a target: places of builds on this machine, with ~/ for the home

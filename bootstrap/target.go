@@ -8,6 +8,8 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
+	"syscall"
 	"unicode/utf8"
 
 	"mitogend/pyproto/printable"
@@ -114,7 +116,7 @@ func parseHop(s string, first bool) (Hop, error) {
 	return h, err
 }
 
-var hostAndPort = regexp.MustCompile(`^(\[[0-9A-Fa-f:.]+(%\w+)?\]|([^@]+@)?[^:@\[\]]+):([0-9]{1,5})$`)
+var hostAndPort = regexp.MustCompile(`^([^@]+@)?(\[[0-9A-Fa-f:.]+(%\w+)?\]|[^:@\[\]]+):([0-9]{1,5})$`)
 
 // HasPort tells whether a name is HOST:PORT or USER@HOST:PORT, with an IPv6 address in brackets.
 func HasPort(name string) bool { return hostAndPort.MatchString(name) }
@@ -322,6 +324,17 @@ func readSecret(key, where string) (Secret, error) {
 		}
 		path = home + "/" + rest
 	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", argErrorf("password_file", "%w", err)
+	}
+	if info.Mode().IsRegular() {
+		return readSecretFile(where, path)
+	}
+	return readSecretOnce(where, path, info)
+}
+
+func readSecretFile(where, path string) (Secret, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", argErrorf("password_file", "%w", err)
@@ -339,4 +352,46 @@ func readSecret(key, where string) (Secret, error) {
 		return "", argErrorf("password_file", "%s is empty", where)
 	}
 	return Secret(text), nil
+}
+
+// once are the passwords of files that can be read only once, a pipe of <(command) say: a target is checked before it
+// is connected, and several may name the same file.
+var once struct {
+	mu    sync.Mutex // for the map
+	files map[onceKey]*onceSecret
+}
+
+type onceKey struct {
+	path     string
+	dev, ino uint64
+}
+
+type onceSecret struct {
+	mu   sync.Mutex // held while the file is read
+	text Secret
+}
+
+func readSecretOnce(where, path string, info os.FileInfo) (Secret, error) {
+	key := onceKey{path: path}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		key.dev, key.ino = uint64(st.Dev), uint64(st.Ino)
+	}
+	once.mu.Lock()
+	if once.files == nil {
+		once.files = map[onceKey]*onceSecret{}
+	}
+	s := once.files[key]
+	if s == nil {
+		s = &onceSecret{}
+		once.files[key] = s
+	}
+	once.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.text != "" {
+		return s.text, nil
+	}
+	text, err := readSecretFile(where, path)
+	s.text = text
+	return text, err
 }

@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -34,6 +35,8 @@ func TestParseTarget(t *testing.T) {
 		{"web1:2222", []Hop{{Spec: "web1:2222"}}},
 		{"deploy@web1:2222?python=py+sudo:", []Hop{{Spec: "deploy@web1:2222", Args: map[string]string{"python": "py"}}, {Method: "sudo"}}},
 		{"[::1]:22", []Hop{{Spec: "[::1]:22"}}},
+		{"deploy@[2001:db8::7]:22+sudo:", []Hop{{Spec: "deploy@[2001:db8::7]:22"}, {Method: "sudo"}}},
+		{"deploy@[fe80::1%25eth0]:22", []Hop{{Spec: "deploy@[fe80::1%eth0]:22"}}},
 		{"ssh://jane@web1:22", []Hop{{Method: "ssh", Spec: "//jane@web1:22"}}},
 		{"ssh:prod/db1", []Hop{{Method: "ssh", Spec: "prod/db1"}}},
 		{"ssh:?hostname=prod/db1", []Hop{{Method: "ssh", Args: map[string]string{"hostname": "prod/db1"}}}},
@@ -187,6 +190,47 @@ func TestHopOptions(t *testing.T) {
 			t.Errorf("%s: accepted", target)
 		} else {
 			has(t, err, want)
+		}
+	}
+}
+
+// A password that can be read only once is there for the check of a target, for its connection, and for a second host.
+func TestPasswordOfAPipe(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	path := fmt.Sprintf("/dev/fd/%d", r.Fd())
+	if _, err := os.Stat(path); err != nil {
+		t.Skip(err)
+	}
+	fmt.Fprintln(w, "from a pipe")
+	w.Close()
+	got := make(chan error)
+	for range 3 {
+		go func() {
+			opts, err := Hop{Method: "ssh", Spec: "web1", Args: map[string]string{"password_file": path}}.Options()
+			if err == nil && opts["password"] != Secret("from a pipe") {
+				err = fmt.Errorf("the options are %#v", opts)
+			}
+			got <- err
+		}()
+	}
+	for range 3 {
+		if err := <-got; err != nil {
+			t.Error(err)
+		}
+	}
+	// A regular file is read each time: it may have changed.
+	file := filepath.Join(t.TempDir(), "pw")
+	for _, text := range []string{"first", "second"} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		opts, err := Hop{Method: "sudo", Args: map[string]string{"password_file": file}}.Options()
+		if err != nil || opts["password"] != Secret(text) {
+			t.Errorf("%#v, %v, want %s", opts["password"], err, text)
 		}
 	}
 }

@@ -62,6 +62,7 @@ func TestWrongUsage(t *testing.T) {
 		{"call --timeout 5x os:getpid", []string{"--timeout", "5x"}},
 		{"call --connect-timeout 0s os:getpid", []string{"--connect-timeout"}},
 		{"call --python -x os:getpid", []string{`"-x" is no interpreter`}},
+		{"call --python=~/bin/python os:getpid", []string{`"~/bin/python": ~ stands for no directory`}},
 		{"call --prefer there os:getpid", []string{"here or target"}},
 		{"call --allow a..b os:getpid", []string{"a..b"}},
 		{"call -I nowhere os:getpid", []string{"nowhere", "no such file"}},

@@ -82,6 +82,9 @@ func (t *targetFlags) check() error {
 		return usagef("--python-dir: %q is no absolute path", dir)
 	}
 	for _, p := range t.python {
+		if strings.HasPrefix(p, "~") {
+			return usagef("--python: %q: ~ stands for no directory of a target here; write the path from / on", p)
+		}
 		if p == "" || strings.HasPrefix(p, "-") || strings.ContainsAny(p, "\x00\n\r") {
 			return usagef("--python: %q is no interpreter", p)
 		}

@@ -84,7 +84,11 @@ func (inv *Inventory) chain(t *Target, name string, as *become, path []string) e
 	r := &reader{inv: inv, vars: v, host: name}
 	defer func() { t.Hidden = append(t.Hidden, r.vaulted...) }()
 	if whole := r.text("mitogend_target"); whole != "" {
-		return inv.whole(t, r, whole)
+		if err := inv.whole(t, r, whole); err != nil || as == nil {
+			return err
+		}
+		r.becomeHop(t, as.method, as.user)
+		return r.err
 	}
 	if via := r.text("mitogen_via"); via != "" && r.err == nil {
 		next, user := via, (*become)(nil)
@@ -92,6 +96,9 @@ func (inv *Inventory) chain(t *Target, name string, as *become, path []string) e
 			next, user = via[i+1:], &become{user: via[:i]}
 			if method, name, ok := strings.Cut(via[:i], ":"); ok {
 				user.method, user.user = method, name
+			}
+			if i == 0 {
+				user = nil // @HOST: nobody is named
 			}
 		}
 		if inv.hosts[next] == nil {
@@ -105,7 +112,8 @@ func (inv *Inventory) chain(t *Target, name string, as *become, path []string) e
 	r.connection(t)
 	if as != nil {
 		r.becomeHop(t, as.method, as.user)
-	} else if r.flag("ansible_become") {
+	} else if len(path) == 0 && r.flag("ansible_become") {
+		// On the way to another host, only mitogen_via says who becomes whom, as under Mitogen.
 		r.becomeHop(t, "", "")
 	}
 	return r.err
@@ -197,12 +205,14 @@ func (r *reader) text(names ...string) string {
 	return text
 }
 
+func quoteWord(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
 // words gives a list as text that is split as a shell would split it.
 func (r *reader) words(name string) string {
 	if v := r.vars[name]; v.list != nil && v.other == "" {
 		quotes := make([]string, len(v.list))
 		for i, w := range v.list {
-			quotes[i] = "'" + strings.ReplaceAll(r.expand(name, w, 0), "'", `'\''`) + "'"
+			quotes[i] = quoteWord(r.expand(name, w, 0))
 		}
 		return strings.Join(quotes, " ")
 	}
@@ -264,6 +274,8 @@ func (r *reader) expand(key, text string, depth int) string {
 		}
 		v, ok := r.vars[m[1]]
 		switch {
+		case !ok && m[1] == "ansible_playbook_python" && key == pythonKey:
+			return "auto" // Ansible's own interpreter; there is none here
 		case !ok || v.other != "" || v.list != nil:
 			r.fail(key, "it refers to %s, which is no text of this host", m[1])
 			return ""
@@ -332,16 +344,18 @@ func (h *hop) password(env, file string, names ...string) {
 	h.r.secret = false
 }
 
+const pythonKey = "ansible_python_interpreter"
+
 // python sets the interpreter, unless it is left to be found.
 func (h *hop) python() {
-	text := h.r.text("ansible_python_interpreter")
-	switch {
-	case text == "" || strings.HasPrefix(text, "auto"):
-	case strings.Contains(text, " "):
-		h.args["python_path"] = text
-	default:
-		h.args["python"] = text
+	text, arg := h.r.text(pythonKey), "python"
+	if text == "" || strings.HasPrefix(text, "auto") {
+		return
 	}
+	if strings.Contains(text, " ") {
+		arg = "python_path"
+	}
+	h.args[arg], h.from[arg] = text, pythonKey
 }
 
 // own sets every argument that a variable mitogen_ARG or mitogen_METHOD_ARG names.
@@ -421,18 +435,26 @@ func (r *reader) connection(t *Target) {
 			strings.Join(sortedNames(connections)[1:], ", "))
 		return
 	}
+	// of gives the variables of this connection; those of ssh hold for all that it stands in for.
+	of := func(what string) []string {
+		names := []string{"ansible_" + strings.TrimSuffix(name, "_ssh") + "_" + what}
+		if method == "ssh" && name != "ssh" {
+			names = append(names, "ansible_ssh_"+what)
+		}
+		return names
+	}
 	h := r.newHop(method)
-	host := r.text("ansible_host", "ansible_ssh_host", "ansible_"+name+"_host")
+	host := r.text(append([]string{"ansible_host", "ansible_ssh_host"}, of("host")...)...)
 	if host == "" {
 		host = r.host
 	}
-	user := []string{"ansible_" + name + "_user", "ansible_user", "ansible_ssh_user"}
+	user := append(of("user"), "ansible_user", "ansible_ssh_user")
 	switch method {
 	case "local":
 		host = ""
 	case "ssh":
-		h.ssh()
-		h.set("port", "ansible_port", "ansible_ssh_port")
+		h.ssh(of)
+		h.set("port", append([]string{"ansible_port", "ansible_ssh_port"}, of("port")...)...)
 	case "kubectl":
 		h.set("namespace", "ansible_kubectl_namespace", "ansible_oc_namespace")
 		h.set("kube_context", "ansible_kubectl_context", "ansible_oc_context")
@@ -452,22 +474,28 @@ func (r *reader) connection(t *Target) {
 			host = remote + ":" + host
 		}
 	case "exec":
-		host = "chroot " + "'" + strings.ReplaceAll(host, "'", `'\''`) + "'"
+		host = "chroot " + quoteWord(host)
 	}
 	h.set("username", user...)
-	h.set(method+"_path", "ansible_"+name+"_executable", "ansible_"+name+"_exe")
-	h.set("connect_timeout", "ansible_"+name+"_timeout", "ansible_timeout")
+	if method != "incus" { // ansible_incus_executable is the shell there
+		h.set(method+"_path", append(of("executable"), of("exe")...)...)
+	}
+	h.set("connect_timeout", append(of("timeout"), "ansible_timeout")...)
 	h.python()
 	h.own()
 	h.add(t, host)
 }
 
-func (h *hop) ssh() {
-	h.set("identity_file", "ansible_ssh_private_key_file", "ansible_private_key_file")
-	h.password("mitogend_password_env", "mitogend_password_file", "ansible_password", "ansible_ssh_password",
-		"ansible_ssh_pass")
+// ssh sets what other programs do not have. of gives a variable's names.
+func (h *hop) ssh(of func(what string) []string) {
+	h.set("identity_file", append(of("private_key_file"), "ansible_private_key_file")...)
+	h.password("mitogend_password_env", "mitogend_password_file", slices.Concat([]string{"ansible_password"},
+		of("password"), of("pass"))...)
 	var args []string
-	for _, name := range []string{"ansible_ssh_common_args", "ansible_ssh_extra_args"} {
+	if text := h.r.text(of("proxy_command")...); text != "" { // paramiko's and libssh's
+		args = append(args, quoteWord("-oProxyCommand="+text))
+	}
+	for _, name := range []string{"ansible_ssh_args", "ansible_ssh_common_args", "ansible_ssh_extra_args"} {
 		if text := h.r.words(name); text != "" {
 			args = append(args, text)
 		}
@@ -475,7 +503,7 @@ func (h *hop) ssh() {
 	if len(args) > 0 {
 		h.args["ssh_args"] = strings.Join(args, " ")
 	}
-	for _, name := range []string{"ansible_ssh_host_key_checking", "ansible_host_key_checking"} {
+	for _, name := range append(of("host_key_checking"), "ansible_host_key_checking") {
 		if h.r.text(name) != "" && !h.r.flag(name) {
 			h.args["check_host_keys"] = "ignore"
 		}

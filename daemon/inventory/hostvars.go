@@ -33,7 +33,7 @@ type HostVars struct {
 var ownPasswords = regexp.MustCompile(`^ansible_(\w+_)?pass(word|phrase)?$`)
 
 // Vars gives the variables of a host, with its groups under group_names. The passwords by which it is reached are
-// left out.
+// left out, and so are inventory_dir and inventory_file.
 func (inv *Inventory) Vars(name string) (*HostVars, error) {
 	if inv.hosts[name] == nil {
 		return nil, errorf("there is no host %s", quoted(name))
@@ -48,7 +48,7 @@ func (inv *Inventory) Vars(name string) (*HostVars, error) {
 	out := &HostVars{Known: map[string]any{}, Unknown: map[string]string{}}
 	p := &plainer{left: maxVars, text: maxVarsText}
 	for _, key := range sortedNames(all) {
-		if ownPasswords.MatchString(key) {
+		if ownPasswords.MatchString(key) || all[key].here {
 			continue
 		}
 		p.r = &reader{inv: inv, vars: all, host: name}

@@ -32,7 +32,7 @@ func (inv *Inventory) readINI(path string, data []byte) error {
 			}
 			g.vars[key] = inv.value(unquote(strings.TrimSpace(text)), at)
 		case kind == "children":
-			name, _, _ := strings.Cut(text, " ")
+			name := strings.Fields(text)[0]
 			if err := checkName("group", name); err != nil {
 				return at.errorf("%w", err)
 			}
@@ -191,11 +191,20 @@ func splitWords(s string) ([]string, error) {
 // unquote takes quotes off a value that is quoted as a whole, and then a comment after it, too.
 func unquote(s string) string {
 	if s == "" || s[0] != '"' && s[0] != '\'' {
-		return s
+		return withoutComment(s)
 	}
 	words, err := splitWords(s)
 	if err != nil || len(words) != 1 {
 		return s
 	}
 	return words[0]
+}
+
+// withoutComment cuts a comment after what is a value of Python's; in any other text, # is part of it, as for Ansible.
+func withoutComment(s string) string {
+	head, _, found := strings.Cut(s, "#")
+	if head = strings.TrimSpace(head); found && (head == "None" || inline(head) != nil) {
+		return head
+	}
+	return s
 }

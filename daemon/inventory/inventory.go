@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -47,6 +46,8 @@ type Inventory struct {
 	vault  vault
 	// vaulted says that what is read now was encrypted.
 	vaulted bool
+	source  string          // the file that is read now; empty for a list of names
+	named   map[string]bool // what hosts it names, if that is asked for
 
 	// Set by finish.
 	in      map[string][]*group // the groups that name a host
@@ -66,11 +67,12 @@ type group struct {
 }
 
 type host struct {
-	name  string
-	vars  vars
-	ask   func(name string) (vars, error) // of a program that has no _meta; nil once it was asked
-	files vars
-	read  bool
+	name   string
+	source string // the file that has named it first, as an absolute path
+	vars   vars
+	ask    []func(name string) (vars, error) // of programs that have no _meta; nil once they were asked
+	files  vars
+	read   bool
 }
 
 // position is where something is said; line 0 stands for the whole source.
@@ -124,6 +126,8 @@ type value struct {
 	at    position
 	// vaulted says that it comes from a file that ansible-vault has encrypted.
 	vaulted bool
+	// here says that it is of use on this machine alone: programs elsewhere do not get it.
+	here bool
 }
 
 // vaultText is what ansible-vault has encrypted.
@@ -169,9 +173,12 @@ func (inv *Inventory) value(text string, at position) value {
 func (inv *Inventory) host(g *group, name string) *host {
 	h := inv.hosts[name]
 	if h == nil {
-		h = &host{name: name, vars: vars{}, files: vars{}}
+		h = &host{name: name, source: inv.source, vars: vars{}, files: vars{}}
 		inv.hosts[name] = h
 		inv.order = append(inv.order, name)
+	}
+	if inv.named != nil {
+		inv.named[name] = true
 	}
 	if !g.has[name] {
 		g.has[name] = true
@@ -436,17 +443,23 @@ func (inv *Inventory) varsOf(name string) (vars, error) {
 		}
 		out.add(g.files)
 	}
-	if h.ask != nil {
-		told, err := h.ask(name)
+	told := vars{}
+	for _, ask := range h.ask {
+		more, err := ask(name)
 		if err != nil {
 			return nil, err
 		}
-		for k, v := range told {
-			if _, known := h.vars[k]; !known {
-				h.vars[k] = v
-			}
+		told.add(more)
+	}
+	for k, v := range told {
+		if _, known := h.vars[k]; !known {
+			h.vars[k] = v
 		}
-		h.ask = nil
+	}
+	h.ask = nil
+	if h.source != "" {
+		out["inventory_file"] = value{text: h.source, here: true}
+		out["inventory_dir"] = value{text: filepath.Dir(h.source), here: true}
 	}
 	out.add(h.vars)
 	if !h.read {
@@ -468,27 +481,18 @@ func (inv *Inventory) beside(kind, name string, to vars) error {
 		return nil // no file can have this name
 	}
 	for _, dir := range inv.dirs {
-		base := filepath.Join(dir, kind, name)
-		for _, path := range []string{base, base + ".yml", base + ".yaml", base + ".json"} {
-			info, err := os.Stat(path)
-			if err != nil {
-				continue
-			}
-			files := []string{path}
-			if info.IsDir() {
-				if files, err = listDir(path); err != nil {
-					return err
+		files, err := variableFiles(filepath.Join(dir, kind, name))
+		if err != nil {
+			return err
+		}
+		for _, file := range files {
+			if inv.judged {
+				if err := owned.CheckFile(file); err != nil {
+					return errorf("%w; it lies beside the inventory of the current directory", err)
 				}
 			}
-			for _, file := range files {
-				if inv.judged {
-					if err := owned.CheckFile(file); err != nil {
-						return errorf("%w; it lies beside the inventory of the current directory", err)
-					}
-				}
-				if err := inv.readVars(file, to); err != nil {
-					return err
-				}
+			if err := inv.readVars(file, to); err != nil {
+				return err
 			}
 		}
 	}

@@ -117,8 +117,8 @@ type term struct {
 // Match gives the hosts that a pattern fits, in the order of the inventory. A pattern is terms joined by colons or
 // commas: the hosts of all plain terms (of all hosts if there is none), of these only those that each &TERM fits as
 // well, and without those that a !TERM fits. A term is a name of a host or group, a glob (web*, [!a]x?), ~REGEXP,
-// names with a range (web[01:20]) or some of a group by number (web[0], web[-1], web[0:3]). A plain term that fits
-// nothing is a *NoMatchError.
+// names with a range (web[01:20]) or some of a group by number (web[0], web[-1], web[0:3]). A term that fits nothing is a
+// *NoMatchError, one with a sign as well, unlike with Ansible: what !TERM was meant to spare would not be spared.
 func (inv *Inventory) Match(pattern string) ([]string, error) {
 	terms := splitPattern(pattern)
 	if len(terms) == 0 {

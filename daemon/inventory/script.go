@@ -30,6 +30,8 @@ func (inv *Inventory) runScript(path string) error {
 		return err
 	}
 	at := position{file: path}
+	inv.named = map[string]bool{}
+	defer func() { inv.named = nil }()
 	var groups map[string]json.RawMessage
 	if err := unmarshal(out, &groups, at); err != nil {
 		return err
@@ -48,10 +50,9 @@ func (inv *Inventory) runScript(path string) error {
 	if meta, ok := groups[metaKey]; ok {
 		return inv.jsonMeta(meta, at)
 	}
-	for _, name := range inv.order {
-		if h := inv.hosts[name]; h.ask == nil {
-			h.ask = func(name string) (vars, error) { return askHost(inv.ctx, path, name) }
-		}
+	ask := func(name string) (vars, error) { return askHost(inv.ctx, path, name) }
+	for name := range inv.named { // and no host that only others name
+		inv.hosts[name].ask = append(inv.hosts[name].ask, ask)
 	}
 	return nil
 }

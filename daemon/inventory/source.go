@@ -84,20 +84,40 @@ func (inv *Inventory) load(source string) error {
 		return inv.loadFile(source, info)
 	}
 	inv.addDir(source)
-	files, err := listDir(source)
+	return inv.loadDir(source, 0)
+}
+
+// loadDir reads the sources in a directory, and those in directories below it, sorted.
+func (inv *Inventory) loadDir(dir string, depth int) error {
+	entries, err := listDir(dir, depth)
 	if err != nil {
 		return err
 	}
-	for _, file := range files {
-		if info, err = os.Stat(file); err != nil {
-			return fileError(file, err)
+	programs := map[string]bool{}
+	for _, e := range entries {
+		programs[stem(e.path)] = programs[stem(e.path)] || isProgram(e.path, e.info)
+	}
+	for _, e := range entries {
+		name := filepath.Base(e.path)
+		switch {
+		case slices.Contains(notSources, name), slices.ContainsFunc(skipped, func(end string) bool {
+			return strings.HasSuffix(name, end)
+		}):
+		case e.info.IsDir():
+			err = inv.loadDir(e.path, depth+1)
+		case filepath.Ext(name) == ".ini" && programs[stem(e.path)]: // the program's own settings
+		default:
+			err = inv.loadFile(e.path, e.info)
 		}
-		if err := inv.loadFile(file, info); err != nil {
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// stem is a path without its extension.
+func stem(path string) string { return strings.TrimSuffix(path, filepath.Ext(path)) }
 
 func (inv *Inventory) addDir(dir string) {
 	if !slices.Contains(inv.dirs, dir) {
@@ -125,24 +145,79 @@ func fileError(path string, err error) error {
 	return errorf("%s: %w", path, err)
 }
 
-// skipped are endings of files in a directory that are no sources.
-var skipped = []string{"~", ".bak", ".orig", ".swp", ".pyc", ".pyo", ".cfg", ".retry", ".rpm", ".md", ".txt"}
+// skipped are endings of names in a directory that are no sources: those of Ansible's INVENTORY_IGNORE_EXTS.
+var skipped = []string{
+	"~", ".bak", ".orig", ".swp", ".pyc", ".pyo", ".cfg", ".retry", ".rpm", ".md", ".txt", ".rst",
+}
 
-// listDir gives the files of a directory that count, sorted.
-func listDir(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
+// notSources are what Ansible keeps beside sources.
+var notSources = []string{"group_vars", "host_vars", "vars_plugins"}
+
+// maxDirs bounds directories in directories: a link may lead back.
+const maxDirs = 20
+
+type entry struct {
+	path string
+	info fs.FileInfo // of what a link leads to
+}
+
+// listDir gives what is in a directory, sorted, but for what is hidden and for links to nothing.
+func listDir(dir string, depth int) ([]entry, error) {
+	if depth > maxDirs {
+		return nil, errorf("%s: directories are nested more than %d deep", dir, maxDirs)
+	}
+	names, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fileError(dir, err)
 	}
+	var list []entry
+	for _, e := range names {
+		path := filepath.Join(dir, e.Name())
+		if info, err := os.Stat(path); err == nil && !strings.HasPrefix(e.Name(), ".") {
+			list = append(list, entry{path, info})
+		}
+	}
+	return list, nil
+}
+
+// variableExts are the endings of files with variables; in a directory, a file with any other is something else.
+var variableExts = []string{"", ".yml", ".yaml", ".json"}
+
+// variableFiles gives the files with the variables of a group or host, sorted: as Ansible, the first that exists of
+// the name itself and the name with an ending; of a directory, all that is in it and below.
+func variableFiles(base string) ([]string, error) {
+	for _, ext := range variableExts {
+		info, err := os.Stat(base + ext)
+		switch {
+		case err != nil:
+		case info.IsDir():
+			return variablesBelow(base+ext, 0)
+		default:
+			return []string{base + ext}, nil
+		}
+	}
+	return nil, nil
+}
+
+func variablesBelow(dir string, depth int) ([]string, error) {
+	entries, err := listDir(dir, depth)
+	if err != nil {
+		return nil, err
+	}
 	var files []string
 	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		info, err := os.Stat(path)
-		if err != nil || info.IsDir() || strings.HasPrefix(e.Name(), ".") ||
-			slices.ContainsFunc(skipped, func(end string) bool { return strings.HasSuffix(e.Name(), end) }) {
-			continue
+		ext := filepath.Ext(e.path)
+		switch {
+		case strings.HasSuffix(e.path, "~"):
+		case e.info.IsDir() && ext == "":
+			more, err := variablesBelow(e.path, depth+1)
+			if err != nil {
+				return nil, err
+			}
+			files = append(files, more...)
+		case e.info.Mode().IsRegular() && slices.Contains(variableExts, ext):
+			files = append(files, e.path)
 		}
-		files = append(files, path)
 	}
 	return files, nil
 }
@@ -163,13 +238,25 @@ func readFile(path string) ([]byte, error) {
 	return data, nil
 }
 
+// knownExts are the endings that tell a format, whatever the file's mode.
+var knownExts = []string{".yaml", ".yml", ".json", ".ini"}
+
+func isProgram(path string, info fs.FileInfo) bool {
+	return info.Mode().IsRegular() && info.Mode()&0o111 != 0 && !slices.Contains(knownExts, filepath.Ext(path))
+}
+
 // loadFile tells a file's format.
 func (inv *Inventory) loadFile(path string, info fs.FileInfo) error {
-	ext := filepath.Ext(path)
-	known := ext == ".yaml" || ext == ".yml" || ext == ".json" || ext == ".ini"
-	if info.Mode()&0o111 != 0 && !known {
+	var err error
+	if inv.source, err = filepath.Abs(path); err != nil {
+		return fileError(path, err)
+	}
+	defer func() { inv.source = "" }()
+	if isProgram(path, info) {
 		return inv.runScript(path)
 	}
+	ext := filepath.Ext(path)
+	known := slices.Contains(knownExts, ext)
 	data, err := readFile(path)
 	if err != nil {
 		return err

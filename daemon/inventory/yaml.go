@@ -23,6 +23,10 @@ func (inv *Inventory) readYAML(path string, data []byte) error {
 		if key.Value == metaKey {
 			return y.meta(node)
 		}
+		if plugin := follow(node); key.Value == "plugin" && plugin.Kind == yaml.ScalarNode && !isNull(plugin) {
+			return y.at(key).errorf("these are settings of Ansible's inventory plugin %s, which is not run here; "+
+				"name in their place an executable that runs: ansible-inventory -i FILE --list", quoted(plugin.Value))
+		}
 		return y.group(key, node, 0)
 	})
 }
