@@ -361,15 +361,27 @@ func (c *Child) Shared() bool { return c.shared }
 
 // Close gives the child back, also when ctx has ended or as many calls wait as may.
 func (c *Child) Close(ctx context.Context) error {
-	asked, err := c.c.link.Begin(ctx, "close", &wire.Close{Child: uint32(c.id)})
+	p := &wire.Close{Child: uint32(c.id)}
+	asked, err := c.c.link.Begin(ctx, "close", p)
+	if err != nil && ctx.Err() != nil {
+		go c.giveBack(p) // something else was just being written
+		return context.Cause(ctx)
+	}
 	if err == nil {
-		err = asked.Wait(ctx, nil)
+		// When ctx ends, the request goes on.
+		var m *wire.Message
+		if m, err = asked.Answer(ctx); err == nil {
+			err = link.Decode(m, nil)
+		}
 	}
 	if errors.Is(err, ErrDisconnected) {
 		return nil
 	}
 	return err
 }
+
+// giveBack closes the child when the daemon reads again.
+func (c *Child) giveBack(p *wire.Close) { _ = c.c.link.Request(context.Background(), "close", p, nil) }
 
 // params are those of a call.
 func (c *Child) params(fn string, args []any) *wire.Call {

@@ -4,6 +4,7 @@
 // # Goroutines
 //
 //	name                    started in                  ends when                                      waited for by
+//	Child.giveBack          Child.Close                  the daemon has answered                        nobody: it holds nothing
 //	pings                   Client.whileAnswering       what they are for is over                      nobody: it holds nothing
 //	a ping                  Client.answers              it is answered, or the connection has ended    nobody: it holds nothing
 //	stream.read             stream.each                 the daemon has answered                        stream.each
