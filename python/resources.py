@@ -218,20 +218,25 @@ class Reader(object):
         self.path = path
 
     def files(self):
+        # For the paths of what it gives.
+        import mitogen.files
+        return self.resource()
+
+    def resource(self):
         return Resource(self.package, self.path)
 
     def open_resource(self, name):
-        return io.BytesIO(self.files().joinpath(name).read_bytes())
+        return io.BytesIO(self.resource().joinpath(name).read_bytes())
 
     def resource_path(self, name):
         # Has the caller make a temporary file.
         raise missing(name)
 
     def is_resource(self, name):
-        return self.files().joinpath(name).is_file()
+        return self.resource().joinpath(name).is_file()
 
     def contents(self):
-        return iter(self.files().entries())
+        return iter(self.resource().entries())
 
 
 class Resource(object):
@@ -252,7 +257,6 @@ class Resource(object):
 
     def __str__(self):
         """The path, by which functions of mitogen.files find it."""
-        import mitogen.files
         directory = core.importer.search_path(core.importer.record(self.package))
         return '/'.join((directory or [core.Importer.prefix + self.package])[:1] + [self.path] * (self.path != ''))
 
@@ -392,6 +396,8 @@ def archive(importer):
 
 def archive_of(root, importer):
     import zipfile
+    # As in Reader.files().
+    import mitogen.files
 
     class Archive(zipfile.CompleteDirs):
         filename = importer.search_path(importer.record(root.package))[0]
