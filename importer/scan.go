@@ -35,7 +35,7 @@ type source struct {
 	absolute bool
 	// extends: the package extends its __path__ over the whole path.
 	extends bool
-	// paths: it mentions __file__, __path__, sys.modules or pkg_resources, by which paths are made, or readsFiles.
+	// paths: it mentions __file__, __path__, or another of pathMakers, or readsFiles.
 	paths bool
 	// unpack: it asks for being unpacked.
 	unpack bool
@@ -119,7 +119,7 @@ type scanner struct {
 func readsFiles(src []byte) bool { return bytes.Contains(src, []byte("import coverage")) }
 
 // pathMakers are what makes paths of files, in a module.
-var pathMakers = []string{"__file__", "__path__", "sys.modules[", "pkg_resources"}
+var pathMakers = []string{"__file__", "__path__", "sys.modules[", "pkg_resources", "importlib.resources", "importlib_resources"}
 
 // ScriptReadsFiles tells whether a script may open files of served modules by their paths. Its own __file__ is no such
 // path.

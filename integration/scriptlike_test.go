@@ -58,3 +58,37 @@ func TestProgramsBesideOneThatEnds(t *testing.T) {
 		}
 	})
 }
+
+// TestProgramsDrawTheirOwnNumbers: programs of one child are processes of their own also to random.
+func TestProgramsDrawTheirOwnNumbers(t *testing.T) {
+	EachPython(t, func(t *testing.T, p Python) {
+		dir := t.TempDir()
+		Write(t, dir, "site/sitecustomize.py", "import random\n")
+		Write(t, dir, "draw.py", "import random\nprint(random.random())\n")
+		d := PrepareDaemon(t)
+		d.cmd.Env = append(d.cmd.Env, "PYTHONPATH="+dir+"/site", d.mark)
+		d.Start()
+		seen := map[string]bool{}
+		for range 3 {
+			r := d.Run(t, dir, "run", "-H", p.Target(), "draw.py")
+			if r.Status != 0 || seen[r.Stdout] {
+				t.Errorf("status %d, drawn again: %s%s", r.Status, r.Stdout, r.Stderr)
+			}
+			seen[r.Stdout] = true
+		}
+	})
+}
+
+// TestResourcesByPath: the path of a resource is opened, also by the expression that names it first.
+func TestResourcesByPath(t *testing.T) {
+	EachPython(t, func(t *testing.T, p Python) {
+		if p.Version == "2.7" || p.Version == "3.6" || p.Version == "3.7" || p.Version == "3.8" {
+			t.Skip("it has no files()")
+		}
+		dir := t.TempDir()
+		Write(t, dir, "pkg/__init__.py", "")
+		Write(t, dir, "pkg/d.txt", "here\n")
+		Write(t, dir, "s.py", "import importlib.resources, sys\nsys.stdout.write(open(str(importlib.resources.files('pkg') / 'd.txt')).read())\n")
+		Mitogend(t, dir, "run", "-H", p.Target(), "s.py").Want(t, 0, "here\n", "")
+	})
+}

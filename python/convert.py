@@ -4,6 +4,7 @@ mitogen.convert. Nothing is imported for a result: a type is known by the names 
 """
 from __future__ import absolute_import
 
+import itertools
 import sys
 
 import mitogen.core as core
@@ -13,6 +14,8 @@ from mitogen.core import PY3
 # The most values of a generator whose values are not taken one by one.
 MAX_VALUES = 1000000
 TEXT = type(u'')
+# Numbers of generators, never the same twice: who asks for more of one that was ended must not meet another.
+numbers = itertools.count(1)
 
 
 class NotPlain(core.Error):
@@ -26,7 +29,8 @@ def type_name(kind):
 def ordered(items):
     """The items of a set in an order that does not change from one process to the next."""
     try:
-        if set(map(type, items)) in ([TEXT], [bytes], [int]) or all(type(i) in (int, float) for i in items):
+        kinds = set(map(type, items))
+        if kinds in (set((TEXT,)), set((bytes,))) or kinds <= set((int, float, type(1 << 99))):
             return sorted(items)
     except TypeError:
         pass
@@ -38,8 +42,8 @@ def field_names(value):
     kind = type(value)
     names = getattr(kind, '_fields', None)
     if type(names) is tuple and all(isinstance(name, str) for name in names):
-        # The processor of platform.uname().
-        return list(names) + [name for name in vars(kind) if type(vars(kind)[name]).__name__ == 'cached_property']
+        # The processor of platform.uname() is a property; others' properties may do anything.
+        return list(names) + ['processor'] * (type_name(kind) == 'platform.uname_result' and 'processor' not in names)
     if type(getattr(kind, 'n_sequence_fields', None)) is int:
         names = [name for name in vars(kind) if type(vars(kind)[name]).__name__ == 'member_descriptor']
         return names if sys.version_info >= (3, 7) else sorted(names)
@@ -63,12 +67,22 @@ def from_set(value, walk):
 def from_mapping(value, walk):
     out = {}
     for key in value:
-        plain_key = walk(key, '{key}')
-        if type(plain_key) is list:
-            plain_key = tuple(plain_key)
+        plain_key = from_key(key, walk)
         if plain_key in out:
             raise NotPlain('a dict in which two keys are the same as plain values, %r' % (plain_key,))
         out[plain_key] = walk(value[key], '.%s' % (key,) if type(key) is str else '[%r]' % (key,))
+    return out
+
+
+def from_key(key, walk):
+    """Tuples, with names or without, and sets are tuples: a key can be no dict or list."""
+    if isinstance(key, (tuple, frozenset)):
+        return tuple([from_key(item, walk) for item in (ordered(key) if isinstance(key, frozenset) else key)])
+    out = walk(key, '{key}')
+    if type(out) in (list, tuple):
+        out = tuple([from_key(item, walk) for item in out])
+    if type(out) is dict:
+        raise NotPlain('a dict with a key of type %s' % type_name(type(key)))
     return out
 
 
@@ -217,25 +231,105 @@ def awaited(value):
     try:
         return loop.run_until_complete(value)
     finally:
+        leave(loop)
+
+
+def leave(loop):
+    """End an event loop as asyncio.run() does."""
+    import asyncio
+
+    try:
+        all_tasks = getattr(asyncio, 'all_tasks', None) or asyncio.Task.all_tasks
+        left = [task for task in all_tasks(loop) if not task.done()]
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        for task in left:
+            if not task.cancelled() and task.exception():
+                loop.call_exception_handler({
+                    'message': 'unhandled exception while an event loop ends', 'exception': task.exception(), 'task': task})
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        if hasattr(loop, 'shutdown_default_executor'):
+            loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
         loop.close()
+
+
+# The task that takes all values of an asynchronous generator: what that has around a yield, a limit of time or a
+# context variable, belongs to a task. What cancels the task while it waits for us would meet the generator in a loop
+# of a user's own, where it waits next.
+TAKER = '''
+async def take(values, give, ended):
+    try:
+        while 1:
+            try:
+                value = await type(values).__anext__(values)
+            except StopAsyncIteration:
+                return
+            try:
+                await give(value)
+            except CancelledError:
+                task = current_task()
+                getattr(task, 'uncancel', int)()
+                task.cancel()
+            if ended:
+                return
+    finally:
+        if hasattr(values, 'aclose'):
+            await values.aclose()
+'''
+
+
+def taker(asyncio):
+    names = {'CancelledError': asyncio.CancelledError,
+             'current_task': getattr(asyncio, 'current_task', None) or asyncio.Task.current_task}
+    exec(compile(TAKER, core.__file__, 'exec', 0, 1), names)
+    return names['take']
 
 
 def async_values(value):
     """The values of an asynchronous generator."""
     import asyncio
 
+    def give(item):
+        given.append(item)
+        wanted.append(loop.create_future())
+        loop.stop()
+        return wanted[-1]
+
+    def go_on():
+        future = wanted.pop()
+        if not future.done():
+            future.set_result(None)
+
     loop = asyncio.new_event_loop()
+    # The value that comes next; what the task waits for meanwhile; whether no more are taken.
+    given, wanted, ended = [], [], []
     try:
-        while 1:
-            try:
-                item = loop.run_until_complete(type(value).__anext__(value))
-            except StopAsyncIteration:
-                return
-            yield item
+        task = loop.create_task(taker(asyncio)(value, give, ended))
+        task.add_done_callback(lambda _task: ended or loop.stop())
+        try:
+            while 1:
+                loop.run_forever()
+                if given:
+                    yield given.pop()
+                    go_on()
+                elif task.done():
+                    task.result()
+                    return
+                else:
+                    raise RuntimeError('Event loop stopped before Future completed.')
+        finally:
+            ended.append(True)
+            if wanted:
+                go_on()
+                loop.run_until_complete(task)
+            elif task.done() and not task.cancelled():
+                # It was raised already.
+                task.exception()
     finally:
-        if hasattr(value, 'aclose'):
-            loop.run_until_complete(value.aclose())
-        loop.close()
+        leave(loop)
 
 
 def converted(values):
@@ -254,7 +348,7 @@ def result(value, how):
     if hasattr(type(value), '__anext__'):
         value = async_values(value)
     if 'l' in how and iterates(value) and not entry(value):
-        number = max(plain.OPEN or [0]) + 1
+        number = next(numbers)
         if len(plain.OPEN) >= plain.MAX_OPEN:
             plain.end(min(plain.OPEN))
         plain.OPEN[number] = converted(value)
@@ -307,10 +401,10 @@ def named(module, name):
 
 
 def pairs(value):
-    return dict((tuple(key) if isinstance(key, list) else key, item) for key, item in value)
+    return dict((hashable(key), item) for key, item in value)
 
 
-for function in convert, from_iterator, awaited, async_values, converted, result:
+for function in convert, from_iterator, awaited, leave, async_values, converted, result:
     plain.unlisted(function)
 
 READERS = {
@@ -325,7 +419,7 @@ READERS = {
 
 
 def hashable(item):
-    return tuple(item) if isinstance(item, list) else item
+    return tuple(map(hashable, item)) if isinstance(item, (list, tuple)) else item
 
 
 def read(value):

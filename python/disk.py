@@ -12,9 +12,9 @@ import zlib
 from stat import S_IFDIR, S_IFREG
 
 import mitogen.core as core
-from mitogen.resources import Resource, place, top
+import mitogen.resources as resources
+from mitogen.resources import Resource, place
 
-PREFIX = core.Importer.prefix
 # The root of each package; it keeps what the directories contain.
 roots = {}
 # The time of all that is served: it does not change while this process sees it.
@@ -96,17 +96,17 @@ def open_code(path):
 
 def kind(path):
     """Whether it is a directory, and its size; ENOENT if there is none."""
-    for record in list(core.importer.cache.values()):
-        if type(record) is tuple:
-            if PREFIX + record[2] == path:
-                if path.endswith('.py'):
-                    return False, len(core.importer.get_bytes(record[0]))
-                return True, 0
-            if top(record) == path:
-                return True, 0
+    resources.learn(core.importer)
+    if path in resources.files:
+        return (False, len(core.importer.get_bytes(resources.files[path]))) if path.endswith('.py') else (True, 0)
+    if path in resources.homes:
+        return True, 0
     found = find(path)
     is_dir = found.kind() if found else None
     if is_dir is None:
+        if path in resources.files or path in resources.homes:
+            # It was learnt just now.
+            return kind(path)
         raise missing(path, 'not in a package that is served')
     return is_dir, 0 if is_dir else found.parent.sizes[found.name]
 

@@ -10,13 +10,17 @@ import sys
 SEARCHED = ['/usr/local/sbin', '/usr/local/bin', '/usr/sbin', '/usr/bin', '/sbin', '/bin']
 MANAGERS = [('apt-get', 'apt'), ('dnf', 'dnf'), ('yum', 'yum'), ('zypper', 'zypper'), ('pacman', 'pacman'), ('apk', 'apk'),
             ('emerge', 'portage'), ('xbps-install', 'xbps'), ('pkg', 'pkg'), ('brew', 'brew')]
-# File systems that hold no data of their own.
-UNREAL = set(('autofs', 'binfmt_misc', 'bpf', 'cgroup', 'cgroup2', 'configfs', 'debugfs', 'devpts', 'devtmpfs', 'efivarfs', 'fusectl',
-              'hugetlbfs', 'mqueue', 'nsfs', 'overlay', 'proc', 'pstore', 'ramfs', 'rpc_pipefs', 'securityfs', 'squashfs', 'sysfs',
-              'tmpfs', 'tracefs'))
+# File systems that hold no data of their own, and images that are full by nature.
+UNREAL = set(('autofs', 'binfmt_misc', 'bpf', 'cgroup', 'cgroup2', 'configfs', 'cramfs', 'debugfs', 'devpts', 'devtmpfs', 'efivarfs',
+              'erofs', 'fuse.gvfsd-fuse', 'fuse.lxcfs', 'fuse.portal', 'fuse.snapfuse', 'fuse.squashfuse', 'fusectl', 'hugetlbfs',
+              'iso9660', 'mqueue', 'nfsd', 'nsfs', 'overlay', 'proc', 'pstore', 'ramfs', 'rootfs', 'rpc_pipefs', 'securityfs',
+              'selinuxfs', 'smackfs', 'squashfs', 'sysfs', 'tmpfs', 'tracefs'))
 # File systems of other machines: asking for their size may take for ever.
 REMOTE = set(('9p', 'afs', 'ceph', 'cifs', 'davfs', 'glusterfs', 'lustre', 'nfs', 'nfs4', 'smb3', 'smbfs'))
 MAX_DISKS = 64
+# Names of process 1 that say what it is; in a container it may be any program.
+SERVICE_MANAGERS = {'systemd': 'systemd', 'init': 'sysvinit', 'openrc-init': 'openrc', 'runit': 'runit', 'runsvdir': 'runit',
+                    's6-svscan': 's6', 'dinit': 'dinit'}
 
 
 def text(value):
@@ -83,17 +87,25 @@ def cpu():
 
 
 def disks():
-    """Mounted file systems that hold data, each device once."""
-    found, seen = [], set()
-    for line in read('/proc/mounts').splitlines():
-        device, mount, kind = [plain(word) for word in line.split()[:3]]
-        if kind in UNREAL and mount != u'/' or device in seen and mount != u'/' or len(found) == MAX_DISKS:
+    """Mounted file systems that hold data, each device once, that of / before the others."""
+    found, seen, last = [], set(), {}
+    mounts = [[plain(word) for word in line.split()[:3]] for line in read('/proc/mounts').splitlines()]
+    for at, (_, mount, _) in enumerate(mounts):
+        # What is mounted at the same place later hides it.
+        last[mount] = at
+    for at in sorted(last.values(), key=lambda at: (mounts[at][1] != u'/', at)):
+        device, mount, kind = mounts[at]
+        if kind in UNREAL and mount != u'/' or device in seen or len(found) == MAX_DISKS:
             continue
         size = free = None
         if kind not in REMOTE and not kind.startswith('fuse'):
+            path = mount if sys.version_info[0] > 2 else mount.encode('utf-8')
             try:
-                s = os.statvfs(mount if sys.version_info[0] > 2 else mount.encode('utf-8'))
+                s = os.statvfs(path)
             except (IOError, OSError):
+                continue
+            # A container has single files of its host's disks.
+            if not s.f_blocks or not os.path.isdir(path):
                 continue
             size, free = s.f_blocks * s.f_frsize, s.f_bavail * s.f_frsize
         seen.add(device)
@@ -103,7 +115,7 @@ def disks():
 
 def plain(word):
     """A word of /proc/mounts, where odd characters are octal."""
-    for code in '040', '011', '012', '134':
+    for code in '040', '011', '012', '043', '134':
         word = word.replace('\\' + code, chr(int(code, 8)))
     return word
 
@@ -172,8 +184,10 @@ def package_manager():
 def service_manager():
     if os.path.isdir('/run/systemd/system'):
         return 'systemd'
-    name = read('/proc/1/comm').strip()
-    return {'init': 'sysvinit', 'runit': 'runit', 's6-svscan': 's6', 'launchd': 'launchd'}.get(name, name)
+    if os.path.isdir('/run/openrc'):
+        # Its process 1 is busybox's or System V's init.
+        return 'openrc'
+    return SERVICE_MANAGERS.get(read('/proc/1/comm').strip())
 
 
 def container():

@@ -26,9 +26,10 @@ class Served(object):
     does not become a method in a class.
     """
 
-    def __init__(self, plain, ours):
+    def __init__(self, plain, ours, module=None):
         self.plain, self.ours = plain, ours
-        self.__name__, self.__doc__, self.__module__ = plain.__name__, plain.__doc__, plain.__module__
+        # Pickles name it by the module that has it; Python's own may say posix.
+        self.__name__, self.__doc__, self.__module__ = plain.__name__, plain.__doc__, module or plain.__module__
         # shutil, for one, takes a less safe way where the function is not in these sets.
         for able in 'supports_dir_fd', 'supports_fd', 'supports_follow_symlinks', 'supports_effective_ids':
             if plain in getattr(os, able, ()):
@@ -145,14 +146,14 @@ def install():
         import builtins
     except ImportError:
         import __builtin__ as builtins
-    builtins.open = Served(builtins.open, 'open_file')
-    io.open = builtins.open if core.PY3 else Served(io.open, 'open_text')
+    builtins.open = Served(builtins.open, 'open_file', 'io' if core.PY3 else None)
+    io.open = builtins.open if core.PY3 else Served(io.open, 'open_text', 'io')
     if hasattr(io, 'open_code'):
-        io.open_code = Served(io.open_code, 'open_code')
+        io.open_code = Served(io.open_code, 'open_code', 'io')
     for names, ours in (READING, None), (OTHERS, 'refuse'):
         for name in names.split():
             if hasattr(os, name):
-                setattr(os, name, (Told if name == 'access' else Served)(getattr(os, name), ours or name))
+                setattr(os, name, (Told if name == 'access' else Served)(getattr(os, name), ours or name, 'os'))
     if 'subprocess' in sys.modules:
         watch(sys.modules['subprocess'])
     else:

@@ -101,7 +101,11 @@ def start():
     core.importer.record('mitogen.watcher')
     core.stdio.flush()
     alive_r, alive_w = os.pipe()
-    ours, theirs = _socket.socketpair()
+    try:
+        ours, theirs = _socket.socketpair()
+    except (OSError, IOError, _socket.error):
+        close(alive_r, alive_w)
+        raise
     for fd in alive_r, alive_w, ours.fileno(), theirs.fileno():
         core.cloexec(fd)
     # The user's default timeout is none of ours.
@@ -182,7 +186,9 @@ def alone(real, name):
                 return result
             other.reap()
     wait.__doc__ = real.__doc__
-    wait.__name__ = name
+    # Pickles name it by these.
+    wait.__name__ = wait.__qualname__ = name
+    wait.__module__ = 'os'
     return wait
 
 

@@ -41,12 +41,22 @@ def find_distributions(importer, context=None):
     metadata = importlib.import_module(type(context).__module__ if context else 'importlib.metadata')
     cls = distribution_class(metadata.Distribution)
     name = getattr(context, 'name', None)
+    # Who names a path asks for the projects there, and not for ours, unless it is that of all imports.
+    path = vars(context).get('path') if context else None
+    path = None if path is None or list(path) == sys.path else set(os.path.normpath(str(entry)) for entry in path)
+    if path is not None and not any(entry.startswith(core.Importer.prefix) for entry in path):
+        return iter(())
     try:
-        if name is None:
-            return iter([cls(*found) for found in ask(u'installed')])
-        return iter([cls(*ask(u'metadata', core.text_type(name)))])
+        found = ask(u'installed') if name is None else [ask(u'metadata', core.text_type(name))]
     except Refused:
         return iter(())
+    return iter([cls(*told) for told in found
+                 if path is None or core.Importer.prefix in path or place_of(told[2]) in path])
+
+
+def place_of(path):
+    """The directory that a project lies in, as an entry of a path."""
+    return core.Importer.prefix + os.path.dirname(path)
 
 
 def distribution_class(base):
@@ -86,7 +96,7 @@ def distribution_class(base):
             return self.project.read(str(filename))
 
         def locate_file(self, path):
-            located = Located(core.Importer.prefix + os.path.dirname(self.project.path), str(path))
+            located = Located(place_of(self.project.path), str(path))
             located.project = self.project
             package, _, rest = str(path).partition('/')
             if rest and '.' not in package:
@@ -137,7 +147,7 @@ def watch(pkg_resources):
     names = getattr(working_set, 'normalized_to_canonical_keys', {})
     for told in found:
         project = Project(*told)
-        location = core.Importer.prefix + os.path.dirname(project.path)
+        location = place_of(project.path)
         make = pkg_resources.DistInfoDistribution if project.path.endswith('.dist-info') else pkg_resources.Distribution
         dist = make(location, Metadata(project, location), str(project.name), str(project.version) or None)
         if dist.key in working_set.by_key:

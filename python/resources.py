@@ -121,11 +121,34 @@ def invalidate_caches(importer):
             del importer.cache[name]
 
 
-def packages(importer):
-    """Pairs of the directory, in the form of `__path__`, and the record of each package that was received."""
-    for record in list(importer.cache.values()):
-        if type(record) is tuple and record[1] is not None:
-            yield importer.search_path(record)[0], record
+# By paths: names of modules and of packages by their files, of packages by their directories, and the directories
+# that the top-level ones are in. `known` has the names that are in it, `counted` how many records there were then.
+files, packages, homes, known = {}, {}, {}, set()
+counted = 0
+
+
+def learn(importer):
+    """Note where what was received lies: each record is looked at once, however often files are asked for."""
+    global counted
+    count = len(importer.cache)
+    if count == counted:
+        return
+    for name, record in list(importer.cache.items()):
+        if type(record) is tuple and name not in known:
+            files.setdefault(importer.prefix + record[2], name)
+            homes.setdefault(top(record), name)
+            if record[1] is not None:
+                packages.setdefault(importer.search_path(record)[0], name)
+            known.add(name)
+    counted = count
+
+
+def relearn(importer):
+    """The same where a reason why there is no such module may have become a record; is there more now?"""
+    global counted
+    before, counted = len(known), None
+    learn(importer)
+    return len(known) > before
 
 
 def place(importer, path, walk=False):
@@ -133,13 +156,13 @@ def place(importer, path, walk=False):
     The record of the package with the longest directory that the path lies in, and the rest of the path; None and the
     path if there is none. With walk, packages that were not received yet are asked for.
     """
-    best = None
-    for directory, record in packages(importer):
-        if (path + '/').startswith(directory + '/') and (best is None or len(directory) > len(best[0])):
-            best = directory, record
-    if not best:
-        return None, path
-    directory, record = best
+    learn(importer)
+    directory = path
+    while directory not in packages:
+        directory = directory.rpartition('/')[0]
+        if not directory:
+            return place(importer, path, walk) if relearn(importer) else (None, path)
+    record = importer.cache[packages[directory]]
     rest = path[len(directory) + 1:]
     while walk and rest:
         name, _, inner = rest.partition('/')
@@ -160,14 +183,15 @@ def top(record):
 def get_data(importer, path):
     """The content of the file with that path, as it is made of `__file__`; IOError if there is none."""
     path = os.path.normpath(str(path))
-    received = [record for record in list(importer.cache.values()) if type(record) is tuple]
-    for record in received:
-        if importer.prefix + record[2] == path:
-            return importer.get_bytes(record[0])
+    learn(importer)
+    if path in files:
+        return importer.get_bytes(files[path])
     record, rest = place(importer, path)
+    if path in files:
+        return importer.get_bytes(files[path])
     if not record:
         # It lies beside what was received: ask by the name that it has there.
-        for home in set(map(top, received)):
+        for home in list(homes):
             name, _, inner = path[len(home) + 1:].partition('/')
             if not path.startswith(home + '/') or not inner and name[-3:] != '.py':
                 continue
@@ -194,20 +218,25 @@ class Reader(object):
         self.path = path
 
     def files(self):
+        # For the paths of what it gives.
+        import mitogen.files
+        return self.resource()
+
+    def resource(self):
         return Resource(self.package, self.path)
 
     def open_resource(self, name):
-        return io.BytesIO(self.files().joinpath(name).read_bytes())
+        return io.BytesIO(self.resource().joinpath(name).read_bytes())
 
     def resource_path(self, name):
         # Has the caller make a temporary file.
         raise missing(name)
 
     def is_resource(self, name):
-        return self.files().joinpath(name).is_file()
+        return self.resource().joinpath(name).is_file()
 
     def contents(self):
-        return iter(self.files().entries())
+        return iter(self.resource().entries())
 
 
 class Resource(object):
@@ -221,12 +250,71 @@ class Resource(object):
         self.sizes = {}
         self.children = {}
 
+    # What else zipfile.Path has.
+
     def __repr__(self):
         return 'Resource(%r, %r)' % (self.package, self.path)
+
+    def __str__(self):
+        """The path, by which functions of mitogen.files find it."""
+        directory = core.importer.search_path(core.importer.record(self.package))
+        return '/'.join((directory or [core.Importer.prefix + self.package])[:1] + [self.path] * (self.path != ''))
 
     @property
     def name(self):
         return (self.path or self.package.replace('.', '/')).rpartition('/')[2]
+
+    @property
+    def stem(self):
+        return os.path.splitext(self.name)[0]
+
+    @property
+    def suffix(self):
+        return os.path.splitext(self.name)[1]
+
+    @property
+    def suffixes(self):
+        return ['.' + part for part in self.name.lstrip('.').split('.')[1:]]
+
+    def is_symlink(self):
+        return False
+
+    def match(self, pattern):
+        from pathlib import PurePosixPath
+        return PurePosixPath(str(self)).match(pattern)
+
+    def relative_to(self, other, *more):
+        return os.path.relpath(str(self), str(other.joinpath(*more)))
+
+    def glob(self, pattern):
+        if not pattern:
+            raise ValueError('Unacceptable pattern: %r' % (pattern,))
+        return self.matches(pattern.split('/'))
+
+    def rglob(self, pattern):
+        return self.glob('**/' + pattern)
+
+    def matches(self, parts):
+        import fnmatch
+        if not parts:
+            yield self
+            return
+        part, rest = parts[0], parts[1:]
+        if part == '**':
+            rest = rest[rest[:1] == ['**']:]
+            for found in self.matches(rest):
+                yield found
+        for entry in self.iterdir():
+            if part == '**':
+                deeper = entry.matches([part] + rest) if entry.is_dir() else ()
+            elif fnmatch.fnmatchcase(entry.name, part):
+                deeper = entry.matches(rest) if not rest or entry.is_dir() else ()
+            else:
+                deeper = ()
+            for found in deeper:
+                yield found
+
+    # What Traversable has.
 
     def entries(self):
         """The entries of a directory: name, and whether it is a directory. Asked for once."""
@@ -308,6 +396,8 @@ def archive(importer):
 
 def archive_of(root, importer):
     import zipfile
+    # As in Reader.files().
+    import mitogen.files
 
     class Archive(zipfile.CompleteDirs):
         filename = importer.search_path(importer.record(root.package))[0]

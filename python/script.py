@@ -43,6 +43,9 @@ class Program(object):
         core.io.running = 1
         core.io.mark()
         mitogen.guard.quiet_fork()
+        if 'random' in sys.modules and sys.version_info < (3, 7):
+            # Later ones do so by themselves after a fork.
+            sys.modules['random'].seed()
         own_logging()
         line_buffered()
         for setting in spec['env']:

@@ -161,35 +161,36 @@ def sweep(place):
 
 def watch(path):
     """Have a helper remove the directory after this process."""
-    # It is locked before there is anything in it.
-    fd = held(path)
-    read, write = os.pipe()
-    told, tell = os.pipe()
-    for end in read, write, told, tell:
-        core.cloexec(end)
-    guard.quiet_fork()
-    pid, shell = str(os.getpid()), os.access('/bin/sh', os.X_OK)
-    args = ['/bin/sh', '-c', SHELL, 'mitogend', pid, path] if shell else [sys.executable, '-S', '-c', PYTHON, pid, path]
+    fds = []
     try:
+        # It is locked before there is anything in it.
+        fds.append(held(path))
+        fds.extend(os.pipe())
+        fds.extend(os.pipe())
+        fd, read, write, told, tell = fds
+        for end in fds:
+            core.cloexec(end)
+        guard.quiet_fork()
+        pid, shell = str(os.getpid()), os.access('/bin/sh', os.X_OK)
+        args = ['/bin/sh', '-c', SHELL, 'mitogend', pid, path] if shell else [sys.executable, '-S', '-c', PYTHON, pid, path]
         child = running.fork()
         if not child:
             become(args, read, tell, fd)
+        for end in read, tell:
+            os.close(end)
+            fds.remove(end)
+        try:
+            guard.waitpid(child, 0)
+        except (OSError, IOError):
+            # User code has waited for it.
+            pass
+        if not os.read(told, 1):
+            raise core.Error('%s cannot be started, which would remove it', args[0])
+        kept[:] = write, fd
+        fds[:] = [told]
+        atexit.register(leave)
     finally:
-        os.close(read)
-        os.close(tell)
-    try:
-        guard.waitpid(child, 0)
-    except (OSError, IOError):
-        # User code has waited for it.
-        pass
-    there = os.read(told, 1)
-    os.close(told)
-    if not there:
-        os.close(write)
-        os.close(fd)
-        raise core.Error('%s cannot be started, which would remove it', args[0])
-    kept[:] = write, fd
-    atexit.register(leave)
+        running.close(*fds)
 
 
 def become(args, read, tell, fd):

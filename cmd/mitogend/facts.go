@@ -14,9 +14,9 @@ var facts = []struct{ name, what string }{
 	{"distribution_name", "as people read it"}, {"distribution_like", "a list of those that it comes from"},
 	{"cpus", "how many are online"}, {"cpu", "the model"}, {"load", "of 1, 5 and 15 minutes"},
 	{"memory", "in bytes"}, {"memory_available", "in bytes"}, {"swap", "in bytes"}, {"uptime", "in seconds"},
-	{"disks", "a list of mount, device, filesystem, size and free (bytes; null for those of other machines)"},
+	{"disks", "a list of mount, device, filesystem, size and free (bytes; null for those of other machines and FUSE)"},
 	{"addresses", "IP addresses by interface"},
-	{"package_manager", "apt, dnf, apk ..."}, {"service_manager", "systemd, sysvinit ..."}, {"container", "docker, podman, lxc ...; null for none"},
+	{"package_manager", "apt, dnf, apk ..."}, {"service_manager", "systemd, openrc, sysvinit, runit, s6, dinit; null for none of these"}, {"container", "docker, podman, lxc ...; null for none"},
 	{"python", "the version that runs there"}, {"python_executable", ""}, {"pythons", "interpreters on the path"},
 	{"user", "who one is there"}, {"uid", ""},
 }

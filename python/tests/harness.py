@@ -222,6 +222,10 @@ def encode(value):
         return b'N'
     if isinstance(value, core.Blob):
         return b'cmitogen.core\nBlob\n(T' + struct.pack('<l', len(value)) + bytes(value) + b'tR'
+    if isinstance(value, bool):
+        return b'\x88' if value else b'\x89'
+    if isinstance(value, int):
+        return b'J' + struct.pack('<i', value)
     if isinstance(value, (tuple, list)):
         body = b'(' + b''.join(encode(v) for v in value)
         return body + b't' if isinstance(value, tuple) else body + b'l'

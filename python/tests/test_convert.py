@@ -113,6 +113,155 @@ class ConvertTest(harness.TestCase):
         self.assertEqual(self.call(names['some']), [1, [2]])
         self.assertEqual(self.call(names['one'], how='r'), '{1}')
 
+    def in_lines(self, text, name='some'):
+        """The number of a generator of that name in the text."""
+        names = {}
+        exec(text, names)
+        return self.call(names[name], how='pl')[u'$lines']
+
+    @unittest.skipIf(sys.version_info < (3, 7), 'before context variables')
+    def test_asynchronous_generators_keep_their_context(self):
+        number = self.in_lines("""
+import contextvars, decimal
+var = contextvars.ContextVar('var')
+async def some():
+    var.set('set before')
+    with decimal.localcontext() as context:
+        context.prec = 3
+        yield 1
+        yield str(decimal.Decimal(1) / 3)
+    yield var.get()
+""")
+        for want in 1, '0.333', 'set before':
+            self.assertEqual(self.plain.more(number, 0), [[want], True])
+        self.assertEqual(self.plain.more(number, 0), [[], False])
+
+    @unittest.skipIf(sys.version_info < (3, 11), 'before asyncio.timeout')
+    def test_asynchronous_generators_have_limits_of_time(self):
+        for limit in 'asyncio.timeout(0.01)', 'asyncio.timeout_at(0)':
+            number = self.in_lines("""
+import asyncio
+async def some():
+    async with %s:
+        yield 1
+        await asyncio.sleep(30)
+""" % limit)
+            self.assertEqual(self.plain.more(number, 0), [[1], True])
+            self.assertRaises(TimeoutError, self.plain.more, number, 0)
+
+    @unittest.skipIf(sys.version_info < (3, 11), 'before asyncio.TaskGroup')
+    def test_a_task_that_fails_while_a_value_is_out(self):
+        number = self.in_lines("""
+import asyncio
+async def fail():
+    raise KeyError('this one')
+async def some():
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fail())
+        yield 1
+        yield 2
+        await asyncio.sleep(30)
+""")
+        self.assertEqual(self.plain.more(number, 0), [[1], True])
+        self.assertEqual(self.plain.more(number, 0), [[2], True])
+        with self.assertRaises(BaseException) as caught:
+            self.plain.more(number, 0)
+        self.assertIsInstance(caught.exception.exceptions[0], KeyError)
+
+    @unittest.skipIf(sys.version_info < (3, 6), 'before async generators')
+    def test_tasks_of_asynchronous_generators_are_cancelled(self):
+        text = """
+import asyncio
+told = []
+async def beside():
+    try:
+        await asyncio.sleep(30)
+    finally:
+        told.append('cancelled')
+async def inner():
+    try:
+        yield 1
+    finally:
+        told.append('closed')
+async def some():
+    loop = asyncio.get_event_loop()
+    task = loop.create_task(beside())
+    await asyncio.sleep(0)
+    try:
+        async for value in inner():
+            yield value
+            yield value
+    finally:
+        await asyncio.sleep(0)
+        told.append('left')
+"""
+        for early in False, True:
+            names = {}
+            exec(text, names)
+            number = self.call(names['some'], how='pl')[u'$lines']
+            self.assertEqual(self.plain.more(number, 0), [[1], True])
+            if early:
+                self.plain.end(number)
+            else:
+                self.assertEqual(self.plain.more(number, 1000), [[1], False])
+            self.assertEqual(sorted(names['told']), ['cancelled', 'closed', 'left'])
+
+    @unittest.skipIf(sys.version_info < (3, 6), 'before async generators')
+    def test_asynchronous_generators_that_fail(self):
+        text = 'async def some():\n    yield 1\n    raise %s\n'
+        number = self.in_lines(text % 'ValueError("no more")')
+        self.assertEqual(self.plain.more(number, 0), [[1], True])
+        self.assertRaises(ValueError, self.plain.more, number, 0)
+        number = self.in_lines(text % 'KeyboardInterrupt')
+        self.assertEqual(self.plain.more(number, 0), [[1], True])
+        self.assertRaises(KeyboardInterrupt, self.plain.more, number, 0)
+        self.assertEqual(self.plain.OPEN, {})
+
+    def test_keys(self):
+        pair = Pair(1, frozenset((2,)))
+        for value, want in (
+                (collections.Counter([Pair(1, 2)]), {(1, 2): 1}), ({(1, frozenset()): 2}, {(1, ()): 2}),
+                ({frozenset((pair,)): 3}, {((1, (2,)),): 3}), ({(1, (u'a', None)): 4}, {(1, (u'a', None)): 4})):
+            self.assertEqual(self.shown(value), want)
+            args = {u'$dict': [[list(map(self.listed, key)), item] for key, item in want.items()]}
+            self.assertEqual(self.call(lambda x: [x], args, how='a'), [want])
+
+    def listed(self, value):
+        return list(map(self.listed, value)) if isinstance(value, tuple) else value
+
+    @unittest.skipIf(sys.version_info < (3, 7), 'before dataclasses')
+    def test_keys_that_are_objects(self):
+        import dataclasses
+        kind = dataclasses.make_dataclass('Kind', [('x', int)], frozen=True)
+        with self.assertRaisesRegex(self.convert.NotPlain, 'a dict with a key of type .*Kind'):
+            self.shown({kind(1): 1})
+
+    def test_sets_of_text_are_in_order(self):
+        for items in ([u'a', u"it's", u'web', u'web #1'], [b'a', b"it's", b'web'], [-1, 2, 10, 1 << 70], [0.5, 2, 10]):
+            self.assertEqual(self.shown(set(items)), items)
+
+    @unittest.skipIf(sys.version_info < (3, 8), 'before cached_property')
+    def test_properties_are_not_run(self):
+        import functools
+        import platform
+
+        class Lazy(collections.namedtuple('Lazy', 'a')):
+            @functools.cached_property
+            def b(self):
+                raise AssertionError('it was run')
+        self.assertEqual(self.shown(Lazy(1)), {'a': 1})
+        self.assertEqual(self.shown(platform.uname())['processor'], platform.uname().processor)
+
+    def test_numbers_of_generators(self):
+        first = self.call(numbers, how='pl')[u'$lines']
+        self.plain.end(first)
+        second = self.call(numbers, how='pl')[u'$lines']
+        self.assertNotEqual(first, second)
+        self.assertRaises(core.Error, self.plain.more, first, 0)
+        self.plain.end(first)
+        self.assertEqual(self.plain.more(second, 0), [[1], True])
+        self.plain.end(second)
+
     def test_what_has_no_plain_form(self):
         for value, text in ((Odd(), '__main__.Odd'), ({u'a': [Odd()]}, '__main__.Odd'), (Odd, 'type'), (sys, 'module')):
             with self.assertRaises(self.convert.NotPlain) as caught:

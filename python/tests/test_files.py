@@ -1,0 +1,179 @@
+"""Served files as code on the target sees them: by their paths, as resources, and as projects."""
+from __future__ import absolute_import
+
+import errno
+import io
+import os
+import pickle
+import socket
+import sys
+import unittest
+
+import harness
+
+core = harness.load()
+MODULES = {'served': '', 'served.sub': '', 'served.sub.mod': 'x = 1\n'}
+DATA = {'a.txt': b'text', 'deep/b.tar.gz': b'archive', 'deep/c.txt': b'more'}
+BASE = '/master:/srv/served'
+
+
+def answer(parent, header, data):
+    """What the master says of MODULES and DATA."""
+    question = [str(q) for q in core.loads(data)]
+    parent.questions.append(question)
+    if question[0] == 'list':
+        inside = question[2] and question[2] + '/'
+        names = dict(DATA, **{'__init__.py': b'', 'sub/__init__.py': b'', 'sub/mod.py': b'x = 1\n'})
+        found = {}
+        for name in names:
+            if name.startswith(inside):
+                head, deeper, _ = name[len(inside):].partition('/')
+                found[head] = (parent.text(head), deeper != '', 0 if deeper else len(names[name]))
+        parent.send(header[5], b'\x80\x02' + harness.encode(tuple(found[n] for n in sorted(found))) + b'.')
+    elif question[0] == 'read':
+        parent.send(header[5], DATA[question[2]], enc=core.BIN)
+    else:
+        told = tuple(parent.text(t) for t in ('ours', '1.0', '/srv/ours-1.0.dist-info')) + ((), False)
+        parent.send(header[5], b'\x80\x02' + harness.encode((told,) if question[0] == 'installed' else told) + b'.')
+
+
+class FilesTest(harness.TestCase):
+    def setUp(self):
+        # What mitogen.files replaces.
+        kept = [(os, dict(vars(os))), (io, dict(vars(io))), (sys.modules[object.__module__], {'open': open})]
+        portion = dict(vars(core.Portion))
+        self.addCleanup(self.restore, kept, portion, core.PY3 and core.frozen.FileLoader.get_data)
+        self.master = self.parent(MODULES, handlers={harness.GET_RESOURCE: answer})
+        self.master.questions = []
+        # Of the test before; `from mitogen import disk` would take it.
+        vars(sys.modules['mitogen']).pop('disk', None)
+        import mitogen.resources
+        self.resources = mitogen.resources
+
+    def restore(self, kept, portion, get_data):
+        for module, names in kept:
+            vars(module).update(names)
+        for name in '__init__', 'find_spec', 'find_module':
+            if name in portion:
+                setattr(core.Portion, name, portion[name])
+        if get_data:
+            core.frozen.FileLoader.get_data = get_data
+        core.WATCHED.pop('subprocess', None)
+
+    def test_functions_can_be_pickled(self):
+        import mitogen.files
+        functions = [os.listdir, os.stat, os.remove, os.access, os.rename, os.scandir if core.PY3 else os.lstat, open, io.open]
+        for function in functions:
+            self.assertIsInstance(function, mitogen.files.Served)
+            for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+                self.assertIs(pickle.loads(pickle.dumps(function, protocol)), function)
+
+    def test_functions_that_wait_can_be_pickled(self):
+        import mitogen.guard
+        os.waitpid = mitogen.guard.alone(os.waitpid, 'waitpid')
+        self.assertIs(pickle.loads(pickle.dumps(os.waitpid)), os.waitpid)
+
+    def test_a_record_is_looked_at_once(self):
+        import mitogen.files
+        import served.sub.mod
+        calls = []
+        top = self.resources.top
+        self.resources.top = lambda record: calls.append(record[0]) or top(record)
+        for _ in range(50):
+            self.assertEqual(os.stat(BASE + '/a.txt').st_size, 4)
+            self.assertEqual(os.stat(BASE + '/sub/mod.py').st_size, 6)
+            self.assertTrue(os.path.isdir(BASE + '/sub') and os.path.isdir(BASE) and os.path.isdir('/master:/srv'))
+            self.assertFalse(os.path.exists(BASE + '/absent') or os.path.exists('/master:/srv/absent.py'))
+        self.assertEqual(sorted(set(calls)), sorted(calls))
+
+    def test_a_module_that_comes_in_place_of_a_reason(self):
+        import mitogen.files
+        import served
+        core.importer.cache['late'] = ''
+        self.assertFalse(os.path.exists('/master:/srv/late.py'))
+        self.assertTrue(os.path.exists(BASE))
+        del core.importer.cache['late']
+        self.master.modules['late'] = 'y = 2\n'
+        import late
+        self.assertTrue(os.path.isfile(late.__file__))
+
+    @unittest.skipIf(sys.version_info < (3, 9), 'before importlib.resources.files')
+    def test_resources(self):
+        from importlib.resources import files
+        import served
+        path = str(files('served') / 'a.txt')
+        with open(path) as f:
+            self.assertEqual(f.read(), 'text')
+        # In 3.9 the first of them is a zipfile.Path.
+        root = files('served')
+        self.assertEqual(str(root), BASE)
+        self.assertEqual(str(root / 'deep' / 'c.txt'), BASE + '/deep/c.txt')
+        with open(str(root / 'a.txt')) as f:
+            self.assertEqual(f.read(), 'text')
+        archive = root.joinpath('deep/b.tar.gz')
+        self.assertEqual((archive.suffix, archive.suffixes, archive.stem), ('.gz', ['.tar', '.gz'], 'b.tar'))
+        self.assertEqual(((root / 'deep').suffix, (root / 'deep').stem, (root / '.rc').suffix), ('', 'deep', ''))
+        for found, want in (
+                (root.glob('*.txt'), ['a.txt']), (root.glob('deep/*'), ['deep/b.tar.gz', 'deep/c.txt']),
+                (root.rglob('*.txt'), ['a.txt', 'deep/c.txt']), (root.glob('**/**/c.*'), ['deep/c.txt']), (root.glob('*/absent'), [])):
+            self.assertEqual([entry.relative_to(root) for entry in found], want)
+        self.assertTrue(archive.match('*.gz') and not archive.match('*.txt') and not archive.is_symlink())
+        self.assertRaises(ValueError, root.glob, '')
+
+    @unittest.skipIf(sys.version_info < (3, 8), 'before importlib.metadata')
+    def test_projects_of_a_path(self):
+        from importlib.metadata import distributions
+
+        def names(**context):
+            return [str(d.project.name) for d in distributions(**context) if hasattr(d, 'project')]
+        self.assertEqual(names(), ['ours'])
+        self.assertEqual(names(path=sys.path), ['ours'])
+        self.assertEqual(names(name='ours'), ['ours'])
+        for path, want in ((['/nonexistent'], []), ([], []), (['/master:/srv/other'], []), (['/master:/srv'], ['ours'])):
+            self.assertEqual(names(path=path), want)
+            self.assertEqual(names(path=path, name='ours'), want)
+
+
+def descriptors():
+    return set(os.listdir('/proc/self/fd'))
+
+
+class LeakTest(harness.TestCase):
+    """What cannot be started leaves no descriptors."""
+
+    def setUp(self):
+        self.parent({})
+        import mitogen.guard
+        import mitogen.running
+        import mitogen.unpack
+        import mitogen.watcher
+        self.unpack, self.guard, self.running = mitogen.unpack, mitogen.guard, mitogen.running
+
+    def fails(self, owner, name, error, call, *args):
+        def fail(*_args):
+            raise error
+        before, real = descriptors(), getattr(owner, name)
+        setattr(owner, name, fail)
+        try:
+            self.assertRaises(type(error), call, *args)
+        finally:
+            setattr(owner, name, real)
+        self.assertEqual(descriptors(), before)
+
+    def test_unpacking(self):
+        import shutil
+        import tempfile
+        path = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, path, True)
+        self.fails(self.running, 'fork', OSError(errno.EAGAIN, 'none left'), self.unpack.watch, path)
+        self.fails(self.unpack.os, 'pipe', OSError(errno.EMFILE, 'none left'), self.unpack.watch, path)
+        self.assertEqual(self.unpack.kept, [])
+
+    def test_guard(self):
+        for error in OSError(errno.EMFILE, 'none left'), socket.error(errno.EMFILE, 'none left'):
+            self.fails(self.guard._socket, 'socketpair', error, self.guard.start)
+        self.assertIsNone(self.guard.guard)
+
+
+if __name__ == '__main__':
+    harness.main()
