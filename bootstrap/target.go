@@ -328,7 +328,8 @@ func readSecret(key, where string) (Secret, error) {
 	if err != nil {
 		return "", argErrorf("password_file", "%w", err)
 	}
-	if info.Mode().IsRegular() {
+	// What has a name can be read again, and may hold another password then.
+	if info.Mode().IsRegular() || !strings.HasPrefix(path, "/dev/") && !strings.HasPrefix(path, "/proc/") {
 		return readSecretFile(where, path)
 	}
 	return readSecretOnce(where, path, info)

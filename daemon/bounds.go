@@ -34,7 +34,7 @@ const (
 	// maxIDs is how many ids the connections of one name get, one after another, and idsPerSecond what is added to it:
 	// whoever ends his connection again and again does not use up the ids of all.
 	maxIDs       = 1 << 22
-	idsPerSecond = 10
+	idsPerSecond = 100
 	// maxAccounts are the names that are remembered for it.
 	maxAccounts = 100000
 	// maxDetached are the processes of ended connections of one name that have detached (DETACHING) and still run.
@@ -217,7 +217,7 @@ func (s *stream) takeIDs(n int64) error {
 	account := s.d.accounts.of(s.name)
 	if account.taken.Add(n) > account.most(time.Now()) {
 		account.taken.Add(-n)
-		return s.reached("context ids for one connection", maxIDs)
+		return s.reached("context ids for the connections of one name; more come with time", maxIDs)
 	}
 	return nil
 }

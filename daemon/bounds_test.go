@@ -127,7 +127,7 @@ func TestBounds(t *testing.T) {
 			evil.pour(64<<20, evil.frame(pyproto.AddRoute, 0, "1000000"))
 			return nil
 		}},
-		{name: "all ids that one connection gets", bound: "context ids for one connection", attack: func(_ *testing.T, _ *Daemon, evil *peer) any {
+		{name: "all ids that one connection gets", bound: "context ids for the connections of one name", attack: func(_ *testing.T, _ *Daemon, evil *peer) any {
 			evil.c.d.accounts.of(evil.c.stream.name).taken.Store(maxIDs - 10*idBlock)
 			_, _ = evil.f.Write(bytes.Repeat(evil.frame(pyproto.AllocateID, 1999, ""), 20))
 			for i := range 20 {

@@ -234,8 +234,8 @@ def awaited(value):
         leave(loop)
 
 
-def leave(loop):
-    """End an event loop as asyncio.run() does."""
+def leave(loop, whole=True):
+    """End an event loop as asyncio.run() does; if nobody waits for the rest, without threads that are still at work."""
     import asyncio
 
     try:
@@ -250,7 +250,7 @@ def leave(loop):
                 loop.call_exception_handler({
                     'message': 'unhandled exception while an event loop ends', 'exception': task.exception(), 'task': task})
         loop.run_until_complete(loop.shutdown_asyncgens())
-        if hasattr(loop, 'shutdown_default_executor'):
+        if whole and hasattr(loop, 'shutdown_default_executor'):
             loop.run_until_complete(loop.shutdown_default_executor())
     finally:
         loop.close()
@@ -270,6 +270,8 @@ async def take(values, give, ended):
             try:
                 await give(value)
             except CancelledError:
+                if ended:
+                    return
                 task = current_task()
                 getattr(task, 'uncancel', int)()
                 task.cancel()
@@ -306,6 +308,7 @@ def async_values(value):
     loop = asyncio.new_event_loop()
     # The value that comes next; what the task waits for meanwhile; whether no more are taken.
     given, wanted, ended = [], [], []
+    whole = False
     try:
         task = loop.create_task(taker(asyncio)(value, give, ended))
         task.add_done_callback(lambda _task: ended or loop.stop())
@@ -316,6 +319,7 @@ def async_values(value):
                     yield given.pop()
                     go_on()
                 elif task.done():
+                    whole = True
                     task.result()
                     return
                 else:
@@ -329,7 +333,7 @@ def async_values(value):
                 # It was raised already.
                 task.exception()
     finally:
-        leave(loop)
+        leave(loop, whole)
 
 
 def converted(values):
@@ -350,7 +354,13 @@ def result(value, how):
     if 'l' in how and iterates(value) and not entry(value):
         number = next(numbers)
         if len(plain.OPEN) >= plain.MAX_OPEN:
-            plain.end(min(plain.OPEN))
+            try:
+                plain.end(min(plain.OPEN))
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except:
+                # It is another caller's.
+                pass
         plain.OPEN[number] = converted(value)
         return {u'$lines': number}
     return convert(value)

@@ -1167,6 +1167,8 @@ class Relay(object):
                 with self.importer.lock:
                     for key in [k for k, v in self.importer.cache.items() if type(v) is not tuple]:
                         del self.importer.cache[key]
+                if 'mitogen.resources' in sys.modules:
+                    sys.modules['mitogen.resources'].counted = None
             return
         for related in record[4] or ():
             self.push_module(link, related if isinstance(related, str) else related.encode('utf-8'), name)

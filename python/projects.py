@@ -41,9 +41,11 @@ def find_distributions(importer, context=None):
     metadata = importlib.import_module(type(context).__module__ if context else 'importlib.metadata')
     cls = distribution_class(metadata.Distribution)
     name = getattr(context, 'name', None)
-    # Who names a path asks for the projects there, and not for ours, unless it is that of all imports.
+    # Who names a path asks for the projects there, and not for ours, unless all that imports look at is in it.
     path = vars(context).get('path') if context else None
-    path = None if path is None or list(path) == sys.path else set(os.path.normpath(str(entry)) for entry in path)
+    if path is not None:
+        path = list(path)
+        path = None if set(sys.path) <= set(path) else set(os.path.normpath(text(entry)) for entry in path)
     if path is not None and not any(entry.startswith(core.Importer.prefix) for entry in path):
         return iter(())
     try:
@@ -52,6 +54,11 @@ def find_distributions(importer, context=None):
         return iter(())
     return iter([cls(*told) for told in found
                  if path is None or core.Importer.prefix in path or place_of(told[2]) in path])
+
+
+def text(entry):
+    # On 2.7, text that is not ASCII has no str().
+    return entry if isinstance(entry, (str, core.text_type)) else str(entry)
 
 
 def place_of(path):

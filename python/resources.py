@@ -116,9 +116,12 @@ def is_package(importer, name):
 
 def invalidate_caches(importer):
     """Forget negative answers: importlib.invalidate_caches() says that things have changed."""
+    global counted
     with importer.lock:
         for name in [n for n, record in importer.cache.items() if type(record) is not tuple]:
             del importer.cache[name]
+    # As many modules as were forgotten may come.
+    counted = None
 
 
 # By paths: names of modules and of packages by their files, of packages by their directories, and the directories

@@ -133,12 +133,13 @@ class Relay(object):
     def run(self):
         # Somebody has the terminal. A command may let go of it, and run on.
         typing = held = True
+        pause = 0.001
         while True:
             reads = ([self.master] if held else []) + ([0] if typing and len(self.waiting) < MAX_WAITING else [])
             try:
                 # A command that has left others at the terminal is noticed later.
                 ready, room, _ = select.select(reads, [self.master] if self.waiting and held else [], [],
-                                               0.1 if held else 0.02)
+                                               0.1 if held else pause)
             except (OSError, select.error) as e:
                 if e.args[0] != errno.EINTR:
                     raise
@@ -153,6 +154,8 @@ class Relay(object):
                 self.type()
             if self.master in ready and not self.show():
                 held = False
+            if not held:
+                pause = min(2 * pause, 0.1)
             if not ready or not held:
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
                 if pid:

@@ -115,11 +115,15 @@ func runClient(ctx context.Context, a *app, args []string, dir, socket string) (
 // programTime is how long the program may take to end after a second signal.
 const programTime = 10 * time.Second
 
+// secondTime is how long after a signal another one is its second: a program with a prompt of its own goes on after ^C.
+const secondTime = 5 * time.Second
+
 // relay gives the program the signals of this command. What it does about the first one is its own matter: it may have
 // much to clean up. The second one is SIGTERM for it, and if that does not end it in time, it is killed. Once it has
 // ended, a second signal skips the waiting for its children.
 func (a *app) relay(signals <-chan os.Signal, program *os.Process, ended <-chan struct{}) {
 	var late <-chan time.Time
+	var last time.Time
 	for count := 0; ; {
 		select {
 		case <-ended:
@@ -132,6 +136,10 @@ func (a *app) relay(signals <-chan os.Signal, program *os.Process, ended <-chan 
 		case <-late:
 			_ = program.Kill()
 		case sig := <-signals:
+			if time.Since(last) > secondTime && late == nil {
+				count = 0
+			}
+			last = time.Now()
 			count++
 			switch {
 			case count > 1:

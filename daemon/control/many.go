@@ -117,9 +117,15 @@ func start[R any](m *many, do func(context.Context, int, *pool.Lease) (R, error)
 	}
 	var cut atomic.Bool // the daemon stops, and so more targets do not begin
 	m.work(m.s, func() error {
-		stopped := context.AfterFunc(m.call.s.taking, func() { cut.Store(m.runner.Stop()) })
+		told := make(chan struct{})
+		stopped := context.AfterFunc(m.call.s.taking, func() {
+			cut.Store(m.runner.Stop())
+			close(told)
+		})
 		m.s.begin(m.runner.Run(ctx))
-		stopped()
+		if !stopped() {
+			<-told
+		}
 		_ = m.addWorkers(-m.workers)
 		err := context.Cause(m.s.ctx)
 		if err == nil && context.Cause(ctx) != context.Canceled {

@@ -398,7 +398,11 @@ func (h *hop) add(t *Target, spec string) {
 func (h *hop) check(out bootstrap.Hop) {
 	values := map[string]string{}
 	for arg, text := range h.args {
-		if arg != "password_env" && arg != "password_file" {
+		switch {
+		case arg == "password_env" || arg == "password_file":
+		case strings.HasPrefix(arg, "python") && strings.HasPrefix(text, "~"):
+			// To Ansible it is a path. It is refused when this host is connected, and others are not held up.
+		default:
 			values[arg] = text
 		}
 	}

@@ -217,6 +217,34 @@ async def some():
         self.assertRaises(KeyboardInterrupt, self.plain.more, number, 0)
         self.assertEqual(self.plain.OPEN, {})
 
+    @unittest.skipIf(sys.version_info < (3, 7), 'before current_task()')
+    def test_a_cancelled_generator_that_nobody_wants(self):
+        number = self.in_lines('import asyncio\n'
+                               'async def some():\n'
+                               '    asyncio.get_running_loop().call_soon(asyncio.current_task().cancel)\n'
+                               '    yield 1\n'
+                               '    yield 2\n')
+        self.assertEqual(self.plain.more(number, 0), [[1], True])
+        self.plain.end(number)
+        self.assertEqual(self.plain.OPEN, {})
+
+    def test_one_that_fails_for_the_sake_of_another(self):
+        """What is given up since there are too many fails, and the new one is none the worse."""
+        def fails():
+            try:
+                yield 1
+                yield 2
+            finally:
+                raise ValueError('not yours')
+        old, self.plain.MAX_OPEN = self.plain.MAX_OPEN, 1
+        self.addCleanup(setattr, self.plain, 'MAX_OPEN', old)
+        import mitogen.convert
+        first = mitogen.convert.result(fails(), 'pl')[u'$lines']
+        self.assertEqual(self.plain.more(first, 0), [[1], True])
+        second = mitogen.convert.result(iter([5]), 'pl')[u'$lines']
+        self.assertEqual(list(self.plain.OPEN), [second])
+        self.plain.end(second)
+
     def test_keys(self):
         pair = Pair(1, frozenset((2,)))
         for value, want in (
