@@ -8,7 +8,7 @@ import (
 
 	"al.essio.dev/pkg/shellescape"
 
-	"mitogend/python"
+	"mitogend/internal/nothere"
 )
 
 // Boot is what the interpreter on the target is started with: `python -c Stub Args...`.
@@ -63,7 +63,7 @@ const tooOldStatus = "9"
 // probe is Python that every version since 2.4 and every shell's single quotes take: it ends with tooOldStatus unless
 // sys.hexversion is 2.7 (0x207, 519) and up to 3.0 (0x300, 768) exclusive, or 3.6 (0x306, 774) and later; and with 1 where there is
 // no zlib, which the first stage cannot do without, and which is a file that the current directory might have as well.
-const probe = `import sys;` + python.NotHere + `v=sys.hexversion>>16;(v<519 or 767<v<774)and sys.exit(` + tooOldStatus + `);import zlib`
+const probe = `import sys;` + nothere.Line + `v=sys.hexversion>>16;(v<519 or 767<v<774)and sys.exit(` + tooOldStatus + `);import zlib`
 
 // chooser is run as `sh -c chooser mitogend STUB COUNT ARG... PYTHON...`, where COUNT tells how many ARGs belong to the stub. Each
 // candidate runs the probe first, which costs an interpreter start without site, because a pyenv shim or a wrapper script

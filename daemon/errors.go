@@ -1,8 +1,10 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 
+	"mitogend/bootstrap"
 	"mitogend/internal/fault"
 	"mitogend/pyproto/printable"
 )
@@ -49,6 +51,12 @@ func (e *HopError) Error() string {
 		return fmt.Sprintf("%s: %v", printable.Line(e.Target), e.Err)
 	}
 	return fmt.Sprintf("%s: hop %d of %d: %v", printable.Line(e.Target), e.Hop+1, e.Hops, e.Err)
+}
+
+// PasswordRefused tells whether the hop was sent a password and has not taken it: one more attempt may lock the account.
+func (e *HopError) PasswordRefused() bool {
+	var step *bootstrap.Error
+	return errors.As(e.Err, &step) && step.PasswordRefused()
 }
 
 // Unwrap gives the cause.

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"mitogend/internal/nothere"
 )
 
 //go:embed first_stage.py
@@ -17,12 +19,8 @@ var firstStage string
 //go:embed core.py
 var core string
 
-// NotHere keeps Python from modules of the current directory, which may be somebody else's and may not be readable. (-P
-// is of 3.11.) It needs sys, and stands unharmed between any shell's single quotes.
-const NotHere = `sys.path[:]=filter(None,sys.path);`
-
 var stub = sync.OnceValue(func() string {
-	return fmt.Sprintf(`import sys;`+NotHere+`import zlib,binascii;exec(zlib.decompress(binascii.a2b_base64("%s")))`,
+	return fmt.Sprintf(`import sys;`+nothere.Line+`import zlib,binascii;exec(zlib.decompress(binascii.a2b_base64("%s")))`,
 		base64.StdEncoding.EncodeToString(deflate([]byte(squeeze(Shrink(firstStage))))))
 })
 

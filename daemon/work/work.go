@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"mitogend/bootstrap"
 	"mitogend/daemon"
 )
 
@@ -220,8 +219,7 @@ func Retry(ctx context.Context, times int, connect func() error) error {
 	for try := 0; ; try++ {
 		err := connect()
 		var hop *daemon.HopError
-		var step *bootstrap.Error
-		if err == nil || try >= times || !errors.As(err, &hop) || ctx.Err() != nil || errors.As(err, &step) && step.PasswordRefused() {
+		if err == nil || try >= times || !errors.As(err, &hop) || ctx.Err() != nil || hop.PasswordRefused() {
 			return err
 		}
 		t := time.NewTimer(pause)

@@ -10,11 +10,10 @@ import (
 	"time"
 
 	"mitogend/importer"
-	"mitogend/python"
+	"mitogend/internal/nothere"
 )
 
-// notHere keeps Python from the modules of the current directory, which may be somebody else's. (-P is of 3.11.)
-const notHere = "import sys;" + python.NotHere
+const notHere = "import sys;" + nothere.Line
 
 // pip gives the command line of a pip, 20.3 or later, which takes --abi and --platform more than once: that of the target's Python if
 // it is here, since conditions such as python_version < "3.9" are judged by the Python that pip runs under.
