@@ -35,7 +35,8 @@ type Error struct {
 	Err      error // the cause, where there is one
 }
 
-// PasswordRefused tells whether a password was sent and not taken: one more attempt may lock the account.
+// PasswordRefused tells whether a password was sent and not taken: one more attempt may lock the account. The hint says so: that is
+// what launchers and control.sock bring of an error.
 func (e *Error) PasswordRefused() bool { return e.Hint == hintRefused }
 
 // outputShown is how many of the last lines Error() quotes; Output has them all.

@@ -184,6 +184,9 @@ type detached struct {
 func (t *detached) add(name string, p *bootstrap.Process) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if slices.Contains(t.m[name], p) {
+		return true // it says so again
+	}
 	gone := func(p *bootstrap.Process) bool {
 		select {
 		case <-p.Done():
@@ -199,10 +202,7 @@ func (t *detached) add(name string, p *bootstrap.Process) bool {
 			t.m[other] = list
 		}
 	}
-	switch list := t.m[name]; {
-	case slices.Contains(list, p):
-		return true
-	case len(list) >= maxDetached:
+	if len(t.m[name]) >= maxDetached {
 		return false
 	}
 	if t.m == nil {

@@ -631,14 +631,7 @@ func TestFirstProcessReapsNothing(t *testing.T) {
 func TestRefusedPasswordIsSentOnce(t *testing.T) {
 	dir := t.TempDir()
 	stub, asked := filepath.Join(dir, "sudo"), filepath.Join(dir, "asked")
-	pythons.Program(t, stub, `#!/bin/sh
-exec 3<>/dev/tty
-printf '[sudo: %s] ' "$SUDO_PROMPT" >&3
-read answer <&3
-echo "$answer" >> `+asked+`
-echo "Sorry, try again." >&3
-exit 1
-`)
+	pythons.RefusingSudo(t, stub, asked)
 	d := newDaemon(t, Options{})
 	py := target(pythons.Any(t))
 	name := "sudo:root?sudo_path=" + stub

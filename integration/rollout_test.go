@@ -261,14 +261,7 @@ func TestInterruptedLines(t *testing.T) {
 func TestRetryOfARefusedPassword(t *testing.T) {
 	dir := t.TempDir()
 	stub, asked := filepath.Join(dir, "sudo"), filepath.Join(dir, "asked")
-	pythons.Program(t, stub, `#!/bin/sh
-exec 3<>/dev/tty
-printf '[sudo: %s] ' "$SUDO_PROMPT" >&3
-read answer <&3
-echo "$answer" >> `+asked+`
-echo "Sorry, try again." >&3
-exit 1
-`)
+	pythons.RefusingSudo(t, stub, asked)
 	d := Serve(t)
 	for name, env := range map[string][]string{"alone": environ(), "daemon": d.Env()} {
 		for _, command := range [][]string{{"exec"}, {"call"}} {

@@ -1,8 +1,11 @@
 package python
 
 import (
+	"os"
 	"strings"
 	"testing"
+
+	"mitogend/internal/nothere"
 )
 
 func TestStubIsSafeInAnyShell(t *testing.T) {
@@ -54,5 +57,20 @@ func TestLiteral(t *testing.T) {
 	}
 	if _, err := Literal(1.5); err == nil {
 		t.Error("a float has no literal, but Literal gave no error")
+	}
+}
+
+// TestNothingIsImportedFromHere: what runs python -c by itself begins as the stub does.
+func TestNothingIsImportedFromHere(t *testing.T) {
+	line := strings.TrimSuffix(nothere.Line, ";")
+	for _, name := range []string{"unpack.py", "../bootstrap/supply.sh"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// In Python's own files, as it is written there.
+		if !strings.Contains(strings.NewReplacer(" = ", "=", ", ", ",").Replace(string(text)), line) {
+			t.Errorf("%s lacks %s", name, line)
+		}
 	}
 }

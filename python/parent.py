@@ -1167,6 +1167,7 @@ class Relay(object):
                 with self.importer.lock:
                     for key in [k for k, v in self.importer.cache.items() if type(v) is not tuple]:
                         del self.importer.cache[key]
+                # Its index goes by the number of records. The reader does not import it.
                 if 'mitogen.resources' in sys.modules:
                     sys.modules['mitogen.resources'].counted = None
             return

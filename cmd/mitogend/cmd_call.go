@@ -48,7 +48,7 @@ function prints goes to stderr. Flags may also stand behind MODULE:FUNCTION; -1 
   mitogend call -H ssh:web1,ssh:web2 platform:python_version
   mitogend call -H ssh:web1,ssh:web2 --table --select '{system, release}' platform:uname
   mitogend call -I ./lib inventory:add '{"name": "web1"}' --kw dry_run=true`,
-		RunE:              func(cmd *cobra.Command, args []string) error { return c.run(cmd, a, args) },
+		RunE:              withLateFlags(func(cmd *cobra.Command, args []string) error { return c.run(cmd, a, args) }),
 		ValidArgsFunction: c.completeFunction,
 	}
 	c.register(cmd, ".")
@@ -69,12 +69,7 @@ var function = sync.OnceValue(func() *regexp.Regexp {
 })
 
 func (c *callCommand) run(cmd *cobra.Command, a *app, args []string) error {
-	args, err := lateFlags(cmd, args)
 	switch {
-	case err != nil:
-		return err
-	case cmd.Flag("help").Changed:
-		return cmd.Help()
 	case len(args) == 0:
 		return usagef("call which function? Write mitogend call MODULE:FUNCTION [ARG]...")
 	case !function().MatchString(args[0]):

@@ -27,7 +27,7 @@ and other commands select targets by facts. Flags may also stand behind NAME, wh
 		Example: `  mitogend facts
   mitogend facts -H ssh:web1,ssh:web2 --table distribution distribution_version memory
   mitogend exec -H ssh:web1,ssh:web2 --where 'distribution == "debian" and memory > 8e9' -- uptime`,
-		RunE:              func(cmd *cobra.Command, args []string) error { return c.facts(cmd, a, args) },
+		RunE:              withLateFlags(func(cmd *cobra.Command, args []string) error { return c.facts(cmd, a, args) }),
 		ValidArgsFunction: completeFacts,
 	}
 	c.register(cmd, "")
@@ -40,13 +40,6 @@ and other commands select targets by facts. Flags may also stand behind NAME, wh
 
 // facts shows facts as call shows a result. On one target, each fact has a line of its own.
 func (c *callCommand) facts(cmd *cobra.Command, a *app, args []string) error {
-	args, err := lateFlags(cmd, args)
-	switch {
-	case err != nil:
-		return err
-	case cmd.Flag("help").Changed:
-		return cmd.Help()
-	}
 	for _, name := range args {
 		if !isFact(name) {
 			return usagef("%s: there is no fact of that name; mitogend facts --help lists them", name)

@@ -25,7 +25,8 @@ func newMaster(a *app) *cobra.Command {
 		Use:   "master [flags] -- COMMAND [ARG]...",
 		Short: "Run a program that was written for Mitogen, with the daemon as its master",
 		Long: `master runs a Python program that uses Mitogen, without changing it. The program's first router is a client of a daemon
-that lives as long as the program. Its children run the same Mitogen as the program. Signals go to the program, a second one as SIGTERM. The exit status is the program's own.`,
+that lives as long as the program. Its children run the same Mitogen as the program. Signals go to the program, a second one
+within five seconds as SIGTERM. The exit status is the program's own.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usagef("no program was given: mitogend master -- python3 program.py")

@@ -6,6 +6,20 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// withLateFlags runs a command whose flags may also stand behind its arguments.
+func withLateFlags(run func(*cobra.Command, []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		args, err := lateFlags(cmd, args)
+		switch {
+		case err != nil:
+			return err
+		case cmd.Flag("help").Changed:
+			return cmd.Help()
+		}
+		return run(cmd, args)
+	}
+}
+
 // lateFlags reads the flags among a function's arguments, and gives the arguments. Unlike pflag, it takes -1 and the
 // like as numbers.
 func lateFlags(cmd *cobra.Command, args []string) ([]string, error) {

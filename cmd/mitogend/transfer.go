@@ -34,16 +34,7 @@ func newTransfer(a *app, use, short, long, example string, run func(*transferCom
 	c := &transferCommand{}
 	cmd := &cobra.Command{
 		Use: use, Short: short, Long: long, Example: example,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			args, err := lateFlags(cmd, args)
-			switch {
-			case err != nil:
-				return err
-			case cmd.Flag("help").Changed:
-				return cmd.Help()
-			}
-			return run(c, cmd, a, args)
-		},
+		RunE: withLateFlags(func(cmd *cobra.Command, args []string) error { return run(c, cmd, a, args) }),
 	}
 	c.register(cmd, "")
 	hideImports(cmd)
