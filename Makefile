@@ -54,7 +54,7 @@ check: ## lint, and all tests but integration under an old and a new Python, wit
 cover: ## each package's coverage by its own tests; integration, which drives the built binary, does not count
 	$(GO) test -cover -timeout $(TIMEOUT) -parallel $(PARALLEL) $$($(GO) list ./... | grep -v /integration)
 
-soak-tests: ## run everything again and again for about an hour: idle and busy, shuffled, as root and as an ordinary user
+soak-tests: ## run everything again and again, for hours: idle and busy, shuffled, as root and as an ordinary user
 	@.ci/soak
 
 fuzz: ## run each fuzz target with a million inputs (FUZZTIME=...)

@@ -489,7 +489,8 @@ class ParentTest(harness.TestCase):
         self.parent_module.LIMIT = 1 << 16
         self.addCleanup(setattr, self.parent_module, 'LIMIT', 4 << 20)
         self.master.send(2000, b'x' * (1 << 20), dst=2)
-        harness.eventually('it is full', lambda: a.link.writer.full)
+        # It takes no more: what is written before that would count as progress.
+        harness.eventually('it is full', lambda: a.link.writer.full and a.link.writer.armed)
         a.link.writer.idle = self.parent_module.STALL
         self.master.send(2001, b'', dst=2, reply_to=1234)
         header, data = self.wait_for(1234)[0]
