@@ -170,15 +170,31 @@ func (d *Daemon) Dial(t testing.TB, opt client.Options) *client.Client {
 // Stats gives the daemon's counters.
 func (d *Daemon) Stats(t testing.TB) *wire.Stats {
 	t.Helper()
+	return ask(t, d, (*client.Client).Stats)
+}
+
+// Running gives how many calls and programs run on all connections.
+func (d *Daemon) Running(t testing.TB) int {
+	t.Helper()
+	n := 0
+	for _, c := range ask(t, d, (*client.Client).List) {
+		n += c.Running
+	}
+	return n
+}
+
+// ask has a client of its own ask the daemon something.
+func ask[T any](t testing.TB, d *Daemon, question func(*client.Client, context.Context) (T, error)) T {
+	t.Helper()
 	c := d.Dial(t, client.Options{})
 	defer func() { _ = c.Shutdown(context.Background()) }()
 	ctx, cancel := context.WithTimeout(context.Background(), commandTime)
 	defer cancel()
-	st, err := c.Stats(ctx)
+	answer, err := question(c, ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return st
+	return answer
 }
 
 // peakRSS is the most memory that a process has used, in bytes.

@@ -440,7 +440,7 @@ func TestNoOtherWhileStopping(t *testing.T) {
 	dir := t.TempDir()
 	out := make(chan Result, 1)
 	go func() { out <- d.Run(t, dir, "call", "-H", AnyPython(t).Target(), "time:sleep", "1000") }()
-	poll.Until(t, "the call runs", func() bool { return d.Stats(t).Connected == 1 })
+	poll.Until(t, "the call runs", func() bool { return d.Running(t) == 1 })
 	d.Signal(syscall.SIGTERM)
 	sockets := filepath.Dir(d.Socket)
 	poll.Until(t, "the sockets are gone", func() bool {

@@ -154,12 +154,13 @@ func TestCostOfDecoding(t *testing.T) {
 					t.Fatalf("%d bytes: %v", len(data), err)
 				}
 			}
-			// The least ratio of several: other processes run, too.
+			// The least ratio of several: other processes run, too. Linear is 8, and up to 25 where the small one alone fits
+			// into the caches and a host takes back memory; quadratic is above 50.
 			least := math.Inf(1)
 			for try := 0; try < 5 && least > 20; try++ {
 				least = min(least, float64(timed(t, large))/float64(timed(t, data)+100*time.Microsecond))
 			}
-			if least > 24 {
+			if least > 40 {
 				t.Errorf("%d bytes take %.0f times as long as %d", len(large), least, len(data))
 			}
 			if n := allocated(func() { _, _ = Unmarshal(large) }); n > int64(150*len(large)) {
