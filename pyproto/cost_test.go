@@ -148,19 +148,21 @@ func TestCostOfDecoding(t *testing.T) {
 	const small = 1 << 13
 	for _, c := range costs {
 		t.Run(c.name, func(t *testing.T) {
+			// The collector runs only when it is told to. So the heap keeps its memory, and what is timed does not wait for the
+			// system to give new pages, of which the large pickle needs more than fit into the caches.
+			defer debug.SetGCPercent(debug.SetGCPercent(-1))
 			data, large := []byte(c.make(small)), []byte(c.make(8*small))
 			for _, data := range [][]byte{data, large} {
 				if _, err := Unmarshal(data); c.ok && err != nil {
 					t.Fatalf("%d bytes: %v", len(data), err)
 				}
 			}
-			// The least ratio of several: other processes run, too. Linear is 8, and up to 25 where the small one alone fits
-			// into the caches and a host takes back memory; quadratic is above 50.
+			// The least ratio of several: other processes run, too.
 			least := math.Inf(1)
 			for try := 0; try < 5 && least > 20; try++ {
 				least = min(least, float64(timed(t, large))/float64(timed(t, data)+100*time.Microsecond))
 			}
-			if least > 40 {
+			if least > 24 {
 				t.Errorf("%d bytes take %.0f times as long as %d", len(large), least, len(data))
 			}
 			if n := allocated(func() { _, _ = Unmarshal(large) }); n > int64(150*len(large)) {
@@ -170,10 +172,9 @@ func TestCostOfDecoding(t *testing.T) {
 	}
 }
 
-// timed gives what decoding takes of the processor, whatever else runs on the machine, without the collector's share.
+// timed gives what decoding takes of the processor, whatever else runs on the machine.
 func timed(t *testing.T, data []byte) time.Duration {
 	runtime.GC()
-	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	start := cpuTime(t)
 	_, _ = Unmarshal(data)
 	return cpuTime(t) - start
