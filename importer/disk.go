@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -189,6 +190,9 @@ type listing struct {
 	types map[string]fs.FileMode
 	// compiled has, by module name, the file of an extension module or of bytecode.
 	compiled map[string]string
+
+	once    sync.Once
+	modules string // see moduleNames
 }
 
 // Suffixes of what an interpreter loads and we cannot serve.

@@ -85,6 +85,9 @@ type Event struct {
 	Reason string
 	// Target is the context that a module was forwarded to.
 	Target uint32
+	// Mark is that of what was sent, as Look.Mark gives it for a child of that Platform. It is zero where this cannot be said.
+	Mark     [16]byte
+	Platform Platform
 	// Repeated: somebody else has been told of the same.
 	Repeated bool
 	// For is why another module was preloaded or foretold: the module that imports it, or else the one asked for. It is empty for the

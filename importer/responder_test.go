@@ -693,3 +693,26 @@ func TestListedNames(t *testing.T) {
 		t.Error(len(long), len(many))
 	}
 }
+
+// An event has the mark of what was sent, which a later look compares; not for what is another thing to Look.
+func TestEventsHaveMarks(t *testing.T) {
+	im := onPath(t, appFiles)
+	for _, stock := range []bool{false, true} {
+		seen := 0
+		r := serve(t, im, &recorder{}, ResponderOptions{Version: py3, Stock: stock, Main: &Main{Source: []byte("import app\n"), Run: true}, Observe: func(e Event) {
+			want, ok := im.Look(py3).Mark(e.Name)
+			if e.What == Refused || stock {
+				want = [16]byte{}
+			} else if ok {
+				seen++
+			}
+			if e.Mark != want || want != [16]byte{} && e.Platform != (Platform{Version: py3}) {
+				t.Errorf("%+v, want %x", e, want)
+			}
+		}})
+		ask(t, r, "app.web.view", "alone", "none", "__main__")
+		if !stock && seen < 8 {
+			t.Errorf("%d modules", seen)
+		}
+	}
+}
