@@ -220,9 +220,9 @@ func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 	switch kind, args := q[0], q[1:]; {
 	case (kind == "read" || kind == "list") && len(args) == 2:
 		if kind == "read" {
-			return im.Resource(d.ctx, args[0], args[1], c.opt.Policy)
+			return im.Resource(d.ctx, c.Version(), args[0], args[1], c.opt.Policy)
 		}
-		return entries(im, args[0], args[1], c.opt.Policy)
+		return entries(im, c.Version(), args[0], args[1], c.opt.Policy)
 	case kind == "tree" && len(args) == 1:
 		return d.unpackTree(c, im, args[0])
 	case kind == "files" && len(args) > 1:
@@ -326,8 +326,8 @@ func deflated(head string, data []byte) (any, error) {
 	return buf.Bytes(), nil
 }
 
-func entries(im *importer.Importer, pkg, dir string, also importer.Policy) (any, error) {
-	list, err := im.Resources(pkg, dir, also)
+func entries(im *importer.Importer, v importer.Version, pkg, dir string, also importer.Policy) (any, error) {
+	list, err := im.Resources(v, pkg, dir, also)
 	if err != nil {
 		return nil, err
 	}

@@ -24,7 +24,7 @@ func TestResources(t *testing.T) {
 		{"pkg", "data.txt", "data"}, {"pkg", "dir/x.bin", "\x00\xff"}, {"pkg", "dir/empty", ""}, {"pkg", "mod.py", ""},
 		{"pkg.mod", "data.txt", "data"}, {"ns", "one.txt", "1"}, {"ns", "two.txt", "2"}, {"zipped", "t/a.html", "<a>"},
 	} {
-		if data, err := im.Resource(ctx, c[0], c[1]); err != nil || string(data) != c[2] {
+		if data, err := im.Resource(ctx, none, c[0], c[1]); err != nil || string(data) != c[2] {
 			t.Errorf("%s %s: %q, %v", c[0], c[1], data, err)
 		}
 	}
@@ -35,7 +35,7 @@ func TestResources(t *testing.T) {
 		{"top", "secret", "top is no package"}, {"absent", "x", "no such module"}, {"os", "x", "standard library"},
 		{"../x", "y", "empty component"},
 	} {
-		_, err := im.Resource(ctx, c[0], c[1])
+		_, err := im.Resource(ctx, none, c[0], c[1])
 		var nf *NotFoundError
 		if !errors.As(err, &nf) || !strings.Contains(nf.Reason, c[2]) {
 			t.Errorf("%s %s: %v, want a reason with %q", c[0], c[1], err, c[2])
@@ -47,12 +47,12 @@ func TestResources(t *testing.T) {
 		{"ns", "", "[{m.py false 0} {n.py false 0} {one.txt false 1} {two.txt false 1}]"},
 		{"zipped", "t", "[{a.html false 3}]"},
 	} {
-		if got, err := im.Resources(c[0], c[1]); err != nil || fmt.Sprint(got) != c[2] {
+		if got, err := im.Resources(none, c[0], c[1]); err != nil || fmt.Sprint(got) != c[2] {
 			t.Errorf("%s %s: %v, %v", c[0], c[1], got, err)
 		}
 	}
 	for _, dir := range []string{"..", "absent", "data.txt"} {
-		if got, err := im.Resources("pkg", dir); err == nil {
+		if got, err := im.Resources(none, "pkg", dir); err == nil {
 			t.Errorf("%s is listed: %v", dir, got)
 		}
 	}
@@ -97,5 +97,28 @@ func TestMetadata(t *testing.T) {
 	}
 	if m, err := im.Metadata(context.Background(), "foo_bar"); err != nil || m.Version != "9" {
 		t.Errorf("after the first one is removed: %v, %v", m, err)
+	}
+}
+
+// A package may have the name of one that another Python's standard library has.
+func TestResourcesOfAStdlibName(t *testing.T) {
+	dir := tree(t, map[string]string{"parser/__init__.py": "", "parser/sub/__init__.py": "", "parser/grammar.lark": "data", "parser/sub/x": "more"})
+	im := newImporter(t, Options{Path: []string{dir}})
+	for _, v := range []Version{{3, 9}, {3, 10}, {3, 13}, none} {
+		r, err := NewResponder(im, &recorder{}, ResponderOptions{Version: v})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := !Stdlib("parser", v)
+		for _, c := range [][3]string{{"parser", "grammar.lark", "data"}, {"parser.sub", "x", "more"}} {
+			data, err := im.Resource(context.Background(), v, c[0], c[1])
+			stock, errs := r.Resource(context.Background(), c[0], c[1])
+			if (err == nil && string(data) == c[2]) != want || (errs == nil && string(stock) == c[2]) != want {
+				t.Errorf("%v: %s %s: %q, %v, %q, %v", v, c[0], c[1], data, err, stock, errs)
+			}
+			if got, err := im.Resources(v, c[0], ""); (err == nil && len(got) > 0) != want {
+				t.Errorf("%v: %s: %v, %v", v, c[0], got, err)
+			}
+		}
 	}
 }

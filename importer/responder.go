@@ -293,7 +293,7 @@ func (r *Responder) Add(p Platform) {
 
 // Resource is the importer's Resource within the responder's policy. It may be called from any goroutine.
 func (r *Responder) Resource(ctx context.Context, pkg, name string) ([]byte, error) {
-	return r.im.Resource(ctx, pkg, name, r.opt.Policy)
+	return r.im.Resource(ctx, r.opt.Version, pkg, name, r.opt.Policy)
 }
 
 // Withholds says why the child may not have a data file of a package, wherever it comes from; "" if it may.

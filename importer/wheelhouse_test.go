@@ -384,7 +384,7 @@ func TestWheelContents(t *testing.T) {
 	ctx := context.Background()
 	for v, data := range map[Version]string{py3: "text", py2: "old"} {
 		view := im.For(Platform{Version: v})
-		got, err := view.Resource(ctx, "demo", "data.txt")
+		got, err := view.Resource(ctx, none, "demo", "data.txt")
 		if err != nil || string(got) != data {
 			t.Errorf("%s: data %q %v", v, got, err)
 		}
@@ -412,7 +412,7 @@ func TestWheelContents(t *testing.T) {
 	if _, err := denied.Module(ctx, "demo.pure", py3); err == nil || !strings.Contains(err.Error(), "denied") {
 		t.Errorf("a denied module: %v", err)
 	}
-	if _, err := denied.Resource(ctx, "demo", "pure.py"); err == nil {
+	if _, err := denied.Resource(ctx, none, "demo", "pure.py"); err == nil {
 		t.Error("a denied module's file is given")
 	}
 }
