@@ -281,7 +281,9 @@ type library struct {
 const LibsSystem = "system"
 
 // SystemLibs reads them from the loader's configuration.
-var SystemLibs = sync.OnceValue(func() []string { return append(loaderDirs("/etc/ld.so.conf"), "/lib64", "/usr/lib64", "/lib", "/usr/lib") })
+var SystemLibs = sync.OnceValue(func() []string {
+	return append(loaderDirs("/etc/ld.so.conf"), "/lib64", "/usr/lib64", "/lib", "/usr/lib")
+})
 
 // loaderDirs reads a file as ldconfig does: what it includes by a relative path lies below the directory that it is in itself.
 func loaderDirs(conf string) (dirs []string) {
