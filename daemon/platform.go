@@ -57,7 +57,7 @@ func (c *Child) learn(ctx context.Context) error {
 	if c.ownResponder {
 		c.responder.Learn(p)
 	} else {
-		c.responder.Add(p)
+		c.via.tellOf(c, p)
 	}
 	return nil
 }

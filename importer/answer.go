@@ -164,7 +164,7 @@ func (r *Responder) mark(s *search, name string) (mark [16]byte) {
 // lookUp finds a module for the child, or else for a child below it.
 func (r *Responder) lookUp(ctx context.Context, name string) (s *search, rec []byte, err error) {
 	r.mu.Lock()
-	platforms := slices.Clone(r.platforms)
+	platforms := r.kinds.list()
 	r.mu.Unlock()
 	var first error
 	for _, p := range platforms {

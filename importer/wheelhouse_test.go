@@ -426,13 +426,13 @@ func TestResponderPlatforms(t *testing.T) {
 	r := serve(t, im, sink, ResponderOptions{Version: py3})
 	ask(t, r, "demo")
 	below := platform(t, 8, "cp38", "x86_64", "glibc", "2.31")
-	r.Add(Platform{Version: below.Version})
-	r.Add(below)
-	r.Add(Platform{Version: below.Version})
+	r.Add(7, Platform{Version: below.Version})
+	r.Add(7, below)
+	r.Add(7, Platform{Version: below.Version})
 	own := platform(t, 11, "cp311", "x86_64", "glibc", "2.36")
 	r.Learn(own)
-	if !slices.Equal(r.platforms, []Platform{own, below}) {
-		t.Errorf("platforms %v", r.platforms)
+	if got := r.kinds.list(); !slices.Equal(got, []Platform{own, below}) {
+		t.Errorf("kinds %v", got)
 	}
 	ask(t, r, "demo")
 	equal(t, "sent", sink.names(), []string{"-demo", "demo"})
