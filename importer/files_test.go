@@ -225,7 +225,7 @@ func TestPolicyOfDistributions(t *testing.T) {
 			}
 			im := newImporter(t, opt)
 			var got []string
-			for _, d := range im.Distributions(also...) {
+			for _, d := range im.search(none).installed(also) {
 				got = append(got, d.Name)
 			}
 			if s := strings.Join(got, " "); s != c.want {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -73,7 +74,7 @@ func TestMetadata(t *testing.T) {
 	zipTree(t, wheel, map[string]string{"zipped-4.dist-info/METADATA": "Name: zipped\nVersion: 4\n"})
 	im := newImporter(t, Options{Path: []string{dir, late, wheel, filepath.Join(dir, "egged-1.5-py3.11.egg")}})
 	var got []string
-	for _, d := range im.Distributions() {
+	for _, d := range im.search(none).installed(nil) {
 		got = append(got, d.Name+" "+d.Version)
 	}
 	equal(t, "distributions", got, []string{"dev ", "egged 1.5", "Foo_Bar 2.0", "single 3", "zipped 4"})
@@ -120,5 +121,49 @@ func TestResourcesOfAStdlibName(t *testing.T) {
 				t.Errorf("%v: %s: %v, %v", v, c[0], got, err)
 			}
 		}
+	}
+}
+
+// What is told of all projects at once is what each of them tells; no other file is read for it.
+func TestInstalled(t *testing.T) {
+	files := map[string]string{
+		"dev.egg-info/PKG-INFO": "Name: dev\nVersion: 0.1.dev0\n", "single-3.egg-info": "Name: single\nVersion: 3\n",
+		"dev.egg-info/entry_points.txt": "[x]\nd = d\n", "bare-1.dist-info/": "",
+	}
+	const projects, large = 30, 1 << 20
+	for i := range projects {
+		dir := fmt.Sprintf("Some_Name%d-2.dist-info/", i)
+		files[dir+"METADATA"] = fmt.Sprintf("Name: Some.Name%d\nVersion: 2\n", i)
+		files[dir+"RECORD"] = strings.Repeat("x", large)
+		if i%2 == 0 {
+			files[dir+"entry_points.txt"] = fmt.Sprint("[x]\ny = ", i, "\n")
+		}
+	}
+	im := onPath(t, files)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	got, err := im.Installed(context.Background(), "entry_points.txt")
+	runtime.ReadMemStats(&after)
+	if err != nil || len(got) != projects+3 {
+		t.Fatalf("%d projects, %v", len(got), err)
+	}
+	if n := after.TotalAlloc - before.TotalAlloc; n > projects*large/4 {
+		t.Errorf("%d bytes were read", n)
+	}
+	for _, m := range got {
+		whole, err := im.Metadata(context.Background(), m.Name)
+		if err != nil || whole.Name != m.Name || whole.Version != m.Version || whole.Path != m.Path {
+			t.Errorf("%+v, %v, want %+v", m.Distribution, err, whole)
+			continue
+		}
+		want, ok := whole.Files["entry_points.txt"]
+		if data, has := m.Files["entry_points.txt"]; has != ok || string(data) != string(want) || len(m.Files) > 1 {
+			t.Errorf("%s: %q", m.Name, m.Files)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := im.Installed(ctx, "entry_points.txt"); !errors.Is(err, context.Canceled) {
+		t.Error(err)
 	}
 }
