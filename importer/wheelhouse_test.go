@@ -456,15 +456,22 @@ func TestPrepare(t *testing.T) {
 		return Platform{Version: Version{3, 11}, ABI: "cp311", Machine: fmt.Sprint("m", i)}
 	}
 	for i := range maxChoices {
-		if err := im.Prepare(ctx, kind(i)); err != nil {
+		if _, err := im.Prepare(ctx, kind(i)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := im.Prepare(ctx, kind(maxChoices)); err == nil || !strings.Contains(err.Error(), "at most 1000 kinds") {
+	if _, err := im.Prepare(ctx, kind(maxChoices)); err == nil || !strings.Contains(err.Error(), "at most 1000 kinds") {
 		t.Error(err)
 	}
-	// One that is known gets what is newer.
-	if err := im.Prepare(ctx, kind(1)); err != nil || im.wheelDirs(kind(1))[0] != fmt.Sprint("/dir", maxChoices+2) {
-		t.Error(err, im.wheelDirs(kind(1)))
+	// A new child of a kind that is known gets what is newer; the others go on with what they have.
+	one, err1 := im.Prepare(ctx, kind(1))
+	two, err2 := im.Prepare(ctx, kind(1))
+	for i, p := range []Platform{one, two} {
+		if got, want := im.For(p).search(p.Version).platform, fmt.Sprint("/dir", maxChoices+2+i); got.fetched != want || im.wheelDirs(p)[0] != want {
+			t.Errorf("%d: %+v, want %s; %v, %v", i, got, want, err1, err2)
+		}
+	}
+	if dirs := im.wheelDirs(kind(1)); len(dirs) != 0 {
+		t.Errorf("%q", dirs)
 	}
 }
