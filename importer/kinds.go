@@ -26,7 +26,7 @@ func (k *kinds) add(target uint32, p Platform) bool {
 		return true
 	}
 	if k.count[p] == 0 {
-		if len(k.order) >= maxKinds {
+		if len(k.order) >= maxKinds && !(known && k.count[old] == 1) {
 			return false
 		}
 		k.order = append(k.order, p)

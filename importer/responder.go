@@ -257,7 +257,8 @@ func (r *Responder) Learn(p Platform) {
 	r.kinds.own = p
 }
 
-// Forward is Push for a context below the child, of platform p, which Add has told of: the modules go to the child, and it is told to pass them on.
+// Forward is Push for a context below the child, of platform p, which Add has told of: the modules go to the child, and it is told to pass
+// them on.
 func (r *Responder) Forward(ctx context.Context, target uint32, p Platform, names ...string) error {
 	return r.submit(ctx, &job{names: names, platform: p, target: target})
 }

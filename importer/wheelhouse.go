@@ -339,8 +339,8 @@ func (im *Importer) Asks(v Version) bool {
 	return len(im.opt.Wheels) > 0 && im.search(Version{}).choice(Platform{Version: v}).open
 }
 
-// Prepare fetches what such a child needs, and gives the platform that it is served for from then on: the child goes on with this, whatever
-// is fetched later for others of its kind. Call it before the child is served anything.
+// Prepare fetches what such a child needs, and gives the platform that it is served for from then on: it goes on with this, whatever is
+// fetched later for others of its kind. Call it before the child is served anything.
 func (im *Importer) Prepare(ctx context.Context, p Platform) (Platform, error) {
 	if im.opt.Requirements.Empty() || im.opt.Fetch == nil {
 		return p, nil

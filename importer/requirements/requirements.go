@@ -3,7 +3,8 @@
 //
 // The directory is requirements/KEY.N in mitogend's directory of the user's caches, of mode 0700, which nobody else may write to. The key
 // is made of all that decides what is in it, save for what an index has. So an index is asked again after a day. If something else comes
-// of that, it becomes the next one by number: what children are served from does not change. What was not found in 30 days is removed. There are no goroutines. The same is fetched once, while others wait.
+// of that, it becomes the next one by number: what children are served from does not change. What was not found in 30 days is removed.
+// There are no goroutines. The same is fetched once, while others wait.
 //
 // # Locks
 //
