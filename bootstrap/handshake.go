@@ -116,7 +116,7 @@ func (h *handshake) feed(b []byte) (rest []byte, err error) {
 
 func (h *handshake) sendPreamble() error {
 	h.p.Hello = h.marks.hello
-	if !supported(h.p.HexVersion) {
+	if !Supported(h.p.HexVersion) {
 		return &Error{Label: h.plan.Label, Step: StepPython,
 			Reason: "the interpreter is Python " + FormatVersion(h.p.HexVersion) + "; 2.7, or 3.6 and later, is needed", Hint: hintPython}
 	}

@@ -19,7 +19,7 @@ func TestLocalOverEveryLayout(t *testing.T) {
 		for _, s := range layouts {
 			t.Run(filepath.Base(filepath.Dir(filepath.Dir(py)))+"/"+string(s), func(t *testing.T) {
 				p := started(t, build(t, "local", map[string]any{"python": py, "stdio": string(s)}), echo)
-				if !supported(p.HexVersion) || p.HexVersion == 0 {
+				if !Supported(p.HexVersion) || p.HexVersion == 0 {
 					t.Errorf("hexversion %x", p.HexVersion)
 				}
 				checkEcho(t, p)

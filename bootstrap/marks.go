@@ -171,8 +171,8 @@ func parseHello(s string) (h Hello, ok bool) {
 	return h, true
 }
 
-// supported reports whether a runtime can start on that interpreter. 0 is unknown and passes.
-func supported(hexVersion uint32) bool {
+// Supported reports whether a runtime can start on that interpreter. 0 is unknown and passes.
+func Supported(hexVersion uint32) bool {
 	v := hexVersion >> 16
 	return hexVersion == 0 || v >= 0x0207 && v < 0x0300 || v >= 0x0306
 }

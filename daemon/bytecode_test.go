@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 	"mitogend/pyproto"
 	"mitogend/python/bytecode"
@@ -46,7 +50,7 @@ def names():
 `
 
 // compileAs has an interpreter compile a module from another text of the same size, and leaves the bytecode where the
-// interpreter looks for it.
+// interpreter looks for it, as if it had been made last.
 func compileAs(t *testing.T, py pythons.Python, path, text string) {
 	t.Helper()
 	program := `
@@ -56,9 +60,10 @@ with open(path) as fp: source = fp.read()
 stat = os.stat(path)
 with open(path, 'w') as fp: fp.write(text)
 os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-py_compile.compile(path, doraise=True)
+made = py_compile.compile(path, doraise=True)
 with open(path, 'w') as fp: fp.write(source)
 os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+os.utime(made)
 `
 	if out, err := exec.Command(py.Path, "-c", program, path, text).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -84,6 +89,15 @@ func TestBytecode(t *testing.T) {
 				if err := os.Chtimes(source, later, later); err != nil {
 					t.Fatal(err)
 				}
+			}},
+			{name: "is of a source of the same size and time", want: "source", spoil: func(t *testing.T, source, pyc string) {
+				poll.Until(t, "it has changed later", func() bool {
+					var src, code unix.Stat_t
+					if err := errors.Join(unix.Stat(source, &src), unix.Stat(pyc, &code), os.Chmod(source, 0o644)); err != nil {
+						t.Fatal(err)
+					}
+					return src.Ctim.Nano() > code.Ctim.Nano()
+				})
 			}},
 			{name: "can be written by others", want: "source", spoil: func(t *testing.T, _, pyc string) {
 				if err := os.Chmod(pyc, 0o666); err != nil {

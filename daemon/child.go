@@ -106,6 +106,9 @@ func (c *Child) end(reason string) {
 	default:
 		r.Forget(uint32(c.id))
 	}
+	if own && c.via != nil && c.via.responder != nil {
+		c.via.responder.Forget(uint32(c.id))
+	}
 	c.leaveHop()
 }
 

@@ -57,8 +57,16 @@ func (c *Child) launch(ctx context.Context, next *Child, plan *bootstrap.Plan) e
 		next.takeOut("it could not be connected")
 		return err
 	}
-	c.responder.Add(importer.Platform{Version: next.Version()})
+	c.tellOf(next, importer.Platform{Version: next.Version()})
 	return nil
+}
+
+// tellOf tells who serves c's modules of a child behind it.
+func (c *Child) tellOf(next *Child, p importer.Platform) {
+	c.responder.Add(uint32(next.id), p)
+	if isClosed(next.closed) { // and so end may have come before
+		c.responder.Forget(uint32(next.id))
+	}
 }
 
 // routeless says why a child that is up cannot be reached.
@@ -131,6 +139,9 @@ func (c *Child) launchOnce(ctx context.Context, next *Child, plan *bootstrap.Pla
 		return context.Cause(ctx)
 	case err != nil:
 		return err
+	case up.OK && !bootstrap.Supported(up.HexVersion):
+		c.abandon(handle, next.id)
+		return errorf("%s: the hop before it says that it is Python %s", next.name, bootstrap.FormatVersion(up.HexVersion))
 	case up.OK:
 		next.setVersion(up.HexVersion)
 		return nil

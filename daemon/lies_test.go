@@ -514,7 +514,11 @@ func TestOwnStreamOnly(t *testing.T) {
 
 // A launch succeeds if the hop before the child has announced its route, whatever others claim, and fails otherwise.
 func TestLaunchRoutes(t *testing.T) {
-	for _, honest := range []bool{true, false} {
+	for _, c := range []struct {
+		honest  bool
+		version int64
+	}{{true, 0x30b07f0}, {false, 0x30b07f0}, {false, 0x30507f0}, {false, 0x20607f0}} {
+		honest := c.honest
 		d := watched(t, Options{})
 		hop, evil := newPeer(t, d), newPeer(t, d)
 		below := &liar{hop, hop.behind().id}
@@ -536,10 +540,10 @@ func TestLaunchRoutes(t *testing.T) {
 		if d.streamOf(next.id) != nil || next.gone() != nil {
 			t.Fatal("the number of a child that is being started was claimed")
 		}
-		if honest {
+		if honest || c.version != 0x30b07f0 {
 			hop.send(pyproto.Header{Src: hop.id, Auth: hop.id, Handle: pyproto.AddRoute}, fmt.Sprint(next.id))
 		}
-		up, err := pyproto.Marshal(map[string]any{"ok": true, "hexversion": int64(0x30b07f0)})
+		up, err := pyproto.Marshal(map[string]any{"ok": true, "hexversion": c.version})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -50,14 +50,14 @@ func (c *Child) learn(ctx context.Context) error {
 	if err != nil {
 		return errorf("%s: its account of itself cannot be read: %w", c.name, err)
 	}
-	if err := c.Importer().Prepare(ctx, p); err != nil {
+	if p, err = c.Importer().Prepare(ctx, p); err != nil {
 		return err
 	}
 	c.platform.Store(&p)
 	if c.ownResponder {
 		c.responder.Learn(p)
 	} else {
-		c.responder.Add(p)
+		c.via.tellOf(c, p)
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ func TestPipHasNoSecrets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := im.Prepare(context.Background(), importer.Platform{Version: importer.Version{Major: 3, Minor: 99}, ABI: "cp399", Machine: "x86_64", Libc: "glibc", LibcVersion: "2.36"}); err != nil {
+	if _, err := im.Prepare(context.Background(), importer.Platform{Version: importer.Version{Major: 3, Minor: 99}, ABI: "cp399", Machine: "x86_64", Libc: "glibc", LibcVersion: "2.36"}); err != nil {
 		t.Fatal(err)
 	}
 	env, err := os.ReadFile(told)

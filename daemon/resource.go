@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"sync"
 
@@ -220,9 +219,9 @@ func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 	switch kind, args := q[0], q[1:]; {
 	case (kind == "read" || kind == "list") && len(args) == 2:
 		if kind == "read" {
-			return im.Resource(d.ctx, args[0], args[1], c.opt.Policy)
+			return im.Resource(d.ctx, c.Version(), args[0], args[1], c.opt.Policy)
 		}
-		return entries(im, args[0], args[1], c.opt.Policy)
+		return entries(im, c.Version(), args[0], args[1], c.opt.Policy)
 	case kind == "tree" && len(args) == 1:
 		return d.unpackTree(c, im, args[0])
 	case kind == "files" && len(args) > 1:
@@ -240,7 +239,7 @@ func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		return project(m, nil), nil
+		return project(m, true), nil
 	}
 	return nil, fmt.Errorf("no such request for a resource: %q", Cut(q[0], 100))
 }
@@ -326,8 +325,8 @@ func deflated(head string, data []byte) (any, error) {
 	return buf.Bytes(), nil
 }
 
-func entries(im *importer.Importer, pkg, dir string, also importer.Policy) (any, error) {
-	list, err := im.Resources(pkg, dir, also)
+func entries(im *importer.Importer, v importer.Version, pkg, dir string, also importer.Policy) (any, error) {
+	list, err := im.Resources(v, pkg, dir, also)
 	if err != nil {
 		return nil, err
 	}
@@ -340,26 +339,19 @@ func entries(im *importer.Importer, pkg, dir string, also importer.Policy) (any,
 
 // installed has of every project what programs that look for plugins ask for.
 func installed(ctx context.Context, im *importer.Importer, also importer.Policy) (any, error) {
-	out := []any{}
-	for _, dist := range im.Distributions(also) {
-		m, err := im.Metadata(ctx, dist.Name, also)
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if err == nil {
-			out = append(out, project(m, []string{"entry_points.txt"}))
-		}
+	list, err := im.Installed(ctx, "entry_points.txt", also)
+	out := make([]any, 0, len(list))
+	for _, m := range list {
+		out = append(out, project(m, false))
 	}
-	return out, nil
+	return out, err
 }
 
-// project has the files that only names; all files if it is nil.
-func project(m *importer.Metadata, only []string) pyproto.Tuple {
+// project has what was read of one; whole is whether that is all that there is.
+func project(m *importer.Metadata, whole bool) pyproto.Tuple {
 	files := []any{}
 	for name, data := range m.Files {
-		if only == nil || slices.Contains(only, name) {
-			files = append(files, pyproto.Tuple{name, data})
-		}
+		files = append(files, pyproto.Tuple{name, data})
 	}
-	return pyproto.Tuple{m.Name, m.Version, m.Path, files, only == nil}
+	return pyproto.Tuple{m.Name, m.Version, m.Path, files, whole}
 }

@@ -166,7 +166,7 @@ func (c *Child) proxyConnect(ctx context.Context, next *Child, s step, plan *boo
 		_ = c.d.post(next.id, pyproto.Shutdown, 0, nil)
 		return err
 	}
-	c.responder.Add(importer.Platform{Version: next.Version()})
+	c.tellOf(next, importer.Platform{Version: next.Version()})
 	return nil
 }
 
@@ -279,7 +279,11 @@ func (c *Child) askVersion(ctx context.Context) error {
 	if err1 != nil || err2 != nil {
 		return errorf("%s says that it is Python %q", c.name, text)
 	}
-	c.setVersion(uint32(x<<24 | y<<16))
+	hex := uint32(x<<24 | y<<16)
+	if !bootstrap.Supported(hex) {
+		return errorf("%s says that it is Python %q", c.name, text)
+	}
+	c.setVersion(hex)
 	return nil
 }
 

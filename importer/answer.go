@@ -110,13 +110,14 @@ func (r *Responder) answer(ctx context.Context, name string) error {
 	if err := r.send(s, rec, name); err != nil {
 		return err
 	}
+	mark := r.mark(s, name)
 	was.asked = true
 	r.sent[name] = was
 	if r.refused[name] {
 		delete(r.refused, name)
 		r.refusedBytes -= len(name)
 	}
-	r.observe(Event{Name: name, What: Answered, Bytes: len(rec), Took: took})
+	r.observe(Event{Name: name, What: Answered, Bytes: len(rec), Took: took, Mark: mark, Platform: s.platform})
 	for _, with := range r.unsent(s.closure(r.opt.With...), false) {
 		if err := r.preload(ctx, s, with, name, false); err != nil {
 			return err
@@ -152,10 +153,18 @@ func (r *Responder) send(s *search, rec []byte, name string) error {
 	return r.sink.LoadModule(rec, name)
 }
 
+// mark is that of what was sent. A script, and what stock children get, are not what Look finds.
+func (r *Responder) mark(s *search, name string) (mark [16]byte) {
+	if sp := s.find(name); r.opt.Observe != nil && !s.stock && sp.unit != nil && sp.kind != KindMain {
+		mark = s.markOf(sp, sp.unit)
+	}
+	return mark
+}
+
 // lookUp finds a module for the child, or else for a child below it.
 func (r *Responder) lookUp(ctx context.Context, name string) (s *search, rec []byte, err error) {
 	r.mu.Lock()
-	platforms := slices.Clone(r.platforms)
+	platforms := r.kinds.list()
 	r.mu.Unlock()
 	var first error
 	for _, p := range platforms {
@@ -268,7 +277,7 @@ func (r *Responder) preload(ctx context.Context, s *search, name, asked string, 
 		return err
 	}
 	r.sent[name] = &sentModule{bytes: len(rec)}
-	r.observe(Event{Name: name, What: Preloaded, Bytes: len(rec), Took: took, For: cmp.Or(s.by[name], asked)})
+	r.observe(Event{Name: name, What: Preloaded, Bytes: len(rec), Took: took, For: cmp.Or(s.by[name], asked), Mark: r.mark(s, name), Platform: s.platform})
 	return r.foretell(ctx, s, name)
 }
 

@@ -20,6 +20,7 @@ type archive struct {
 	tree    fs.FS // in place of a file
 	key     fileKey
 	settled bool
+	seen    time.Time           // when that key was, at first
 	dirs    map[string]*listing // by slash path, "" is the root
 	files   map[string]*member  // by slash path
 	odd     string              // a name that leads out of the archive, if there is one
@@ -52,7 +53,7 @@ func openArchive(path string) (*archive, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.key, a.settled = key, key.settled(read)
+	a.key, a.settled, a.seen = key, key.settled(read), read
 	a.file, a.users = f, 1
 	defer a.release()
 	zr, err := zip.NewReader(a, key.size)

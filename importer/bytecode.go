@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/klauspost/compress/zlib"
 	"golang.org/x/sys/unix"
@@ -23,8 +24,8 @@ const pycHeader = 16
 const maxBytecode = 16 << 20
 
 // bytecode gives the magic number and the marshalled code of a module, as an interpreter of this machine has left them in __pycache__;
-// the code as zlib that is not compressed. There must be no doubt that it is the served source's: time and size fit, and only those could
-// write it who could write the source. Otherwise it gives nil.
+// the code as zlib that is not compressed. There must be no doubt that it is the served source's: time and size fit, it was not there
+// before the source was, and only those could write it who could write the source. Otherwise it gives nil.
 func (s *search) bytecode(name string) (magic, code []byte) {
 	sp := s.find(name)
 	if s.v.Major != 3 || sp.why != "" || sp.unit == nil || sp.unit != sp.packed || sp.file.arc != nil ||
@@ -112,11 +113,11 @@ func readTrusted(dir, name, source string, key fileKey) []byte {
 	}
 	f := os.NewFile(uintptr(fd), name)
 	defer func() { _ = f.Close() }()
-	size, ok := trusted(fd, unix.S_IFREG, &src)
-	if !ok || size > maxBytecode {
+	st, ok := trusted(fd, unix.S_IFREG, &src)
+	if !ok || st.Size > maxBytecode || !madeFrom(&src, &st) {
 		return nil
 	}
-	data := make([]byte, size)
+	data := make([]byte, st.Size)
 	if _, err := f.ReadAt(data, 0); err != nil {
 		return nil
 	}
@@ -124,22 +125,41 @@ func readTrusted(dir, name, source string, key fileKey) []byte {
 }
 
 // trusted tells whether an open file is of that type, and no others could have written it than the source.
-func trusted(fd int, kind uint32, src *unix.Stat_t) (size int64, ok bool) {
-	var st unix.Stat_t
+func trusted(fd int, kind uint32, src *unix.Stat_t) (st unix.Stat_t, ok bool) {
 	if unix.Fstat(fd, &st) != nil || uint32(st.Mode)&unix.S_IFMT != kind {
-		return 0, false
+		return st, false
 	}
 	if st.Uid != 0 && st.Uid != src.Uid && int(st.Uid) != os.Geteuid() || st.Mode&0o002 != 0 {
-		return 0, false
+		return st, false
 	}
 	if st.Mode&0o020 != 0 {
 		if src.Mode&0o020 == 0 || st.Gid != src.Gid {
-			return 0, false
+			return st, false
 		}
 		// With an access list these bits are the most that anybody named in it may do.
 		if _, err := unix.Fgetxattr(fd, "system.posix_acl_access", nil); err == nil {
-			return 0, false
+			return st, false
 		}
 	}
-	return st.Size, true
+	return st, true
 }
+
+// What is unpacked, or copied with its times, at once lies within together of each other.
+const together = time.Minute
+
+// madeFrom tells whether bytecode was made after its source: the time that it names itself is in whole seconds, and a source may take the
+// place of one of the same size and time. The change time tells that, but is no reason where there are other links to the source, as
+// uv makes them, or where both have come from an archive, in any order.
+func madeFrom(src, pyc *unix.Stat_t) bool {
+	if pyc.Mtim.Nano() < src.Mtim.Nano() {
+		return false
+	}
+	later := src.Ctim.Nano() - pyc.Ctim.Nano()
+	if later <= 0 || src.Nlink > 1 {
+		return true
+	}
+	return later < int64(together) && laidDown(src) && laidDown(pyc)
+}
+
+// laidDown tells whether a file was given its time, which it was not written at.
+func laidDown(st *unix.Stat_t) bool { return st.Ctim.Nano()-st.Mtim.Nano() > int64(together) }

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 )
 
@@ -103,4 +104,72 @@ func first(errs ...error) error {
 		}
 	}
 	return nil
+}
+
+// TestStaleBytecode: bytecode does not count for a source of the same size and second that is newer.
+func TestStaleBytecode(t *testing.T) {
+	hour := time.Now().Add(-time.Hour).Truncate(time.Second)
+	stat := func(t *testing.T, path string) (st unix.Stat_t) {
+		t.Helper()
+		if err := unix.Stat(path, &st); err != nil {
+			t.Fatal(err)
+		}
+		return st
+	}
+	// rewrite gives the source a later change time than the bytecode has, with the times that both have.
+	rewrite := func(t *testing.T, source, pyc string) {
+		t.Helper()
+		when := time.Unix(0, func() int64 { st := stat(t, source); return st.Mtim.Nano() }())
+		poll.Until(t, "the source is newer", func() bool {
+			write(t, source, "X = 2\n", false)
+			if err := os.Chtimes(source, when, when); err != nil {
+				t.Fatal(err)
+			}
+			s, p := stat(t, source), stat(t, pyc)
+			return s.Ctim.Nano() > p.Ctim.Nano()
+		})
+	}
+	for _, c := range []struct {
+		name  string
+		want  bool
+		spoil func(t *testing.T, source, pyc string)
+	}{
+		{"compiled", true, func(*testing.T, string, string) {}},
+		{"within the second", false, func(t *testing.T, source, pyc string) {
+			if err := first(os.Chtimes(source, hour, hour.Add(2)), os.Chtimes(pyc, hour, hour.Add(1))); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"the source was replaced", false, rewrite},
+		{"unpacked at once", true, func(t *testing.T, source, pyc string) {
+			if err := os.Chtimes(pyc, hour, hour); err != nil {
+				t.Fatal(err)
+			}
+			rewrite(t, source, pyc)
+		}},
+		{"there are other links", true, func(t *testing.T, source, pyc string) {
+			rewrite(t, source, pyc)
+			if err := os.Link(source, source+".link"); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := tree(t, map[string]string{"mod.py": "X = 1\n"})
+			source, pyc := filepath.Join(dir, "mod.py"), filepath.Join(dir, "__pycache__", "mod.cpython-311.pyc")
+			if err := os.Chtimes(source, hour, hour); err != nil {
+				t.Fatal(err)
+			}
+			head := binary.LittleEndian.AppendUint32([]byte("12\r\n\x00\x00\x00\x00"), uint32(hour.Unix()))
+			write(t, pyc, string(binary.LittleEndian.AppendUint32(head, uint32(len("X = 1\n"))))+"code", false)
+			c.spoil(t, source, pyc)
+			s := newImporter(t, Options{Path: []string{dir}}).search(py3)
+			if _, err := s.unit(s.find("mod")); err != nil {
+				t.Fatal(err)
+			}
+			if _, code := s.bytecode("mod"); (code != nil) != c.want {
+				t.Errorf("bytecode is sent: %v", code != nil)
+			}
+		})
+	}
 }

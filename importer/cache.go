@@ -128,11 +128,21 @@ type cache struct {
 
 	// mu guards the following; never held across I/O, a scan or a compression.
 	mu    sync.Mutex
-	slots map[location]*slot
+	slots map[place]*slot
 	order *list.List // of *slot, most recently used first
 	bytes int64
 	// builds counts how often a file's content became a unit.
 	builds int64
+}
+
+// place is where a file lies, in whatever archive is there now.
+type place struct{ archive, file string }
+
+func (l location) place() place {
+	if l.arc == nil {
+		return place{file: l.dir}
+	}
+	return place{l.arc.path, l.dir}
 }
 
 // slot is one file in the cache, or on its way there.
@@ -143,6 +153,7 @@ type slot struct {
 
 	ready chan struct{} // closed when the following are set
 	key   fileKey
+	seen  time.Time // when that key was, at first
 	unit  *unit
 	err   error
 
@@ -152,7 +163,7 @@ type slot struct {
 }
 
 func newCache(limit int64) *cache {
-	return &cache{limit: limit, slots: map[location]*slot{}, order: list.New()}
+	return &cache{limit: limit, slots: map[place]*slot{}, order: list.New()}
 }
 
 // get gives the unit of the file, whose state the caller has seen to be key.
@@ -183,11 +194,11 @@ func (c *cache) get(ctx context.Context, loc location, key fileKey, read func() 
 func (c *cache) claim(loc location, key fileKey) (s *slot, mine bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	old := c.slots[loc]
+	old := c.slots[loc.place()]
 	if old != nil {
 		select {
 		case <-old.ready:
-			if old.key == key && key.settled(old.began) {
+			if old.key == key && key.settledSince(old.seen, old.began) {
 				c.order.MoveToFront(old.elem)
 				return old, false
 			}
@@ -197,16 +208,16 @@ func (c *cache) claim(loc location, key fileKey) (s *slot, mine bool) {
 	}
 	s = &slot{loc: loc, began: time.Now(), ready: make(chan struct{})}
 	if old != nil {
-		s.unit = old.unit // for fill: the content may be the same
+		s.unit, s.key, s.seen = old.unit, old.key, old.seen // for fill: the content may be the same
 		c.drop(old)
 	}
-	c.slots[loc] = s
+	c.slots[loc.place()] = s
 	return s, true
 }
 
 // fill reads the file. Whatever happens, it wakes those who wait.
 func (c *cache) fill(s *slot, read func() ([]byte, fileKey, error)) {
-	old := s.unit
+	old, was := s.unit, s.key
 	s.unit = nil
 	built := false
 	defer func() {
@@ -218,7 +229,7 @@ func (c *cache) fill(s *slot, read func() ([]byte, fileKey, error)) {
 			c.builds++
 		}
 		if s.err != nil {
-			delete(c.slots, s.loc)
+			delete(c.slots, s.loc.place())
 		} else {
 			s.elem = c.order.PushFront(s)
 		}
@@ -229,6 +240,9 @@ func (c *cache) fill(s *slot, read func() ([]byte, fileKey, error)) {
 		}
 	}()
 	data, key, err := read()
+	if old == nil || was != key {
+		s.seen = s.began
+	}
 	switch {
 	case err != nil:
 		s.err = err
@@ -247,7 +261,7 @@ func (u *unit) cost() int64 { return int64(u.size) + 200*int64(len(u.src.imports
 func (c *cache) charge(loc location, u *unit, n int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := c.slots[loc]
+	s := c.slots[loc.place()]
 	if s == nil || s.elem == nil || s.unit != u {
 		return // it was dropped
 	}
@@ -263,7 +277,7 @@ func (c *cache) drop(s *slot) {
 	c.bytes -= s.cost
 	s.cost = 0
 	c.order.Remove(s.elem)
-	if c.slots[s.loc] == s {
-		delete(c.slots, s.loc)
+	if at := s.loc.place(); c.slots[at] == s {
+		delete(c.slots, at)
 	}
 }

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"mitogend/integration/poll"
 )
 
 // Many children ask for the same modules at once: each is read, scanned and compressed once, and all get the same record.
@@ -255,5 +258,62 @@ func TestListingCache(t *testing.T) {
 	}
 	if len(kept.types) != 51 {
 		t.Errorf("%d entries", len(kept.types))
+	}
+}
+
+// What has a time in the future is read once more, and then kept.
+func TestTimesInTheFuture(t *testing.T) {
+	dir := tree(t, map[string]string{"m.py": "import os\n"})
+	zip := filepath.Join(dir, "a.zip")
+	zipTree(t, zip, map[string]string{"z.py": "import sys\n"})
+	when := time.Now().Add(time.Hour).Truncate(time.Second).Add(time.Millisecond)
+	for _, path := range []string{filepath.Join(dir, "m.py"), zip, dir} {
+		if err := os.Chtimes(path, when, when); err != nil {
+			t.Fatal(err)
+		}
+	}
+	im := newImporter(t, Options{Path: []string{dir, zip}})
+	kept := map[string]any{}
+	poll.Until(t, "all of it is kept", func() bool {
+		sourceOf(t, im, "m", py3)
+		sourceOf(t, im, "z", py3)
+		a, _ := im.finder.archive(zip)
+		l, _ := im.finder.listDir(dir)
+		now := map[string]any{"archive": a, "listing": l}
+		im.cache.mu.Lock()
+		for at, s := range im.cache.slots {
+			now[at.file] = s
+		}
+		im.cache.mu.Unlock()
+		same := maps.Equal(now, kept)
+		kept = now
+		return same && len(now) == 4
+	})
+	// But no longer than until it changes.
+	write(t, filepath.Join(dir, "m.py"), "import io\n", false)
+	zipTree(t, zip, map[string]string{"z.py": "import re!\n"})
+	for _, path := range []string{filepath.Join(dir, "m.py"), zip, dir} {
+		if err := os.Chtimes(path, when, when); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if m, z := sourceOf(t, im, "m", py3), sourceOf(t, im, "z", py3); m != "import io\n" || z != "import re!\n" {
+		t.Errorf("%q, %q", m, z)
+	}
+}
+
+// What was read of an archive goes when there is another one in its place.
+func TestReplacedArchives(t *testing.T) {
+	zip := filepath.Join(t.TempDir(), "a.zip")
+	im := newImporter(t, Options{Path: []string{zip}})
+	for i := range 20 {
+		want := fmt.Sprintf("x = %d\n", i)
+		zipTree(t, zip, map[string]string{"z.py": want})
+		if got := sourceOf(t, im, "z", py3); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if n := len(im.cache.slots); n != 1 {
+		t.Errorf("%d sources are kept", n)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -26,11 +27,20 @@ type fileKey struct {
 // (of a kernel tick, or of seconds on old filesystems): a file that changed within the step that it was read in may change
 // once more and keep its timestamps.
 func (k fileKey) settled(t time.Time) bool {
-	step := 100 * time.Millisecond
+	return t.UnixNano()-max(k.mtime, k.ctime) > int64(k.step())
+}
+
+func (k fileKey) step() time.Duration {
 	if k.mtime%int64(time.Second) == 0 {
-		step = 2 * time.Second
+		return 2 * time.Second
 	}
-	return t.UnixNano()-max(k.mtime, k.ctime) > int64(step)
+	return 100 * time.Millisecond
+}
+
+// settledSince is settled of a state that was seen before, at time first. If that is more than a step ago it is settled whatever its time
+// is, which may be in the future: what changes from now on has a later one.
+func (k fileKey) settledSince(first, t time.Time) bool {
+	return k.settled(t) || t.Sub(first) > k.step()
 }
 
 // statFile follows symbolic links.
@@ -185,10 +195,14 @@ func isMissing(err error) bool {
 type listing struct {
 	key     fileKey
 	settled bool
+	seen    time.Time // when that key was, at first
 	// types has the type bits of each entry; ModeSymlink stands for what was not followed.
 	types map[string]fs.FileMode
 	// compiled has, by module name, the file of an extension module or of bytecode.
 	compiled map[string]string
+
+	once    sync.Once
+	modules string // see moduleNames
 }
 
 // Suffixes of what an interpreter loads and we cannot serve.
@@ -244,7 +258,7 @@ func readDir(path string) (*listing, error) {
 		return nil, err
 	}
 	l := newListing()
-	l.key, l.settled = key, key.settled(read)
+	l.key, l.settled, l.seen = key, key.settled(read), read
 	for _, e := range entries {
 		l.add(e.Name(), e.Type())
 	}

@@ -15,8 +15,8 @@
 // the child, and kept with the source. For one child, eval.go decides the conditions, related.go gives the modules that an import
 // loads, and closure.go all that importing a module will load.
 //
-// A Responder (responder.go, answer.go) has what one stream was sent, and keeps the rules that Mitogen's peers rely on; see its
-// documentation.
+// A Responder (responder.go, answer.go) has what one stream was sent, knows which Pythons are behind it (kinds.go), and keeps the rules
+// that Mitogen's peers rely on; see its documentation.
 //
 // # Locks
 //

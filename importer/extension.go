@@ -22,8 +22,8 @@ const KindExtension Kind = "extension module"
 const extensionPart = 1 << 20
 
 // extensions gives the shared objects of a listing that are the module for a child of version v, by the tags in their names; or why
-// those that there are fit none.
-func (l *listing) extensions(leaf string, v Version) (files []string, why string) {
+// those that there are fit none. others are those for other versions.
+func (l *listing) extensions(leaf string, v Version) (files, others []string, why string) {
 	var misfits []string
 	for name, mode := range l.types {
 		rest, ok := strings.CutSuffix(name, ".so")
@@ -35,17 +35,19 @@ func (l *listing) extensions(leaf string, v Version) (files []string, why string
 			continue
 		}
 		if misfit := tagMisfit(tag, v); misfit != "" {
-			misfits = append(misfits, misfit)
+			misfits, others = append(misfits, misfit), append(others, name)
 			continue
 		}
 		files = append(files, name)
 	}
-	slices.SortFunc(files, func(a, b string) int { return cmp.Or(len(b)-len(a), cmp.Compare(a, b)) })
+	for _, list := range [][]string{files, others} {
+		slices.SortFunc(list, func(a, b string) int { return cmp.Or(len(b)-len(a), cmp.Compare(a, b)) })
+	}
 	if len(files) == 0 && len(misfits) > 0 {
 		slices.Sort(misfits)
-		return nil, fmt.Sprintf("built for %s; this child is %s", strings.Join(slices.Compact(misfits), " and "), v)
+		return nil, others, fmt.Sprintf("built for %s; this child is %s", strings.Join(slices.Compact(misfits), " and "), v)
 	}
-	return files, ""
+	return files, others, ""
 }
 
 // tagMisfit says what a file with that tag is built for, if it is not this version.
@@ -121,12 +123,15 @@ func (s *search) objectsOf(sp *spec) []ObjectDescription {
 	return out
 }
 
-// stub is what is served as the source of an extension module.
+// stub is what is served as the source of an extension module. A child behind this one may be of another version, and be given it as well.
 func (s *search) stub(sp *spec) ([]byte, error) {
 	var choices []string
-	for _, name := range sp.ext {
+	for i, name := range slices.Concat(sp.ext, sp.others) {
 		b, err := s.object(sp.sibling(name))
-		if err != nil {
+		switch {
+		case i >= len(sp.ext) && (err != nil || b.why != ""):
+			continue
+		case err != nil:
 			return nil, fmt.Errorf("%s: %s", sp.sibling(name), why(err))
 		}
 		libs, wants := s.libraries(b)
@@ -228,8 +233,8 @@ func (f *ExtensionFile) Part(offset int64, head string) ([]byte, error) {
 
 // extension finds the shared objects that are a module.
 func (s *search) extension(loc location, l *listing, leaf, bin string) (*spec, string) {
-	names, misfit := l.extensions(leaf, s.v)
-	sp := &spec{kind: KindExtension}
+	names, others, misfit := l.extensions(leaf, s.v)
+	sp := &spec{kind: KindExtension, others: others}
 	for _, name := range names {
 		file := loc.join(name)
 		switch b, err := s.object(file); {

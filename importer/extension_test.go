@@ -46,7 +46,7 @@ func TestTags(t *testing.T) {
 		for _, name := range strings.Fields(c.files) {
 			l.add(name, 0)
 		}
-		got, why := l.extensions("m", c.v)
+		got, _, why := l.extensions("m", c.v)
 		if strings.Join(got, " ") != c.want || why != c.misfits {
 			t.Errorf("%s for %s: %q, %q; want %q, %q", c.files, c.v, got, why, c.want, c.misfits)
 		}
@@ -184,15 +184,12 @@ func TestExtensionPart(t *testing.T) {
 	}
 	// Another state of the file is another module.
 	im := newImporter(t, Options{Path: []string{dir}})
-	old, err := im.Module(ctx, "p.m", py3)
-	if err != nil {
-		t.Fatal(err)
-	}
+	old, _ := im.Look(py3).Mark("p.m")
 	if err := os.WriteFile(filepath.Join(dir, "p/m.abi3.so"), append(whole, 0), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if now, err := im.Module(ctx, "p.m", py3); err != nil || now.Mark() == old.Mark() {
-		t.Errorf("the same mark, %v", err)
+	if now, ok := im.Look(py3).Mark("p.m"); !ok || now == old {
+		t.Errorf("the same mark, %v", ok)
 	}
 }
 
@@ -221,4 +218,31 @@ func TestNoSharedObject(t *testing.T) {
 		}
 		readObject(bytes.NewReader(bad))
 	}
+}
+
+// A hop passes on what it was sent: what is served of a module has the files for all versions, and each child picks its own.
+func TestExtensionOfAllVersions(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"m.cpython-311-x86_64-linux-gnu.so", "m.cpython-38-x86_64-linux-gnu.so"} {
+		sharedObject(t, filepath.Join(dir, name))
+	}
+	write(t, filepath.Join(dir, "m.cpython-39-x86_64-linux-gnu.so"), "no shared object", false)
+	sharedObject(t, filepath.Join(dir, "other.cpython-38-x86_64-linux-gnu.so"))
+	im := newImporter(t, Options{Path: []string{dir}})
+	for _, v := range []Version{py3, {3, 8}} {
+		stub := sourceOf(t, im, "m", v)
+		for name, want := range map[string]bool{"311": true, "38": true, "39": false} {
+			if strings.Contains(stub, `"m.cpython-`+name+"-") != want {
+				t.Errorf("%v: %s: %s", v, name, stub)
+			}
+		}
+	}
+	first := sourceOf(t, im, "m", py3)
+	if strings.Index(first, "cpython-311") > strings.Index(first, "cpython-38") {
+		t.Error("the hop's own file is not the first")
+	}
+	if d, err := im.Describe(context.Background(), "m", py3); err != nil || len(d.Objects) != 1 {
+		t.Errorf("%+v, %v", d, err)
+	}
+	wantReason(t, im, "other", py3, "built for cpython-38")
 }

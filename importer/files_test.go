@@ -115,7 +115,7 @@ func TestPolicyOfFiles(t *testing.T) {
 			if own {
 				opt.Policy, also = c.policy, nil
 			}
-			data, err := newImporter(t, opt).Resource(context.Background(), c.pkg, c.file, also...)
+			data, err := newImporter(t, opt).Resource(context.Background(), none, c.pkg, c.file, also...)
 			var none *NotFoundError
 			switch {
 			case c.want == "" && !errors.As(err, &none):
@@ -154,7 +154,7 @@ func TestPolicyOfDirectories(t *testing.T) {
 			if own {
 				opt.Policy, also = c.policy, nil
 			}
-			list, err := newImporter(t, opt).Resources(c.pkg, c.dir, also...)
+			list, err := newImporter(t, opt).Resources(none, c.pkg, c.dir, also...)
 			var got []string
 			for _, e := range list {
 				got = append(got, e.Name)
@@ -225,7 +225,7 @@ func TestPolicyOfDistributions(t *testing.T) {
 			}
 			im := newImporter(t, opt)
 			var got []string
-			for _, d := range im.Distributions(also...) {
+			for _, d := range im.search(none).installed(also) {
 				got = append(got, d.Name)
 			}
 			if s := strings.Join(got, " "); s != c.want {

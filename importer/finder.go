@@ -63,8 +63,12 @@ func (f *finder) listDir(dir string) (*listing, error) {
 	if l != nil && l.settled && l.key == key {
 		return l, nil
 	}
+	was := l
 	if l, err = readDir(dir); err != nil {
 		return nil, err
+	}
+	if was != nil && was.key == l.key {
+		l.settled, l.seen = l.key.settledSince(was.seen, l.seen), was.seen
 	}
 	f.mu.Lock()
 	if len(f.dirs) >= maxListings {
@@ -86,8 +90,12 @@ func (f *finder) archive(file string) (*archive, error) {
 	if a != nil && a.settled && a.key == key {
 		return a, nil
 	}
+	was := a
 	if a, err = openArchive(file); err != nil {
 		return nil, err
+	}
+	if was != nil && was.key == a.key {
+		a.settled, a.seen = a.key.settledSince(was.seen, a.seen), was.seen
 	}
 	f.mu.Lock()
 	f.archives[file] = a

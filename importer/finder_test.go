@@ -361,3 +361,48 @@ func TestFoundThenGone(t *testing.T) {
 		}
 	}
 }
+
+// A package's mark is another one once a module is added to it, or removed: the child was sent its modules' names.
+func TestMarkOfAPackage(t *testing.T) {
+	for _, v := range []Version{py2, py3} {
+		dir := tree(t, map[string]string{"jobs/__init__.py": "", "jobs/a.py": "", "jobs/data/x.txt": "", "space/sub/a.py": ""})
+		other := t.TempDir()
+		im := newImporter(t, Options{Path: []string{dir, other}})
+		mark := func(name string) [16]byte {
+			m, ok := im.Look(v).Mark(name)
+			if !ok && v != py2 {
+				t.Fatalf("%s is not there", name)
+			}
+			return m
+		}
+		last := mark("jobs")
+		for _, c := range []struct {
+			file    string
+			changes bool
+		}{
+			{"jobs/b.py", true}, {"jobs/c/__init__.py", true}, {"jobs/d.so", true}, {"jobs/notes.txt", false}, {"jobs/.#b.py", false},
+			{"jobs/__pycache__/a.cpython-311.pyc", false}, {"jobs/data/__init__.py", v == py2}, {"jobs/a.py", false},
+		} {
+			write(t, filepath.Join(dir, c.file), "", false)
+			if now := mark("jobs"); (now != last) != c.changes {
+				t.Errorf("%v: %s: it has changed: %v", v, c.file, now != last)
+			} else {
+				last = now
+			}
+		}
+		if err := os.Remove(filepath.Join(dir, "jobs", "b.py")); err != nil {
+			t.Fatal(err)
+		}
+		if mark("jobs") == last {
+			t.Errorf("%v: a module was removed", v)
+		}
+		if v == py2 {
+			continue
+		}
+		last = mark("space")
+		write(t, filepath.Join(other, "space", "more.py"), "", false)
+		if mark("space") == last {
+			t.Error("a namespace package has another directory")
+		}
+	}
+}

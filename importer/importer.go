@@ -26,8 +26,8 @@ type Options struct {
 	// Wheels are directories of wheels, behind Path. Each child is served the wheels that fit it: of each project the newest version, or
 	// the newest that the constraint files allow.
 	Wheels, Constraints []string
-	// Requirements are what a child needs besides. For each kind of child they are fetched once, by Fetch, which gives a directory of
-	// wheels, or one with a directory Site; its error is shown to the user.
+	// Requirements are what a child needs besides. They are fetched by Fetch, which gives a directory of wheels, or one with a directory
+	// Site, that nobody changes any more; its error is shown to the user.
 	Requirements Requirements
 	Fetch        func(context.Context, Requirements, Platform) (dir string, err error)
 	// Policy limits what is served, to every child.
@@ -128,12 +128,12 @@ type Importer struct {
 type views struct {
 	mu sync.Mutex
 	by map[Platform]*Importer
-	// fetched has the directories that Options.Fetch has given.
-	fetched map[Platform]string
+	// prepared are those that Options.Fetch was called for.
+	prepared map[Platform]bool
 }
 
 func newViews() *views {
-	return &views{by: map[Platform]*Importer{}, fetched: map[Platform]string{}}
+	return &views{by: map[Platform]*Importer{}, prepared: map[Platform]bool{}}
 }
 
 // New checks the options. Of the path it reads only what Venv has.

@@ -31,10 +31,9 @@ type Metadata struct {
 // maxMetadata is the size of the largest metadata file that is served, in bytes.
 const maxMetadata = 4 << 20
 
-// Distributions lists what is installed on the path, sorted by name; of several with one name the first on the path. Left out is
-// what the importer's policy, or another one, refuses, see projectRefused.
-func (im *Importer) Distributions(also ...Policy) []Distribution {
-	s := im.search(Version{})
+// installed lists what is installed on the path, sorted by name; of several with one name the first on the path. Left out is what the
+// importer's policy, or another one, refuses, see projectRefused.
+func (s *search) installed(also []Policy) []Distribution {
 	out := slices.DeleteFunc(s.distributions(), func(d Distribution) bool { return s.projectRefused(&d, also) != "" })
 	slices.SortFunc(out, func(a, b Distribution) int { return cmp.Compare(normalName(a.Name), normalName(b.Name)) })
 	return out
@@ -99,6 +98,40 @@ func normalName(name string) string {
 	return strings.Join(parts, "-")
 }
 
+// Installed gives the distributions on the path, sorted by name, within the importer's policy and others: of several with one name the
+// first. Names and versions are those that files inside tell; of the files it has the one of a name only, where there is one. It is one
+// look at the path. The error is ctx's.
+func (im *Importer) Installed(ctx context.Context, file string, also ...Policy) ([]*Metadata, error) {
+	s := im.search(Version{})
+	var out []*Metadata
+	for _, d := range s.installed(also) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		m := &Metadata{Distribution: d, Files: map[string][]byte{}}
+		if d.file {
+			m.add(s, "PKG-INFO", d.loc)
+		} else if l := s.list(d.loc); l != nil {
+			for _, name := range []string{"METADATA", "PKG-INFO", file} {
+				if mode, ok := s.typeOf(d.loc, l, name); ok && mode.IsRegular() {
+					m.add(s, name, d.loc.join(name))
+				}
+			}
+		}
+		m.header()
+		maps.DeleteFunc(m.Files, func(name string, _ []byte) bool { return name != file })
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+// add reads a file, if there is one.
+func (m *Metadata) add(s *search, name string, loc location) {
+	if data, err := s.read(loc); err == nil {
+		m.Files[name] = data
+	}
+}
+
 // Metadata reads the metadata files of a distribution, within the importer's policy and others. The error is a *NotFoundError, or
 // ctx's.
 func (im *Importer) Metadata(ctx context.Context, name string, also ...Policy) (*Metadata, error) {
@@ -115,9 +148,7 @@ func (im *Importer) Metadata(ctx context.Context, name string, also ...Policy) (
 		}
 		m := &Metadata{Distribution: d, Files: map[string][]byte{}}
 		if d.file {
-			if data, err := s.read(d.loc); err == nil {
-				m.Files["PKG-INFO"] = data
-			}
+			m.add(s, "PKG-INFO", d.loc)
 		} else {
 			left := int64(maxMetadata)
 			s.metadataFiles(m, d.loc, "", &left)

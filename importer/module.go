@@ -3,6 +3,7 @@ package importer
 import (
 	"context"
 	"crypto/sha256"
+	"maps"
 	"slices"
 	"strings"
 
@@ -43,13 +44,42 @@ type Module struct {
 	loc  location
 }
 
-// Mark is made of the source and the file's path. It tells whether what is served under a name has changed.
-func (m *Module) Mark() [16]byte { return m.unit.mark(m.Path) }
-
-func (u *unit) mark(path string) (mark [16]byte) {
-	sum := sha256.Sum256(append(u.hash[:len(u.hash):len(u.hash)], path...))
+// markOf is made of the source, the file's path and the names of a package's modules: all that the child was sent of it.
+func (s *search) markOf(sp *spec, u *unit) (mark [16]byte) {
+	data := append(u.hash[:len(u.hash):len(u.hash)], s.path(sp)...)
+	for _, loc := range s.portions(sp) {
+		if l := s.list(loc); l != nil {
+			data = append(append(data, 0), l.moduleNames()...)
+		}
+	}
+	if s.v.Major == 2 && sp.isPkg() {
+		// Directories count only if they have an __init__.py.
+		_, packages, _ := s.children(sp)
+		data = append(append(data, 0), strings.Join(packages, ",")...)
+	}
+	sum := sha256.Sum256(data)
 	copy(mark[:], sum[:])
 	return mark
+}
+
+// moduleNames are the modules in a package's directory, as far as names tell: nothing more is looked at for it.
+func (l *listing) moduleNames() string {
+	l.once.Do(func() {
+		names := slices.Collect(maps.Keys(l.compiled))
+		for name, mode := range l.types {
+			leaf, source := strings.CutSuffix(name, ".py")
+			if !source && !mode.IsRegular() && name != "__pycache__" {
+				leaf += "/"
+			} else if !source {
+				continue
+			}
+			names = append(names, leaf)
+		}
+		names = slices.DeleteFunc(names, func(name string) bool { return strings.Contains(name, ".") })
+		slices.Sort(names)
+		l.modules = strings.Join(slices.Compact(names), ",")
+	})
+	return l.modules
 }
 
 // Source gives the module's source.
@@ -62,14 +92,14 @@ type Look struct{ s *search }
 // Look makes one.
 func (im *Importer) Look(v Version) Look { return Look{im.search(v)} }
 
-// Mark gives Module.Mark of what is served under a name; false where nothing is.
+// Mark tells what is served under a name from anything else that was, or will be; false where nothing is.
 func (l Look) Mark(name string) (mark [16]byte, ok bool) {
 	sp := l.s.find(name)
 	u, err := l.s.unit(sp)
 	if err != nil {
 		return mark, false
 	}
-	return u.mark(l.s.path(sp)), true
+	return l.s.markOf(sp, u), true
 }
 
 // module builds what is served for a name.

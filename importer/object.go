@@ -282,7 +282,11 @@ const LibsSystem = "system"
 
 // SystemLibs reads them from the loader's configuration.
 var SystemLibs = sync.OnceValue(func() []string {
-	var dirs []string
+	return append(loaderDirs("/etc/ld.so.conf"), "/lib64", "/usr/lib64", "/lib", "/usr/lib")
+})
+
+// loaderDirs reads a file as ldconfig does: what it includes by a relative path lies below the directory that it is in itself.
+func loaderDirs(conf string) (dirs []string) {
 	seen := map[string]bool{}
 	var read func(pattern string)
 	read = func(pattern string) {
@@ -300,6 +304,9 @@ var SystemLibs = sync.OnceValue(func() []string {
 				line, _, _ = strings.Cut(line, "#")
 				if rest, ok := strings.CutPrefix(strings.TrimSpace(line), "include"); ok {
 					for _, pattern := range strings.Fields(rest) {
+						if !filepath.IsAbs(pattern) {
+							pattern = filepath.Join(filepath.Dir(file), pattern)
+						}
 						read(pattern)
 					}
 				} else if dir := strings.TrimSpace(line); filepath.IsAbs(dir) {
@@ -308,9 +315,9 @@ var SystemLibs = sync.OnceValue(func() []string {
 			}
 		}
 	}
-	read("/etc/ld.so.conf")
-	return append(dirs, "/lib64", "/usr/lib64", "/lib", "/usr/lib")
-})
+	read(conf)
+	return dirs
+}
 
 // libcParts are names of libraries that belong together, and to the loader.
 var libcParts = []string{"libc.", "libm.", "libdl.", "libpthread.", "librt.", "libutil.", "libresolv.", "ld-linux", "ld64.", "ld-musl"}

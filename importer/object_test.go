@@ -105,3 +105,15 @@ func TestMembersOfArchives(t *testing.T) {
 		}
 	}
 }
+
+// The loader's configuration is read from where it lies, whatever is in the current directory.
+func TestLoaderDirs(t *testing.T) {
+	etc := tree(t, map[string]string{
+		"ld.so.conf":           "include ld.so.conf.d/*.conf # more\n/last\nrelative\n",
+		"ld.so.conf.d/a.conf":  "/first\ninclude ../more/*.conf\ninclude ../ld.so.conf\n",
+		"ld.so.conf.d/b.other": "/other\n",
+		"more/c.conf":          "/second\n",
+	})
+	t.Chdir(tree(t, map[string]string{"ld.so.conf.d/x.conf": "/evil\n", "more/x.conf": "/evil\n"}))
+	equal(t, "directories", loaderDirs(filepath.Join(etc, "ld.so.conf")), []string{"/first", "/second", "/last"})
+}

@@ -19,6 +19,9 @@ type Platform struct {
 	// Libc is glibc, musl or empty, of LibcVersion.
 	Libc, LibcVersion string
 
+	// fetched is the directory of what such a child needs, as it was when it was asked for; see Prepare.
+	fetched string
+
 	// any stands for every platform: to show what there is.
 	any bool
 }

@@ -17,13 +17,14 @@ type ResourceInfo struct {
 	Size int64 // of a file, in bytes
 }
 
-// Resource reads a data file of a package, for GET_RESOURCE, pkgutil.get_data and importlib.resources. name is relative to the
-// package's directory, with slashes. Policies may apply in addition to the importer's. The error is a *NotFoundError, or ctx's.
-func (im *Importer) Resource(ctx context.Context, pkg, name string, also ...Policy) ([]byte, error) {
+// Resource reads a data file of a package, for GET_RESOURCE, pkgutil.get_data and importlib.resources of a child of version v. name is
+// relative to the package's directory, with slashes. Policies may apply in addition to the importer's. The error is a *NotFoundError, or
+// ctx's.
+func (im *Importer) Resource(ctx context.Context, v Version, pkg, name string, also ...Policy) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return im.search(Version{}).resource(pkg, name, also)
+	return im.search(v).resource(pkg, name, also)
 }
 
 func (s *search) resource(pkg, name string, also []Policy) ([]byte, error) {
@@ -56,10 +57,10 @@ func (s *search) resource(pkg, name string, also []Policy) ([]byte, error) {
 	return nil, &NotFoundError{Name: full, Reason: reason}
 }
 
-// Resources lists a directory of a package, sorted by name; dir is relative to the package's own, "" is that one. A namespace
-// package shows what its directories have together, of two files with one name the first. What policies refuse is not shown.
-func (im *Importer) Resources(pkg, dir string, also ...Policy) ([]ResourceInfo, error) {
-	entries, err := im.search(Version{}).entries(pkg, dir, also)
+// Resources lists a directory of a package as a child of version v has it, sorted by name; dir is relative to the package's own, "" is that
+// one. A namespace package shows what its directories have together, of two files with one name the first. What policies refuse is not shown.
+func (im *Importer) Resources(v Version, pkg, dir string, also ...Policy) ([]ResourceInfo, error) {
+	entries, err := im.search(v).entries(pkg, dir, also)
 	var out []ResourceInfo
 	for _, e := range entries {
 		out = append(out, e.info)

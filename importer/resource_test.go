@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -24,7 +25,7 @@ func TestResources(t *testing.T) {
 		{"pkg", "data.txt", "data"}, {"pkg", "dir/x.bin", "\x00\xff"}, {"pkg", "dir/empty", ""}, {"pkg", "mod.py", ""},
 		{"pkg.mod", "data.txt", "data"}, {"ns", "one.txt", "1"}, {"ns", "two.txt", "2"}, {"zipped", "t/a.html", "<a>"},
 	} {
-		if data, err := im.Resource(ctx, c[0], c[1]); err != nil || string(data) != c[2] {
+		if data, err := im.Resource(ctx, none, c[0], c[1]); err != nil || string(data) != c[2] {
 			t.Errorf("%s %s: %q, %v", c[0], c[1], data, err)
 		}
 	}
@@ -35,7 +36,7 @@ func TestResources(t *testing.T) {
 		{"top", "secret", "top is no package"}, {"absent", "x", "no such module"}, {"os", "x", "standard library"},
 		{"../x", "y", "empty component"},
 	} {
-		_, err := im.Resource(ctx, c[0], c[1])
+		_, err := im.Resource(ctx, none, c[0], c[1])
 		var nf *NotFoundError
 		if !errors.As(err, &nf) || !strings.Contains(nf.Reason, c[2]) {
 			t.Errorf("%s %s: %v, want a reason with %q", c[0], c[1], err, c[2])
@@ -47,12 +48,12 @@ func TestResources(t *testing.T) {
 		{"ns", "", "[{m.py false 0} {n.py false 0} {one.txt false 1} {two.txt false 1}]"},
 		{"zipped", "t", "[{a.html false 3}]"},
 	} {
-		if got, err := im.Resources(c[0], c[1]); err != nil || fmt.Sprint(got) != c[2] {
+		if got, err := im.Resources(none, c[0], c[1]); err != nil || fmt.Sprint(got) != c[2] {
 			t.Errorf("%s %s: %v, %v", c[0], c[1], got, err)
 		}
 	}
 	for _, dir := range []string{"..", "absent", "data.txt"} {
-		if got, err := im.Resources("pkg", dir); err == nil {
+		if got, err := im.Resources(none, "pkg", dir); err == nil {
 			t.Errorf("%s is listed: %v", dir, got)
 		}
 	}
@@ -73,7 +74,7 @@ func TestMetadata(t *testing.T) {
 	zipTree(t, wheel, map[string]string{"zipped-4.dist-info/METADATA": "Name: zipped\nVersion: 4\n"})
 	im := newImporter(t, Options{Path: []string{dir, late, wheel, filepath.Join(dir, "egged-1.5-py3.11.egg")}})
 	var got []string
-	for _, d := range im.Distributions() {
+	for _, d := range im.search(none).installed(nil) {
 		got = append(got, d.Name+" "+d.Version)
 	}
 	equal(t, "distributions", got, []string{"dev ", "egged 1.5", "Foo_Bar 2.0", "single 3", "zipped 4"})
@@ -97,5 +98,72 @@ func TestMetadata(t *testing.T) {
 	}
 	if m, err := im.Metadata(context.Background(), "foo_bar"); err != nil || m.Version != "9" {
 		t.Errorf("after the first one is removed: %v, %v", m, err)
+	}
+}
+
+// A package may have the name of one that another Python's standard library has.
+func TestResourcesOfAStdlibName(t *testing.T) {
+	dir := tree(t, map[string]string{"parser/__init__.py": "", "parser/sub/__init__.py": "", "parser/grammar.lark": "data", "parser/sub/x": "more"})
+	im := newImporter(t, Options{Path: []string{dir}})
+	for _, v := range []Version{{3, 9}, {3, 10}, {3, 13}, none} {
+		r, err := NewResponder(im, &recorder{}, ResponderOptions{Version: v})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := !Stdlib("parser", v)
+		for _, c := range [][3]string{{"parser", "grammar.lark", "data"}, {"parser.sub", "x", "more"}} {
+			data, err := im.Resource(context.Background(), v, c[0], c[1])
+			stock, errs := r.Resource(context.Background(), c[0], c[1])
+			if (err == nil && string(data) == c[2]) != want || (errs == nil && string(stock) == c[2]) != want {
+				t.Errorf("%v: %s %s: %q, %v, %q, %v", v, c[0], c[1], data, err, stock, errs)
+			}
+			if got, err := im.Resources(v, c[0], ""); (err == nil && len(got) > 0) != want {
+				t.Errorf("%v: %s: %v, %v", v, c[0], got, err)
+			}
+		}
+	}
+}
+
+// What is told of all projects at once is what each of them tells; no other file is read for it.
+func TestInstalled(t *testing.T) {
+	files := map[string]string{
+		"dev.egg-info/PKG-INFO": "Name: dev\nVersion: 0.1.dev0\n", "single-3.egg-info": "Name: single\nVersion: 3\n",
+		"dev.egg-info/entry_points.txt": "[x]\nd = d\n", "bare-1.dist-info/": "",
+	}
+	const projects, large = 30, 1 << 20
+	for i := range projects {
+		dir := fmt.Sprintf("Some_Name%d-2.dist-info/", i)
+		files[dir+"METADATA"] = fmt.Sprintf("Name: Some.Name%d\nVersion: 2\n", i)
+		files[dir+"RECORD"] = strings.Repeat("x", large)
+		if i%2 == 0 {
+			files[dir+"entry_points.txt"] = fmt.Sprint("[x]\ny = ", i, "\n")
+		}
+	}
+	im := onPath(t, files)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	got, err := im.Installed(context.Background(), "entry_points.txt")
+	runtime.ReadMemStats(&after)
+	if err != nil || len(got) != projects+3 {
+		t.Fatalf("%d projects, %v", len(got), err)
+	}
+	if n := after.TotalAlloc - before.TotalAlloc; n > projects*large/4 {
+		t.Errorf("%d bytes were read", n)
+	}
+	for _, m := range got {
+		whole, err := im.Metadata(context.Background(), m.Name)
+		if err != nil || whole.Name != m.Name || whole.Version != m.Version || whole.Path != m.Path {
+			t.Errorf("%+v, %v, want %+v", m.Distribution, err, whole)
+			continue
+		}
+		want, ok := whole.Files["entry_points.txt"]
+		if data, has := m.Files["entry_points.txt"]; has != ok || string(data) != string(want) || len(m.Files) > 1 {
+			t.Errorf("%s: %q", m.Name, m.Files)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := im.Installed(ctx, "entry_points.txt"); !errors.Is(err, context.Canceled) {
+		t.Error(err)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 )
@@ -53,7 +52,7 @@ type ResponderOptions struct {
 	Compiled func(Uncompiled) (magic, code []byte)
 	// Observe is told what was done, by the goroutine that runs Serve. It may be nil.
 	Observe func(Event)
-	// Reached is called, by the same goroutine, when the child reaches a bound of what is remembered for it. It may be nil.
+	// Reached is called, by any goroutine, when the child reaches a bound of what is remembered for it. It may be nil.
 	Reached func(bound string, limit int)
 }
 
@@ -85,6 +84,9 @@ type Event struct {
 	Reason string
 	// Target is the context that a module was forwarded to.
 	Target uint32
+	// Mark is that of what was sent, as Look.Mark gives it for a child of that Platform. It is zero where this cannot be said.
+	Mark     [16]byte
+	Platform Platform
 	// Repeated: somebody else has been told of the same.
 	Repeated bool
 	// For is why another module was preloaded or foretold: the module that imports it, or else the one asked for. It is empty for the
@@ -121,8 +123,7 @@ type Responder struct {
 
 	// mu guards the following, and nothing that blocks is done under it.
 	mu           sync.Mutex
-	self         Platform
-	platforms    []Platform // of the child, then of those below it
+	kinds        kinds
 	jobs         []*job
 	pending      map[string]bool // names in jobs that were asked for
 	pendingBytes int
@@ -179,7 +180,7 @@ func NewResponder(im *Importer, sink Sink, opt ResponderOptions) (*Responder, er
 		opt.Main = im.opt.Main
 	}
 	return &Responder{
-		im: im, sink: sink, opt: opt, self: Platform{Version: opt.Version}, platforms: []Platform{{Version: opt.Version}}, pending: map[string]bool{},
+		im: im, sink: sink, opt: opt, kinds: newKinds(Platform{Version: opt.Version}), pending: map[string]bool{},
 		sent: map[string]*sentModule{}, refused: map[string]bool{},
 		forwarded: map[uint32]map[string]bool{}, likely: newAhead(),
 	}, nil
@@ -246,51 +247,44 @@ func (r *Responder) Push(ctx context.Context, names ...string) error {
 func (r *Responder) own() Platform {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.self
+	return r.kinds.own
 }
 
 // Learn tells what the child is, once more than its version is known.
 func (r *Responder) Learn(p Platform) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.self = p
-	if r.platforms[0].ABI == "" {
-		r.platforms = r.platforms[1:]
-	}
-	r.platforms = append([]Platform{p}, slices.DeleteFunc(r.platforms, func(have Platform) bool { return have == p })...)
+	r.kinds.own = p
 }
 
-// Forward is Push for a context below the child, of platform p: the modules go to the child, and it is told to pass them on.
+// Forward is Push for a context below the child, of platform p, which Add has told of: the modules go to the child, and it is told to pass
+// them on.
 func (r *Responder) Forward(ctx context.Context, target uint32, p Platform, names ...string) error {
-	r.Add(p)
 	return r.submit(ctx, &job{names: names, platform: p, target: target})
 }
 
 // Forget drops what is kept for a context below the child that is gone. It does not wait until that is done.
 func (r *Responder) Forget(target uint32) {
+	r.mu.Lock()
+	r.kinds.remove(target)
+	r.mu.Unlock()
 	_ = r.add(&job{forget: target})
 }
 
-// Add tells of a context below the child. From now on, modules are served that its Python lacks, and the child's has: backports of the
+// Add tells of a context below the child. Until Forget, modules are served that its Python lacks, and the child's has: backports of the
 // standard library.
-func (r *Responder) Add(p Platform) {
+func (r *Responder) Add(target uint32, p Platform) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	for i, have := range r.platforms {
-		if have == p || have.Version == p.Version && p.ABI == "" {
-			return
-		}
-		if have.Version == p.Version && have.ABI == "" {
-			r.platforms[i] = p
-			return
-		}
+	ok := r.kinds.add(target, p)
+	r.mu.Unlock()
+	if !ok {
+		r.reached("kinds of Pythons behind one connection", maxKinds)
 	}
-	r.platforms = append(r.platforms, p)
 }
 
 // Resource is the importer's Resource within the responder's policy. It may be called from any goroutine.
 func (r *Responder) Resource(ctx context.Context, pkg, name string) ([]byte, error) {
-	return r.im.Resource(ctx, pkg, name, r.opt.Policy)
+	return r.im.Resource(ctx, r.opt.Version, pkg, name, r.opt.Policy)
 }
 
 // Withholds says why the child may not have a data file of a package, wherever it comes from; "" if it may.

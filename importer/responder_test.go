@@ -154,6 +154,7 @@ func TestResponderPushAndForward(t *testing.T) {
 	if err := r.Push(ctx, "app.util", "lib.x", "absent"); err != nil || len(sink.names()) != 6 {
 		t.Errorf("nothing is left to push: %v, %q", err, sink.names())
 	}
+	r.Add(7, Platform{Version: py2})
 	if err := r.Forward(ctx, 7, Platform{Version: py2}, "app.util"); err != nil {
 		t.Fatal(err)
 	}
@@ -309,12 +310,47 @@ func TestResponderVersions(t *testing.T) {
 	sink := &recorder{}
 	r := serve(t, im, sink, ResponderOptions{Version: py3})
 	ask(t, r, "configparser")
-	r.Add(Platform{Version: py2})
-	r.Add(Platform{Version: py2})
+	r.Add(7, Platform{Version: py2})
+	r.Add(8, Platform{Version: py2})
 	ask(t, r, "configparser", "new_ns")
 	equal(t, "sent", sink.names(), []string{"-configparser", "configparser", "new_ns"})
-	if len(r.platforms) != 2 {
-		t.Errorf("platforms %v", r.platforms)
+	// Once the last of them is gone, nothing is looked up for them.
+	write(t, im.Path()[0]+"/enum.py", "", false)
+	r.Forget(7)
+	if n := len(r.kinds.list()); n != 2 {
+		t.Errorf("%d kinds", n)
+	}
+	r.Forget(8)
+	r.Forget(8)
+	ask(t, r, "enum")
+	equal(t, "sent", sink.names()[3:], []string{"-enum"})
+	if k := &r.kinds; len(k.list()) != 1 || len(k.of)+len(k.count)+len(k.order) != 0 {
+		t.Errorf("kept: %+v", k)
+	}
+}
+
+// A child that has others started behind it, and says each time that they are another Python, cannot make each of its questions
+// dearer without end.
+func TestKindsBehindAConnection(t *testing.T) {
+	reached := 0
+	r := serve(t, onPath(t, appFiles), &recorder{}, ResponderOptions{Version: py3, Reached: func(_ string, limit int) {
+		if reached++; limit != maxKinds {
+			t.Errorf("limit %d", limit)
+		}
+	}})
+	for i := range 1000 {
+		r.Add(uint32(1+i), Platform{Version: Version{3, 100 + i}})
+		r.Add(5000, Platform{Version: Version{3, 100 + i}}) // one that tells another thing each time
+	}
+	if n := len(r.kinds.list()); n != 1+maxKinds || reached == 0 {
+		t.Errorf("%d kinds are known, the bound was reached %d times", n, reached)
+	}
+	for i := range 1000 {
+		r.Forget(uint32(1 + i))
+	}
+	r.Forget(5000)
+	if k := &r.kinds; len(k.list()) != 1 || len(k.of)+len(k.count)+len(k.order) != 0 {
+		t.Errorf("kept: %+v", k)
 	}
 }
 
@@ -502,6 +538,7 @@ func TestResponderForetells(t *testing.T) {
 	// Below it runs a 2.7, for which there is a backport: it is asked for, so nothing is refused ahead.
 	write(t, dir+"/configparser.py", "", false)
 	write(t, dir+"/c.py", "import configparser, enum\n", false)
+	r.Add(9, Platform{Version: py2})
 	if err := r.Forward(context.Background(), 9, Platform{Version: py2}, "c"); err != nil {
 		t.Fatal(err)
 	}
@@ -691,5 +728,28 @@ func TestListedNames(t *testing.T) {
 	many := listedNames([]byte(strings.Repeat("['a.b','c.d'];", 1000)))
 	if len(long) != 1 || len(long[0]) != maxListLength || len(many) != maxLists {
 		t.Error(len(long), len(many))
+	}
+}
+
+// An event has the mark of what was sent, which a later look compares; not for what is another thing to Look.
+func TestEventsHaveMarks(t *testing.T) {
+	im := onPath(t, appFiles)
+	for _, stock := range []bool{false, true} {
+		seen := 0
+		r := serve(t, im, &recorder{}, ResponderOptions{Version: py3, Stock: stock, Main: &Main{Source: []byte("import app\n"), Run: true}, Observe: func(e Event) {
+			want, ok := im.Look(py3).Mark(e.Name)
+			if e.What == Refused || stock {
+				want = [16]byte{}
+			} else if ok {
+				seen++
+			}
+			if e.Mark != want || want != [16]byte{} && e.Platform != (Platform{Version: py3}) {
+				t.Errorf("%+v, want %x", e, want)
+			}
+		}})
+		ask(t, r, "app.web.view", "alone", "none", "__main__")
+		if !stock && seen < 8 {
+			t.Errorf("%d modules", seen)
+		}
 	}
 }

@@ -41,7 +41,9 @@ type spec struct {
 	why  string     // why there is nothing; the rest is empty then
 	// absent: because nothing of that name exists.
 	absent bool
-	ext    []string // names of the shared objects in file's directory, of an extension module; file is the first of them
+	// Of an extension module: names of the shared objects in file's directory, which is the first of them; and those for other Pythons,
+	// which children behind this one may be.
+	ext, others []string
 
 	// Filled in by search when first asked for.
 	unit, packed    *unit // packed: of the source itself, see search.load

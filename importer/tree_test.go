@@ -67,14 +67,14 @@ func TestTreeIsLikeADirectory(t *testing.T) {
 				same(t, "top level", im.TopLevel(v), disk.TopLevel(v))
 			}
 			for _, name := range []string{"data/a.txt", "data/b.bin", "secret.py", "part.py", "none", "../mod.py", "data"} {
-				a, erra := disk.Resource(context.Background(), "pkg", name)
-				b, errb := im.Resource(context.Background(), "pkg", name)
+				a, erra := disk.Resource(context.Background(), none, "pkg", name)
+				b, errb := im.Resource(context.Background(), none, "pkg", name)
 				same(t, name, string(b), string(a))
 				same(t, name+": fails", errb != nil, erra != nil)
 			}
 			for _, sub := range []string{"", "data"} {
-				a, erra := disk.Resources("pkg", sub)
-				b, errb := im.Resources("pkg", sub)
+				a, erra := disk.Resources(none, "pkg", sub)
+				b, errb := im.Resources(none, "pkg", sub)
 				same(t, "list of "+sub, b, a)
 				if len(a) == 0 || erra != nil || errb != nil {
 					t.Errorf("%v, %v", erra, errb)

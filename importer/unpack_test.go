@@ -69,13 +69,10 @@ func TestUnpack(t *testing.T) {
 		t.Error("more than the limit is sent")
 	}
 	// A change of any file is one of the package.
-	before, err := im.Module(context.Background(), "pk", py3)
-	if err != nil {
-		t.Fatal(err)
-	}
+	before, _ := im.Look(py3).Mark("pk")
 	write(t, filepath.Join(dir, "pk/data/a.bin"), "abc", false)
-	if after, err := im.Module(context.Background(), "pk", py3); err != nil || after.Mark() == before.Mark() {
-		t.Error("a changed file is not noticed", err)
+	if after, ok := im.Look(py3).Mark("pk"); !ok || after == before {
+		t.Error("a changed file is not noticed", ok)
 	}
 	if _, err := New(Options{Unpack: []string{"../x"}}); err == nil {
 		t.Error("a name that is none is taken")

@@ -339,33 +339,33 @@ func (im *Importer) Asks(v Version) bool {
 	return len(im.opt.Wheels) > 0 && im.search(Version{}).choice(Platform{Version: v}).open
 }
 
-// Prepare fetches what such a child needs. Call it before the child is served anything.
-func (im *Importer) Prepare(ctx context.Context, p Platform) error {
+// Prepare fetches what such a child needs, and gives the platform that it is served for from then on: it goes on with this, whatever is
+// fetched later for others of its kind. Call it before the child is served anything.
+func (im *Importer) Prepare(ctx context.Context, p Platform) (Platform, error) {
 	if im.opt.Requirements.Empty() || im.opt.Fetch == nil {
-		return nil
+		return p, nil
 	}
 	if need := im.opt.Requirements.Python; !allowsPython(need, p.Version) {
-		return fmt.Errorf("importer: the script needs Python %s, and this child is %s", need, p.Version)
+		return p, fmt.Errorf("importer: the script needs Python %s, and this child is %s", need, p.Version)
 	}
 	dir, err := im.opt.Fetch(ctx, im.opt.Requirements, p)
 	if err != nil {
-		return fmt.Errorf("importer: requirements for %s: %w", p, err)
+		return p, fmt.Errorf("importer: requirements for %s: %w", p, err)
 	}
 	im.views.mu.Lock()
 	defer im.views.mu.Unlock()
-	if _, known := im.views.fetched[p]; !known && len(im.views.fetched) >= maxChoices {
-		return fmt.Errorf("importer: requirements are for at most %d kinds of children, and %s is one more", maxChoices, p)
+	if !im.views.prepared[p] && len(im.views.prepared) >= maxChoices {
+		return p, fmt.Errorf("importer: requirements are for at most %d kinds of children, and %s is one more", maxChoices, p)
 	}
-	im.views.fetched[p] = dir
-	return nil
+	im.views.prepared[p] = true
+	p.fetched = dir
+	return p, nil
 }
 
 // wheelDirs are the directories of wheels for such a child.
 func (im *Importer) wheelDirs(p Platform) []string {
-	im.views.mu.Lock()
-	defer im.views.mu.Unlock()
-	if dir := im.views.fetched[p]; dir != "" {
-		return append(slices.Clip(im.opt.Wheels), dir)
+	if p.fetched != "" {
+		return append(slices.Clip(im.opt.Wheels), p.fetched)
 	}
 	return im.opt.Wheels
 }
@@ -399,11 +399,8 @@ func (s *search) addWheels(p Platform) {
 	for _, arc := range s.chosen.wheels {
 		s.roots = append(s.roots, location{arc: arc})
 	}
-	s.im.views.mu.Lock()
-	dir := s.im.views.fetched[p]
-	s.im.views.mu.Unlock()
-	if dir != "" {
-		s.addRoot(filepath.Join(dir, Site))
+	if p.fetched != "" {
+		s.addRoot(filepath.Join(p.fetched, Site))
 	}
 }
 

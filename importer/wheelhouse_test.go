@@ -384,7 +384,7 @@ func TestWheelContents(t *testing.T) {
 	ctx := context.Background()
 	for v, data := range map[Version]string{py3: "text", py2: "old"} {
 		view := im.For(Platform{Version: v})
-		got, err := view.Resource(ctx, "demo", "data.txt")
+		got, err := view.Resource(ctx, none, "demo", "data.txt")
 		if err != nil || string(got) != data {
 			t.Errorf("%s: data %q %v", v, got, err)
 		}
@@ -412,7 +412,7 @@ func TestWheelContents(t *testing.T) {
 	if _, err := denied.Module(ctx, "demo.pure", py3); err == nil || !strings.Contains(err.Error(), "denied") {
 		t.Errorf("a denied module: %v", err)
 	}
-	if _, err := denied.Resource(ctx, "demo", "pure.py"); err == nil {
+	if _, err := denied.Resource(ctx, none, "demo", "pure.py"); err == nil {
 		t.Error("a denied module's file is given")
 	}
 }
@@ -426,13 +426,13 @@ func TestResponderPlatforms(t *testing.T) {
 	r := serve(t, im, sink, ResponderOptions{Version: py3})
 	ask(t, r, "demo")
 	below := platform(t, 8, "cp38", "x86_64", "glibc", "2.31")
-	r.Add(Platform{Version: below.Version})
-	r.Add(below)
-	r.Add(Platform{Version: below.Version})
+	r.Add(7, Platform{Version: below.Version})
+	r.Add(7, below)
+	r.Add(7, Platform{Version: below.Version})
 	own := platform(t, 11, "cp311", "x86_64", "glibc", "2.36")
 	r.Learn(own)
-	if !slices.Equal(r.platforms, []Platform{own, below}) {
-		t.Errorf("platforms %v", r.platforms)
+	if got := r.kinds.list(); !slices.Equal(got, []Platform{own, below}) {
+		t.Errorf("kinds %v", got)
 	}
 	ask(t, r, "demo")
 	equal(t, "sent", sink.names(), []string{"-demo", "demo"})
@@ -456,15 +456,22 @@ func TestPrepare(t *testing.T) {
 		return Platform{Version: Version{3, 11}, ABI: "cp311", Machine: fmt.Sprint("m", i)}
 	}
 	for i := range maxChoices {
-		if err := im.Prepare(ctx, kind(i)); err != nil {
+		if _, err := im.Prepare(ctx, kind(i)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := im.Prepare(ctx, kind(maxChoices)); err == nil || !strings.Contains(err.Error(), "at most 1000 kinds") {
+	if _, err := im.Prepare(ctx, kind(maxChoices)); err == nil || !strings.Contains(err.Error(), "at most 1000 kinds") {
 		t.Error(err)
 	}
-	// One that is known gets what is newer.
-	if err := im.Prepare(ctx, kind(1)); err != nil || im.wheelDirs(kind(1))[0] != fmt.Sprint("/dir", maxChoices+2) {
-		t.Error(err, im.wheelDirs(kind(1)))
+	// A new child of a kind that is known gets what is newer; the others go on with what they have.
+	one, err1 := im.Prepare(ctx, kind(1))
+	two, err2 := im.Prepare(ctx, kind(1))
+	for i, p := range []Platform{one, two} {
+		if got, want := im.For(p).search(p.Version).platform, fmt.Sprint("/dir", maxChoices+2+i); got.fetched != want || im.wheelDirs(p)[0] != want {
+			t.Errorf("%d: %+v, want %s; %v, %v", i, got, want, err1, err2)
+		}
+	}
+	if dirs := im.wheelDirs(kind(1)); len(dirs) != 0 {
+		t.Errorf("%q", dirs)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -646,5 +647,37 @@ func TestChangedModulesAreServedAnew(t *testing.T) {
 	write("def f(): return 'another'\n")
 	if got, last := call(); got != "another" || last == second {
 		t.Errorf("a changed module gives %q in context %d after %d", got, last, second)
+	}
+}
+
+// A child that has a package knows what is in it: a module that is added to it goes to a new one.
+func TestAddedModulesAreServed(t *testing.T) {
+	b := newBed(t, nil)
+	dir := t.TempDir()
+	add := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, "jobs", name+".py"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "jobs"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	add("__init__", "")
+	add("late", "def f():\n    import importlib\n    return importlib.import_module('jobs.' + 'c').f()\n")
+	cl := b.dial(t, client.Options{Source: &importer.Options{Path: []string{dir}}})
+	for i, name := range []string{"a", "b", "c", "late"} {
+		if name != "late" {
+			add(name, fmt.Sprintf("def f(): return %d\n", i))
+		}
+		c, err := cl.Connect(t.Context(), "local:")
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := c.Call(t.Context(), "jobs."+name+":f").Value()
+		if want := int64(min(i, 2)); err != nil || v != want {
+			t.Errorf("%s: %v, %v", name, v, err)
+		}
+		c.Close(t.Context())
 	}
 }

@@ -26,9 +26,9 @@ func TestCheck(t *testing.T) {
 	p := newPool(t, Options{})
 	v := importer.Version{Major: 3, Minor: 11}
 	one, two := &Conn{p: p, im: im, ready: make(chan struct{})}, &Conn{p: p, im: im, ready: make(chan struct{})}
-	one.remember("m")
-	two.remember("m")
-	two.remember("absent")
+	one.remember(importer.Event{Name: "m"})
+	two.remember(importer.Event{Name: "m"})
+	two.remember(importer.Event{Name: "absent"})
 	first := p.check(im, importer.Version{}, time.Time{})
 	if one.outdated(time.Time{}) || two.outdated(time.Time{}) {
 		t.Error("nothing has changed")
@@ -66,6 +66,33 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// What counts is what was sent, whatever has become of it when that is noted. But it may have been another child's.
+func TestCheckOfWhatWasSent(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "m.py")
+	if err := os.WriteFile(file, []byte("x = 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	im, err := importer.New(importer.Options{Path: []string{dir}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := importer.Event{Name: "m"}
+	sent.Mark, _ = im.Look(importer.Version{}).Mark("m")
+	others := sent
+	others.Platform = importer.Platform{Version: importer.Version{Major: 2, Minor: 7}}
+	if err := os.WriteFile(file, []byte("x = 22\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range []importer.Event{sent, others} {
+		c := &Conn{p: newPool(t, Options{}), im: im, ready: make(chan struct{})}
+		c.remember(e)
+		if outdated := c.outdated(time.Now()); outdated != (e.Platform == importer.Platform{}) {
+			t.Errorf("%v: outdated: %v", e.Platform, outdated)
+		}
+	}
+}
+
 // A check of many modules looks at their directories once, and builds no record.
 func TestCheckIsCheap(t *testing.T) {
 	dir := t.TempDir()
@@ -86,9 +113,9 @@ func TestCheckIsCheap(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "main.py"), []byte(main), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.remember("main")
+	c.remember(importer.Event{Name: "main"})
 	for i := range modules {
-		c.remember(fmt.Sprint("m", i))
+		c.remember(importer.Event{Name: fmt.Sprint("m", i)})
 	}
 	// What changed just now is read again each time.
 	deadline := time.Now().Add(30 * time.Second)

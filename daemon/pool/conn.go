@@ -144,7 +144,7 @@ func (c *Conn) onLog(l daemon.Log) {
 }
 
 func (c *Conn) onImport(e importer.Event) {
-	c.remember(e.Name)
+	c.remember(e)
 	c.watchMu.RLock()
 	defer c.watchMu.RUnlock()
 	for _, w := range c.watchers {
@@ -154,15 +154,23 @@ func (c *Conn) onImport(e importer.Event) {
 	}
 }
 
-// remember notes what a name is now, if it is not known.
-func (c *Conn) remember(name string) {
+// remember notes what was sent under a name, if it is not known: what it is now where the event does not tell.
+func (c *Conn) remember(e importer.Event) {
+	name := e.Name
 	if len(name) > importer.MaxName {
 		return // never served
 	}
 	c.sentMu.Lock()
 	_, known := c.sent[name]
 	c.sentMu.Unlock()
-	if !known && !c.keep(name, markOf(c.importer().Look(c.version()), name)) {
+	if known {
+		return
+	}
+	m := mark(e.Mark)
+	if m == (mark{}) || e.Platform != c.platform() {
+		m = markOf(c.importer().Look(c.version()), name)
+	}
+	if !c.keep(name, m) {
 		select {
 		case <-c.ready:
 			if c.child != nil {
@@ -221,6 +229,18 @@ func (c *Conn) version() importer.Version {
 	default:
 	}
 	return importer.Version{}
+}
+
+// platform is the child's, or unknown while it is being connected.
+func (c *Conn) platform() importer.Platform {
+	select {
+	case <-c.ready:
+		if c.child != nil {
+			return c.child.Platform()
+		}
+	default:
+	}
+	return importer.Platform{}
 }
 
 // outdated tells whether something that was sent differs from what would be sent now, or at since. It reads

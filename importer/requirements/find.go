@@ -1,13 +1,17 @@
 package requirements
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+
+	"github.com/BurntSushi/toml"
 
 	"mitogend/importer"
 )
@@ -27,7 +31,11 @@ const install = "install it (python3 -m ensurepip, or the package python3-pip), 
 // find fills part. uv is asked first. But where the user has told only one of the two where to look, the other is not asked: it would
 // look elsewhere, where somebody else may have put a project of the same name.
 func find(ctx context.Context, r importer.Requirements, p importer.Platform, env []string, part string) error {
-	uvTold, pipTold := told(uvIs, env), told(pipIs, env)
+	python, prefix, noPip := pip(ctx, p.Version, env)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	uvTold, pipTold := told(uvIs, env, ""), told(pipIs, env, prefix)
 	onlyUV, onlyPip := uvTold != "" && pipTold == "", pipTold != "" && uvTold == ""
 	uvSays := errMissing
 	if !onlyPip {
@@ -49,7 +57,10 @@ func find(ctx context.Context, r importer.Requirements, p importer.Platform, env
 	default:
 		return uvSays
 	}
-	pipSays := byPip(ctx, r, p, env, part)
+	pipSays := noPip
+	if noPip == nil {
+		pipSays = byPip(ctx, python, r, p, env, part)
+	}
 	switch {
 	case pipSays == nil || ctx.Err() != nil:
 		return pipSays
@@ -72,13 +83,14 @@ func find(ctx context.Context, r importer.Requirements, p importer.Platform, env
 // etc is another directory in tests only.
 var etc = "/etc"
 
-// A tool has settings in its environment and in files.
+// A tool has settings in its environment and in files. prefix is sys.prefix of the Python that it runs under, if it is known.
 type tool struct {
-	prefix string
-	files  func(get func(string) string) []string
+	variables string // how their names begin
+	files     func(get func(string) string, prefix string) []string
+	tells     func(file []byte) bool
 }
 
-var uvIs = tool{"UV_", func(get func(string) string) []string {
+var uvIs = tool{"UV_", func(get func(string) string, _ string) []string {
 	if isSet(get("UV_NO_CONFIG")) {
 		return nil
 	}
@@ -87,9 +99,9 @@ var uvIs = tool{"UV_", func(get func(string) string) []string {
 		files = append(files, filepath.Join(dir, "uv", "uv.toml"))
 	}
 	return append(files, filepath.Join(etc, "uv", "uv.toml"))
-}}
+}, uvTells}
 
-var pipIs = tool{"PIP_", func(get func(string) string) []string {
+var pipIs = tool{"PIP_", func(get func(string) string, prefix string) []string {
 	if get("PIP_CONFIG_FILE") == os.DevNull {
 		return nil
 	}
@@ -97,11 +109,13 @@ var pipIs = tool{"PIP_", func(get func(string) string) []string {
 	for _, dir := range configDirs(get) {
 		files = append(files, filepath.Join(dir, "pip", "pip.conf"))
 	}
-	if venv := get("VIRTUAL_ENV"); venv != "" {
-		files = append(files, filepath.Join(venv, "pip.conf"))
+	for _, dir := range []string{get("VIRTUAL_ENV"), prefix} {
+		if dir != "" {
+			files = append(files, filepath.Join(dir, "pip.conf"))
+		}
 	}
 	return files
-}}
+}, pipTells}
 
 func configHome(get func(string) string) string {
 	if dir := get("XDG_CONFIG_HOME"); dir != "" {
@@ -118,19 +132,49 @@ func configDirs(get func(string) string) []string {
 }
 
 // The settings, of either, that decide which projects are found. Of others, such as a certificate or a proxy, the worst is an error.
-const (
-	settings = `default-index|index|index-url|extra-index-url|find-links|no-index|offline|index-strategy|constraint|constraints|` +
-		`constraint-dependencies|override|override-dependencies|exclude-newer|uploaded-prior-to|require-hashes|pre|prerelease|config-file`
-	maxSettings = 1 << 20
-)
+var settings = strings.Fields(`default-index index index-url pypi-url extra-index-url find-links no-index offline index-strategy
+	constraint constraints constraint-dependencies override override-dependencies requirement exclude-newer exclude-newer-package
+	uploaded-prior-to require-hashes pre prerelease config-file`)
 
-var (
-	settingName = regexp.MustCompile(`^(?:` + settings + `)$`)
-	settingLine = regexp.MustCompile(`(?mi)^[ \t]*(?:\[\[[ \t]*(?:pip\.)?index[ \t]*\]\]|(?:` + settings + `)[ \t]*[=:])`)
-)
+const maxSettings = 1 << 20
+
+// isSetting takes names as pip does: in any case, with underscores, and in files with dashes before them.
+func isSetting(name string) bool {
+	return slices.Contains(settings, strings.TrimPrefix(strings.ReplaceAll(strings.ToLower(name), "_", "-"), "--"))
+}
+
+var pipLine = regexp.MustCompile(`(?m)^[ \t]*([A-Za-z_-]+)[ \t]*[=:]`)
+
+// pipTells looks in all sections of a pip.conf.
+func pipTells(file []byte) bool {
+	// Its reader takes a lone CR for a line end.
+	for _, m := range pipLine.FindAllSubmatch(bytes.ReplaceAll(file, []byte("\r"), []byte("\n")), -1) {
+		if isSetting(string(m[1])) {
+			return true
+		}
+	}
+	return false
+}
+
+// uvTells looks in a uv.toml, and in its table for uv pip. What cannot be read may tell anything: uv will say what is wrong with it.
+func uvTells(file []byte) bool {
+	var all map[string]any
+	if toml.Unmarshal(file, &all) != nil {
+		return true
+	}
+	pip, _ := all["pip"].(map[string]any)
+	for _, table := range []map[string]any{all, pip} {
+		for name := range table {
+			if isSetting(name) {
+				return true
+			}
+		}
+	}
+	return false
+}
 
 // told gives the name of a variable or file that tells a tool where to look, or what to take; "" if there is none.
-func told(t tool, env []string) string {
+func told(t tool, env []string, prefix string) string {
 	values := map[string]string{}
 	for _, kv := range env {
 		name, value, _ := strings.Cut(kv, "=")
@@ -138,21 +182,20 @@ func told(t tool, env []string) string {
 	}
 	found := ""
 	for name, value := range values {
-		setting, ok := strings.CutPrefix(name, t.prefix)
-		setting = strings.ToLower(strings.ReplaceAll(setting, "_", "-"))
-		if ok && settingName.MatchString(setting) && isSet(value) && value != os.DevNull && (found == "" || name < found) {
+		setting, ok := strings.CutPrefix(name, t.variables)
+		if ok && isSetting(setting) && isSet(value) && value != os.DevNull && (found == "" || name < found) {
 			found = name
 		}
 	}
 	if found != "" {
 		return found
 	}
-	for _, file := range t.files(func(name string) string { return values[name] }) {
+	for _, file := range t.files(func(name string) string { return values[name] }, prefix) {
 		info, err := os.Stat(file)
 		if err != nil || !info.Mode().IsRegular() || info.Size() > maxSettings {
 			continue
 		}
-		if data, err := os.ReadFile(file); err == nil && settingLine.Match(data) {
+		if data, err := os.ReadFile(file); err == nil && t.tells(data) {
 			return file
 		}
 	}

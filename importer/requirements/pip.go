@@ -15,32 +15,31 @@ import (
 
 const notHere = "import sys;" + nothere.Line
 
+const checkPip = "import os,pip;[int(n) for n in pip.__version__.split('.')[:2]]>=[20,3] or sys.exit(1);" +
+	"os.write(1,getattr(os,'fsencode',str)(sys.prefix))"
+
 // pip gives the command line of a pip, 20.3 or later, which takes --abi and --platform more than once: that of the target's Python if
-// it is here, since conditions such as python_version < "3.9" are judged by the Python that pip runs under.
-func pip(ctx context.Context, v importer.Version, env []string) ([]string, error) {
+// it is here, since conditions such as python_version < "3.9" are judged by the Python that pip runs under. prefix is that one's sys.prefix.
+func pip(ctx context.Context, v importer.Version, env []string) (argv []string, prefix string, err error) {
 	for _, python := range []string{"python" + v.String(), "python3", "python"} {
 		path, err := exec.LookPath(python)
 		if err != nil {
 			continue
 		}
-		check := exec.CommandContext(ctx, path, "-c", notHere+"import pip;[int(n) for n in pip.__version__.split('.')[:2]]>=[20,3] or sys.exit(1)")
-		check.Env = env
-		if check.Run() == nil {
-			return []string{path, "-c", notHere + "import runpy;runpy.run_module('pip',None,'__main__',True)"}, nil
+		check := exec.CommandContext(ctx, path, "-c", notHere+checkPip)
+		check.Env, check.WaitDelay = env, time.Second
+		if out, err := check.Output(); err == nil {
+			return []string{path, "-c", notHere + "import runpy;runpy.run_module('pip',None,'__main__',True)"}, string(out), nil
 		}
 		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+			return nil, "", context.Cause(ctx)
 		}
 	}
-	return nil, errMissing
+	return nil, "", errMissing
 }
 
-// byPip has pip fetch everything into part.
-func byPip(ctx context.Context, r importer.Requirements, p importer.Platform, env []string, part string) error {
-	argv, err := pip(ctx, p.Version, env)
-	if err != nil {
-		return err
-	}
+// byPip has pip, by that command line, fetch everything into part.
+func byPip(ctx context.Context, argv []string, r importer.Requirements, p importer.Platform, env []string, part string) error {
 	digits := strings.ReplaceAll(p.Version.String(), ".", "")
 	argv = append(argv, "download", "--quiet", "--no-input", "--disable-pip-version-check", "--only-binary=:all:", "--dest", part,
 		"--implementation", "cp", "--python-version", digits, "--abi", p.ABI, "--abi", "none")

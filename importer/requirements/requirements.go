@@ -1,9 +1,10 @@
 // Package requirements fetches what programs need: uv or pip on this machine finds wheels for the Python, the machine and the C library of
 // a target, and they are kept in a directory of ours. Nothing is installed, neither here nor there. find.go says which of the two is asked.
 //
-// The directory is requirements/KEY in mitogend's directory of the user's caches, of mode 0700, which nobody else may write to. The key
-// is made of all that decides what is in it, save for what an index has. So an index is asked again after a day. What nobody has asked for
-// in 30 days is removed. There are no goroutines. The same is fetched once, while others wait.
+// The directory is requirements/KEY.N in mitogend's directory of the user's caches, of mode 0700, which nobody else may write to. The key
+// is made of all that decides what is in it, save for what an index has. So an index is asked again after a day. If something else comes
+// of that, it becomes the next one by number: what children are served from does not change. What was not found in 30 days is removed.
+// There are no goroutines. The same is fetched once, while others wait.
 //
 // # Locks
 //
@@ -16,11 +17,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -86,16 +90,16 @@ func Fetch(ctx context.Context, r importer.Requirements, p importer.Platform, en
 	if err := owned.MakeDir(top); err != nil {
 		return "", fmt.Errorf("wheels cannot be kept in %s: %w; set XDG_CACHE_HOME to a directory of your own", top, err)
 	}
-	dir := filepath.Join(top, key)
-	done, err := enter(ctx, dir)
+	done, err := enter(ctx, filepath.Join(top, key))
 	if err != nil {
 		return "", err
 	}
 	defer done()
-	if isFresh(dir) {
+	if dir, _ := newest(top, key); isFresh(dir) {
 		return dir, nil
 	}
-	if err := download(ctx, r, p, env, top, dir); err != nil {
+	dir, err := download(ctx, r, p, env, top, key)
+	if err != nil {
 		return "", err
 	}
 	_ = trim() // the next time
@@ -173,41 +177,86 @@ func keyOf(r importer.Requirements, p importer.Platform, env []string) (string, 
 	}
 	settings := slices.DeleteFunc(slices.Clone(env), func(kv string) bool { return !strings.HasPrefix(kv, "PIP_") && !strings.HasPrefix(kv, "UV_") })
 	slices.Sort(settings)
-	fmt.Fprintf(h, "%q %q %q\n", settings, told(uvIs, env), told(pipIs, env))
+	fmt.Fprintf(h, "%q %q %q\n", settings, told(uvIs, env, ""), told(pipIs, env, ""))
 	return hex.EncodeToString(h.Sum(nil))[:32], nil
 }
 
-// download has everything fetched, and puts it in place of what was there.
-func download(ctx context.Context, r importer.Requirements, p importer.Platform, env []string, top, dir string) error {
+// download has everything fetched, and gives the directory that has it then.
+func download(ctx context.Context, r importer.Requirements, p importer.Platform, env []string, top, key string) (string, error) {
 	part, err := os.MkdirTemp(top, filling)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer os.RemoveAll(part)
 	if err := find(ctx, r, p, env, part); err != nil {
-		return err
+		return "", err
 	}
-	return replace(part, dir)
+	return keep(part, top, key)
 }
 
-// replace puts part in the place of dir, which children may be served from, and which other processes replace as well.
-func replace(part, dir string) error {
-	old := part + ".old"
-	defer os.RemoveAll(old)
-	for {
-		if isFresh(dir) {
-			return nil // somebody was faster
-		}
-		if err := os.Rename(dir, old); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		if err := os.Rename(part, dir); !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		if err := os.RemoveAll(old); err != nil {
-			return err
+// newest gives the last of the directories of a key, and its number; "" and 0 if there is none.
+func newest(top, key string) (dir string, n int) {
+	found, _ := os.ReadDir(top)
+	for _, e := range found {
+		if number, ok := strings.CutPrefix(e.Name(), key+"."); ok {
+			if i, err := strconv.Atoi(number); err == nil && i > n {
+				dir, n = filepath.Join(top, e.Name()), i
+			}
 		}
 	}
+	return dir, n
+}
+
+// keep makes part the newest directory of a key, unless that has the same, or other processes were faster.
+func keep(part, top, key string) (string, error) {
+	for {
+		dir, n := newest(top, key)
+		if isFresh(dir) {
+			return dir, nil
+		}
+		if dir != "" && same(part, dir) {
+			now := time.Now()
+			if err := os.Chtimes(dir, now, now); !errors.Is(err, fs.ErrNotExist) {
+				return dir, err
+			}
+			continue // somebody has removed it
+		}
+		next := filepath.Join(top, fmt.Sprint(key, ".", n+1))
+		if err := os.Rename(part, next); !errors.Is(err, fs.ErrExist) {
+			return next, err
+		}
+	}
+}
+
+// same tells whether two directories have the same files.
+func same(a, b string) bool {
+	x, errx := contents(a)
+	y, erry := contents(b)
+	return errx == nil && erry == nil && maps.Equal(x, y)
+}
+
+// contents gives the digest of each file, and the mode of all else.
+func contents(dir string) (map[string]string, error) {
+	out := map[string]string{}
+	return out, filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		rel, _ := filepath.Rel(dir, path)
+		if err != nil || rel == "." {
+			return err
+		}
+		out[rel] = e.Type().String()
+		if !e.Type().IsRegular() {
+			return nil
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		h := sha256.New()
+		_, err = io.Copy(h, f)
+		out[rel] = string(h.Sum(nil))
+		return err
+	})
 }
 
 func isFresh(dir string) bool {

@@ -111,7 +111,7 @@ func TestNothingIsMadeForOthers(t *testing.T) {
 // The modules of the current directory, which may be somebody else's, do not run.
 func TestPipIsNotFromHere(t *testing.T) {
 	version := importer.Version{Major: 3, Minor: 99} // so that it is python3's
-	if _, err := pip(context.Background(), version, os.Environ()); err != nil {
+	if _, _, err := pip(context.Background(), version, os.Environ()); err != nil {
 		pythons.Missing(t, err)
 	}
 	dir := t.TempDir()
@@ -119,7 +119,7 @@ func TestPipIsNotFromHere(t *testing.T) {
 		write(t, filepath.Join(dir, name), "raise SystemExit('it is "+name+" of this directory that runs')\n")
 	}
 	t.Chdir(dir)
-	argv, err := pip(context.Background(), version, os.Environ())
+	argv, _, err := pip(context.Background(), version, os.Environ())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,14 +168,15 @@ func TestKey(t *testing.T) {
 	}
 }
 
-// What was found takes the place of what is old, and not of what others have found meanwhile.
-func TestReplace(t *testing.T) {
+// What children are served from stays as it is: what is found later lies beside it, unless it is the same, or others were faster.
+func TestKeep(t *testing.T) {
 	top := t.TempDir()
-	dir := filepath.Join(top, "key")
 	for i, c := range []struct {
 		old  bool
-		want string
-	}{{false, "0"}, {true, "1"}, {false, "1"}} {
+		text string
+		want string // the directory's number, and what is in it
+	}{{false, "a", "1 a"}, {true, "b", "2 b"}, {false, "c", "2 b"}, {true, "b", "2 b"}, {true, "a", "3 a"}} {
+		dir, _ := newest(top, "key")
 		if c.old {
 			then := time.Now().Add(-2 * fresh)
 			if err := os.Chtimes(dir, then, then); err != nil {
@@ -183,20 +184,28 @@ func TestReplace(t *testing.T) {
 			}
 		}
 		part := filepath.Join(top, "part")
-		if err := os.Mkdir(part, 0o700); err != nil {
+		if err := os.MkdirAll(filepath.Join(part, "site"), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		write(t, filepath.Join(part, "x.whl"), string(rune('0'+i)))
-		if err := replace(part, dir); err != nil {
+		write(t, filepath.Join(part, "site", "x.py"), c.text)
+		dir, err := keep(part, top, "key")
+		if err != nil {
 			t.Fatal(err)
 		}
 		_ = os.RemoveAll(part)
-		if data, _ := os.ReadFile(filepath.Join(dir, "x.whl")); string(data) != c.want {
-			t.Errorf("%d: %q", i, data)
+		data, _ := os.ReadFile(filepath.Join(dir, "site", "x.py"))
+		if got := strings.TrimPrefix(filepath.Base(dir), "key.") + " " + string(data); got != c.want || !isFresh(dir) {
+			t.Errorf("%d: %s, want %s", i, got, c.want)
 		}
 	}
-	if left, _ := filepath.Glob(filepath.Join(top, "*")); len(left) != 1 {
+	if data, err := os.ReadFile(filepath.Join(top, "key.1", "site", "x.py")); string(data) != "a" {
+		t.Errorf("the first one has changed: %q, %v", data, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(top, "*")); len(left) != 3 {
 		t.Errorf("%q", left)
+	}
+	if dir, n := newest(top, "ke"); dir != "" || n != 0 {
+		t.Error(dir, n)
 	}
 }
 

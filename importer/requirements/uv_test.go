@@ -126,7 +126,7 @@ func TestUVPlatform(t *testing.T) {
 // Who alone is told where to look is asked alone.
 func TestTold(t *testing.T) {
 	home := t.TempDir()
-	for _, dir := range []string{"uv", "pip", "xdg/uv", "etc/uv"} {
+	for _, dir := range []string{"uv", "pip", "xdg/uv", "etc/uv", "prefix"} {
 		if err := os.MkdirAll(filepath.Join(home, dir), 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -152,13 +152,26 @@ func TestTold(t *testing.T) {
 		{"", "etc/pip.conf", "[global]\nno-index = 1\n", "", "file"},
 		{"UV_NO_CONFIG=1", "uv/uv.toml", "[[index]]\nurl = 'x'\n", "", ""},
 		{"", "uv/uv.toml", "link-mode = 'copy'\n", "", ""},
+		{"", "pip/pip.conf", "[global]\nindex_url = x\n", "", "file"},
+		{"", "pip/pip.conf", "[download]\r\n--Extra_Index_URL = x\r\n", "", "file"},
+		{"", "pip/pip.conf", "[global]\rpypi-url = x\r", "", "file"},
+		{"", "pip/pip.conf", "[global]\nno_index_at_all = x\n", "", ""},
+		{"PIP_PYPI_URL=x", "", "", "", "PIP_PYPI_URL"},
+		{"", "prefix/pip.conf", "[global]\nindex_url = x\n", "", "file"},
+		{"PIP_CONFIG_FILE=/dev/null", "prefix/pip.conf", "[global]\nindex_url = x\n", "", ""},
+		{"", "uv/uv.toml", "pip.index-url = 'x'\n", "file", ""},
+		{"", "uv/uv.toml", "pip = { index-url = 'x' }\n", "file", ""},
+		{"", "uv/uv.toml", "\"index-url\" = 'x'\n", "file", ""},
+		{"", "uv/uv.toml", "index = [{ url = 'x' }]\n", "file", ""},
+		{"", "uv/uv.toml", "x = '''\nindex-url = 1\n'''\n", "", ""},
+		{"", "uv/uv.toml", "this is no TOML\n", "file", ""},
 	} {
 		file := filepath.Join(home, c.file)
 		if c.file != "" {
 			write(t, file, c.text)
 		}
 		env := append(slices.Clip(base), c.env)
-		if uv, pip := told(uvIs, env), told(pipIs, env); uv != strings.Replace(c.uv, "file", file, 1) || pip != strings.Replace(c.pip, "file", file, 1) {
+		if uv, pip := told(uvIs, env, ""), told(pipIs, env, filepath.Join(home, "prefix")); uv != strings.Replace(c.uv, "file", file, 1) || pip != strings.Replace(c.pip, "file", file, 1) {
 			t.Errorf("%+v: %q, %q", c, uv, pip)
 		}
 		if c.file != "" {
@@ -176,6 +189,11 @@ func TestWhoIsAsked(t *testing.T) {
 	const half = is + "while [ \"$1\" != --target ]; do shift; done\n/bin/mkdir \"$2\"; : >\"$2/half.py\"; exit 2\n"
 	const works = "case $2 in *runpy*) while [ \"$1\" != --dest ]; do shift; done; : >\"$2/x.whl\";; esac\n"
 	const broken = "case $2 in *runpy*) echo 'ERROR: nothing fits' >&2; exit 1;; esac\n"
+	// uv is not asked; nor is it where only the Python that pip runs under has a file that tells pip.
+	const never = is + "exit 0\n"
+	prefix := t.TempDir()
+	write(t, filepath.Join(prefix, "pip.conf"), "[global]\nindex_url = x\n")
+	told := works + "case $2 in *sys.prefix*) printf %s '" + prefix + "';; esac\n"
 	old27 := linux312
 	old27.Version, old27.ABI = importer.Version{Major: 2, Minor: 7}, "cp27mu"
 	for _, c := range []struct {
@@ -189,6 +207,8 @@ func TestWhoIsAsked(t *testing.T) {
 		{fails, works, "", old27, "x.whl", ""},
 		{"exit 127\n", works, "", linux312, "x.whl", ""},
 		{fails, works, "PIP_NO_INDEX=1", linux312, "x.whl", ""},
+		{never, works, "PIP_NO_INDEX=1", linux312, "x.whl", ""},
+		{never, told, "", linux312, "x.whl", ""},
 		{fails, works, "UV_OFFLINE=1", linux312, "", "uv: No solution found: Because of this and that."},
 		{"", works, "UV_OFFLINE=1", linux312, "", "there is no uv on PATH, of version 0.5.6 or later, which UV_OFFLINE tells where to look: tell pip as well"},
 		{fails, broken, "", linux312, "", "uv: No solution found: Because of this and that.; pip: nothing fits"},
