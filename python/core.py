@@ -709,6 +709,8 @@ class Importer(object):
     __getattr__ = rest_of
     # Bytecode that came ahead of its module, each after its magic number.
     codes = {}
+    # False once importlib.invalidate_caches() has said that packages may have more modules than they had when sent.
+    sure = True
 
     def __init__(self, forked=None):
         self.lock = RLock()
@@ -740,7 +742,7 @@ class Importer(object):
 
     def hopeless(self, name):
         """Is it known, by its name or the packages that it lies in, that the parent has nothing to add?"""
-        top = name.partition('.')[0]
+        wanted, top = name, name.partition('.')[0]
         if top in STDLIB or top in self.never and name not in self.cache and not self.served_code():
             return True
         while '.' in name:
@@ -768,7 +770,8 @@ class Importer(object):
                 # For both.
             record = self.cache.get(name)
             if type(record) is tuple:
-                return not record[1] or tail not in record[1] and tail + '.' not in record[1]
+                # What it lacked then may have been sent since.
+                return self.sure and wanted not in self.cache and not {tail, tail + '.'} & set(record[1] or ())
 
     def served_code(self):
         """Does served code import? That may have a module of a name that all others try in vain."""
@@ -1159,9 +1162,13 @@ class Stdio(object):
         os.dup2(null, 0)
         os.close(null)
         self.rfd, wfd = os.pipe()
+        # Only 3.x.
+        os.set_blocking(self.rfd, False)
+        # Only 2.x.
         cloexec(self.rfd)
         import fcntl
         fcntl.fcntl(self.rfd, fcntl.F_SETFL, fcntl.fcntl(self.rfd, fcntl.F_GETFL) | os.O_NONBLOCK)
+        # For both.
         for fd in 1, 2:
             os.dup2(wfd, fd)
         os.close(wfd)
@@ -1253,8 +1260,10 @@ def main(config, source, rfd=0, wfd=1):
         null = os.open('/dev/null', os.O_RDWR)
     os.close(null)
     fds = os.dup(rfd), os.dup(wfd)
+    # Only 2.x.
     for fd in fds:
         cloexec(fd)
+    # For both.
     begin(config, source, *fds)
     router.stream.write(b'MITO002\n')
     for name in set(WATCHED) & set(sys.modules):

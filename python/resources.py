@@ -115,8 +115,12 @@ def is_package(importer, name):
 
 
 def invalidate_caches(importer):
-    """Forget negative answers: importlib.invalidate_caches() says that things have changed."""
+    """
+    Forget negative answers, and trust no package's list of modules: importlib.invalidate_caches() says that things
+    have changed.
+    """
     global counted
+    importer.sure = False
     with importer.lock:
         for name in [n for n, record in importer.cache.items() if type(record) is not tuple]:
             del importer.cache[name]

@@ -331,6 +331,35 @@ class AskTest(harness.TestCase):
         self.assertEqual(served.a.x, 1)
         self.assertEqual(parent.asked, [])
 
+    def sent(self, parent, name):
+        parent.answer(name)
+        harness.eventually('sent', lambda: core.importer.cache.get(name) or core.router.stream.on_readable())
+
+    def test_module_that_came_into_a_package_later(self):
+        parent = self.parent({'served': ''}, packages=['served', 'served.late'])
+        import served
+        self.fails('served.late', 'served.late.deep')
+        parent.modules.update({'served.late': '', 'served.late.deep': 'x = 1'})
+        self.sent(parent, 'served.late')
+        self.sent(parent, 'served.late.deep')
+        import served.late.deep
+        self.assertEqual(served.late.deep.x, 1)
+        self.fails('served.absent')
+        self.assertEqual(parent.asked, ['served'])
+
+    def test_packages_after_invalidate_caches(self):
+        parent = self.parent({'served': '', 'served.sub': ''}, packages=['served', 'served.sub'])
+        import served.sub
+        self.fails('served.late', 'served.sub.late')
+        parent.modules.update({'served.late': 'x = 1', 'served.sub.late': 'x = 2'})
+        del parent.asked[:]
+        core.importer.invalidate_caches()
+        import served.late
+        import served.sub.late
+        self.assertEqual((served.late.x, served.sub.late.x), (1, 2))
+        self.fails('served.absent', 'served.absent')
+        self.assertEqual(parent.asked, ['served.late', 'served.sub.late', 'served.absent'])
+
     def test_lazy_names_of_others(self):
         # As six does it: modules in a module, from a finder that comes after ours.
         parent = self.parent({'served': '', 'served.six': 'import sys\nm = type(sys)("m")\nm.__path__ = []\n'
