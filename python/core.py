@@ -878,10 +878,11 @@ class Importer(object):
     # Only 2.x.
 
     def find_module(self, name, path=None):
-        if path is None or name.rpartition('.')[0] not in self.cache:
-            if self.find_here(name, path):
-                return None
-        if self.request(name):
+        served = path is not None and name.rpartition('.')[0] in self.cache
+        if not served and self.find_here(name, path):
+            return None
+        record = self.request(name)
+        if type(record) is tuple or record and not (served and self.find_here(name, path)):
             # Python drops an ImportError of a finder; that of load_module tells the reason.
             return self
 
@@ -924,7 +925,12 @@ class Importer(object):
             spec.has_location = spec.origin
             spec.submodule_search_locations = self.search_path(record)
             return spec
-        if record and (io.lost or self.rest not in self.cache or self.explain(name, record)):
+        if record:
+            self.fail(name, record)
+
+    def fail(self, name, reason):
+        """The parent has a reason why it does not serve that module."""
+        if io.lost or self.rest not in self.cache or self.explain(name, reason):
             self.record(name)
 
     def create_module(self, spec):
@@ -1004,7 +1010,7 @@ class Portion(object):
     def find_module(self, name, path=None):
         if self.path != Importer.prefix:
             # pkgutil and runpy ask no other finder for what lies in a package.
-            return importer if importer.request(name) else None
+            return importer if type(importer.request(name)) is tuple else None
         return self if name in WATCHED and not io.lost else None
 
     def load_module(self, name):
@@ -1207,8 +1213,12 @@ class Stdio(object):
 
 
 def cloexec(fd):
+    # Only 3.x.
+    os.set_inheritable(fd, False)
+    # Only 2.x.
     import fcntl
     fcntl.fcntl(fd, fcntl.F_SETFD, fcntl.fcntl(fd, fcntl.F_GETFD) | fcntl.FD_CLOEXEC)
+    # For both.
 
 
 def main_decorator(**_kwargs):

@@ -132,7 +132,7 @@ def find_module(portion, name, path=None):
     if portion.path == PREFIX:
         return find_watched(portion, name, path)
     if is_of(portion, name):
-        return core.importer if core.importer.request(name) else None
+        return core.importer if type(core.importer.request(name)) is tuple else None
     return find_at(name, portion)
 
 

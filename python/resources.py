@@ -97,7 +97,8 @@ def explain(importer, name, reason):
     Make the import of a module fail with the reason why it is not served. Who only looks for the module finds none.
     """
     package, _, tail = name.rpartition('.')
-    frame, called = sys._getframe(2), None
+    # Behind the importer's own.
+    frame, called = sys._getframe(3), None
     while frame and 'importlib' in frame.f_code.co_filename and called != '_find_and_load':
         called, frame = frame.f_code.co_name, frame.f_back
     if called != '_find_and_load':
@@ -438,16 +439,35 @@ def archive_of(root, importer):
 # --prefer here.
 
 def prefer_here():
-    """Have what is served found before what this machine has, but for the standard library. Called by the master."""
+    """
+    Have what is served found before what this machine has, but for the standard library. Called by the master. What
+    the master refuses, this machine may have: the reason comes last.
+    """
     if not core.STDLIB:
         core.STDLIB = own_library()
-    core.Importer.find_here = lambda importer, name, path: False
+    find_here = getattr(core.Importer, 'find_here', None)
+    core.Importer.find_here = lambda importer, name, path: (
+        type(importer.request(name)) is not tuple and find_here(importer, name, path))
     finders = [finder for finder in sys.meta_path if finder is not core.importer]
     for i, finder in enumerate(finders):
         if getattr(finder, '__name__', None) == 'PathFinder':
-            # Another list: see find_nothing().
-            sys.meta_path = finders[:i] + [core.importer] + finders[i:]
+            last = Last(core.Importer.fail)
+            core.Importer.fail = lambda importer, name, reason: None
+            # Another list: a search that is under way goes on in the one that it has.
+            sys.meta_path = finders[:i] + [core.importer] + finders[i:] + [last]
             return
+
+
+class Last(object):
+    """A finder of nothing, behind all others: it says why a module that nobody has is not served."""
+
+    def __init__(self, fail):
+        self.fail = fail
+
+    def find_spec(self, name, path=None, target=None):
+        reason = core.importer.request(name)
+        if reason and type(reason) is not tuple:
+            self.fail(core.importer, name, reason)
 
 
 def own_library():

@@ -467,6 +467,55 @@ class LocalTest(harness.TestCase):
         self.assertEqual(served.far.x, 1)
         self.assertEqual(parent.asked, ['served', 'served.far'])
 
+    def prefer_here(self):
+        for name in 'find_here', 'fail':
+            if hasattr(core.Importer, name):
+                self.addCleanup(setattr, core.Importer, name, core.Importer.__dict__[name])
+        self.addCleanup(setattr, core, 'STDLIB', core.STDLIB)
+        import mitogen.resources
+        mitogen.resources.prefer_here()
+
+    def test_prefer_here_what_is_refused(self):
+        parent = self.parent({'here': 'x = "parent"', 'here_pkg': ''}, reasons={
+            'here2': 'denied', 'here3': 'denied', 'here_pkg.sub': 'denied'}, packages=['here_pkg'])
+        parent.children = lambda name: ['sub']
+        for name in 'here', 'here2':
+            self.write(name + '.py', 'x = "local"')
+        self.prefer_here()
+        import here
+        import here2
+        self.assertEqual((here.x, here2.x), ('parent', 'local'))
+        for name in 'here3', 'here_pkg.sub':
+            with self.assertRaisesRegex(ImportError, 'denied'):
+                __import__(name)
+        with self.assertRaisesRegex(ImportError, 'denied'):
+            from here_pkg import sub
+        if PY3:
+            self.assertIsNone(importlib.util.find_spec('here3'))
+
+    def test_prefer_here_without_a_connection(self):
+        parent = self.parent({})
+        self.write('here.py', 'x = "local"')
+        self.prefer_here()
+        parent.disconnect()
+        harness.eventually('lost', lambda: core.io.lost or core.router.stream.on_readable())
+        import here
+        self.assertEqual(here.x, 'local')
+        with self.assertRaisesRegex(ImportError, 'connection is lost'):
+            import here2
+
+    def test_refused_in_a_package_that_is_on_both_sides(self):
+        extend = 'from pkgutil import extend_path\n__path__ = extend_path(__path__, __name__)\n'
+        parent = self.parent({'here': extend}, packages=['here'], reasons={'here.near': 'denied', 'here.far': 'denied'})
+        parent.children = lambda name: ['near', 'far']
+        self.prefer_here()
+        self.write('here/__init__.py', extend)
+        self.write('here/near.py', 'x = 2')
+        import here.near
+        self.assertEqual(here.near.x, 2)
+        with self.assertRaisesRegex(ImportError, 'denied'):
+            import here.far
+
     def test_zip_on_the_path(self):
         import zipfile
         path = os.path.join(self.directory, 'some.zip')
