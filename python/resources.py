@@ -145,9 +145,17 @@ def learn(importer):
         if type(record) is tuple and name not in known:
             files.setdefault(importer.prefix + record[2], name)
             homes.setdefault(top(record), name)
-            if record[1] is not None:
-                packages.setdefault(importer.search_path(record)[0], name)
             known.add(name)
+            path = importer.prefix + record[2]
+            if record[1] is not None:
+                path = importer.search_path(record)[0]
+                packages.setdefault(path, name)
+            # Packages have more directories than the one that their record names: those that modules of theirs are in.
+            path, name = os.path.dirname(path), name.rpartition('.')[0]
+            while name and path not in packages:
+                if type(importer.cache.get(name)) is tuple:
+                    packages[path] = name
+                path, name = os.path.dirname(path), name.rpartition('.')[0]
     counted = count
 
 

@@ -97,6 +97,25 @@ class FilesTest(harness.TestCase):
         import late
         self.assertTrue(os.path.isfile(late.__file__))
 
+    def test_files_in_other_directories_of_a_package(self):
+        import mitogen.files
+        plain = self.master.path
+        elsewhere = {'pair.tool': '/srv2/pair/tool.py', 'pair.sub.mod': '/srv3/pair/sub/mod.py', 'pair.own': '/srv4/pair/own/__init__.py'}
+        self.master.path = lambda name: elsewhere.get(name) or plain(name)
+        self.master.modules.update(dict.fromkeys(('pair', 'pair.tool', 'pair.sub', 'pair.sub.mod', 'pair.own', 'pair.own.mod'), ''))
+        import pair.tool
+        import pair.sub.mod
+        import pair.own.mod
+        for path in (os.path.dirname(pair.tool.__file__), os.path.dirname(pair.sub.mod.__file__),
+                     '/master:/srv3/pair', '/master:/srv4/pair', os.path.dirname(pair.own.__file__)):
+            with open(path + '/a.txt') as f:
+                self.assertEqual(f.read(), 'text')
+            self.assertEqual(os.stat(path + '/deep/c.txt').st_size, 4)
+            self.assertTrue(os.path.isdir(path) and os.path.isfile(path + '/a.txt') and not os.path.exists(path + '/absent'))
+            self.assertIn('a.txt', os.listdir(path))
+        packages = [q[1] for q in self.master.questions if q[0] == 'read']
+        self.assertEqual(packages, ['pair', 'pair.sub', 'pair', 'pair', 'pair.own'])
+
     @unittest.skipIf(sys.version_info < (3, 9), 'before importlib.resources.files')
     def test_resources(self):
         from importlib.resources import files
