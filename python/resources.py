@@ -17,6 +17,8 @@ import mitogen.core as core
 from mitogen.core import Latch, Message
 
 GET_RESOURCE = 112
+# Seconds for which what a directory contains is not asked for again within one call: it is looked at file by file.
+KEEP = 1
 
 
 class Refused(core.Error):
@@ -263,6 +265,8 @@ class Resource(object):
         self.path = path
         self.parent = parent
         self.listing = None
+        # The user's call in which it was asked for, and when.
+        self.call = self.time = 0
         self.sizes = {}
         self.children = {}
 
@@ -333,12 +337,15 @@ class Resource(object):
     # What Traversable has.
 
     def entries(self):
-        """The entries of a directory: name, and whether it is a directory. Asked for once."""
-        if self.listing is None:
+        """The entries of a directory: name, and whether it is a directory."""
+        now, call = core.clock(), core.io.calls
+        old = self.call != call or now > self.time + KEEP
+        if self.listing is None or old and not core.io.lost:
             try:
                 listing = ask(u'list', core.text_type(self.package), core.text_type(self.path))
             except Refused as e:
                 raise missing(self.name, str(e))
+            self.call, self.time = call, now
             self.listing = dict((str(name), is_dir) for name, is_dir, _size in listing)
             self.sizes = dict((str(name), size) for name, _is_dir, size in listing)
         return self.listing

@@ -53,9 +53,11 @@ class FilesTest(harness.TestCase):
     def restore(self, kept, portion, get_data):
         for module, names in kept:
             vars(module).update(names)
-        for name in '__init__', 'find_spec', 'find_module':
+        for name in '__init__', 'find_spec', 'find_module', 'invalidate_caches':
             if name in portion:
                 setattr(core.Portion, name, portion[name])
+            elif name in vars(core.Portion):
+                delattr(core.Portion, name)
         if get_data:
             core.frozen.FileLoader.get_data = get_data
         core.WATCHED.pop('subprocess', None)
@@ -115,6 +117,60 @@ class FilesTest(harness.TestCase):
             self.assertIn('a.txt', os.listdir(path))
         packages = [q[1] for q in self.master.questions if q[0] == 'read']
         self.assertEqual(packages, ['pair', 'pair.sub', 'pair', 'pair', 'pair.own'])
+
+    def test_directories_are_looked_at_anew(self):
+        import mitogen.files
+        import served
+        for name in 'new.txt', 'deep/new.txt', 'later.txt':
+            self.addCleanup(DATA.pop, name, None)
+        real = core.clock
+        self.addCleanup(setattr, core, 'clock', real)
+        now = [1000]
+        core.clock = lambda: now[0]
+
+        def seen():
+            listed = sorted(name for _, _, names in os.walk(BASE) for name in names if name[-4:] == '.txt')
+            self.assertEqual([os.path.isfile(BASE + '/' + name) for name in ('new.txt', 'deep/new.txt', 'later.txt')],
+                             [listed.count('new.txt') > 0, listed.count('new.txt') > 1, 'later.txt' in listed])
+            return listed
+        self.assertEqual(seen(), ['a.txt', 'c.txt'])
+        DATA.update({'new.txt': b'new', 'deep/new.txt': b'new'})
+        # All of one call, and of a moment, is asked for once.
+        del self.master.questions[:]
+        self.assertEqual(seen(), ['a.txt', 'c.txt'])
+        self.assertEqual(self.master.questions, [])
+        core.io.calls += 1
+        self.assertEqual(seen(), ['a.txt', 'c.txt', 'new.txt', 'new.txt'])
+        DATA['later.txt'] = b'later'
+        now[0] += 2
+        self.assertEqual(seen(), ['a.txt', 'c.txt', 'later.txt', 'new.txt', 'new.txt'])
+        DATA['later.txt'] = b'it is longer'
+        del DATA['new.txt'], DATA['deep/new.txt']
+        now[0] += 2
+        self.assertEqual(os.stat(BASE + '/later.txt').st_size, 12)
+        self.assertEqual(seen(), ['a.txt', 'c.txt', 'later.txt'])
+        # What is known stays so without a connection.
+        self.master.disconnect()
+        harness.eventually('lost', lambda: core.io.lost or core.router.stream.on_readable())
+        now[0] += 2
+        self.assertEqual(seen(), ['a.txt', 'c.txt', 'later.txt'])
+
+    @unittest.skipUnless(core.PY3, '2.x has no such function')
+    def test_module_in_a_directory_of_a_path(self):
+        import mitogen.files
+        import importlib
+        import served
+        sys.path.append(BASE + '/deep')
+        self.addCleanup(sys.path.remove, BASE + '/deep')
+        self.addCleanup(DATA.pop, 'deep/added.py', None)
+        with self.assertRaises(ImportError):
+            import added
+        DATA['deep/added.py'] = b'x = 1\n'
+        core.importer.cache.pop('added')
+        importlib.invalidate_caches()
+        import added
+        self.addCleanup(sys.modules.pop, 'added')
+        self.assertEqual((added.x, added.__file__), (1, BASE + '/deep/added.py'))
 
     @unittest.skipIf(sys.version_info < (3, 9), 'before importlib.resources.files')
     def test_resources(self):
