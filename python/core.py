@@ -959,6 +959,9 @@ class Importer(object):
         return zlib.decompress(loads(self.record(name)[3])[3])
 
     def get_source(self, name):
+        if self.get_filename(name)[-3:] == '.so':
+            # What came is no source of it.
+            return
         source = self.get_bytes(name)
         # Only 3.x.
         from importlib.util import decode_source
@@ -985,7 +988,7 @@ class Importer(object):
         source = self.get_bytes(name)
         # Only 2.x.
         if not PY3:
-            source = self.get_source(name) + b'\n'
+            source = source.replace(b'\r\n', b'\n').replace(b'\r', b'\n') + b'\n'
         # For both.
         return compile(source, self.get_filename(name), 'exec', 0, 1)
 

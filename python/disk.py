@@ -98,7 +98,9 @@ def kind(path):
     """Whether it is a directory, and its size; ENOENT if there is none."""
     resources.learn(core.importer)
     if path in resources.files:
-        return (False, len(core.importer.get_bytes(resources.files[path]))) if path.endswith('.py') else (True, 0)
+        return False, len(core.importer.get_bytes(resources.files[path]))
+    if path in resources.objects:
+        return False, resources.objects[path].size
     if path in resources.homes:
         return True, 0
     found = find(path)

@@ -131,9 +131,9 @@ def invalidate_caches(importer):
     counted = None
 
 
-# By paths: names of modules and of packages by their files, of packages by their directories, and the directories
-# that the top-level ones are in. `known` has the names that are in it, `counted` how many records there were then.
-files, packages, homes, known = {}, {}, {}, set()
+# By paths: names of modules and of packages by their files, of packages by their directories, the directories that the
+# top-level ones are in, and the files that extension modules were loaded from. `known` has the names that are in it, `counted` how many records there were then.
+files, packages, homes, objects, known = {}, {}, {}, {}, set()
 counted = 0
 
 
@@ -145,7 +145,9 @@ def learn(importer):
         return
     for name, record in list(importer.cache.items()):
         if type(record) is tuple and name not in known:
-            files.setdefault(importer.prefix + record[2], name)
+            # Of an extension module only a stub came; a namespace package is a directory.
+            if record[2][-3:] != '.so' and (record[1] is None or record[2][-3:] in core.FILES):
+                files.setdefault(importer.prefix + record[2], name)
             homes.setdefault(top(record), name)
             known.add(name)
             path = importer.prefix + record[2]
@@ -202,6 +204,8 @@ def get_data(importer, path):
     """The content of the file with that path, as it is made of `__file__`; IOError if there is none."""
     path = os.path.normpath(str(path))
     learn(importer)
+    if path in objects:
+        return objects[path].read()
     if path in files:
         return importer.get_bytes(files[path])
     record, rest = place(importer, path)

@@ -155,6 +155,33 @@ class FilesTest(harness.TestCase):
         now[0] += 2
         self.assertEqual(seen(), ['a.txt', 'c.txt', 'later.txt'])
 
+    def test_extension_modules_and_namespaces(self):
+        import mitogen.files
+        import shutil
+        import tempfile
+        plain = self.master.path
+        self.master.path = lambda name: '/srv/served/ext.so' if name == 'served.ext' else plain(name)
+        self.master.modules['served.ext'] = 'stub = 1\n'
+        self.addCleanup(DATA.pop, 'ext.so', None)
+        DATA['ext.so'] = b'\x7fELF'
+        import served.ext
+        path = served.ext.__file__
+        self.assertEqual((os.path.isfile(path), os.path.isdir(path), os.stat(path).st_size), (True, False, 4))
+        with open(path, 'rb') as f:
+            self.assertEqual(f.read(), b'\x7fELF')
+        self.assertEqual(core.importer.get_data(path), b'\x7fELF')
+        self.assertIsNone(core.importer.get_source('served.ext'))
+        self.assertIn('ext.so', [name for _, _, names in os.walk(BASE) for name in names])
+        self.assertNotIn('ext.so', [name for _, names, _ in os.walk(BASE) for name in names])
+        if core.PY3:
+            self.master.modules['space'] = None
+            import space
+            for directory in space.__path__:
+                self.assertTrue(os.path.isdir(directory))
+                with self.assertRaises(EnvironmentError) as caught:
+                    open(directory)
+                self.assertEqual(caught.exception.errno, errno.EISDIR)
+
     @unittest.skipUnless(core.PY3, '2.x has no such function')
     def test_module_in_a_directory_of_a_path(self):
         import mitogen.files
