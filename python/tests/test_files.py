@@ -235,6 +235,28 @@ class FilesTest(harness.TestCase):
             self.assertEqual(names(path=path), want)
             self.assertEqual(names(path=path, name='ours'), want)
 
+    @unittest.skipIf(sys.version_info < (3, 8), 'before importlib.metadata')
+    def test_projects_without_entry_points_are_not_asked_for(self):
+        from importlib.metadata import distributions, entry_points
+        del self.master.questions[:]
+        entry_points()
+        self.assertEqual(self.master.questions, [['installed']])
+        # Another file is, once; the project may be gone.
+        self.master.handlers[harness.GET_RESOURCE] = refuse
+        self.assertRaises(StopIteration, next, iter(d for d in distributions() if hasattr(d, 'project')))
+        self.master.handlers[harness.GET_RESOURCE] = answer
+        ours = [d for d in distributions() if hasattr(d, 'project')][0]
+        self.master.handlers[harness.GET_RESOURCE] = refuse
+        self.assertIsNone(ours.read_text('entry_points.txt'))
+        del self.master.questions[:]
+        self.assertEqual([ours.read_text('METADATA'), ours.read_text('RECORD'), ours.files], [None] * 3)
+        self.assertEqual(self.master.questions, [['metadata', 'ours']])
+
+
+def refuse(parent, header, data):
+    parent.questions.append([str(q) for q in core.loads(data)])
+    parent.send(header[5], b'it is gone', reply_to=core.IS_DEAD)
+
 
 def descriptors():
     return set(os.listdir('/proc/self/fd'))
