@@ -926,12 +926,13 @@ class Importer(object):
             spec.submodule_search_locations = self.search_path(record)
             return spec
         if record:
-            self.fail(name, record)
+            return self.fail(name, record)
 
     def fail(self, name, reason):
         """The parent has a reason why it does not serve that module."""
-        if io.lost or self.rest not in self.cache or self.explain(name, reason):
+        if io.lost or self.rest not in self.cache:
             self.record(name)
+        return self.explain(name, reason)
 
     def create_module(self, spec):
         return None

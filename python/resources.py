@@ -96,7 +96,8 @@ find_distributions = elsewhere('mitogen.projects', 'find_distributions')
 
 def explain(importer, name, reason):
     """
-    Make the import of a module fail with the reason why it is not served. Who only looks for the module finds none.
+    Make the import of a module fail with the reason why it is not served, unless a finder behind ours has it. Who only
+    looks for the module finds none.
     """
     package, _, tail = name.rpartition('.')
     # Behind the importer's own.
@@ -105,12 +106,25 @@ def explain(importer, name, reason):
         called, frame = frame.f_code.co_name, frame.f_back
     if called != '_find_and_load':
         return
+    spec = behind(importer, name)
+    if spec:
+        return spec
     while frame and frame.f_code.co_name == '_call_with_frames_removed':
         frame = frame.f_back
     if frame and frame.f_code.co_name == '_handle_fromlist' and 'importlib' in frame.f_code.co_filename:
         # _handle_fromlist drops a ModuleNotFoundError; Python then raises an ImportError like this one.
         raise ImportError('cannot import name %r from %r (mitogend: %s)' % (tail, package, reason), name=package)
     raise ModuleNotFoundError('No module named %r (mitogend: %s)' % (name, reason), name=name)
+
+
+def behind(importer, name):
+    """What the finders that come after ours have by that name."""
+    ours = [i for i, finder in enumerate(sys.meta_path) if finder is importer or type(finder) is Last]
+    path = getattr(sys.modules.get(name.rpartition('.')[0]), '__path__', None)
+    for finder in sys.meta_path[ours[-1] + 1:] if ours else ():
+        spec = hasattr(finder, 'find_spec') and finder.find_spec(name, path)
+        if spec:
+            return spec
 
 
 def is_package(importer, name):
@@ -486,7 +500,7 @@ class Last(object):
     def find_spec(self, name, path=None, target=None):
         reason = core.importer.request(name)
         if reason and type(reason) is not tuple:
-            self.fail(core.importer, name, reason)
+            return self.fail(core.importer, name, reason)
 
 
 def own_library():

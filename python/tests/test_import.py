@@ -19,6 +19,7 @@ import harness
 core = harness.load()
 PY3 = core.PY3
 if PY3:
+    import importlib.util
     from importlib import reload
 
 
@@ -492,6 +493,29 @@ class LocalTest(harness.TestCase):
             from here_pkg import sub
         if PY3:
             self.assertIsNone(importlib.util.find_spec('here3'))
+
+    @unittest.skipUnless(PY3, '2.x goes on to other finders before it loads')
+    def test_finders_behind_ours_have_what_is_refused(self):
+        class Behind(object):
+            def find_spec(self, name, path=None, target=None):
+                if name in ('here', 'served.sub'):
+                    return importlib.util.spec_from_file_location(name, os.path.join(there, 'here.py'))
+        there = os.path.join(self.directory, 'there')
+        self.write('there/here.py', 'x = "behind"')
+        reasons = dict.fromkeys(('here', 'here2', 'served.sub'), 'denied')
+        for prefer in False, True:
+            self.parent({'served': ''}, packages=['served'], reasons=reasons).children = lambda name: ['sub']
+            import mitogen.resources
+            if prefer:
+                self.prefer_here()
+            sys.meta_path.append(Behind())
+            import here
+            import served.sub
+            self.assertEqual((here.x, served.sub.x), ('behind', 'behind'))
+            with self.assertRaisesRegex(ImportError, 'denied'):
+                import here2
+            for name in 'here', 'served.sub', 'served':
+                del sys.modules[name]
 
     def test_prefer_here_without_a_connection(self):
         parent = self.parent({})
