@@ -146,7 +146,8 @@ def invalidate_caches(importer):
 
 
 # By paths: names of modules and of packages by their files, of packages by their directories, the directories that the
-# top-level ones are in, and the files that extension modules were loaded from. `known` has the names that are in it, `counted` how many records there were then.
+# top-level ones are in, and the files that extension modules were loaded from. `known` has the names that are in it,
+# `counted` how many records there were then.
 files, packages, homes, objects, known = {}, {}, {}, {}, set()
 counted = 0
 
@@ -478,9 +479,10 @@ def prefer_here():
     """
     if not core.STDLIB:
         core.STDLIB = own_library()
-    find_here = getattr(core.Importer, 'find_here', None)
-    core.Importer.find_here = lambda importer, name, path: (
-        type(importer.request(name)) is not tuple and find_here(importer, name, path))
+    if not core.PY3:
+        find_here = core.Importer.find_here
+        core.Importer.find_here = lambda importer, name, path: (
+            type(importer.request(name) or ()) is not tuple and find_here(importer, name, path))
     finders = [finder for finder in sys.meta_path if finder is not core.importer]
     for i, finder in enumerate(finders):
         if getattr(finder, '__name__', None) == 'PathFinder':
