@@ -175,6 +175,38 @@ func TestExtensionModules(t *testing.T) {
 	})
 }
 
+const extensionFileProgram = `
+from __future__ import print_function
+import hashlib, inspect, os, shutil, sys, tempfile
+import cx.single, top
+for module, original in zip((cx.single, top), sys.argv[1:]):
+    path = module.__file__
+    with open(path, 'rb') as f, open(original, 'rb') as g:
+        print(os.path.isfile(path), os.path.isdir(path), os.stat(path).st_size == os.path.getsize(original), f.read() == g.read())
+    print(module.__loader__.get_source(module.__name__))
+copied = os.path.join(tempfile.mkdtemp(), 'copy')
+shutil.copytree(os.path.dirname(cx.single.__file__), copied)
+print(os.path.getsize(os.path.join(copied, os.path.basename(sys.argv[1]))) == os.path.getsize(sys.argv[1]))
+shutil.rmtree(os.path.dirname(copied))
+`
+
+// The path of an extension module, in a package and in none, is that of a file with its content.
+func TestExtensionFiles(t *testing.T) {
+	EachPython(t, func(t *testing.T, p Python) {
+		dir := extensions(t, p.Version)
+		files, err := filepath.Glob(filepath.Join(dir, "cx", "single*.so"))
+		tops, _ := filepath.Glob(filepath.Join(dir, "top*.so"))
+		if err != nil || len(files) != 1 || len(tops) != 1 {
+			t.Fatal(files, tops, err)
+		}
+		script := Write(t, t.TempDir(), "program.py", extensionFileProgram)
+		for _, target := range []string{p.Target(), p.Target() + "+" + p.Target()} {
+			got := runCommand(t, Command(t, t.TempDir(), "run", "-I", dir, "-H", target, script, files[0], tops[0]))
+			got.Want(t, 0, strings.Repeat("True False True True\nNone\n", 2)+"True\n", "")
+		}
+	})
+}
+
 // There is no Python with musl here. So a child with glibc refuses a file for musl, and a child that pretends to have no glibc refuses
 // files for glibc.
 func TestExtensionsForMusl(t *testing.T) {

@@ -709,6 +709,8 @@ class Importer(object):
     __getattr__ = rest_of
     # Bytecode that came ahead of its module, each after its magic number.
     codes = {}
+    # False once importlib.invalidate_caches() has said that packages may have more modules than they had when sent.
+    sure = True
 
     def __init__(self, forked=None):
         self.lock = RLock()
@@ -740,7 +742,7 @@ class Importer(object):
 
     def hopeless(self, name):
         """Is it known, by its name or the packages that it lies in, that the parent has nothing to add?"""
-        top = name.partition('.')[0]
+        wanted, top = name, name.partition('.')[0]
         if top in STDLIB or top in self.never and name not in self.cache and not self.served_code():
             return True
         while '.' in name:
@@ -768,7 +770,8 @@ class Importer(object):
                 # For both.
             record = self.cache.get(name)
             if type(record) is tuple:
-                return not record[1] or tail not in record[1] and tail + '.' not in record[1]
+                # What it lacked then may have been sent since.
+                return self.sure and wanted not in self.cache and not {tail, tail + '.'} & set(record[1] or ())
 
     def served_code(self):
         """Does served code import? That may have a module of a name that all others try in vain."""
@@ -875,10 +878,11 @@ class Importer(object):
     # Only 2.x.
 
     def find_module(self, name, path=None):
-        if path is None or name.rpartition('.')[0] not in self.cache:
-            if self.find_here(name, path):
-                return None
-        if self.request(name):
+        served = path is not None and name.rpartition('.')[0] in self.cache
+        if not served and self.find_here(name, path):
+            return None
+        record = self.request(name)
+        if type(record) is tuple or record and not (served and self.find_here(name, path)):
             # Python drops an ImportError of a finder; that of load_module tells the reason.
             return self
 
@@ -921,8 +925,14 @@ class Importer(object):
             spec.has_location = spec.origin
             spec.submodule_search_locations = self.search_path(record)
             return spec
-        if record and (io.lost or self.rest not in self.cache or self.explain(name, record)):
+        if record:
+            return self.fail(name, record)
+
+    def fail(self, name, reason):
+        """The parent has a reason why it does not serve that module."""
+        if io.lost or self.rest not in self.cache:
             self.record(name)
+        return self.explain(name, reason)
 
     def create_module(self, spec):
         return None
@@ -950,6 +960,9 @@ class Importer(object):
         return zlib.decompress(loads(self.record(name)[3])[3])
 
     def get_source(self, name):
+        if self.get_filename(name)[-3:] == '.so':
+            # What came is no source of it.
+            return
         source = self.get_bytes(name)
         # Only 3.x.
         from importlib.util import decode_source
@@ -976,7 +989,7 @@ class Importer(object):
         source = self.get_bytes(name)
         # Only 2.x.
         if not PY3:
-            source = self.get_source(name) + b'\n'
+            source = source.replace(b'\r\n', b'\n').replace(b'\r', b'\n') + b'\n'
         # For both.
         return compile(source, self.get_filename(name), 'exec', 0, 1)
 
@@ -1001,7 +1014,7 @@ class Portion(object):
     def find_module(self, name, path=None):
         if self.path != Importer.prefix:
             # pkgutil and runpy ask no other finder for what lies in a package.
-            return importer if importer.request(name) else None
+            return importer if type(importer.request(name)) is tuple else None
         return self if name in WATCHED and not io.lost else None
 
     def load_module(self, name):
@@ -1159,9 +1172,13 @@ class Stdio(object):
         os.dup2(null, 0)
         os.close(null)
         self.rfd, wfd = os.pipe()
+        # Only 3.x.
+        os.set_blocking(self.rfd, False)
+        # Only 2.x.
         cloexec(self.rfd)
         import fcntl
         fcntl.fcntl(self.rfd, fcntl.F_SETFL, fcntl.fcntl(self.rfd, fcntl.F_GETFL) | os.O_NONBLOCK)
+        # For both.
         for fd in 1, 2:
             os.dup2(wfd, fd)
         os.close(wfd)
@@ -1200,8 +1217,12 @@ class Stdio(object):
 
 
 def cloexec(fd):
+    # Only 3.x.
+    os.set_inheritable(fd, False)
+    # Only 2.x.
     import fcntl
     fcntl.fcntl(fd, fcntl.F_SETFD, fcntl.fcntl(fd, fcntl.F_GETFD) | fcntl.FD_CLOEXEC)
+    # For both.
 
 
 def main_decorator(**_kwargs):
@@ -1253,8 +1274,10 @@ def main(config, source, rfd=0, wfd=1):
         null = os.open('/dev/null', os.O_RDWR)
     os.close(null)
     fds = os.dup(rfd), os.dup(wfd)
+    # Only 2.x.
     for fd in fds:
         cloexec(fd)
+    # For both.
     begin(config, source, *fds)
     router.stream.write(b'MITO002\n')
     for name in set(WATCHED) & set(sys.modules):

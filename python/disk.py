@@ -15,7 +15,7 @@ import mitogen.core as core
 import mitogen.resources as resources
 from mitogen.resources import Resource, place
 
-# The root of each package; it keeps what the directories contain.
+# The root of each package; it keeps for a while what the directories contain.
 roots = {}
 # The time of all that is served: it does not change while this process sees it.
 MTIME = int(time.time())
@@ -98,7 +98,9 @@ def kind(path):
     """Whether it is a directory, and its size; ENOENT if there is none."""
     resources.learn(core.importer)
     if path in resources.files:
-        return (False, len(core.importer.get_bytes(resources.files[path]))) if path.endswith('.py') else (True, 0)
+        return False, len(core.importer.get_bytes(resources.files[path]))
+    if path in resources.objects:
+        return False, resources.objects[path].size
     if path in resources.homes:
         return True, 0
     found = find(path)
@@ -108,7 +110,7 @@ def kind(path):
             # It was learnt just now.
             return kind(path)
         raise missing(path, 'not in a package that is served')
-    return is_dir, 0 if is_dir else found.parent.sizes[found.name]
+    return is_dir, 0 if is_dir else found.parent.sizes.get(found.name, 0)
 
 
 def stat(path, *_args, **_kwargs):

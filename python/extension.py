@@ -56,7 +56,11 @@ def load(name, choices):
                     # musl's loader goes by paths, not by what a library calls itself.
                     refuse(name, '%s needs %s, and without glibc no library is found that is in memory' % (choice[0], lib))
                 library(name, choice[0], lib, size, token)
-        with File(name, choice[0], u'', choice[1], choice[2]) as path:
+        file = File(name, choice[0], u'', choice[1], choice[2])
+        place = core.importer.get_filename(name)
+        if os.path.basename(place) == choice[0]:
+            resources.objects[place] = file
+        with file as path:
             be(name, path)
     except (OSError, IOError, core.Error) as e:
         refuse(name, '%s: %s' % (choice[0], e))
@@ -250,6 +254,16 @@ class File(object):
         os.close(self.fd)
         if self.unlink:
             os.unlink(self.unlink)
+
+    def read(self):
+        """What it contains, as get_data() gives it."""
+        whole = bytearray()
+        try:
+            for _, data in self.parts(u'bytes'):
+                whole += data
+        except core.Error as e:
+            raise resources.missing(self.question[1], str(e))
+        return bytes(whole)
 
     def parts(self, *how):
         """Pairs: where the file lies, if the master says only that; otherwise bytes of it."""

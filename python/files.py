@@ -111,6 +111,11 @@ def find_at(name, portion):
     return finders.find_at(core.importer, name, portion)
 
 
+def forget(portion):
+    """importlib.invalidate_caches(): what the directory contains is asked for again."""
+    vars(portion).pop('names', None)
+
+
 find_watched = core.Portion.find_spec if core.PY3 else core.Portion.find_module
 
 
@@ -132,7 +137,7 @@ def find_module(portion, name, path=None):
     if portion.path == PREFIX:
         return find_watched(portion, name, path)
     if is_of(portion, name):
-        return core.importer if core.importer.request(name) else None
+        return core.importer if type(core.importer.request(name)) is tuple else None
     return find_at(name, portion)
 
 
@@ -140,6 +145,7 @@ def install():
     core.Portion.__init__ = begin_portion
     if core.PY3:
         core.Portion.find_spec = find_spec
+        core.Portion.invalidate_caches = forget
     else:
         core.Portion.find_module = find_module
     try:

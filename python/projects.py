@@ -12,8 +12,8 @@ from mitogen.resources import Refused, Resource, ask, missing
 
 class Project(object):
     """
-    What the master tells of a project. `texts` has its metadata files: entry points alone until another file is read,
-    then all.
+    What the master tells of a project. `texts` has its metadata files: entry points alone, if it has some, until another
+    file is read, then all.
     """
 
     def __init__(self, name, version, path, texts, whole):
@@ -21,8 +21,13 @@ class Project(object):
 
     def read(self, filename):
         """The text of a file; None if there is none."""
-        if not self.whole and filename not in self.texts:
-            self.texts, self.whole = dict(ask(u'metadata', core.text_type(self.name))[3]), True
+        if not self.whole and filename not in self.texts and filename != 'entry_points.txt':
+            try:
+                self.texts = dict(ask(u'metadata', core.text_type(self.name))[3])
+            except Refused:
+                # It has been removed meanwhile.
+                pass
+            self.whole = True
         data = self.texts.get(filename)
         return data if data is None else data.decode('utf-8')
 

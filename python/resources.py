@@ -17,6 +17,8 @@ import mitogen.core as core
 from mitogen.core import Latch, Message
 
 GET_RESOURCE = 112
+# Seconds for which what a directory contains is not asked for again within one call: it is looked at file by file.
+KEEP = 1
 
 
 class Refused(core.Error):
@@ -94,14 +96,19 @@ find_distributions = elsewhere('mitogen.projects', 'find_distributions')
 
 def explain(importer, name, reason):
     """
-    Make the import of a module fail with the reason why it is not served. Who only looks for the module finds none.
+    Make the import of a module fail with the reason why it is not served, unless a finder behind ours has it. Who only
+    looks for the module finds none.
     """
     package, _, tail = name.rpartition('.')
-    frame, called = sys._getframe(2), None
+    # Behind the importer's own.
+    frame, called = sys._getframe(3), None
     while frame and 'importlib' in frame.f_code.co_filename and called != '_find_and_load':
         called, frame = frame.f_code.co_name, frame.f_back
     if called != '_find_and_load':
         return
+    spec = behind(importer, name)
+    if spec:
+        return spec
     while frame and frame.f_code.co_name == '_call_with_frames_removed':
         frame = frame.f_back
     if frame and frame.f_code.co_name == '_handle_fromlist' and 'importlib' in frame.f_code.co_filename:
@@ -110,13 +117,27 @@ def explain(importer, name, reason):
     raise ModuleNotFoundError('No module named %r (mitogend: %s)' % (name, reason), name=name)
 
 
+def behind(importer, name):
+    """What the finders that come after ours have by that name."""
+    ours = [i for i, finder in enumerate(sys.meta_path) if finder is importer or type(finder) is Last]
+    path = getattr(sys.modules.get(name.rpartition('.')[0]), '__path__', None)
+    for finder in sys.meta_path[ours[-1] + 1:] if ours else ():
+        spec = hasattr(finder, 'find_spec') and finder.find_spec(name, path)
+        if spec:
+            return spec
+
+
 def is_package(importer, name):
     return importer.record(name)[1] is not None
 
 
 def invalidate_caches(importer):
-    """Forget negative answers: importlib.invalidate_caches() says that things have changed."""
+    """
+    Forget negative answers, and trust no package's list of modules: importlib.invalidate_caches() says that things
+    have changed.
+    """
     global counted
+    importer.sure = False
     with importer.lock:
         for name in [n for n, record in importer.cache.items() if type(record) is not tuple]:
             del importer.cache[name]
@@ -124,9 +145,10 @@ def invalidate_caches(importer):
     counted = None
 
 
-# By paths: names of modules and of packages by their files, of packages by their directories, and the directories
-# that the top-level ones are in. `known` has the names that are in it, `counted` how many records there were then.
-files, packages, homes, known = {}, {}, {}, set()
+# By paths: names of modules and of packages by their files, of packages by their directories, the directories that the
+# top-level ones are in, and the files that extension modules were loaded from. `known` has the names that are in it,
+# `counted` how many records there were then.
+files, packages, homes, objects, known = {}, {}, {}, {}, set()
 counted = 0
 
 
@@ -138,11 +160,21 @@ def learn(importer):
         return
     for name, record in list(importer.cache.items()):
         if type(record) is tuple and name not in known:
-            files.setdefault(importer.prefix + record[2], name)
+            # Of an extension module only a stub came; a namespace package is a directory.
+            if record[2][-3:] != '.so' and (record[1] is None or record[2][-3:] in core.FILES):
+                files.setdefault(importer.prefix + record[2], name)
             homes.setdefault(top(record), name)
-            if record[1] is not None:
-                packages.setdefault(importer.search_path(record)[0], name)
             known.add(name)
+            path = importer.prefix + record[2]
+            if record[1] is not None:
+                path = importer.search_path(record)[0]
+                packages.setdefault(path, name)
+            # Packages have more directories than the one that their record names: those that modules of theirs are in.
+            path, name = os.path.dirname(path), name.rpartition('.')[0]
+            while name and path not in packages:
+                if type(importer.cache.get(name)) is tuple:
+                    packages[path] = name
+                path, name = os.path.dirname(path), name.rpartition('.')[0]
     counted = count
 
 
@@ -187,6 +219,8 @@ def get_data(importer, path):
     """The content of the file with that path, as it is made of `__file__`; IOError if there is none."""
     path = os.path.normpath(str(path))
     learn(importer)
+    if path in objects:
+        return objects[path].read()
     if path in files:
         return importer.get_bytes(files[path])
     record, rest = place(importer, path)
@@ -250,6 +284,8 @@ class Resource(object):
         self.path = path
         self.parent = parent
         self.listing = None
+        # The user's call in which it was asked for, and when.
+        self.call = self.time = 0
         self.sizes = {}
         self.children = {}
 
@@ -320,12 +356,15 @@ class Resource(object):
     # What Traversable has.
 
     def entries(self):
-        """The entries of a directory: name, and whether it is a directory. Asked for once."""
-        if self.listing is None:
+        """The entries of a directory: name, and whether it is a directory."""
+        now, call = core.clock(), core.io.calls
+        old = self.call != call or now > self.time + KEEP
+        if self.listing is None or old and not core.io.lost:
             try:
                 listing = ask(u'list', core.text_type(self.package), core.text_type(self.path))
             except Refused as e:
                 raise missing(self.name, str(e))
+            self.call, self.time = call, now
             self.listing = dict((str(name), is_dir) for name, is_dir, _size in listing)
             self.sizes = dict((str(name), size) for name, _is_dir, size in listing)
         return self.listing
@@ -434,16 +473,36 @@ def archive_of(root, importer):
 # --prefer here.
 
 def prefer_here():
-    """Have what is served found before what this machine has, but for the standard library. Called by the master."""
+    """
+    Have what is served found before what this machine has, but for the standard library. Called by the master. What
+    the master refuses, this machine may have: the reason comes last.
+    """
     if not core.STDLIB:
         core.STDLIB = own_library()
-    core.Importer.find_here = lambda importer, name, path: False
+    if not core.PY3:
+        find_here = core.Importer.find_here
+        core.Importer.find_here = lambda importer, name, path: (
+            type(importer.request(name) or ()) is not tuple and find_here(importer, name, path))
     finders = [finder for finder in sys.meta_path if finder is not core.importer]
     for i, finder in enumerate(finders):
         if getattr(finder, '__name__', None) == 'PathFinder':
-            # Another list: see find_nothing().
-            sys.meta_path = finders[:i] + [core.importer] + finders[i:]
+            last = Last(core.Importer.fail)
+            core.Importer.fail = lambda importer, name, reason: None
+            # Another list: a search that is under way goes on in the one that it has.
+            sys.meta_path = finders[:i] + [core.importer] + finders[i:] + [last]
             return
+
+
+class Last(object):
+    """A finder of nothing, behind all others: it says why a module that nobody has is not served."""
+
+    def __init__(self, fail):
+        self.fail = fail
+
+    def find_spec(self, name, path=None, target=None):
+        reason = core.importer.request(name)
+        if reason and type(reason) is not tuple:
+            return self.fail(core.importer, name, reason)
 
 
 def own_library():

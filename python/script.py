@@ -324,7 +324,7 @@ class Directory(object):
             self.here() and self.rest.find_spec(name, target) or None)
 
     def find_module(self, name, path=None):
-        if name in self.names and core.importer.request(name):
+        if name in self.names and type(core.importer.request(name)) is tuple:
             return core.importer
         if self.disk:
             import imp

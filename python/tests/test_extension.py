@@ -5,6 +5,7 @@ import io
 import os
 import re
 import shutil
+import struct
 import sys
 import tempfile
 
@@ -71,6 +72,36 @@ class AboutTest(harness.TestCase):
             raise IOError('there is no /proc')
         self.replace(open=closed)
         self.assertEqual(self.extension.about()[2:], [u'', u''])
+
+
+class FileTest(harness.TestCase):
+    """The file of an extension module that lies in no package."""
+
+    def answer(self, parent, header, data):
+        question = core.loads(data)
+        self.questions.append([str(part) for part in question])
+        parent.send(header[5], b'r' + self.data, enc=core.BIN)
+
+    def test_file(self):
+        self.questions, self.data = [], b'\x7fELF'
+        parent = self.parent({'served': 'import mitogen.extension\n'}, handlers={harness.GET_RESOURCE: self.answer})
+        import mitogen.extension as extension
+        import mitogen.resources as resources
+        from mitogen import disk
+        name = 'served' + extension.suffixes()[0]
+        parent.path = lambda _: '/srv/' + name
+        import served
+        self.assertEqual(served.__file__, '/master:/srv/' + name)
+        contents = []
+        extension.be = lambda _name, path: contents.append(open(path, 'rb').read())
+        size = struct.calcsize('P') * 8
+        extension.load('served', [(name, 4, 'token', extension.here(), size, '', '', (), ())])
+        self.assertEqual(disk.kind(served.__file__), (False, 4))
+        self.assertEqual(core.importer.get_data(served.__file__), self.data)
+        self.assertEqual(contents, [self.data])
+        self.assertEqual(self.questions[-1], ['part', 'served', name, '', 'token', '0', 'bytes'])
+        self.data = b''
+        self.assertRaises(EnvironmentError, core.importer.get_data, served.__file__)
 
 
 class Named(object):

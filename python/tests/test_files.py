@@ -53,9 +53,11 @@ class FilesTest(harness.TestCase):
     def restore(self, kept, portion, get_data):
         for module, names in kept:
             vars(module).update(names)
-        for name in '__init__', 'find_spec', 'find_module':
+        for name in '__init__', 'find_spec', 'find_module', 'invalidate_caches':
             if name in portion:
                 setattr(core.Portion, name, portion[name])
+            elif name in vars(core.Portion):
+                delattr(core.Portion, name)
         if get_data:
             core.frozen.FileLoader.get_data = get_data
         core.WATCHED.pop('subprocess', None)
@@ -97,6 +99,106 @@ class FilesTest(harness.TestCase):
         import late
         self.assertTrue(os.path.isfile(late.__file__))
 
+    def test_files_in_other_directories_of_a_package(self):
+        import mitogen.files
+        plain = self.master.path
+        elsewhere = {'pair.tool': '/srv2/pair/tool.py', 'pair.sub.mod': '/srv3/pair/sub/mod.py', 'pair.own': '/srv4/pair/own/__init__.py'}
+        self.master.path = lambda name: elsewhere.get(name) or plain(name)
+        self.master.modules.update(dict.fromkeys(('pair', 'pair.tool', 'pair.sub', 'pair.sub.mod', 'pair.own', 'pair.own.mod'), ''))
+        import pair.tool
+        import pair.sub.mod
+        import pair.own.mod
+        for path in (os.path.dirname(pair.tool.__file__), os.path.dirname(pair.sub.mod.__file__),
+                     '/master:/srv3/pair', '/master:/srv4/pair', os.path.dirname(pair.own.__file__)):
+            with open(path + '/a.txt') as f:
+                self.assertEqual(f.read(), 'text')
+            self.assertEqual(os.stat(path + '/deep/c.txt').st_size, 4)
+            self.assertTrue(os.path.isdir(path) and os.path.isfile(path + '/a.txt') and not os.path.exists(path + '/absent'))
+            self.assertIn('a.txt', os.listdir(path))
+        packages = [q[1] for q in self.master.questions if q[0] == 'read']
+        self.assertEqual(packages, ['pair', 'pair.sub', 'pair', 'pair', 'pair.own'])
+
+    def test_directories_are_looked_at_anew(self):
+        import mitogen.files
+        import served
+        for name in 'new.txt', 'deep/new.txt', 'later.txt':
+            self.addCleanup(DATA.pop, name, None)
+        real = core.clock
+        self.addCleanup(setattr, core, 'clock', real)
+        now = [1000]
+        core.clock = lambda: now[0]
+
+        def seen():
+            listed = sorted(name for _, _, names in os.walk(BASE) for name in names if name[-4:] == '.txt')
+            self.assertEqual([os.path.isfile(BASE + '/' + name) for name in ('new.txt', 'deep/new.txt', 'later.txt')],
+                             [listed.count('new.txt') > 0, listed.count('new.txt') > 1, 'later.txt' in listed])
+            return listed
+        self.assertEqual(seen(), ['a.txt', 'c.txt'])
+        DATA.update({'new.txt': b'new', 'deep/new.txt': b'new'})
+        # All of one call, and of a moment, is asked for once.
+        del self.master.questions[:]
+        self.assertEqual(seen(), ['a.txt', 'c.txt'])
+        self.assertEqual(self.master.questions, [])
+        core.io.calls += 1
+        self.assertEqual(seen(), ['a.txt', 'c.txt', 'new.txt', 'new.txt'])
+        DATA['later.txt'] = b'later'
+        now[0] += 2
+        self.assertEqual(seen(), ['a.txt', 'c.txt', 'later.txt', 'new.txt', 'new.txt'])
+        DATA['later.txt'] = b'it is longer'
+        del DATA['new.txt'], DATA['deep/new.txt']
+        now[0] += 2
+        self.assertEqual(os.stat(BASE + '/later.txt').st_size, 12)
+        self.assertEqual(seen(), ['a.txt', 'c.txt', 'later.txt'])
+        # What is known stays so without a connection.
+        self.master.disconnect()
+        harness.eventually('lost', lambda: core.io.lost or core.router.stream.on_readable())
+        now[0] += 2
+        self.assertEqual(seen(), ['a.txt', 'c.txt', 'later.txt'])
+
+    def test_extension_modules_and_namespaces(self):
+        import mitogen.files
+        import shutil
+        import tempfile
+        plain = self.master.path
+        self.master.path = lambda name: '/srv/served/ext.so' if name == 'served.ext' else plain(name)
+        self.master.modules['served.ext'] = 'stub = 1\n'
+        self.addCleanup(DATA.pop, 'ext.so', None)
+        DATA['ext.so'] = b'\x7fELF'
+        import served.ext
+        path = served.ext.__file__
+        self.assertEqual((os.path.isfile(path), os.path.isdir(path), os.stat(path).st_size), (True, False, 4))
+        with open(path, 'rb') as f:
+            self.assertEqual(f.read(), b'\x7fELF')
+        self.assertEqual(core.importer.get_data(path), b'\x7fELF')
+        self.assertIsNone(core.importer.get_source('served.ext'))
+        self.assertIn('ext.so', [name for _, _, names in os.walk(BASE) for name in names])
+        self.assertNotIn('ext.so', [name for _, names, _ in os.walk(BASE) for name in names])
+        if core.PY3:
+            self.master.modules['space'] = None
+            import space
+            for directory in space.__path__:
+                self.assertTrue(os.path.isdir(directory))
+                with self.assertRaises(EnvironmentError) as caught:
+                    open(directory)
+                self.assertEqual(caught.exception.errno, errno.EISDIR)
+
+    @unittest.skipUnless(core.PY3, '2.x has no such function')
+    def test_module_in_a_directory_of_a_path(self):
+        import mitogen.files
+        import importlib
+        import served
+        sys.path.append(BASE + '/deep')
+        self.addCleanup(sys.path.remove, BASE + '/deep')
+        self.addCleanup(DATA.pop, 'deep/added.py', None)
+        with self.assertRaises(ImportError):
+            import added
+        DATA['deep/added.py'] = b'x = 1\n'
+        core.importer.cache.pop('added')
+        importlib.invalidate_caches()
+        import added
+        self.addCleanup(sys.modules.pop, 'added')
+        self.assertEqual((added.x, added.__file__), (1, BASE + '/deep/added.py'))
+
     @unittest.skipIf(sys.version_info < (3, 9), 'before importlib.resources.files')
     def test_resources(self):
         from importlib.resources import files
@@ -132,6 +234,28 @@ class FilesTest(harness.TestCase):
         for path, want in ((['/nonexistent'], []), ([], []), (['/master:/srv/other'], []), (['/master:/srv'], ['ours'])):
             self.assertEqual(names(path=path), want)
             self.assertEqual(names(path=path, name='ours'), want)
+
+    @unittest.skipIf(sys.version_info < (3, 8), 'before importlib.metadata')
+    def test_projects_without_entry_points_are_not_asked_for(self):
+        from importlib.metadata import distributions, entry_points
+        del self.master.questions[:]
+        entry_points()
+        self.assertEqual(self.master.questions, [['installed']])
+        # Another file is, once; the project may be gone.
+        self.master.handlers[harness.GET_RESOURCE] = refuse
+        self.assertRaises(StopIteration, next, iter(d for d in distributions() if hasattr(d, 'project')))
+        self.master.handlers[harness.GET_RESOURCE] = answer
+        ours = [d for d in distributions() if hasattr(d, 'project')][0]
+        self.master.handlers[harness.GET_RESOURCE] = refuse
+        self.assertIsNone(ours.read_text('entry_points.txt'))
+        del self.master.questions[:]
+        self.assertEqual([ours.read_text('METADATA'), ours.read_text('RECORD'), ours.files], [None] * 3)
+        self.assertEqual(self.master.questions, [['metadata', 'ours']])
+
+
+def refuse(parent, header, data):
+    parent.questions.append([str(q) for q in core.loads(data)])
+    parent.send(header[5], b'it is gone', reply_to=core.IS_DEAD)
 
 
 def descriptors():

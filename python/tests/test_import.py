@@ -19,6 +19,7 @@ import harness
 core = harness.load()
 PY3 = core.PY3
 if PY3:
+    import importlib.util
     from importlib import reload
 
 
@@ -331,6 +332,35 @@ class AskTest(harness.TestCase):
         self.assertEqual(served.a.x, 1)
         self.assertEqual(parent.asked, [])
 
+    def sent(self, parent, name):
+        parent.answer(name)
+        harness.eventually('sent', lambda: core.importer.cache.get(name) or core.router.stream.on_readable())
+
+    def test_module_that_came_into_a_package_later(self):
+        parent = self.parent({'served': ''}, packages=['served', 'served.late'])
+        import served
+        self.fails('served.late', 'served.late.deep')
+        parent.modules.update({'served.late': '', 'served.late.deep': 'x = 1'})
+        self.sent(parent, 'served.late')
+        self.sent(parent, 'served.late.deep')
+        import served.late.deep
+        self.assertEqual(served.late.deep.x, 1)
+        self.fails('served.absent')
+        self.assertEqual(parent.asked, ['served'])
+
+    def test_packages_after_invalidate_caches(self):
+        parent = self.parent({'served': '', 'served.sub': ''}, packages=['served', 'served.sub'])
+        import served.sub
+        self.fails('served.late', 'served.sub.late')
+        parent.modules.update({'served.late': 'x = 1', 'served.sub.late': 'x = 2'})
+        del parent.asked[:]
+        core.importer.invalidate_caches()
+        import served.late
+        import served.sub.late
+        self.assertEqual((served.late.x, served.sub.late.x), (1, 2))
+        self.fails('served.absent', 'served.absent')
+        self.assertEqual(parent.asked, ['served.late', 'served.sub.late', 'served.absent'])
+
     def test_lazy_names_of_others(self):
         # As six does it: modules in a module, from a finder that comes after ours.
         parent = self.parent({'served': '', 'served.six': 'import sys\nm = type(sys)("m")\nm.__path__ = []\n'
@@ -437,6 +467,78 @@ class LocalTest(harness.TestCase):
         import served.far
         self.assertEqual(served.far.x, 1)
         self.assertEqual(parent.asked, ['served', 'served.far'])
+
+    def prefer_here(self):
+        for name in 'find_here', 'fail':
+            if hasattr(core.Importer, name):
+                self.addCleanup(setattr, core.Importer, name, core.Importer.__dict__[name])
+        self.addCleanup(setattr, core, 'STDLIB', core.STDLIB)
+        import mitogen.resources
+        mitogen.resources.prefer_here()
+
+    def test_prefer_here_what_is_refused(self):
+        parent = self.parent({'here': 'x = "parent"', 'here_pkg': ''}, reasons={
+            'here2': 'denied', 'here3': 'denied', 'here_pkg.sub': 'denied'}, packages=['here_pkg'])
+        parent.children = lambda name: ['sub']
+        for name in 'here', 'here2':
+            self.write(name + '.py', 'x = "local"')
+        self.prefer_here()
+        import here
+        import here2
+        self.assertEqual((here.x, here2.x), ('parent', 'local'))
+        for name in 'here3', 'here_pkg.sub':
+            with self.assertRaisesRegex(ImportError, 'denied'):
+                __import__(name)
+        with self.assertRaisesRegex(ImportError, 'denied'):
+            from here_pkg import sub
+        if PY3:
+            self.assertIsNone(importlib.util.find_spec('here3'))
+
+    @unittest.skipUnless(PY3, '2.x goes on to other finders before it loads')
+    def test_finders_behind_ours_have_what_is_refused(self):
+        class Behind(object):
+            def find_spec(self, name, path=None, target=None):
+                if name in ('here', 'served.sub'):
+                    return importlib.util.spec_from_file_location(name, os.path.join(there, 'here.py'))
+        there = os.path.join(self.directory, 'there')
+        self.write('there/here.py', 'x = "behind"')
+        reasons = dict.fromkeys(('here', 'here2', 'served.sub'), 'denied')
+        for prefer in False, True:
+            self.parent({'served': ''}, packages=['served'], reasons=reasons).children = lambda name: ['sub']
+            import mitogen.resources
+            if prefer:
+                self.prefer_here()
+            sys.meta_path.append(Behind())
+            import here
+            import served.sub
+            self.assertEqual((here.x, served.sub.x), ('behind', 'behind'))
+            with self.assertRaisesRegex(ImportError, 'denied'):
+                import here2
+            for name in 'here', 'served.sub', 'served':
+                del sys.modules[name]
+
+    def test_prefer_here_without_a_connection(self):
+        parent = self.parent({})
+        self.write('here.py', 'x = "local"')
+        self.prefer_here()
+        parent.disconnect()
+        harness.eventually('lost', lambda: core.io.lost or core.router.stream.on_readable())
+        import here
+        self.assertEqual(here.x, 'local')
+        with self.assertRaisesRegex(ImportError, 'connection is lost'):
+            import here2
+
+    def test_refused_in_a_package_that_is_on_both_sides(self):
+        extend = 'from pkgutil import extend_path\n__path__ = extend_path(__path__, __name__)\n'
+        parent = self.parent({'here': extend}, packages=['here'], reasons={'here.near': 'denied', 'here.far': 'denied'})
+        parent.children = lambda name: ['near', 'far']
+        self.prefer_here()
+        self.write('here/__init__.py', extend)
+        self.write('here/near.py', 'x = 2')
+        import here.near
+        self.assertEqual(here.near.x, 2)
+        with self.assertRaisesRegex(ImportError, 'denied'):
+            import here.far
 
     def test_zip_on_the_path(self):
         import zipfile
