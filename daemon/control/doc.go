@@ -33,7 +33,7 @@
 //	a stream's work   call.work         the call, program, channel, transfer or          conn.wg
 //	                                    subscription has ended, or the client has closed it
 //	an inventory      Server.resolve    it has answered, or Shutdown has ended its program   Server.wg
-//	exporter.run      newExporter       Shutdown, after what is left was sent            exporter.close
+//	exporter.run      New               Shutdown, after what is left was sent            exporter.close
 //	the last wait     Server.Shutdown   all work has ended                               nobody: it holds nothing
 //
 // Server.Serve and Server.ServeHTTP run on their callers' goroutines. Work on many targets has the goroutines of
