@@ -16,7 +16,9 @@
 //	messages of open_many
 //	a channel                             streamBytes: the sender waits (end to end, to the process that writes)
 //	a program's output                    daemon.OutputShare: the program waits in the same way
-//	what a function prints, events        streamBytes: what does not fit is dropped and counted
+//	what a function prints                printBytes, for open streamBytes with its messages: what does not fit is
+//	                                      dropped and counted
+//	events                                streamBytes: the same
 //	files of put and get                  maxTransfers at once, others wait; maxTransferNames for lists: the transfer
 //	                                      ends
 //	messages to a receiver                daemon.DefaultReceiverBytes: the receiver ends with an error
