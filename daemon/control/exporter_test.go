@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -45,6 +47,13 @@ func (c *fakeCollector) set(answer func(*http.Request) (*http.Response, error)) 
 	c.answer = answer
 }
 
+// got are the names of the spans that were taken, and when a batch was sent.
+func (c *fakeCollector) got() (names []string, tries []time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.names), slices.Clone(c.tries)
+}
+
 func (c *fakeCollector) RoundTrip(r *http.Request) (*http.Response, error) {
 	c.mu.Lock()
 	answer := c.answer
@@ -75,7 +84,7 @@ type exporting struct {
 	*exporter
 	to      *fakeCollector
 	logs    *observer.ObservedLogs
-	dropped int64
+	dropped atomic.Int64
 }
 
 func export(t *testing.T, endpoint string, answer func(*http.Request) (*http.Response, error), test func(*exporting)) {
@@ -83,7 +92,7 @@ func export(t *testing.T, endpoint string, answer func(*http.Request) (*http.Res
 	synctest.Test(t, func(*testing.T) {
 		core, logs := observer.New(zapcore.DebugLevel)
 		x := &exporting{to: &fakeCollector{answer: answer}, logs: logs}
-		x.exporter = newExporter(endpoint, "test", zap.New(core), func(n int64) { x.dropped += n })
+		x.exporter = newExporter(endpoint, "test", zap.New(core), func(n int64) { x.dropped.Add(n) })
 		x.http.Transport = x.to
 		go x.run()
 		test(x)
@@ -93,6 +102,13 @@ func export(t *testing.T, endpoint string, answer func(*http.Request) (*http.Res
 
 func (x *exporting) call(fn string) {
 	x.add(&wire.Event{Kind: wire.EventCall, Function: fn, OK: true, Target: "local:"})
+}
+
+// waiting counts the spans that wait, imports among them, and their targets.
+func (x *exporting) waiting() (spans, imports, targets int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return len(x.spans), x.imports, len(x.targets)
 }
 
 // A collector that is away, or says that it is busy, gets the spans later.
@@ -115,16 +131,17 @@ func TestSpansAreSentAgain(t *testing.T) {
 			synctest.Wait()
 			x.to.set(status(200))
 			x.call("m:second")
-			if len(x.to.tries) != 1 {
-				t.Errorf("%s: %d attempts", c.name, len(x.to.tries))
+			if _, tries := x.to.got(); len(tries) != 1 {
+				t.Errorf("%s: %d attempts", c.name, len(tries))
 			}
 			time.Sleep(c.wait)
 			synctest.Wait()
-			if len(x.to.names) != 2 || x.to.names[0] != "call m:first" || x.dropped != 0 {
-				t.Errorf("%s: got %q, %d were dropped", c.name, x.to.names, x.dropped)
+			names, tries := x.to.got()
+			if n := x.dropped.Load(); len(names) != 2 || names[0] != "call m:first" || n != 0 {
+				t.Errorf("%s: got %q, %d were dropped", c.name, names, n)
 			}
-			if len(x.to.tries) == 2 && x.to.tries[1].Sub(x.to.tries[0]) != c.wait {
-				t.Errorf("%s: tried again after %v, not %v", c.name, x.to.tries[1].Sub(x.to.tries[0]), c.wait)
+			if len(tries) == 2 && tries[1].Sub(tries[0]) != c.wait {
+				t.Errorf("%s: tried again after %v, not %v", c.name, tries[1].Sub(tries[0]), c.wait)
 			}
 			if x.logs.FilterMessage("traces cannot be sent").Len() != 1 || x.logs.FilterMessage("traces are sent again").Len() != 1 {
 				t.Errorf("%s: the log has %v", c.name, x.logs.All())
@@ -144,17 +161,17 @@ func TestSpansWhileNobodyTakesThem(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		if n := len(x.to.tries); n > 4 { // after 2, 4, 8 ... seconds
-			t.Errorf("%d attempts in 12 seconds", n)
+		if _, tries := x.to.got(); len(tries) > 4 { // after 2, 4, 8 ... seconds
+			t.Errorf("%d attempts in 12 seconds", len(tries))
 		}
-		if x.dropped != 2*maxSpans {
-			t.Errorf("%d were dropped", x.dropped)
+		if n := x.dropped.Load(); n != 2*maxSpans {
+			t.Errorf("%d were dropped", n)
 		}
 		x.to.set(status(200))
 		time.Sleep(maxSpanPause)
 		synctest.Wait()
-		if len(x.to.names) != maxSpans {
-			t.Errorf("%d were sent", len(x.to.names))
+		if names, _ := x.to.got(); len(names) != maxSpans {
+			t.Errorf("%d were sent", len(names))
 		}
 	})
 	export(t, "http://c.example:4318", status(400), func(x *exporting) {
@@ -164,8 +181,8 @@ func TestSpansWhileNobodyTakesThem(t *testing.T) {
 		x.to.set(status(200))
 		time.Sleep(maxSpanPause)
 		synctest.Wait()
-		if len(x.to.names) != 0 || x.dropped != 1 {
-			t.Errorf("a refused batch: %q, %d were dropped", x.to.names, x.dropped)
+		if names, _ := x.to.got(); len(names) != 0 || x.dropped.Load() != 1 {
+			t.Errorf("a refused batch: %q, %d were dropped", names, x.dropped.Load())
 		}
 	})
 }
@@ -179,31 +196,32 @@ func TestImportsLeaveRoom(t *testing.T) {
 		for range 3 * maxSpans {
 			imported("liar")
 		}
-		if len(x.spans) != targetSpans {
-			t.Errorf("%d spans of one child wait", len(x.spans))
+		if n, _, _ := x.waiting(); n != targetSpans {
+			t.Errorf("%d spans of one child wait", n)
 		}
 		imported("honest")
-		if len(x.spans) != targetSpans+1 {
+		if n, _, _ := x.waiting(); n != targetSpans+1 {
 			t.Error("another target's import is dropped")
 		}
 		for i := range 3 * maxSpans {
 			imported(fmt.Sprint("liar", i%100))
 		}
-		if len(x.spans) != maxImports {
-			t.Errorf("%d imports wait", len(x.spans))
+		if n, _, _ := x.waiting(); n != maxImports {
+			t.Errorf("%d imports wait", n)
 		}
-		x.dropped = 0
+		x.dropped.Store(0)
 		for range maxSpans - maxImports {
 			x.call("m:f")
 		}
-		if x.dropped != 0 {
-			t.Errorf("%d calls are dropped", x.dropped)
+		if n := x.dropped.Load(); n != 0 {
+			t.Errorf("%d calls are dropped", n)
 		}
 		x.to.set(status(200))
 		time.Sleep(maxSpanPause)
 		synctest.Wait()
-		if len(x.to.names) != maxSpans || x.imports != 0 || len(x.targets) != 0 {
-			t.Errorf("%d were sent, %d and %v are left", len(x.to.names), x.imports, x.targets)
+		names, _ := x.to.got()
+		if _, imports, targets := x.waiting(); len(names) != maxSpans || imports != 0 || targets != 0 {
+			t.Errorf("%d were sent, %d of %d targets are left", len(names), imports, targets)
 		}
 	})
 }
@@ -226,8 +244,8 @@ func TestLastSpans(t *testing.T) {
 			if took := time.Since(started); took > lastSpans {
 				t.Errorf("a send was under way: %v: it took %v", busy, took)
 			}
-			if x.dropped != 1 {
-				t.Errorf("%d were dropped", x.dropped)
+			if n := x.dropped.Load(); n != 1 {
+				t.Errorf("%d were dropped", n)
 			}
 			x.quit = make(chan struct{})
 		})
@@ -235,8 +253,8 @@ func TestLastSpans(t *testing.T) {
 	export(t, "http://c.example:4318", status(200), func(x *exporting) {
 		x.call("m:f")
 		x.close(context.Background())
-		if len(x.to.names) != 1 {
-			t.Errorf("the last spans: %q", x.to.names)
+		if names, _ := x.to.got(); len(names) != 1 {
+			t.Errorf("the last spans: %q", names)
 		}
 		x.quit = make(chan struct{})
 	})
@@ -299,7 +317,7 @@ func TestTraceparent(t *testing.T) {
 	}
 	export(t, "http://c.example:4318", status(200), func(x *exporting) {
 		x.add(&wire.Event{Kind: wire.EventCall, Function: "m:f", OK: true, Trace: "00-" + trace + "-" + span + "-00"})
-		if len(x.spans) != 0 || x.dropped != 0 {
+		if n, _, _ := x.waiting(); n != 0 || x.dropped.Load() != 0 {
 			t.Error("a span that the caller does not want is exported, or counted")
 		}
 	})
