@@ -113,6 +113,14 @@ func TestSpansOfProgramsAndConnects(t *testing.T) {
 	if err := child.Call(t.Context(), "mitogen.facts:collect").Err(); err != nil {
 		t.Fatal(err)
 	}
+	v, err := child.CallWith(t.Context(), daemon.CallOptions{Convert: daemon.ConvertResult | daemon.ConvertLines}, "builtins:zip", []any{int64(1), int64(2)}).Value()
+	number, generates := daemon.Lines(v)
+	if !generates || err != nil {
+		t.Fatal(v, err)
+	}
+	if err := child.Call(t.Context(), "mitogen.plain:more", number, int64(1000)).Err(); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := c.Connect(t.Context(), "exec:false"); err == nil {
 		t.Fatal("connected")
 	}
@@ -132,7 +140,7 @@ func TestSpansOfProgramsAndConnects(t *testing.T) {
 	if s := col.named("call mitogen.facts"); s != nil {
 		t.Error(s)
 	}
-	if st := b.Stats(); st.ConnectsFailed != 1 || st.Calls != 2 || st.CallsFailed != 0 {
+	if st := b.Stats(); st.ConnectsFailed != 1 || st.Calls != 3 || st.CallsFailed != 0 { // the two programs and zip
 		t.Errorf("%+v", st)
 	}
 }
