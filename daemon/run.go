@@ -59,12 +59,20 @@ type Keeper interface {
 	Keep(p []byte) (int, error)
 }
 
+// Names of programs that are not their user's own.
+const (
+	PathCommand  = "mitogend-exec"
+	PathTerminal = "mitogend-terminal"
+	PathPrompt   = "mitogend-prompt"
+	PathTransfer = "mitogend-transfer"
+)
+
 // Command gives the options of Run for a command of the target's, with settings NAME=VALUE for its environment and the
 // directory that it runs in, empty for the child's. A program becomes it, with status 127 where there is no such
 // command and 126 where it cannot be run.
 func Command(argv, env []string, dir string) RunOptions {
 	args := append([]string{dir, strconv.Itoa(len(env))}, env...)
-	return RunOptions{Path: "mitogend-exec", Title: strings.Join(argv, " "), Source: []byte(python.Command()), Args: append(args, argv...)}
+	return RunOptions{Path: PathCommand, Title: strings.Join(argv, " "), Source: []byte(python.Command()), Args: append(args, argv...)}
 }
 
 // Terminal gives the options of Run for a command at a terminal of its own; for Python, whose prompt begins with where,
@@ -73,7 +81,7 @@ func Command(argv, env []string, dir string) RunOptions {
 func Terminal(argv, env []string, dir, where string, rows, columns int) RunOptions {
 	o := Command(argv, env, dir)
 	o.Args = append([]string{strconv.Itoa(rows), strconv.Itoa(columns), where}, o.Args...)
-	o.Path, o.Source = "mitogend-terminal", []byte(python.Terminal())
+	o.Path, o.Source = PathTerminal, []byte(python.Terminal())
 	o.Title = cmp.Or(o.Title, "repl")
 	return o
 }
@@ -94,7 +102,7 @@ func TerminalAfter(script RunOptions, env []string, where string, rows, columns 
 // Stderr have answers between what is printed; see prompt.py.
 func Prompt(env []string, dir string) RunOptions {
 	o := Command(nil, env, dir)
-	o.Path, o.Title, o.Source = "mitogend-prompt", "repl", []byte(python.Prompt())
+	o.Path, o.Title, o.Source = PathPrompt, "repl", []byte(python.Prompt())
 	return o
 }
 

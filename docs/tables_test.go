@@ -111,6 +111,33 @@ func TestTimes(t *testing.T) {
 	}
 }
 
+// TestStopTime: the unit of systemd gives the daemon the time that stopping may take.
+func TestStopTime(t *testing.T) {
+	t.Parallel()
+	unit, err := os.ReadFile("../contrib/systemd/mitogend.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?m)^TimeoutStopSec=(\d+)$`).FindStringSubmatch(string(unit))
+	if m == nil {
+		t.Fatal("the unit has no TimeoutStopSec")
+	}
+	seconds, _ := strconv.Atoi(m[1])
+	var most time.Duration
+	for dir, names := range map[string][]string{"../daemon/control": {"DefaultGrace", "closeTime", "hangTime", "lastSpans"}, "../daemon/pool": {"closeTime"}} {
+		p := readPackage(t, dir)
+		for _, name := range names {
+			if p.times[name] == 0 {
+				t.Errorf("%s has no %s", dir, name)
+			}
+			most += p.times[name]
+		}
+	}
+	if given := time.Duration(seconds) * time.Second; given < most {
+		t.Errorf("the unit gives %v, and stopping may take %v", given, most)
+	}
+}
+
 func inWords(d time.Duration) string {
 	for _, unit := range []struct {
 		of   time.Duration

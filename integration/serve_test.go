@@ -490,6 +490,12 @@ func TestConfig(t *testing.T) {
 	if again := Mitogend(t, dir, "config", "show", "--config", shown); again.Status != 0 || strip(again.Stdout) != strip(r.Stdout) {
 		t.Errorf("read again it is\n%v", again)
 	}
+	if r := Mitogend(t, dir, "config", "show", "--otlp-endpoint", "http://me:pass-word@127.0.0.1:4318"); !strings.Contains(r.Stdout, "otlp_endpoint: http://me:xxxxx@127.0.0.1:4318\n") {
+		t.Error(r)
+	}
+	if r := Mitogend(t, dir, "config", "show", "--otlp-endpoint", "me:pass-word@127.0.0.1:4318"); r.Status != 2 || strings.Contains(r.Stderr, "pass-word") {
+		t.Error(r)
+	}
 	for text, want := range map[string]string{
 		"idle_time: soon\n":            "line 1: idle_time: \"soon\" is no duration",
 		"\nnope: 1\n":                  "line 2: there is no key \"nope\"",
@@ -561,6 +567,7 @@ func TestLookingAtADaemon(t *testing.T) {
 	if r := d.Run(t, dir, "logs"); !regexp.MustCompile(`^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} INFO `).MatchString(r.Stdout) {
 		t.Error(r)
 	}
+	d.Run(t, dir, "logs", "--kind", "call,import").Want(t, 2, "", "--kind call,import: the daemon keeps none of them; add -f")
 	d.Run(t, dir, "logs", "--set", "pool=debug", "-f").Want(t, 2, "", "--set changes levels and shows no records: without --follow")
 	if r := d.Run(t, dir, "top", "--count", "2", "--every", "100ms"); r.Status != 0 || strings.Count(r.Stdout, "requests/s") != 2 {
 		t.Error(r)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/url"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -85,10 +86,14 @@ func checkConfig(ctx context.Context, w io.Writer, f *settingFlags) error {
 	return nil
 }
 
-// showConfig writes all settings that are in force, as a configuration file.
+// showConfig writes all settings that are in force, as a configuration file. A password in one of them is masked.
 func showConfig(w io.Writer, s *settings) error {
 	for i, d := range settingList {
-		line, err := yaml.Marshal(map[string]any{d.key: shown(d, s)})
+		value := shown(d, s)
+		if u, err := url.Parse(s.otlpEndpoint); d.key == "otlp_endpoint" && err == nil {
+			value = u.Redacted()
+		}
+		line, err := yaml.Marshal(map[string]any{d.key: value})
 		if err != nil {
 			return err
 		}

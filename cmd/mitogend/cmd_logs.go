@@ -35,6 +35,9 @@ func newLogs(a *app) *cobra.Command {
 					return usagef("--set changes levels and shows no records: without --%s", name)
 				}
 			}
+			if kept := slices.ContainsFunc(kinds, func(k string) bool { return !slices.Contains(notKept, k) }); !follow && len(levels) == 0 && !kept {
+				return usagef("--kind %s: the daemon keeps none of them; add -f to see them from now on", printable.Line(strings.Join(kinds, ",")))
+			}
 			c, err := f.must(cmd.Context())
 			if err != nil {
 				return err
@@ -65,11 +68,14 @@ func newLogs(a *app) *cobra.Command {
 	fs.IntVarP(&lines, "lines", "n", 50, "how many of the last records to show")
 	fs.StringVar(&target, "target", "", "show only this `TARGET`, by its name or what that means")
 	fs.StringVar(&level, "level", "debug", "show only records of this level and above")
-	fs.StringSliceVar(&kinds, "kind", []string{wire.EventLog}, "kinds of events: log, connected, lost, closed, import, call, output; comma-separated")
+	fs.StringSliceVar(&kinds, "kind", []string{wire.EventLog}, "kinds of events: log, connected, lost, closed, and, with -f, import, call, output; comma-separated")
 	fs.StringSliceVar(&levels, "set", nil, "set the log level of a component of the daemon by `COMPONENT=LEVEL`, or of all components by LEVEL")
 	fs.BoolVar(&asJSON, "json", false, "one line of JSON for each")
 	return cmd
 }
+
+// notKept are the kinds of events that are only seen while they happen.
+var notKept = []string{wire.EventImport, wire.EventCall, wire.EventOutput}
 
 func setLevels(ctx context.Context, a *app, c *client.Client, levels []string) error {
 	var now map[string]string
@@ -137,9 +143,18 @@ func eventText(e *wire.Event) string {
 			text = fmt.Sprintf("%s %s: %s", module, e.What, e.Text)
 		}
 	case wire.EventCall:
-		text = fmt.Sprintf("%s ok, %.1f ms", function, 1000*e.Seconds)
-		if !e.OK {
+		if e.What != "" { // a program
+			function = strings.TrimSuffix(printable.Line(e.What)+" "+function, " ")
+		}
+		switch {
+		case !e.OK:
 			text = fmt.Sprintf("%s failed after %.1f ms: %s", function, 1000*e.Seconds, e.Text)
+		case e.Signal != 0:
+			text = fmt.Sprintf("%s ended by signal %d after %.1f ms", function, e.Signal, 1000*e.Seconds)
+		case e.Code != 0:
+			text = fmt.Sprintf("%s ended with status %d, %.1f ms", function, e.Code, 1000*e.Seconds)
+		default:
+			text = fmt.Sprintf("%s ok, %.1f ms", function, 1000*e.Seconds)
 		}
 	}
 	return fmt.Sprintf("%s %-9s %s %s\n", at, what, where, printable.Text(text))

@@ -37,7 +37,7 @@ within five seconds as SIGTERM. The exit status is the program's own.`,
 	}
 	cmd.Flags().SetInterspersed(false)
 	cmd.Flags().StringArrayVarP(&p.path, "path", "I", nil, "`DIR`ectory, zip, egg or wheel file whose modules win over the program's own; repeatable")
-	cmd.Flags().StringSliceVar(&p.allow, "allow", nil, "serve only these `MODULES` and what lies in them from --path")
+	cmd.Flags().StringSliceVar(&p.allow, "allow", nil, "serve only these `MODULES` and what lies in them, from --path and of the program")
 	cmd.Flags().StringSliceVar(&p.deny, "deny", nil, "never serve these `MODULES`, nor what lies in them")
 	return cmd
 }

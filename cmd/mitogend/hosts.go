@@ -27,7 +27,7 @@ type inventoryFlags struct {
 
 func (f *inventoryFlags) register(cmd *cobra.Command) {
 	f.vaultFlags.register(cmd)
-	cmd.Flags().StringArrayVarP(&f.sources, "inventory", "i", nil, "`FILE`, program or directory that lists hosts, or names with commas; repeatable (default $MITOGEND_INVENTORY, ./mitogend-hosts.yaml, .yml, .ini, ~/.config/mitogend/hosts.yaml)")
+	cmd.Flags().StringArrayVarP(&f.sources, "inventory", "i", nil, "`FILE`, program or directory that lists hosts, or names with commas; repeatable (default $MITOGEND_INVENTORY, else ./mitogend-hosts.yaml, .yml, .ini or without, else ~/.config/mitogend/hosts.yaml and so on)")
 }
 
 // inventory reads the inventory when a name is first looked up. It gives nil if there is none. If it is in the current

@@ -65,8 +65,15 @@ func (fl *fleet) interactive(ctx context.Context, j *job, python bool, program f
 	o.Stdin = in.r
 	out := fl.program(ctx, j, o)
 	if in.left() {
-		return &outcome{OK: true}
+		return leftOutcome()
 	}
+	return out
+}
+
+// leftOutcome is that of what was left by ~. before its end. What follows in a script must not take this for success.
+func leftOutcome() *outcome {
+	out := programOutcome(daemon.ExitStatus{Code: 255}, true) // as ssh
+	out.Error.Message = "it was left by ~."
 	return out
 }
 

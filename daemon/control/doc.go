@@ -16,7 +16,10 @@
 //	messages of open_many
 //	a channel                             streamBytes: the sender waits (end to end, to the process that writes)
 //	a program's output                    daemon.OutputShare: the program waits in the same way
-//	what a function prints, events        streamBytes: what does not fit is dropped and counted
+//	what a function prints                printBytes, for open streamBytes with its messages: what does not fit is
+//	                                      dropped and counted
+//	events                                streamBytes: the same
+//	spans for a collector of traces       maxSpans, of imports maxImports, of one target's targetSpans: the same
 //	files of put and get                  maxTransfers at once, others wait; maxTransferNames for lists: the transfer
 //	                                      ends
 //	messages to a receiver                daemon.DefaultReceiverBytes: the receiver ends with an error
@@ -33,7 +36,7 @@
 //	a stream's work   call.work         the call, program, channel, transfer or          conn.wg
 //	                                    subscription has ended, or the client has closed it
 //	an inventory      Server.resolve    it has answered, or Shutdown has ended its program   Server.wg
-//	exporter.run      newExporter       Shutdown, after what is left was sent            exporter.close
+//	exporter.run      New               Shutdown, after what is left was sent            exporter.close
 //	the last wait     Server.Shutdown   all work has ended                               nobody: it holds nothing
 //
 // Server.Serve and Server.ServeHTTP run on their callers' goroutines. Work on many targets has the goroutines of

@@ -25,6 +25,7 @@ func TestHurryWithSpans(t *testing.T) {
 	defer close(free)
 	logged, logs := observer.New(zap.WarnLevel)
 	x := newExporter(collector.URL, "test", zap.New(logged), func(int64) {})
+	go x.run()
 	x.add(&wire.Event{Kind: wire.EventCall})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {

@@ -154,7 +154,7 @@ func (s *Server) function(
 	if v, err = k.Wait(ctx).Value(); !early {
 		err = cutOff(ctx, l, err)
 	}
-	s.called(l, p.Function, p.Traceparent, started, err)
+	s.called(l, wire.Event{Function: p.Function, Trace: p.Traceparent}, started, err)
 	return v, k.Release, err
 }
 
@@ -166,10 +166,14 @@ func cutOff(ctx context.Context, l *pool.Lease, err error) error {
 	return err
 }
 
-// called counts a call that has ended, and publishes it.
-func (s *Server) called(l *pool.Lease, fn, trace string, started time.Time, err error) {
+// called counts a call or program that has ended, and publishes it; e says which one. What commands ask for by
+// themselves counts only if it fails.
+func (s *Server) called(l *pool.Lease, e wire.Event, started time.Time, err error) {
+	if err == nil && e.What == "" && pool.Internal(e.Function) {
+		return
+	}
 	s.counts.calls.Add(1)
-	e := wire.Event{Kind: wire.EventCall, Function: fn, OK: err == nil, Trace: trace}
+	e.Kind, e.OK = wire.EventCall, err == nil
 	if err != nil {
 		s.counts.failed.Add(1)
 	}
@@ -177,9 +181,7 @@ func (s *Server) called(l *pool.Lease, fn, trace string, started time.Time, err 
 		return
 	}
 	e.Seconds = time.Since(started).Seconds()
-	if l != nil {
-		e.Child, e.Target, e.Chain = uint32(l.Child().ID()), l.Conn().Name(), l.Conn().Chain()
-	}
+	e.Child, e.Target, e.Chain = uint32(l.Child().ID()), l.Conn().Name(), l.Conn().Chain()
 	if err != nil {
 		e.Text = err.Error()
 	}

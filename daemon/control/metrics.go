@@ -14,7 +14,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"mitogend/daemon/pool"
 	"mitogend/daemon/wire"
 )
 
@@ -53,6 +52,7 @@ func newCollector(s *Server) *collector {
 		gauge("connections", "Connections in the pool.", func(s *wire.Stats) int64 { return int64(s.Connections) }),
 		gauge("contexts", "Contexts that can be reached.", func(s *wire.Stats) int64 { return int64(s.Contexts) }),
 		counter("connected_total", "Children that were connected.", func(s *wire.Stats) int64 { return s.Connected }),
+		counter("connects_failed_total", "Connects that have failed.", func(s *wire.Stats) int64 { return s.ConnectsFailed }),
 		counter("lost_total", "Children that were lost.", func(s *wire.Stats) int64 { return s.Lost }),
 		counter("closed_total", "Children that were closed.", func(s *wire.Stats) int64 { return s.Closed }),
 		counter("calls_total", "Calls and programs that have ended.", func(s *wire.Stats) int64 { return s.Calls }),
@@ -61,43 +61,20 @@ func newCollector(s *Server) *collector {
 		counter("modules_total", "Modules that were sent to children.", func(s *wire.Stats) int64 { return s.Modules }),
 		counter("module_bytes_total", "Bytes of them.", func(s *wire.Stats) int64 { return s.ModuleBytes }),
 		counter("dropped_total", "Events, and bytes of output, that did not fit into a client's queue.", func(s *wire.Stats) int64 { return s.Dropped }),
+		counter("spans_dropped_total", "Spans that did not reach the collector of traces.", func(s *wire.Stats) int64 { return s.SpansDropped }),
 		counter("log_errors_total", "Log records that could not be written.", func(s *wire.Stats) int64 { return s.LogErrors }),
 	}}
 }
 
-// Metrics of each target with connections, by the name that the clients have given it.
+// Metrics of each target, by the name that its connections were made with.
 var (
 	targetConnections = targetDesc("target_connections", "Connections in the pool with a target.")
-	targetCalls       = targetDesc("target_calls_total", "Calls and programs on a target, of the connections that it has now.")
+	targetCalls       = targetDesc("target_calls_total", "Calls and programs on a target that have ended.")
 	targetFailures    = targetDesc("target_calls_failed_total", "Those of them that have failed.")
 )
 
 func targetDesc(name, help string) *prometheus.Desc {
 	return prometheus.NewDesc("mitogend_"+name, help, []string{"target"}, nil)
-}
-
-// targetCounts are those of one target.
-type targetCounts struct{ connections, calls, failures int64 }
-
-// perTarget adds up what connections have counted.
-func perTarget(list []pool.Info) map[string]*targetCounts {
-	out := map[string]*targetCounts{}
-	for _, i := range list {
-		name := i.Target
-		if len(i.Names) > 0 {
-			name = i.Names[0]
-		}
-		name = strings.ToValidUTF8(name, "?")
-		t := out[name]
-		if t == nil {
-			t = &targetCounts{}
-			out[name] = t
-		}
-		t.connections++
-		t.calls += i.Calls
-		t.failures += i.Failures
-	}
-	return out
 }
 
 // Describe implements prometheus.Collector.
@@ -116,10 +93,10 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	for _, m := range c.metrics {
 		out <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(st))
 	}
-	for name, t := range perTarget(c.s.pool.List()) {
-		out <- prometheus.MustNewConstMetric(targetConnections, prometheus.GaugeValue, float64(t.connections), name)
-		out <- prometheus.MustNewConstMetric(targetCalls, prometheus.CounterValue, float64(t.calls), name)
-		out <- prometheus.MustNewConstMetric(targetFailures, prometheus.CounterValue, float64(t.failures), name)
+	for _, t := range c.s.pool.Totals() {
+		out <- prometheus.MustNewConstMetric(targetConnections, prometheus.GaugeValue, float64(t.Connections), t.Target)
+		out <- prometheus.MustNewConstMetric(targetCalls, prometheus.CounterValue, float64(t.Calls), t.Target)
+		out <- prometheus.MustNewConstMetric(targetFailures, prometheus.CounterValue, float64(t.Failures), t.Target)
 	}
 }
 

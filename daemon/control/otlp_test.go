@@ -2,6 +2,7 @@ package control_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -9,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"mitogend/daemon"
+	"mitogend/daemon/client"
 	"mitogend/daemon/control"
 	"mitogend/integration/poll"
 )
@@ -83,5 +86,61 @@ func TestSpans(t *testing.T) {
 		}
 	}
 	t.Logf("600 calls in %v", time.Since(started))
-	poll.Until(t, "the loss is counted", func() bool { return b.Stats().Dropped >= 512 })
+	poll.Until(t, "the loss is counted", func() bool { return b.Stats().SpansDropped >= 512 })
+	if n := b.Stats().Dropped; n != 0 {
+		t.Errorf("%d spans count as events", n)
+	}
+}
+
+// A program's end is in its span; a failed connect is counted, and has a span.
+func TestSpansOfProgramsAndConnects(t *testing.T) {
+	col := &collector{}
+	web := httptest.NewServer(col)
+	defer web.Close()
+	b := newBed(t, func(o *control.Options) { o.Endpoint = web.URL })
+	c := b.dial(t, client.Options{})
+	child, err := c.Connect(t.Context(), "local:")
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := child.Run(t.Context(), daemon.RunOptions{Path: "p.py", Source: []byte("import sys\nsys.exit(3)\n")})
+	if err != nil || st.Code != 3 {
+		t.Fatal(st, err)
+	}
+	if _, err := child.Run(t.Context(), daemon.Command([]string{"echo", "secret"}, nil, "")); err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Call(t.Context(), "mitogen.facts:collect").Err(); err != nil {
+		t.Fatal(err)
+	}
+	v, err := child.CallWith(t.Context(), daemon.CallOptions{Convert: daemon.ConvertResult | daemon.ConvertLines}, "builtins:zip", []any{int64(1), int64(2)}).Value()
+	number, generates := daemon.Lines(v)
+	if !generates || err != nil {
+		t.Fatal(v, err)
+	}
+	if err := child.Call(t.Context(), "mitogen.plain:more", number, int64(1000)).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Connect(t.Context(), "exec:false"); err == nil {
+		t.Fatal("connected")
+	}
+	poll.Until(t, "the spans are there", func() bool {
+		return col.named("run p.py") != nil && col.named("exec echo") != nil && col.named("connect") != nil
+	})
+	s := col.named("run p.py")
+	if text := fmt.Sprint(s["status"], s["attributes"]); !strings.Contains(text, "exit status 3") || !strings.Contains(text, "process.exit.code") {
+		t.Error(text)
+	}
+	if s := fmt.Sprint(col.named("exec echo")); strings.Contains(s, "secret") {
+		t.Error(s)
+	}
+	if s := col.named("connect"); s["status"].(map[string]any)["code"] != 2.0 {
+		t.Error(s)
+	}
+	if s := col.named("call mitogen.facts"); s != nil {
+		t.Error(s)
+	}
+	if st := b.Stats(); st.ConnectsFailed != 1 || st.Calls != 3 || st.CallsFailed != 0 { // the two programs and zip
+		t.Errorf("%+v", st)
+	}
 }

@@ -79,6 +79,7 @@ type Server struct {
 
 	counts struct {
 		seen, refused, bad, requests, active, streams, connected, lost, closed, calls, failed, programs, modules, moduleBytes atomic.Int64
+		connectsFailed, spansDropped                                                                                          atomic.Int64
 	}
 
 	// mu protects the following.
@@ -144,16 +145,19 @@ func New(opt Options) (*Server, error) {
 		if err := CheckEndpoint(opt.Endpoint); err != nil {
 			return nil, fmt.Errorf("control: %w", err)
 		}
-		s.exporter = newExporter(opt.Endpoint, opt.Version, s.Logger("http"), func(n int64) { s.hub.dropped.Add(n) })
+		s.exporter = newExporter(opt.Endpoint, opt.Version, s.Logger("http"), func(n int64) { s.counts.spansDropped.Add(n) })
 		s.hub.tap = s.exporter.add
 	}
 	opt.Pool.Logger = s.Logger("pool")
 	children := s.Logger("children")
 	opt.Pool.Watch = &pool.Watcher{
-		OnOutput: s.onOutput(children), OnLog: s.onLog(children), OnImport: s.onImport,
+		OnOutput: s.onOutput(children), OnLog: s.onLog(children), OnImport: s.onImport, OnFailure: s.onFailure,
 	}
 	if s.pool, err = pool.New(s.d, opt.Pool); err != nil {
 		return nil, err
+	}
+	if s.exporter != nil {
+		go s.exporter.run()
 	}
 	s.opt.Pool = opt.Pool
 	return s, nil
@@ -247,6 +251,14 @@ func (s *Server) onImport(c *pool.Conn, e importer.Event) {
 	}
 	if s.hub.wants(wire.EventImport) {
 		s.hub.publish(importEvent(c, e))
+	}
+}
+
+// onFailure counts a connect that has failed.
+func (s *Server) onFailure(c *pool.Conn, took time.Duration, err error) {
+	s.counts.connectsFailed.Add(1)
+	if s.exporter != nil {
+		s.exporter.connectFailed(c.Name(), took, err)
 	}
 }
 

@@ -118,9 +118,10 @@ func (s *Server) Stats() *wire.Stats {
 		Version: s.opt.Version, PID: os.Getpid(), Uptime: time.Since(s.start).Seconds(), Stopping: stopping, Clients: clients,
 		ClientsSeen: n.seen.Load(), Refused: n.refused.Load(), BadMessages: n.bad.Load(), Requests: n.requests.Load(),
 		Active: n.active.Load(), Streams: n.streams.Load(), Connections: len(s.pool.List()), Contexts: len(s.d.Routes()),
-		Connected: n.connected.Load(), Lost: n.lost.Load(), Closed: n.closed.Load(), Calls: n.calls.Load(), CallsFailed: n.failed.Load(),
+		Connected: n.connected.Load(), ConnectsFailed: n.connectsFailed.Load(), Lost: n.lost.Load(), Closed: n.closed.Load(), Calls: n.calls.Load(), CallsFailed: n.failed.Load(),
 		Programs: n.programs.Load(), Modules: n.modules.Load(), ModuleBytes: n.moduleBytes.Load(), Dropped: s.hub.dropped.Load(),
-		Goroutines: runtime.NumGoroutine(),
+		SpansDropped: n.spansDropped.Load(),
+		Goroutines:   runtime.NumGoroutine(),
 	}
 	if s.opt.LogErrors != nil {
 		out.LogErrors = s.opt.LogErrors()

@@ -64,7 +64,7 @@ func (c *call) transfer(
 	}
 	c.begun() // they run side by side
 	copyFiles := func(l *pool.Lease) error {
-		told := &wire.Run{Common: p.Common, Path: "mitogend-transfer", Title: printable.Line(verb + " " + printable.Short(p.Sources[0]) + " " + printable.Short(p.Dest))}
+		told := &wire.Run{Common: p.Common, Path: daemon.PathTransfer, Title: printable.Line(verb + " " + printable.Short(p.Sources[0]) + " " + printable.Short(p.Dest))}
 		var moved, total, kept atomic.Int64
 		defer func() { c.names.Add(-kept.Load()) }()
 		o := transfer.Options{

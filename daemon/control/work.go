@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -160,8 +161,26 @@ func (s *Server) program(ctx context.Context, l *pool.Lease, p *wire.Run, o daem
 	if !early {
 		err = cutOff(ctx, l, err)
 	}
-	s.called(l, p.Path, p.Traceparent, started, err)
+	e := wire.Event{Trace: p.Traceparent, Code: status.Code, Signal: status.Signal}
+	e.What, e.Function = programName(p)
+	s.called(l, e, started, err)
 	return status, err
+}
+
+// programName is what a program is for its user, and its name. Of a command there is only the first word: arguments may
+// be secret.
+func programName(p *wire.Run) (what, name string) {
+	switch p.Path {
+	case daemon.PathCommand, daemon.PathTerminal, daemon.PathPrompt:
+		word, _, _ := strings.Cut(p.Title, " ")
+		if word == "repl" || word == "" {
+			return "repl", ""
+		}
+		return "exec", word
+	case daemon.PathTransfer:
+		return "copy", ""
+	}
+	return "run", p.Path
 }
 
 func (c *call) open(p *wire.Call) (any, error) {
@@ -259,7 +278,7 @@ func (s *stream) channel(
 	if !early {
 		err = cutOff(ctx, l, err)
 	}
-	s.c.s.called(l, p.Function, p.Traceparent, started, err)
+	s.c.s.called(l, wire.Event{Function: p.Function, Trace: p.Traceparent}, started, err)
 	return v, err
 }
 

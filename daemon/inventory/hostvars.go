@@ -29,8 +29,9 @@ type HostVars struct {
 	Secret []string `json:"-"`
 }
 
-// ownPasswords matches the variables with passwords by which a host is reached: programs there must not see them.
-var ownPasswords = regexp.MustCompile(`^ansible_(\w+_)?pass(word|phrase)?$`)
+// ownPasswords matches the variables with passwords by which a host is reached: programs there must not see them. None
+// of ours is one (they say where a password is), but somebody may believe so.
+var ownPasswords = regexp.MustCompile(`^(ansible|mitogend?)_(\w+_)?pass(word|phrase)?$`)
 
 // Vars gives the variables of a host, with its groups under group_names. The passwords by which it is reached are
 // left out, and so are inventory_dir and inventory_file.

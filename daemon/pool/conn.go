@@ -24,6 +24,7 @@ type Conn struct {
 	im        *importer.Importer
 	ready     chan struct{} // closed when child or err is set
 	giveUp    context.CancelFunc
+	total     *total
 
 	// Set before ready is closed, constant after that.
 	child     *daemon.Child
@@ -150,6 +151,16 @@ func (c *Conn) onImport(e importer.Event) {
 	for _, w := range c.watchers {
 		if w.OnImport != nil {
 			w.OnImport(c, e)
+		}
+	}
+}
+
+func (c *Conn) onFailure(took time.Duration, err error) {
+	c.watchMu.RLock()
+	defer c.watchMu.RUnlock()
+	for _, w := range c.watchers {
+		if w.OnFailure != nil {
+			w.OnFailure(c, took, err)
 		}
 	}
 }
@@ -381,7 +392,7 @@ type Info struct {
 	Leases    int
 	Connected time.Time // the start of the connect until it is done
 	LastUsed  time.Time
-	Calls     int64 // programs and channels included
+	Calls     int64 // that have ended; programs and channels included
 	Failures  int64
 	Running   int
 	Programs  int     // running

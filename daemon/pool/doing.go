@@ -45,7 +45,6 @@ var errEnded = errors.New("pool: ended")
 func (l *Lease) begin(kind Kind, what string, end context.CancelCauseFunc) *doing {
 	c := l.c
 	now := time.Now()
-	c.calls.Add(1)
 	c.p.mu.Lock()
 	defer c.p.mu.Unlock()
 	c.p.lastDoing++
@@ -82,6 +81,11 @@ func (c *Conn) finish(w *doing, ok bool) {
 	}
 	if !ok {
 		c.failures.Add(1)
+		c.total.failures.Add(1)
+	}
+	if !ok || w.Kind == KindProgram || !Internal(w.What) {
+		c.calls.Add(1)
+		c.total.calls.Add(1)
 	}
 	if w.Kind == KindProgram {
 		close(w.ended)

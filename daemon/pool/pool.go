@@ -2,6 +2,7 @@ package pool
 
 import (
 	"cmp"
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -59,6 +60,8 @@ type Watcher struct {
 	OnOutput func(c *Conn, data []byte)
 	OnLog    func(c *Conn, l daemon.Log)
 	OnImport func(c *Conn, e importer.Event)
+	// OnFailure is told of a connect that has failed, unless nobody waits for it any more.
+	OnFailure func(c *Conn, took time.Duration, err error)
 }
 
 // Pool is a set of shared connections. It is safe for concurrent use.
@@ -84,6 +87,9 @@ type Pool struct {
 	sources map[string]*source
 	ghosts  map[string]time.Time // when connections were last used that were closed for want of room
 	told    time.Time            // when the log last said that there are too few
+
+	totals      map[string]*total // by name
+	unconnected *list.List        // those without a connection, the oldest first
 
 	lastDoing uint64 // the number of what was begun last
 
@@ -114,6 +120,7 @@ func New(d *daemon.Daemon, opt Options) (*Pool, error) {
 		d: d, log: opt.Logger, newImporter: d.NewImporter,
 		byKey: map[string][]*Conn{}, all: map[*Conn]bool{}, byID: map[uint32]*Conn{}, ghosts: map[string]time.Time{},
 		pauses: map[string]*pause{}, sources: map[string]*source{}, checks: map[checkKey]*check{},
+		totals: map[string]*total{}, unconnected: list.New(),
 	}
 	if p.log == nil {
 		p.log = zap.NewNop()
@@ -262,6 +269,7 @@ func (p *Pool) pick(r *Request, m *made) (c *Conn, found bool, wait time.Duratio
 		c.watchers = []*Watcher{p.opt.Watch}
 	}
 	c.call(r.Name)
+	c.total = p.join(cmp.Or(r.Name, r.Target))
 	p.all[c] = true
 	if !r.Fresh {
 		p.byKey[key] = append(p.byKey[key], c)
@@ -336,7 +344,7 @@ func (p *Pool) hold(c *Conn) {
 
 // connect makes a connection, and is its goroutine.
 func (p *Pool) connect(ctx context.Context, c *Conn, r Request, im *importer.Importer) {
-	from := r.PythonFrom
+	started, from := time.Now(), r.PythonFrom
 	p.mu.Lock()
 	if len(from.Builds) == 0 {
 		from.Builds = p.opt.PythonFrom.Builds
@@ -383,6 +391,9 @@ func (p *Pool) connect(ctx context.Context, c *Conn, r Request, im *importer.Imp
 	}
 	p.mu.Unlock()
 	c.giveUp()
+	if err != nil && !given {
+		c.onFailure(time.Since(started), err)
+	}
 	if gone {
 		p.end(c)
 	}
@@ -446,6 +457,7 @@ func (p *Pool) forget(c *Conn) {
 		return
 	}
 	delete(p.all, c)
+	p.leave(c.total)
 	if c.child != nil {
 		delete(p.byID, uint32(c.child.ID()))
 	}

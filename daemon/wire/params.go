@@ -481,6 +481,10 @@ type Event struct {
 	OK       bool    `codec:"ok,omitempty" json:"ok,omitempty"`
 	Trace    string  `codec:"trace,omitempty" json:"trace,omitempty"`
 	Seconds  float64 `codec:"seconds,omitempty" json:"seconds,omitempty"`
+	// Code and Signal are how a program has ended. Its What is run, exec, repl or copy, and its OK says that it ran to
+	// its end, whatever that is.
+	Code   int `codec:"code,omitempty" json:"code,omitempty"`
+	Signal int `codec:"signal,omitempty" json:"signal,omitempty"`
 }
 
 // Modules are the parameters of modules, which tells what would be served for these names.
@@ -575,21 +579,24 @@ type Stats struct {
 	Connections int     `codec:"connections" json:"connections"`
 	Contexts    int     `codec:"contexts" json:"contexts"`
 	Connected   int64   `codec:"connected" json:"connected"`
-	Lost        int64   `codec:"lost" json:"lost"`
-	Closed      int64   `codec:"closed" json:"closed"`
-	Calls       int64   `codec:"calls" json:"calls"`
-	CallsFailed int64   `codec:"calls_failed" json:"calls_failed"`
-	Programs    int64   `codec:"programs" json:"programs"`
-	Modules     int64   `codec:"modules" json:"modules"`           // sent
-	ModuleBytes int64   `codec:"module_bytes" json:"module_bytes"` // of those
-	Dropped     int64   `codec:"dropped" json:"dropped"`           // events, and bytes of output
-	LogErrors   int64   `codec:"log_errors" json:"log_errors"`     // log records that could not be written
-	Goroutines  int     `codec:"goroutines" json:"goroutines"`
-	HeapBytes   uint64  `codec:"heap_bytes" json:"heap_bytes"`
-	RSSBytes    int64   `codec:"rss_bytes" json:"rss_bytes"`
-	Descriptors int     `codec:"descriptors" json:"descriptors"`
-	MaxFiles    uint64  `codec:"max_files" json:"max_files"`
-	CPUSeconds  float64 `codec:"cpu_seconds" json:"cpu_seconds"`
+	// ConnectsFailed are connects that targets did not answer, or refused.
+	ConnectsFailed int64   `codec:"connects_failed" json:"connects_failed"`
+	Lost           int64   `codec:"lost" json:"lost"`
+	Closed         int64   `codec:"closed" json:"closed"`
+	Calls          int64   `codec:"calls" json:"calls"`
+	CallsFailed    int64   `codec:"calls_failed" json:"calls_failed"`
+	Programs       int64   `codec:"programs" json:"programs"`
+	Modules        int64   `codec:"modules" json:"modules"`             // sent
+	ModuleBytes    int64   `codec:"module_bytes" json:"module_bytes"`   // of those
+	Dropped        int64   `codec:"dropped" json:"dropped"`             // events, and bytes of output
+	SpansDropped   int64   `codec:"spans_dropped" json:"spans_dropped"` // that did not reach the collector
+	LogErrors      int64   `codec:"log_errors" json:"log_errors"`       // log records that could not be written
+	Goroutines     int     `codec:"goroutines" json:"goroutines"`
+	HeapBytes      uint64  `codec:"heap_bytes" json:"heap_bytes"`
+	RSSBytes       int64   `codec:"rss_bytes" json:"rss_bytes"`
+	Descriptors    int     `codec:"descriptors" json:"descriptors"`
+	MaxFiles       uint64  `codec:"max_files" json:"max_files"`
+	CPUSeconds     float64 `codec:"cpu_seconds" json:"cpu_seconds"`
 }
 
 // Described is the result of modules: an element of package importer's Description for each name.
