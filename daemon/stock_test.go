@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -471,5 +472,25 @@ func TestOldForm(t *testing.T) {
 	}
 	if enc, payload, _ = oldForm(pyproto.EncPKL, []byte("N."), nil); enc != pyproto.EncMGC || string(payload) != "N." {
 		t.Errorf("got %v %q", enc, payload)
+	}
+}
+
+// A process that a start-up file has left running is the interpreter's child; nobody waits for its end.
+func TestStockInheritsAChild(t *testing.T) {
+	r := stockRuntime(t)
+	env := mark(t)
+	script := filepath.Join(t.TempDir(), "python")
+	pythons.Program(t, script, "#!/bin/sh\nsleep 1000 </dev/null >/dev/null 2>&1 &\nexec /usr/bin/python3 \"$@\"\n")
+	d := newDaemon(t, Options{Path: []string{stockPath(t)}})
+	for _, before := range []string{"", "local:?python=/usr/bin/python3&runtime=embedded+", "local:?python=/usr/bin/python3+"} {
+		ctx := testContext(t)
+		c, err := d.Connect(ctx, before+"local:?python_path="+script+"&runtime=mitogen", ConnectOptions{Runtime: r, Env: env})
+		var n int
+		if err == nil {
+			err = c.Call(ctx, "stockmod:add", 2, 40).Decode(&n)
+		}
+		if err != nil || n != 42 {
+			t.Errorf("behind %q: %d, %v", before, n, err)
+		}
 	}
 }

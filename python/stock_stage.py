@@ -49,4 +49,6 @@ def main(boot, _source):
     # The core cuts off the last line, where Mitogen's preamble has the call that starts it.
     start_new_thread(feed, (w, source + '\n\n'.encode()))
     exec(compile(source, boot['filename'], 'exec', 0, 1), core.__dict__)
+    # This process has no first stage beside it. Waiting for a child would be for what a start-up file has left.
+    core.ExternalContext._reap_first_stage = lambda self: None
     core.ExternalContext(config).main()
