@@ -41,6 +41,8 @@ type Child struct {
 
 	starting starting // of children on its machine
 
+	arrivals arrivals // behind a stock child
+
 	supplying sync.Map // pyproto.ContextID to *supplying, of children that it launches and that may be sent Python
 
 	closing   atomic.Bool   // by us
@@ -53,9 +55,10 @@ type Child struct {
 
 	// mu protects the following. Nothing is locked under it.
 	mu      sync.Mutex
-	reason  string   // why it is out of the tree
-	noRoute error    // why its route was refused
-	early   []string // modules that were asked for before there was a responder
+	reason  string              // why it is out of the tree
+	noRoute error               // why its route was refused
+	early   []string            // modules that were asked for before there was a responder
+	starter *importer.Responder // until then, where another child has started it
 
 	earlyBytes int // of early
 }

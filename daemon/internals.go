@@ -46,7 +46,7 @@
 //	sharing.mu                               -> stream.mu
 //
 // All others are taken alone: stream.mu, ids.mu, tracked.mu, talkers.mu, observers.mu, passed.mu, program.mu,
-// Assembly.mu, LogLimit.mu, warnings.mu, supplies.mu, idAccounts.mu, detached.mu. Three are of one connect or call, and
+// Assembly.mu, LogLimit.mu, warnings.mu, supplies.mu, idAccounts.mu, detached.mu, arrivals.mu. Three are of one connect or call, and
 // are held while something is waited for: Tracked.decoding while a result is decoded, supplying.mu while a question for
 // a Python is answered, once.mu while builds are looked for. No other is held across I/O. Routes, streams and children
 // are sync.Maps, so that forwarding takes no lock that another stream holds but the queue's own.
