@@ -60,6 +60,7 @@ func (c *Child) launch(ctx context.Context, next *Child, plan *bootstrap.Plan) e
 			c.abandon(pyproto.Handle(c.launcher.Load()), next.id)
 		}
 		next.takeOut("it could not be connected")
+		c.d.allow(c.id, next.id, 0)
 		return err
 	}
 	c.responder.Add(importer.Platform{Version: next.Version()})
