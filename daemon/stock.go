@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -82,6 +83,23 @@ func (t *runtimes) importer(im *importer.Importer, r *Runtime) (*importer.Import
 	}
 	v, _ := t.importers.LoadOrStore(key, other)
 	return v.(*importer.Importer), nil
+}
+
+// mayRunThere refuses a Mitogen behind one that ends the connection at its frames.
+func (c *Child) mayRunThere(s step) error {
+	if c.runtime == nil || c.runtime.Old() {
+		return nil
+	}
+	for x := c.via; x != nil; x = x.via {
+		if x.runtime != nil && x.runtime.Old() {
+			return &bootstrap.Error{
+				Label: s.hop.String(), Step: bootstrap.StepOptions,
+				Reason: fmt.Sprintf("%s cannot be behind %s, which does not know the frames of 0.3.39 and later", c.runtime, x.runtime),
+				Hint:   "run another Mitogen here or before, or the embedded runtime",
+			}
+		}
+	}
+	return nil
 }
 
 // preamble is what the child's first stage reads.

@@ -427,7 +427,7 @@ func TestStockBroken(t *testing.T) {
 			d := newDaemon(t, Options{})
 			_, err = d.Connect(context.Background(), "local:?python=/usr/bin/python3", ConnectOptions{Runtime: r})
 			var e *bootstrap.Error
-			if !errors.As(err, &e) || e.TimedOut || !strings.Contains(err.Error(), test.want) {
+			if !errors.As(err, &e) || e.TimedOut || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "NoneType") {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
 		})
@@ -643,4 +643,27 @@ func TestEarlyModulesBehindStock(t *testing.T) {
 		t.Errorf("%d names are left", a.n)
 	}
 	c.arrivals.begin()
+}
+
+// A Mitogen whose frames one before it on the way does not know is refused in words, also past a child of ours.
+func TestNewerStockBehindOlder(t *testing.T) {
+	newer, err := LoadRuntime(writeFiles(t, map[string]string{
+		"mitogen/__init__.py": "__version__ = (0, 3, 39)\n", "mitogen/core.py": "\nclass ExternalContext(object):\n    pass\n",
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := stockRuntime(t)
+	if !old.Old() {
+		t.Skip("the installed Mitogen is no old one")
+	}
+	d := newDaemon(t, Options{})
+	const hop = "local:?python=/usr/bin/python3"
+	for _, between := range []string{"", hop + "&runtime=embedded+"} {
+		_, err := d.Connect(testContext(t), hop+"+"+between+hop+"&runtime=mitogen:"+newer.Dir, ConnectOptions{Runtime: old})
+		var e *bootstrap.Error
+		if !errors.As(err, &e) || !strings.Contains(e.Reason, "cannot be behind") {
+			t.Errorf("behind %q: %v", between, err)
+		}
+	}
 }

@@ -71,3 +71,4 @@ def main(boot, _source):
         from_master(core.ExternalContext, '_setup_importer')
         from_master(core.ExternalContext, '_setup_resource_requester')
     core.ExternalContext(config).main()
+    sys.exit()
