@@ -25,7 +25,7 @@
 //	a sender held back        Daemon.stopSender             there is room again, or after StallTimeout     Daemon.wg
 //	a hop connects            Daemon.joinHop                it is there, or has failed                     Daemon.wg
 //	a hop is given back       Child.leaveHop                it is kept for others, or has ended            Daemon.wg, Child.Close
-//	a child is given up       Child.fail                    the hop before it has ended it                 Daemon.wg
+//	a child is given up       Child.fail                    the hop before it has ended it, at most 5 s    Daemon.wg
 //	a runtime is looked for   Daemon.findRuntime            the interpreter has answered, at most 20 s     Daemon.wg
 //	a connect nobody wants    Child.disown                  the stock child has answered                   Daemon.wg
 //	program.feed              Child.Run                     standard input ends; or the first read after   nobody: it may hang in the user's
