@@ -7,7 +7,7 @@ import (
 )
 
 // allow tells the hops before a context, if there are any, that it was given n numbers. It is sent before the context
-// itself hears of them.
+// itself hears of them. With 0 numbers, first is taken back.
 func (d *Daemon) allow(id, first pyproto.ContextID, n uint32) {
 	if s := d.streamOf(id); s != nil && s.id != id {
 		_ = d.post(id, pyproto.Allow, 0, fmt.Append(nil, uint32(first), ":", uint32(first)+n))

@@ -51,6 +51,8 @@ const (
 	// maxEarly and maxEarlyBytes bound the modules that a child may ask for before its connect is done.
 	maxEarly      = 1000
 	maxEarlyBytes = 1 << 20
+	// maxArrival is the same for one context that a stock child is connecting; all that it connects share the others.
+	maxArrival = 100
 	// maxChildName is how much is kept of a name that code in a child gives to a child.
 	maxChildName = 1000
 	// MaxLogText is how much is kept of the text of a log record.

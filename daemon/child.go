@@ -41,6 +41,8 @@ type Child struct {
 
 	starting starting // of children on its machine
 
+	arrivals arrivals // behind a stock child
+
 	supplying sync.Map // pyproto.ContextID to *supplying, of children that it launches and that may be sent Python
 
 	closing   atomic.Bool   // by us
@@ -53,9 +55,10 @@ type Child struct {
 
 	// mu protects the following. Nothing is locked under it.
 	mu      sync.Mutex
-	reason  string   // why it is out of the tree
-	noRoute error    // why its route was refused
-	early   []string // modules that were asked for before there was a responder
+	reason  string              // why it is out of the tree
+	noRoute error               // why its route was refused
+	early   []string            // modules that were asked for before there was a responder
+	starter *importer.Responder // until then, where another child has started it
 
 	earlyBytes int // of early
 }
@@ -143,7 +146,8 @@ func (c *Child) gone() error {
 
 // Close ends the child and everything behind it, and waits until its process is reaped: by us or, behind a hop, by the
 // child that started it. The hops on the way to it end with the last child that was connected through them. When ctx
-// ends before, the process is killed, at once or, behind a hop, by that hop within a few seconds.
+// ends before, the process is killed, at once or, behind a hop, by that hop within a few seconds; a hop that does not
+// answer is not waited for, and not shared any more.
 func (c *Child) Close(ctx context.Context) error {
 	c.closing.Store(true)
 	if c.via == nil {
@@ -157,17 +161,47 @@ func (c *Child) Close(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
-	if err := c.via.endLaunched(ctx, c.id); err != nil {
-		return err
-	}
-	for _, done := range []<-chan struct{}{c.closed, c.leaveHop()} {
+	return c.endBehind(ctx, "it was closed, and the hop before it has not ended it")
+}
+
+// endBehind has the hop before the child end it, and waits until it is gone. When ctx ends before, the child is taken
+// out of the tree for that reason, and gives its hop back: another that waits for the same would hold it for ever.
+func (c *Child) endBehind(ctx context.Context, reason string) error {
+	answered, err := c.via.endLaunched(ctx, c)
+	for _, done := range []func() <-chan struct{}{c.Done, c.leaveHop} {
+		if err != nil {
+			break
+		}
 		select {
-		case <-done:
+		case <-done():
 		case <-ctx.Done():
-			return ctx.Err()
+			err = ctx.Err()
 		}
 	}
-	return nil
+	if err == nil {
+		return nil
+	}
+	if !answered && c.hop != nil {
+		c.hop.distrust()
+	}
+	c.via.abandonLaunched(c)
+	c.giveUp(reason)
+	return err
+}
+
+// giveUp takes a child that nobody ends, and the children behind it, out of the tree. Their routes stay until the hop
+// reports their end, or is gone itself.
+func (c *Child) giveUp(reason string) {
+	gone := map[pyproto.ContextID]bool{}
+	c.stream.eachChild(func(x *Child) {
+		if !x.isBehind(c) || !x.takeOut(reason) {
+			return
+		}
+		gone[x.id] = true
+		c.d.openGate(x.id)
+		c.d.ended(x, reason)
+	})
+	c.d.handles.drop(gone, reason)
 }
 
 // shut ends a stream from here.
@@ -183,7 +217,9 @@ func (c *Child) fail(err error) {
 	if c.d.enter() == nil {
 		go func() {
 			defer c.d.wg.Done()
-			_ = c.via.endLaunched(c.d.ctx, c.id)
+			ctx, cancel := context.WithTimeout(c.d.ctx, closeTime)
+			defer cancel()
+			_ = c.endBehind(ctx, err.Error())
 		}()
 	}
 }

@@ -161,6 +161,13 @@ func (d *Daemon) connectChild(ctx context.Context, c *Child, s step, opt Connect
 	if c.runtime, err = d.runtimeOf(ctx, s, &opt); err != nil {
 		return err
 	}
+	if c.via != nil && c.via.runtime != nil && s.args["runtime"] == nil {
+		// As under Mitogen: its children all have one runtime.
+		c.runtime = c.via.runtime
+	}
+	if err := c.mayRunThere(s); err != nil {
+		return err
+	}
 	c.unidirectional = isTrue(s.args["unidirectional"])
 	c.debug, c.profiling = isTrue(s.args["debug"]), isTrue(s.args["profiling"])
 	machine := d.starting
@@ -178,10 +185,6 @@ func (d *Daemon) connectChild(ctx context.Context, c *Child, s step, opt Connect
 	case c.via.runtime == nil:
 		err = c.via.launch(ctx, c, plan)
 	default:
-		if s.args["runtime"] == nil {
-			// As under Mitogen: its children all have one runtime.
-			c.runtime = c.via.runtime
-		}
 		err = c.via.proxyConnect(ctx, c, s, plan)
 	}
 	c.opt.Env, c.opt.Secrets = nil, nil // they may be large, and are not needed any more

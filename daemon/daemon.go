@@ -280,14 +280,19 @@ func (d *Daemon) teardown(s *stream) {
 func (d *Daemon) lost(s *stream, ids []pyproto.ContextID, reason string) {
 	for _, id := range ids {
 		if c := s.childOf(id); c != nil && c.takeOut(reason) {
-			kind := Lost
-			if c.closing.Load() {
-				kind = Closed
-			}
-			d.event(kind, c, reason)
+			d.ended(c, reason)
 		}
 	}
 	d.dropRoutes(s, ids, reason)
+}
+
+// ended tells that a child is out of the tree.
+func (d *Daemon) ended(c *Child, reason string) {
+	kind := Lost
+	if c.closing.Load() {
+		kind = Closed
+	}
+	d.event(kind, c, reason)
 }
 
 // connecting counts a connect as a goroutine of the daemon. The context that it gives ends with Shutdown as well.

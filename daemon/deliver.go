@@ -36,7 +36,7 @@ type rule struct {
 func init() {
 	policy = map[pyproto.Handle]rule{
 		//                        from       about
-		pyproto.GetModule:        {ourChild, (*Daemon).onGetModule},  // what it may import
+		pyproto.GetModule:        {below, (*Daemon).onGetModule},     // what it, our child or to become one, may import
 		pyproto.GetResource:      {below, (*Daemon).onGetResource},   // what it, or the child at the head, may read
 		pyproto.ForwardLog:       {anybody, (*Daemon).onForwardLog},  // itself
 		pyproto.AllocateID:       {anybody, (*Daemon).onAllocateID},  // numbers for its own stream to announce
@@ -93,6 +93,8 @@ const (
 	noHandle    = "invalid handle"
 	notAdmitted = "refused by policy"
 )
+
+const servedBefore = "its modules come from the context before it"
 
 // refused counts a message that its sender may not send, and logs it.
 func (s *stream) refused(kind, reason string, h pyproto.Header) {
@@ -166,8 +168,12 @@ func (d *Daemon) onGetModule(m message) string {
 	if len(m.payload) > maxQuestion {
 		return m.s.reached("bytes of a module's name", maxQuestion).Error()
 	}
-	if !m.child.onGetModule(string(m.payload)) {
-		return "its modules come from the context before it"
+	c := m.s.childOf(m.Src)
+	if c == nil {
+		return m.s.earlyModule(m.Src, string(m.payload))
+	}
+	if !c.onGetModule(string(m.payload)) {
+		return servedBefore
 	}
 	return ""
 }

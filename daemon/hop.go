@@ -162,6 +162,13 @@ func (h *hop) forget() {
 	}
 }
 
+// distrust is for a hop that has not answered: those who use it keep it, others connect another one.
+func (h *hop) distrust() {
+	h.d.hops.mu.Lock()
+	defer h.d.hops.mu.Unlock()
+	h.forget()
+}
+
 // release gives the hop back. With its last user it is closed, and release waits for that.
 func (h *hop) release(ctx context.Context) {
 	h.d.hops.mu.Lock()

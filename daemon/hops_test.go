@@ -128,6 +128,30 @@ def end():
     made[-1].shutdown()
     made[-1].call(pid)
 
+def may_announce():
+    import mitogen.parent
+    return [sorted(link.allowed) for link in mitogen.parent.relay.children.values()]
+
+@mitogen.core.takes_router
+def in_vain(python_path, router):
+    import mitogen.connect, mitogen.process, mitogen.running, socket
+    def fails():
+        raise socket.error(24, 'too many')
+    failed = 0
+    for module, name in (mitogen.running, 'fork'), (mitogen.process, 'pair'), (None, None):
+        real = module and getattr(module, name)
+        for _ in range(20):
+            if module:
+                setattr(module, name, fails)
+            try:
+                router.fork() if module else router.local(python_path=python_path)
+            except (EnvironmentError, mitogen.core.StreamError):
+                failed += 1
+            finally:
+                if module:
+                    setattr(module, name, real)
+    return failed
+
 @mitogen.core.takes_router
 def deep(python_path, levels, router):
     if levels == 0:
@@ -658,4 +682,32 @@ func TestRefusedPasswordIsSentOnce(t *testing.T) {
 		text, _ := os.ReadFile(asked)
 		return string(text) == "wrong\nother\nwrong\n"
 	})
+}
+
+// A hop does not keep the numbers of what could not be started behind it.
+func TestNumbersAreTakenBack(t *testing.T) {
+	for _, py := range ends(t) {
+		env := mark(t)
+		d := treeDaemon(t, Options{})
+		c := connect(t, d, chain(3, []pythons.Python{py}), ConnectOptions{Env: env})
+		var failed int
+		if err := c.Call(testContext(t), "tree:in_vain", "/bin/false").Decode(&failed); err != nil || failed != 60 {
+			t.Fatalf("%s: %d failed, %v", py.Version, failed, err)
+		}
+		if n := len(d.Children()); n != 3 {
+			t.Errorf("%s: %d children are in the tree", py.Version, n)
+		}
+		if _, err := d.Connect(testContext(t), chain(2, []pythons.Python{py})+"+local:?python_path=/bin/false", ConnectOptions{Env: env}); err == nil {
+			t.Error("it is connected")
+		}
+		for _, hop := range []*Child{c.Via(), c.Via().Via()} {
+			poll.Until(t, "the hop keeps none", func() bool {
+				var kept [][]int
+				if err := hop.Call(testContext(t), "tree:may_announce").Decode(&kept); err != nil {
+					t.Fatal(err)
+				}
+				return len(kept) == 1 && len(kept[0]) == 0
+			})
+		}
+	}
 }

@@ -25,7 +25,7 @@
 //	a sender held back        Daemon.stopSender             there is room again, or after StallTimeout     Daemon.wg
 //	a hop connects            Daemon.joinHop                it is there, or has failed                     Daemon.wg
 //	a hop is given back       Child.leaveHop                it is kept for others, or has ended            Daemon.wg, Child.Close
-//	a child is given up       Child.fail                    the hop before it has ended it                 Daemon.wg
+//	a child is given up       Child.fail                    the hop before it has ended it, at most 5 s    Daemon.wg
 //	a runtime is looked for   Daemon.findRuntime            the interpreter has answered, at most 20 s     Daemon.wg
 //	a connect nobody wants    Child.disown                  the stock child has answered                   Daemon.wg
 //	program.feed              Child.Run                     standard input ends; or the first read after   nobody: it may hang in the user's
@@ -46,7 +46,7 @@
 //	sharing.mu                               -> stream.mu
 //
 // All others are taken alone: stream.mu, ids.mu, tracked.mu, talkers.mu, observers.mu, passed.mu, program.mu,
-// Assembly.mu, LogLimit.mu, warnings.mu, supplies.mu, idAccounts.mu, detached.mu. Three are of one connect or call, and
+// Assembly.mu, LogLimit.mu, warnings.mu, supplies.mu, idAccounts.mu, detached.mu, arrivals.mu. Three are of one connect or call, and
 // are held while something is waited for: Tracked.decoding while a result is decoded, supplying.mu while a question for
 // a Python is answered, once.mu while builds are looked for. No other is held across I/O. Routes, streams and children
 // are sync.Maps, so that forwarding takes no lock that another stream holds but the queue's own.

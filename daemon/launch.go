@@ -27,7 +27,12 @@ func launchTime(plan *bootstrap.Plan) time.Duration {
 // silent for launchGrace longer never will. renew starts the time anew.
 func (d *Daemon) withGrace(ctx context.Context, next *Child, limit time.Duration) (_ context.Context, renew, cancel func()) {
 	ctx, stop := context.WithCancelCause(ctx)
-	t := time.AfterFunc(limit+d.launchGrace, func() { stop(errorf("%s: the hop before it does not answer", next.name)) })
+	t := time.AfterFunc(limit+d.launchGrace, func() {
+		if next.hop != nil {
+			next.hop.distrust()
+		}
+		stop(errorf("%s: the hop before it does not answer", next.name))
+	})
 	return ctx, func() { t.Reset(limit + d.launchGrace) }, func() { t.Stop(); stop(nil) }
 }
 
@@ -55,6 +60,7 @@ func (c *Child) launch(ctx context.Context, next *Child, plan *bootstrap.Plan) e
 			c.abandon(pyproto.Handle(c.launcher.Load()), next.id)
 		}
 		next.takeOut("it could not be connected")
+		c.d.allow(c.id, next.id, 0)
 		return err
 	}
 	c.tellOf(next, importer.Platform{Version: next.Version()})
@@ -227,16 +233,34 @@ func (c *Child) abandon(handle pyproto.Handle, id pyproto.ContextID) {
 }
 
 // endLaunched has c end a child that it has started, and waits until nothing of that is left. If c itself is gone, so
-// are its children: that is no error.
-func (c *Child) endLaunched(ctx context.Context, id pyproto.ContextID) error {
-	handle := pyproto.Handle(c.launcher.Load())
+// are its children: that is no error. It is not answered if c has a launcher, and that has said nothing.
+func (c *Child) endLaunched(ctx context.Context, child *Child) (answered bool, err error) {
+	handle := c.launcherOf(child)
 	if handle == 0 {
-		// The child was forked, or its parent's runtime has a launcher of its own.
-		_ = c.d.post(id, pyproto.Shutdown, 0, nil)
-		return nil
+		c.abandonLaunched(child)
+		return true, nil
 	}
-	if err := c.request(ctx, handle, fmt.Append(nil, uint32(id))).Err(); err != nil && c.gone() == nil {
-		return err
+	err = c.request(ctx, handle, fmt.Append(nil, uint32(child.id))).Err()
+	if c.gone() != nil {
+		return true, nil
 	}
-	return nil
+	return err == nil || ctx.Err() == nil, err
+}
+
+// launcherOf is the handle of c's launcher, if that has started the child; 0 for one that was forked, and where the
+// runtime has a launcher of its own.
+func (c *Child) launcherOf(child *Child) pyproto.Handle {
+	if child.method == "fork" {
+		return 0
+	}
+	return pyproto.Handle(c.launcher.Load())
+}
+
+// abandonLaunched has a child ended, and does not wait.
+func (c *Child) abandonLaunched(child *Child) {
+	if handle := c.launcherOf(child); handle != 0 {
+		c.abandon(handle, child.id)
+		return
+	}
+	_ = c.d.post(child.id, pyproto.Shutdown, 0, nil)
 }

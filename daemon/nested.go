@@ -87,6 +87,7 @@ func (c *Child) connectBehind(ctx context.Context, r *behindRequest) (up behindR
 	if r.Method == "unfork" {
 		if via.method == "fork" && via.via == c && via.takeOut("it could not be forked") {
 			c.stream.ids.takeBack(via.id)
+			c.d.allow(c.id, via.id, 0)
 		}
 		return up, nil
 	}

@@ -120,7 +120,7 @@ func rss(t testing.TB, pid int) int {
 
 func pidOf(t testing.TB, c *Child) (pid int) {
 	t.Helper()
-	if err := c.Call(testContext(t), "route:pid").Decode(&pid); err != nil {
+	if err := c.Call(testContext(t), "os:getpid").Decode(&pid); err != nil {
 		t.Fatal(err)
 	}
 	return pid

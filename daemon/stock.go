@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -84,6 +85,23 @@ func (t *runtimes) importer(im *importer.Importer, r *Runtime) (*importer.Import
 	return v.(*importer.Importer), nil
 }
 
+// mayRunThere refuses a Mitogen behind one that ends the connection at its frames.
+func (c *Child) mayRunThere(s step) error {
+	if c.runtime == nil || c.runtime.Old() {
+		return nil
+	}
+	for x := c.via; x != nil; x = x.via {
+		if x.runtime != nil && x.runtime.Old() {
+			return &bootstrap.Error{
+				Label: s.hop.String(), Step: bootstrap.StepOptions,
+				Reason: fmt.Sprintf("%s cannot be behind %s, which does not know the frames of 0.3.39 and later", c.runtime, x.runtime),
+				Hint:   "run another Mitogen here or before, or the embedded runtime",
+			}
+		}
+	}
+	return nil
+}
+
 // preamble is what the child's first stage reads.
 func (c *Child) preamble(proc *bootstrap.Process) ([]byte, error) {
 	if c.runtime == nil {
@@ -126,6 +144,8 @@ func (c *Child) proxyConnect(ctx context.Context, next *Child, s step, plan *boo
 			return err
 		}
 		request = append(request, more...)
+		c.arrivals.begin()
+		defer c.arrivals.end()
 	}
 	var up proxied
 	call := c.StartWith(ctx, CallOptions{}, fn, request)
@@ -149,11 +169,22 @@ func (c *Child) proxyConnect(ctx context.Context, next *Child, s step, plan *boo
 	if !c.started(next.id) {
 		return errorf("%s: the hop before it has not announced its route", next.name)
 	}
+	if !same {
+		starter, err := next.newStarter()
+		if err != nil {
+			return err
+		}
+		defer starter.Close()
+	}
 	if _, taken := c.d.children.LoadOrStore(next.id, next); taken {
 		return errorf("%s: the hop before it names context %d, which is another child", next.name, next.id)
 	}
+	for _, name := range c.arrivals.take(next.id) {
+		next.onGetModule(name)
+	}
 	if next.runtime == nil {
-		err = next.pushRunning(ctx)
+		// For its first call.
+		err = next.starter.Push(ctx, "mitogen.running")
 	}
 	if err == nil {
 		err = next.askVersion(ctx)
@@ -248,18 +279,6 @@ func stockArgs(s step) (pyproto.Kwargs, error) {
 		kwargs = append(kwargs, pyproto.Arg{Name: name, Value: v})
 	}
 	return kwargs, nil
-}
-
-// pushRunning sends a child of ours what it needs for its first call, while its version and so its responder are not
-// known.
-func (c *Child) pushRunning(ctx context.Context) error {
-	r, err := importer.NewResponder(c.Importer(), sink{c}, importer.ResponderOptions{MarkPackages: true})
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	r.Start(c.d.ctx, c.d.run, func(error) {}) // what fails here fails the push
-	return r.Push(ctx, "mitogen.running")
 }
 
 // askVersion asks a child that another has started for the version of its Python.

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -425,7 +427,7 @@ func TestStockBroken(t *testing.T) {
 			d := newDaemon(t, Options{})
 			_, err = d.Connect(context.Background(), "local:?python=/usr/bin/python3", ConnectOptions{Runtime: r})
 			var e *bootstrap.Error
-			if !errors.As(err, &e) || e.TimedOut || !strings.Contains(err.Error(), test.want) {
+			if !errors.As(err, &e) || e.TimedOut || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "NoneType") {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
 		})
@@ -471,5 +473,197 @@ func TestOldForm(t *testing.T) {
 	}
 	if enc, payload, _ = oldForm(pyproto.EncPKL, []byte("N."), nil); enc != pyproto.EncMGC || string(payload) != "N." {
 		t.Errorf("got %v %q", enc, payload)
+	}
+}
+
+// A process that a start-up file has left running is the interpreter's child; nobody waits for its end.
+func TestStockInheritsAChild(t *testing.T) {
+	r := stockRuntime(t)
+	env := mark(t)
+	script := filepath.Join(t.TempDir(), "python")
+	pythons.Program(t, script, "#!/bin/sh\nsleep 1000 </dev/null >/dev/null 2>&1 &\nexec /usr/bin/python3 \"$@\"\n")
+	d := newDaemon(t, Options{Path: []string{stockPath(t)}})
+	for _, before := range []string{"", "local:?python=/usr/bin/python3&runtime=embedded+", "local:?python=/usr/bin/python3+"} {
+		ctx := testContext(t)
+		c, err := d.Connect(ctx, before+"local:?python_path="+script+"&runtime=mitogen", ConnectOptions{Runtime: r, Env: env})
+		var n int
+		if err == nil {
+			err = c.Call(ctx, "stockmod:add", 2, 40).Decode(&n)
+		}
+		if err != nil || n != 42 {
+			t.Errorf("behind %q: %d, %v", before, n, err)
+		}
+	}
+}
+
+// A child behind a stock one needs modules before the connect is done, where a start-up file has imported what the
+// runtime watches.
+func TestBehindStockImportsAtStart(t *testing.T) {
+	r := stockRuntime(t)
+	site := writeFiles(t, map[string]string{"sitecustomize.py": "import logging, pkgutil\n"})
+	const hop = "local:?python=/usr/bin/python3"
+	for _, py := range ends(t) {
+		env := append(mark(t), "PYTHONPATH="+site)
+		d := newDaemon(t, Options{Path: []string{stockPath(t)}})
+		ctx := testContext(t)
+		c, err := d.Connect(ctx, hop+"+"+strings.ReplaceAll(target(py), "+", "%2B")+"&runtime=embedded", ConnectOptions{Runtime: r, Env: env})
+		if err != nil {
+			t.Errorf("%s: %v", py.Version, err)
+			continue
+		}
+		var n int
+		if err := c.Call(ctx, "stockmod:say").Decode(&n); err != nil || n != 7 {
+			t.Errorf("%s: %d, %v", py.Version, n, err)
+		}
+		if n := d.Refused(); n != 0 {
+			t.Errorf("%s: %d messages were refused", py.Version, n)
+		}
+	}
+}
+
+// otherMitogen is a copy of the runtime whose module mitogen.select has another LABEL than the first one's, and of
+// another version.
+func otherMitogen(t *testing.T, r *Runtime, label string) *Runtime {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "other")
+	mitogen := filepath.Join(dir, "mitogen")
+	if err := os.CopyFS(mitogen, os.DirFS(filepath.Join(r.Dir, "mitogen"))); err != nil {
+		t.Fatal(err)
+	}
+	for file, text := range map[string]string{"select.py": "\nLABEL = '" + label + "'\n", "__init__.py": "\n__version__ = __version__[:3] + ('" + label + "',)\n"} {
+		f, err := os.OpenFile(filepath.Join(mitogen, file), os.O_APPEND|os.O_WRONLY, 0)
+		if err == nil {
+			_, err = f.WriteString(text)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other, err := LoadRuntime(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return other
+}
+
+// A child of one Mitogen behind that of another gets its own one's modules, as do its own children and forks.
+func TestStockBehindAnotherStock(t *testing.T) {
+	r := stockRuntime(t)
+	one, two := otherMitogen(t, r, "one"), otherMitogen(t, r, "two")
+	dir := writeFiles(t, map[string]string{"labels.py": `
+import mitogen.core
+import mitogen.select
+
+def label():
+    import third.helper
+    return mitogen.select.LABEL, third.helper.VALUE
+
+@mitogen.core.takes_econtext
+def below(how, econtext):
+    import mitogen.parent
+    mitogen.parent.upgrade_router(econtext)
+    return getattr(econtext.router, how)().call(label)
+`, "third/__init__.py": "", "third/helper.py": "VALUE = 7\n"})
+	d := newDaemon(t, Options{Path: []string{dir}})
+	ctx := testContext(t)
+	const hop = "local:?python=/usr/bin/python3"
+	for _, chain := range [][]string{{"one", "two"}, {"two", "one", "two"}, {"one", "embedded", "two", "one"}} {
+		var hops []string
+		for _, name := range chain {
+			spec := name
+			switch name {
+			case "one":
+				spec = "mitogen:" + one.Dir
+			case "two":
+				spec = "mitogen:" + two.Dir
+			}
+			hops = append(hops, hop+"&runtime="+spec)
+		}
+		c, err := d.Connect(ctx, strings.Join(hops, "+"))
+		if err != nil {
+			t.Fatalf("%v: %v", chain, err)
+		}
+		for i := len(chain) - 1; i >= 0; i, c = i-1, c.Via() {
+			if chain[i] == "embedded" {
+				continue
+			}
+			want := pyproto.Tuple{chain[i], int64(7)}
+			var got pyproto.Tuple
+			if err := c.Call(ctx, "labels:label").Decode(&got); err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("%v, level %d: %v, %v", chain, i, got, err)
+			}
+			for _, how := range []string{"local", "fork"} {
+				if err := c.Call(ctx, "labels:below", how).Decode(&got); err != nil || !reflect.DeepEqual(got, want) {
+					t.Errorf("%v, level %d, its child by %s: %v, %v", chain, i, how, got, err)
+				}
+			}
+		}
+	}
+}
+
+// What contexts ask for while a stock child connects them is bounded, and kept no longer than that.
+func TestEarlyModulesBehindStock(t *testing.T) {
+	r := stockRuntime(t)
+	d := newDaemon(t, Options{})
+	c := connect(t, d, "local:?python=/usr/bin/python3", ConnectOptions{Runtime: r})
+	s, first := c.stream, pyproto.ContextID(5000)
+	s.ids.addBlock(first, c.id)
+	if got := s.earlyModule(first, "a"); got != notAdmitted {
+		t.Errorf("without a connect: %q", got)
+	}
+	c.arrivals.begin()
+	defer c.arrivals.end()
+	c.arrivals.begin()
+	if got := s.earlyModule(first+idBlock, "a"); got != notAdmitted {
+		t.Errorf("a number of nobody's: %q", got)
+	}
+	kept := 0
+	for id := first; id < first+idBlock/2; id++ {
+		for n := 0; s.earlyModule(id, strings.Repeat("m", n%7+1)) == ""; n++ {
+			if kept++; n >= maxArrival || kept > maxEarly {
+				t.Fatalf("%d names, %d of one context", kept, n+1)
+			}
+		}
+	}
+	if kept != maxEarly || len(c.arrivals.take(first)) != maxArrival || s.earlyModule(first+1, "a") == "" || s.earlyModule(first+idBlock-1, "a") != "" {
+		t.Errorf("%d names were kept, and then others", kept)
+	}
+	if got := s.earlyModule(first+2, strings.Repeat("m", maxEarlyBytes)); got == "" {
+		t.Error("a name of a megabyte was kept")
+	}
+	c.arrivals.end()
+	if c.arrivals.n == 0 {
+		t.Error("forgotten before the last connect has ended")
+	}
+	c.arrivals.end()
+	if a := &c.arrivals; a.n != 0 || a.bytes != 0 || a.asked != nil {
+		t.Errorf("%d names are left", a.n)
+	}
+	c.arrivals.begin()
+}
+
+// A Mitogen whose frames one before it on the way does not know is refused in words, also past a child of ours.
+func TestNewerStockBehindOlder(t *testing.T) {
+	newer, err := LoadRuntime(writeFiles(t, map[string]string{
+		"mitogen/__init__.py": "__version__ = (0, 3, 39)\n", "mitogen/core.py": "\nclass ExternalContext(object):\n    pass\n",
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := stockRuntime(t)
+	if !old.Old() {
+		t.Skip("the installed Mitogen is no old one")
+	}
+	d := newDaemon(t, Options{})
+	const hop = "local:?python=/usr/bin/python3"
+	for _, between := range []string{"", hop + "&runtime=embedded+"} {
+		_, err := d.Connect(testContext(t), hop+"+"+between+hop+"&runtime=mitogen:"+newer.Dir, ConnectOptions{Runtime: old})
+		var e *bootstrap.Error
+		if !errors.As(err, &e) || !strings.Contains(e.Reason, "cannot be behind") {
+			t.Errorf("behind %q: %v", between, err)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -34,11 +35,9 @@ func (c *Child) watchSilence(limit time.Duration) {
 	c.mu.Lock()
 	c.reason = reason
 	c.mu.Unlock()
-	if handle := pyproto.Handle(c.via.launcher.Load()); handle != 0 {
-		c.via.abandon(handle, c.id)
-		return
-	}
-	_ = c.d.post(c.id, pyproto.Shutdown, 0, nil)
+	ctx, cancel := context.WithTimeout(c.d.ctx, closeTime)
+	defer cancel()
+	_ = c.endBehind(ctx, reason)
 }
 
 // alive waits for the answer to a ping.

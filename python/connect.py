@@ -90,16 +90,18 @@ def fork(router, name=None, on_fork=None, **kwargs):
     answer = ask(router, method=u'fork', name=name and text_type(text(name)), launcher=0, via=router.context_id,
                  args={})
     context_id = answer[u'id']
-    core.stdio.flush()
     with relay.spawning:
-        relay.may_start()
-        ours, theirs = process.pair()
+        ends = ()
         try:
+            core.stdio.flush()
+            relay.may_start()
+            ends = process.pair()
             pid = running.fork()
-        except OSError:
-            running.close(ours, theirs)
+        except (EnvironmentError, core.Error):
+            running.close(*ends)
             ask(router, method=u'unfork', name=None, launcher=0, via=context_id, args={})
             raise
+        ours, theirs = ends
         if not pid:
             serve(eval(answer[u'config'], {}), ours, theirs, on_fork)
         os.close(theirs)

@@ -1041,8 +1041,10 @@ class Relay(object):
                 link.post(Message(link.remote_id, handle=SHARED))
 
     def allow(self, link, first, end):
-        """Contexts from first to end were given to somebody behind that stream."""
-        if end == first + 1:
+        """Contexts from first to end were given to somebody behind that stream; without any, first is taken back."""
+        if end == first:
+            link.allowed.discard(first)
+        elif end == first + 1:
             link.allowed.add(first)
         else:
             link.ranges.append((first, end))

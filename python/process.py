@@ -41,10 +41,14 @@ def patience():
 def pair():
     """Two connected sockets, as descriptors that no program inherits."""
     fds = []
-    for end in _socket.socketpair():
-        fds.append(os.dup(end.fileno()))
-        core.cloexec(fds[-1])
-        end.close()
+    try:
+        for end in _socket.socketpair():
+            fds.append(os.dup(end.fileno()))
+            core.cloexec(fds[-1])
+            end.close()
+    except BaseException:
+        running.close(*fds)
+        raise
     return fds
 
 

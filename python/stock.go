@@ -41,7 +41,7 @@ func StockTail() string { return stockTail }
 // StockPreamble is what the stub reads to become a child of the user's own Mitogen: core is the source of that
 // Mitogen's core.py, config what its ExternalContext takes. The interpreter is not started again.
 func StockPreamble(core string, config map[string]any) ([]byte, error) {
-	text, err := stockText(core, config)
+	text, err := stockText(core, config, false)
 	if err != nil {
 		return nil, err
 	}
@@ -49,9 +49,10 @@ func StockPreamble(core string, config map[string]any) ([]byte, error) {
 	return append([]byte(strconv.Itoa(len(packed))+"\n"), packed...), nil
 }
 
-func stockText(core string, config map[string]any) (string, error) {
+// past says that the child gets nothing from its parent, which has another runtime that does not know it.
+func stockText(core string, config map[string]any, past bool) (string, error) {
 	literal, err := Literal(map[string]any{
-		"source": core, "config": config,
+		"source": core, "config": config, "past": past,
 		// The name under which Mitogen's own first stage runs the core, as tracebacks show it.
 		"filename": "<stdin>",
 	})
@@ -68,7 +69,7 @@ func Behind(core string, config map[string]any) (head, tail string, err error) {
 	config["context_id"] = unknownID
 	var text string
 	if core != "" {
-		text, err = stockText(core, config)
+		text, err = stockText(core, config, true)
 	} else {
 		var literal string
 		literal, err = Literal(map[string]any{"core2": Core(2), "core3": Core(3), "config": config})

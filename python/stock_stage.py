@@ -22,9 +22,25 @@ def setsid(real=os.setsid):
         real()
 
 
+def from_master(klass, name):
+    """What that method sets up asks context 0 for modules, or data of packages. A fork asks its parent, as ever."""
+    setup = klass.__dict__.get(name)
+
+    def method(self):
+        setattr(klass, name, setup)
+        parent, self.parent = self.parent, self.master
+        try:
+            setup(self)
+        finally:
+            self.parent = parent
+    if setup:
+        setattr(klass, name, method)
+
+
 def main(boot, _source):
     """
-    `boot` has `source`, the core; `config`, what its ExternalContext takes; and `filename`, for tracebacks.
+    `boot` has `source`, the core; `config`, what its ExternalContext takes; `filename`, for tracebacks; and `past`,
+    whether its parent has another Mitogen, which is of no use to it.
     """
     source = boot['source'].encode('utf-8')
     config = boot['config']
@@ -49,4 +65,10 @@ def main(boot, _source):
     # The core cuts off the last line, where Mitogen's preamble has the call that starts it.
     start_new_thread(feed, (w, source + '\n\n'.encode()))
     exec(compile(source, boot['filename'], 'exec', 0, 1), core.__dict__)
+    # This process has no first stage beside it. Waiting for a child would be for what a start-up file has left.
+    core.ExternalContext._reap_first_stage = lambda self: None
+    if boot['past']:
+        from_master(core.ExternalContext, '_setup_importer')
+        from_master(core.ExternalContext, '_setup_resource_requester')
     core.ExternalContext(config).main()
+    sys.exit()

@@ -19,7 +19,8 @@ _attached = []
 # are used.
 NEEDS = {
     'mitogen.core': (
-        'ALLOCATE_ID', 'CALL_FUNCTION', 'Kwargs', 'Message.pickled', 'MitogenProtocol.build_stream', 'StreamError', 'listen', 'to_text'),
+        'ALLOCATE_ID', 'CALL_FUNCTION', 'CALL_SERVICE', 'FORWARD_LOG', 'Kwargs', 'Message.pickled', 'Message.reply',
+        'MitogenProtocol.build_stream', 'Router._async_route', 'StreamError', 'listen', 'to_text'),
     'mitogen.parent': ('Context.send', 'Context.send_await', 'get_connection_class'),
     'mitogen.master': ('Router.__init__', 'Router.add_handler', 'Router.connect', 'Router.context_by_id',
                         'Router.disconnect_stream', 'Router.register'),
@@ -178,6 +179,7 @@ def _attach(router, sock, daemon_id, pid):
     router.id_allocator = _IDs(router, context)
     router.route_monitor.parent = context
     router.register = _register(router)
+    router._async_route = _route(router, stream)
     # Where a router that is not context 0 looks for what its forks may import.
     router.importer = _Lists(router.responder)
     router._mitogend_context = context
@@ -204,6 +206,26 @@ def _register(router):
         if (stream.name or u'').startswith(u'unix_client.'):
             router.route_monitor.notice_stream(stream)
     return registered
+
+
+def _route(router, upstream):
+    """
+    Router._async_route that keeps what contexts behind this program, such as its forks, ask of its services and log:
+    they send it to context 0, which is the daemon. Whether they may is judged as for any message to this program.
+    """
+    import mitogen
+    import mitogen.core
+    route = router._async_route
+    ours = mitogen.core.CALL_SERVICE, mitogen.core.FORWARD_LOG
+
+    def routed(msg, in_stream=None):
+        if in_stream is not None and msg.dst_id == 0 and msg.handle in ours and in_stream is not upstream:
+            msg.dst_id = mitogen.context_id
+            reply = msg.reply
+            # They accept an answer of context 0 alone.
+            msg.reply = lambda answer, router=None, **kwargs: reply(answer, router, src_id=0, **kwargs)
+        route(msg, in_stream)
+    return routed
 
 
 class _IDs(object):

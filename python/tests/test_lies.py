@@ -156,6 +156,25 @@ class LiesTest(Base):
                 got.append(data)
         self.assertEqual(got, [b'60', b'61'])
 
+    def test_numbers_are_taken_back(self):
+        """What the master has taken back cannot be announced, and is not kept; nobody else takes anything back."""
+        self.tree()
+        for n in range(60, 70):
+            self.give(self.honest, n)
+        self.liar.send(HONEST, ALLOW, b'60:60')
+        self.honest.send(HONEST, ALLOW, b'60:60')
+        self.liar.send(0, 7001)
+        self.honest.send(0, 7002)
+        self.wait_for(7001)
+        self.wait_for(7002)
+        for n in range(61, 70):
+            self.master.send(ALLOW, b'%d:%d' % (n, n), dst=HONEST)
+        harness.eventually('they are taken back', lambda: self.honest.link.allowed == set([60]))
+        for n in 61, 60:
+            self.honest.send(1, ADD_ROUTE, b'%d' % n)
+        harness.eventually('the other is there', lambda: core.router.routes.get(60) is self.honest.link)
+        self.assertFalse(61 in core.router.routes)
+
     def test_dead_messages(self):
         """The respondent ends a call; so do who leads to it, and a parent."""
         relay = self.tree()
