@@ -64,7 +64,7 @@
 // forwards until room comes. The last holds up the stream that the message came from, and so its sender, and nobody
 // else. A peer that took no byte for Options.StallTimeout while its queue is full is not waited for: its messages are
 // refused with a dead message until it reads again. Where nobody waits for an answer to what was refused, it may be one
-// itself; then the handle that it was for gets the dead message (Daemon.lose). A readLoop is not held for small messages, which may be answers to
+// itself; then the handle that it was for gets the dead message (Daemon.tellLost). A readLoop is not held for small messages, which may be answers to
 // whoever asks, and never for longer than Options.StallTimeout at a time, whatever the receiver does. What the daemon itself must say (dead messages,
 // answers to small questions, DEL_ROUTE) waits for no room; a peer that leaves MaxPending of it unread is not read
 // either, and is disconnected when it takes nothing for StallTimeout.

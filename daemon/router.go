@@ -39,11 +39,11 @@ func (d *Daemon) route(s *stream, h pyproto.Header, payload []byte, buf *buffer)
 		d.refuse(h, reason)
 		return
 	}
-	said := spoken
+	what := spoken
 	if h.ReplyTo != 0 && h.ReplyTo != pyproto.IsDead {
-		said = asked
+		what = asked
 	}
-	d.talkers.add(h.Dst, s, said)
+	d.talkers.add(h.Dst, s, what)
 	if h.Enc != pyproto.EncMGC && d.readsPicklesOnly(out, h.Dst) {
 		h.Enc, payload, buf = oldForm(h.Enc, payload, buf)
 	}
@@ -60,7 +60,7 @@ func (d *Daemon) route(s *stream, h pyproto.Header, payload []byte, buf *buffer)
 	if err := d.relay(s, out, h, f); err != nil {
 		reason := fmt.Sprintf("context %d: %v", h.Dst, err)
 		d.refuse(h, reason)
-		d.lose(s, out, h, reason)
+		d.tellLost(s, out, h, reason)
 	}
 }
 
@@ -80,8 +80,8 @@ func (s *stream) mayRoute(h pyproto.Header) bool {
 // authority marks in stream.behind a context that has sent with the client's own authority: a client of its Listener.
 type authority struct{}
 
-// stampFrame gives a frame that has a client's own authority that of the daemon. What is behind the client without it, such
-// as a fork of it and the fork's children, gets none.
+// stampFrame gives a frame that has a client's own authority that of the daemon. What is behind the client without it,
+// such as a fork of it and the fork's children, gets none.
 func (s *stream) stampFrame(h *pyproto.Header) {
 	h.Auth = 0
 	if h.Src != s.id {
@@ -191,8 +191,8 @@ func (d *Daemon) dropRoutes(s *stream, ids []pyproto.ContextID, reason string) {
 	d.handles.drop(gone, reason)
 	for id := range gone {
 		for other := range d.talkers.take(id) {
-			said, ok := other.sent.LoadAndDelete(id)
-			if ok && other != s && (said == asked || said == spoken && !(s.stamp && other.mindsNot())) {
+			what, ok := other.sent.LoadAndDelete(id)
+			if ok && other != s && (what == asked || what == spoken && !(s.stamp && other.mindsNot())) {
 				other.tell(pyproto.DelRoute, fmt.Append(nil, id))
 			}
 		}

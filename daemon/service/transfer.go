@@ -273,8 +273,8 @@ func (f *Files) acknowledge(c *call) error {
 	return nil
 }
 
-// pump sends to each context in turn until their windows are full or nothing is left. Only one goroutine at a time does it
-// for a queue.
+// pump sends to each context in turn until their windows are full or nothing is left. Only one goroutine at a time does
+// it for a queue.
 func (f *Files) pump(q *queue) {
 	q.mu.Lock()
 	if q.running {
