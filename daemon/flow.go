@@ -127,8 +127,8 @@ func (l *lostReplies) add(from pyproto.ContextID, r lostReply) (fresh, full bool
 	return true, false
 }
 
-// tellLost tells a context that something for a handle of its own was dropped, where nobody else is told: who waits for that
-// reply would wait for ever.
+// tellLost tells a context that something for a handle of its own was dropped, where nobody else is told: who waits for
+// that reply would wait for ever.
 func (d *Daemon) tellLost(s, out *stream, h pyproto.Header, reason string) {
 	if h.ReplyTo != 0 && h.ReplyTo != pyproto.IsDead || h.Handle < pyproto.FirstDynamic {
 		return

@@ -87,8 +87,8 @@ func (s *stream) dismiss() {
 	}
 }
 
-// Send sends a message from context 0. It never blocks, and fails when the peer is gone or takes nothing. It waits for no
-// room either: others may have sent the peer much. The caller bounds what it sends.
+// Send sends a message from context 0. It never blocks, and fails when the peer is gone or takes nothing. It needs no
+// room: others may have sent the peer much. The caller bounds what it sends.
 func (p *Peer) Send(handle, replyTo pyproto.Handle, payload []byte) error {
 	if _, _, stalled := p.s.load(); stalled {
 		return p.d.errStalled()
@@ -176,8 +176,8 @@ func (d *Daemon) SendBytes(ctx context.Context, dst pyproto.ContextID, handle py
 	return s.send(ctx, newFrame(h, data))
 }
 
-// maxPassed bounds the messages of one stream that were passed on to a client and whose answer is awaited. Some may never
-// be answered: a program's own services have methods that give no reply.
+// maxPassed bounds the messages of one stream that were passed on to a client and whose answer is awaited. Some may
+// never be answered: a program's own services have methods that give no reply.
 const maxPassed = 1 << 14
 
 // passed are the replies that clients owe to contexts behind a stream: they were given those contexts' messages for

@@ -247,8 +247,8 @@ func (s *stream) write(block bool) {
 	}
 }
 
-// handOver gives the writing side to a writeLoop. While the stream has not failed, the daemon waits for its readLoop, also
-// at the end, and so another goroutine can be counted.
+// handOver gives the writing side to a writeLoop. While the stream has not failed, the daemon waits for its readLoop,
+// also at the end, and so another goroutine can be counted.
 func (s *stream) handOver() {
 	s.mu.Lock()
 	failed := s.err != nil

@@ -17,7 +17,7 @@ import (
 )
 
 // Mitogen 0.3.3 knows nothing of resources: this program asks and answers with the frames of releases that do. Its
-// client answers for package data, counts, does not answer for package silence, and for package late once it is asked for go.
+// client answers for package data, counts, does not answer for package silence, and for late when it is asked for go.
 const resourceProgram = `
 import sys
 import threading
