@@ -79,7 +79,7 @@ func (s *stream) dismiss() {
 	s.mu.Lock()
 	wait := s.writing && s.err == nil
 	if wait && s.parting == nil {
-		s.parting = time.AfterFunc(lastWrite, s.shut)
+		s.parting = time.AfterFunc(s.d.lastWrite, s.shut)
 	}
 	s.mu.Unlock()
 	if !wait {

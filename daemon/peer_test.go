@@ -69,7 +69,7 @@ func (s *stream) stalled(t *testing.T) {
 // A client with a large result before it gets what else is for it: questions for modules, requests for its services, log
 // records. Only one that reads nothing does not.
 func TestFullClient(t *testing.T) {
-	d := newDaemon(t, Options{MaxPending: 1 << 20, StallTimeout: time.Second})
+	d := newDaemon(t, Options{MaxPending: 1 << 20})
 	p, client := attach(t, d)
 	d.Handle(pyproto.CallService, func(in *Incoming) { p.PassOn(in, true) })
 	a := newPeer(t, d)
@@ -93,7 +93,13 @@ func TestFullClient(t *testing.T) {
 	if got[pyproto.ForwardLog] != "log" || got[pyproto.CallService] != "service" || got[pyproto.GetModule] != "mod" {
 		t.Errorf("got %q", got)
 	}
+}
 
+func TestStalledClient(t *testing.T) {
+	d := newDaemon(t, Options{MaxPending: 1 << 20, StallTimeout: 300 * time.Millisecond})
+	p, client := attach(t, d)
+	d.Handle(pyproto.CallService, func(in *Incoming) { p.PassOn(in, true) })
+	a, c := newPeer(t, d), newPeer(t, d)
 	a.fill(client)
 	p.s.stalled(t)
 	if err := p.Send(pyproto.GetModule, 0, []byte("mod")); err == nil {
@@ -253,8 +259,7 @@ func TestLostDeadMessages(t *testing.T) {
 	}
 }
 
-// A client that is dismissed is told of the end of all that it has talked to, also behind what it has not read yet. If it
-// does not read, nobody waits long.
+// A client that is dismissed is told of the end of all that it has talked to, also behind what it has not read yet.
 func TestDismissedClient(t *testing.T) {
 	for name, dismiss := range map[string]func(*Daemon, *Peer){
 		"one":          func(_ *Daemon, p *Peer) { p.Close() },
@@ -264,16 +269,14 @@ func TestDismissedClient(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDaemon(t, Options{MaxPending: 1 << 20})
+			d.lastWrite = time.Minute
 			p, client := attach(t, d)
-			_, silent := attach(t, d)
 			a, b := newPeer(t, d), newPeer(t, d)
-			for _, c := range []*peer{client, silent} {
-				c.sendsAs(c.id, c.id, a.id, 1, 2000, "x")
-				c.sendsAs(c.id, c.id, b.id, 1, 0, "x")
-				a.answer(1)
-				b.answer(1)
-				a.fill(c)
-			}
+			client.sendsAs(client.id, client.id, a.id, 1, 2000, "x")
+			client.sendsAs(client.id, client.id, b.id, 1, 0, "x")
+			a.answer(1)
+			b.answer(1)
+			a.fill(client)
 			dismiss(d, p)
 			told, large := map[string]int{}, 0
 			for {
@@ -299,10 +302,26 @@ func TestDismissedClient(t *testing.T) {
 			case <-testContext(t).Done():
 				t.Error("the stream is still there")
 			}
-			if err := d.Shutdown(testContext(t)); err != nil { // it waits for the silent one
-				t.Error(err)
-			}
 		})
+	}
+}
+
+// One that does not read keeps nobody waiting.
+func TestDismissedClientThatDoesNotRead(t *testing.T) {
+	d := newDaemon(t, Options{MaxPending: 1 << 20})
+	p, client := attach(t, d)
+	a := newPeer(t, d)
+	a.fill(client)
+	p.Close()
+	select {
+	case <-p.Done():
+	case <-testContext(t).Done():
+		t.Error("the stream is still there")
+	}
+	_, client = attach(t, d)
+	a.fill(client)
+	if err := d.Shutdown(testContext(t)); err != nil {
+		t.Error(err)
 	}
 }
 
