@@ -618,11 +618,11 @@ func TestFetchersBehindOneConnection(t *testing.T) {
 	}
 	poll.Until(t, "one file is open", func() bool { return openFiles(t, path) == 1 })
 	q := b.files.queue(c.id)
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.count != 1 || len(q.fetchers) != 1 || q.open != 1 {
-		t.Errorf("%d places are taken, by %d contexts, with %d files", q.count, len(q.fetchers), q.open)
-	}
+	poll.Until(t, "one place is taken, by one context", func() bool { // also the last acknowledgement is handled
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		return q.count == 1 && len(q.fetchers) == 1 && q.open == 1
+	})
 }
 
 // Beside those that keep their files open, others wait for one to be closed.
