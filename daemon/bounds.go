@@ -64,6 +64,8 @@ const (
 	// maxOutput is how much of a program's output waits for its writer: the child's window (program.py), and what is
 	// left in the program's pipes when it ends.
 	maxOutput = 4 << 20
+	// maxLost is how many handles of contexts that read nothing one stream may have told that a reply is lost.
+	maxLost = 5000
 	// warnEvery is how often a stream may cause a line of one kind in the log.
 	warnEvery = time.Minute
 )

@@ -4,11 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"os"
 	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -572,41 +570,53 @@ func TestCut(t *testing.T) {
 	}
 }
 
-// A peer may answer those who ask in the daemon's place, even while somebody else asks without end and gets no
-// answer.
+// A client may answer those who ask in the daemon's place, even while others ask without end and get no answer. What is
+// remembered of that is bounded, and goes with who has asked.
 func TestAnswersOwed(t *testing.T) {
 	d := newDaemon(t, Options{})
 	good, evil := newPeer(t, d), newPeer(t, d)
-	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
-	if err != nil {
-		t.Fatal(err)
+	slow := evil.behind()
+	p, client := attach(t, d)
+	ask := func(who pyproto.ContextID, reply pyproto.Handle) {
+		h := pyproto.Header{Enc: pyproto.EncMGC, Src: who, Handle: pyproto.CallService, ReplyTo: reply}
+		p.PassOn(&Incoming{Message: pyproto.Message{Header: h}, d: d}, true)
 	}
-	client := os.NewFile(uintptr(fds[1]), "client")
-	defer client.Close()
-	p, err := d.Attach(os.NewFile(uintptr(fds[0]), "daemon"), "client", func(pyproto.ContextID) error { return nil })
-	if err != nil {
-		t.Fatal(err)
-	}
-	ask := func(who *peer, reply pyproto.Handle) {
-		p.PassOn(&Incoming{Message: pyproto.Message{Header: pyproto.Header{Enc: pyproto.EncMGC, Src: who.id, Handle: pyproto.CallService, ReplyTo: reply}}, d: d})
-	}
-	ask(good, 2000)
+	ask(good.id, 2000)
+	ask(slow.id, 2000) // over the same connection as the flood
+	ask(evil.id, 1)    // of the runtime's own
+	owed := &evil.c.stream.passed
 	for i := range 2 * maxPassed {
-		ask(evil, pyproto.FirstDynamic+pyproto.Handle(i))
-	}
-	if n := len(evil.c.stream.passed.m); n != maxPassed || len(evil.c.stream.passed.order) != n {
-		t.Errorf("%d answers are remembered, in %d places", n, len(evil.c.stream.passed.order))
-	}
-	for range 2 {
-		m := pyproto.Message{Header: pyproto.Header{Enc: pyproto.EncMGC, Dst: good.id, Src: p.ID(), Auth: p.ID(), Handle: 2000}, Payload: []byte("N.")}
-		if _, err := client.Write(m.Append(nil)); err != nil {
-			t.Fatal(err)
+		ask(evil.id, pyproto.FirstDynamic+pyproto.Handle(i))
+		if i%3 == 0 {
+			owed.take(replyKey{p.ID(), evil.id, pyproto.FirstDynamic + pyproto.Handle(i)})
 		}
 	}
-	if m := good.read(); m.Src != 0 {
-		t.Errorf("the answer comes from %d", m.Src)
+	owed.mu.Lock()
+	if n := owed.n; n != maxPassed || len(owed.m[evil.id].m) != n-1 || len(owed.m[evil.id].order) > 2*n+64 {
+		t.Errorf("%d answers are remembered, %d of them in %d places", n, len(owed.m[evil.id].m), len(owed.m[evil.id].order))
 	}
-	if m := good.read(); m.Src != p.ID() {
-		t.Errorf("a second one comes from %d", m.Src)
+	owed.mu.Unlock()
+	reply := func(to pyproto.ContextID) {
+		client.send(pyproto.Header{Dst: to, Src: p.ID(), Auth: p.ID(), Handle: 2000}, "N.")
 	}
+	for _, who := range []struct {
+		from *peer
+		id   pyproto.ContextID
+	}{{good, good.id}, {evil, slow.id}} {
+		reply(who.id)
+		reply(who.id)
+		if m := who.from.answer(2000); m.Src != 0 {
+			t.Errorf("the answer comes from %d", m.Src)
+		}
+		if m := who.from.answer(2000); m.Src != p.ID() {
+			t.Errorf("a second one comes from %d", m.Src)
+		}
+	}
+	ask(slow.id, 2001)
+	evil.send(pyproto.Header{Src: evil.id, Auth: evil.id, Handle: pyproto.DelRoute}, fmt.Sprint(slow.id))
+	poll.Until(t, "what was owed to it is forgotten", func() bool {
+		owed.mu.Lock()
+		defer owed.mu.Unlock()
+		return owed.m[slow.id] == nil && owed.n == len(owed.m[evil.id].m)
+	})
 }

@@ -50,10 +50,11 @@ type Daemon struct {
 	boots    boots
 	refused  atomic.Int64 // messages that their senders had no right to send
 	assembly *Assembly    // constant after New
-	// launchGrace and sharePatience are constant after New. Tests change them.
-	launchGrace, sharePatience time.Duration
-	bounded                    atomic.Int64 // how often a peer has come to a bound
-	printing                   atomic.Int64 // how many programs run
+	// These are constant after New. Tests change them.
+	launchGrace, sharePatience, lastWrite time.Duration
+
+	bounded  atomic.Int64 // how often a peer has come to a bound
+	printing atomic.Int64 // how many programs run
 
 	ctx    context.Context // ends with Shutdown
 	cancel context.CancelCauseFunc
@@ -87,7 +88,7 @@ func New(opt Options) (*Daemon, error) {
 	d.starting = startingHere()
 	memory := max(minAssembly, 4*int64(opt.MaxMessage))
 	d.assembly = newAssembly(memory, d.reachedTogether("bytes of messages that came in part, of all together", memory))
-	d.launchGrace, d.sharePatience = launchGrace, sharePatience
+	d.launchGrace, d.sharePatience, d.lastWrite = launchGrace, sharePatience, lastWrite
 	return d, nil
 }
 

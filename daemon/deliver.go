@@ -20,7 +20,7 @@ const (
 	below                   // the same, but no client and nobody behind one
 	ourChild                // a child that this daemon has connected, over the stream that leads to it
 	neighbour               // the peer at the other end of the stream
-	client                  // the same, and a client, which acts with our authority
+	client                  // the same, and a client, with our authority
 )
 
 // policy is the one place where a message for a fixed handle is judged: first by who sends it, then by the handler,
@@ -83,7 +83,7 @@ func (r *rule) admits(m *message) bool {
 	case neighbour:
 		return m.Src == m.s.id
 	case client:
-		return m.s.stamp && m.Src == m.s.id
+		return m.s.stamp && m.Src == m.s.id && m.Auth == 0
 	}
 	return false
 }
@@ -193,7 +193,7 @@ func (d *Daemon) onGetResource(m message) string {
 
 func (d *Daemon) onForwardLog(m message) string {
 	if c := m.s.childOf(m.s.id); c != nil && c.opt.LogTo != 0 {
-		d.passLog(c.opt.LogTo, m.Header, m.payload)
+		d.passLog(m.s, c.opt.LogTo, m.Header, m.payload)
 	} else {
 		d.onLog(m.s.childOf(m.Src), m.Src, m.payload)
 	}

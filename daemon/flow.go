@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"mitogend/pyproto"
@@ -17,6 +18,10 @@ const overfull = 8
 type gate struct {
 	open   chan struct{}
 	closed time.Time
+
+	// mu protects lost. Nothing is locked under it.
+	mu   sync.Mutex
+	lost lostReplies
 }
 
 // onFlow handles FLOW of a peer about a context behind it. (A peer that takes no messages itself does not read.)
@@ -94,6 +99,58 @@ func (d *Daemon) relay(s, out *stream, h pyproto.Header, f frame) error {
 		d.stopSender(s, out, h.Dst)
 	}
 	return out.offer(f)
+}
+
+// lostReplies are the handles of contexts that read nothing which were told that a reply is lost, by the connection that
+// had brought it. A handle is told once.
+type lostReplies map[pyproto.ContextID]map[lostReply]bool
+
+type lostReply struct {
+	dst    pyproto.ContextID
+	handle pyproto.Handle
+}
+
+// add is fresh where the handle is to be told, and full where the connection has brought too many.
+func (l *lostReplies) add(from pyproto.ContextID, r lostReply) (fresh, full bool) {
+	of := (*l)[from]
+	if of[r] || len(of) >= maxLost {
+		return false, !of[r]
+	}
+	if *l == nil {
+		*l = lostReplies{}
+	}
+	if of == nil {
+		of = map[lostReply]bool{}
+		(*l)[from] = of
+	}
+	of[r] = true
+	return true, false
+}
+
+// tellLost tells a context that something for a handle of its own was dropped, where nobody else is told: who waits for
+// that reply would wait for ever.
+func (d *Daemon) tellLost(s, out *stream, h pyproto.Header, reason string) {
+	if h.ReplyTo != 0 && h.ReplyTo != pyproto.IsDead || h.Handle < pyproto.FirstDynamic {
+		return
+	}
+	r := lostReply{h.Dst, h.Handle}
+	var fresh, full bool
+	if g, shut := d.gateOf(h.Dst); shut {
+		g.mu.Lock()
+		fresh, full = g.lost.add(s.id, r)
+		g.mu.Unlock()
+	} else {
+		out.mu.Lock()
+		fresh, full = out.lost.add(s.id, r)
+		out.mu.Unlock()
+	}
+	switch {
+	case full:
+		s.fail(s.reached("replies to contexts that read nothing", maxLost))
+	case fresh:
+		dead := pyproto.Header{Enc: pyproto.EncMGC, Dst: h.Dst, Handle: h.Handle, ReplyTo: pyproto.IsDead}
+		_ = out.offer(own(newFrame(dead, []byte(reason))))
+	}
 }
 
 // hold makes a readLoop wait for room for the frame that it has read, for StallTimeout at most.

@@ -46,7 +46,7 @@
 //	sharing.mu                               -> stream.mu
 //
 // All others are taken alone: stream.mu, ids.mu, tracked.mu, talkers.mu, observers.mu, passed.mu, program.mu,
-// Assembly.mu, LogLimit.mu, warnings.mu, supplies.mu, idAccounts.mu, detached.mu, arrivals.mu. Three are of one connect or call, and
+// gate.mu, Assembly.mu, LogLimit.mu, warnings.mu, supplies.mu, idAccounts.mu, detached.mu, arrivals.mu. Three are of one connect or call, and
 // are held while something is waited for: Tracked.decoding while a result is decoded, supplying.mu while a question for
 // a Python is answered, once.mu while builds are looked for. No other is held across I/O. Routes, streams and children
 // are sync.Maps, so that forwarding takes no lock that another stream holds but the queue's own.
@@ -63,7 +63,8 @@
 // its context ends, a responder until the stream is lost (and at the gate of a child behind a hop), a readLoop that
 // forwards until room comes. The last holds up the stream that the message came from, and so its sender, and nobody
 // else. A peer that took no byte for Options.StallTimeout while its queue is full is not waited for: its messages are
-// refused with a dead message until it reads again. A readLoop is not held for small messages, which may be answers to
+// refused with a dead message until it reads again. Where nobody waits for an answer to what was refused, it may be one
+// itself; then the handle that it was for gets the dead message (Daemon.tellLost). A readLoop is not held for small messages, which may be answers to
 // whoever asks, and never for longer than Options.StallTimeout at a time, whatever the receiver does. What the daemon itself must say (dead messages,
 // answers to small questions, DEL_ROUTE) waits for no room; a peer that leaves MaxPending of it unread is not read
 // either, and is disconnected when it takes nothing for StallTimeout.

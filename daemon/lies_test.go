@@ -181,6 +181,13 @@ var lies = []struct {
 			}
 		}
 	}},
+	{"a message that is too large, in the name of others", func(w *lied) {
+		for _, id := range []pyproto.ContextID{0, w.b.id, w.far.id} {
+			for _, handle := range []pyproto.Handle{w.call, w.recv, 54323} {
+				w.liar.send(pyproto.Header{Dst: 1 << 20, Src: id, Auth: w.liar.src, Handle: 1, ReplyTo: handle}, strings.Repeat("x", 1<<20+1))
+			}
+		}
+	}},
 	{"a reply to the call of another", func(w *lied) {
 		for h := w.call - 5; h < w.call+20; h++ {
 			w.liar.say(h, "\x80\x02X\x06\x00\x00\x00forged.")

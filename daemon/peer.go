@@ -5,7 +5,11 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
+	"time"
+
+	"go.uber.org/zap"
 
 	"mitogend/bootstrap"
 	"mitogend/pyproto"
@@ -60,22 +64,33 @@ func (p *Peer) Err() error { return p.s.failure() }
 // Close ends the connection and does not wait.
 func (p *Peer) Close() { p.s.dismiss() }
 
+// lastWrite is how long a client that is dismissed may take to read what is there for it.
+const lastWrite = time.Second
+
 // dismiss ends a client's stream, and first tells it that the contexts it has sent to end: Mitogen waits for ever for
-// contexts that it has no stream of its own to.
+// contexts that it has no stream of its own to. It does not wait.
 func (s *stream) dismiss() {
-	s.sent.Range(func(id, _ any) bool {
-		if full, _, _ := s.load(); full {
-			return false
+	s.sent.Range(func(id, what any) bool {
+		if what != toldEnd && s.sent.CompareAndSwap(id, what, toldEnd) {
+			s.tell(pyproto.DelRoute, fmt.Append(nil, id))
 		}
-		h := pyproto.Header{Enc: pyproto.EncMGC, Dst: s.id, Handle: pyproto.DelRoute}
-		return s.offer(newFrame(h, fmt.Append(nil, id))) == nil
+		return true
 	})
-	s.shut()
+	s.mu.Lock()
+	wait := s.writing && s.err == nil
+	if wait && s.parting == nil {
+		s.parting = time.AfterFunc(s.d.lastWrite, s.shut)
+	}
+	s.mu.Unlock()
+	if !wait {
+		s.shut()
+	}
 }
 
-// Send sends a message from context 0. It never blocks, and fails when the peer is gone or takes nothing.
+// Send sends a message from context 0. It never blocks, and fails when the peer is gone or takes nothing. It needs no
+// room: others may have sent the peer much. The caller bounds what it sends.
 func (p *Peer) Send(handle, replyTo pyproto.Handle, payload []byte) error {
-	if full, _, _ := p.s.load(); full {
+	if _, _, stalled := p.s.load(); stalled {
 		return p.d.errStalled()
 	}
 	return p.s.offer(newFrame(pyproto.Header{Enc: pyproto.EncMGC, Dst: p.s.id, Handle: handle, ReplyTo: replyTo}, payload))
@@ -132,18 +147,17 @@ func (d *Daemon) Send(ctx context.Context, dst pyproto.ContextID, handle, replyT
 // siblings begins a record of level debug. By it a client learns that two of its children may not talk.
 const siblings = "mitogen\x0010\x00siblings cannot talk in this routing mode: "
 
-// passLog hands a log record of a child, or of a context behind it, to the client that owns the child. A client that
-// reads nothing loses records.
-func (d *Daemon) passLog(to pyproto.ContextID, h pyproto.Header, payload []byte) {
-	s := d.streamOf(to)
-	if s == nil {
+// passLog hands a log record that came in on s to the client that owns the child there. It waits as any message for that
+// client does. A client that reads nothing loses records.
+func (d *Daemon) passLog(s *stream, to pyproto.ContextID, h pyproto.Header, payload []byte) {
+	out := d.streamOf(to)
+	if out == nil {
 		return
 	}
-	if full, _, _ := s.load(); full {
-		return
+	h = pyproto.Header{Enc: pyproto.EncMGC, Dst: to, Src: h.Src, Handle: pyproto.ForwardLog}
+	if err := d.relay(s, out, h, newFrame(h, bytes.Clone(payload))); err != nil {
+		out.warn("log records", "a client loses log records", zap.Error(err))
 	}
-	out := pyproto.Header{Enc: pyproto.EncMGC, Dst: to, Src: h.Src, Handle: pyproto.ForwardLog}
-	_ = s.offer(newFrame(out, bytes.Clone(payload)))
 }
 
 // SendBytes sends bytes as they are to a handle of any context in the tree; to a Mitogen before 0.3.39, as a pickled
@@ -162,17 +176,29 @@ func (d *Daemon) SendBytes(ctx context.Context, dst pyproto.ContextID, handle py
 	return s.send(ctx, newFrame(h, data))
 }
 
-// maxPassed bounds the messages of one stream that were passed on to a client and whose answer is awaited. Some are
-// never answered: methods of Mitogen's services give no reply even where the caller left a handle for one.
+// maxPassed bounds the messages of one stream that were passed on to a client and whose answer is awaited. Some may
+// never be answered: a program's own services have methods that give no reply.
 const maxPassed = 1 << 14
 
 // passed are the replies that clients owe to contexts behind a stream: they were given those contexts' messages for
 // context 0. The replies have to come from context 0.
 type passed struct {
 	// mu protects the following. Nothing is locked under it.
-	mu    sync.Mutex
-	m     map[replyKey]bool
-	order []replyKey
+	mu   sync.Mutex
+	m    map[pyproto.ContextID]*owed // by who waits
+	n    int                         // of all replies
+	last uint64                      // number of the latest
+}
+
+// owed are the replies that one context waits for.
+type owed struct {
+	m     map[replyKey]uint64 // with their numbers
+	order []owedReply         // ascending; those that are not in m have come
+}
+
+type owedReply struct {
+	key    replyKey
+	number uint64
 }
 
 type replyKey struct {
@@ -181,19 +207,66 @@ type replyKey struct {
 	handle pyproto.Handle
 }
 
+// add remembers a reply that is owed. At the bound, the context that waits for most loses the oldest of its own.
 func (p *passed) add(k replyKey) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.m == nil {
-		p.m = map[replyKey]bool{}
+	p.remove(k)
+	if p.n >= maxPassed {
+		p.removeOldest()
 	}
-	if !p.m[k] {
-		p.m[k] = true
-		p.order = append(p.order, k)
+	o := p.m[k.dst]
+	if o == nil {
+		if p.m == nil {
+			p.m = map[pyproto.ContextID]*owed{}
+		}
+		o = &owed{m: map[replyKey]uint64{}}
+		p.m[k.dst] = o
 	}
-	for len(p.order) > maxPassed {
-		delete(p.m, p.order[0])
-		p.order = p.order[1:]
+	p.last++
+	p.n++
+	o.m[k] = p.last
+	if o.order = append(o.order, owedReply{k, p.last}); len(o.order) > 2*len(o.m)+64 {
+		o.order = slices.DeleteFunc(o.order, o.came)
+	}
+}
+
+// came tells whether a reply is not owed any more.
+func (o *owed) came(r owedReply) bool { return o.m[r.key] != r.number }
+
+func (p *passed) remove(k replyKey) bool {
+	o := p.m[k.dst]
+	if o == nil || o.m[k] == 0 {
+		return false
+	}
+	delete(o.m, k)
+	p.n--
+	if len(o.m) == 0 {
+		delete(p.m, k.dst)
+	}
+	return true
+}
+
+func (p *passed) removeOldest() {
+	var most *owed
+	for _, o := range p.m {
+		if most == nil || len(o.m) > len(most.m) {
+			most = o
+		}
+	}
+	for most.came(most.order[0]) {
+		most.order = most.order[1:]
+	}
+	p.remove(most.order[0].key)
+}
+
+// forget drops what is owed to a context that is gone.
+func (p *passed) forget(id pyproto.ContextID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if o := p.m[id]; o != nil {
+		p.n -= len(o.m)
+		delete(p.m, id)
 	}
 }
 
@@ -210,17 +283,14 @@ func (p *stream) owes(d *Daemon, h pyproto.Header) bool {
 func (p *passed) take(k replyKey) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.m[k] {
-		return false
-	}
-	delete(p.m, k)
-	return true
+	return p.remove(k)
 }
 
-// PassOn gives a message for context 0 to a peer, which answers it as if it were context 0. It never blocks.
-func (p *Peer) PassOn(in *Incoming) {
-	if full, _, _ := p.s.load(); full {
-		in.Refuse(p.d.errStalled().Error())
+// PassOn gives a message for context 0 to a peer, which answers it as if it were context 0, if it does. It waits as a
+// message to the peer would, and so may be called by a handler only.
+func (p *Peer) PassOn(in *Incoming, answers bool) {
+	from := p.d.streamOf(in.Src)
+	if from == nil {
 		return
 	}
 	h := in.Header
@@ -229,12 +299,12 @@ func (p *Peer) PassOn(in *Incoming) {
 	if in.Enc == pyproto.EncBIN {
 		h.Enc, payload, _ = oldForm(in.Enc, payload, nil)
 	}
-	if h.ReplyTo >= pyproto.FirstDynamic {
-		if from := p.d.streamOf(h.Src); from != nil {
-			from.passed.add(replyKey{p.s.id, h.Src, h.ReplyTo})
-		}
+	key := replyKey{p.s.id, h.Src, h.ReplyTo}
+	if answers && h.ReplyTo >= pyproto.FirstDynamic {
+		from.passed.add(key)
 	}
-	if err := p.s.offer(newFrame(h, bytes.Clone(payload))); err != nil {
+	if err := p.d.relay(from, p.s, h, newFrame(h, bytes.Clone(payload))); err != nil {
+		from.passed.take(key)
 		in.Refuse(err.Error())
 	}
 }

@@ -12,19 +12,11 @@ func (d *Daemon) route(s *stream, h pyproto.Header, payload []byte, buf *buffer)
 	if d.opt.Trace != nil {
 		d.opt.Trace(Frame{s.name, false, h, payload})
 	}
-	if !d.verify(s, h.Src) || !d.verify(s, h.Auth) {
-		s.refused("false source", "its source or authority is not behind it", h)
+	if !s.mayRoute(h) {
 		return
 	}
-	if h.ReplyTo.Reserved() && !s.stamp {
-		s.refused("reply handle", "the answer would go to a handle of the runtime's own", h)
-		return
-	}
-	if s.stamp {
-		h.Auth = 0
-		if s.owes(d, h) {
-			h.Src = 0
-		}
+	if s.stamp && h.Auth == s.id {
+		s.stampFrame(&h)
 	}
 	if h.Dst == 0 {
 		d.deliver(s, h, payload, buf)
@@ -39,15 +31,19 @@ func (d *Daemon) route(s *stream, h pyproto.Header, payload []byte, buf *buffer)
 		d.refuse(h, fmt.Sprintf("context %d is behind the stream that asks for it", h.Dst))
 		return
 	}
-	if (s.unidirectional || out.unidirectional) && !s.stamp && !out.stamp {
+	if (s.unidirectional || out.unidirectional) && h.Auth != 0 && !out.hasAuthority(h.Dst) {
 		reason := fmt.Sprintf("context %d may not send to context %d: one of them talks to its parents only", h.Src, h.Dst)
 		if c := s.childOf(s.id); c != nil && c.opt.LogTo != 0 {
-			d.passLog(c.opt.LogTo, h, []byte(siblings+reason))
+			d.passLog(s, c.opt.LogTo, h, []byte(siblings+reason))
 		}
 		d.refuse(h, reason)
 		return
 	}
-	d.talkers.add(h.Dst, s, h.ReplyTo != 0 && h.ReplyTo != pyproto.IsDead)
+	what := spoken
+	if h.ReplyTo != 0 && h.ReplyTo != pyproto.IsDead {
+		what = asked
+	}
+	d.talkers.add(h.Dst, s, what)
 	if h.Enc != pyproto.EncMGC && d.readsPicklesOnly(out, h.Dst) {
 		h.Enc, payload, buf = oldForm(h.Enc, payload, buf)
 	}
@@ -62,8 +58,46 @@ func (d *Daemon) route(s *stream, h pyproto.Header, payload []byte, buf *buffer)
 		}
 	}
 	if err := d.relay(s, out, h, f); err != nil {
-		d.refuse(h, fmt.Sprintf("context %d: %v", h.Dst, err))
+		reason := fmt.Sprintf("context %d: %v", h.Dst, err)
+		d.refuse(h, reason)
+		d.tellLost(s, out, h, reason)
 	}
+}
+
+// mayRoute tells whether what the header says of its sender may come in on s, and counts it otherwise.
+func (s *stream) mayRoute(h pyproto.Header) bool {
+	switch {
+	case !s.d.verify(s, h.Src) || !s.d.verify(s, h.Auth):
+		s.refused("false source", "its source or authority is not behind it", h)
+	case h.ReplyTo.Reserved() && !(s.stamp && h.Auth == s.id):
+		s.refused("reply handle", "the answer would go to a handle of the runtime's own", h)
+	default:
+		return true
+	}
+	return false
+}
+
+// authority marks in stream.behind a context that has sent with the client's own authority: a client of its Listener.
+type authority struct{}
+
+// stampFrame gives a frame that has a client's own authority that of the daemon. What is behind the client without it,
+// such as a fork of it and the fork's children, gets none.
+func (s *stream) stampFrame(h *pyproto.Header) {
+	h.Auth = 0
+	if h.Src != s.id {
+		s.behind.CompareAndSwap(h.Src, nil, authority{})
+	} else if s.owes(s.d, *h) {
+		h.Src = 0
+	}
+}
+
+// hasAuthority tells whether a context behind s is a client, or was seen to act as one.
+func (s *stream) hasAuthority(id pyproto.ContextID) bool {
+	if !s.stamp || id == s.id {
+		return s.stamp
+	}
+	v, _ := s.behind.Load(id)
+	return v == authority{}
 }
 
 // readsPicklesOnly tells whether a context that is reached through s, or a hop on the way there, runs a Mitogen
@@ -152,21 +186,24 @@ func (d *Daemon) dropRoutes(s *stream, ids []pyproto.ContextID, reason string) {
 	}
 	for id := range gone {
 		d.openGate(id)
+		s.passed.forget(id)
 	}
 	d.handles.drop(gone, reason)
 	for id := range gone {
 		for other := range d.talkers.take(id) {
-			if waits, ok := other.sent.LoadAndDelete(id); ok && other != s && (waits.(bool) || !other.mindsNot(id)) {
+			what, ok := other.sent.LoadAndDelete(id)
+			if ok && other != s && (what == asked || what == spoken && !(s.stamp && other.mindsNot())) {
 				other.tell(pyproto.DelRoute, fmt.Append(nil, id))
 			}
 		}
 	}
 }
 
-// mindsNot tells whether the peer has no use for the end of a client that it does not wait for. A stock child without
-// children of its own logs an error when it hears of any, and its other clients would see that.
-func (s *stream) mindsNot(id pyproto.ContextID) bool {
-	if id < firstPeer || s.blocks.Load() > 0 {
+// mindsNot tells whether the peer has no use for the end of a client, or of a client's client, that it does not wait
+// for. A stock child without children of its own logs an error when it hears of any, and its other clients would see
+// that.
+func (s *stream) mindsNot() bool {
+	if s.blocks.Load() > 0 {
 		return false
 	}
 	c := s.childOf(s.id)

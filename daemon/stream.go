@@ -53,9 +53,10 @@ type stream struct {
 	large bool // the pipe is
 	much  bool // a small buffer was filled, and since then much has come with each read
 
-	// sent holds the ids that this stream has sent a message to, for DEL_ROUTE, and whether it waited for an answer.
+	// sent holds the ids that this stream has sent a message to, for DEL_ROUTE, and what (said).
 	sent sync.Map
-	// behind holds the ids that are reached through it, children the children; see tables.go.
+	// behind holds the ids that are reached through it, children the children; see tables.go. The value of an id is nil
+	// or authority.
 	behind, children sync.Map
 	// passed are the replies that clients give in the daemon's place.
 	passed passed
@@ -76,6 +77,8 @@ type stream struct {
 	// mu protects the following. Never held across I/O. Nothing is locked under it.
 	mu       sync.Mutex
 	queue    []frame
+	parting  *time.Timer   // ends the stream of a client that is dismissed; nil before that
+	lost     lostReplies   // since less than half of what may waited
 	queued   int           // bytes and messageCost for each frame, what the writer holds included
 	owed     int           // of those, the daemon's own
 	relief   chan struct{} // closed when less is owed; nil while that is not much
@@ -208,10 +211,14 @@ func (s *stream) write(block bool) {
 		s.mu.Lock()
 		if s.next == len(s.batch) && len(s.queue) == 0 || s.err != nil {
 			s.writing = false
+			parting := s.parting != nil
 			for ; s.next < len(s.batch); s.next++ {
 				s.batch[s.next].done()
 			}
 			s.mu.Unlock()
+			if parting {
+				s.shut()
+			}
 			return
 		}
 		if s.next == len(s.batch) {
@@ -240,10 +247,16 @@ func (s *stream) write(block bool) {
 	}
 }
 
-// handOver gives the writing side to a writeLoop.
+// handOver gives the writing side to a writeLoop. While the stream has not failed, the daemon waits for its readLoop,
+// also at the end, and so another goroutine can be counted.
 func (s *stream) handOver() {
-	if err := s.d.enter(); err != nil {
-		s.fail(err)
+	s.mu.Lock()
+	failed := s.err != nil
+	if !failed {
+		s.d.wg.Add(1)
+	}
+	s.mu.Unlock()
+	if failed {
 		s.write(true) // writes nothing any more
 		return
 	}
@@ -280,9 +293,12 @@ func (s *stream) account(n int) {
 	if total > 0 {
 		s.progress = time.Now()
 	}
-	if s.room != nil && s.queued < s.d.opt.MaxPending/2 {
-		close(s.room)
-		s.room = nil
+	if (s.room != nil || s.lost != nil) && s.queued < s.d.opt.MaxPending/2 {
+		if s.room != nil {
+			close(s.room)
+			s.room = nil
+		}
+		s.lost = nil
 	}
 	s.mu.Unlock()
 }
@@ -346,6 +362,9 @@ func (s *stream) fail(err error) {
 	}
 	s.err = err
 	s.lose()
+	if s.parting != nil {
+		s.parting.Stop()
+	}
 	if s.room != nil {
 		close(s.room)
 		s.room = nil
@@ -647,6 +666,8 @@ func (s *stream) skip(h pyproto.Header, size int) error {
 		left -= n
 		s.bytesIn.Add(int64(n))
 	}
-	s.d.refuse(h, fmt.Sprintf("message is %d bytes; at most %d are sent", h.Length, s.d.opt.MaxMessage))
+	if s.mayRoute(h) {
+		s.d.refuse(h, fmt.Sprintf("message is %d bytes; at most %d are sent", h.Length, s.d.opt.MaxMessage))
+	}
 	return nil
 }

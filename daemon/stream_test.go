@@ -98,12 +98,12 @@ func newPeerOn(t testing.TB, d *Daemon, link string, prepare ...func(*Child)) *p
 	if err := d.enter(); err != nil {
 		t.Fatal(err)
 	}
-	d.children.Store(c.id, c)
-	d.streams.Store(c.stream, nil)
-	d.routes.add(c.id, c.stream)
 	for _, fn := range prepare {
 		fn(c)
 	}
+	d.children.Store(c.id, c)
+	d.streams.Store(c.stream, nil)
+	d.routes.add(c.id, c.stream)
 	go c.stream.readLoop(nil)
 	t.Cleanup(func() { _, _ = theirW.Close(), theirR.Close() })
 	return &peer{t: t, id: c.id, f: theirW, in: theirR, br: bufio.NewReader(theirR), c: c}

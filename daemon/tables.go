@@ -100,12 +100,21 @@ type talkers [64]struct {
 	m  map[pyproto.ContextID]map[*stream]bool
 }
 
-// add notes that s has sent to a context, and whether it has waited for an answer.
-func (t *talkers) add(id pyproto.ContextID, s *stream, waits bool) {
-	if waited, known := s.sent.Load(id); known && (waited.(bool) || !waits) {
+// said is what a stream has sent to a context, as far as its end is concerned.
+type said uint8
+
+const (
+	toldEnd said = iota // nothing since it was told that the context ends
+	spoken              // something
+	asked               // something that has an answer
+)
+
+// add notes that s has sent to a context.
+func (t *talkers) add(id pyproto.ContextID, s *stream, what said) {
+	if before, known := s.sent.Load(id); known && before.(said) >= what {
 		return
 	}
-	s.sent.Store(id, waits)
+	s.sent.Store(id, what)
 	p := &t[id%64]
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -2,8 +2,8 @@
 // children of one client: mitogen.service.FileService.get(context 0, path, out) in a child fetches a file of this
 // machine that the client has registered.
 //
-// Chunks are frames of bytes, or pickled Blobs for releases before 0.3.39. A transfer has at most a mebibyte that the
-// child has not acknowledged, and those of one connection go one after the other.
+// Chunks are frames of bytes, or pickled Blobs for releases before 0.3.39. A context is sent at most a mebibyte that it
+// has not acknowledged, one file after the other. Those behind one connection are sent a part each in turn.
 //
 // # Goroutines
 //
@@ -154,6 +154,23 @@ func (f *Files) done(head pyproto.ContextID) {
 	if f.running[head]--; f.running[head] == 0 {
 		delete(f.running, head)
 	}
+}
+
+// Silent tells whether a message calls one of those methods of Mitogen's own services that give no reply, though Mitogen
+// leaves a handle for one: acknowledge comes for each part of a file.
+func Silent(in *daemon.Incoming) bool {
+	if len(in.Payload) > maxQuestion {
+		return false
+	}
+	c, err := parse(in)
+	if err != nil {
+		return false
+	}
+	switch c.service + " " + c.method {
+	case fileService + " acknowledge", pushService + " store_and_forward", pushService + " forward":
+		return true
+	}
+	return false
 }
 
 func parse(in *daemon.Incoming) (*call, error) {

@@ -525,3 +525,156 @@ func TestTransfersOfSomebodyWhoGoes(t *testing.T) {
 		})
 	}
 }
+
+// behind makes contexts behind the caller, which it speaks for.
+func (c *caller) behind(n int) (ids []pyproto.ContextID) {
+	c.t.Helper()
+	c.last++
+	reply := c.last
+	c.frame(pyproto.Header{Src: c.id, Handle: pyproto.AllocateID, ReplyTo: reply}, nil)
+	h, v := c.next()
+	block, ok := v.(pyproto.Tuple)
+	if h.Handle != reply || !ok {
+		c.t.Fatalf("got %v %v", h, v)
+	}
+	for i := range n {
+		id := pyproto.ContextID(block[0].(int64)) + pyproto.ContextID(i)
+		ids = append(ids, id)
+		c.frame(pyproto.Header{Src: c.id, Handle: pyproto.AddRoute}, fmt.Append(nil, id))
+	}
+	return ids
+}
+
+func (c *caller) frame(h pyproto.Header, payload []byte) {
+	c.t.Helper()
+	h.Enc, h.Auth, h.Length = pyproto.EncMGC, c.id, uint32(len(payload))
+	if _, err := c.conn.Write(append(h.Append(nil), payload...)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// ask has a context behind the caller call a service, without a reply.
+func (c *caller) ask(src pyproto.ContextID, payload any) {
+	c.t.Helper()
+	data, err := pyproto.Marshal(payload)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.frame(pyproto.Header{Src: src, Handle: pyproto.CallService}, data)
+}
+
+// Contexts that never acknowledge what they get, or that die, keep nobody behind the same connection waiting.
+func TestFetchersBehindOneConnection(t *testing.T) {
+	b := newBed(t)
+	c := b.caller(t)
+	path, data := writeFile(t, 3*window)
+	const silent = maxOpen - 1
+	ids := c.behind(silent + 2)
+	fetch := func(id pyproto.ContextID) {
+		c.ask(id, method(fileService, "fetch", arg("path", path), arg("sender", pyproto.Sender{Context: id, Handle: receiver})))
+	}
+	got := map[pyproto.ContextID]int{}
+	ended := map[pyproto.ContextID]bool{}
+	take := func() (pyproto.ContextID, int) {
+		h, v := c.next()
+		part, _ := v.(pyproto.Blob)
+		got[h.Dst] += len(part)
+		ended[h.Dst] = ended[h.Dst] || h.ReplyTo == pyproto.IsDead
+		return h.Dst, len(part)
+	}
+	for _, id := range ids[:silent] {
+		fetch(id)
+		fetch(id)
+		for got[id] < window {
+			take()
+		}
+	}
+	good := ids[silent]
+	fetch(good)
+	for !ended[good] {
+		if id, n := take(); id == good && n > 0 {
+			c.ask(good, method(fileService, "acknowledge", arg("size", int64(n))))
+		}
+	}
+	if got[good] != len(data) {
+		t.Errorf("%d bytes came of %d", got[good], len(data))
+	}
+	for _, id := range ids[:silent] {
+		if got[id] > window+chunk || ended[id] {
+			t.Errorf("%d got %d bytes", id, got[id])
+		}
+	}
+	if n := openFiles(t, path); n != silent {
+		t.Errorf("%d files are open", n)
+	}
+
+	// With those that are gone, what waits for them goes, when the next one asks.
+	for _, id := range ids[:silent] {
+		c.frame(pyproto.Header{Src: c.id, Handle: pyproto.DelRoute}, fmt.Append(nil, id))
+	}
+	fetch(ids[silent+1])
+	for got[ids[silent+1]] < window {
+		take()
+	}
+	poll.Until(t, "one file is open", func() bool { return openFiles(t, path) == 1 })
+	q := b.files.queue(c.id)
+	poll.Until(t, "one place is taken, by one context", func() bool { // also the last acknowledgement is handled
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		return q.count == 1 && len(q.fetchers) == 1 && q.open == 1
+	})
+}
+
+// Beside those that keep their files open, others wait for one to be closed.
+func TestOpenFilesOfAConnection(t *testing.T) {
+	var q queue
+	for id := range pyproto.ContextID(maxOpen + 2) {
+		q.add(&transfer{to: pyproto.Sender{Context: id + 1}})
+	}
+	for range maxOpen {
+		r := q.next()
+		r.jobs[0].file, _ = os.Open(os.DevNull)
+		q.open++
+		r.unacked = window
+		q.turns = append(q.turns, r)
+	}
+	if r := q.next(); r != nil {
+		t.Errorf("it is the turn of %d", r.id)
+	}
+	q.fetchers[1].unacked = 0
+	if r := q.next(); r == nil || r.id != 1 {
+		t.Errorf("it is the turn of %v", r)
+	}
+	q.end(q.fetchers[1])
+	if r := q.next(); r == nil || r.id != maxOpen+1 {
+		t.Errorf("it is the turn of %v", r)
+	}
+	q.sweep(func(pyproto.ContextID) bool { return false })
+	if q.open != 0 {
+		t.Errorf("%d files are open", q.open)
+	}
+}
+
+// What gives no reply is known, and so nobody waits for one.
+func TestSilent(t *testing.T) {
+	for _, row := range []struct {
+		payload any
+		want    bool
+	}{
+		{method(fileService, "acknowledge", arg("size", int64(1))), true},
+		{method(pushService, "store_and_forward"), true},
+		{method(pushService, "forward", arg("path", "x")), true},
+		{method(fileService, "fetch", arg("path", "x")), false},
+		{method("program.Service", "acknowledge"), false},
+		{"acknowledge", false},
+		{method(fileService, "acknowledge", arg("size", strings.Repeat("x", maxQuestion))), false},
+	} {
+		payload, err := pyproto.Marshal(row.payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := Silent(&daemon.Incoming{Message: pyproto.Message{Payload: payload}}); got != row.want {
+			t.Errorf("%.100v: %v", row.payload, got)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -16,35 +17,101 @@ import (
 )
 
 const (
-	// window is how many bytes of a connection's files may be sent and not acknowledged.
+	// window is how many bytes may be sent to one context and not acknowledged.
 	window = 1 << 20
 	// chunk, with its pickle and header, is what Mitogen's loop reads at once.
 	chunk = 128<<10 - 100
 	// maxJobs is how many files of one connection may wait to be sent.
 	maxJobs = 1000
+	// maxOpen is how many of them may be open: one of each context that takes some.
+	maxOpen = 32
 )
 
 // queue has the transfers over one connection.
 type queue struct {
-	// mu protects the following. Never held across I/O.
-	mu      sync.Mutex
+	// mu protects the following, and all fetchers. Never held across I/O.
+	mu       sync.Mutex
+	fetchers map[pyproto.ContextID]*fetcher
+	turns    []*fetcher // those with jobs; the one that was sent a part last is last
+	count    int        // of places taken, those of jobs included
+	open     int        // files
+	running  bool       // somebody sends
+	gone     bool       // the connection is, or the client
+}
+
+// fetcher is one context behind the connection. It gets its files one after the other, and makes no other wait.
+type fetcher struct {
+	id      pyproto.ContextID
 	jobs    []*transfer
-	count   int // of places taken, those of jobs included
 	unacked int
-	running bool // somebody sends
-	gone    bool // the connection is, or the client
+}
+
+// add queues a file for a context.
+func (q *queue) add(job *transfer) {
+	r := q.fetchers[job.to.Context]
+	if r == nil {
+		if q.fetchers == nil {
+			q.fetchers = map[pyproto.ContextID]*fetcher{}
+		}
+		r = &fetcher{id: job.to.Context}
+		q.fetchers[r.id] = r
+	}
+	if r.jobs = append(r.jobs, job); len(r.jobs) == 1 {
+		q.turns = append(q.turns, r)
+	}
+}
+
+// next gives the context whose turn it is, and takes it out of turns; nil if all wait.
+func (q *queue) next() *fetcher {
+	for i, r := range q.turns {
+		if r.unacked < window && (r.jobs[0].file != nil || q.open < maxOpen) {
+			q.turns = slices.Delete(q.turns, i, i+1)
+			return r
+		}
+	}
+	return nil
+}
+
+// end drops the first job of a context.
+func (q *queue) end(r *fetcher) {
+	r.jobs[0].close(q)
+	r.jobs = r.jobs[1:]
+	q.count--
+}
+
+// forget drops a context that waits for nothing and owes nothing.
+func (q *queue) forget(r *fetcher) {
+	if len(r.jobs) == 0 && r.unacked == 0 {
+		delete(q.fetchers, r.id)
+	}
+}
+
+// sweep drops what is for contexts that are gone. The one that is sent a part right now is none of turns, and ends with
+// that.
+func (q *queue) sweep(there func(pyproto.ContextID) bool) {
+	q.turns = slices.DeleteFunc(q.turns, func(r *fetcher) bool {
+		if there(r.id) {
+			return false
+		}
+		for len(r.jobs) > 0 {
+			q.end(r)
+		}
+		return true
+	})
+	maps.DeleteFunc(q.fetchers, func(id pyproto.ContextID, r *fetcher) bool { return len(r.jobs) == 0 && !there(id) })
 }
 
 // transfer is a file to be sent. It is opened when its turn comes, by the same rules as when it was asked for.
 type transfer struct {
 	to   pyproto.Sender
 	open func() (*os.File, error)
-	file *os.File // of the first job, once its turn has come
+	file *os.File // of a context's first job, once its turn has come
 }
 
-func (t *transfer) close() {
+func (t *transfer) close(q *queue) {
 	if t.file != nil {
 		_ = t.file.Close()
+		q.open--
 	}
 }
 
@@ -76,7 +143,7 @@ func (f *Files) fetch(c *call) error {
 	if q == nil {
 		return nil // nobody is there to be told
 	}
-	if !q.reserve() {
+	if !q.reserve(func(id pyproto.ContextID) bool { return f.d.Stream(id) != 0 }) {
 		f.d.Reached(c.in.Src, "files that wait to be sent", maxJobs)
 		return raise("mitogen.service.Error: %d files wait to be sent already; acknowledge what has come", maxJobs)
 	}
@@ -88,7 +155,7 @@ func (f *Files) fetch(c *call) error {
 		return err
 	}
 	q.mu.Lock()
-	q.jobs = append(q.jobs, &transfer{to: to, open: open})
+	q.add(&transfer{to: to, open: open})
 	q.mu.Unlock()
 	f.pump(q)
 	return nil
@@ -115,9 +182,10 @@ func openLimit() int {
 }
 
 // reserve takes a place for a file.
-func (q *queue) reserve() bool {
+func (q *queue) reserve(there func(pyproto.ContextID) bool) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.sweep(there)
 	if q.count >= maxJobs {
 		return false
 	}
@@ -196,13 +264,17 @@ func (f *Files) acknowledge(c *call) error {
 		return nil
 	}
 	q.mu.Lock()
-	q.unacked -= int(min(size, int64(q.unacked)))
+	if r := q.fetchers[c.in.Src]; r != nil {
+		r.unacked -= int(min(size, int64(r.unacked)))
+		q.forget(r)
+	}
 	q.mu.Unlock()
 	f.pump(q)
 	return nil
 }
 
-// pump sends until the window is full or nothing is left. Only one goroutine at a time does it for a queue.
+// pump sends to each context in turn until their windows are full or nothing is left. Only one goroutine at a time does
+// it for a queue.
 func (f *Files) pump(q *queue) {
 	q.mu.Lock()
 	if q.running {
@@ -211,24 +283,32 @@ func (f *Files) pump(q *queue) {
 	}
 	q.running = true
 	buf := make([]byte, chunk)
-	for len(q.jobs) > 0 && q.unacked < window && !q.gone {
-		job := q.jobs[0]
+	for !q.gone {
+		r := q.next()
+		if r == nil {
+			break
+		}
+		job := r.jobs[0]
+		opened := job.file != nil
 		q.mu.Unlock()
 		n, done := f.sendChunk(job, buf)
 		q.mu.Lock()
-		q.unacked += n
+		if !opened && job.file != nil {
+			q.open++
+		}
+		r.unacked += n
 		if done {
-			q.jobs = q.jobs[1:]
-			q.count--
-			job.close()
+			q.end(r)
+		}
+		if len(r.jobs) > 0 {
+			q.turns = append(q.turns, r)
+		} else {
+			q.forget(r)
 		}
 	}
 	q.running = false
 	if q.gone {
-		for _, job := range q.jobs {
-			job.close()
-		}
-		q.jobs = nil
+		q.sweep(func(pyproto.ContextID) bool { return false })
 	}
 	q.mu.Unlock()
 }

@@ -1,13 +1,18 @@
 package unixclient
 
 import (
+	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
+	"mitogend/daemon"
 	"mitogend/integration/poll"
 	"mitogend/pyproto"
 )
@@ -57,8 +62,125 @@ func TestLateTimerOfAModule(t *testing.T) {
 		t.Errorf("%d requests wait, and %v", m.asked, m.m)
 	}
 	m.expire("one", again)
-	if m.asked != 0 || len(m.m) != 0 {
+	if m.asked != 1 || m.m["one"] != again { // the client may still answer
 		t.Errorf("%d requests wait, and %v", m.asked, m.m)
+	}
+}
+
+// late is a client that answers late, and a child of it.
+func late(t *testing.T) (c *client, child *daemon.Child, asked func() *pyproto.Message) {
+	t.Helper()
+	d, err := daemon.New(daemon.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Shutdown(context.Background()) })
+	if child, err = d.Connect(t.Context(), "local:"); err != nil {
+		t.Fatal(err)
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := os.NewFile(uintptr(fds[1]), "client")
+	t.Cleanup(func() { _ = theirs.Close() })
+	peer, err := d.Attach(os.NewFile(uintptr(fds[0]), "daemon"), "client", func(pyproto.ContextID) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	c = newClient(t.Context(), New(d, Options{ModuleTimeout: time.Hour}), os.Getpid())
+	c.attached(peer)
+	return c, child, func() *pyproto.Message {
+		_ = theirs.SetReadDeadline(time.Now().Add(time.Minute))
+		m, err := pyproto.ReadMessage(theirs, pyproto.DefaultMaxMessage)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+}
+
+// A client is asked once for a name. If it takes too long, those who ask later wait for the same answer, which counts
+// whenever it comes.
+func TestLateModule(t *testing.T) {
+	c, child, asked := late(t)
+	t1 := &c.modules
+	want := func(name string) {
+		t.Helper()
+		if !t1.want(child, name) {
+			t.Errorf("%s is refused", name)
+		}
+	}
+	want("one")
+	m := t1.m["one"]
+	t1.expire("one", m)
+	if t1.m["one"] != m || len(m.waiting) != 0 {
+		t.Fatalf("%d wait, for %v", len(m.waiting), t1.m)
+	}
+	m.timer.Stop()
+	want("one")
+	want("two")
+	if first, second := string(asked().Payload), string(asked().Payload); first != "one" || second != "two" {
+		t.Errorf("it was asked for %s and %s", first, second)
+	}
+	if len(m.waiting) != 1 || !m.timer.Stop() {
+		t.Error("nobody waits, or for ever")
+	}
+	t1.expire("one", m)
+	lm := pyproto.LoadModule{Name: "one", Path: "one.py", Source: []byte("x")}
+	payload, err := lm.AppendPickle(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t1.loaded(payload)
+	want("one")
+	if m.payload == nil || t1.asked != 1 || t1.found != 1 {
+		t.Errorf("%d are found, %d asked for", t1.found, t1.asked)
+	}
+	t1.asked = maxModules
+	if t1.want(child, "three") {
+		t.Error("a client that answers nothing is asked without end")
+	}
+}
+
+// Questions for files are bounded, also those that nobody waits for any more, until the client answers or who has asked
+// first is gone.
+func TestQuestionsForResources(t *testing.T) {
+	c, child, asked := late(t)
+	t1 := &c.resources
+	want := func(name string) bool {
+		return t1.want(child, daemon.ResourceRequest{Package: "pkg", Name: name})
+	}
+	if !want("one") || !want("one") || !want("two") || want(strings.Repeat("x", maxResourceName)) {
+		t.Error("a short name is refused, or a long one is not")
+	}
+	for _, name := range []string{"one", "two"} {
+		if m := asked(); !strings.Contains(string(m.Payload), name) {
+			t.Errorf("it was asked for %q", m.Payload)
+		}
+	}
+	one, two := t1.m[resourceKey{"pkg", "one"}], t1.m[resourceKey{"pkg", "two"}]
+	for _, r := range []*resource{one, two} {
+		r.waiting = nil // as expire leaves them
+		r.timer.Stop()
+	}
+	clear(t1.of)
+	t1.count = 0
+	if !want("one") || len(t1.m) != 2 || !one.timer.Stop() {
+		t.Errorf("%d questions, or one waits for ever", len(t1.m))
+	}
+	t1.asked[child] = maxChildResources
+	if want("three") {
+		t.Error("a client that answers nothing is asked without end")
+	}
+	t1.forget(child)
+	if len(t1.m) != 1 || len(t1.asked) != 0 || one.by != nil {
+		t.Errorf("%d questions, %d of the child", len(t1.m), t1.asked[child])
+	}
+	one.waiting = nil
+	t1.remove(resourceKey{"pkg", "one"}, one)
+	if len(t1.m) != 0 || len(t1.asked) != 0 {
+		t.Errorf("%d questions, %d of the child", len(t1.m), t1.asked[child])
 	}
 }
 

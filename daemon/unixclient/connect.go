@@ -93,6 +93,7 @@ func (c *client) watch(child *daemon.Child) {
 		c.mu.Unlock()
 		c.s.own(child.ID(), nil)
 		c.modules.forget(child.ID())
+		c.resources.forget(child)
 	case <-c.ctx.Done():
 	}
 }

@@ -16,7 +16,7 @@ import (
 
 // Bounds on what is kept of one client.
 const (
-	maxModules     = 20000
+	maxModules     = 20000 // also of those that it was asked for and has not answered
 	maxModuleBytes = 256 << 20
 )
 
@@ -69,6 +69,9 @@ func (t *modules) want(child *daemon.Child, name string) bool {
 		t.deliver(child, name, m)
 		return true
 	case m != nil:
+		if len(m.waiting) == 0 {
+			m.timer.Reset(t.c.s.opt.ModuleTimeout) // it has expired, but the client may still answer
+		}
 		// A child that asks again and again waits once.
 		if !slices.Contains(m.waiting, child) {
 			m.waiting = append(m.waiting, child)
@@ -76,7 +79,7 @@ func (t *modules) want(child *daemon.Child, name string) bool {
 		return true
 	}
 	by := t.c.s.d.Stream(child.ID())
-	if by == 0 || t.found >= maxModules {
+	if by == 0 || t.found >= maxModules || t.asked >= maxModules {
 		return false
 	}
 	if limit := t.c.s.opt.MaxMisses; t.misses[by] >= limit {
@@ -125,8 +128,8 @@ func (t *modules) mitogenAt(ctx context.Context) string {
 	return ""
 }
 
-// expire answers those who wait that there is no such module. What the client says later counts for those who ask
-// later.
+// expire answers those who wait that there is no such module. The entry stays: a late answer counts for those who ask
+// later, and the client would not answer twice.
 func (t *modules) expire(name string, m *module) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -135,9 +138,6 @@ func (t *modules) expire(name string, m *module) {
 	}
 	t.c.s.log.Warn("a client has not answered a module request", zap.Int("pid", t.c.pid), zap.String("module", name))
 	t.refuse(name, m)
-	t.asked--
-	// A late answer is taken, but nobody waits for it.
-	delete(t.m, name)
 }
 
 func (t *modules) refuse(name string, m *module) {

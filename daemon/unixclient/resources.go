@@ -15,6 +15,8 @@ const (
 	maxResources      = 4096
 	maxChildResources = 256
 	maxResourceBytes  = 256 << 20
+	// maxResourceName is the longest name of a package and a file in it that a client is asked for.
+	maxResourceName = 4096
 )
 
 // resources are the questions for data files that a client's own children have and the daemon cannot answer. Clients
@@ -26,6 +28,7 @@ type resources struct {
 	// mu protects the following. Nothing is locked under it but a stream's queue.
 	mu    sync.Mutex
 	m     map[resourceKey]*resource
+	asked map[*daemon.Child]int // questions of m, by who has asked first
 	of    map[*daemon.Child]int
 	count int
 	bytes int // of answers that wait for room
@@ -34,7 +37,10 @@ type resources struct {
 
 type resourceKey struct{ pkg, name string }
 
+// resource is a question that the client was sent and has not answered, also when nobody waits any more: one who asks
+// later waits for that answer.
 type resource struct {
+	by      *daemon.Child // who has asked first; nil when that is gone
 	waiting []resourceWaiter
 	timer   *time.Timer
 }
@@ -45,7 +51,8 @@ type resourceWaiter struct {
 }
 
 func (t *resources) init(c *client) {
-	t.c, t.m, t.of = c, map[resourceKey]*resource{}, map[*daemon.Child]int{}
+	t.c, t.m = c, map[resourceKey]*resource{}
+	t.asked, t.of = map[*daemon.Child]int{}, map[*daemon.Child]int{}
 }
 
 // want is daemon.ConnectOptions.MissResource.
@@ -57,13 +64,20 @@ func (t *resources) want(child *daemon.Child, q daemon.ResourceRequest) bool {
 	}
 	key := resourceKey{q.Package, q.Name}
 	r := t.m[key]
-	if r == nil {
+	switch {
+	case r != nil && len(r.waiting) == 0:
+		r.timer.Reset(t.c.s.opt.ModuleTimeout)
+	case r == nil:
+		if len(t.m) >= maxResources || t.asked[child] >= maxChildResources || len(q.Package)+len(q.Name) > maxResourceName {
+			return false
+		}
 		question, err := pyproto.Marshal(t.c.question(key))
 		if err != nil || t.c.peer.Send(pyproto.GetResource, 0, question) != nil {
 			return false
 		}
-		r = &resource{}
+		r = &resource{by: child}
 		t.m[key] = r
+		t.asked[child]++
 		r.timer = time.AfterFunc(t.c.s.opt.ModuleTimeout, func() { t.expire(key, r) })
 	}
 	r.waiting = append(r.waiting, resourceWaiter{child, q})
@@ -83,21 +97,55 @@ func (c *client) question(key resourceKey) pyproto.Tuple {
 	return pyproto.Tuple{key.pkg, key.name}
 }
 
+// expire answers those who wait that there is no such file.
 func (t *resources) expire(key resourceKey, r *resource) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.ended || t.m[key] != r {
+	if t.ended || t.m[key] != r || len(r.waiting) == 0 {
 		return
 	}
 	t.c.s.log.Warn("a client has not answered a request for a resource", zap.Int("pid", t.c.pid),
 		zap.String("package", key.pkg), zap.String("resource", key.name))
-	t.answer(key, r, nil)
+	t.answer(r, nil)
+	if r.by == nil {
+		t.remove(key, r)
+	}
+}
+
+// remove forgets a question. mu is held.
+func (t *resources) remove(key resourceKey, r *resource) {
+	r.timer.Stop()
+	delete(t.m, key)
+	if r.by == nil {
+		return
+	}
+	if t.asked[r.by]--; t.asked[r.by] == 0 {
+		delete(t.asked, r.by)
+	}
+}
+
+// forget drops what a child that is gone has asked for and nobody waits for.
+func (t *resources) forget(child *daemon.Child) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.asked[child] == 0 {
+		return
+	}
+	for key, r := range t.m {
+		if r.by != child {
+			continue
+		}
+		if len(r.waiting) == 0 {
+			t.remove(key, r)
+		} else {
+			r.by = nil
+		}
+	}
+	delete(t.asked, child)
 }
 
 // answer sends what has come to all who wait, on goroutines of their own: a child may read slowly. mu is held.
-func (t *resources) answer(key resourceKey, r *resource, data []byte) {
-	r.timer.Stop()
-	delete(t.m, key)
+func (t *resources) answer(r *resource, data []byte) {
 	for _, w := range r.waiting {
 		content := data
 		if t.bytes+len(content) > maxResourceBytes {
@@ -112,6 +160,7 @@ func (t *resources) answer(key resourceKey, r *resource, data []byte) {
 			t.done(w.child, len(content))
 		})
 	}
+	r.waiting = nil
 }
 
 func (t *resources) done(child *daemon.Child, size int) {
@@ -142,7 +191,8 @@ func (t *resources) loaded(payload []byte) {
 		}
 		return
 	}
-	t.answer(key, r, data)
+	t.answer(r, data)
+	t.remove(key, r)
 }
 
 // parseResource reads LOAD_RESOURCE: one pickle of three values or, since 0.3.41, two in a row. No data means that
@@ -182,7 +232,8 @@ func (t *resources) end() {
 	defer t.mu.Unlock()
 	t.ended = true
 	for key, r := range t.m {
-		t.answer(key, r, nil)
+		t.answer(r, nil)
+		t.remove(key, r)
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 )
 
 // Mitogen 0.3.3 knows nothing of resources: this program asks and answers with the frames of releases that do. Its
-// client answers for package data, counts, and does not answer for package silence.
+// client answers for package data, counts, does not answer for package silence, and for late when it is asked for go.
 const resourceProgram = `
 import sys
 import threading
@@ -46,8 +46,11 @@ def serve(router, own):
         package, name = msg.unpickle()
         package, name = [x.decode() if isinstance(x, bytes) else x for x in (package, name)]
         asked.append((package, name))
-        if package == 'silence':
+        if package in ('silence', 'late'):
             return
+        if name == 'go':
+            router.stream_by_id(0).protocol.send(mitogen.core.Message.pickled(
+                ('late', 'own.txt', own), dst_id=0, handle=113))
         content = own if name == 'own.txt' else b'' if name == 'empty' else b'x' * 3000000 if name == 'large' else None
         router.stream_by_id(0).protocol.send(mitogen.core.Message.pickled(
             (package, name, content), dst_id=0, handle=113))
@@ -67,7 +70,8 @@ if __name__ == '__main__':
         sys.stdin.readline()
         assert c.call(ask, [(u'data', u'own.txt'), (u'data', u'empty'), (u'data', u'none')]) == [own, b'', None]
         assert [len(x) for x in c.call(ask, [(u'data', u'large')])] == [3000000]
-        print(c.call(ask, [(u'silence', u'own.txt'), (u'daemons', u'here.txt')]))
+        print(c.call(ask, [(u'silence', u'own.txt'), (u'daemons', u'here.txt'), (u'late', u'own.txt')]))
+        assert c.call(ask, [(u'late', u'own.txt'), (u'data', u'go')]) == [own, None]
         print(c.call(ask, [(u'data', u'../own.txt'), (u'mitogen', u'own.txt'), (u'kept.back', u'own.txt')]))
         print(asked)
     finally:
@@ -76,9 +80,9 @@ if __name__ == '__main__':
 `
 
 const resourceOutput = `ready
-[None, b'of the daemon']
+[None, b'of the daemon', None]
 [None, None, None]
-[('data', 'own.txt'), ('data', 'empty'), ('data', 'none'), ('data', 'large'), ('silence', 'own.txt')]
+[('data', 'own.txt'), ('data', 'empty'), ('data', 'none'), ('data', 'large'), ('silence', 'own.txt'), ('late', 'own.txt'), ('data', 'go')]
 `
 
 // Files of the client's packages, which the daemon does not have, come from the client that owns the child, never

@@ -2,6 +2,7 @@ package unixclient
 
 import (
 	"mitogend/daemon"
+	"mitogend/daemon/service"
 	"mitogend/pyproto"
 )
 
@@ -13,7 +14,7 @@ func (s *Server) onService(in *daemon.Incoming) {
 	}
 	owner := s.ownerOf(in.Src)
 	if owner != nil && owner.ownServices.Load() && in.Src != owner.id {
-		owner.peer.PassOn(in)
+		owner.peer.PassOn(in, !service.Silent(in))
 		return
 	}
 	if owner == nil {
