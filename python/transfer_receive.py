@@ -227,7 +227,7 @@ class Receiver(object):
             # Who has made the link may not be allowed to change what it leads to.
             self.led.add(path)
             return
-        if st.st_uid == os.geteuid() != 0 and st.st_mode & 0o700 != 0o700:
+        if st.st_uid == os.geteuid() and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
             os.chmod(path, entry.mode & 0o7777 | 0o700)
         self.dirs.append((path, entry, st))
 

@@ -382,7 +382,7 @@ func (g *get) directory(e *entry) error {
 			g.led[e.path] = true // it gets no attributes
 			return err
 		}
-		if st, _ := info.Sys().(*syscall.Stat_t); info.Mode()&0o700 != 0o700 && os.Geteuid() != 0 && st != nil && int(st.Uid) == os.Geteuid() {
+		if st, _ := info.Sys().(*syscall.Stat_t); info.Mode()&0o700 != 0o700 && st != nil && int(st.Uid) == os.Geteuid() {
 			err = g.root.Chmod(e.path, info.Mode()|0o700)
 		}
 	}
