@@ -828,7 +828,7 @@ func TestSyncOnlyThere(t *testing.T) {
 			for range 2 {
 				Mitogend(t, dir, args...).Want(t, 0, "", "")
 			}
-			if got, want := listing(t, filepath.Join(dir, dest)), listing(t, dir+"/here"); got != want {
+			if got, want := listing(t, dir+"/"+dest+"/."), listing(t, dir+"/here"); got != want {
 				t.Errorf("%q %s:\n%s\n%s", flags, dest, got, want)
 			}
 		}
@@ -857,7 +857,11 @@ func TestSyncBesideASocket(t *testing.T) {
 		run := func(more ...string) Result {
 			return Mitogend(t, dir, slices.Concat([]string{"sync", "--delete", "-H", p.Target()}, more, flags, []string{dir + "/here", dir + "/there"})...)
 		}
-		run("--dry-run").Want(t, 1, "send here/x\ndelete "+dir+"/there/old\n", dir+"/here/fifo: it is no file, directory or link\n")
+		r := run("--dry-run")
+		r.Want(t, 1, r.Stdout, dir+"/here/fifo: it is no file, directory or link\n")
+		if !strings.Contains(r.Stdout, "send here/x\n") || !strings.Contains(r.Stdout, "delete "+dir+"/there/old\n") || strings.Count(r.Stdout, "\n") != 2 {
+			t.Error(r)
+		}
 		run().Want(t, 1, "", dir+"/here/fifo: it is no file, directory or link\n")
 		got, err := os.ReadDir(dir + "/there")
 		if err != nil || len(got) != 2 || got[0].Name() != "fifo" || got[1].Name() != "x" {

@@ -196,8 +196,11 @@ func (p *put) differing() ([]*item, error) {
 	for !p.settled && !p.over {
 		p.changed.Wait()
 	}
-	same := p.same
+	same, ended := p.same, !p.settled
 	p.mu.Unlock()
+	if ended {
+		return nil, io.ErrClosedPipe // the program has said why
+	}
 	if len(same) != len(p.source.items) {
 		return nil, errProtocol
 	}
