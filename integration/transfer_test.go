@@ -827,9 +827,9 @@ func TestSyncOnlyThere(t *testing.T) {
 			args := slices.Concat([]string{"sync", "--delete", "-H", p.Target()}, flags, []string{dir + "/here", dir + "/" + dest})
 			for range 2 {
 				Mitogend(t, dir, args...).Want(t, 0, "", "")
-			}
-			if got, want := listing(t, dir+"/"+dest+"/."), listing(t, dir+"/here"); got != want {
-				t.Errorf("%q %s:\n%s\n%s", flags, dest, got, want)
+				if got, want := listing(t, dir+"/"+dest+"/."), listing(t, dir+"/here"); got != want {
+					t.Errorf("%q %s:\n%s\n%s", flags, dest, got, want)
+				}
 			}
 		}
 		if err := os.RemoveAll(dir + "/new"); err != nil {
@@ -839,8 +839,10 @@ func TestSyncOnlyThere(t *testing.T) {
 	// Nothing can be deleted where there is no unlink, as for an ordinary user below /.
 	cmd := Command(t, "/", "sync", "--delete", "--dry-run", "-H", p.Target(), dir+"/here", ".")
 	runCommand(t, cmd).Want(t, 1, "", "all of the target cannot be the destination of sync\n")
-	r := Mitogend(t, dir, "put", "-H", p.Target(), "here/y", "/dev/null")
-	r.Want(t, 1, "", "/dev/null: it is no file, directory or link\n")
+	if err := syscall.Mkfifo(dir+"/fifo", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	Mitogend(t, dir, "put", "-H", p.Target(), "here/y", dir+"/fifo").Want(t, 1, "", dir+"/fifo: it is no file, directory or link\n")
 }
 
 // TestSyncBesideASocket: what cannot be copied is an error, nothing with its name is deleted, and the rest is done.
