@@ -1,8 +1,8 @@
 """
 The program of `mitogend put`, `get` and `sync` on a target: files go over its stdin and stdout, as package
-daemon/transfer describes. Here is what both directions have in common; behind it comes transfer_receive.py or
-transfer_send.py. sys.argv has the letters of options, and the destination, or of each source what it is called and
-its path. The letter b is for digests by BLAKE2b; else they are SHA-256.
+daemon/transfer describes. Here is what both directions have in common; behind it comes transfer_send.py, or
+transfer_helpers.py and transfer_receive.py. sys.argv has the letters of options, and the destination, or of each
+source what it is called and its path. The letter b is for digests by BLAKE2b; else they are SHA-256.
 """
 import errno
 import hashlib

@@ -75,8 +75,7 @@ func NewSource(names []string, o Options) (*Source, error) {
 	look := &lookup{users: map[uint32]string{}, groups: map[uint32]string{}, on: o.Owner}
 	first := map[string]string{}
 	for _, name := range names {
-		info, err := os.Stat(name) // what is named may be a link
-		if err != nil {
+		if _, err := os.Stat(name); err != nil {
 			return nil, fmt.Errorf("%s: %w", name, cause(err))
 		}
 		absolute, err := filepath.Abs(name)
@@ -94,7 +93,7 @@ func NewSource(names []string, o Options) (*Source, error) {
 			continue
 		}
 		first[base] = absolute
-		s.add(name, base, info, look)
+		s.add(name, base, look)
 	}
 	switch {
 	case s.full:
@@ -107,23 +106,19 @@ func NewSource(names []string, o Options) (*Source, error) {
 
 // NewFile is a source of one open file under a name.
 func NewFile(f *os.File, name string) (*Source, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
 	s := &Source{open: f}
-	s.add(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), name, info, &lookup{})
+	s.add(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), name, &lookup{})
 	return s, nil
 }
 
-func (s *Source) add(name, path string, info fs.FileInfo, look *lookup) {
+func (s *Source) add(name, path string, look *lookup) {
 	if s.full = s.full || s.keep != nil && !s.keep(itemSize+len(name)+len(path)); s.full {
 		return
 	}
 	var st unix.Stat_t
 	err := unix.Lstat(name, &st)
 	if path == filepath.Base(path) {
-		err = unix.Stat(name, &st)
+		err = unix.Stat(name, &st) // what is named may be a link
 	}
 	it := &item{name: name, entry: entry{path: path, mode: st.Mode, mtime: st.Mtim.Nano(), uid: st.Uid,
 		gid: st.Gid}}
@@ -133,7 +128,7 @@ func (s *Source) add(name, path string, info fs.FileInfo, look *lookup) {
 		s.fail(name, err)
 	case len(path) > 0xffff:
 		s.fail(name, errors.New("its name is too long"))
-	case info.IsDir():
+	case it.kind() == unix.S_IFDIR:
 		s.items = append(s.items, it)
 		list, err := os.ReadDir(name)
 		if err != nil {
@@ -143,12 +138,7 @@ func (s *Source) add(name, path string, info fs.FileInfo, look *lookup) {
 			if s.full {
 				return
 			}
-			below, err := each.Info()
-			if err != nil {
-				s.fail(filepath.Join(name, each.Name()), err)
-				continue
-			}
-			s.add(name+"/"+each.Name(), path+"/"+each.Name(), below, look)
+			s.add(name+"/"+each.Name(), path+"/"+each.Name(), look)
 		}
 	case it.kind() == unix.S_IFLNK:
 		if it.link, err = os.Readlink(name); err != nil {

@@ -23,7 +23,7 @@ BLOCK = 252 << 10
 PROGRAM = """import os
 os.sched_getaffinity = lambda pid: (0, 1)
 """
-for name in 'transfer.py', 'transfer_receive.py':
+for name in 'transfer.py', 'transfer_helpers.py', 'transfer_receive.py':
     with open(os.path.join(HERE, name)) as f:
         PROGRAM += f.read() + '\n'
 
