@@ -811,3 +811,195 @@ func TestPlacesOfGet(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 }
+
+// TestSyncOnlyThere: --delete leaves what was compared, however DEST is written, and works through a link.
+func TestSyncOnlyThere(t *testing.T) {
+	dir := t.TempDir()
+	p := AnyPython(t)
+	Write(t, dir, "here/a/x", "x")
+	Write(t, dir, "here/y", "y")
+	if err := os.Symlink("there", dir+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	for _, flags := range [][]string{nil, {"--pull"}} {
+		for _, dest := range []string{"there", "there/", "there//", "./there///", "link", "link//", "new//"} {
+			Write(t, dir, "there/old/x", "old")
+			args := slices.Concat([]string{"sync", "--delete", "-H", p.Target()}, flags, []string{dir + "/here", dir + "/" + dest})
+			for range 2 {
+				Mitogend(t, dir, args...).Want(t, 0, "", "")
+				if got, want := listing(t, dir+"/"+dest+"/."), listing(t, dir+"/here"); got != want {
+					t.Errorf("%q %s:\n%s\n%s", flags, dest, got, want)
+				}
+			}
+		}
+		if err := os.RemoveAll(dir + "/new"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Nothing can be deleted where there is no unlink, as for an ordinary user below /.
+	cmd := Command(t, "/", "sync", "--delete", "--dry-run", "-H", p.Target(), dir+"/here", ".")
+	runCommand(t, cmd).Want(t, 1, "", "all of the target cannot be the destination of sync\n")
+	if err := syscall.Mkfifo(dir+"/fifo", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	Mitogend(t, dir, "put", "-H", p.Target(), "here/y", dir+"/fifo").Want(t, 1, "", dir+"/fifo: it is no file, directory or link\n")
+}
+
+// TestSyncBesideASocket: what cannot be copied is an error, nothing with its name is deleted, and the rest is done.
+func TestSyncBesideASocket(t *testing.T) {
+	dir := t.TempDir()
+	p := AnyPython(t)
+	Write(t, dir, "here/x", "x")
+	if err := syscall.Mkfifo(dir+"/here/fifo", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, flags := range [][]string{nil, {"--pull"}} {
+		Write(t, dir, "there/old", "old")
+		Write(t, dir, "there/fifo", "a file")
+		run := func(more ...string) Result {
+			return Mitogend(t, dir, slices.Concat([]string{"sync", "--delete", "-H", p.Target()}, more, flags, []string{dir + "/here", dir + "/there"})...)
+		}
+		r := run("--dry-run")
+		r.Want(t, 1, r.Stdout, dir+"/here/fifo: it is no file, directory or link\n")
+		if !strings.Contains(r.Stdout, "send here/x\n") || !strings.Contains(r.Stdout, "delete "+dir+"/there/old\n") || strings.Count(r.Stdout, "\n") != 2 {
+			t.Error(r)
+		}
+		run().Want(t, 1, "", dir+"/here/fifo: it is no file, directory or link\n")
+		got, err := os.ReadDir(dir + "/there")
+		if err != nil || len(got) != 2 || got[0].Name() != "fifo" || got[1].Name() != "x" {
+			t.Errorf("%q: %v, %v", flags, got, err)
+		}
+		if err := os.RemoveAll(dir + "/there"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestSyncOfASparseFile: its holes stay holes when one block has changed.
+func TestSyncOfASparseFile(t *testing.T) {
+	dir := t.TempDir()
+	p := AnyPython(t)
+	const size = 200 << 20
+	for _, flags := range [][]string{nil, {"--pull"}} {
+		f, err := os.Create(dir + "/here")
+		if err == nil {
+			err = f.Truncate(size)
+		}
+		for i := range 2 {
+			if err == nil {
+				_, err = fmt.Fprint(f, "data", i)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			Mitogend(t, dir, slices.Concat([]string{"sync", "-H", p.Target()}, flags, []string{dir + "/here", dir + "/there"})...).Want(t, 0, "", "")
+		}
+		_ = f.Close()
+		var st syscall.Stat_t
+		if err := syscall.Stat(dir+"/there", &st); err != nil || st.Size != size || st.Blocks*512 > 2<<20 {
+			t.Errorf("%q: %v, %d bytes in %d blocks", flags, err, st.Size, st.Blocks)
+		}
+		if err := os.Remove(dir + "/there"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestTransferOfReadOnlyDirectories: who owns a directory copies into it, and deletes from it, whatever its mode is.
+func TestTransferOfReadOnlyDirectories(t *testing.T) {
+	dir := t.TempDir()
+	p := AnyPython(t)
+	Write(t, dir, "here/a/x", "x")
+	Write(t, dir, "here/y", "y")
+	directories := func(top string, mode fs.FileMode) {
+		for _, name := range []string{"", "a", "old/a", "old"} {
+			if err := os.Chmod(filepath.Join(top, name), mode); err != nil && !os.IsNotExist(err) {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Cleanup(func() { _ = exec.Command("chmod", "-R", "u+w", dir).Run() })
+	for name, verb := range map[string][]string{
+		"put": {"put"}, "get": {"get"}, "sync": {"sync"}, "pull": {"sync", "--pull"}, "delete": {"sync", "--delete"}, "pull and delete": {"sync", "--pull", "--delete"},
+	} {
+		there := filepath.Join(dir, name, "here")
+		if err := os.Mkdir(filepath.Dir(there), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		dest := there
+		if len(verb) == 1 && name != "sync" {
+			dest = filepath.Dir(there)
+		}
+		for i := range 3 {
+			text := fmt.Sprint("x", i)
+			directories(dir+"/here", 0o755)
+			Write(t, dir, "here/a/x", strings.Repeat(text, i*100_000+1))
+			directories(dir+"/here", 0o555)
+			if strings.HasSuffix(name, "delete") {
+				directories(there, 0o755)
+				Write(t, there, "old/a/x", "old")
+				Write(t, there, "a/old", "old")
+				directories(there, 0o555)
+			}
+			cmd := Command(t, dir, slices.Concat(verb, []string{"-H", p.Target(), dir + "/here", dest})...)
+			withoutRights(t, cmd)
+			runCommand(t, cmd).Want(t, 0, "", "")
+			if got, want := listing(t, there), listing(t, dir+"/here"); got != want {
+				t.Errorf("%s: %.500s\nand not %.500s", name, got, want)
+			}
+		}
+	}
+}
+
+// withoutRights has a command run as modes say, also where it is root's.
+func withoutRights(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		return
+	}
+	setpriv, err := exec.LookPath("setpriv")
+	if err != nil {
+		pythons.Missing(t, "no setpriv: ", err)
+	}
+	const rights = "-dac_override,-dac_read_search"
+	cmd.Args = append([]string{"setpriv", "--bounding-set", rights, "--inh-caps", rights, cmd.Path}, cmd.Args[1:]...)
+	cmd.Path = setpriv
+}
+
+// TestPutToANameThatIsTaken: stdin has no name of its own, and goes into no directory.
+func TestPutToANameThatIsTaken(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(dir+"/there", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := Command(t, dir, "put", "-H", AnyPython(t).Target(), "-", dir+"/there")
+	cmd.Stdin = strings.NewReader("x")
+	runCommand(t, cmd).Want(t, 1, "", dir+"/there: Is a directory\n")
+	if list, err := os.ReadDir(dir + "/there"); err != nil || len(list) > 0 {
+		t.Error(list, err)
+	}
+}
+
+// TestGetOfADeepTree: a tree may be deeper than Python's calls.
+func TestGetOfADeepTree(t *testing.T) {
+	EachPython(t, func(t *testing.T, p Python) {
+		dir := t.TempDir()
+		deep := dir + "/here" + strings.Repeat("/d", 1100)
+		if err := os.MkdirAll(deep, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		Write(t, deep, "x", "x")
+		for _, args := range [][]string{{"get", "here", "got"}, {"put", "got", "put"}, {"sync", "put", "synced"}, {"sync", "--pull", "synced", "pulled"}} {
+			names := []string{dir + "/" + args[len(args)-2], dir + "/" + args[len(args)-1]}
+			Mitogend(t, dir, slices.Concat(args[:len(args)-2], []string{"-H", p.Target()}, names)...).Want(t, 0, "", "")
+		}
+		if got, err := os.ReadFile(strings.Replace(deep, "/here/", "/pulled/", 1) + "/x"); string(got) != "x" {
+			t.Errorf("%q, %v", got, err)
+		}
+		Write(t, dir, "empty/x", "x")
+		Mitogend(t, dir, "sync", "--delete", "-H", p.Target(), dir+"/empty", dir+"/synced").Want(t, 0, "", "")
+		if list, err := os.ReadDir(dir + "/synced"); err != nil || len(list) != 1 {
+			t.Error(list, err)
+		}
+	})
+}

@@ -235,6 +235,8 @@ func withConsole(program string) string {
 var (
 	//go:embed transfer.py
 	transfer string
+	//go:embed transfer_helpers.py
+	transferHelpers string
 	//go:embed transfer_receive.py
 	transferReceive string
 	//go:embed transfer_send.py
@@ -242,7 +244,7 @@ var (
 )
 
 // Receive is the program that files are sent to.
-func Receive() string { return Shrink(transfer) + Shrink(transferReceive) }
+func Receive() string { return Shrink(transfer) + Shrink(transferHelpers) + Shrink(transferReceive) }
 
 // Send is the program that sends files.
 func Send() string { return Shrink(transfer) + Shrink(transferSend) }

@@ -1,8 +1,8 @@
 """
 The program of `mitogend put`, `get` and `sync` on a target: files go over its stdin and stdout, as package
-daemon/transfer describes. Here is what both directions have in common; behind it comes transfer_receive.py or
-transfer_send.py. sys.argv has the letters of options, and the destination, or of each source what it is called and
-its path. The letter b is for digests by BLAKE2b; else they are SHA-256.
+daemon/transfer describes. Here is what both directions have in common; behind it comes transfer_send.py, or
+transfer_helpers.py and transfer_receive.py. sys.argv has the letters of options, and the destination, or of each
+source what it is called and its path. The letter b is for digests by BLAKE2b; else they are SHA-256.
 """
 import errno
 import hashlib
@@ -14,7 +14,7 @@ import sys
 
 PY3 = sys.version_info[0] == 3
 BLOCK = 252 << 10
-ENTRY = struct.Struct('!IqQiiHHHH')
+ENTRY = struct.Struct('!IqQIIHHHH')
 HEAD = struct.Struct('!cI')
 DIGEST = 32
 # Of extended attributes: how much of a file's goes over the wire, and what stands where it is not told.
@@ -62,7 +62,11 @@ class Wire(object):
     def flush(self):
         data = b''.join(self.out)
         self.out, self.size = [], 0
-        write_all(self.fd, data)
+        try:
+            write_all(self.fd, data)
+        except EnvironmentError:
+            # It is no fault of the file that is at hand.
+            raise EOFError('the connection is lost')
 
 
 def write_all(fd, data):
@@ -79,8 +83,10 @@ def text(path):
     return path.decode('utf-8', 'replace') if PY3 else path
 
 
-def reason(e):
-    return getattr(e, 'strerror', None) or str(e) or type(e).__name__
+def fault(path, e):
+    """What is told of an error: the path as it is, and why."""
+    why = getattr(e, 'strerror', None) or str(e) or type(e).__name__
+    return path + b': ' + (why.encode('utf-8', 'replace') if PY3 else why)
 
 
 class Entry(object):
@@ -110,7 +116,9 @@ class Entry(object):
 
 
 def read_xattrs(path, take):
-    """The extended attributes whose names take() accepts; none where the file system has none."""
+    """
+    The extended attributes of a path or descriptor whose names take() accepts; none where the file system has none.
+    """
     out = {}
     try:
         names = os.listxattr(path)
@@ -146,7 +154,7 @@ def time_of(st):
     return st.st_mtime_ns if PY3 else int(round(st.st_mtime * 1000000)) * 1000
 
 
-def pack(path, st, link=b'', owner=True):
+def pack(path, st, link, owner, size):
     user = group = b''
     if owner:
         import grp
@@ -159,14 +167,15 @@ def pack(path, st, link=b'', owner=True):
             group = grp.getgrgid(st.st_gid).gr_name.encode('utf-8') if PY3 else grp.getgrgid(st.st_gid).gr_name
         except KeyError:
             pass
-    mtime = time_of(st)
-    size = st.st_size if stat.S_ISREG(st.st_mode) else 0
     return ENTRY.pack(
-        st.st_mode, mtime, size, min(st.st_uid, 0x7fffffff), min(st.st_gid, 0x7fffffff), len(path), len(link), len(user), len(group)
+        st.st_mode, time_of(st), size, st.st_uid, st.st_gid, len(path), len(link), len(user), len(group)
     ) + path + link + user + group
 
 
 SPECIAL = 'it is no file, directory or link'
+UNLINKED = 'the file that it is another name of was not copied'
+NOFOLLOW = getattr(os, 'O_NOFOLLOW', 0)
+NONBLOCK = getattr(os, 'O_NONBLOCK', 0)
 ZEROS = b'\0' * BLOCK
 ZERO_DIGEST = digest_of(ZEROS).digest()
 
@@ -192,6 +201,10 @@ def blocks_of(fd, size):
             break
         out.append(digest_of(data).digest())
     return out
+
+
+def same_file(a, b):
+    return (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
 
 
 def main(work):

@@ -1,13 +1,12 @@
-"""The program of `put` and `sync` on a target, behind transfer.py: files come."""
+"""The program of `put` and `sync` on a target, behind transfer.py and transfer_helpers.py: files come."""
+import binascii
 import fcntl
-import io
-import select
 
-PID = os.getpid()
-NOFOLLOW = getattr(os, 'O_NOFOLLOW', 0)
 DIFFERS = 'it came damaged, or was changed while it was read'
 # What no name may have between its slashes.
 BAD = frozenset((b'', b'.', b'..'))
+# What the name of an unfinished file begins with, and what it ends with if the next transfer goes on with it.
+HIDDEN, PART = b'.mitogend-', b'.part'
 
 
 class Receiver(object):
@@ -15,14 +14,24 @@ class Receiver(object):
         self.wire = wire
         self.options = options
         self.sync, self.owner, self.dry = 's' in options, 'o' in options, 'n' in options
-        if dest[:2] == b'~/' or dest == b'~':
+        if dest[:1] == b'~':
             dest = os.path.expanduser(dest)
-        self.into = not self.sync and ('i' in options or dest.endswith(b'/') or os.path.isdir(dest))
-        self.dest = dest
+        # N: it is a name, whatever is there.
+        self.into = not self.sync and 'N' not in options and ('i' in options or dest.endswith(b'/') or os.path.isdir(dest))
         self.top = dest.rstrip(b'/') or b'/'
-        self.dirs, self.seen, self.answers, self.count, self.temporaries = [], set(), [], 0, 0
+        if self.sync and os.path.isdir(self.top) and os.path.islink(self.top):
+            self.top = os.path.realpath(self.top)
+        self.check(dest)
+        # Of those that are to be there, directories, with the names in each.
+        self.seen = {self.top: set()}
+        # Directories that get their attributes at the end, and those that a link leads to, which get none.
+        self.dirs, self.led = [], set()
+        self.answers, self.count, self.bytes = [], 0, 0
         self.names = {}
         self.whole = False
+        # Of hard links: paths of files that are not in place.
+        self.failed = set()
+        self.name_temporaries()
         # It was told that a file system has no extended attributes.
         self.without = False
         # No helpers with hard links, whose target must be there, nor with attributes: that there are none is told
@@ -32,17 +41,27 @@ class Receiver(object):
         self.differ = set()
         self.umask = os.umask(0o77)
 
+    def check(self, dest):
+        """Refuse what can be no destination."""
+        try:
+            st = os.stat(self.top)
+        except OSError:
+            return
+        if not stat.S_ISREG(st.st_mode) and not stat.S_ISDIR(st.st_mode):
+            raise EnvironmentError('%s: %s' % (text(dest), SPECIAL))
+        if 'D' in self.options and same_file(st, os.stat('/')):
+            raise EnvironmentError('%s: all of the target cannot be the destination of sync' % text(dest))
+
     def place(self, path):
         parts = path.split(b'/')
         if BAD.intersection(parts):
             raise ValueError('a bad name: %r' % path)
         if not self.into:
             parts = parts[1:]
-        return os.path.join(self.dest, *parts) if parts else self.top
+        return os.path.join(self.top, *parts) if parts else self.top
 
     def fail(self, path, e, tag=b'e'):
-        message = '%s: %s' % (text(path), reason(e))
-        self.wire.write(tag, message.encode('utf-8', 'replace') if PY3 else message)
+        self.wire.write(tag, fault(path, e))
         if tag == b'x':
             self.wire.flush()
 
@@ -65,12 +84,16 @@ class Receiver(object):
             self.act(actions[tag], tag, data)
         if self.helpers:
             self.helpers.end()
-        for path, entry in reversed(self.dirs):
+        for path, entry, st in reversed(self.dirs):
             try:
-                self.finish(path, entry)
-            except EnvironmentError as e:
+                fd = self.open(path, st)
+                try:
+                    self.finish(path, entry, fd)
+                finally:
+                    os.close(fd)
+            except Exception as e:
                 self.fail(path, e)
-        self.wire.write(b'T', struct.pack('!Q', self.count))
+        self.wire.write(b'T', struct.pack('!QQ', self.count, self.bytes))
         self.wire.flush()
 
     def act(self, action, tag, data):
@@ -79,10 +102,19 @@ class Receiver(object):
         try:
             path = self.place(path)
             action(entry, path)
-        except (EnvironmentError, ValueError) as e:
+        except EOFError:
+            raise
+        except Exception as e:
             self.fail(path, e, b'x' if tag == b'F' else b'e')
             if tag == b'Q':
                 self.reply(b'=')
+            elif 'h' in self.options:
+                self.failed.add(entry.path)
+
+    def placed(self, entry):
+        self.count += 1
+        if stat.S_ISREG(entry.mode) and not entry.link:
+            self.bytes += entry.size
 
     def ids(self, entry):
         """Owner and group, by the names that they have where they come from, if there are such names here."""
@@ -102,24 +134,38 @@ class Receiver(object):
             self.names[key] = uid, gid
         return self.names[key]
 
-    def finish(self, path, entry, fd=None):
-        """Give it its owner, mode and time."""
+    def finish(self, path, entry, fd):
+        """Give an open file its owner, mode and time. Something else may be there by its name."""
         if self.owner:
-            os.chown(path, *self.ids(entry))
+            os.fchown(fd, *self.ids(entry))
         if entry.xattrs is not None:
-            self.set_xattrs(path, entry)
-        if fd is None:
-            os.chmod(path, entry.mode & 0o7777)
-        else:
-            os.fchmod(fd, entry.mode & 0o7777)
-        self.set_time(path, entry, fd)
+            self.set_xattrs(path, entry, fd)
+        os.fchmod(fd, entry.mode & 0o7777)
+        if PY3:
+            os.utime(fd, ns=(entry.mtime, entry.mtime))
+            return
+        # It cuts off what is less than a microsecond.
+        when = entry.mtime // 1000 / 1e6 + 4e-7
+        try:
+            os.utime('/proc/self/fd/%d' % fd, (when, when))
+        except OSError:
+            if same_file(os.lstat(path), os.fstat(fd)):
+                os.utime(path, (when, when))
+
+    def open(self, path, st):
+        """Open what lstat() has found there."""
+        fd = os.open(path, os.O_RDONLY | NOFOLLOW | NONBLOCK)
+        if same_file(os.fstat(fd), st):
+            return fd
+        os.close(fd)
+        raise EnvironmentError('something else has taken its place')
 
     def taken(self, name):
         """As rsync -X: user.* by an ordinary user, all but system.* by root."""
         return of_user(name) or os.geteuid() == 0 and not name.startswith(b'system.')
 
     def other_xattrs(self, path, entry):
-        """Names to remove, and pairs to set."""
+        """Names to remove, and pairs to set, of a path or a descriptor."""
         if entry.xattrs is None:
             return [], []
         want = dict((name, value) for name, value in entry.xattrs.items() if self.taken(name))
@@ -127,23 +173,23 @@ class Receiver(object):
         remove = [name for name in had if name not in want]
         return remove, sorted(item for item in want.items() if had.get(item[0]) != item[1])
 
-    def set_xattrs(self, path, entry):
+    def set_xattrs(self, path, entry, fd):
         try:
-            self.try_set_xattrs(path, entry)
+            self.try_set_xattrs(path, entry, fd)
         except OSError as e:
             if e.errno != errno.EACCES:
                 raise
             # Who may not write to a file may not set them.
-            os.chmod(path, entry.mode & 0o7777 | 0o600)
-            self.try_set_xattrs(path, entry)
+            os.fchmod(fd, entry.mode & 0o7777 | 0o600)
+            self.try_set_xattrs(path, entry, fd)
 
-    def try_set_xattrs(self, path, entry):
-        remove, put = self.other_xattrs(path, entry)
+    def try_set_xattrs(self, path, entry, fd):
+        remove, put = self.other_xattrs(fd, entry)
         for name in remove:
-            os.removexattr(path, name)
+            os.removexattr(fd, name)
         for name, value in put:
             try:
-                os.setxattr(path, name, value)
+                os.setxattr(fd, name, value)
             except OSError as e:
                 if name.startswith(b'security.') and e.errno in (errno.EPERM, errno.ENOTSUP):
                     continue
@@ -152,14 +198,6 @@ class Receiver(object):
                 if not self.without:
                     self.fail(path, ValueError('the file system has no such extended attributes: they are left out, here and of further files'))
                 self.without = True
-
-    def set_time(self, path, entry, fd=None):
-        if PY3:
-            os.utime(path if fd is None else fd, ns=(entry.mtime, entry.mtime))
-        else:
-            # It cuts off what is less than a microsecond.
-            when = entry.mtime // 1000 / 1e6 + 4e-7
-            os.utime(path, (when, when))
 
     def parent(self, path):
         parent = os.path.dirname(path)
@@ -175,18 +213,27 @@ class Receiver(object):
                 os.umask(0o77)
 
     def directory(self, entry, path):
-        if self.sync and path != self.top and not os.path.isdir(path) and os.path.lexists(path):
-            os.unlink(path)
+        led = os.path.dirname(path) in self.led
         if not os.path.isdir(path):
+            if self.sync and path != self.top and os.path.lexists(path):
+                os.unlink(path)
             self.parent(path)
             os.mkdir(path, 0o700)
-        elif not os.access(path, os.W_OK):
+            led = False
+        st = os.lstat(path)
+        if led or stat.S_ISLNK(st.st_mode):
+            # Who has made the link may not be allowed to change what it leads to.
+            self.led.add(path)
+            return
+        if st.st_uid == os.geteuid() and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
             os.chmod(path, entry.mode & 0o7777 | 0o700)
-        self.dirs.append((path, entry))
+        self.dirs.append((path, entry, st))
 
     def symlink(self, entry, path):
         try:
             if os.readlink(path) == entry.link:
+                self.own_link(path, entry)
+                self.placed(entry)
                 return
         except OSError:
             pass
@@ -194,18 +241,23 @@ class Receiver(object):
         tmp = self.temporary(path)
         os.symlink(entry.link, tmp)
         try:
-            if self.owner:
-                os.lchown(tmp, *self.ids(entry))
+            self.own_link(tmp, entry)
             if PY3 and os.utime in os.supports_follow_symlinks:
                 os.utime(tmp, ns=(entry.mtime, entry.mtime), follow_symlinks=False)
             self.rename(tmp, path)
-        except EnvironmentError:
-            os.unlink(tmp)
+        except BaseException:
+            drop(tmp)
             raise
-        self.count += 1
+        self.placed(entry)
+
+    def own_link(self, path, entry):
+        if self.owner:
+            os.lchown(path, *self.ids(entry))
 
     def hard_link(self, entry, path):
         first = self.place(entry.link)
+        if entry.link in self.failed:
+            raise ValueError(UNLINKED)
         if not stat.S_ISREG(os.lstat(first).st_mode):
             raise ValueError('the target of its hard link is no file')
         if not linked(first, path):
@@ -213,15 +265,19 @@ class Receiver(object):
             os.link(first, tmp)
             try:
                 self.rename(tmp, path)
-            except EnvironmentError:
-                os.unlink(tmp)
+            except BaseException:
+                drop(tmp)
                 raise
-        self.count += 1
+        self.placed(entry)
+
+    def name_temporaries(self):
+        """Nobody is to guess their names. Those of processes that were killed, or of another machine, are others."""
+        self.mine, self.temporaries = HIDDEN + binascii.hexlify(os.urandom(6)), 0
 
     def temporary(self, path):
         self.temporaries += 1
         directory, slash, _name = path.rpartition(b'/')
-        return directory + slash + ('.mitogend-%d-%d' % (PID, self.temporaries)).encode('ascii')
+        return directory + slash + self.mine + ('-%d' % self.temporaries).encode('ascii')
 
     def rename(self, tmp, path):
         try:
@@ -232,14 +288,10 @@ class Receiver(object):
 
     def free(self, path):
         """A directory gives way to something else only where what is not at the source is deleted."""
-        try:
-            is_dir = stat.S_ISDIR(os.lstat(path).st_mode)
-        except OSError:
-            return
-        if is_dir:
+        if is_dir(path):
             if 'D' not in self.options or path == self.top:
                 raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
-            remove_tree(path, lambda _path: None)
+            self.remove(path, tell=False)
 
     def small(self, entry, path):
         want, data = entry.rest[:DIGEST], entry.rest[DIGEST:]
@@ -264,9 +316,9 @@ class Receiver(object):
                 os.close(fd)
             self.rename(tmp, path)
         except BaseException:
-            os.unlink(tmp)
+            drop(tmp)
             raise
-        self.count += 1
+        self.placed(entry)
 
     def part(self, path):
         """
@@ -275,7 +327,7 @@ class Receiver(object):
         """
         directory, name = os.path.split(path)
         self.parent(path)
-        tmp = os.path.join(directory, b'.mitogend-' + hashlib.sha256(name).hexdigest()[:16].encode('ascii') + b'.part')
+        tmp = os.path.join(directory, part_of(name))
         for _ in range(3):
             try:
                 fd = os.open(tmp, os.O_RDWR | os.O_CREAT | NOFOLLOW, 0o600)
@@ -306,47 +358,52 @@ class Receiver(object):
     def large(self, entry, path):
         self.free(path)
         fd, tmp, had = self.part(path)
-        basis = None
+        # A reason why nothing is to come, or an error: then blocks that are still on their way belong to nothing.
+        tag, basis, stays = b'x', None, tmp.endswith(PART)
         try:
-            try:
-                old = blocks_of(fd, had)
-                if self.sync and not had:
-                    try:
-                        basis = os.open(path, os.O_RDONLY | NOFOLLOW)
-                        if stat.S_ISREG(os.fstat(basis).st_mode):
-                            old = blocks_of(basis, os.fstat(basis).st_size)
-                    except OSError:
-                        pass
-                old = b''.join(old)
-                for at in range(0, len(old), BLOCK):
-                    self.wire.write(b'n', old[at:at + BLOCK])
-                self.wire.write(b'N')
-                self.wire.flush()
-            except EnvironmentError as e:
-                self.fail(path, e, b'x')
-                return
+            old = blocks_of(fd, had)
+            if self.sync and not had:
+                basis = self.basis(path)
+                if basis is not None:
+                    old = blocks_of(basis, os.fstat(basis).st_size)
+            old = b''.join(old)
+            for at in range(0, len(old), BLOCK):
+                self.wire.write(b'n', old[at:at + BLOCK])
+            self.wire.write(b'N')
+            self.wire.flush()
+            tag = b'e'
             if self.blocks(entry, fd, had, basis, old):
                 self.finish(tmp, entry, fd)
+                if not same_file(os.lstat(tmp), os.fstat(fd)):
+                    raise ValueError(DIFFERS)
                 os.rename(tmp, path)
-                self.count += 1
-                tmp = None
-        except EnvironmentError as e:
-            # Blocks of it that are still on their way belong to nothing.
-            self.fail(path, e)
-            os.unlink(tmp)
-        except ValueError as e:
-            self.fail(path, e)
-            os.unlink(tmp)
+                self.placed(entry)
+            else:
+                self.failed.add(entry.path)
+        except EOFError:
+            # The next transfer goes on with what has come.
+            raise
+        except Exception as e:
+            self.fail(path, e, tag)
+            self.failed.add(entry.path)
+            stays = False
         finally:
             os.close(fd)
             if basis is not None:
                 os.close(basis)
-            if tmp is not None and not tmp.endswith(b'.part'):
+            if not stays:
                 # Nobody would find it, if it is there still.
-                try:
-                    os.unlink(tmp)
-                except OSError:
-                    pass
+                drop(tmp)
+
+    def basis(self, path):
+        """What is there, open, if there is a file."""
+        try:
+            fd = os.open(path, os.O_RDONLY | NOFOLLOW | NONBLOCK)
+        except OSError:
+            return None
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
 
     def blocks(self, entry, fd, had, basis, old):
         """Take a file's blocks. True if it is whole; an error is kept until all have come."""
@@ -391,10 +448,12 @@ class Receiver(object):
                             data = read_block(basis, size)
                             # Others may write to it meanwhile.
                             digest = digest_of(data).digest()
-                            write_all(fd, data)
+                            # Where nothing is written there are zeros.
+                            if digest != (ZERO_DIGEST if size == BLOCK else digest_of(ZEROS[:size]).digest()):
+                                write_all(fd, data)
                         root.update(digest)
                     at += size
-            except (EnvironmentError, ValueError) as e:
+            except Exception as e:
                 error = e
 
     def reply(self, answer):
@@ -409,24 +468,33 @@ class Receiver(object):
 
     def question(self, entry, path):
         """Is it there as it should be?"""
-        self.seen.add(path)
+        try:
+            st = os.lstat(path)
+        except OSError:
+            st = None
         if path == self.top:
             # What lies in a directory is not in the way of a file: that is an error.
             self.whole = stat.S_ISDIR(entry.mode)
-        same = self.same(entry, path)
+        elif 'D' in self.options:
+            directory, name = os.path.split(path)
+            self.seen.setdefault(directory, set()).add(name)
+            if stat.S_ISDIR(entry.mode) or st and stat.S_ISDIR(st.st_mode):
+                self.seen.setdefault(path, set())
+        same = self.same(entry, path, st)
         if not same and 'h' in self.options:
             self.differ.add(entry.path)
         self.reply(b'=' if same else b'n')
 
-    def same(self, entry, path):
-        try:
-            st = os.lstat(path)
-        except OSError:
+    def same(self, entry, path, st):
+        kind = stat.S_IFMT(entry.mode)
+        if kind not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
+            # It is asked about so that nothing with its name is deleted.
+            return True
+        if not st or stat.S_IFMT(st.st_mode) != kind:
             return False
-        if stat.S_IFMT(st.st_mode) != stat.S_IFMT(entry.mode):
-            return False
+        owned = not self.owner or self.ids(entry) == (st.st_uid, st.st_gid)
         if stat.S_ISLNK(st.st_mode):
-            return os.readlink(path) == entry.link
+            return owned and os.readlink(path) == entry.link
         if stat.S_ISDIR(st.st_mode):
             return self.dry and st.st_mode == entry.mode
         if entry.link:
@@ -435,200 +503,130 @@ class Receiver(object):
             return False
         mtime = time_of(st)
         timely = abs(mtime - entry.mtime) < 2000 or mtime % 1000000000 == 0 and mtime // 1000000000 == entry.mtime // 1000000000
-        if 'c' in self.options:
-            with open(path, 'rb') as fp:
-                root = digest_of(b''.join(blocks_of(fp.fileno(), st.st_size)))
-            if root.digest() != entry.rest:
-                return False
-        elif not timely:
+        check = 'c' in self.options
+        if not check and not timely:
             return False
-        if not self.dry and (st.st_mode != entry.mode or not timely or self.owner and self.ids(entry) != (st.st_uid, st.st_gid) or
-                             any(self.other_xattrs(path, entry))):
-            self.finish(path, entry)
+        other = not self.dry and (st.st_mode != entry.mode or not timely or not owned or any(self.other_xattrs(path, entry)))
+        if not check and not other:
+            return True
+        try:
+            fd = self.open(path, st)
+        except EnvironmentError:
+            # What is sent takes its place.
+            return False
+        try:
+            if check and digest_of(b''.join(blocks_of(fd, st.st_size))).digest() != entry.rest:
+                return False
+            if other:
+                self.finish(path, entry, fd)
+        finally:
+            os.close(fd)
         return True
 
     def delete(self):
         """What was not asked for is not there any more at the source."""
-        top = self.top
-        if not self.whole or not os.path.isdir(top) or os.path.islink(top):
-            return
-        for directory, dirs, files in os.walk(top):
-            for name in sorted(dirs + files):
+        todo = [self.top] if self.whole else []
+        while todo:
+            directory = todo.pop()
+            if not is_dir(directory):
+                continue
+            want = self.seen.pop(directory)
+            try:
+                names = set(self.allowed(os.listdir, directory, directory))
+            except EnvironmentError as e:
+                self.fail(directory, e)
+                continue
+            more = names - want
+            if more:
+                more -= alike(directory, want - names, more)
+            for name in sorted(more):
                 path = os.path.join(directory, name)
-                if path in self.seen or name.startswith(b'.mitogend-'):
+                if not name.startswith(HIDDEN):
+                    self.remove(path)
+                elif name.endswith(PART) and not self.dry and name not in map(part_of, want):
+                    drop_part(path)
+            todo += [path for path in (os.path.join(directory, name) for name in sorted(want, reverse=True)) if path in self.seen]
+
+    def remove(self, top, tell=True):
+        """Remove a file, or a directory with what is in it. What cannot be removed is told, and the rest goes."""
+        todo, failed = [(top, False)], False
+        while todo:
+            path, empty = todo.pop()
+            try:
+                if not empty and is_dir(path):
+                    names = self.allowed(os.listdir, path, path)
+                    todo.append((path, True))
+                    todo += [(os.path.join(path, name), False) for name in sorted(names, reverse=True)]
                     continue
-                try:
-                    if name in dirs:
-                        dirs.remove(name)
-                    if os.path.isdir(path) and not os.path.islink(path):
-                        remove_tree(path, self.deleted, self.dry)
-                    else:
-                        self.deleted(path)
-                        if not self.dry:
-                            os.unlink(path)
-                except EnvironmentError as e:
+                if not self.dry:
+                    self.allowed(os.rmdir if empty else os.unlink, path, os.path.dirname(path))
+            except EnvironmentError as e:
+                # One that something is left in is not told of.
+                if not (failed and e.errno in (errno.ENOTEMPTY, errno.EEXIST)):
                     self.fail(path, e)
+                failed = True
+                continue
+            if tell:
+                self.wire.write(b'r', path)
 
-    def deleted(self, path):
-        self.wire.write(b'r', path)
-
-
-# Small files that this process writes itself, before it gets helpers; how many it gets at most; and bytes that wait
-# here for one of them.
-ALONE = 500
-HELPERS = 4
-QUEUE = 1 << 20
-KILLED = 'a process that wrote files was killed'
-
-
-class Helpers(object):
-    """
-    Processes that write small files, which take mostly the file system's time. A directory is locked while a file is
-    made in it. So all files of a directory go to one of them.
-    """
-
-    def __init__(self, receiver):
-        self.receiver = receiver
-        self.alone = ALONE
-        self.all = []
-        self.directory = self.helper = None
-
-    def take(self, tag, data):
-        """Have one of them write a small file; False where there are none."""
-        if self.alone:
-            self.alone -= 1
-            if not self.alone:
-                self.start()
-        if not self.all:
-            return False
-        directory = data[ENTRY.size:ENTRY.size + ENTRY.unpack_from(data)[5]].rpartition(b'/')[0]
-        if directory != self.directory or self.helper.size > QUEUE:
-            self.directory, self.helper = directory, min(self.all, key=Helper.waiting)
-        while self.helper.size > QUEUE:
-            select.select([], [helper.fd for helper in self.all], [])
-            self.helper = min(self.all, key=Helper.waiting)
-        self.helper.put(tag, data)
-        return True
-
-    def start(self):
+    def allowed(self, action, path, directory):
+        """Do it even if nobody may write to the directory, which gets its mode later, or goes."""
         try:
-            many = len(os.sched_getaffinity(0))
-        except (AttributeError, EnvironmentError):
-            many = os.sysconf('SC_NPROCESSORS_ONLN')
-        if self.receiver.owner:
-            import grp
-            import pwd
-        try:
-            while 1 < many > len(self.all) < HELPERS:
-                self.all.append(Helper(self.receiver, self.all))
-        except EnvironmentError:
-            # There may be no more.
-            pass
-
-    def end(self):
-        """Wait until all is written, and tell what was."""
-        for helper in self.all:
-            helper.last()
-        for helper in self.all:
-            whole = False
-            with io.open(helper.back, 'rb') as answers:
-                wire = Wire(answers)
-                while not whole:
-                    try:
-                        tag, data = wire.read()
-                    except EOFError:
-                        raise EnvironmentError(KILLED)
-                    whole = tag == b'T'
-                    if whole:
-                        self.receiver.count += struct.unpack('!Q', data)[0]
-                    else:
-                        self.receiver.wire.write(tag, data)
-            os.waitpid(helper.pid, 0)
-
-
-class Helper(object):
-    def __init__(self, receiver, others):
-        down, self.fd = os.pipe()
-        self.back, up = os.pipe()
-        # Written, and to be.
-        self.data, self.queue, self.size = b'', [], 0
-        self.pid = fork()
-        if not self.pid:
-            for fd in [self.fd, self.back] + [fd for other in others for fd in (other.fd, other.back)]:
-                os.close(fd)
-            serve(receiver, down, up)
-        os.close(down)
-        os.close(up)
-        fcntl.fcntl(self.fd, fcntl.F_SETFL, os.O_NONBLOCK)
-        try:
-            # F_SETPIPE_SZ, of Linux.
-            fcntl.fcntl(self.fd, 1031, QUEUE)
-        except EnvironmentError:
-            pass
-
-    def put(self, tag, data):
-        self.queue += (HEAD.pack(tag, len(data)), data)
-        self.size += HEAD.size + len(data)
-        if len(self.queue) >= 100:
-            self.waiting()
-
-    def waiting(self):
-        """The bytes that it has not taken."""
-        try:
-            while self.size:
-                if not self.data:
-                    self.data, self.queue = memoryview(b''.join(self.queue)), []
-                n = os.write(self.fd, self.data)
-                self.data = self.data[n:]
-                self.size -= n
+            return action(path)
         except OSError as e:
-            if e.errno not in (errno.EAGAIN, errno.EINTR):
-                raise EnvironmentError(KILLED)
-        return self.size
-
-    def last(self):
-        self.put(b'q', b'')
-        while self.waiting():
-            select.select([], [self.fd], [])
-        os.close(self.fd)
+            if e.errno != errno.EACCES or self.dry or not is_dir(directory):
+                raise
+        os.chmod(directory, 0o700)
+        return action(path)
 
 
-def serve(receiver, down, up):
-    """A helper's life. Its errors are told at the end, as many as anybody wants to know."""
-    global PID
-    status, PID = 1, os.getpid()
+def drop(path):
     try:
-        source, answers = Wire(io.open(down, 'rb', 1 << 16)), Wire(None, up)
-        receiver.wire, receiver.count, receiver.helpers = Faults(), 0, None
-        while 1:
-            tag, data = source.read()
-            if tag == b'q':
-                break
-            receiver.act(receiver.small, tag, data)
-        for fault in receiver.wire.all:
-            answers.write(*fault)
-        answers.write(b'T', struct.pack('!Q', receiver.count))
-        answers.flush()
-        status = 0
+        os.unlink(path)
+    except OSError:
+        pass
+
+
+def part_of(name):
+    """The name of what has come so far of a large file."""
+    return HIDDEN + hashlib.sha256(name).hexdigest()[:16].encode('ascii') + PART
+
+
+def drop_part(path):
+    """Remove a part, unless somebody writes to it."""
+    try:
+        fd = os.open(path, os.O_RDWR | NOFOLLOW | NONBLOCK)
+    except OSError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except EnvironmentError:
+        pass
     finally:
-        os._exit(status)
+        os.close(fd)
 
 
-class Faults(object):
-    def __init__(self):
-        self.all = []
-
-    def write(self, tag, data):
-        if len(self.all) < 1000:
-            self.all.append((tag, data))
+def is_dir(path):
+    """Whether it is a directory, and no link to one."""
+    return os.path.isdir(path) and not os.path.islink(path)
 
 
-def fork():
+def alike(directory, missing, names):
+    """
+    Which of the names are those of files that are wanted by another one: where case is ignored, or where characters
+    have several forms, a file is there by a name that is not listed.
+    """
+    wanted = set(identity(directory, name) for name in missing) - set([None])
+    return set(name for name in names if identity(directory, name) in wanted) if wanted else set()
+
+
+def identity(directory, name):
     try:
-        import mitogen.running
-        return mitogen.running.fork()
-    except ImportError:
-        return os.fork()
+        st = os.lstat(os.path.join(directory, name))
+    except OSError:
+        return None
+    return st.st_dev, st.st_ino
 
 
 def linked(path, other):
@@ -637,18 +635,7 @@ def linked(path, other):
         a, b = os.lstat(path), os.lstat(other)
     except OSError:
         return False
-    return (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
-
-
-def remove_tree(top, tell, dry=False):
-    for directory, dirs, files in os.walk(top, topdown=False):
-        for name in files + [name for name in dirs if os.path.islink(os.path.join(directory, name))]:
-            tell(os.path.join(directory, name))
-            if not dry:
-                os.unlink(os.path.join(directory, name))
-        tell(directory)
-        if not dry:
-            os.rmdir(directory)
+    return same_file(a, b)
 
 
 main(lambda wire, arguments: Receiver(wire, sys.argv[1], arguments[0]).run())

@@ -1,5 +1,7 @@
 """The program of `get` and `sync --pull` on a target, behind transfer.py: files go."""
 SHORTER = 'it has become shorter while it was read'
+CHANGED = 'it was changed while it was read'
+ENDLESS = 'it does not say how large it is, and has more than 252 KiB'
 
 
 class Sender(object):
@@ -13,21 +15,20 @@ class Sender(object):
         self.links = {} if 'h' in options else None
         # Paths whose extended attributes cannot be read.
         self.unread = set()
+        # Names of files that were not sent, to which others may be links.
+        self.failed = set()
 
-    def fail(self, path, e):
-        message = '%s: %s' % (text(path), reason(e))
-        self.wire.write(b'e', message.encode('utf-8', 'replace') if PY3 else message)
+    def fail(self, path, e, name=None):
+        self.wire.write(b'e', fault(path, e))
+        if self.links and name:
+            self.failed.add(name)
 
     def run(self, arguments):
         # What each is called is for the other side to say.
         for name, source in zip(arguments[::2], arguments[1::2]):
             if source[:1] == b'~':
                 source = os.path.expanduser(source)
-            try:
-                # What is named may be a link, what lies below is one.
-                self.walk(source, name, os.stat(source))
-            except (EnvironmentError, ValueError) as e:
-                self.fail(source, e)
+            self.walk(source, name)
         if self.sync:
             self.wire.write(b'P')
             self.wire.flush()
@@ -47,13 +48,32 @@ class Sender(object):
         for i, (path, name, link) in enumerate(self.asked):
             if answers[i:i + 1] != b'=':
                 try:
-                    self.send(path, name, os.lstat(path) if b'/' in name else os.stat(path), link)
-                except (EnvironmentError, ValueError) as e:
-                    self.fail(path, e)
+                    self.send(path, name, self.stat(path, name), link)
+                except EOFError:
+                    raise
+                except Exception as e:
+                    self.fail(path, e, name)
 
-    def walk(self, path, name, st):
-        directory = stat.S_ISDIR(st.st_mode)
-        names = sorted(os.listdir(path)) if directory else ()
+    def stat(self, path, name):
+        """What is named may be a link, what lies below is one."""
+        return os.lstat(path) if b'/' in name else os.stat(path)
+
+    def walk(self, path, name):
+        # A tree may be deeper than calls may be.
+        todo = [(path, name)]
+        while todo:
+            path, name = todo.pop()
+            try:
+                st = self.stat(path, name)
+                names = os.listdir(path) if stat.S_ISDIR(st.st_mode) else ()
+                self.one(path, name, st)
+                todo += [(os.path.join(path, each), name + b'/' + each) for each in sorted(names, reverse=True)]
+            except EOFError:
+                raise
+            except Exception as e:
+                self.fail(path, e, name)
+
+    def one(self, path, name, st):
         link = b''
         if self.links is not None and stat.S_ISREG(st.st_mode) and st.st_nlink > 1:
             first = self.links.setdefault((st.st_dev, st.st_ino), name)
@@ -62,14 +82,8 @@ class Sender(object):
             self.ask(path, name, st, link)
         else:
             self.send(path, name, st, link)
-        for each in names:
-            below = os.path.join(path, each)
-            try:
-                self.walk(below, name + b'/' + each, os.lstat(below))
-            except (EnvironmentError, ValueError) as e:
-                self.fail(below, e)
 
-    def entry(self, path, name, st, link=b''):
+    def entry(self, path, name, st, link=b'', size=0):
         """
         What is told of a file. A directory whose extended attributes cannot be read goes without, and that is told
         once.
@@ -85,23 +99,27 @@ class Sender(object):
                         raise
                     self.unread.add(path)
                     self.fail(path, e)
-        return pack(name, st, link, owner=self.owner) + told
+        return pack(name, st, link, self.owner, size) + told
 
     def ask(self, path, name, st, link):
         """Is it there as it is here?"""
-        digest = b''
+        digest, to = b'', link
         if stat.S_ISLNK(st.st_mode):
-            link = os.readlink(path)
+            to = os.readlink(path)
         elif stat.S_ISREG(st.st_mode) and self.checksum and not link:
-            fd = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0))
+            fd = self.open(path, name)
             try:
                 digest = digest_of(b''.join(blocks_of(fd, st.st_size))).digest()
             finally:
                 os.close(fd)
-        elif not stat.S_ISREG(st.st_mode) and not stat.S_ISDIR(st.st_mode):
-            raise ValueError(SPECIAL)
-        self.wire.write(b'Q', self.entry(path, name, st, link) + digest)
+        # What is none of these is asked about as well, so that it is known to be here. To send it is an error.
+        size = st.st_size if stat.S_ISREG(st.st_mode) else 0
+        self.wire.write(b'Q', self.entry(path, name, st, to, size) + digest)
         self.asked.append((path, name, link))
+
+    def open(self, path, name):
+        """A file may have become a link or a FIFO."""
+        return os.open(path, os.O_RDONLY | NONBLOCK | (NOFOLLOW if b'/' in name else 0))
 
     def send(self, path, name, st, link):
         mode = st.st_mode
@@ -110,9 +128,11 @@ class Sender(object):
         elif stat.S_ISLNK(mode):
             self.wire.write(b'l', self.entry(path, name, st, os.readlink(path)))
         elif stat.S_ISREG(mode) and link:
-            self.wire.write(b'h', self.entry(path, name, st, link))
+            if link in self.failed:
+                raise ValueError(UNLINKED)
+            self.wire.write(b'h', self.entry(path, name, st, link, st.st_size))
         elif stat.S_ISREG(mode):
-            fd = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0))
+            fd = self.open(path, name)
             try:
                 self.file(path, fd, name, os.fstat(fd))
             finally:
@@ -121,13 +141,17 @@ class Sender(object):
             raise ValueError(SPECIAL)
 
     def file(self, path, fd, name, st):
+        if not stat.S_ISREG(st.st_mode):
+            raise ValueError(SPECIAL)
         if st.st_size < BLOCK:
-            data = read_block(fd, st.st_size)
-            if len(data) < st.st_size:
-                raise ValueError(SHORTER)
-            self.wire.write(b'f', self.entry(path, name, st) + digest_of(data).digest() + data)
+            # What the kernel makes may have a size of nothing, or of a page. What comes is its content.
+            data = read_block(fd, st.st_size or BLOCK)
+            if len(data) == BLOCK:
+                raise ValueError(ENDLESS)
+            unchanged(fd, st)
+            self.wire.write(b'f', self.entry(path, name, st, size=len(data)) + digest_of(data).digest() + data)
             return
-        self.wire.write(b'F', self.entry(path, name, st))
+        self.wire.write(b'F', self.entry(path, name, st, size=st.st_size))
         self.wire.flush()
         old = []
         while 1:
@@ -138,12 +162,15 @@ class Sender(object):
             if tag == b'N':
                 break
         try:
-            self.blocks(fd, st.st_size, old)
-        except (EnvironmentError, ValueError) as e:
+            self.blocks(fd, st, old)
+        except EOFError:
+            raise
+        except Exception as e:
             self.wire.write(b'X')
-            self.fail(path, e)
+            self.fail(path, e, name)
 
-    def blocks(self, fd, size, old):
+    def blocks(self, fd, st, old):
+        size = st.st_size
         root, at, data_at, run, count = digest_of(), 0, 0, None, 0
         while at < size:
             length = min(BLOCK, size - at)
@@ -172,6 +199,7 @@ class Sender(object):
             at += length
         if run:
             self.wire.write(run, struct.pack('!Q', count))
+        unchanged(fd, st)
         self.wire.write(b'E', root.digest())
 
     def next_data(self, fd, at, size):
@@ -181,6 +209,13 @@ class Sender(object):
             return os.lseek(fd, at, 3) if sys.platform.startswith('linux') else at
         except OSError as e:
             return size if e.errno == errno.ENXIO else at
+
+
+def unchanged(fd, st):
+    """Fail if an open file is not what it was. If it has only grown, what was read is how it began."""
+    now = os.fstat(fd)
+    if now.st_size < st.st_size or now.st_size == st.st_size and time_of(now) != time_of(st):
+        raise ValueError(CHANGED)
 
 
 main(lambda wire, arguments: Sender(wire, sys.argv[1]).run(arguments))

@@ -29,6 +29,7 @@ func (c *transferCommand) put(cmd *cobra.Command, a *app, args []string) error {
 		return usagef("put -: stdin has no name; say DEST as the name of a file, and nothing beside -")
 	}
 	if sources[0] == "-" {
+		c.options.Named = true
 		if err := c.freeStdin("put -"); err != nil {
 			return err
 		}

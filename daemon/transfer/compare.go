@@ -1,11 +1,13 @@
 package transfer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -40,8 +42,8 @@ func (g *get) keep(texts ...string) error {
 
 // compare answers which of the child's files are the same here, and deletes what is not there.
 func (g *get) compare(ctx context.Context) error {
-	seen := map[string]bool{}   // of Delete
-	differ := map[string]bool{} // of HardLinks: files that are to come
+	seen := map[string]map[string]bool{} // of Delete: names in each directory
+	differ := map[string]bool{}          // of HardLinks: files that are to come
 	var answers []byte
 	for {
 		if ctx.Err() != nil {
@@ -71,7 +73,11 @@ func (g *get) compare(ctx context.Context) error {
 		}
 		e.path, err = g.place(from)
 		if g.o.Delete && err == nil {
-			seen[e.path] = true
+			if dir := path.Dir(e.path); seen[dir] == nil {
+				seen[dir] = map[string]bool{path.Base(e.path): true}
+			} else {
+				seen[dir][path.Base(e.path)] = true
+			}
 			err = g.keep(e.path)
 		}
 		if g.o.HardLinks && err == nil {
@@ -82,6 +88,10 @@ func (g *get) compare(ctx context.Context) error {
 		}
 		if err != nil {
 			return err
+		}
+		if e.special() {
+			answers = append(answers, 'n') // it is not deleted, and the child says what it is
+			continue
 		}
 		same, err := g.same(ctx, &e, rest, differ)
 		if !same && g.o.HardLinks {
@@ -94,7 +104,9 @@ func (g *get) compare(ctx context.Context) error {
 			answer = '='
 		case same:
 			answer = '='
-			g.result.Same++
+			if e.kind() != unix.S_IFDIR {
+				g.result.Same++
+			}
 			g.done(e.size)
 		case e.kind() != unix.S_IFDIR && g.o.OnFile != nil:
 			g.o.OnFile("send", from)
@@ -138,10 +150,15 @@ func (g *get) same(ctx context.Context, e *entry, sum []byte, differ map[string]
 	if st == nil || st.Mode&unix.S_IFMT != e.kind() {
 		return false, nil
 	}
+	owned := true
+	if g.o.Owner {
+		uid, gid := g.owner(e)
+		owned = uid == int(st.Uid) && gid == int(st.Gid)
+	}
 	switch e.kind() {
 	case unix.S_IFLNK:
 		to, err := g.root.Readlink(e.path)
-		return err == nil && to == e.link, nil
+		return err == nil && to == e.link && owned, nil
 	case unix.S_IFDIR:
 		return g.o.DryRun && st.Mode&0o777 == e.mode&0o777, nil
 	}
@@ -153,21 +170,25 @@ func (g *get) same(ctx context.Context, e *entry, sum []byte, differ map[string]
 	// A 2.x gives times as floating point numbers; some file systems have whole seconds.
 	timely := abs(mtime-e.mtime) < 2000 ||
 		mtime%int64(time.Second) == 0 && mtime/int64(time.Second) == e.mtime/int64(time.Second)
-	switch {
-	case info.Size() != e.size:
+	if info.Size() != e.size || !g.o.Checksum && !timely {
 		return false, nil
-	case g.o.Checksum:
-		d, err := g.whole(ctx, e.path, e.size)
+	}
+	f, err := g.open(e.path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false, nil // what is sent takes its place
+	}
+	defer f.Close()
+	if there, err := f.Stat(); err != nil || !os.SameFile(info, there) {
+		return false, err
+	}
+	if g.o.Checksum {
+		d, err := g.whole(ctx, f, e.size)
 		if err != nil || string(d[:]) != string(sum) {
 			return false, err
 		}
-	case !timely:
-		return false, nil
 	}
-	owned := !g.o.Owner || g.id(e.user, int(e.uid), userID) == int(st.Uid) &&
-		g.id(e.group, int(e.gid), groupID) == int(st.Gid)
-	if !g.o.DryRun && (!timely || !owned || st.Mode&0o777 != e.mode&0o777 || !g.sameXattrs(e.path, e)) {
-		return true, g.finish(e.path, e)
+	if !g.o.DryRun && (!timely || !owned || st.Mode&0o777 != e.mode&0o777 || !sameXattrs(f, e)) {
+		return true, g.finish(f, e)
 	}
 	return true, nil
 }
@@ -175,14 +196,9 @@ func (g *get) same(ctx context.Context, e *entry, sum []byte, differ map[string]
 func abs(n int64) int64 { return max(n, -n) }
 
 // whole is the digest of all of a file here; see Source.whole.
-func (g *get) whole(ctx context.Context, name string, size int64) (digest, error) {
-	f, err := g.open(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return digest{}, err
-	}
-	defer f.Close()
+func (g *get) whole(ctx context.Context, f *os.File, size int64) (digest, error) {
 	root := g.a.new()
-	err = g.a.eachBlock(f, size, func(d digest) error {
+	err := g.a.eachBlock(f, size, func(d digest) error {
 		_, _ = root.Write(d[:])
 		return g.over(ctx)
 	})
@@ -211,40 +227,145 @@ func (g *get) copyBlock(f, basis *os.File, at, n int64) (digest, error) {
 	if _, err := io.ReadFull(io.NewSectionReader(basis, at, n), buf); err != nil {
 		return digest{}, errDiffers
 	}
+	if string(buf) == string(zeros[:n]) {
+		return g.a.zero(int(n)), nil // where nothing is written there are zeros
+	}
 	_, err := f.WriteAt(buf, at)
 	return g.a.sum(buf), err
 }
 
-// deleteRest removes what was not listed below a directory, which stays itself.
-func (g *get) deleteRest(dir string, seen map[string]bool) {
-	f, err := openDir(g.root, dir)
-	var names []os.DirEntry
-	if err == nil {
-		names, err = f.ReadDir(-1)
-		_ = f.Close()
-	}
+// deleteRest removes what was not listed below a directory, which stays itself. seen has the names in each.
+func (g *get) deleteRest(dir string, seen map[string]map[string]bool) {
+	here, err := g.list(dir)
 	if err != nil {
 		g.result.fail(dir + ": " + cause(err).Error())
 		return
 	}
-	for _, each := range names {
+	want := seen[dir]
+	var other map[string]string
+	if slices.ContainsFunc(here, func(each os.DirEntry) bool { return !want[each.Name()] }) {
+		other = g.alike(dir, want, here)
+	}
+	for _, each := range here {
 		name := path.Join(dir, each.Name())
-		// What is listed has its directories listed, too.
-		if each.IsDir() {
-			g.deleteRest(name, seen)
+		to, isOther := other[each.Name()]
+		switch {
+		case isOther || want[each.Name()]:
+			// What is listed has its directories listed, too.
+			if each.IsDir() {
+				g.deleteRest(path.Join(dir, cmp.Or(to, each.Name())), seen)
+			}
+		case !strings.HasPrefix(each.Name(), hidden):
+			g.remove(name, each.IsDir(), true)
+		case strings.HasSuffix(name, partSuffix):
+			g.removePart(name, want)
 		}
-		if seen[name] || strings.HasPrefix(each.Name(), ".mitogend-") {
+	}
+}
+
+// alike gives the names here of what is wanted by another one: where case is ignored, or where characters have several
+// forms, a file is there by a name that is not listed.
+func (g *get) alike(dir string, want map[string]bool, here []os.DirEntry) map[string]string {
+	listed, out := map[string]bool{}, map[string]string{}
+	for _, each := range here {
+		listed[each.Name()] = true
+	}
+	wanted := map[[2]uint64]string{}
+	for name := range want {
+		if listed[name] {
 			continue
 		}
-		if !g.o.DryRun {
-			if err := g.root.Remove(name); err != nil {
-				g.result.fail(name + ": " + cause(err).Error())
-				continue
-			}
+		if id, ok := identity(g.root, path.Join(dir, name)); ok {
+			wanted[id] = name
 		}
+	}
+	for name := range listed {
+		if len(wanted) == 0 || want[name] {
+			continue
+		}
+		if id, ok := identity(g.root, path.Join(dir, name)); ok && wanted[id] != "" {
+			out[name] = wanted[id]
+		}
+	}
+	return out
+}
+
+func identity(root *os.Root, name string) (id [2]uint64, ok bool) {
+	info, err := root.Lstat(name)
+	if err != nil {
+		return id, false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return [2]uint64{uint64(st.Dev), st.Ino}, ok
+}
+
+func (g *get) list(dir string) (names []os.DirEntry, err error) {
+	err = g.allowed(dir, func() error {
+		f, err := openDir(g.root, dir)
+		if err == nil {
+			names, err = f.ReadDir(-1)
+			_ = f.Close()
+		}
+		return err
+	})
+	return names, err
+}
+
+// allowed does something even if nobody may write to the directory, which gets its mode later, or goes.
+func (g *get) allowed(dir string, do func() error) error {
+	err := do()
+	if !errors.Is(err, unix.EACCES) || g.o.DryRun {
+		return err
+	}
+	if g.root.Chmod(dir, 0o700) != nil {
+		return err
+	}
+	return do()
+}
+
+// remove removes a file, or a directory with what is in it. What cannot be removed is told, and the rest goes.
+func (g *get) remove(name string, isDir, tell bool) (gone bool) {
+	var here []os.DirEntry
+	var err error
+	if isDir {
+		here, err = g.list(name)
+	}
+	gone = true
+	for _, each := range here {
+		gone = g.remove(path.Join(name, each.Name()), each.IsDir(), tell) && gone
+	}
+	if !gone {
+		return false
+	}
+	if err == nil && !g.o.DryRun {
+		err = g.allowed(path.Dir(name), func() error { return g.root.Remove(name) })
+	}
+	if err != nil {
+		g.result.fail(name + ": " + cause(err).Error())
+		return false
+	}
+	if tell {
 		g.result.Deleted++
-		if g.o.OnFile != nil {
-			g.o.OnFile("delete", path.Join(g.root.Name(), name))
+	}
+	if tell && g.o.OnFile != nil {
+		g.o.OnFile("delete", path.Join(g.root.Name(), name))
+	}
+	return true
+}
+
+// removePart removes what has come of a file that is not to come, unless somebody writes to it.
+func (g *get) removePart(name string, want map[string]bool) {
+	for each := range want {
+		if g.partOf(each) == path.Base(name) {
+			return
 		}
+	}
+	f, err := g.open(name, os.O_RDWR|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if !g.o.DryRun && unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		_ = g.root.Remove(name)
 	}
 }

@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -79,5 +80,59 @@ func TestSyncFromALiar(t *testing.T) {
 		if _, err := Put(t.Context(), liar{}, s, dest, Options{Sync: true, Delete: true}); err == nil || !strings.Contains(err.Error(), "all of the target") {
 			t.Error(dest, err)
 		}
+	}
+}
+
+// TestDeleteRest: what is there by another name than it is listed by stays, and so does what somebody writes to. What
+// cannot be removed does not keep the rest.
+func TestDeleteRest(t *testing.T) {
+	dir := t.TempDir()
+	g, err := newGet(dir, Options{Sync: true, Delete: true}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.close()
+	if g.root, err = os.OpenRoot(dir); err != nil {
+		t.Fatal(err)
+	}
+	g.result, g.inside = &Result{}, true
+	parts := []string{g.partOf("wanted"), g.partOf("gone"), g.partOf("locked")}
+	for _, name := range append([]string{"Docs/x", "Docs/old", "a", "more/y/z", "more/.mitogend-1-2", "kept/" + hidden + "x"}, parts...) {
+		write(t, filepath.Join(dir, name), nil)
+	}
+	// These stand for names that are looked up and not listed, and for those of one file.
+	if err := errors.Join(os.Link(dir+"/a", dir+"/b"), os.Symlink("Docs", dir+"/docs")); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(filepath.Join(dir, parts[2]))
+	if err = errors.Join(err, unix.Flock(int(f.Fd()), unix.LOCK_EX)); err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	want := map[string]bool{"A": true, "wanted": true, "kept": true, "Docs": true, "docs": true}
+	here, err := g.list(top)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(dir+"/a", dir+"/A"); err != nil {
+		t.Fatal(err)
+	}
+	if got := g.alike(top, want, here); len(got) != 2 || got["a"] != "A" || got["b"] != "A" {
+		t.Errorf("%v", got)
+	}
+	want["a"] = true
+	g.deleteRest(top, map[string]map[string]bool{top: want, "Docs": {"x": true}})
+	var left []string
+	_ = filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if !d.IsDir() {
+			left = append(left, strings.TrimPrefix(name, dir+"/"))
+		}
+		return err
+	})
+	all := []string{parts[0], parts[2], "A", "Docs/x", "a", "docs", "kept/" + hidden + "x"}
+	slices.Sort(all)
+	slices.Sort(left)
+	if !slices.Equal(left, all) || len(g.result.Errors) > 0 || g.result.Deleted != 6 {
+		t.Errorf("%q, not %q; %v", left, all, g.result)
 	}
 }

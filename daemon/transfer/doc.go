@@ -14,10 +14,11 @@
 //	B, K, Z   then: a block; a count of blocks that the receiver has; a count of blocks of zeros
 //	E, X      the file's digest; or the source cannot be read (any more)
 //	Q, P      questions of sync, from where the files are: an entry that is to be, with the digest for --checksum; and
-//	          the end of them. A has an answer for each (= it is so, n it is not), r is a path that is deleted, p
+//	          the end of them. What is no file, directory or link is asked about, too, so that nothing with its name is
+//	          deleted, and never sent. A has an answer for each (= it is so, n it is not), r is a path that is deleted, p
 //	          their end
 //	e         an error with one file
-//	q, T      the end, and the count of files that are in place
+//	q, T      the end; the count of files that are in place, and of their bytes
 //
 // With Options.Xattrs each entry is followed by the length of the file's extended attributes, or untold, and them: of
 // each the lengths of its name and its value, in two bytes and in four, and these.
@@ -30,6 +31,9 @@
 // the blocks that are not there. It is locked while somebody writes to it, and not used if somebody else has made it.
 // Where there are many small files and several processors, processes beside the program write them, each those of a
 // directory; what they find fault with is told at the end.
+//
+// Names are looked up once: what a file gets, its owner as its time, is given to what is open. A source's file is what
+// it was when it was opened, whatever was listed; if it changes under the reader, other than by growing, that is an error.
 //
 // A Source is read for any number of targets at once: it keeps digests, and small files within maxCached. Each Put
 // has one goroutine that runs the program, one that reads its answers, and the caller's, which writes. A Get has two.
@@ -44,6 +48,6 @@
 //
 //	item.mu -> Source.mu -> item.mu of another, if it is free (TryLock)
 //
-// put.mu and tail.mu are taken alone, and nothing that blocks is done under them. item.mu is held while its file is
+// put.mu, tail.mu and blockSums.mu are taken alone, and nothing that blocks is done under them. item.mu is held while its file is
 // read: who wants the same waits for it.
 package transfer

@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,8 +14,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
-	"time"
+	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -70,9 +73,11 @@ type get struct {
 	why     error
 	to      io.Writer // of GetTo
 	dirs    []entry
-	kept    int    // bytes, of dirs and of what is compared
-	buf     []byte // of copyBlock
-	without bool   // it was told that a file system has no attributes
+	led     map[string]bool // directories in root that a link leads to
+	failed  map[string]bool // of HardLinks: files that are not in place, by what the child calls them
+	kept    int             // bytes, of dirs and of what is compared
+	buf     []byte          // of copyBlock
+	without bool            // it was told that a file system has no attributes
 	ids     map[string]int
 }
 
@@ -85,7 +90,7 @@ func newGet(dest string, o Options, sources int) (*get, error) {
 	if name := filepath.Base(dest); name == "." || name == ".." {
 		into = true // it is no name to give
 	}
-	g := &get{o: &o, ids: map[string]int{}}
+	g := &get{o: &o, ids: map[string]int{}, led: map[string]bool{}, failed: map[string]bool{}}
 	if o.Sync {
 		into = false
 		// What is named may be a link, and lead anywhere.
@@ -247,11 +252,19 @@ func (g *get) receive(ctx context.Context) error {
 		switch {
 		case errors.As(err, &fatal):
 			return fatal.error
+		case err != nil && g.o.HardLinks && g.to == nil && !g.failed[from]:
+			if err := g.keep(from); err != nil {
+				return err
+			}
+			g.failed[from] = true
+		}
+		switch {
+		case err == nil && tag == 'd':
 		case errors.Is(err, errAbandoned):
 			// The child says why.
 		case err != nil:
 			g.result.fail(from + ": " + cause(err).Error())
-		case tag != 'd':
+		default:
 			g.result.Files++
 			g.result.Bytes += e.size
 		}
@@ -327,6 +340,7 @@ func (g *get) leave() {
 	g.finishDirs()
 	_ = g.root.Close()
 	g.root, g.inside, g.dirs = g.base, false, nil
+	clear(g.led)
 }
 
 // fatalError ends the transfer, not just one file.
@@ -357,10 +371,20 @@ func (g *get) directory(e *entry) error {
 			_, err = g.root.Stat(e.path)
 		}
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		err = g.root.Mkdir(e.path, 0o700)
-	} else if err == nil && !info.IsDir() {
+	led := e.path != top && g.led[path.Dir(e.path)]
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err, led = g.root.Mkdir(e.path, 0o700), false
+	case err == nil && !info.IsDir():
 		err = unix.ENOTDIR
+	case err == nil:
+		if info, err = g.root.Lstat(e.path); err != nil || led || info.Mode()&fs.ModeSymlink != 0 {
+			g.led[e.path] = true // it gets no attributes
+			return err
+		}
+		if st, _ := info.Sys().(*syscall.Stat_t); info.Mode()&0o700 != 0o700 && st != nil && int(st.Uid) == os.Geteuid() {
+			err = g.root.Chmod(e.path, info.Mode()|0o700)
+		}
 	}
 	if err == nil {
 		texts := []string{e.path, e.link, e.user, e.group}
@@ -377,30 +401,49 @@ func (g *get) directory(e *entry) error {
 
 func (g *get) finishDirs() {
 	for i := len(g.dirs) - 1; i >= 0; i-- {
-		if err := g.finish(g.dirs[i].path, &g.dirs[i]); err != nil {
-			g.result.fail(path.Join(g.root.Name(), g.dirs[i].path) + ": " + cause(err).Error())
+		e := &g.dirs[i]
+		f, err := g.open(e.path, os.O_RDONLY|unix.O_DIRECTORY, 0)
+		if err == nil {
+			err = g.finish(f, e)
+			_ = f.Close()
+		}
+		if err != nil {
+			g.result.fail(path.Join(g.root.Name(), e.path) + ": " + cause(err).Error())
 		}
 	}
 }
 
-// finish gives a file its owner, mode and time.
-func (g *get) finish(name string, e *entry) error {
+// finish gives an open file its owner, mode and time. Something else may be there by its name.
+func (g *get) finish(f *os.File, e *entry) error {
 	if g.o.Owner {
-		if err := g.root.Lchown(name, g.id(e.user, int(e.uid), userID),
-			g.id(e.group, int(e.gid), groupID)); err != nil {
+		if err := f.Chown(g.owner(e)); err != nil {
 			return err
 		}
 	}
 	if e.xattrs != nil {
-		if err := g.setXattrs(name, e); err != nil {
+		if err := g.setXattrs(f, e); err != nil {
 			return err
 		}
 	}
-	if err := g.root.Chmod(name, fs.FileMode(e.mode&0o777)); err != nil {
+	if err := f.Chmod(fs.FileMode(e.mode & 0o777)); err != nil {
 		return err
 	}
-	t := time.Unix(0, e.mtime)
-	return g.root.Chtimes(name, t, t)
+	return setTime(f, e.mtime)
+}
+
+// setTime is futimens, which package unix has with microseconds.
+func setTime(f *os.File, mtime int64) error {
+	when := [2]unix.Timespec{unix.NsecToTimespec(mtime), unix.NsecToTimespec(mtime)}
+	_, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, f.Fd(), 0, uintptr(unsafe.Pointer(&when)), 0, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// owner gives the numbers that it is to have here.
+func (g *get) owner(e *entry) (uid, gid int) {
+	return g.id(e.user, int(e.uid), userID), g.id(e.group, int(e.gid), groupID)
 }
 
 // maxOwner bounds the length of an owner's name that is looked up, maxOwners how many are kept.
@@ -446,11 +489,21 @@ func groupID(name string) (string, error) {
 	return gr.Gid, nil
 }
 
-// temporaries counts those of all transfers, several of which may write to one directory.
-var temporaries atomic.Int64
+// hidden begins the names of unfinished files, and partSuffix ends that of one which the next transfer goes on with.
+const (
+	hidden     = ".mitogend-"
+	partSuffix = ".part"
+)
+
+// temporaries counts those of all transfers, several of which may write to one directory. Processes that were killed,
+// and other machines, have other names.
+var (
+	temporaries atomic.Int64
+	mine        = sync.OnceValue(func() string { return hidden + strings.ToLower(rand.Text()[:12]) })
+)
 
 func (g *get) temporary(name string) string {
-	return path.Join(path.Dir(name), fmt.Sprintf(".mitogend-%d-%d", os.Getpid(), temporaries.Add(1)))
+	return path.Join(path.Dir(name), fmt.Sprintf("%s-%d", mine(), temporaries.Add(1)))
 }
 
 // free tells whether a file can take the name. A directory gives way where what is not at the source is deleted.
@@ -459,7 +512,7 @@ func (g *get) free(name string) error {
 		if !g.o.Delete || !g.inside || name == top {
 			return unix.EISDIR
 		}
-		return g.root.RemoveAll(name)
+		g.remove(name, true, false)
 	}
 	return nil
 }
@@ -483,7 +536,8 @@ func (g *get) symlink(e *entry) error {
 	tmp := g.temporary(e.path)
 	err := g.root.Symlink(e.link, tmp)
 	if err == nil && g.o.Owner {
-		err = g.root.Lchown(tmp, g.id(e.user, int(e.uid), userID), g.id(e.group, int(e.gid), groupID))
+		uid, gid := g.owner(e)
+		err = g.root.Lchown(tmp, uid, gid)
 	}
 	return g.rename(tmp, e.path, err)
 }
@@ -492,6 +546,9 @@ func (g *get) symlink(e *entry) error {
 func (g *get) hardLink(e *entry) error {
 	e.size = 0
 	root, first, err := g.first(e)
+	if err == nil && g.failed[e.link] {
+		err = errUnlinked
+	}
 	if err != nil {
 		return err
 	}
@@ -609,22 +666,24 @@ func (g *get) small(e *entry, rest []byte) error {
 		return err
 	}
 	_, err = f.Write(data)
+	if err == nil {
+		err = g.finish(f, e)
+	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
-	}
-	if err == nil {
-		err = g.finish(tmp, e)
 	}
 	return g.rename(tmp, e.path, err)
 }
 
-// partSuffix ends the name of an unfinished file that the next transfer goes on with.
-const partSuffix = ".part"
+// partOf is the name of what has come so far of a large file.
+func (g *get) partOf(name string) string {
+	sum := g.a.sum([]byte(name))
+	return fmt.Sprintf("%s%x%s", hidden, sum[:8], partSuffix)
+}
 
 // part opens what has come of a file so far; see Receiver.part of transfer_receive.py.
 func (g *get) part(name string) (f *os.File, tmp string, err error) {
-	sum := g.a.sum([]byte(path.Base(name)))
-	tmp = path.Join(path.Dir(name), fmt.Sprintf(".mitogend-%x%s", sum[:8], partSuffix))
+	tmp = path.Join(path.Dir(name), g.partOf(path.Base(name)))
 	for range 3 {
 		if info, err := g.root.Lstat(tmp); err == nil && !info.Mode().IsRegular() {
 			_ = g.root.Remove(tmp)
@@ -710,7 +769,10 @@ func (g *get) large(ctx context.Context, e *entry) error {
 	case errors.As(err, &fatal), errors.Is(err, errAbandoned):
 		return err // the next transfer goes on with what has come
 	case err == nil:
-		err = g.finish(tmp, e)
+		err = g.finish(f, e)
+	}
+	if there, lerr := g.root.Lstat(tmp); err == nil && (lerr != nil || !os.SameFile(info, there)) {
+		err = errDiffers // somebody else has taken its name
 	}
 	return g.rename(tmp, e.path, err)
 }

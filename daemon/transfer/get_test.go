@@ -385,7 +385,7 @@ func TestPutToALiar(t *testing.T) {
 		"digests":      func(w wire) error { return w.write('N', []byte("x")) },
 		"deletions":    func(w wire) error { return w.write('r', []byte("x")) },
 		"nothing":      func(wire) error { return nil },
-		"an early end": func(w wire) error { return w.write('T', make([]byte, 8)) },
+		"an early end": func(w wire) error { return w.write('T', make([]byte, 16)) },
 		"no total":     func(w wire) error { return w.write('T') },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -797,9 +797,6 @@ func TestOpenNoLink(t *testing.T) {
 	if f, err := g.open("link", os.O_RDWR|os.O_CREATE, 0o600); !errors.Is(err, unix.ELOOP) {
 		t.Error(f, err)
 	}
-	if f, err := g.openXattrs("link", &entry{mode: unix.S_IFREG}); !errors.Is(err, unix.ELOOP) {
-		t.Error(f, err)
-	}
 	if f := g.basis("link"); f != nil {
 		t.Error("a link is compared with")
 	}
@@ -824,5 +821,37 @@ func TestGetRefuses(t *testing.T) {
 	}
 	if _, err := Get(t.Context(), never, []string{"x", "y"}, dir+"/new", Options{Sync: true}); err == nil {
 		t.Error("sync of two")
+	}
+}
+
+// TestGetByLinks: a directory that a link leads to gets files and no mode or times; owners have all 32 bits.
+func TestGetByLinks(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(os.MkdirAll(dir+"/x/far/below", 0o711), os.Chmod(dir+"/x/far", 0o711), os.Symlink("far", dir+"/x/link")); err != nil {
+		t.Fatal(err)
+	}
+	o := Options{Owner: os.Geteuid() == 0}
+	const owner = 0xfffffffd
+	l := liar{say: func(w wire, _ *reader) error {
+		var err error
+		for _, name := range []string{"x", "x/link", "x/link/below", "x/link/new"} {
+			e := entry{path: name, mode: unix.S_IFDIR | 0o755, mtime: 1e18}
+			err = errors.Join(err, w.write('d', e.append(nil)))
+		}
+		d := algorithmOf(3).sum([]byte("x"))
+		e := entry{path: "x/link/f", mode: unix.S_IFREG | 0o644, mtime: 1e18, size: 1, uid: owner, gid: owner}
+		return errors.Join(err, w.write('f', e.append(nil), d[:], []byte("x")), w.write('q'))
+	}}
+	if _, err := Get(t.Context(), l, []string{"x"}, dir, o); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]fs.FileMode{"x": 0o755, "x/far": 0o711, "x/far/below": 0o711, "x/far/new": 0o755, "x/far/f": 0o644} {
+		info, err := os.Stat(filepath.Join(dir, name))
+		if err != nil || info.Mode().Perm() != want || (info.ModTime().UnixNano() == 1e18) != (want != 0o711) {
+			t.Errorf("%s: %v, %v", name, info, err)
+		}
+		if name == "x/far/f" && o.Owner && info.Sys().(*syscall.Stat_t).Uid != owner {
+			t.Error(info.Sys())
+		}
 	}
 }

@@ -27,7 +27,7 @@ func Put(ctx context.Context, r daemon.Remote, s *Source, dest string, o Options
 	case o.Xattrs && r.Version().Major == 2:
 		return nil, errPython
 	}
-	p := &put{unread: map[*item]bool{}, session: start(ctx, r, python.Receive(), o.letters(a), dest), source: s,
+	p := &put{lost: map[string]bool{}, session: start(ctx, r, python.Receive(), o.letters(a), dest), source: s,
 		o: &o, a: a, result: &Result{}}
 	p.changed = sync.NewCond(&p.mu)
 	answered := make(chan error, 1)
@@ -64,9 +64,9 @@ type put struct {
 	source *Source
 	o      *Options
 	a      algorithm
-	result *Result        // Sent, Bytes and Same are send's; the rest is of answers, under mu
-	asked  int            // questions
-	unread map[*item]bool // by send: files whose attributes cannot be read
+	result *Result         // Sent and Same are send's; the rest is of answers, under mu
+	asked  int             // questions
+	lost   map[string]bool // by send: paths of what cannot be read, or its attributes, which was told
 
 	// mu protects the following.
 	mu      sync.Mutex
@@ -128,8 +128,9 @@ func (p *put) answer(tag byte, data []byte) error {
 		p.reply, p.wanted = tag, false
 	case tag == 'e':
 		p.result.fail(string(data))
-	case tag == 'T' && len(data) == 8:
+	case tag == 'T' && len(data) == 16:
 		p.result.Files = int(binary.BigEndian.Uint64(data))
+		p.result.Bytes = int64(binary.BigEndian.Uint64(data[8:]))
 		return io.EOF
 	default:
 		return errProtocol
@@ -175,7 +176,7 @@ func (p *put) differing() ([]*item, error) {
 		if p.o.Checksum && it.kind() == unix.S_IFREG && it.link == "" {
 			d, err := p.source.whole(it, p.a)
 			if err != nil {
-				p.fail(it, err)
+				p.lose(it, err)
 			}
 			sum = d[:]
 		}
@@ -195,15 +196,23 @@ func (p *put) differing() ([]*item, error) {
 	for !p.settled && !p.over {
 		p.changed.Wait()
 	}
-	same := p.same
+	same, ended := p.same, !p.settled
 	p.mu.Unlock()
+	if ended {
+		return nil, io.ErrClosedPipe // the program has said why
+	}
 	if len(same) != len(p.source.items) {
 		return nil, errProtocol
 	}
 	var out []*item
 	for i, it := range p.source.items {
-		if same[i] == '=' {
-			p.result.Same++
+		switch {
+		case it.special():
+			continue
+		case same[i] == '=':
+			if it.kind() != unix.S_IFDIR {
+				p.result.Same++
+			}
 			p.done(it.size)
 			continue
 		}
@@ -227,50 +236,60 @@ func (p *put) fail(it *item, err error) {
 	p.result.fail(it.name + ": " + cause(err).Error())
 }
 
-// item sends one file. The error is that nothing can be sent any more.
-func (p *put) item(it *item) error {
-	told, ok := p.xattrs(it)
-	if !ok {
-		p.done(it.size)
-		return nil
-	}
-	head := append(it.append(make([]byte, 0, entryLen+len(it.path)+len(it.link)+64)), told...)
-	switch {
-	case it.kind() == unix.S_IFDIR:
-		return p.wire.write('d', head)
-	case it.kind() == unix.S_IFLNK:
-		return p.wire.write('l', head)
-	case it.link != "":
-		return p.wire.write('h', head)
-	case it.size < block:
-		data, d, err := p.source.small(it, p.a)
-		if err != nil {
-			p.fail(it, err)
-			p.done(it.size)
-			return nil
-		}
-		p.result.Bytes += it.size
-		p.result.Sent += it.size
-		err = p.wire.write('f', head, d[:], data)
-		p.done(it.size)
-		return err
-	}
-	return p.large(it, head)
+// lose is the same for a file that is not sent.
+func (p *put) lose(it *item, err error) {
+	p.fail(it, err)
+	p.lost[it.path] = true
 }
 
-// large announces a file, waits for what the child has of it, and sends the rest.
-func (p *put) large(it *item, head []byte) error {
-	r, err := p.source.openBlocks(it, p.a)
-	if err != nil {
-		p.fail(it, err)
+// item sends one file. The error is that nothing can be sent any more.
+func (p *put) item(it *item) error {
+	if it.kind() != unix.S_IFREG || it.link != "" {
+		told, _ := p.xattrs(it)
+		head := append(it.append(nil), told...)
+		switch {
+		case it.kind() == unix.S_IFDIR:
+			return p.wire.write('d', head)
+		case it.kind() == unix.S_IFLNK:
+			return p.wire.write('l', head)
+		case it.kind() == unix.S_IFREG && p.lost[it.link]:
+			p.lose(it, errUnlinked)
+		case it.kind() == unix.S_IFREG:
+			return p.wire.write('h', head)
+		}
+		return nil
+	}
+	told, ok := p.xattrs(it)
+	if !ok || p.lost[it.path] {
 		p.done(it.size)
 		return nil
 	}
-	defer r.close()
+	c, err := p.source.read(it, p.a)
+	if err != nil {
+		p.lose(it, err)
+		p.done(it.size)
+		return nil
+	}
+	head := append(c.append(make([]byte, 0, entryLen+len(it.path)+64)), told...)
+	if c.large != nil {
+		defer c.large.close()
+		return p.large(it, c.large, head)
+	}
+	p.result.Sent += c.size
+	err = p.wire.write('f', head, c.sum[:], c.data)
+	p.done(it.size)
+	return err
+}
+
+var errUnlinked = errors.New("the file that it is another name of was not copied")
+
+// large announces a file, waits for what the child has of it, and sends the rest.
+func (p *put) large(it *item, r *blockReader, head []byte) error {
 	p.mu.Lock()
-	p.wanted, p.reply, p.old, p.blocksHere = true, 0, p.old[:0], blocksOf(it.size)
+	p.wanted, p.reply, p.old, p.blocksHere = true, 0, p.old[:0], blocksOf(r.at.size)
 	p.mu.Unlock()
-	if err = p.wire.write('F', head); err == nil {
+	err := p.wire.write('F', head)
+	if err == nil {
 		err = p.wire.w.Flush()
 	}
 	if err != nil {
@@ -289,20 +308,19 @@ func (p *put) large(it *item, head []byte) error {
 		p.done(it.size)
 		return nil
 	}
-	err = p.blocks(it, r, old)
+	err = p.blocks(r, old)
 	var failed sourceError
 	if errors.As(err, &failed) {
-		p.fail(it, failed.error)
+		p.lose(it, failed.error)
 		return p.wire.write('X')
 	}
-	p.result.Bytes += it.size
 	return err
 }
 
 // sourceError is a file that cannot be read any more.
 type sourceError struct{ error }
 
-func (p *put) blocks(it *item, r *blockReader, old []digest) error {
+func (p *put) blocks(r *blockReader, old []digest) error {
 	root := p.a.new()
 	var run byte // K or Z, of which count are to be told
 	var count uint64
@@ -314,8 +332,8 @@ func (p *put) blocks(it *item, r *blockReader, old []digest) error {
 		count = 0
 		return err
 	}
-	for n := range blocksOf(it.size) {
-		size := min(block, it.size-int64(n)*block)
+	for n := range blocksOf(r.at.size) {
+		size := min(block, r.at.size-int64(n)*block)
 		data, d, err := r.block(n)
 		if err != nil {
 			return errors.Join(flush(), sourceError{err})
@@ -349,11 +367,13 @@ func (p *put) blocks(it *item, r *blockReader, old []digest) error {
 		}
 		p.done(size)
 	}
-	err := flush()
-	if err == nil {
-		err = p.wire.write('E', root.Sum(nil))
+	if err := flush(); err != nil {
+		return err
 	}
-	return err
+	if err := r.at.check(r.f); err != nil {
+		return sourceError{err}
+	}
+	return p.wire.write('E', root.Sum(nil))
 }
 
 // Names gives what the source's top files are called.

@@ -31,6 +31,8 @@ type Options struct {
 	Delete, DryRun bool
 	// Into has the destination be a directory to put things into, whether or not it is there.
 	Into bool
+	// Named has the destination of Put be a name, also where a directory is: then that is an error.
+	Named bool
 	// Keep is asked before n more bytes are kept for the list of what is copied; false ends the transfer with
 	// ErrTooMany. It may be nil: a child's list has a bound in any case.
 	Keep func(n int) bool
@@ -47,7 +49,7 @@ func (o *Options) letters(a algorithm) string {
 		on     bool
 		letter byte
 	}{{true, '-'}, {o.Owner, 'o'}, {o.HardLinks, 'h'}, {o.Xattrs, 'x'}, {o.Sync, 's'}, {o.Checksum, 'c'},
-		{o.Delete, 'D'}, {o.DryRun, 'n'}, {o.Into, 'i'}, {a == blake, 'b'}} {
+		{o.Delete, 'D'}, {o.DryRun, 'n'}, {o.Into, 'i'}, {o.Named, 'N'}, {a == blake, 'b'}} {
 		if l.on {
 			b.WriteByte(l.letter)
 		}

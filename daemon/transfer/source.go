@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -21,11 +22,13 @@ type Source struct {
 	// Errors are what cannot be read, one text each.
 	Errors []string
 
-	items []*item
-	once  bool
-	keep  func(n int) bool // Options.Keep
-	full  bool             // it has refused
-	open  *os.File         // of NewFile
+	items    []*item
+	once     bool
+	special  bool             // what is not copied is an item as well, so that the child is asked about it
+	unlisted string           // the first of Errors that is not about such a file
+	keep     func(n int) bool // Options.Keep
+	full     bool             // it has refused
+	open     *os.File         // of NewFile
 	// links are names of files that have more than one, by device and inode; nil where they are not looked for
 	links map[[2]uint64]string
 
@@ -39,11 +42,18 @@ type item struct {
 	entry
 	name string // here
 
+	mu     sync.Mutex // guards the following
+	at     version    // of it
+	data   []byte     // of a small one, nil if it is not cached
+	sums   [algorithms]digest
+	summed [algorithms]bool
+	blocks *blockSums // of a large one
+}
+
+// blockSums are digests of a large file's blocks, as far as they are known.
+type blockSums struct {
 	mu      sync.Mutex // guards the following
-	data    []byte     // of a small one, nil if it is not cached
-	sums    [algorithms]digest
-	summed  [algorithms]bool
-	digests [algorithms][]digest // of a large one's blocks
+	digests [algorithms][]digest
 	known   [algorithms][]bool
 }
 
@@ -58,15 +68,14 @@ func (s *Source) Once() { s.once = true }
 
 // NewSource lists files and trees, as Put is to copy them.
 func NewSource(names []string, o Options) (*Source, error) {
-	s := &Source{keep: o.Keep}
+	s := &Source{keep: o.Keep, special: o.Delete}
 	if o.HardLinks {
 		s.links = map[[2]uint64]string{}
 	}
 	look := &lookup{users: map[uint32]string{}, groups: map[uint32]string{}, on: o.Owner}
 	first := map[string]string{}
 	for _, name := range names {
-		info, err := os.Stat(name) // what is named may be a link
-		if err != nil {
+		if _, err := os.Stat(name); err != nil {
 			return nil, fmt.Errorf("%s: %w", name, cause(err))
 		}
 		absolute, err := filepath.Abs(name)
@@ -84,46 +93,42 @@ func NewSource(names []string, o Options) (*Source, error) {
 			continue
 		}
 		first[base] = absolute
-		s.add(name, base, info, look)
+		s.add(name, base, look)
 	}
 	switch {
 	case s.full:
 		return nil, ErrTooMany
-	case o.Delete && len(s.Errors) > 0:
-		return nil, fmt.Errorf("%s; nothing is deleted while something cannot be read", s.Errors[0])
+	case o.Delete && s.unlisted != "":
+		return nil, fmt.Errorf("%s; nothing is deleted while something cannot be read", s.unlisted)
 	}
 	return s, nil
 }
 
 // NewFile is a source of one open file under a name.
 func NewFile(f *os.File, name string) (*Source, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
 	s := &Source{open: f}
-	s.add(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), name, info, &lookup{})
+	s.add(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), name, &lookup{})
 	return s, nil
 }
 
-func (s *Source) add(name, path string, info fs.FileInfo, look *lookup) {
+func (s *Source) add(name, path string, look *lookup) {
 	if s.full = s.full || s.keep != nil && !s.keep(itemSize+len(name)+len(path)); s.full {
 		return
 	}
 	var st unix.Stat_t
 	err := unix.Lstat(name, &st)
 	if path == filepath.Base(path) {
-		err = unix.Stat(name, &st)
+		err = unix.Stat(name, &st) // what is named may be a link
 	}
-	it := &item{name: name, entry: entry{path: path, mode: st.Mode, mtime: st.Mtim.Nano(), uid: int32(st.Uid),
-		gid: int32(st.Gid)}}
+	it := &item{name: name, entry: entry{path: path, mode: st.Mode, mtime: st.Mtim.Nano(), uid: st.Uid,
+		gid: st.Gid}}
 	it.user, it.group = look.names(st.Uid, st.Gid)
 	switch {
 	case err != nil:
 		s.fail(name, err)
 	case len(path) > 0xffff:
 		s.fail(name, errors.New("its name is too long"))
-	case info.IsDir():
+	case it.kind() == unix.S_IFDIR:
 		s.items = append(s.items, it)
 		list, err := os.ReadDir(name)
 		if err != nil {
@@ -133,12 +138,7 @@ func (s *Source) add(name, path string, info fs.FileInfo, look *lookup) {
 			if s.full {
 				return
 			}
-			below, err := each.Info()
-			if err != nil {
-				s.fail(filepath.Join(name, each.Name()), err)
-				continue
-			}
-			s.add(name+"/"+each.Name(), path+"/"+each.Name(), below, look)
+			s.add(name+"/"+each.Name(), path+"/"+each.Name(), look)
 		}
 	case it.kind() == unix.S_IFLNK:
 		if it.link, err = os.Readlink(name); err != nil {
@@ -157,6 +157,9 @@ func (s *Source) add(name, path string, info fs.FileInfo, look *lookup) {
 		s.Bytes += it.size
 	default:
 		s.fail(name, errSpecial)
+		if s.special {
+			s.items = append(s.items, it)
+		}
 	}
 }
 
@@ -180,6 +183,9 @@ func (s *Source) linked(it *item, st *unix.Stat_t) bool {
 }
 
 func (s *Source) fail(name string, err error) {
+	if s.unlisted == "" && !errors.Is(err, errSpecial) {
+		s.unlisted = fmt.Sprintf("%s: %v", name, cause(err))
+	}
 	if len(s.Errors) == maxErrors {
 		return
 	}
@@ -224,34 +230,122 @@ func (l *lookup) names(uid, gid uint32) (string, string) {
 	return l.users[uid], l.groups[gid]
 }
 
-var errShorter = errors.New("it has become shorter while it was read")
+var (
+	errShorter = errors.New("it has become shorter while it was read")
+	errChanged = errors.New("it was changed while it was read")
+	errEndless = errors.New("it does not say how large it is, and has more than 252 KiB")
+)
 
-// small gives a small file's content and its digest. The file is read once for targets that are about as far.
-func (s *Source) small(it *item, a algorithm) ([]byte, digest, error) {
+// version is a file as it was when it was opened: since it was listed, another one may have taken its name.
+type version struct {
+	dev, ino           uint64
+	mode               uint32
+	size, mtime, ctime int64
+}
+
+func versionOf(f *os.File) (version, error) {
+	var st unix.Stat_t
+	err := unix.Fstat(int(f.Fd()), &st)
+	return version{uint64(st.Dev), st.Ino, st.Mode, st.Size, st.Mtim.Nano(), st.Ctim.Nano()}, err
+}
+
+// check fails if an open file is not what it was. If it has only grown, what was read is how it began.
+func (v *version) check(f *os.File) error {
+	now, err := versionOf(f)
+	if err == nil && (now.size < v.size || now.size == v.size && now.mtime != v.mtime) {
+		return errChanged
+	}
+	return err
+}
+
+// content is a file as it was read.
+type content struct {
+	entry
+	data  []byte // of a small one
+	sum   digest
+	large *blockReader
+}
+
+// read gives a small file's content and its digest, or opens a large one. A small one is read once for targets that
+// are about as far.
+func (s *Source) read(it *item, a algorithm) (content, error) {
 	it.mu.Lock()
 	defer it.mu.Unlock()
 	if it.data == nil {
-		f, err := os.OpenFile(it.name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+		f, at, err := it.open()
 		if err != nil {
-			return nil, digest{}, err
+			return content{}, err
 		}
-		data := make([]byte, it.size)
-		_, err = io.ReadFull(f, data)
+		if at.size >= block {
+			if it.blocks == nil || it.at != at {
+				it.at, it.blocks = at, &blockSums{}
+			}
+			r := &blockReader{at: at, sums: it.blocks, once: s.once, a: a, f: f, buf: make([]byte, block)}
+			return content{entry: it.as(at.size), large: r}, nil
+		}
+		data, err := at.all(f)
 		_ = f.Close()
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			err = errShorter
-		}
 		if err != nil {
-			return nil, digest{}, err
+			return content{}, err
 		}
-		it.data = data
-		it.summed = [algorithms]bool{}
+		it.at, it.data, it.summed = at, data, [algorithms]bool{}
 		s.cache(it, len(data))
 	}
 	if !it.summed[a] {
 		it.sums[a], it.summed[a] = a.sum(it.data), true
 	}
-	return it.data, it.sums[a], nil
+	return content{entry: it.as(int64(len(it.data))), data: it.data, sum: it.sums[a]}, nil
+}
+
+// open opens a file. Only what was named may be a link.
+func (it *item) open() (*os.File, version, error) {
+	flags := os.O_RDONLY | unix.O_NONBLOCK
+	if strings.Contains(it.path, "/") {
+		flags |= unix.O_NOFOLLOW
+	}
+	f, err := os.OpenFile(it.name, flags, 0)
+	if err != nil {
+		return nil, version{}, err
+	}
+	at, err := versionOf(f)
+	if err == nil && at.mode&unix.S_IFMT != unix.S_IFREG {
+		err = errSpecial
+	}
+	if err != nil {
+		_ = f.Close()
+	}
+	return f, at, err
+}
+
+// as is what is told of the file as it was read. The caller holds mu.
+func (it *item) as(size int64) entry {
+	e := it.entry
+	e.mode, e.mtime, e.size = it.at.mode, it.at.mtime, size
+	return e
+}
+
+// all reads a small file. What the kernel makes may have a size of nothing, or of a page: what comes is its content.
+func (v *version) all(f *os.File) (data []byte, err error) {
+	if v.size == 0 {
+		if data, err = io.ReadAll(io.LimitReader(f, block)); len(data) == 0 {
+			data = []byte{}
+		}
+	} else {
+		data = make([]byte, v.size)
+		var n int
+		n, err = io.ReadFull(f, data)
+		data = data[:n]
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			err = nil
+		}
+	}
+	if err == nil && len(data) == block {
+		err = errEndless
+	}
+	if err == nil {
+		err = v.check(f)
+	}
+	return data, err
 }
 
 // cache counts what a file takes, and drops the oldest of others. The caller holds it.mu; those of others are only
@@ -278,54 +372,55 @@ func (s *Source) cache(it *item, n int) {
 	}
 }
 
-// digest gives the digest of a large file's block, if it is known.
-func (it *item) digest(a algorithm, number int) (d digest, ok bool) {
-	it.mu.Lock()
-	defer it.mu.Unlock()
-	if number >= len(it.known[a]) || !it.known[a][number] {
+// digest gives the digest of a block, if it is known.
+func (b *blockSums) digest(a algorithm, number int) (d digest, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.known[a] == nil || !b.known[a][number] {
 		return d, false
 	}
-	return it.digests[a][number], true
+	return b.digests[a][number], true
 }
 
-func (it *item) learn(a algorithm, number int, d digest) {
-	it.mu.Lock()
-	defer it.mu.Unlock()
-	if it.known[a] == nil {
-		it.known[a], it.digests[a] = make([]bool, blocksOf(it.size)), make([]digest, blocksOf(it.size))
+func (b *blockSums) learn(a algorithm, number, blocks int, d digest) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.known[a] == nil {
+		b.known[a], b.digests[a] = make([]bool, blocks), make([]digest, blocks)
 	}
-	it.known[a][number], it.digests[a][number] = true, d
+	b.known[a][number], b.digests[a][number] = true, d
 }
 
 // whole is the digest of all of a file.
 func (s *Source) whole(it *item, a algorithm) (digest, error) {
-	if it.size < block {
-		_, d, err := s.small(it, a)
-		var list []byte
-		if it.size > 0 {
-			list = d[:]
-		}
-		return a.sum(list), err
-	}
-	r, err := s.openBlocks(it, a)
+	c, err := s.read(it, a)
 	if err != nil {
 		return digest{}, err
 	}
+	r := c.large
+	if r == nil {
+		var list []byte
+		if len(c.data) > 0 {
+			list = c.sum[:]
+		}
+		return a.sum(list), nil
+	}
 	defer r.close()
 	root := a.new()
-	for n := range blocksOf(it.size) {
+	for n := range blocksOf(r.at.size) {
 		_, d, err := r.block(n)
 		if err != nil {
 			return digest{}, err
 		}
 		_, _ = root.Write(d[:])
 	}
-	return digest(root.Sum(nil)), nil
+	return digest(root.Sum(nil)), r.at.check(r.f)
 }
 
 // blockReader reads a large file for one target.
 type blockReader struct {
-	it   *item
+	at   version
+	sums *blockSums
 	once bool // digests are of no further use
 	a    algorithm
 	f    *os.File
@@ -333,22 +428,14 @@ type blockReader struct {
 	buf  []byte
 }
 
-func (s *Source) openBlocks(it *item, a algorithm) (*blockReader, error) {
-	f, err := os.OpenFile(it.name, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	return &blockReader{it: it, once: s.once, a: a, f: f, buf: make([]byte, block)}, nil
-}
-
 func (r *blockReader) close() { _ = r.f.Close() }
 
 // block gives a block and its digest; no bytes where all are zeros. They are good until the next call.
 func (r *blockReader) block(number int) ([]byte, digest, error) {
 	at := int64(number) * block
-	n := int(min(block, r.it.size-at))
+	n := int(min(block, r.at.size-at))
 	if at+int64(n) > r.data {
-		r.data = nextData(r.f, max(at, r.data), r.it.size)
+		r.data = nextData(r.f, max(at, r.data), r.at.size)
 	}
 	if at+int64(n) <= r.data {
 		return nil, r.a.zero(n), nil
@@ -362,11 +449,11 @@ func (r *blockReader) block(number int) ([]byte, digest, error) {
 	if string(r.buf[:n]) == string(zeros[:n]) {
 		return nil, r.a.zero(n), nil
 	}
-	d, ok := r.it.digest(r.a, number)
+	d, ok := r.sums.digest(r.a, number)
 	if !ok {
 		d = r.a.sum(r.buf[:n])
 		if !r.once {
-			r.it.learn(r.a, number, d)
+			r.sums.learn(r.a, number, blocksOf(r.at.size), d)
 		}
 	}
 	return r.buf[:n], d, nil

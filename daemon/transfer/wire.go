@@ -105,7 +105,7 @@ type entry struct {
 	mode        uint32 // st_mode
 	mtime       int64  // nanoseconds
 	size        int64
-	uid, gid    int32
+	uid, gid    uint32
 	path, link  string
 	user, group string
 	xattrs      xattrs // of Options.Xattrs, as get has them; nil where they are not told
@@ -115,8 +115,8 @@ func (e *entry) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, e.mode)
 	b = binary.BigEndian.AppendUint64(b, uint64(e.mtime))
 	b = binary.BigEndian.AppendUint64(b, uint64(e.size))
-	b = binary.BigEndian.AppendUint32(b, uint32(e.uid))
-	b = binary.BigEndian.AppendUint32(b, uint32(e.gid))
+	b = binary.BigEndian.AppendUint32(b, e.uid)
+	b = binary.BigEndian.AppendUint32(b, e.gid)
 	for _, s := range []string{e.path, e.link, e.user, e.group} {
 		b = binary.BigEndian.AppendUint16(b, uint16(len(s)))
 	}
@@ -131,8 +131,8 @@ func readEntry(b []byte) (e entry, rest []byte, err error) {
 	e.mode = binary.BigEndian.Uint32(b)
 	e.mtime = int64(binary.BigEndian.Uint64(b[4:]))
 	e.size = int64(binary.BigEndian.Uint64(b[12:]))
-	e.uid = int32(binary.BigEndian.Uint32(b[20:]))
-	e.gid = int32(binary.BigEndian.Uint32(b[24:]))
+	e.uid = binary.BigEndian.Uint32(b[20:])
+	e.gid = binary.BigEndian.Uint32(b[24:])
 	rest = b[entryLen:]
 	for i, s := range []*string{&e.path, &e.link, &e.user, &e.group} {
 		n := int(binary.BigEndian.Uint16(b[28+2*i:]))
@@ -149,6 +149,11 @@ func readEntry(b []byte) (e entry, rest []byte, err error) {
 }
 
 func (e *entry) kind() uint32 { return e.mode & unix.S_IFMT }
+
+// special tells whether it is none of what is copied.
+func (e *entry) special() bool {
+	return e.kind() != unix.S_IFREG && e.kind() != unix.S_IFDIR && e.kind() != unix.S_IFLNK
+}
 
 var errProtocol = errors.New("transfer: the other side does not keep to the protocol")
 

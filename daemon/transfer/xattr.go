@@ -139,10 +139,10 @@ func (p *put) xattrs(it *item) (told []byte, ok bool) {
 		return nil, true
 	}
 	told = binary.BigEndian.AppendUint32(nil, untold)
-	if it.kind() == unix.S_IFLNK || it.link != "" {
+	if it.kind() == unix.S_IFLNK || it.link != "" || it.special() {
 		return told, true
 	}
-	if !p.unread[it] {
+	if !p.lost[it.path] {
 		x, err := readXattrs(sentXattr, func(b []byte) (int, error) { return unix.Listxattr(it.name, b) },
 			func(name string, b []byte) (int, error) { return unix.Getxattr(it.name, name, b) })
 		if err == nil {
@@ -151,8 +151,7 @@ func (p *put) xattrs(it *item) (told []byte, ok bool) {
 				return all, true
 			}
 		}
-		p.fail(it, err)
-		p.unread[it] = true
+		p.lose(it, err)
 	}
 	return told, it.kind() == unix.S_IFDIR
 }
@@ -179,56 +178,34 @@ func xattrsOf(f *os.File) (xattrs, error) {
 		func(name string, b []byte) (int, error) { return unix.Fgetxattr(int(f.Fd()), name, b) })
 }
 
-// openXattrs opens a file or directory for its attributes. A directory may be there by a link.
-func (g *get) openXattrs(name string, e *entry) (*os.File, error) {
-	if e.kind() == unix.S_IFDIR {
-		return openDir(g.root, name)
-	}
-	return g.open(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
-}
-
-// sameXattrs tells whether a file has the attributes that it is to have.
-func (g *get) sameXattrs(name string, e *entry) bool {
+// sameXattrs tells whether an open file has the attributes that it is to have.
+func sameXattrs(f *os.File, e *entry) bool {
 	if e.xattrs == nil {
 		return true
 	}
-	f, err := g.openXattrs(name, e)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
 	had, err := xattrsOf(f)
 	return err == nil && maps.Equal(had, e.xattrs)
 }
 
-// setXattrs gives a file the attributes that it is to have. Its mode is set after that.
-func (g *get) setXattrs(name string, e *entry) error {
-	err := g.trySetXattrs(name, e)
+// setXattrs gives an open file the attributes that it is to have. Its mode is set after that.
+func (g *get) setXattrs(f *os.File, e *entry) error {
+	err := trySetXattrs(f, e)
 	if errors.Is(err, fs.ErrPermission) {
 		// Who may not write to a file may not set them.
-		more := fs.FileMode(0o600)
-		if e.kind() == unix.S_IFDIR {
-			more = 0o700
-		}
-		if g.root.Chmod(name, fs.FileMode(e.mode&0o777)|more) == nil {
-			err = g.trySetXattrs(name, e)
+		if f.Chmod(fs.FileMode(e.mode&0o777)|0o600) == nil {
+			err = trySetXattrs(f, e)
 		}
 	}
 	if errors.Is(err, unix.ENOTSUP) {
 		if !g.without {
-			g.result.fail(name + ": " + errNone.Error())
+			g.result.fail(e.path + ": " + errNone.Error())
 		}
 		g.without, err = true, nil
 	}
 	return err
 }
 
-func (g *get) trySetXattrs(name string, e *entry) error {
-	f, err := g.openXattrs(name, e)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
+func trySetXattrs(f *os.File, e *entry) error {
 	had, err := xattrsOf(f)
 	if err != nil {
 		return err
