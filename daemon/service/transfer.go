@@ -291,13 +291,17 @@ func (f *Files) pump(q *queue) {
 		job := r.jobs[0]
 		opened := job.file != nil
 		q.mu.Unlock()
-		n, done := f.sendChunk(job, buf)
+		n := job.read(buf)
 		q.mu.Lock()
 		if !opened && job.file != nil {
 			q.open++
 		}
-		r.unacked += n
+		r.unacked += n // before it is sent: it may be acknowledged at once
+		q.mu.Unlock()
+		done := f.sendChunk(job, buf[:n])
+		q.mu.Lock()
 		if done {
+			r.unacked -= min(n, r.unacked) // of a part, it was not sent
 			q.end(r)
 		}
 		if len(r.jobs) > 0 {
@@ -313,21 +317,23 @@ func (f *Files) pump(q *queue) {
 	q.mu.Unlock()
 }
 
-// sendChunk sends the next part of a file, or its end. A file that fails, or is gone by now, is cut short; the
-// receiver sees that its size is wrong.
-func (f *Files) sendChunk(job *transfer, buf []byte) (n int, done bool) {
-	if job.file == nil {
-		job.file, _ = job.open()
+// read reads the next part of a file. A file that fails, or is gone by now, is cut short; the receiver sees that its size
+// is wrong.
+func (t *transfer) read(buf []byte) (n int) {
+	if t.file == nil {
+		t.file, _ = t.open()
 	}
-	if job.file != nil {
-		n, _ = io.ReadFull(job.file, buf) // after an error the next read gives nothing
+	if t.file != nil {
+		n, _ = io.ReadFull(t.file, buf) // after an error the next read gives nothing
 	}
-	if n == 0 {
+	return n
+}
+
+// sendChunk sends a part of a file, or if that is empty the file's end, and tells whether the file is done.
+func (f *Files) sendChunk(job *transfer, part []byte) (done bool) {
+	if len(part) == 0 {
 		_ = f.d.Send(f.ctx, job.to.Context, job.to.Handle, pyproto.IsDead, []byte("Sender was explicitly closed."))
-		return 0, true
+		return true
 	}
-	if err := f.d.SendBytes(f.ctx, job.to.Context, job.to.Handle, buf[:n]); err != nil {
-		return 0, true
-	}
-	return n, false
+	return f.d.SendBytes(f.ctx, job.to.Context, job.to.Handle, part) != nil
 }
