@@ -1,4 +1,4 @@
-"""The program that files are sent to: processes that write small files beside it, and what it must not do."""
+"""The programs of put, get and sync on a target: processes that write small files, and what must not be done."""
 from __future__ import absolute_import, print_function
 
 import fcntl
@@ -24,9 +24,18 @@ OWNERS = 2 if os.geteuid() == 0 else 1
 PROGRAM = """import os
 os.sched_getaffinity = lambda pid: (0, 1)
 """
-for name in 'transfer.py', 'transfer_helpers.py', 'transfer_receive.py':
-    with open(os.path.join(HERE, name)) as f:
-        PROGRAM += f.read() + '\n'
+
+
+def source(*names):
+    out = []
+    for name in names:
+        with open(os.path.join(HERE, name)) as f:
+            out.append(f.read())
+    return '\n'.join(out)
+
+
+SENDER = source('transfer.py', 'transfer_send.py')
+PROGRAM += source('transfer.py', 'transfer_helpers.py', 'transfer_receive.py')
 
 
 def message(tag, data=b''):
@@ -64,8 +73,8 @@ class ReceiverTest(harness.TestCase):
         self.program.stdin.close()
         self.program.stdout.close()
 
-    def start(self, letters, dest, before='', program=PROGRAM):
-        self.program = subprocess.Popen([sys.executable, '-c', before + program, letters, dest], stdin=subprocess.PIPE,
+    def start(self, arguments, before='', program=PROGRAM):
+        self.program = subprocess.Popen([sys.executable, '-c', before + program] + arguments, stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, stderr=self.errors, cwd=self.dir)
 
     def send(self, data):
@@ -82,11 +91,29 @@ class ReceiverTest(harness.TestCase):
         self.errors.seek(0)
         return self.errors.read().decode('utf-8')
 
+    def exchange(self, messages, status=0):
+        try:
+            self.send(b''.join(messages))
+            self.program.stdin.close()
+        except (IOError, OSError):
+            # It has refused them.
+            pass
+        out = self.program.stdout.read()
+        self.program.wait()
+        self.assertEqual(self.program.returncode, status, self.said())
+        self.stop()
+        answers = []
+        while out:
+            tag, size = struct.unpack_from('!cI', out)
+            answers.append((tag.decode('ascii'), out[5:5 + size]))
+            out = out[5 + size:]
+        return answers
+
 
 class HelpersTest(ReceiverTest):
     def setUp(self):
         super(HelpersTest, self).setUp()
-        self.start('-', self.dir)
+        self.start(['-', self.dir])
         self.send(message(b'd', entry(b'top', 0o40755)))
         for i in range(FILES // 100):
             self.send(message(b'd', entry(('top/d%d' % i).encode('ascii'), 0o40755)))
@@ -149,23 +176,8 @@ class AnswersTest(ReceiverTest):
 
     def talk(self, letters, dest, messages, before='', status=0):
         """All answers to them, as pairs of a letter and what belongs to it."""
-        self.start(letters, dest, before)
-        try:
-            self.send(b''.join(messages))
-            self.program.stdin.close()
-        except (IOError, OSError):
-            # It has refused them.
-            pass
-        out = self.program.stdout.read()
-        self.program.wait()
-        self.assertEqual(self.program.returncode, status, self.said())
-        self.stop()
-        answers = []
-        while out:
-            tag, size = struct.unpack_from('!cI', out)
-            answers.append((tag.decode('ascii'), out[5:5 + size]))
-            out = out[5 + size:]
-        return answers
+        self.start([letters, dest], before)
+        return self.exchange(messages, status)
 
     def write(self, *names):
         for name in names:
@@ -459,6 +471,70 @@ os.write = broken
         for name in 'www', 'www/a':
             self.assertEqual(os.stat(os.path.join(self.dir, name)).st_mode & 0o777, 0o555)
             os.chmod(os.path.join(self.dir, name), 0o755)
+
+
+class SenderTest(ReceiverTest):
+    """The program that files come from."""
+
+    def ask(self, letters, path, messages=(), before=''):
+        self.start([letters, 'top', path], before, SENDER)
+        return self.exchange(messages)
+
+    def test_a_file_that_changes(self):
+        path = os.path.join(self.dir, 'x')
+        before = """import os
+read = os.read
+def change(fd, size):
+    data = read(fd, size)
+    if data:
+        with open('x', 'r+b') as f:
+            %s
+    return data
+os.read = change
+"""
+        for size in 10, BLOCK:
+            for change, text in (("f.seek(0, 2) or f.write(b'more')", None), ('f.truncate(1)', 'it was changed while it was read'),
+                                 ("os.utime('x', (5, 5))", 'it was changed while it was read')):
+                with open(path, 'wb') as f:
+                    f.write(b'x' * size)
+                answers = self.ask('-', 'x', [message(b'N')], before % change)
+                want = 'fq' if size == 10 else 'FBEq'
+                if text:
+                    want = 'eq' if size == 10 else 'FBXeq'
+                    self.assertIn(('e', b'x: ' + text.encode('ascii')), answers)
+                self.assertEqual(''.join(tag for tag, _data in answers), want, (size, change))
+
+    def test_a_file_that_becomes_a_link(self):
+        os.mkdir(os.path.join(self.dir, 'top'))
+        for name in 'secret', 'top/x':
+            with open(os.path.join(self.dir, name), 'w') as f:
+                f.write(name)
+        before = """import os
+opened = os.open
+def plant(path, *args):
+    os.unlink(path)
+    os.symlink('../secret', path)
+    return opened(path, *args)
+os.open = plant
+"""
+        answers = self.ask('-', 'top', before=before)
+        self.assertEqual(''.join(tag for tag, _data in answers), 'deq', answers)
+
+    def test_what_is_asked_about(self):
+        os.mkdir(os.path.join(self.dir, 'top'))
+        os.mkfifo(os.path.join(self.dir, 'top/fifo'))
+        answers = self.ask('-sD', 'top', [message(b'A', b'==') + message(b'p')])
+        self.assertEqual(''.join(tag for tag, _data in answers), 'QQPq')
+        answers = self.ask('-sD', 'top', [message(b'A', b'=n') + message(b'p')])
+        self.assertEqual(answers[3], ('e', b'top/fifo: it is no file, directory or link'))
+
+    def test_owners(self):
+        path = os.path.join(self.dir, 'x')
+        with open(path, 'w'):
+            uid = 0xfffffffd if os.geteuid() == 0 else os.geteuid()
+            os.chown(path, uid, -1)
+        answers = self.ask('-o', 'x')
+        self.assertEqual(struct.unpack_from('!IqQII', answers[0][1])[3], uid)
 
 
 if __name__ == '__main__':
