@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -125,6 +126,30 @@ func TestStockQuestionsInVain(t *testing.T) {
 	poll.Until(t, "it is disconnected", func() bool { return p.c.gone() != nil })
 	if err := p.c.gone(); !strings.Contains(err.Error(), unreadAnswers) {
 		t.Error(err)
+	}
+}
+
+// Mitogen 0.3.37 and 0.3.38 ask in bytes, and keep the answer under its names: only text ends their waiting. Others get the
+// names that they have sent.
+func TestNamesOfStockResources(t *testing.T) {
+	d := newDaemon(t, Options{Path: []string{writeFiles(t, map[string]string{"pkg/__init__.py": "", "pkg/data": "abc", "pkg/d\u00e9": "d"})}})
+	data, bytes := pyproto.Tuple{"pkg", "data", []byte("abc")}, pyproto.Tuple{[]byte("pkg"), []byte("data")}
+	for _, test := range []struct {
+		version     []int
+		asked, want pyproto.Tuple
+	}{
+		{[]int{0, 3, 37}, bytes, data}, {[]int{0, 3, 38}, bytes, data}, {[]int{0, 3, 39}, data[:2], data}, {[]int{0, 3, 41}, data[:2], data[:2]},
+		{[]int{0, 3, 37}, pyproto.Tuple{[]byte("pkg"), []byte("d\u00e9")}, pyproto.Tuple{"pkg", "d\u00e9", []byte("d")}},
+		{[]int{0, 3, 37}, pyproto.Tuple{[]byte("pkg"), []byte("none")}, pyproto.Tuple{"pkg", "none", nil}},
+		{[]int{0, 3, 37}, pyproto.Tuple{[]byte("pkg"), []byte("\xff")}, pyproto.Tuple{"pkg", []byte("\xff"), nil}},
+		{[]int{0, 3, 40}, pyproto.Tuple{[]byte("pkg"), []byte("none")}, pyproto.Tuple{[]byte("pkg"), []byte("none"), nil}},
+	} {
+		p := newPeerOn(t, d, "socketpair", func(c *Child) { c.runtime = &Runtime{Version: test.version} })
+		p.send(pyproto.Header{Src: p.id, Auth: p.id, Handle: pyproto.GetResource}, pickle(t, test.asked))
+		got, _, err := pyproto.UnmarshalPrefix(p.read().Payload)
+		if err != nil || !reflect.DeepEqual(got, test.want) {
+			t.Errorf("%v: %q: got %#v, %v, want %#v", test.version, test.asked, got, err, test.want)
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"go.uber.org/zap"
 
@@ -325,7 +326,7 @@ var versionTwoPickles = []int{0, 3, 41}
 // ResourceRequest is a stock child's question for a data file of a package.
 type ResourceRequest struct {
 	Package, Name string
-	asked         pyproto.Tuple // as it came: in some releases names are bytes
+	asked         pyproto.Tuple // as it came: before 0.3.39 names are bytes
 	named         bool          // both are text
 }
 
@@ -400,8 +401,11 @@ func (c *Child) sendResource(ctx context.Context, q ResourceRequest, data []byte
 	return c.stream.send(ctx, answer)
 }
 
-// resourceReply writes LOAD_RESOURCE.
+// resourceReply writes LOAD_RESOURCE. A release that asks in bytes waits for an answer in text.
 func (r *Runtime) resourceReply(pkg, name, content any) ([]byte, error) {
+	if r.AsksInBytes() {
+		pkg, name = asText(pkg), asText(name)
+	}
 	if r.before(versionTwoPickles) {
 		return pyproto.Marshal(pyproto.Tuple{pkg, name, content})
 	}
@@ -410,6 +414,14 @@ func (r *Runtime) resourceReply(pkg, name, content any) ([]byte, error) {
 		return nil, err
 	}
 	return pyproto.Append(out, content)
+}
+
+// asText leaves what is no text as it is.
+func asText(v any) any {
+	if b, ok := v.([]byte); ok && utf8.Valid(b) {
+		return string(b)
+	}
+	return v
 }
 
 // AsksInBytes tells whether this Mitogen names resources in bytes.
