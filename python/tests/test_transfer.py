@@ -493,7 +493,7 @@ def change(fd, size):
 os.read = change
 """
         for size in 10, BLOCK:
-            for change, text in (("f.seek(0, 2) or f.write(b'more')", None), ('f.truncate(1)', 'it was changed while it was read'),
+            for change, text in (("f.seek(0, 2); f.write(b'more')", None), ('f.truncate(1)', 'it was changed while it was read'),
                                  ("os.utime('x', (5, 5))", 'it was changed while it was read')):
                 with open(path, 'wb') as f:
                     f.write(b'x' * size)
@@ -519,6 +519,53 @@ os.open = plant
 """
         answers = self.ask('-', 'top', before=before)
         self.assertEqual(''.join(tag for tag, _data in answers), 'deq', answers)
+
+    def test_attributes_of_a_file_that_is_replaced(self):
+        if sys.version_info[0] == 2:
+            return
+        os.mkdir(os.path.join(self.dir, 'top'))
+        before = """import os
+opened = os.open
+def swap(*args):
+    os.rename('top/x', 'top/y')
+    open('top/x', 'w').close()
+    os.chmod('top/x', 0o600)
+    os.setxattr('top/x', 'user.late', b'')
+def plant(path, *args):
+    swap() if %d else None
+    fd = opened(path, *args)
+    None if %d else swap()
+    return fd
+os.open = plant
+"""
+        for letters in '-x', '-xsc':
+            for early, mode in (1, 0o600), (0, 0o640):
+                path = os.path.join(self.dir, 'top/x')
+                with open(path, 'w'):
+                    os.chmod(path, 0o640)
+                try:
+                    os.setxattr(path, 'user.early', b'')
+                except OSError:
+                    return
+                answers = self.ask(letters, 'top', [message(b'A', b'==') + message(b'p')], before % (early, early))
+                tag, data = answers[1]
+                self.assertEqual(struct.unpack_from('!I', data)[0] & 0o777, mode, letters)
+                self.assertEqual((b'user.early' in data, b'user.late' in data), (not early, bool(early)), letters)
+                for name in 'top/x', 'top/y':
+                    os.unlink(os.path.join(self.dir, name))
+
+    def test_empty_files(self):
+        # They take no memory of a block.
+        before = """import os
+read = os.read
+def few(fd, size):
+    assert size <= 4096, size
+    return read(fd, size)
+os.read = few
+"""
+        open(os.path.join(self.dir, 'x'), 'w').close()
+        answers = self.ask('-', 'x', before=before)
+        self.assertEqual(''.join(tag for tag, _data in answers), 'fq', answers)
 
     def test_what_is_asked_about(self):
         os.mkdir(os.path.join(self.dir, 'top'))
