@@ -175,6 +175,7 @@ def pack(path, st, link, owner, size):
 SPECIAL = 'it is no file, directory or link'
 UNLINKED = 'the file that it is another name of was not copied'
 NOFOLLOW = getattr(os, 'O_NOFOLLOW', 0)
+DIRECTORY = getattr(os, 'O_DIRECTORY', 0)
 NONBLOCK = getattr(os, 'O_NONBLOCK', 0)
 ZEROS = b'\0' * BLOCK
 ZERO_DIGEST = digest_of(ZEROS).digest()
