@@ -115,13 +115,13 @@ class Entry(object):
         self.rest = data[at:]
 
 
-def read_xattrs(path, take):
+def read_xattrs(path, take, **follow):
     """
     The extended attributes of a path or descriptor whose names take() accepts; none where the file system has none.
     """
     out = {}
     try:
-        names = os.listxattr(path)
+        names = os.listxattr(path, **follow)
     except OSError as e:
         if e.errno in (errno.ENOTSUP, errno.ENOSYS):
             return out
@@ -129,7 +129,7 @@ def read_xattrs(path, take):
     for name in map(os.fsencode, names):
         if take(name):
             try:
-                out[name] = os.getxattr(path, name)
+                out[name] = os.getxattr(path, name, **follow)
             except OSError as e:
                 # It was removed meanwhile.
                 if e.errno != errno.ENODATA:
@@ -175,6 +175,7 @@ def pack(path, st, link, owner, size):
 SPECIAL = 'it is no file, directory or link'
 UNLINKED = 'the file that it is another name of was not copied'
 NOFOLLOW = getattr(os, 'O_NOFOLLOW', 0)
+DIRECTORY = getattr(os, 'O_DIRECTORY', 0)
 NONBLOCK = getattr(os, 'O_NONBLOCK', 0)
 ZEROS = b'\0' * BLOCK
 ZERO_DIGEST = digest_of(ZEROS).digest()

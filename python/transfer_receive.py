@@ -5,6 +5,7 @@ import fcntl
 DIFFERS = 'it came damaged, or was changed while it was read'
 # What no name may have between its slashes.
 BAD = frozenset((b'', b'.', b'..'))
+COPIED = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
 # What the name of an unfinished file begins with, and what it ends with if the next transfer goes on with it.
 HIDDEN, PART = b'.mitogend-', b'.part'
 
@@ -39,6 +40,8 @@ class Receiver(object):
         self.helpers = Helpers(self) if 'h' not in options and not XATTRS else None
         # Of sync with hard links: files that are to come.
         self.differ = set()
+        # Directories that are to be there by several names, by device and inode; and modes that were changed.
+        self.paths, self.opened = {}, []
         self.umask = os.umask(0o77)
 
     def check(self, dest):
@@ -86,7 +89,7 @@ class Receiver(object):
             self.helpers.end()
         for path, entry, st in reversed(self.dirs):
             try:
-                fd = self.open(path, st)
+                fd = self.open_directory(path, entry, st)
                 try:
                     self.finish(path, entry, fd)
                 finally:
@@ -156,6 +159,16 @@ class Receiver(object):
         """Open what lstat() has found there."""
         fd = os.open(path, os.O_RDONLY | NOFOLLOW | NONBLOCK)
         if same_file(os.fstat(fd), st):
+            return fd
+        os.close(fd)
+        raise EnvironmentError('something else has taken its place')
+
+    def open_directory(self, path, entry, st):
+        """Open one that was seen long ago: some file systems have given it another number since."""
+        fd = os.open(path, os.O_RDONLY | NOFOLLOW | NONBLOCK | DIRECTORY)
+        now = os.fstat(fd)
+        # By another name it may have its owner by now.
+        if stat.S_ISDIR(now.st_mode) and (now.st_uid == st.st_uid or self.owner and now.st_uid == self.ids(entry)[0]):
             return fd
         os.close(fd)
         raise EnvironmentError('something else has taken its place')
@@ -372,7 +385,8 @@ class Receiver(object):
             self.wire.write(b'N')
             self.wire.flush()
             tag = b'e'
-            if self.blocks(entry, fd, had, basis, old):
+            whole = self.blocks(entry, fd, had, basis, old)
+            if whole:
                 self.finish(tmp, entry, fd)
                 if not same_file(os.lstat(tmp), os.fstat(fd)):
                     raise ValueError(DIFFERS)
@@ -380,6 +394,7 @@ class Receiver(object):
                 self.placed(entry)
             else:
                 self.failed.add(entry.path)
+                stays = stays and whole is False
         except EOFError:
             # The next transfer goes on with what has come.
             raise
@@ -406,14 +421,18 @@ class Receiver(object):
         os.close(fd)
 
     def blocks(self, entry, fd, had, basis, old):
-        """Take a file's blocks. True if it is whole; an error is kept until all have come."""
+        """
+        Take a file's blocks. True if it is whole, False if not all have come, None if it was another one meanwhile;
+        an error is kept until all have come.
+        """
         at, root, error = 0, digest_of(), None
         os.lseek(fd, 0, 0)
         while 1:
             tag, data = self.wire.read()
             if tag == b'X':
-                # Its source cannot be read. What has come may be gone on with.
-                return False
+                # Its source cannot be read. What has come may be gone on with, but of one that never stays the same
+                # there would be a second file for good.
+                return False if at < entry.size else None
             if tag == b'E':
                 if error:
                     raise error
@@ -478,7 +497,8 @@ class Receiver(object):
         elif 'D' in self.options:
             directory, name = os.path.split(path)
             self.seen.setdefault(directory, set()).add(name)
-            if stat.S_ISDIR(entry.mode) or st and stat.S_ISDIR(st.st_mode):
+            # Nothing is known of what is below a name that the source has for a socket or the like.
+            if stat.S_IFMT(entry.mode) in COPIED and (stat.S_ISDIR(entry.mode) or st and stat.S_ISDIR(st.st_mode)):
                 self.seen.setdefault(path, set())
         same = self.same(entry, path, st)
         if not same and 'h' in self.options:
@@ -487,7 +507,7 @@ class Receiver(object):
 
     def same(self, entry, path, st):
         kind = stat.S_IFMT(entry.mode)
-        if kind not in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
+        if kind not in COPIED:
             # It is asked about so that nothing with its name is deleted.
             return True
         if not st or stat.S_IFMT(st.st_mode) != kind:
@@ -526,11 +546,15 @@ class Receiver(object):
     def delete(self):
         """What was not asked for is not there any more at the source."""
         todo = [self.top] if self.whole else []
+        self.same_directories()
         while todo:
             directory = todo.pop()
-            if not is_dir(directory):
+            want = self.seen.get(directory)
+            if want is None or not is_dir(directory):
                 continue
-            want = self.seen.pop(directory)
+            paths = [path for path in self.paths.get(identity(directory), ()) if is_dir(path)]
+            paths = set(paths + [directory])
+            below = [os.path.join(path, name) for path in paths for name in self.seen.pop(path, ())]
             try:
                 names = set(self.allowed(os.listdir, directory, directory))
             except EnvironmentError as e:
@@ -539,19 +563,49 @@ class Receiver(object):
             more = names - want
             if more:
                 more -= alike(directory, want - names, more)
+                more -= set(name for name in more if identity(os.path.join(directory, name)) in self.paths)
             for name in sorted(more):
                 path = os.path.join(directory, name)
                 if not name.startswith(HIDDEN):
                     self.remove(path)
                 elif name.endswith(PART) and not self.dry and name not in map(part_of, want):
                     drop_part(path)
-            todo += [path for path in (os.path.join(directory, name) for name in sorted(want, reverse=True)) if path in self.seen]
+            todo += [path for path in sorted(below, reverse=True) if path in self.seen]
+        self.close_again()
+
+    def same_directories(self):
+        """
+        Of directories that are to be there by several names, since case is ignored or a link leads to one: what is
+        wanted of one is wanted of all.
+        """
+        paths = {}
+        for path in self.seen:
+            try:
+                st = os.stat(path)
+            except OSError:
+                continue
+            if stat.S_ISDIR(st.st_mode):
+                paths.setdefault((st.st_dev, st.st_ino), []).append(path)
+        self.paths = dict((key, sorted(some)) for key, some in paths.items() if len(some) > 1 or os.path.islink(some[0]))
+        for some in self.paths.values():
+            want = set().union(*[self.seen[path] for path in some])
+            self.seen.update((path, want) for path in some)
 
     def remove(self, top, tell=True):
         """Remove a file, or a directory with what is in it. What cannot be removed is told, and the rest goes."""
+        try:
+            self.remove_all(top, tell)
+        finally:
+            self.close_again()
+
+    def remove_all(self, top, tell):
         todo, failed = [(top, False)], False
         while todo:
             path, empty = todo.pop()
+            if not empty and self.paths and identity(path) in self.paths:
+                # A link leads to it by which something is wanted in it.
+                failed = True
+                continue
             try:
                 if not empty and is_dir(path):
                     names = self.allowed(os.listdir, path, path)
@@ -570,14 +624,26 @@ class Receiver(object):
                 self.wire.write(b'r', path)
 
     def allowed(self, action, path, directory):
-        """Do it even if nobody may write to the directory, which gets its mode later, or goes."""
+        """Do it even if nobody may write to the directory, which gets its mode back if it stays."""
         try:
             return action(path)
         except OSError as e:
             if e.errno != errno.EACCES or self.dry or not is_dir(directory):
                 raise
-        os.chmod(directory, 0o700)
+        mode = stat.S_IMODE(os.lstat(directory).st_mode)
+        os.chmod(directory, mode | 0o700)
+        self.opened.append((directory, mode))
         return action(path)
+
+    def close_again(self):
+        """Give directories their modes that allowed() has changed."""
+        while self.opened:
+            directory, mode = self.opened.pop()
+            try:
+                os.chmod(directory, mode)
+            except OSError:
+                # It is gone.
+                pass
 
 
 def drop(path):
@@ -617,13 +683,13 @@ def alike(directory, missing, names):
     Which of the names are those of files that are wanted by another one: where case is ignored, or where characters
     have several forms, a file is there by a name that is not listed.
     """
-    wanted = set(identity(directory, name) for name in missing) - set([None])
-    return set(name for name in names if identity(directory, name) in wanted) if wanted else set()
+    wanted = set(identity(os.path.join(directory, name)) for name in missing) - set([None])
+    return set(name for name in names if identity(os.path.join(directory, name)) in wanted) if wanted else set()
 
 
-def identity(directory, name):
+def identity(path):
     try:
-        st = os.lstat(os.path.join(directory, name))
+        st = os.lstat(path)
     except OSError:
         return None
     return st.st_dev, st.st_ino

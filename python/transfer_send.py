@@ -2,6 +2,8 @@
 SHORTER = 'it has become shorter while it was read'
 CHANGED = 'it was changed while it was read'
 ENDLESS = 'it does not say how large it is, and has more than 252 KiB'
+# What is read of a file that says that it is empty, before all that there may be.
+FEW = 4 << 10
 
 
 class Sender(object):
@@ -83,17 +85,20 @@ class Sender(object):
         else:
             self.send(path, name, st, link)
 
-    def entry(self, path, name, st, link=b'', size=0):
+    def entry(self, path, name, st, link=b'', size=0, fd=None):
         """
         What is told of a file. A directory whose extended attributes cannot be read goes without, and that is told
-        once.
+        once. Those of a file that is open are by its descriptor: another may have taken its name.
         """
         told = b''
         if XATTRS:
             told = struct.pack('!I', UNTOLD)
             if not link and not stat.S_ISLNK(st.st_mode) and path not in self.unread:
                 try:
-                    told = pack_xattrs(read_xattrs(path, of_user))
+                    if fd is None:
+                        told = pack_xattrs(read_xattrs(path, of_user, follow_symlinks=b'/' not in name))
+                    else:
+                        told = pack_xattrs(read_xattrs(fd, of_user))
                 except (EnvironmentError, ValueError) as e:
                     if not stat.S_ISDIR(st.st_mode):
                         raise
@@ -103,18 +108,21 @@ class Sender(object):
 
     def ask(self, path, name, st, link):
         """Is it there as it is here?"""
-        digest, to = b'', link
-        if stat.S_ISLNK(st.st_mode):
-            to = os.readlink(path)
-        elif stat.S_ISREG(st.st_mode) and self.checksum and not link:
+        if stat.S_ISREG(st.st_mode) and self.checksum and not link:
             fd = self.open(path, name)
             try:
+                st = os.fstat(fd)
+                if not stat.S_ISREG(st.st_mode):
+                    raise ValueError(SPECIAL)
                 digest = digest_of(b''.join(blocks_of(fd, st.st_size))).digest()
+                asked = self.entry(path, name, st, size=st.st_size, fd=fd) + digest
             finally:
                 os.close(fd)
-        # What is none of these is asked about as well, so that it is known to be here. To send it is an error.
-        size = st.st_size if stat.S_ISREG(st.st_mode) else 0
-        self.wire.write(b'Q', self.entry(path, name, st, to, size) + digest)
+        else:
+            to = os.readlink(path) if stat.S_ISLNK(st.st_mode) else link
+            # What is none of these is asked about as well, so that it is known to be here. To send it is an error.
+            asked = self.entry(path, name, st, to, st.st_size if stat.S_ISREG(st.st_mode) else 0)
+        self.wire.write(b'Q', asked)
         self.asked.append((path, name, link))
 
     def open(self, path, name):
@@ -145,13 +153,15 @@ class Sender(object):
             raise ValueError(SPECIAL)
         if st.st_size < BLOCK:
             # What the kernel makes may have a size of nothing, or of a page. What comes is its content.
-            data = read_block(fd, st.st_size or BLOCK)
+            data = read_block(fd, st.st_size or FEW)
+            if data and not st.st_size:
+                data += read_block(fd, BLOCK - len(data))
             if len(data) == BLOCK:
                 raise ValueError(ENDLESS)
             unchanged(fd, st)
-            self.wire.write(b'f', self.entry(path, name, st, size=len(data)) + digest_of(data).digest() + data)
+            self.wire.write(b'f', self.entry(path, name, st, size=len(data), fd=fd) + digest_of(data).digest() + data)
             return
-        self.wire.write(b'F', self.entry(path, name, st, size=st.st_size))
+        self.wire.write(b'F', self.entry(path, name, st, size=st.st_size, fd=fd))
         self.wire.flush()
         old = []
         while 1:

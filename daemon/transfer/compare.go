@@ -1,10 +1,11 @@
 package transfer
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"io"
+	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"slices"
@@ -27,15 +28,52 @@ var ErrTooMany = errors.New("transfer: there are too many files to keep a list o
 // listedSize is about what an element of a list takes, beside its texts.
 const listedSize = 128
 
+// dirSize is about what a map of a directory's names takes, and what finds it.
+const dirSize = 4 * listedSize
+
 // keep counts what is kept of what a child lists.
 func (g *get) keep(texts ...string) error {
 	n := listedSize
 	for _, s := range texts {
 		n += len(s)
 	}
+	return g.count(n)
+}
+
+func (g *get) count(n int) error {
 	g.kept += n
 	if g.kept > maxListed || g.o.Keep != nil && !g.o.Keep(n) {
 		return ErrTooMany
+	}
+	return nil
+}
+
+// see notes a file that is to be there, and a directory even if nothing is to be in it.
+func (g *get) see(seen map[string]map[string]bool, e *entry) error {
+	note := func(dir string) error {
+		if seen[dir] != nil {
+			return nil
+		}
+		seen[dir] = map[string]bool{}
+		return g.count(dirSize + len(dir))
+	}
+	dir, name := path.Split(path.Clean(e.path))
+	if dir = path.Clean(dir); name != top {
+		if err := note(dir); err != nil {
+			return err
+		}
+		seen[dir][name] = true
+	}
+	if err := g.keep(e.path); err != nil || e.special() || e.path == "" {
+		return err // nothing is known of what is below a name that the child has for a socket or the like
+	}
+	isDir := e.kind() == unix.S_IFDIR
+	if !isDir && g.root != nil {
+		info, err := g.root.Lstat(e.path)
+		isDir = err == nil && info.IsDir()
+	}
+	if isDir {
+		return note(e.path)
 	}
 	return nil
 }
@@ -73,12 +111,7 @@ func (g *get) compare(ctx context.Context) error {
 		}
 		e.path, err = g.place(from)
 		if g.o.Delete && err == nil {
-			if dir := path.Dir(e.path); seen[dir] == nil {
-				seen[dir] = map[string]bool{path.Base(e.path): true}
-			} else {
-				seen[dir][path.Base(e.path)] = true
-			}
-			err = g.keep(e.path)
+			err = g.see(seen, &e)
 		}
 		if g.o.HardLinks && err == nil {
 			err = g.keep(e.path)
@@ -118,7 +151,7 @@ func (g *get) compare(ctx context.Context) error {
 	}
 	if g.o.Delete && g.inside {
 		if len(g.result.Errors) == 0 {
-			g.deleteRest(top, seen)
+			g.deleteRest(seen)
 		} else {
 			g.result.fail("nothing is deleted while something cannot be read")
 		}
@@ -238,31 +271,94 @@ func (g *get) copyBlock(f, basis *os.File, at, n int64) (digest, error) {
 	return g.a.sum(buf), err
 }
 
-// deleteRest removes what was not listed below a directory, which stays itself. seen has the names in each.
-func (g *get) deleteRest(dir string, seen map[string]map[string]bool) {
+// deleteRest removes what was not listed. seen has directories, with the names in each.
+func (g *get) deleteRest(seen map[string]map[string]bool) {
+	g.sameDirs(seen)
+	g.deleteIn(top, seen)
+	g.closeAgain()
+}
+
+// sameDirs finds directories that are to be here by several names, since case is ignored or a link leads to one: what
+// is wanted of one is wanted of all.
+func (g *get) sameDirs(seen map[string]map[string]bool) {
+	g.paths = map[[2]uint64][]string{}
+	for dir := range seen {
+		if info, err := g.root.Stat(dir); err == nil && info.IsDir() {
+			if id, ok := identityOf(info); ok {
+				g.paths[id] = append(g.paths[id], dir)
+			}
+		}
+	}
+	for id, some := range g.paths {
+		if len(some) == 1 && g.isDir(some[0]) {
+			delete(g.paths, id)
+			continue
+		}
+		want := map[string]bool{}
+		for _, dir := range some {
+			maps.Copy(want, seen[dir])
+		}
+		for _, dir := range some {
+			seen[dir] = want
+		}
+	}
+}
+
+// isDir tells whether it is a directory, and no link to one.
+func (g *get) isDir(name string) bool {
+	info, err := g.root.Lstat(name)
+	return err == nil && info.IsDir()
+}
+
+// isSeen tells whether sameDirs has found a directory.
+func (g *get) isSeen(name string) bool {
+	if len(g.paths) == 0 {
+		return false
+	}
+	id, ok := identity(g.root, name)
+	return ok && g.paths[id] != nil
+}
+
+// deleteIn does that in a directory, which stays itself.
+func (g *get) deleteIn(dir string, seen map[string]map[string]bool) {
+	want := seen[dir]
+	if want == nil || !g.isDir(dir) {
+		return
+	}
+	paths := []string{dir}
+	if id, ok := identity(g.root, dir); ok {
+		for _, other := range g.paths[id] {
+			if other != dir && g.isDir(other) {
+				paths = append(paths, other)
+			}
+		}
+	}
+	for _, each := range paths {
+		delete(seen, each)
+	}
 	here, err := g.list(dir)
 	if err != nil {
 		g.result.fail(dir + ": " + cause(err).Error())
 		return
 	}
-	want := seen[dir]
 	var other map[string]string
 	if slices.ContainsFunc(here, func(each os.DirEntry) bool { return !want[each.Name()] }) {
 		other = g.alike(dir, want, here)
 	}
 	for _, each := range here {
 		name := path.Join(dir, each.Name())
-		to, isOther := other[each.Name()]
+		_, isOther := other[each.Name()]
 		switch {
-		case isOther || want[each.Name()]:
-			// What is listed has its directories listed, too.
-			if each.IsDir() {
-				g.deleteRest(path.Join(dir, cmp.Or(to, each.Name())), seen)
-			}
+		case isOther || want[each.Name()] || g.isSeen(name):
 		case !strings.HasPrefix(each.Name(), hidden):
 			g.remove(name, each.IsDir(), true)
 		case strings.HasSuffix(name, partSuffix):
 			g.removePart(name, want)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		for _, each := range paths {
+			g.deleteIn(path.Join(each, name), seen)
 		}
 	}
 }
@@ -299,8 +395,15 @@ func identity(root *os.Root, name string) (id [2]uint64, ok bool) {
 	if err != nil {
 		return id, false
 	}
+	return identityOf(info)
+}
+
+func identityOf(info fs.FileInfo) (id [2]uint64, ok bool) {
 	st, ok := info.Sys().(*syscall.Stat_t)
-	return [2]uint64{uint64(st.Dev), st.Ino}, ok
+	if !ok {
+		return id, false
+	}
+	return [2]uint64{uint64(st.Dev), st.Ino}, true
 }
 
 func (g *get) list(dir string) (names []os.DirEntry, err error) {
@@ -315,20 +418,44 @@ func (g *get) list(dir string) (names []os.DirEntry, err error) {
 	return names, err
 }
 
-// allowed does something even if nobody may write to the directory, which gets its mode later, or goes.
+// allowed does something even if nobody may write to the directory, which gets its mode back if it stays.
 func (g *get) allowed(dir string, do func() error) error {
 	err := do()
 	if !errors.Is(err, unix.EACCES) || g.o.DryRun {
 		return err
 	}
-	if g.root.Chmod(dir, 0o700) != nil {
+	info, lerr := g.root.Lstat(dir)
+	if lerr != nil || !info.IsDir() || g.root.Chmod(dir, info.Mode()|0o700) != nil {
 		return err
 	}
+	g.opened = append(g.opened, opened{dir, info.Mode()})
 	return do()
+}
+
+// opened is a directory whose mode was changed.
+type opened struct {
+	name string
+	mode fs.FileMode
+}
+
+// closeAgain gives directories their modes that allowed has changed.
+func (g *get) closeAgain() {
+	for _, each := range slices.Backward(g.opened) {
+		_ = g.root.Chmod(each.name, each.mode) // it may be gone
+	}
+	g.opened = nil
 }
 
 // remove removes a file, or a directory with what is in it. What cannot be removed is told, and the rest goes.
 func (g *get) remove(name string, isDir, tell bool) (gone bool) {
+	defer g.closeAgain()
+	return g.removeAll(name, isDir, tell)
+}
+
+func (g *get) removeAll(name string, isDir, tell bool) (gone bool) {
+	if g.isSeen(name) {
+		return false // a link leads to it by which something is wanted in it
+	}
 	var here []os.DirEntry
 	var err error
 	if isDir {
@@ -336,7 +463,7 @@ func (g *get) remove(name string, isDir, tell bool) (gone bool) {
 	}
 	gone = true
 	for _, each := range here {
-		gone = g.remove(path.Join(name, each.Name()), each.IsDir(), tell) && gone
+		gone = g.removeAll(path.Join(name, each.Name()), each.IsDir(), tell) && gone
 	}
 	if !gone {
 		return false

@@ -33,7 +33,8 @@
 // directory; what they find fault with is told at the end.
 //
 // Names are looked up once: what a file gets, its owner as its time, is given to what is open. A source's file is what
-// it was when it was opened, whatever was listed; if it changes under the reader, other than by growing, that is an error.
+// it was when it was opened, with its owner and attributes, whatever was listed; if it changes under the reader, other
+// than by growing, that is an error.
 //
 // A Source is read for any number of targets at once: it keeps digests, and small files within maxCached. Each Put
 // has one goroutine that runs the program, one that reads its answers, and the caller's, which writes. A Get has two.

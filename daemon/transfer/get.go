@@ -73,11 +73,13 @@ type get struct {
 	why     error
 	to      io.Writer // of GetTo
 	dirs    []entry
-	led     map[string]bool // directories in root that a link leads to
-	failed  map[string]bool // of HardLinks: files that are not in place, by what the child calls them
-	kept    int             // bytes, of dirs and of what is compared
-	buf     []byte          // of copyBlock
-	without bool            // it was told that a file system has no attributes
+	led     map[string]bool        // directories in root that a link leads to
+	failed  map[string]bool        // of HardLinks: files that are not in place, by what the child calls them
+	kept    int                    // bytes, of dirs and of what is compared
+	buf     []byte                 // of copyBlock
+	opened  []opened               // of allowed
+	paths   map[[2]uint64][]string // of Delete: see sameDirs
+	without bool                   // it was told that a file system has no attributes
 	ids     map[string]int
 }
 
@@ -766,7 +768,7 @@ func (g *get) large(ctx context.Context, e *entry) error {
 	err = g.blocks(ctx, e, f, info.Size(), old, basis)
 	var fatal fatalError
 	switch {
-	case errors.As(err, &fatal), errors.Is(err, errAbandoned):
+	case errors.As(err, &fatal), errors.Is(err, errAbandoned) && !errors.Is(err, errUnsteady):
 		return err // the next transfer goes on with what has come
 	case err == nil:
 		err = g.finish(f, e)
@@ -814,7 +816,11 @@ func (g *get) reply(tag byte, data ...[]byte) error {
 	return nil
 }
 
-var errAbandoned = errors.New("it cannot be read any more")
+var (
+	errAbandoned = errors.New("it cannot be read any more")
+	// errUnsteady: all has come, and it was another file then. If that is always so, what has come is of no use.
+	errUnsteady = fmt.Errorf("%w as it was", errAbandoned)
+)
 
 // blocks takes a file's blocks. K is for those that basis has, or f itself where that is nil. An error with a file
 // here is kept until all have come.
@@ -835,6 +841,8 @@ func (g *get) blocks(ctx context.Context, e *entry, f *os.File, had int64, old [
 		switch {
 		case err != nil:
 			return fatalError{err}
+		case tag == 'X' && at == e.size:
+			return errUnsteady
 		case tag == 'X':
 			return errAbandoned
 		case tag == 'E':

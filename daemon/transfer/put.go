@@ -172,16 +172,20 @@ func (p *put) differing() ([]*item, error) {
 	p.asked = len(p.source.items)
 	p.mu.Unlock()
 	for _, it := range p.source.items {
-		var sum []byte
+		var head, sum []byte
 		if p.o.Checksum && it.kind() == unix.S_IFREG && it.link == "" {
-			d, err := p.source.whole(it, p.a)
-			if err != nil {
+			c, err := p.source.whole(it, p.a, p.o.Xattrs)
+			if sum = c.sum[:]; err != nil {
+				sum = make([]byte, digestLen)
 				p.lose(it, err)
+			} else {
+				head = append(c.append(nil), c.told...)
 			}
-			sum = d[:]
 		}
-		told, _ := p.xattrs(it)
-		if err := p.wire.write('Q', it.append(nil), told, sum); err != nil {
+		if head == nil {
+			head = p.head(it)
+		}
+		if err := p.wire.write('Q', head, sum); err != nil {
 			return nil, err
 		}
 	}
@@ -245,32 +249,29 @@ func (p *put) lose(it *item, err error) {
 // item sends one file. The error is that nothing can be sent any more.
 func (p *put) item(it *item) error {
 	if it.kind() != unix.S_IFREG || it.link != "" {
-		told, _ := p.xattrs(it)
-		head := append(it.append(nil), told...)
 		switch {
 		case it.kind() == unix.S_IFDIR:
-			return p.wire.write('d', head)
+			return p.wire.write('d', p.head(it))
 		case it.kind() == unix.S_IFLNK:
-			return p.wire.write('l', head)
+			return p.wire.write('l', p.head(it))
 		case it.kind() == unix.S_IFREG && p.lost[it.link]:
 			p.lose(it, errUnlinked)
 		case it.kind() == unix.S_IFREG:
-			return p.wire.write('h', head)
+			return p.wire.write('h', p.head(it))
 		}
 		return nil
 	}
-	told, ok := p.xattrs(it)
-	if !ok || p.lost[it.path] {
+	if p.lost[it.path] {
 		p.done(it.size)
 		return nil
 	}
-	c, err := p.source.read(it, p.a)
+	c, err := p.source.read(it, p.a, p.o.Xattrs)
 	if err != nil {
 		p.lose(it, err)
 		p.done(it.size)
 		return nil
 	}
-	head := append(c.append(make([]byte, 0, entryLen+len(it.path)+64)), told...)
+	head := append(c.append(make([]byte, 0, entryLen+len(it.path)+64)), c.told...)
 	if c.large != nil {
 		defer c.large.close()
 		return p.large(it, c.large, head)

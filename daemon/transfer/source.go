@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -45,6 +46,7 @@ type item struct {
 	mu     sync.Mutex // guards the following
 	at     version    // of it
 	data   []byte     // of a small one, nil if it is not cached
+	told   []byte     // its attributes beside that, as Put sends them; nil if nobody has asked for them
 	sums   [algorithms]digest
 	summed [algorithms]bool
 	blocks *blockSums // of a large one
@@ -239,14 +241,15 @@ var (
 // version is a file as it was when it was opened: since it was listed, another one may have taken its name.
 type version struct {
 	dev, ino           uint64
-	mode               uint32
+	mode, uid, gid     uint32
 	size, mtime, ctime int64
 }
 
 func versionOf(f *os.File) (version, error) {
 	var st unix.Stat_t
 	err := unix.Fstat(int(f.Fd()), &st)
-	return version{uint64(st.Dev), st.Ino, st.Mode, st.Size, st.Mtim.Nano(), st.Ctim.Nano()}, err
+	return version{dev: uint64(st.Dev), ino: st.Ino, mode: st.Mode, uid: st.Uid, gid: st.Gid, size: st.Size,
+		mtime: st.Mtim.Nano(), ctime: st.Ctim.Nano()}, err
 }
 
 // check fails if an open file is not what it was. If it has only grown, what was read is how it began.
@@ -261,45 +264,55 @@ func (v *version) check(f *os.File) error {
 // content is a file as it was read.
 type content struct {
 	entry
+	told  []byte // its attributes, if they are wanted
 	data  []byte // of a small one
 	sum   digest
 	large *blockReader
 }
 
 // read gives a small file's content and its digest, or opens a large one. A small one is read once for targets that
-// are about as far.
-func (s *Source) read(it *item, a algorithm) (content, error) {
+// are about as far. Its attributes are those of the same file.
+func (s *Source) read(it *item, a algorithm, attributes bool) (content, error) {
 	it.mu.Lock()
 	defer it.mu.Unlock()
-	if it.data == nil {
-		f, at, err := it.open()
+	if it.data == nil || attributes && it.told == nil {
+		f, at, err := it.open(os.O_RDONLY, unix.S_IFREG)
 		if err != nil {
 			return content{}, err
+		}
+		var told []byte
+		if attributes {
+			if told, err = packXattrs(f); err != nil {
+				_ = f.Close()
+				return content{}, err
+			}
 		}
 		if at.size >= block {
 			if it.blocks == nil || it.at != at {
 				it.at, it.blocks = at, &blockSums{}
 			}
+			s.drop(it)
 			r := &blockReader{at: at, sums: it.blocks, once: s.once, a: a, f: f, buf: make([]byte, block)}
-			return content{entry: it.as(at.size), large: r}, nil
+			return content{entry: it.as(at, at.size), told: told, large: r}, nil
 		}
 		data, err := at.all(f)
 		_ = f.Close()
 		if err != nil {
 			return content{}, err
 		}
-		it.at, it.data, it.summed = at, data, [algorithms]bool{}
-		s.cache(it, len(data))
+		s.drop(it)
+		it.at, it.data, it.told, it.summed = at, data, told, [algorithms]bool{}
+		s.cache(it)
 	}
 	if !it.summed[a] {
 		it.sums[a], it.summed[a] = a.sum(it.data), true
 	}
-	return content{entry: it.as(int64(len(it.data))), data: it.data, sum: it.sums[a]}, nil
+	return content{entry: it.as(it.at, int64(len(it.data))), told: it.told, data: it.data, sum: it.sums[a]}, nil
 }
 
-// open opens a file. Only what was named may be a link.
-func (it *item) open() (*os.File, version, error) {
-	flags := os.O_RDONLY | unix.O_NONBLOCK
+// open opens a file or directory. Only what was named may be a link.
+func (it *item) open(flags int, kind uint32) (*os.File, version, error) {
+	flags |= unix.O_NONBLOCK
 	if strings.Contains(it.path, "/") {
 		flags |= unix.O_NOFOLLOW
 	}
@@ -308,8 +321,11 @@ func (it *item) open() (*os.File, version, error) {
 		return nil, version{}, err
 	}
 	at, err := versionOf(f)
-	if err == nil && at.mode&unix.S_IFMT != unix.S_IFREG {
+	if err == nil && at.mode&unix.S_IFMT != kind {
 		err = errSpecial
+		if kind == unix.S_IFDIR {
+			err = unix.ENOTDIR
+		}
 	}
 	if err != nil {
 		_ = f.Close()
@@ -317,10 +333,17 @@ func (it *item) open() (*os.File, version, error) {
 	return f, at, err
 }
 
-// as is what is told of the file as it was read. The caller holds mu.
-func (it *item) as(size int64) entry {
+// as is what is told of the file as it was opened. Nothing of what was listed is mixed with it: another file may have
+// been there, of somebody with other rights.
+func (it *item) as(at version, size int64) entry {
 	e := it.entry
-	e.mode, e.mtime, e.size = it.at.mode, it.at.mtime, size
+	e.mode, e.mtime, e.size = at.mode, at.mtime, size
+	if e.uid != at.uid {
+		e.uid, e.user = at.uid, ""
+	}
+	if e.gid != at.gid {
+		e.gid, e.group = at.gid, ""
+	}
 	return e
 }
 
@@ -350,10 +373,10 @@ func (v *version) all(f *os.File) (data []byte, err error) {
 
 // cache counts what a file takes, and drops the oldest of others. The caller holds it.mu; those of others are only
 // tried.
-func (s *Source) cache(it *item, n int) {
+func (s *Source) cache(it *item) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.cached += n
+	s.cached += len(it.data) + len(it.told)
 	s.order = append(s.order, it)
 	limit := maxCached
 	if s.once {
@@ -365,11 +388,27 @@ func (s *Source) cache(it *item, n int) {
 			i++
 			continue
 		}
-		s.cached -= len(old.data)
-		old.data = nil
+		s.forget(i)
 		old.mu.Unlock()
-		s.order = append(s.order[:i], s.order[i+1:]...)
 	}
+}
+
+// drop forgets what is kept of one that is read again. The caller holds it.mu.
+func (s *Source) drop(it *item) {
+	if it.data == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forget(slices.Index(s.order, it))
+}
+
+// forget drops one of order. The caller holds both locks.
+func (s *Source) forget(i int) {
+	it := s.order[i]
+	s.cached -= len(it.data) + len(it.told)
+	it.data, it.told = nil, nil
+	s.order = slices.Delete(s.order, i, i+1)
 }
 
 // digest gives the digest of a block, if it is known.
@@ -391,11 +430,11 @@ func (b *blockSums) learn(a algorithm, number, blocks int, d digest) {
 	b.known[a][number], b.digests[a][number] = true, d
 }
 
-// whole is the digest of all of a file.
-func (s *Source) whole(it *item, a algorithm) (digest, error) {
-	c, err := s.read(it, a)
+// whole gives the digest of all of a file, in place of its content.
+func (s *Source) whole(it *item, a algorithm, attributes bool) (content, error) {
+	c, err := s.read(it, a, attributes)
 	if err != nil {
-		return digest{}, err
+		return content{}, err
 	}
 	r := c.large
 	if r == nil {
@@ -403,18 +442,20 @@ func (s *Source) whole(it *item, a algorithm) (digest, error) {
 		if len(c.data) > 0 {
 			list = c.sum[:]
 		}
-		return a.sum(list), nil
+		c.sum = a.sum(list)
+		return c, nil
 	}
 	defer r.close()
 	root := a.new()
 	for n := range blocksOf(r.at.size) {
 		_, d, err := r.block(n)
 		if err != nil {
-			return digest{}, err
+			return content{}, err
 		}
 		_, _ = root.Write(d[:])
 	}
-	return digest(root.Sum(nil)), r.at.check(r.f)
+	c.sum = digest(root.Sum(nil))
+	return c, r.at.check(r.f)
 }
 
 // blockReader reads a large file for one target.

@@ -92,6 +92,64 @@ func TestSourceIsReplaced(t *testing.T) {
 	}
 }
 
+// TestSourceOfSomebodyElse: nothing of a file that was listed is mixed with the one that has taken its place.
+func TestSourceOfSomebodyElse(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives files away")
+	}
+	c := child(t)
+	const somebody = 1234
+	for name, o := range map[string]Options{
+		"put": {Owner: true, Xattrs: true}, "checksum": {Owner: true, Xattrs: true, Sync: true, Checksum: true},
+		"sync": {Owner: true, Xattrs: true, Sync: true},
+	} {
+		for _, data := range [][]byte{[]byte("theirs"), bytes.Repeat([]byte("theirs"), block/2)} {
+			dir := t.TempDir()
+			here, there := dir+"/here/x", dir+"/there/x"
+			write(t, here, data)
+			now := unix.NsecToTimeval(1e18)
+			set := func(name string) error { return unix.Utimes(name, []unix.Timeval{now, now}) }
+			if err := errors.Join(unix.Chmod(here, 0o4755), set(here)); err != nil {
+				t.Fatal(err)
+			}
+			if unix.Setxattr(here, "user.of", []byte("root"), 0) != nil {
+				t.Skip("no extended attributes")
+			}
+			s, err := NewSource([]string{dir + "/here"}, o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, dir+"/new", data)
+			err = errors.Join(os.Chown(dir+"/new", somebody, somebody), unix.Chmod(dir+"/new", 0o4711),
+				unix.Setxattr(dir+"/new", "user.by", []byte("them"), 0), set(dir+"/new"), os.Rename(dir+"/new", here))
+			if o.Sync {
+				write(t, there, data) // it is the same, and gets what was asked about
+				err = errors.Join(err, set(there))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !o.Sync {
+				there = dir + "/put/x"
+			}
+			r, err := Put(t.Context(), c, s, filepath.Dir(there), o)
+			if err != nil || o.Sync && r.Same != 1 {
+				t.Fatal(name, err, r)
+			}
+			var st unix.Stat_t
+			list := make([]byte, 100)
+			err = unix.Stat(there, &st)
+			n, err2 := unix.Listxattr(there, list)
+			if err = errors.Join(err, err2); err != nil {
+				t.Fatal(err)
+			}
+			if st.Uid != somebody || st.Gid != somebody || st.Mode&0o7777 != 0o4711 || string(list[:n]) != "user.by\x00" {
+				t.Errorf("%s: uid %d, gid %d, mode %o, %q", name, st.Uid, st.Gid, st.Mode, list[:n])
+			}
+		}
+	}
+}
+
 // TestSourceWhileItIsRead: a file that is written to is an error, but one that only grows is what it was at first.
 func TestSourceWhileItIsRead(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -113,7 +171,7 @@ func TestSourceWhileItIsRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := s.read(s.items[0], sha)
+		c, err := s.read(s.items[0], sha, false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -3,6 +3,7 @@ package transfer
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"math"
@@ -132,28 +133,40 @@ func cutXattrs(b []byte) (x xattrs, rest []byte, err error) {
 	return x, rest, nil
 }
 
-// xattrs gives what follows an entry of the source, and whether the file can be sent with it. An attribute that
-// cannot be read is told once.
-func (p *put) xattrs(it *item) (told []byte, ok bool) {
+// packXattrs gives what follows an open file's entry. The way over /proc is for what nobody may read.
+func packXattrs(f *os.File) ([]byte, error) {
+	name := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
+	x, err := readXattrs(sentXattr, func(b []byte) (int, error) { return unix.Listxattr(name, b) },
+		func(key string, b []byte) (int, error) { return unix.Getxattr(name, key, b) })
+	if err != nil {
+		return nil, err
+	}
+	return x.append(nil)
+}
+
+// head gives an entry of the source whose content is not read, with what follows it: with attributes, both are of
+// what is there now. Attributes that cannot be read are told once.
+func (p *put) head(it *item) []byte {
 	if !p.o.Xattrs {
-		return nil, true
+		return it.append(nil)
 	}
-	told = binary.BigEndian.AppendUint32(nil, untold)
-	if it.kind() == unix.S_IFLNK || it.link != "" || it.special() {
-		return told, true
-	}
-	if !p.lost[it.path] {
-		x, err := readXattrs(sentXattr, func(b []byte) (int, error) { return unix.Listxattr(it.name, b) },
-			func(name string, b []byte) (int, error) { return unix.Getxattr(it.name, name, b) })
+	if it.kind() != unix.S_IFLNK && it.link == "" && !it.special() && !p.lost[it.path] {
+		f, at, err := it.open(unix.O_PATH, it.kind())
 		if err == nil {
-			var all []byte
-			if all, err = x.append(nil); err == nil {
-				return all, true
+			defer f.Close()
+			var told []byte
+			if told, err = packXattrs(f); err == nil {
+				size := it.size
+				if it.kind() == unix.S_IFREG {
+					size = at.size
+				}
+				e := it.as(at, size)
+				return append(e.append(nil), told...)
 			}
 		}
 		p.lose(it, err)
 	}
-	return told, it.kind() == unix.S_IFDIR
+	return binary.BigEndian.AppendUint32(it.append(nil), untold)
 }
 
 // takenXattr tells whether an attribute of a child's file is taken: user.* only, since others give a file rights

@@ -253,6 +253,100 @@ os.path.isdir, os.path.lexists = fold(os.path.isdir), fold(os.path.lexists)
         answers = self.sync('www', asked, [message(b'd', entry(b'top', 0o40755)), message(b'd', entry(b'top/docs', 0o40755))], before=before)
         self.assertEqual([a for a in answers if a[0] == 'A'], [('A', b'n=n=')])
         self.assertEqual(self.tree(), ['www/Docs/x', 'www/b'], answers)
+        # Both at the source.
+        for first, second in ('Docs', 'docs'), ('docs', 'Docs'):
+            self.write('www/Docs/x', 'www/Docs/sub/y', 'www/Docs/sub/old', 'www/Docs/z', 'www/Docs/old')
+            asked = [('top', 0o40755), ('top/b', 0o100644), ('top/' + first, 0o40755), ('top/%s/x' % first, 0o100644),
+                     ('top/' + second, 0o40755), ('top/%s/z' % second, 0o100644), ('top/%s/sub' % second, 0o40755),
+                     ('top/%s/sub/y' % second, 0o100644)]
+            answers = self.sync('www', [(path.encode('ascii'), mode) for path, mode in asked], before=before)
+            self.assertEqual(self.tree(), ['www/Docs/sub/y', 'www/Docs/x', 'www/Docs/z', 'www/b'], answers)
+
+    def test_links_to_what_is_deleted(self):
+        # Directories of the source that are one here, which is at the source, or is not.
+        for more in [(b'top/real', 0o40755), (b'top/real/x', 0o100644)], []:
+            self.write('www/real/x', 'www/real/y', 'www/other/far/z', 'www/other/old')
+            for name, to in ('link', 'real'), ('near', 'other/far'):
+                if not more and name == 'link':
+                    os.unlink(os.path.join(self.dir, 'www/link'))
+                if not os.path.lexists(os.path.join(self.dir, 'www', name)):
+                    os.symlink(to, os.path.join(self.dir, 'www', name))
+            asked = [(b'top', 0o40755), (b'top/link', 0o40755), (b'top/link/y', 0o100644), (b'top/near', 0o40755), (b'top/near/z', 0o100644)]
+            answers = self.sync('www', asked + more)
+            self.assertEqual([a for a in answers if a[0] == 'e'], [])
+            self.assertEqual(self.tree(), ['www/link', 'www/near', 'www/other/far/z', 'www/real/x', 'www/real/y'], more)
+
+    def test_directories_that_stay(self):
+        # Their modes stay as well, where something in them cannot be removed.
+        before = """import errno, os
+unlink, listdir = os.unlink, os.listdir
+def may(path, bits):
+    if os.stat(path).st_mode & bits != bits:
+        raise OSError(errno.EACCES, 'Permission denied')
+def remove(path):
+    may(os.path.dirname(path), 0o300)
+    if path.endswith(b'kept'):
+        raise OSError(errno.EIO, 'bad disk')
+    unlink(path)
+def names(path):
+    may(path, 0o500)
+    return listdir(path)
+os.unlink, os.listdir = remove, names
+"""
+        self.write('www/a/kept', 'www/a/gone', 'www/b/kept', 'www/z')
+        modes = {'www': 0o555, 'www/a': 0o2555, 'www/b': 0o111}
+        for name, mode in modes.items():
+            os.chmod(os.path.join(self.dir, name), mode)
+        answers = self.sync('www', [(b'top', 0o40755)], before=before)
+        self.assertEqual(''.join(tag for tag, _data in answers), 'AreerpT', answers)
+        for name, mode in modes.items():
+            path = os.path.join(self.dir, name)
+            self.assertEqual(os.stat(path).st_mode & 0o7777, mode, name)
+            os.chmod(path, 0o755)
+        self.assertEqual(self.tree(), ['www/a/kept', 'www/b/kept'])
+
+    def test_directories_with_other_numbers(self):
+        # Some file systems give a directory a new inode number when it is looked up again.
+        before = """import os
+def number(function):
+    def call(*args, **kw):
+        more = function(*args, **kw)
+        class Result(object):
+            def __getattr__(self, name):
+                return getattr(more, name)
+        result = Result()
+        number.last += 1
+        result.st_ino = number.last
+        return result
+    return call
+number.last = 10
+os.fstat = number(os.fstat)
+"""
+        messages = [message(b'd', entry(b'top', 0o40711)), message(b'd', entry(b'top/a', 0o40701)), message(b'q')]
+        self.assertEqual(self.talk('-', 'www', messages, before=before), [('T', struct.pack('!QQ', 0, 0))])
+        self.assertEqual(os.stat(os.path.join(self.dir, 'www/a')).st_mode & 0o777, 0o701)
+        before = """import os
+mkdir = os.mkdir
+def swap(path, *args):
+    if os.path.isdir(b'www/a') and not os.path.islink(b'www/a'):
+        os.rename(b'www/a', b'www/b')
+        os.symlink(b'b', b'www/a')
+    return mkdir(path, *args)
+os.mkdir = swap
+"""
+        messages[2:2] = [message(b'd', entry(b'top/c', 0o40755))]
+        answers = self.talk('-s', 'www', messages, before=before)
+        self.assertEqual([tag for tag, _data in answers], ['e', 'T'])
+
+    def test_a_file_that_never_stays_the_same(self):
+        # Nothing is left of one that came whole, and was another one then.
+        data = b'x' * BLOCK
+        start = [message(b'F', entry(b'top', 0o100644, 2 * BLOCK)), message(b'B', data)]
+        part = '.mitogend-%s.part' % hashlib.sha256(b'x').hexdigest()[:16]
+        self.talk('-', 'x', start + [message(b'X'), message(b'q')])
+        self.assertEqual(self.tree(), [part])
+        self.talk('-', 'x', start + [message(b'B', data), message(b'X'), message(b'q')])
+        self.assertEqual(os.listdir(self.dir), [])
 
     def test_deletes_what_it_can(self):
         # In a directory that it cannot list, and beside a file that it cannot remove.
@@ -290,6 +384,10 @@ os.unlink = lambda path: fail(path) if path.endswith(b'kept') else unlink(path)
         self.write('www/socket', 'www/more')
         self.sync('www', [(b'top', 0o40755), (b'top/socket', 0o140755)])
         self.assertEqual(self.tree(), ['www/socket'])
+        # Where a directory has its name, what is in it is nobody's to delete.
+        self.write('www/fifo/x/y')
+        self.sync('www', [(b'top', 0o40755), (b'top/socket', 0o140755), (b'top/fifo', 0o10755)])
+        self.assertEqual(self.tree(), ['www/fifo/x/y', 'www/socket'])
 
     def test_a_deep_tree(self):
         deep = self.dir + '/www'
@@ -493,7 +591,7 @@ def change(fd, size):
 os.read = change
 """
         for size in 10, BLOCK:
-            for change, text in (("f.seek(0, 2) or f.write(b'more')", None), ('f.truncate(1)', 'it was changed while it was read'),
+            for change, text in (("f.seek(0, 2); f.write(b'more')", None), ('f.truncate(1)', 'it was changed while it was read'),
                                  ("os.utime('x', (5, 5))", 'it was changed while it was read')):
                 with open(path, 'wb') as f:
                     f.write(b'x' * size)
@@ -519,6 +617,53 @@ os.open = plant
 """
         answers = self.ask('-', 'top', before=before)
         self.assertEqual(''.join(tag for tag, _data in answers), 'deq', answers)
+
+    def test_attributes_of_a_file_that_is_replaced(self):
+        if sys.version_info[0] == 2:
+            return
+        os.mkdir(os.path.join(self.dir, 'top'))
+        before = """import os
+opened = os.open
+def swap(*args):
+    os.rename('top/x', 'top/y')
+    open('top/x', 'w').close()
+    os.chmod('top/x', 0o600)
+    os.setxattr('top/x', 'user.late', b'')
+def plant(path, *args):
+    swap() if %d else None
+    fd = opened(path, *args)
+    None if %d else swap()
+    return fd
+os.open = plant
+"""
+        for letters in '-x', '-xsc':
+            for early, mode in (1, 0o600), (0, 0o640):
+                path = os.path.join(self.dir, 'top/x')
+                with open(path, 'w'):
+                    os.chmod(path, 0o640)
+                try:
+                    os.setxattr(path, 'user.early', b'')
+                except OSError:
+                    return
+                answers = self.ask(letters, 'top', [message(b'A', b'==') + message(b'p')], before % (early, early))
+                tag, data = answers[1]
+                self.assertEqual(struct.unpack_from('!I', data)[0] & 0o777, mode, letters)
+                self.assertEqual((b'user.early' in data, b'user.late' in data), (not early, bool(early)), letters)
+                for name in 'top/x', 'top/y':
+                    os.unlink(os.path.join(self.dir, name))
+
+    def test_empty_files(self):
+        # They take no memory of a block.
+        before = """import os
+read = os.read
+def few(fd, size):
+    assert size <= 4096, size
+    return read(fd, size)
+os.read = few
+"""
+        open(os.path.join(self.dir, 'x'), 'w').close()
+        answers = self.ask('-', 'x', before=before)
+        self.assertEqual(''.join(tag for tag, _data in answers), 'fq', answers)
 
     def test_what_is_asked_about(self):
         os.mkdir(os.path.join(self.dir, 'top'))
