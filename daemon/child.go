@@ -194,8 +194,8 @@ func (c *Child) endBehind(ctx context.Context, reason string) error {
 	return err
 }
 
-// giveUp takes a child that nobody ends, and the children behind it, out of the tree. Their routes stay until the hop
-// reports their end, or is gone itself.
+// giveUp takes a child that nobody ends, and the children behind it, out of the tree, and tells those that may wait for
+// them. Their routes stay until the hop reports their end, or is gone itself.
 func (c *Child) giveUp(reason string) {
 	gone := map[pyproto.ContextID]bool{}
 	c.stream.eachChild(func(x *Child) {
@@ -207,6 +207,7 @@ func (c *Child) giveUp(reason string) {
 		c.d.ended(x, reason)
 	})
 	c.d.handles.drop(gone, reason)
+	c.d.tellEnd(c.stream, gone)
 }
 
 // shut ends a stream from here.

@@ -209,3 +209,26 @@ func TestCloseForkOfALauncher(t *testing.T) {
 		}
 	})
 }
+
+// Those who have sent to a child that is given up hear that it is gone, once, though its route is still there.
+func TestGivenUpIsTold(t *testing.T) {
+	d := newDaemon(t, Options{})
+	hop, asker := newPeer(t, d), newPeer(t, d)
+	c := hop.behind()
+	asker.sendsAs(asker.id, asker.id, c.id, 1000, 2000, "x")
+	hop.answer(1000)
+	c.giveUp("it was closed")
+	if m := asker.read(); m.Handle != pyproto.DelRoute || string(m.Payload) != fmt.Sprint(c.id) {
+		t.Errorf("got %+v %q", m.Header, m.Payload)
+	}
+	if d.streamOf(c.id) != hop.c.stream {
+		t.Error("it has no route any more")
+	}
+	hop.send(pyproto.Header{Src: hop.id, Auth: hop.id, Handle: pyproto.DelRoute}, fmt.Sprint(c.id))
+	poll.Until(t, "the route is gone", func() bool { return d.streamOf(c.id) == nil })
+	(&liar{hop, hop.id}).sync()
+	asker.sendsAs(asker.id, asker.id, 54321, 1, 1999, "")
+	if m := asker.read(); m.Handle != 1999 {
+		t.Errorf("got %+v %q", m.Header, m.Payload)
+	}
+}
