@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -147,7 +148,7 @@ func (c *Child) gone() error {
 // Close ends the child and everything behind it, and waits until its process is reaped: by us or, behind a hop, by the
 // child that started it. The hops on the way to it end with the last child that was connected through them. When ctx
 // ends before, the process is killed, at once or, behind a hop, by that hop within a few seconds; a hop that does not
-// answer is not waited for, and not shared any more.
+// answer is not waited for, and not shared any more if it had the time for that.
 func (c *Child) Close(ctx context.Context) error {
 	c.closing.Store(true)
 	if c.via == nil {
@@ -164,9 +165,13 @@ func (c *Child) Close(ctx context.Context) error {
 	return c.endBehind(ctx, "it was closed, and the hop before it has not ended it")
 }
 
+// answerTime is how long a hop must have had, at least, to answer an order to end a child before it counts as silent.
+const answerTime = 2 * time.Second
+
 // endBehind has the hop before the child end it, and waits until it is gone. When ctx ends before, the child is taken
 // out of the tree for that reason, and gives its hop back: another that waits for the same would hold it for ever.
 func (c *Child) endBehind(ctx context.Context, reason string) error {
+	asked := time.Now()
 	answered, err := c.via.endLaunched(ctx, c)
 	for _, done := range []func() <-chan struct{}{c.Done, c.leaveHop} {
 		if err != nil {
@@ -181,7 +186,7 @@ func (c *Child) endBehind(ctx context.Context, reason string) error {
 	if err == nil {
 		return nil
 	}
-	if !answered && c.hop != nil {
+	if !answered && c.hop != nil && time.Since(asked) >= c.d.answerTime {
 		c.hop.distrust()
 	}
 	c.via.abandonLaunched(c)
@@ -189,8 +194,8 @@ func (c *Child) endBehind(ctx context.Context, reason string) error {
 	return err
 }
 
-// giveUp takes a child that nobody ends, and the children behind it, out of the tree. Their routes stay until the hop
-// reports their end, or is gone itself.
+// giveUp takes a child that nobody ends, and the children behind it, out of the tree, and tells those that may wait for
+// them. Their routes stay until the hop reports their end, or is gone itself.
 func (c *Child) giveUp(reason string) {
 	gone := map[pyproto.ContextID]bool{}
 	c.stream.eachChild(func(x *Child) {
@@ -202,6 +207,7 @@ func (c *Child) giveUp(reason string) {
 		c.d.ended(x, reason)
 	})
 	c.d.handles.drop(gone, reason)
+	c.d.tellEnd(c.stream, gone)
 }
 
 // shut ends a stream from here.

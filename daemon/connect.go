@@ -135,6 +135,8 @@ func (d *Daemon) connectHop(ctx context.Context, via *hop, s step, opt ConnectOp
 	}
 	if opt.PreferHere && c.runtime == nil {
 		if err := c.Notify(ctx, "mitogen.resources:prefer_here"); err != nil {
+			ctx, cancel := context.WithTimeout(d.ctx, closeTime) // the caller's may have ended
+			defer cancel()
 			_ = c.Close(ctx)
 			return nil, err
 		}

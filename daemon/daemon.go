@@ -51,7 +51,7 @@ type Daemon struct {
 	refused  atomic.Int64 // messages that their senders had no right to send
 	assembly *Assembly    // constant after New
 	// These are constant after New. Tests change them.
-	launchGrace, sharePatience, lastWrite time.Duration
+	launchGrace, answerTime, sharePatience, lastWrite time.Duration
 
 	bounded  atomic.Int64 // how often a peer has come to a bound
 	printing atomic.Int64 // how many programs run
@@ -88,7 +88,7 @@ func New(opt Options) (*Daemon, error) {
 	d.starting = startingHere()
 	memory := max(minAssembly, 4*int64(opt.MaxMessage))
 	d.assembly = newAssembly(memory, d.reachedTogether("bytes of messages that came in part, of all together", memory))
-	d.launchGrace, d.sharePatience, d.lastWrite = launchGrace, sharePatience, lastWrite
+	d.launchGrace, d.answerTime, d.sharePatience, d.lastWrite = launchGrace, answerTime, sharePatience, lastWrite
 	return d, nil
 }
 

@@ -128,7 +128,8 @@ func (l *lostReplies) add(from pyproto.ContextID, r lostReply) (fresh, full bool
 }
 
 // tellLost tells a context that something for a handle of its own was dropped, where nobody else is told: who waits for
-// that reply would wait for ever.
+// that reply would wait for ever. It is said in the name of whoever has sent it, and so ends no wait for another. Beyond
+// the bound nothing is said: it is the context that decides how much it is sent, and so the one that goes without.
 func (d *Daemon) tellLost(s, out *stream, h pyproto.Header, reason string) {
 	if h.ReplyTo != 0 && h.ReplyTo != pyproto.IsDead || h.Handle < pyproto.FirstDynamic {
 		return
@@ -146,9 +147,11 @@ func (d *Daemon) tellLost(s, out *stream, h pyproto.Header, reason string) {
 	}
 	switch {
 	case full:
-		s.fail(s.reached("replies to contexts that read nothing", maxLost))
+		_ = s.reached("replies to contexts that read nothing", maxLost)
 	case fresh:
-		dead := pyproto.Header{Enc: pyproto.EncMGC, Dst: h.Dst, Handle: h.Handle, ReplyTo: pyproto.IsDead}
+		dead := pyproto.Header{
+			Enc: pyproto.EncMGC, Src: h.Src, Auth: h.Auth, Dst: h.Dst, Handle: h.Handle, ReplyTo: pyproto.IsDead,
+		}
 		_ = out.offer(own(newFrame(dead, []byte(reason))))
 	}
 }

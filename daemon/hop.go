@@ -162,11 +162,14 @@ func (h *hop) forget() {
 	}
 }
 
-// distrust is for a hop that has not answered: those who use it keep it, others connect another one.
+// distrust is for a hop that has not answered: those who use it keep it, others connect another one. Which of the hops on
+// the way is silent is not known, and so it is for all of them.
 func (h *hop) distrust() {
 	h.d.hops.mu.Lock()
 	defer h.d.hops.mu.Unlock()
-	h.forget()
+	for ; h != nil; h = h.child.hop {
+		h.forget()
+	}
 }
 
 // release gives the hop back. With its last user it is closed, and release waits for that.

@@ -189,6 +189,11 @@ func (d *Daemon) dropRoutes(s *stream, ids []pyproto.ContextID, reason string) {
 		s.passed.forget(id)
 	}
 	d.handles.drop(gone, reason)
+	d.tellEnd(s, gone)
+}
+
+// tellEnd tells the peers of other streams that have sent to these contexts that nothing comes from them any more.
+func (d *Daemon) tellEnd(s *stream, gone map[pyproto.ContextID]bool) {
 	for id := range gone {
 		for other := range d.talkers.take(id) {
 			what, ok := other.sent.LoadAndDelete(id)

@@ -84,7 +84,7 @@ func TestSilentHopEnds(t *testing.T) {
 func TestSilentHopIsNotShared(t *testing.T) {
 	env := mark(t)
 	d := treeDaemon(t, Options{})
-	d.launchGrace = 0
+	d.launchGrace, d.answerTime = 0, 0
 	py := pythons.Any(t)
 	name := target(py) + "+" + target(py) + "&connect_timeout=2"
 	for how, fail := range map[string]func(c *Child){
@@ -117,6 +117,43 @@ func TestSilentHopIsNotShared(t *testing.T) {
 			}
 			poll.Until(t, "the hop ends", func() bool { return len(d.Children()) == 0 })
 		})
+	}
+}
+
+// Which of several hops is silent is not known: after one connect that fails, the next one uses none of them.
+func TestSilentFirstHopIsNotShared(t *testing.T) {
+	env := mark(t)
+	d := treeDaemon(t, Options{})
+	d.launchGrace = 0
+	py := pythons.Any(t)
+	name := target(py) + "+" + target(py) + "&connect_timeout=2+" + target(py) + "&connect_timeout=2"
+	user := connect(t, d, name, ConnectOptions{Env: env})
+	stop(t, user.Via().Via())
+	if _, err := d.Connect(testContext(t), name, ConnectOptions{Env: env}); err == nil {
+		t.Error("connected behind a hop that is stopped")
+	}
+	again := connect(t, d, name, ConnectOptions{Env: env})
+	if err := again.Close(testContext(t)); err != nil {
+		t.Error(err)
+	}
+	closeInVain(t, user)
+	poll.Until(t, "the hops end", func() bool { return len(d.Children()) == 0 })
+}
+
+// A hop that had no time to answer is shared as before: the caller has only given up.
+func TestHopOfAnImpatientCaller(t *testing.T) {
+	env := mark(t)
+	d := treeDaemon(t, Options{})
+	py := pythons.Any(t)
+	name := target(py) + "+" + target(py)
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	user, other := connect(t, d, name, ConnectOptions{Env: env}), connect(t, d, name, ConnectOptions{Env: env})
+	if err := user.Close(ended); !errors.Is(err, context.Canceled) {
+		t.Errorf("Close gave %v", err)
+	}
+	if again := connect(t, d, name, ConnectOptions{Env: env}); again.Via() != other.Via() {
+		t.Error("the hop is shared no more")
 	}
 }
 
@@ -171,4 +208,27 @@ func TestCloseForkOfALauncher(t *testing.T) {
 			t.Errorf("%d children are in the tree", n)
 		}
 	})
+}
+
+// Those who have sent to a child that is given up hear that it is gone, once, though its route is still there.
+func TestGivenUpIsTold(t *testing.T) {
+	d := newDaemon(t, Options{})
+	hop, asker := newPeer(t, d), newPeer(t, d)
+	c := hop.behind()
+	asker.sendsAs(asker.id, asker.id, c.id, 1000, 2000, "x")
+	hop.answer(1000)
+	c.giveUp("it was closed")
+	if m := asker.read(); m.Handle != pyproto.DelRoute || string(m.Payload) != fmt.Sprint(c.id) {
+		t.Errorf("got %+v %q", m.Header, m.Payload)
+	}
+	if d.streamOf(c.id) != hop.c.stream {
+		t.Error("it has no route any more")
+	}
+	hop.send(pyproto.Header{Src: hop.id, Auth: hop.id, Handle: pyproto.DelRoute}, fmt.Sprint(c.id))
+	poll.Until(t, "the route is gone", func() bool { return d.streamOf(c.id) == nil })
+	(&liar{hop, hop.id}).sync()
+	asker.sendsAs(asker.id, asker.id, 54321, 1, 1999, "")
+	if m := asker.read(); m.Handle != 1999 {
+		t.Errorf("got %+v %q", m.Header, m.Payload)
+	}
 }

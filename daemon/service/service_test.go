@@ -568,17 +568,19 @@ func TestFetchersBehindOneConnection(t *testing.T) {
 	b := newBed(t)
 	c := b.caller(t)
 	path, data := writeFile(t, 3*window)
-	const silent = maxOpen - 1
+	const silent = maxOpen + 3
 	ids := c.behind(silent + 2)
 	fetch := func(id pyproto.ContextID) {
 		c.ask(id, method(fileService, "fetch", arg("path", path), arg("sender", pyproto.Sender{Context: id, Handle: receiver})))
 	}
 	got := map[pyproto.ContextID]int{}
+	read := map[pyproto.ContextID][]byte{}
 	ended := map[pyproto.ContextID]bool{}
 	take := func() (pyproto.ContextID, int) {
 		h, v := c.next()
 		part, _ := v.(pyproto.Blob)
 		got[h.Dst] += len(part)
+		read[h.Dst] = append(read[h.Dst], part...)
 		ended[h.Dst] = ended[h.Dst] || h.ReplyTo == pyproto.IsDead
 		return h.Dst, len(part)
 	}
@@ -589,23 +591,46 @@ func TestFetchersBehindOneConnection(t *testing.T) {
 			take()
 		}
 	}
-	good := ids[silent]
-	fetch(good)
-	for !ended[good] {
-		if id, n := take(); id == good && n > 0 {
-			c.ask(good, method(fileService, "acknowledge", arg("size", int64(n))))
+	acknowledge := func(id pyproto.ContextID, n int) {
+		c.ask(id, method(fileService, "acknowledge", arg("size", int64(n))))
+	}
+	finish := func(good pyproto.ContextID) {
+		for !ended[good] {
+			if id, n := take(); id == good && n > 0 {
+				acknowledge(good, n)
+			}
+		}
+		if !bytes.Equal(read[good], data) {
+			t.Errorf("%d: %d bytes came of %d, or others", good, got[good], len(data))
 		}
 	}
-	if got[good] != len(data) {
-		t.Errorf("%d bytes came of %d", got[good], len(data))
-	}
+	fetch(ids[silent])
+	finish(ids[silent])
 	for _, id := range ids[:silent] {
 		if got[id] > window+chunk || ended[id] {
 			t.Errorf("%d got %d bytes", id, got[id])
 		}
 	}
-	if n := openFiles(t, path); n != silent {
+	if n := openFiles(t, path); n > maxOpen {
 		t.Errorf("%d files are open", n)
+	}
+
+	// Those whose files were closed for others get the rest, once they acknowledge.
+	q := b.files.queue(c.id)
+	var closed []pyproto.ContextID
+	q.mu.Lock()
+	for id, r := range q.fetchers {
+		if len(r.jobs) > 0 && r.jobs[0].file == nil {
+			closed = append(closed, id)
+		}
+	}
+	q.mu.Unlock()
+	if len(closed) < silent-maxOpen {
+		t.Errorf("%d files are closed", len(closed))
+	}
+	for _, id := range closed {
+		acknowledge(id, got[id])
+		finish(id)
 	}
 
 	// With those that are gone, what waits for them goes, when the next one asks.
@@ -617,7 +642,6 @@ func TestFetchersBehindOneConnection(t *testing.T) {
 		take()
 	}
 	poll.Until(t, "one file is open", func() bool { return openFiles(t, path) == 1 })
-	q := b.files.queue(c.id)
 	poll.Until(t, "one place is taken, by one context", func() bool { // also the last acknowledgement is handled
 		q.mu.Lock()
 		defer q.mu.Unlock()
@@ -625,7 +649,7 @@ func TestFetchersBehindOneConnection(t *testing.T) {
 	})
 }
 
-// Beside those that keep their files open, others wait for one to be closed.
+// A file is closed for one whose turn it is: of those that are sent nothing now, or else the one whose turn comes last.
 func TestOpenFilesOfAConnection(t *testing.T) {
 	var q queue
 	for id := range pyproto.ContextID(maxOpen + 2) {
@@ -638,21 +662,54 @@ func TestOpenFilesOfAConnection(t *testing.T) {
 		r.unacked = window
 		q.turns = append(q.turns, r)
 	}
-	if r := q.next(); r != nil {
-		t.Errorf("it is the turn of %d", r.id)
+	turn := func(id, closed pyproto.ContextID) {
+		t.Helper()
+		r := q.next()
+		if r == nil || r.id != id {
+			t.Fatalf("it is the turn of %v", r)
+		}
+		if q.open != maxOpen-1 || q.fetchers[closed].jobs[0].file != nil {
+			t.Errorf("%d files are open; that of %d: %v", q.open, closed, q.fetchers[closed].jobs[0].file)
+		}
+		r.jobs[0].file, _ = os.Open(os.DevNull)
+		q.open++
+		q.turns = append(q.turns, r)
 	}
-	q.fetchers[1].unacked = 0
-	if r := q.next(); r == nil || r.id != 1 {
-		t.Errorf("it is the turn of %v", r)
+	q.fetchers[maxOpen].unacked = 0
+	turn(maxOpen+1, maxOpen-1)
+	for _, r := range q.turns {
+		r.unacked = 0
 	}
-	q.end(q.fetchers[1])
-	if r := q.next(); r == nil || r.id != maxOpen+1 {
-		t.Errorf("it is the turn of %v", r)
-	}
+	turn(maxOpen+2, maxOpen+1)
 	q.sweep(func(pyproto.ContextID) bool { return false })
 	if q.open != 0 {
 		t.Errorf("%d files are open", q.open)
 	}
+}
+
+// A file that was closed for others is read on from where that was, unless it is another one by then.
+func TestFileIsOpenedAgain(t *testing.T) {
+	path, data := writeFile(t, 3000)
+	var q queue
+	job := &transfer{open: func() (*os.File, error) { return os.Open(path) }}
+	q.add(job)
+	buf := make([]byte, 1000)
+	for i := range 2 {
+		if n := job.read(buf); !bytes.Equal(buf[:n], data[i*1000:][:1000]) {
+			t.Errorf("part %d is another one, of %d bytes", i, n)
+		}
+		q.suspend()
+	}
+	if err := os.Rename(path, path+".old"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n := job.read(buf); n != 0 {
+		t.Errorf("%d bytes of another file came", n)
+	}
+	job.close(&q)
 }
 
 // What gives no reply is known, and so nobody waits for one.

@@ -23,7 +23,8 @@ const (
 	chunk = 128<<10 - 100
 	// maxJobs is how many files of one connection may wait to be sent.
 	maxJobs = 1000
-	// maxOpen is how many of them may be open: one of each context that takes some.
+	// maxOpen is how many of them are open at a time, one of each context that takes some. A context that has to wait for
+	// acknowledgements, or else the one whose turn comes last, gives its place to others.
 	maxOpen = 32
 )
 
@@ -64,12 +65,35 @@ func (q *queue) add(job *transfer) {
 // next gives the context whose turn it is, and takes it out of turns; nil if all wait.
 func (q *queue) next() *fetcher {
 	for i, r := range q.turns {
-		if r.unacked < window && (r.jobs[0].file != nil || q.open < maxOpen) {
+		if r.unacked < window {
 			q.turns = slices.Delete(q.turns, i, i+1)
+			if r.jobs[0].file == nil && q.open >= maxOpen {
+				q.suspend()
+			}
 			return r
 		}
 	}
 	return nil
+}
+
+// suspend closes the file of one of turns, to be opened again when its turn comes.
+func (q *queue) suspend() {
+	var last *fetcher
+	for _, r := range slices.Backward(q.turns) {
+		if r.jobs[0].file == nil {
+			continue
+		}
+		if r.unacked >= window {
+			last = r
+			break
+		}
+		if last == nil {
+			last = r
+		}
+	}
+	if last != nil {
+		last.jobs[0].close(q)
+	}
 }
 
 // end drops the first job of a context.
@@ -106,11 +130,14 @@ type transfer struct {
 	to   pyproto.Sender
 	open func() (*os.File, error)
 	file *os.File // of a context's first job, once its turn has come
+	info os.FileInfo
+	at   int64 // so much of it was read
 }
 
 func (t *transfer) close(q *queue) {
 	if t.file != nil {
 		_ = t.file.Close()
+		t.file = nil
 		q.open--
 	}
 }
@@ -317,16 +344,38 @@ func (f *Files) pump(q *queue) {
 	q.mu.Unlock()
 }
 
-// read reads the next part of a file. A file that fails, or is gone by now, is cut short; the receiver sees that its size
-// is wrong.
+// read reads the next part of a file. A file that fails, is gone by now, or is another one when it is opened again, is cut
+// short; the receiver sees that its size is wrong.
 func (t *transfer) read(buf []byte) (n int) {
 	if t.file == nil {
 		t.file, _ = t.open()
+		if t.file != nil && !t.resume() {
+			return 0
+		}
 	}
 	if t.file != nil {
 		n, _ = io.ReadFull(t.file, buf) // after an error the next read gives nothing
+		t.at += int64(n)
 	}
 	return n
+}
+
+// resume goes to where the file was closed. It is false if this is not the same file any more.
+func (t *transfer) resume() bool {
+	info, err := t.file.Stat()
+	if err != nil {
+		return false
+	}
+	before := t.info
+	t.info = info
+	if before == nil {
+		return true
+	}
+	if !os.SameFile(before, info) || before.Size() != info.Size() || !before.ModTime().Equal(info.ModTime()) {
+		return false
+	}
+	_, err = t.file.Seek(t.at, io.SeekStart)
+	return err == nil
 }
 
 // sendChunk sends a part of a file, or if that is empty the file's end, and tells whether the file is done.

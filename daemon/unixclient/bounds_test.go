@@ -151,8 +151,13 @@ func TestQuestionsForResources(t *testing.T) {
 	want := func(name string) bool {
 		return t1.want(child, daemon.ResourceRequest{Package: "pkg", Name: name})
 	}
-	if !want("one") || !want("one") || !want("two") || want(strings.Repeat("x", maxResourceName)) {
-		t.Error("a short name is refused, or a long one is not")
+	for _, name := range []string{"one", "one", "two"} { // one is asked for twice
+		if !want(name) {
+			t.Errorf("%s is refused", name)
+		}
+	}
+	if want(strings.Repeat("x", maxResourceName)) {
+		t.Error("a long name is not refused")
 	}
 	for _, name := range []string{"one", "two"} {
 		if m := asked(); !strings.Contains(string(m.Payload), name) {
@@ -182,6 +187,80 @@ func TestQuestionsForResources(t *testing.T) {
 	if len(t1.m) != 0 || len(t1.asked) != 0 {
 		t.Errorf("%d questions, %d of the child", len(t1.m), t1.asked[child])
 	}
+}
+
+// One connection does not use up what all may ask a client for that answers nothing.
+func TestUnansweredModules(t *testing.T) {
+	c, child, asked := late(t)
+	other, err := c.s.d.Connect(t.Context(), "local:")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t1 := &c.modules
+	names := 0
+	want := func(child *daemon.Child) bool {
+		names++
+		return t1.want(child, fmt.Sprint("name", names))
+	}
+	for range maxUnanswered {
+		if !want(child) {
+			t.Fatalf("name %d is refused", names)
+		}
+	}
+	if want(child) || !want(other) {
+		t.Error("one has no bound, or another has the same")
+	}
+	first := string(asked().Payload)
+	payload, err := pyproto.Marshal(pyproto.Tuple{first, nil, nil, nil, pyproto.Tuple{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t1.loaded(payload)
+	if !want(child) || want(child) {
+		t.Error("an answer makes no room, or room for more than one")
+	}
+	t1.forget(child.ID())
+	t1.forget(other.ID())
+	if len(t1.open) != 0 {
+		t.Errorf("%d connections are remembered", len(t1.open))
+	}
+	t1.end()
+}
+
+// Nothing stays of a child that is gone, whenever it has asked.
+func TestQuestionsOfTheGone(t *testing.T) {
+	c, child, _ := late(t)
+	other, err := c.s.d.Connect(t.Context(), "local:")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t1 := &c.resources
+	q := func(name string) daemon.ResourceRequest { return daemon.ResourceRequest{Package: "pkg", Name: name} }
+	for _, name := range []string{"one", "two"} {
+		if !t1.want(child, q(name)) {
+			t.Fatalf("%s is refused", name)
+		}
+	}
+	one, two := resourceKey{"pkg", "one"}, resourceKey{"pkg", "two"}
+	for _, r := range t1.m {
+		r.waiting = nil // as expire leaves them
+	}
+	if err := child.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if t1.want(child, q("three")) {
+		t.Error("a child that is gone may ask")
+	}
+	for i := range maxResources - len(t1.m) {
+		t1.m[resourceKey{"full", fmt.Sprint(i)}] = &resource{by: other, waiting: make([]resourceWaiter, 1), timer: t1.m[two].timer}
+	}
+	if !t1.want(other, q("four")) || t1.m[one] != nil || t1.m[two] != nil || t1.asked[child] != 0 {
+		t.Error("what it has asked for uses up the bound")
+	}
+	for _, r := range t1.m {
+		r.timer.Stop()
+	}
+	t1.m = nil // nobody has asked like this
 }
 
 // Beyond MaxConnects a connect is refused; when one is over, there is room again.

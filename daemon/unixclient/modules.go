@@ -18,6 +18,8 @@ import (
 const (
 	maxModules     = 20000 // also of those that it was asked for and has not answered
 	maxModuleBytes = 256 << 20
+	// maxUnanswered are the names that were asked for over one connection and have no answer.
+	maxUnanswered = maxModules / 16
 )
 
 // modules are those of one client, for its own children only. A client is asked once for each name, since Mitogen's
@@ -34,6 +36,7 @@ type modules struct {
 	// By connection:
 	sent   map[pyproto.ContextID]map[string]bool
 	misses map[pyproto.ContextID]int // names that were asked for and are no modules, as far as is known
+	open   map[pyproto.ContextID]int // names that were asked for and have no answer
 	where  chan string               // takes where the client has its Mitogen from; nil while it is not asked
 	ended  bool
 }
@@ -51,6 +54,7 @@ type module struct {
 func (t *modules) init(c *client) {
 	t.c, t.m = c, map[string]*module{}
 	t.sent, t.misses = map[pyproto.ContextID]map[string]bool{}, map[pyproto.ContextID]int{}
+	t.open = map[pyproto.ContextID]int{}
 }
 
 // want is daemon.ConnectOptions.Miss.
@@ -86,12 +90,17 @@ func (t *modules) want(child *daemon.Child, name string) bool {
 		child.Reached("names that a client has no modules for", limit)
 		return false
 	}
+	if t.open[by] >= maxUnanswered {
+		child.Reached("names that a client has not answered", maxUnanswered)
+		return false
+	}
 	m = &module{asked: true, by: by, waiting: []*daemon.Child{child}}
 	if err := t.c.peer.Send(pyproto.GetModule, 0, []byte(name)); err != nil {
 		return false
 	}
 	t.m[name] = m
 	t.misses[by]++
+	t.open[by]++
 	t.asked++
 	m.timer = time.AfterFunc(t.c.s.opt.ModuleTimeout, func() { t.expire(name, m) })
 	return true
@@ -181,8 +190,7 @@ func (t *modules) loaded(payload []byte) {
 		if m == nil {
 			return
 		}
-		t.asked--
-		m.timer.Stop()
+		t.answered(m)
 		t.refuse(lm.Name, m)
 		delete(t.m, lm.Name)
 		return
@@ -199,13 +207,21 @@ func (t *modules) loaded(payload []byte) {
 		}
 	}
 	if m.asked {
-		m.timer.Stop()
-		t.asked--
+		t.answered(m)
 	}
 	for _, child := range m.waiting {
 		t.deliver(child, lm.Name, m)
 	}
 	m.waiting = nil
+}
+
+// answered counts one that was asked for as answered. mu is held.
+func (t *modules) answered(m *module) {
+	m.timer.Stop()
+	t.asked--
+	if t.open[m.by]--; t.open[m.by] <= 0 {
+		delete(t.open, m.by)
+	}
 }
 
 // deliver sends a module behind the related ones that are here, as Mitogen's responder does: a submodule only behind
@@ -240,6 +256,7 @@ func (t *modules) forget(id pyproto.ContextID) {
 	defer t.mu.Unlock()
 	delete(t.sent, id)
 	delete(t.misses, id)
+	delete(t.open, id)
 }
 
 // end answers everybody that nothing more comes.

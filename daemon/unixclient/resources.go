@@ -59,7 +59,8 @@ func (t *resources) init(c *client) {
 func (t *resources) want(child *daemon.Child, q daemon.ResourceRequest) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.c.mute() || t.ended || t.count >= maxResources || t.of[child] >= maxChildResources {
+	// What a child that is gone has asked for may have been forgotten already.
+	if gone(child) || t.c.mute() || t.ended || t.count >= maxResources || t.of[child] >= maxChildResources {
 		return false
 	}
 	key := resourceKey{q.Package, q.Name}
@@ -68,6 +69,9 @@ func (t *resources) want(child *daemon.Child, q daemon.ResourceRequest) bool {
 	case r != nil && len(r.waiting) == 0:
 		r.timer.Reset(t.c.s.opt.ModuleTimeout)
 	case r == nil:
+		if len(t.m) >= maxResources {
+			t.sweep()
+		}
 		if len(t.m) >= maxResources || t.asked[child] >= maxChildResources || len(q.Package)+len(q.Name) > maxResourceName {
 			return false
 		}
@@ -107,8 +111,27 @@ func (t *resources) expire(key resourceKey, r *resource) {
 	t.c.s.log.Warn("a client has not answered a request for a resource", zap.Int("pid", t.c.pid),
 		zap.String("package", key.pkg), zap.String("resource", key.name))
 	t.answer(r, nil)
-	if r.by == nil {
+	if r.by == nil || gone(r.by) {
 		t.remove(key, r)
+	}
+}
+
+// gone tells whether a child is out of the tree.
+func gone(child *daemon.Child) bool {
+	select {
+	case <-child.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// sweep forgets questions of children that are gone and that nobody watches: hops, and what is behind a child. mu is held.
+func (t *resources) sweep() {
+	for key, r := range t.m {
+		if len(r.waiting) == 0 && (r.by == nil || gone(r.by)) {
+			t.remove(key, r)
+		}
 	}
 }
 
