@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"mitogend/daemon"
 	"mitogend/daemon/wire"
 )
 
@@ -428,12 +429,23 @@ func TestSpanNames(t *testing.T) {
 			}
 		})
 	}
-	for _, c := range []struct{ path, title, what, name string }{
-		{"p.py", "", "run", "p.py"}, {"mitogend-exec", "curl -u me:secret x", "exec", "curl"}, {"mitogend-terminal", "bash", "exec", "bash"},
-		{"mitogend-terminal", "repl", "repl", ""}, {"mitogend-prompt", "repl", "repl", ""}, {"mitogend-transfer", "put a b", "copy", ""},
+	script := daemon.RunOptions{Path: "p.py", Source: []byte("x = 1\n"), Args: []string{"secret"}}
+	for _, c := range []struct {
+		o          daemon.RunOptions
+		what, name string
+	}{
+		{script, "run", "p.py"},
+		{daemon.Command([]string{"curl", "-u", "me:secret"}, nil, ""), "exec", "curl"},
+		{daemon.Command([]string{"repl"}, nil, ""), "exec", "repl"},
+		{daemon.Terminal([]string{"bash"}, nil, "", "", 24, 80), "exec", "bash"},
+		{daemon.Terminal([]string{"repl", "x"}, nil, "", "", 24, 80), "exec", "repl"},
+		{daemon.Terminal(nil, nil, "", "", 24, 80), "repl", ""},
+		{daemon.TerminalAfter(script, nil, "", 24, 80), "run", "p.py"},
+		{daemon.Prompt(nil, ""), "repl", ""},
+		{daemon.RunOptions{Path: daemon.PathTransfer, Title: "put a b"}, "copy", ""},
 	} {
-		if what, name := programName(&wire.Run{Path: c.path, Title: c.title}); what != c.what || name != c.name {
-			t.Errorf("%+v: %s %s", c, what, name)
+		if what, name := programName(&wire.Run{Path: c.o.Path, Title: c.o.Title}); what != c.what || name != c.name {
+			t.Errorf("%s %q: %s %s", c.o.Path, c.o.Title, what, name)
 		}
 	}
 }
