@@ -214,6 +214,39 @@ func TestResources(t *testing.T) {
 	})
 }
 
+// TestFilesOfPortions: each directory of a namespace package has its own files, by paths; the first one has those of all.
+func TestFilesOfPortions(t *testing.T) {
+	a := writeFiles(t, map[string]string{"import_probe.py": probe, "co/first.py": "", "co/t.html": "a", "co/only_a.html": "a"})
+	b := writeFiles(t, map[string]string{"co/second.py": "", "co/t.html": "b", "co/only_b.html": "b", "co/plug/one.py": ""})
+	d := newDaemon(t, Options{Path: []string{a, b}})
+	pythons.Each(t, func(t *testing.T, py pythons.Python) {
+		if py.Version == "2.7" {
+			return
+		}
+		c, _ := importing(t, d, py, ConnectOptions{})
+		defer c.Close(deadline(t))
+		var got []string
+		run(t, c, `
+import mitogen.files, co, co.first, co.second, os, pkgutil
+result = []
+for here in os.path.dirname(co.first.__file__), os.path.dirname(co.second.__file__), co.__path__[0]:
+    for name in 't.html', 'only_a.html', 'only_b.html':
+        try:
+            with open(here + '/' + name) as f:
+                result.append(f.read())
+        except FileNotFoundError:
+            result.append('-')
+    result.append(' '.join(sorted(os.listdir(here))))
+    result.append(' '.join(m.name for m in pkgutil.iter_modules([here])))
+`, &got)
+		all := []string{"a", "a", "b", "first.py only_a.html only_b.html plug second.py t.html", "first second"}
+		want := slices.Concat(all, []string{"b", "-", "b", "only_b.html plug second.py t.html", "second"}, all)
+		if !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	})
+}
+
 func TestRuntimeHasNoSuchModule(t *testing.T) {
 	stock := "/usr/lib/python3/dist-packages"
 	d := newDaemon(t, Options{Path: []string{writeFiles(t, map[string]string{"import_probe.py": probe, "mitogen/__init__.py": "", "mitogen/select.py": ""}), stock}})

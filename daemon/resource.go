@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/klauspost/compress/zlib"
@@ -194,7 +195,8 @@ func (s *stream) answerResource(m pyproto.Message) {
 //
 //	("read", package, file)       the file's bytes
 //	("list", package, directory)  of each entry the name, whether it is a directory, and the size; "" is the
-//	                              package's own directory
+//	                              package's own directory. Both may end in the path of a directory: only that one
+//	                              of the package's several counts then
 //	("tree", package)             the names, sizes and 1 for executable of the files to be unpacked, as zlib of lines
 //	                              that end in NULs
 //	("files", package, file ...)  the content of these, joined, as z and zlib or r
@@ -217,11 +219,12 @@ func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 	}
 	im := c.Importer()
 	switch kind, args := q[0], q[1:]; {
-	case (kind == "read" || kind == "list") && len(args) == 2:
+	case (kind == "read" || kind == "list") && (len(args) == 2 || len(args) == 3):
+		where := strings.Join(args[2:], "")
 		if kind == "read" {
-			return im.Resource(d.ctx, c.Version(), args[0], args[1], c.opt.Policy)
+			return im.ResourceIn(d.ctx, c.Version(), where, args[0], args[1], c.opt.Policy)
 		}
-		return entries(im, c.Version(), args[0], args[1], c.opt.Policy)
+		return entries(im, c.Version(), where, args[0], args[1], c.opt.Policy)
 	case kind == "tree" && len(args) == 1:
 		return d.unpackTree(c, im, args[0])
 	case kind == "files" && len(args) > 1:
@@ -325,8 +328,8 @@ func deflated(head string, data []byte) (any, error) {
 	return buf.Bytes(), nil
 }
 
-func entries(im *importer.Importer, v importer.Version, pkg, dir string, also importer.Policy) (any, error) {
-	list, err := im.Resources(v, pkg, dir, also)
+func entries(im *importer.Importer, v importer.Version, where, pkg, dir string, also importer.Policy) (any, error) {
+	list, err := im.ResourcesIn(v, where, pkg, dir, also)
 	if err != nil {
 		return nil, err
 	}

@@ -63,6 +63,8 @@ type Keeper interface {
 const (
 	PathCommand  = "mitogend-exec"
 	PathTerminal = "mitogend-terminal"
+	PathRepl     = "mitogend-repl"  // Terminal without a command
+	PathAfter    = "mitogend-after" // TerminalAfter; Title is the script's
 	PathPrompt   = "mitogend-prompt"
 	PathTransfer = "mitogend-transfer"
 )
@@ -82,7 +84,9 @@ func Terminal(argv, env []string, dir, where string, rows, columns int) RunOptio
 	o := Command(argv, env, dir)
 	o.Args = append([]string{strconv.Itoa(rows), strconv.Itoa(columns), where}, o.Args...)
 	o.Path, o.Source = PathTerminal, []byte(python.Terminal())
-	o.Title = cmp.Or(o.Title, "repl")
+	if len(argv) == 0 {
+		o.Path, o.Title = PathRepl, "repl"
+	}
 	return o
 }
 
@@ -94,7 +98,7 @@ func TerminalAfter(script RunOptions, env []string, where string, rows, columns 
 		file = filepath.Join(script.Path, "__main__.py")
 	}
 	o.Source = []byte(python.TerminalAfter(script.Path, file, script.Source, script.Args))
-	o.Dir, o.Title = script.Dir, cmp.Or(script.Title, script.Path)
+	o.Path, o.Dir, o.Title = PathAfter, script.Dir, cmp.Or(script.Title, script.Path)
 	return o
 }
 

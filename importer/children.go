@@ -15,7 +15,7 @@ func (s *search) portions(sp *spec) []location {
 	parent, leaf := parentName(sp.name)
 	in := s.roots
 	if parent != "" {
-		in = s.find(parent).dirs
+		in = s.portions(s.find(parent)) // whether it was extended before or not
 	}
 	dirs := slices.Clone(sp.dirs)
 	for _, loc := range in {

@@ -362,6 +362,34 @@ func TestFoundThenGone(t *testing.T) {
 	}
 }
 
+// What is found, and its mark, do not depend on what was looked for before: of packages that extend their paths one in the other, too.
+func TestMarkWhateverWasLookedForBefore(t *testing.T) {
+	const extends = "from pkgutil import extend_path\n__path__ = extend_path(__path__, __name__)\n"
+	x := tree(t, map[string]string{"a/__init__.py": extends, "a/b/__init__.py": extends, "a/b/one.py": "", "a/c.pyc": ""})
+	y := tree(t, map[string]string{"a/__init__.py": extends, "a/b/__init__.py": extends, "a/b/two.py": "", "a/c.py": "", "a/only.py": ""})
+	im := newImporter(t, Options{Path: []string{x, y}})
+	names := []string{"a", "a.b", "a.b.one", "a.b.two", "a.c", "a.only"}
+	for _, v := range []Version{py2, py3} {
+		want := map[string][16]byte{}
+		for _, name := range names {
+			mark, ok := im.Look(v).Mark(name)
+			if !ok {
+				t.Errorf("%v: %s is not there", v, name)
+			}
+			want[name] = mark
+		}
+		for _, first := range names {
+			look := im.Look(v)
+			look.Mark(first)
+			for _, name := range names {
+				if mark, ok := look.Mark(name); !ok || mark != want[name] {
+					t.Errorf("%v: %s is another one after %s", v, name, first)
+				}
+			}
+		}
+	}
+}
+
 // A package's mark is another one once a module is added to it, or removed: the child was sent its modules' names.
 func TestMarkOfAPackage(t *testing.T) {
 	for _, v := range []Version{py2, py3} {

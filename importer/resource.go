@@ -21,13 +21,18 @@ type ResourceInfo struct {
 // relative to the package's directory, with slashes. Policies may apply in addition to the importer's. The error is a *NotFoundError, or
 // ctx's.
 func (im *Importer) Resource(ctx context.Context, v Version, pkg, name string, also ...Policy) ([]byte, error) {
+	return im.ResourceIn(ctx, v, "", pkg, name, also...)
+}
+
+// ResourceIn is Resource for the one of the package's directories with that path, as children are told it; "" is any of them.
+func (im *Importer) ResourceIn(ctx context.Context, v Version, where, pkg, name string, also ...Policy) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return im.search(v).resource(pkg, name, also)
+	return im.search(v).resource(where, pkg, name, also)
 }
 
-func (s *search) resource(pkg, name string, also []Policy) ([]byte, error) {
+func (s *search) resource(where, pkg, name string, also []Policy) ([]byte, error) {
 	full := pkg + "/" + name
 	reason := "the package has no such file"
 	dirs, _, err := s.resourceDirs(pkg, name, full, false, also)
@@ -35,6 +40,9 @@ func (s *search) resource(pkg, name string, also []Policy) ([]byte, error) {
 		return nil, err
 	}
 	for _, loc := range dirs {
+		if !loc.isAt(where) {
+			continue
+		}
 		file := loc.inside(name)
 		if why := s.deniedAlso(also, file); why != "" {
 			reason = why
@@ -60,7 +68,12 @@ func (s *search) resource(pkg, name string, also []Policy) ([]byte, error) {
 // Resources lists a directory of a package as a child of version v has it, sorted by name; dir is relative to the package's own, "" is that
 // one. A namespace package shows what its directories have together, of two files with one name the first. What policies refuse is not shown.
 func (im *Importer) Resources(v Version, pkg, dir string, also ...Policy) ([]ResourceInfo, error) {
-	entries, err := im.search(v).entries(pkg, dir, also)
+	return im.ResourcesIn(v, "", pkg, dir, also...)
+}
+
+// ResourcesIn is Resources for the one of the package's directories with that path, as children are told it; "" is all of them.
+func (im *Importer) ResourcesIn(v Version, where, pkg, dir string, also ...Policy) ([]ResourceInfo, error) {
+	entries, err := im.search(v).entries(where, pkg, dir, also)
 	var out []ResourceInfo
 	for _, e := range entries {
 		out = append(out, e.info)
@@ -74,7 +87,7 @@ type entry struct {
 	key  fileKey
 }
 
-func (s *search) entries(pkg, dir string, also []Policy) (out []entry, err error) {
+func (s *search) entries(where, pkg, dir string, also []Policy) (out []entry, err error) {
 	full := strings.TrimSuffix(pkg+"/"+dir, "/")
 	dirs, base, err := s.resourceDirs(pkg, dir, full, true, also)
 	if err != nil {
@@ -83,6 +96,9 @@ func (s *search) entries(pkg, dir string, also []Policy) (out []entry, err error
 	found, reason := false, "the package has no such directory"
 	seen := map[string]bool{}
 	for _, loc := range dirs {
+		if !loc.isAt(where) {
+			continue
+		}
 		loc = loc.inside(dir)
 		l := s.list(loc)
 		if l == nil {
@@ -154,6 +170,9 @@ func (s *search) resourceDirs(pkg, name, full string, isDir bool, also []Policy)
 	}
 	return s.portions(sp), sp.name, nil
 }
+
+// isAt tells whether a child knows the location by that path, or names none.
+func (l location) isAt(where string) bool { return where == "" || sent(l.String()) == where }
 
 // inside is join for a slash path, "" for the location itself.
 func (l location) inside(name string) location {

@@ -186,7 +186,7 @@ func (s *search) findNew(name string) *spec {
 		return &spec{why: parent + " is no package", absent: true}
 	}
 	sp := s.findIn(up.dirs, leaf, parent)
-	if sp.absent || sp.kind == KindNamespace {
+	if sp.why != "" || sp.kind == KindNamespace {
 		if more := s.portions(up); len(more) > len(up.dirs) {
 			up.dirs = more
 			sp = s.findIn(more, leaf, parent)

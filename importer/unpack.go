@@ -131,7 +131,7 @@ func (im *Importer) UnpackedData(ctx context.Context, name string, files []strin
 func (s *search) unpackedFile(name, file string, also []Policy) ([]byte, error) {
 	sp := s.find(name)
 	if sp.why != "" || sp.isPkg() {
-		return s.resource(name, file, also)
+		return s.resource("", name, file, also)
 	}
 	for i := range also {
 		if why := s.refuses(&also[i], sp); why != "" {
@@ -187,7 +187,7 @@ func (w *walker) walk(dir string, depth int) error {
 	if depth > maxUnpackDepth {
 		return fmt.Errorf("%s in it is more than %d directories deep", shorten(dir), maxUnpackDepth)
 	}
-	entries, err := w.entries(w.pkg, dir, w.also)
+	entries, err := w.entries("", w.pkg, dir, w.also)
 	if err != nil {
 		if depth > 0 {
 			return nil // refused, with what is in it

@@ -13,9 +13,9 @@ from stat import S_IFDIR, S_IFREG
 
 import mitogen.core as core
 import mitogen.resources as resources
-from mitogen.resources import Resource, place
+from mitogen.resources import Resource, place, portion
 
-# The root of each package; it keeps for a while what the directories contain.
+# The root of each package, and of each of its further directories; it keeps for a while what the directories contain.
 roots = {}
 # The time of all that is served: it does not change while this process sees it.
 MTIME = int(time.time())
@@ -25,7 +25,8 @@ def find(path):
     """The Resource at a path; None if no package that was received has the path."""
     record, rest = place(core.importer, path)
     if record:
-        root = roots.get(record[0]) or roots.setdefault(record[0], Resource(record[0]))
+        key = record[0], portion(core.importer, record, rest, path)
+        root = roots.get(key) or roots.setdefault(key, Resource(key[0], directory=key[1]))
         return root.joinpath(rest) if rest else root
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 
 import mitogen.core as core
-from mitogen.resources import Reader, Refused, ask, place
+from mitogen.resources import Reader, Refused, ask, place, portion, where
 
 
 def listing(importer, path):
@@ -17,13 +17,14 @@ def listing(importer, path):
     record, rest = place(importer, path, True)
     if not record:
         return {}
-    if not rest:
+    directory = portion(importer, record, rest, path)
+    if not rest and not directory:
         # A package ends in a dot. A directory without __init__.py is there twice, with one and with two.
         return dict((str(n.rstrip('.')), n.endswith('.') and (None if n.rstrip('.') + '..' in record[1] else True))
                     for n in record[1])
     names = {}
     try:
-        for name, is_dir, _size in ask(u'list', core.text_type(record[0]), core.text_type(rest)):
+        for name, is_dir, _size in ask(u'list', *where(record[0], rest, directory)):
             stem, dot, ending = str(name).partition('.')
             if is_dir and not dot:
                 names.setdefault(stem, None)
@@ -37,9 +38,11 @@ def listing(importer, path):
 
 def is_package_directory(importer, path):
     record, rest = place(importer, path, True)
+    directory = portion(importer, record, rest, path)
+    if not rest and not directory:
+        return record[2][-3:] in core.FILES
     try:
-        return not rest or (u'__init__.py', False) in [
-            tuple(e)[:2] for e in ask(u'list', core.text_type(record[0]), core.text_type(rest))]
+        return (u'__init__.py', False) in [tuple(e)[:2] for e in ask(u'list', *where(record[0], rest, directory))]
     except Refused:
         return False
 
@@ -48,7 +51,8 @@ def list_modules(importer, path, prefix):
     """For pkgutil: the names of the modules in a directory, and whether they are packages."""
     path = os.path.normpath(path)
     names = listing(importer, path)
-    known = place(importer, path)[1] == ''
+    record, rest = place(importer, path)
+    known = record and not rest and not portion(importer, record, rest, path)
     for name in sorted(names):
         is_package = names[name]
         if is_package is None and not known:
@@ -96,7 +100,8 @@ if core.PY3:
 
         def get_resource_reader(self, name):
             record, rest = place(core.importer, os.path.dirname(self.path))
-            return Reader(record[0], rest) if record and self.is_package(name) else None
+            if record and self.is_package(name):
+                return Reader(record[0], rest, portion(core.importer, record, rest, os.path.dirname(self.path)))
 else:
     class Placed(object):
         """The same, whole: 2.x has no such class."""

@@ -27,7 +27,7 @@ class Refused(core.Error):
 
 def ask(*question):
     """
-    The master's answer. Questions are `read`, package, file; `list`, package, directory; `modules`; `installed`;
+    The master's answer. Questions are `read`, package, file; `list`, package, directory (where() makes these); `modules`; `installed`;
     `metadata`, project; and `part` and `python`, of which mitogen.extension and mitogen.launch know.
     Raises Refused with its reason when it has none.
     """
@@ -54,10 +54,17 @@ def missing(path, why=None):
         errno.ENOENT, 'not served' if why is None else why, path)
 
 
-def read(package, name):
+def where(package, name, directory=None):
+    """What `read` and `list` ask about. With a directory, only that one of the package's counts."""
+    if isinstance(directory, bytes):
+        directory = directory.decode('utf-8', 'replace')
+    return (core.text_type(package), core.text_type(name)) + ((directory,) if directory else ())
+
+
+def read(package, name, directory=None):
     """The bytes of a package's data file; IOError with the master's reason."""
     try:
-        return ask(u'read', core.text_type(package), core.text_type(name))
+        return ask(u'read', *where(package, name, directory))
     except Refused as e:
         raise missing(package.replace('.', '/') + '/' + name, str(e))
 
@@ -209,6 +216,15 @@ def place(importer, path, walk=False):
     return record, rest
 
 
+def portion(importer, record, rest, path):
+    """
+    The directory of a package that a path lies in, by what place() gives; None if it is that of `__path__`, which
+    stands for all that the package has.
+    """
+    directory = path[:len(path) - len(rest)].rstrip('/')
+    return None if [directory] == importer.search_path(record) else directory[len(importer.prefix):]
+
+
 def top(record):
     """The directory that the top-level package, or module, of a record is in."""
     names = record[0].count('.') + (record[1] is not None and record[2][-3:] in core.FILES)
@@ -239,7 +255,7 @@ def get_data(importer, path):
             if record:
                 break
     if record and rest:
-        return read(record[0], rest)
+        return read(record[0], rest, portion(importer, record, rest, path))
     raise missing(path, 'not in a package that is served')
 
 
@@ -250,9 +266,10 @@ def get_resource_reader(importer, name):
 class Reader(object):
     """importlib.abc.ResourceReader, and TraversableResources, of a package."""
 
-    def __init__(self, package, path=''):
+    def __init__(self, package, path='', directory=None):
         self.package = package
         self.path = path
+        self.directory = directory
 
     def files(self):
         # For the paths of what it gives.
@@ -260,7 +277,7 @@ class Reader(object):
         return self.resource()
 
     def resource(self):
-        return Resource(self.package, self.path)
+        return Resource(self.package, self.path, None, self.directory)
 
     def open_resource(self, name):
         return io.BytesIO(self.resource().joinpath(name).read_bytes())
@@ -279,10 +296,12 @@ class Reader(object):
 class Resource(object):
     """importlib.abc.Traversable: a file or a directory in a package."""
 
-    def __init__(self, package, path='', parent=None):
+    def __init__(self, package, path='', parent=None, directory=None):
         self.package = package
         self.path = path
         self.parent = parent
+        # The one of the package's directories that counts; None of all.
+        self.directory = directory
         self.listing = None
         # The user's call in which it was asked for, and when.
         self.call = self.time = 0
@@ -296,7 +315,8 @@ class Resource(object):
 
     def __str__(self):
         """The path, by which functions of mitogen.files find it."""
-        directory = core.importer.search_path(core.importer.record(self.package))
+        directory = [core.Importer.prefix + self.directory] if self.directory else core.importer.search_path(
+            core.importer.record(self.package))
         return '/'.join((directory or [core.Importer.prefix + self.package])[:1] + [self.path] * (self.path != ''))
 
     @property
@@ -361,7 +381,7 @@ class Resource(object):
         old = self.call != call or now > self.time + KEEP
         if self.listing is None or old and not core.io.lost:
             try:
-                listing = ask(u'list', core.text_type(self.package), core.text_type(self.path))
+                listing = ask(u'list', *where(self.package, self.path, self.directory))
             except Refused as e:
                 raise missing(self.name, str(e))
             self.call, self.time = call, now
@@ -398,14 +418,14 @@ class Resource(object):
                 raise missing(part, 'leads out of its directory')
             if part not in ('', '.'):
                 resource = resource.children.setdefault(
-                    part, Resource(self.package, (resource.path + '/' + part).lstrip('/'), resource))
+                    part, Resource(self.package, (resource.path + '/' + part).lstrip('/'), resource, self.directory))
         return resource
 
     def __truediv__(self, child):
         return self.joinpath(child)
 
     def read_bytes(self):
-        return read(self.package, self.path)
+        return read(self.package, self.path, self.directory)
 
     def read_text(self, encoding=None, errors=None):
         with self.open(encoding=encoding, errors=errors) as f:

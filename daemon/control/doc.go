@@ -19,7 +19,7 @@
 //	what a function prints                printBytes, for open streamBytes with its messages: what does not fit is
 //	                                      dropped and counted
 //	events                                streamBytes: the same
-//	spans for a collector of traces       maxSpans, of imports maxImports, of one target's targetSpans: the same
+//	spans for a collector of traces       maxSpans, of imports maxImports, which targets share: the same
 //	files of put and get                  maxTransfers at once, others wait; maxTransferNames for lists: the transfer
 //	                                      ends
 //	messages to a receiver                daemon.DefaultReceiverBytes: the receiver ends with an error

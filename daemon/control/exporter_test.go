@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"mitogend/daemon"
 	"mitogend/daemon/wire"
 )
 
@@ -196,12 +197,17 @@ func TestImportsLeaveRoom(t *testing.T) {
 		for range 3 * maxSpans {
 			imported("liar")
 		}
-		if n, _, _ := x.waiting(); n != targetSpans {
+		if n, _, _ := x.waiting(); n != maxImports {
 			t.Errorf("%d spans of one child wait", n)
 		}
-		imported("honest")
-		if n, _, _ := x.waiting(); n != targetSpans+1 {
-			t.Error("another target's import is dropped")
+		for range 1000 {
+			imported("honest")
+		}
+		if n, _, _ := x.waiting(); n != maxImports || x.targets["honest"] != 1000 {
+			t.Errorf("%d wait, %d of another target", n, x.targets["honest"])
+		}
+		if n := x.dropped.Load(); n != 2*maxSpans+maxImports+1000 {
+			t.Errorf("%d are dropped", n)
 		}
 		for i := range 3 * maxSpans {
 			imported(fmt.Sprint("liar", i%100))
@@ -222,6 +228,58 @@ func TestImportsLeaveRoom(t *testing.T) {
 		names, _ := x.to.got()
 		if _, imports, targets := x.waiting(); len(names) != maxSpans || imports != 0 || targets != 0 {
 			t.Errorf("%d were sent, %d of %d targets are left", len(names), imports, targets)
+		}
+	})
+}
+
+// While a batch is being sent it stays as it is, whatever there is no room for.
+func TestImportsLeaveTheBatch(t *testing.T) {
+	hang := func(r *http.Request) (*http.Response, error) {
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	}
+	export(t, "http://c.example:4318", hang, func(x *exporting) {
+		for i := range spanBatch + 2*maxImports {
+			x.add(&wire.Event{Kind: wire.EventImport, Module: "m", What: "refused", Target: []string{"a", "b"}[min(i/spanBatch, 1)]})
+			if i == spanBatch {
+				time.Sleep(spanPause)
+				synctest.Wait()
+			}
+		}
+		x.add(&wire.Event{Kind: wire.EventImport, Module: "m", What: "refused", Target: "c"})
+		if n, imports, _ := x.waiting(); n != maxImports || imports != n || x.targets["a"] != spanBatch || x.targets["c"] != 1 {
+			t.Errorf("%d wait, %v", n, x.targets)
+		}
+	})
+}
+
+// A collector that takes some and refuses the next for now is failing until all was sent: it is said once, and asked no more often.
+func TestSpansAreTakenSlowly(t *testing.T) {
+	var n atomic.Int64
+	slow := func(r *http.Request) (*http.Response, error) {
+		if n.Add(1)%2 == 0 {
+			return status(429)(r)
+		}
+		return status(200)(r)
+	}
+	export(t, "http://c.example:4318", slow, func(x *exporting) {
+		const batches = 5
+		for range batches * spanBatch {
+			x.call("m:f")
+		}
+		for i := range batches {
+			synctest.Wait()
+			if names, tries := x.to.got(); len(names) != (i+1)*spanBatch || len(tries) != min(2*(i+1), 2*batches-1) {
+				t.Errorf("after %d pauses, %d were sent in %d attempts", i, len(names), len(tries))
+			}
+			again := 0
+			if i == batches-1 {
+				again = 1
+			}
+			if x.logs.FilterMessage("traces cannot be sent").Len() != 1 || x.logs.FilterMessage("traces are sent again").Len() != again {
+				t.Errorf("after %d pauses, the log has %v", i, x.logs.All())
+			}
+			time.Sleep(spanPause)
 		}
 	})
 }
@@ -371,12 +429,23 @@ func TestSpanNames(t *testing.T) {
 			}
 		})
 	}
-	for _, c := range []struct{ path, title, what, name string }{
-		{"p.py", "", "run", "p.py"}, {"mitogend-exec", "curl -u me:secret x", "exec", "curl"}, {"mitogend-terminal", "bash", "exec", "bash"},
-		{"mitogend-terminal", "repl", "repl", ""}, {"mitogend-prompt", "repl", "repl", ""}, {"mitogend-transfer", "put a b", "copy", ""},
+	script := daemon.RunOptions{Path: "p.py", Source: []byte("x = 1\n"), Args: []string{"secret"}}
+	for _, c := range []struct {
+		o          daemon.RunOptions
+		what, name string
+	}{
+		{script, "run", "p.py"},
+		{daemon.Command([]string{"curl", "-u", "me:secret"}, nil, ""), "exec", "curl"},
+		{daemon.Command([]string{"repl"}, nil, ""), "exec", "repl"},
+		{daemon.Terminal([]string{"bash"}, nil, "", "", 24, 80), "exec", "bash"},
+		{daemon.Terminal([]string{"repl", "x"}, nil, "", "", 24, 80), "exec", "repl"},
+		{daemon.Terminal(nil, nil, "", "", 24, 80), "repl", ""},
+		{daemon.TerminalAfter(script, nil, "", 24, 80), "run", "p.py"},
+		{daemon.Prompt(nil, ""), "repl", ""},
+		{daemon.RunOptions{Path: daemon.PathTransfer, Title: "put a b"}, "copy", ""},
 	} {
-		if what, name := programName(&wire.Run{Path: c.path, Title: c.title}); what != c.what || name != c.name {
-			t.Errorf("%+v: %s %s", c, what, name)
+		if what, name := programName(&wire.Run{Path: c.o.Path, Title: c.o.Title}); what != c.what || name != c.name {
+			t.Errorf("%s %q: %s %s", c.o.Path, c.o.Title, what, name)
 		}
 	}
 }

@@ -30,7 +30,6 @@ import (
 const (
 	maxSpans     = 4096 // that wait to be sent; more are dropped and counted
 	maxImports   = maxSpans / 2
-	targetSpans  = maxSpans / 8 // of imports, for one target: a child causes as many as it likes
 	spanBatch    = 512
 	spanPause    = 2 * time.Second
 	maxSpanPause = time.Minute
@@ -58,6 +57,7 @@ type exporter struct {
 	spans   []span         // only run takes some away
 	imports int            // of those
 	targets map[string]int // of imports, by target
+	batch   int            // the first of spans, which are being sent: they stay where they are
 }
 
 // span is OTLP's, in its JSON form.
@@ -209,11 +209,12 @@ func newSpan(target string, end time.Time, seconds float64) span {
 	}
 }
 
-// keep takes a span if there is room. Imports leave room for calls, and those of one target for those of others.
+// keep takes a span if there is room. Imports leave room for calls. Where there is no room for an import, the target that has the most
+// of them loses its last one: a child causes as many as it likes.
 func (x *exporter) keep(s span) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if len(x.spans) >= maxSpans || s.imports != "" && (x.imports >= maxImports || x.targets[s.imports] >= targetSpans) {
+	if len(x.spans) >= maxSpans || s.imports != "" && x.imports >= maxImports && !x.makeRoom(s.imports) {
 		x.dropped(1)
 		return
 	}
@@ -224,6 +225,41 @@ func (x *exporter) keep(s span) {
 	x.spans = append(x.spans, s)
 	if len(x.spans) >= spanBatch {
 		token(x.more)
+	}
+}
+
+// makeRoom drops an import of the target with the most, unless the new one's has as many.
+func (x *exporter) makeRoom(target string) bool {
+	most := ""
+	for t, n := range x.targets {
+		if n > x.targets[most] {
+			most = t
+		}
+	}
+	if x.targets[target]+1 >= x.targets[most] {
+		return false
+	}
+	for i := len(x.spans) - 1; i >= x.batch; i-- {
+		if x.spans[i].imports == most {
+			x.forget(x.spans[i : i+1])
+			x.spans = slices.Delete(x.spans, i, i+1)
+			x.dropped(1)
+			return true
+		}
+	}
+	return false
+}
+
+// forget has spans count no more.
+func (x *exporter) forget(spans []span) {
+	for _, s := range spans {
+		if s.imports == "" {
+			continue
+		}
+		x.imports--
+		if x.targets[s.imports]--; x.targets[s.imports] == 0 {
+			delete(x.targets, s.imports)
+		}
 	}
 }
 
@@ -255,36 +291,43 @@ func (x *exporter) run() {
 	}
 }
 
-// sendAll sends all that waits. It gives the pause before the next attempt where one is needed. last says that there is
-// none: what cannot be sent is dropped.
+// sendAll sends all that waits. It gives the pause before the next attempt where one is needed: until all was sent, the collector counts
+// as failing. last says that there is no other attempt: what cannot be sent is dropped.
 func (x *exporter) sendAll(before time.Duration, last bool) (pause time.Duration) {
-	for {
+	for sent := false; ; sent = true {
 		batch := x.first()
 		if len(batch) == 0 {
-			return 0
-		}
-		err := x.send(batch)
-		switch {
-		case err == nil:
+			if !sent {
+				return before
+			}
 			if before > 0 {
 				x.log.Info("traces are sent again", zap.String("endpoint", x.shown))
 			}
-			before = 0
+			return 0
+		}
+		err := x.send(batch)
+		if err == nil {
 			x.remove(len(batch))
 			continue
-		case before == 0: // once, not for each batch
+		}
+		if before == 0 { // once, not for each batch
 			x.log.Warn("traces cannot be sent", zap.String("endpoint", x.shown), zap.Error(err))
 		}
-		pause = min(max(2*before, spanPause), maxSpanPause)
+		if !sent {
+			before *= 2
+		}
+		pause = min(max(before, spanPause), maxSpanPause)
+		drop := 0
 		var no *refusal
 		switch {
 		case last:
-			x.drop(maxSpans)
+			drop = maxSpans
 		case errors.As(err, &no) && !no.again:
-			x.drop(len(batch))
+			drop = len(batch)
 		case no != nil && no.after > 0:
 			pause = min(max(no.after, spanPause), maxSpanPause)
 		}
+		x.dropped(int64(x.remove(drop)))
 		return pause
 	}
 }
@@ -292,29 +335,19 @@ func (x *exporter) sendAll(before time.Duration, last bool) (pause time.Duration
 func (x *exporter) first() []span {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	n := min(len(x.spans), spanBatch)
-	return x.spans[:n:n]
+	x.batch = min(len(x.spans), spanBatch)
+	return x.spans[:x.batch:x.batch]
 }
 
-// remove takes away the first n, or all, and tells how many they were.
+// remove takes away the first n, or all, and tells how many they were. What is left of a batch waits again.
 func (x *exporter) remove(n int) int {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	n = min(n, len(x.spans))
-	for _, s := range x.spans[:n] {
-		if s.imports == "" {
-			continue
-		}
-		x.imports--
-		if x.targets[s.imports]--; x.targets[s.imports] == 0 {
-			delete(x.targets, s.imports)
-		}
-	}
-	x.spans = slices.Delete(x.spans, 0, n)
+	x.forget(x.spans[:n])
+	x.spans, x.batch = slices.Delete(x.spans, 0, n), 0
 	return n
 }
-
-func (x *exporter) drop(n int) { x.dropped(int64(x.remove(n))) }
 
 // refusal is an answer of the collector that is no success.
 type refusal struct {

@@ -171,12 +171,13 @@ func (s *Server) program(ctx context.Context, l *pool.Lease, p *wire.Run, o daem
 // be secret.
 func programName(p *wire.Run) (what, name string) {
 	switch p.Path {
-	case daemon.PathCommand, daemon.PathTerminal, daemon.PathPrompt:
+	case daemon.PathCommand, daemon.PathTerminal:
 		word, _, _ := strings.Cut(p.Title, " ")
-		if word == "repl" || word == "" {
-			return "repl", ""
-		}
 		return "exec", word
+	case daemon.PathRepl, daemon.PathPrompt:
+		return "repl", ""
+	case daemon.PathAfter:
+		return "run", p.Title
 	case daemon.PathTransfer:
 		return "copy", ""
 	}

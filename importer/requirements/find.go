@@ -31,11 +31,18 @@ const install = "install it (python3 -m ensurepip, or the package python3-pip), 
 // find fills part. uv is asked first. But where the user has told only one of the two where to look, the other is not asked: it would
 // look elsewhere, where somebody else may have put a project of the same name.
 func find(ctx context.Context, r importer.Requirements, p importer.Platform, env []string, part string) error {
-	python, prefix, noPip := pip(ctx, p.Version, env)
+	python, prefix, others, noPip := pip(ctx, p.Version, env)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	uvTold, pipTold := told(uvIs, env, ""), told(pipIs, env, prefix)
+	unread := unreadBy(prefix, others, env)
+	if pipTold == "" {
+		pipTold = unread
+	}
+	if noPip == nil && unread != "" {
+		noPip = fmt.Errorf("pip runs under %s here, which does not read %s: make PIP_CONFIG_FILE name the file whose settings count", python[0], unread)
+	}
 	onlyUV, onlyPip := uvTold != "" && pipTold == "", pipTold != "" && uvTold == ""
 	uvSays := errMissing
 	if !onlyPip {
@@ -109,13 +116,54 @@ var pipIs = tool{"PIP_", func(get func(string) string, prefix string) []string {
 	for _, dir := range configDirs(get) {
 		files = append(files, filepath.Join(dir, "pip", "pip.conf"))
 	}
-	for _, dir := range []string{get("VIRTUAL_ENV"), prefix} {
-		if dir != "" {
-			files = append(files, filepath.Join(dir, "pip.conf"))
-		}
+	if prefix != "" {
+		files = append(files, filepath.Join(prefix, "pip.conf"))
 	}
 	return files
 }, pipTells}
+
+// unreadBy gives a file of another Python, or of the environment that is active, which tells pip where to look, where the pip under prefix
+// does not read it, nor one like it, and the variables leave that open.
+func unreadBy(prefix string, others, env []string) string {
+	values := valuesOf(env)
+	file := values["PIP_CONFIG_FILE"]
+	if file == os.DevNull || file != "" && pipTells(settingsIn(file)) || isSet(values["PIP_INDEX_URL"]) || isSet(values["PIP_NO_INDEX"]) {
+		return ""
+	}
+	var own []byte
+	if prefix != "" {
+		own = settingsIn(filepath.Join(prefix, "pip.conf"))
+	}
+	for _, dir := range append([]string{values["VIRTUAL_ENV"], values["CONDA_PREFIX"]}, others...) {
+		if dir == "" {
+			continue
+		}
+		file := filepath.Join(dir, "pip.conf")
+		if data := settingsIn(file); pipTells(data) && !bytes.Equal(data, own) {
+			return file
+		}
+	}
+	return ""
+}
+
+// settingsIn reads a file of settings; nil if there is none.
+func settingsIn(file string) []byte {
+	info, err := os.Stat(file)
+	if err != nil || !info.Mode().IsRegular() || info.Size() > maxSettings {
+		return nil
+	}
+	data, _ := os.ReadFile(file)
+	return data
+}
+
+func valuesOf(env []string) map[string]string {
+	values := map[string]string{}
+	for _, kv := range env {
+		name, value, _ := strings.Cut(kv, "=")
+		values[name] = value
+	}
+	return values
+}
 
 func configHome(get func(string) string) string {
 	if dir := get("XDG_CONFIG_HOME"); dir != "" {
@@ -175,11 +223,7 @@ func uvTells(file []byte) bool {
 
 // told gives the name of a variable or file that tells a tool where to look, or what to take; "" if there is none.
 func told(t tool, env []string, prefix string) string {
-	values := map[string]string{}
-	for _, kv := range env {
-		name, value, _ := strings.Cut(kv, "=")
-		values[name] = value
-	}
+	values := valuesOf(env)
 	found := ""
 	for name, value := range values {
 		setting, ok := strings.CutPrefix(name, t.variables)
@@ -191,11 +235,7 @@ func told(t tool, env []string, prefix string) string {
 		return found
 	}
 	for _, file := range t.files(func(name string) string { return values[name] }, prefix) {
-		info, err := os.Stat(file)
-		if err != nil || !info.Mode().IsRegular() || info.Size() > maxSettings {
-			continue
-		}
-		if data, err := os.ReadFile(file); err == nil && t.tells(data) {
+		if data := settingsIn(file); data != nil && t.tells(data) {
 			return file
 		}
 	}

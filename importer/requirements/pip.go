@@ -15,12 +15,13 @@ import (
 
 const notHere = "import sys;" + nothere.Line
 
-const checkPip = "import os,pip;[int(n) for n in pip.__version__.split('.')[:2]]>=[20,3] or sys.exit(1);" +
-	"os.write(1,getattr(os,'fsencode',str)(sys.prefix))"
+const checkPip = "import os;os.write(1,getattr(os,'fsencode',str)(sys.prefix));" +
+	"import pip;[int(n) for n in pip.__version__.split('.')[:2]]>=[20,3] or sys.exit(1)"
 
 // pip gives the command line of a pip, 20.3 or later, which takes --abi and --platform more than once: that of the target's Python if
-// it is here, since conditions such as python_version < "3.9" are judged by the Python that pip runs under. prefix is that one's sys.prefix.
-func pip(ctx context.Context, v importer.Version, env []string) (argv []string, prefix string, err error) {
+// it is here, since conditions such as python_version < "3.9" are judged by the Python that pip runs under. prefix is that one's
+// sys.prefix, and others are those of the Pythons that pip might run under as well.
+func pip(ctx context.Context, v importer.Version, env []string) (argv []string, prefix string, others []string, err error) {
 	for _, python := range []string{"python" + v.String(), "python3", "python"} {
 		path, err := exec.LookPath(python)
 		if err != nil {
@@ -28,14 +29,20 @@ func pip(ctx context.Context, v importer.Version, env []string) (argv []string, 
 		}
 		check := exec.CommandContext(ctx, path, "-c", notHere+checkPip)
 		check.Env, check.WaitDelay = env, time.Second
-		if out, err := check.Output(); err == nil {
-			return []string{path, "-c", notHere + "import runpy;runpy.run_module('pip',None,'__main__',True)"}, string(out), nil
-		}
+		out, err := check.Output()
 		if ctx.Err() != nil {
-			return nil, "", context.Cause(ctx)
+			return nil, "", nil, context.Cause(ctx)
 		}
+		if err != nil || argv != nil {
+			others = append(others, string(out))
+			continue
+		}
+		argv, prefix = []string{path, "-c", notHere + "import runpy;runpy.run_module('pip',None,'__main__',True)"}, string(out)
 	}
-	return nil, "", errMissing
+	if argv == nil {
+		err = errMissing
+	}
+	return argv, prefix, others, err
 }
 
 // byPip has pip, by that command line, fetch everything into part.

@@ -177,7 +177,7 @@ func keyOf(r importer.Requirements, p importer.Platform, env []string) (string, 
 	}
 	settings := slices.DeleteFunc(slices.Clone(env), func(kv string) bool { return !strings.HasPrefix(kv, "PIP_") && !strings.HasPrefix(kv, "UV_") })
 	slices.Sort(settings)
-	fmt.Fprintf(h, "%q %q %q\n", settings, told(uvIs, env, ""), told(pipIs, env, ""))
+	fmt.Fprintf(h, "%q %q %q %q\n", settings, told(uvIs, env, ""), told(pipIs, env, ""), unreadBy("", nil, env))
 	return hex.EncodeToString(h.Sum(nil))[:32], nil
 }
 

@@ -111,7 +111,7 @@ func TestNothingIsMadeForOthers(t *testing.T) {
 // The modules of the current directory, which may be somebody else's, do not run.
 func TestPipIsNotFromHere(t *testing.T) {
 	version := importer.Version{Major: 3, Minor: 99} // so that it is python3's
-	if _, _, err := pip(context.Background(), version, os.Environ()); err != nil {
+	if _, _, _, err := pip(context.Background(), version, os.Environ()); err != nil {
 		pythons.Missing(t, err)
 	}
 	dir := t.TempDir()
@@ -119,7 +119,7 @@ func TestPipIsNotFromHere(t *testing.T) {
 		write(t, filepath.Join(dir, name), "raise SystemExit('it is "+name+" of this directory that runs')\n")
 	}
 	t.Chdir(dir)
-	argv, _, err := pip(context.Background(), version, os.Environ())
+	argv, _, _, err := pip(context.Background(), version, os.Environ())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -241,6 +241,66 @@ func TestWhoIsAsked(t *testing.T) {
 	}
 }
 
+// The pip.conf of another Python than that which pip runs under is not passed over: neither uv nor pip would know what it says.
+func TestPipUnderAnotherPython(t *testing.T) {
+	etc = t.TempDir()
+	t.Cleanup(func() { etc = "/etc" })
+	dirs := t.TempDir()
+	write(t, filepath.Join(dirs, "proxy.conf"), "[global]\nproxy = x\n")
+	at := func(name string) string { return filepath.Join(dirs, name) }
+	prints := func(name string) string { return "case $2 in *sys.prefix*) printf %s '" + at(name) + "';; esac\n" }
+	const works = "case $2 in *runpy*) while [ \"$1\" != --dest ]; do shift; done; : >\"$2/x.whl\";; esac\n"
+	asked := filepath.Join(dirs, "asked")
+	never := "case $1 in --version) echo 'uv 0.12.5'; exit;; esac\n: >'" + asked + "'; exit 1\n"
+	for _, c := range []struct{ name, own, other, env, pip, err string }{
+		{"only what pip reads", "index", "", "", works, ""},
+		{"active environment", "", "", "VIRTUAL_ENV=" + at("index"), works, "index"},
+		{"conda's", "", "", "CONDA_PREFIX=" + at("index"), works, "index"},
+		{"another Python's", "", "index", "", works, "index"},
+		{"another in place of its own", "index", "", "VIRTUAL_ENV=" + at("second"), works, "second"},
+		{"both have the same", "index", "", "VIRTUAL_ENV=" + at("same"), works, ""},
+		{"named", "", "index", "PIP_CONFIG_FILE=" + at("index/pip.conf"), works, ""},
+		{"another named", "", "index", "PIP_CONFIG_FILE=" + at("proxy.conf"), works, "index"},
+		{"index named", "", "index", "PIP_INDEX_URL=y", works, ""},
+		{"no index", "", "index", "PIP_NO_INDEX=1", works, ""},
+		{"no pip", "", "", "VIRTUAL_ENV=" + at("index"), "exit 1\n", "there is no pip on this machine"},
+	} {
+		for dir, text := range map[string]string{"index": "index-url = x", "same": "index-url = x", "second": "index-url = y", "plain": "proxy = x"} {
+			_ = os.MkdirAll(at(dir), 0o700)
+			write(t, filepath.Join(at(dir), "pip.conf"), "[global]\n"+text+"\n")
+		}
+		pick := func(name string) string {
+			if name == "" {
+				return "plain"
+			}
+			return name
+		}
+		other := prints(pick(c.other)) + "exit 1\n" // it has no pip
+		if c.other == "" && c.own != "" {
+			other = prints(c.own)
+		}
+		env := append(tools(t, program(t, "uv", never), program(t, "python3.12", prints(pick(c.own))+c.pip), program(t, "python3", other)), "PIP_CONFIG_FILE=", c.env)
+		dir, err := Fetch(context.Background(), importer.Requirements{Lines: []string{"demo"}}, linux312, env)
+		switch {
+		case c.err == "" && err == nil:
+			if got, _ := filepath.Glob(filepath.Join(dir, "*.whl")); len(got) != 1 {
+				t.Errorf("%s: %q", c.name, got)
+			}
+		case c.err == "" || err == nil:
+			t.Errorf("%s: %v", c.name, err)
+		case strings.HasPrefix(c.err, "there"):
+			if !strings.HasPrefix(err.Error(), c.err) || !strings.Contains(err.Error(), at("index/pip.conf")) {
+				t.Errorf("%s: %v", c.name, err)
+			}
+		case !strings.HasPrefix(err.Error(), "pip runs under ") || !strings.Contains(err.Error(), "which does not read "+at(c.err+"/pip.conf")+": make PIP_CONFIG_FILE name"):
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	if exists(asked) {
+		t.Error("uv was asked")
+	}
+}
+
 // uv takes it from the Python that it runs under whether the target's is free-threaded.
 func TestUVFindsForAnotherPython(t *testing.T) {
 	links := t.TempDir()
