@@ -101,6 +101,34 @@ func TestMetadata(t *testing.T) {
 	}
 }
 
+// Of a package in several directories, a child can name one: another's file of the same name is not that one's.
+func TestResourcesInADirectory(t *testing.T) {
+	a := tree(t, map[string]string{"co/x.py": "", "co/t.html": "a", "co/a.html": "a"})
+	b := tree(t, map[string]string{"co/y.py": "", "co/t.html": "b", "co/sub/u.html": "b"})
+	im := newImporter(t, Options{Path: []string{a, b}})
+	first, second, elsewhere := filepath.Join(a, "co"), filepath.Join(b, "co"), filepath.Join(b, "x")
+	for _, c := range [][3]string{{"", "t.html", "a"}, {"", "sub/u.html", "b"}, {first, "t.html", "a"}, {first, "sub/u.html", "-"}, {second, "t.html", "b"},
+		{second, "sub/u.html", "b"}, {second, "a.html", "-"}, {elsewhere, "t.html", "-"}} {
+		data, err := im.ResourceIn(context.Background(), py3, c[0], "co", c[1])
+		if err != nil {
+			data = []byte("-")
+		}
+		if string(data) != c[2] {
+			t.Errorf("%q: %s, %v", c, data, err)
+		}
+	}
+	for where, want := range map[string]string{"": "[a.html sub t.html x.py y.py]", first: "[a.html t.html x.py]", second: "[sub t.html y.py]", elsewhere: "[]"} {
+		found, err := im.ResourcesIn(py3, where, "co", "")
+		names := []string{}
+		for _, e := range found {
+			names = append(names, e.Name)
+		}
+		if got := fmt.Sprint(names); got != want || (err != nil) != (want == "[]") {
+			t.Errorf("%q: %s, %v", where, got, err)
+		}
+	}
+}
+
 // A package may have the name of one that another Python's standard library has.
 func TestResourcesOfAStdlibName(t *testing.T) {
 	dir := tree(t, map[string]string{"parser/__init__.py": "", "parser/sub/__init__.py": "", "parser/grammar.lark": "data", "parser/sub/x": "more"})

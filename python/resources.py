@@ -27,8 +27,8 @@ class Refused(core.Error):
 
 def ask(*question):
     """
-    The master's answer. Questions are `read`, package, file; `list`, package, directory (where() makes these); `modules`; `installed`;
-    `metadata`, project; and `part` and `python`, of which mitogen.extension and mitogen.launch know.
+    The master's answer. Questions are `read`, package, file; `list`, package, directory (where() makes what these ask
+    about); `modules`; `installed`; `metadata`, project; and `part` and `python`, of which mitogen.extension and mitogen.launch know.
     Raises Refused with its reason when it has none.
     """
     return take(put(*question))

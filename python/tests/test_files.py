@@ -117,6 +117,17 @@ class FilesTest(harness.TestCase):
             self.assertIn('a.txt', os.listdir(path))
         packages = [q[1] for q in self.master.questions if q[0] == 'read']
         self.assertEqual(packages, ['pair', 'pair.sub', 'pair', 'pair', 'pair.own'])
+        # Where a package has several, the master is told which: another one may have another file of that name.
+        self.assertEqual([q[3:] for q in self.master.questions if q[0] == 'read'],
+                         [['/srv2/pair'], ['/srv3/pair/sub'], ['/srv3/pair'], ['/srv4/pair'], []])
+        self.assertEqual(sorted(set((q[1],) + tuple(q[3:]) for q in self.master.questions if q[0] == 'list')), [
+            ('pair', '/srv2/pair'), ('pair', '/srv3/pair'), ('pair', '/srv4/pair'), ('pair.own',), ('pair.sub', '/srv3/pair/sub')])
+        found = sys.modules['mitogen.disk'].find('/master:/srv2/pair/deep/c.txt')
+        self.assertEqual((str(found), found.read_bytes()), ('/master:/srv2/pair/deep/c.txt', b'more'))
+        list(core.importer.list_modules('/master:/srv2/pair', ''))
+        self.assertIn(['list', 'pair', '', '/srv2/pair'], self.master.questions)
+        with open(pair.__path__[0] + '/a.txt'):
+            self.assertEqual(self.master.questions[-1], ['read', 'pair', 'a.txt'])
 
     def test_directories_are_looked_at_anew(self):
         import mitogen.files
