@@ -330,10 +330,15 @@ func TestFetchWithoutEnd(t *testing.T) {
 	poll.Until(t, "the files are closed", func() bool { return openFiles(t, path) == 0 })
 }
 
+// told counts the lines in the log about a bound.
+func (b *bed) told(bound string) int {
+	return b.logs.FilterMessage("a bound was reached").FilterField(zap.String("bound", bound)).Len()
+}
+
 // wantBound wants one line in the log about a bound.
 func (b *bed) wantBound(t *testing.T, bound string) {
 	t.Helper()
-	if n := b.logs.FilterMessage("a bound was reached").FilterField(zap.String("bound", bound)).Len(); n != 1 {
+	if n := b.told(bound); n != 1 {
 		t.Errorf("%q was told %d times: %v", bound, n, b.logs.All())
 	}
 }
@@ -385,7 +390,8 @@ func TestFetchOutOfDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	reply := c.send(c.id, c.fetch(path))
-	for end := time.Now().Add(waitTime); b.d.Bounded() == 0 && time.Now().Before(end); {
+	// It is counted before it is told.
+	for end := time.Now().Add(waitTime); b.told("descriptors of the daemon, for files to send") == 0 && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
