@@ -231,16 +231,7 @@ func (c *Conn) importer() *importer.Importer {
 }
 
 // version is the child's, or unknown while it is being connected.
-func (c *Conn) version() importer.Version {
-	select {
-	case <-c.ready:
-		if c.child != nil {
-			return c.child.Version()
-		}
-	default:
-	}
-	return importer.Version{}
-}
+func (c *Conn) version() importer.Version { return c.platform().Version }
 
 // platform is the child's, or unknown while it is being connected.
 func (c *Conn) platform() importer.Platform {

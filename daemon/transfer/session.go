@@ -123,7 +123,7 @@ func start(ctx context.Context, r daemon.Remote, program string, args ...string)
 	go func() {
 		defer close(s.ended)
 		status, err := r.Run(ctx, daemon.RunOptions{
-			Path: "mitogend-transfer", Source: []byte(program), Args: args, Stdin: inR, Stdout: outW, Stderr: &s.stderr,
+			Path: daemon.PathTransfer, Source: []byte(program), Args: args, Stdin: inR, Stdout: outW, Stderr: &s.stderr,
 		})
 		if err == nil && status != (daemon.ExitStatus{}) {
 			err = fmt.Errorf("transfer: the program there ended with status %d: %s", status.Shell(), s.stderr.text())

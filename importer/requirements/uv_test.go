@@ -208,7 +208,7 @@ func TestWhoIsAsked(t *testing.T) {
 		{"exit 127\n", works, "", linux312, "x.whl", ""},
 		{fails, works, "PIP_NO_INDEX=1", linux312, "x.whl", ""},
 		{never, works, "PIP_NO_INDEX=1", linux312, "x.whl", ""},
-		{never, told, "", linux312, "x.whl", ""},
+		{never, told, "PIP_CONFIG_FILE=", linux312, "x.whl", ""},
 		{fails, works, "UV_OFFLINE=1", linux312, "", "uv: No solution found: Because of this and that."},
 		{"", works, "UV_OFFLINE=1", linux312, "", "there is no uv on PATH, of version 0.5.6 or later, which UV_OFFLINE tells where to look: tell pip as well"},
 		{fails, broken, "", linux312, "", "uv: No solution found: Because of this and that.; pip: nothing fits"},
