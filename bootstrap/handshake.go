@@ -182,7 +182,12 @@ func (h *handshake) ask(l *lineBuffer, quiet bool) (wait time.Time, err error) {
 		if tty == nil {
 			tty = h.p.w
 		}
-		if _, err := tty.Write([]byte(string(q.Answer) + "\n")); err != nil && !IsEOF(err) {
+		h.armAnswer()
+		_, err := tty.Write([]byte(string(q.Answer) + "\n"))
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return time.Time{}, h.cause()
+		}
+		if err != nil && !IsEOF(err) {
 			return time.Time{}, fmt.Errorf("answering the %s prompt: %w", q.Name, err)
 		} else if err == nil && q.Name == namePassword {
 			h.told.Store(true)
@@ -231,6 +236,20 @@ func (h *handshake) arm(quietUntil time.Time) {
 	}
 }
 
+// armAnswer bounds how long a program may leave its answer unread: a terminal holds 12 KiB.
+func (h *handshake) armAnswer() {
+	if h.p.errFile == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	until := h.deadline
+	if h.err != nil || h.over {
+		until = time.Now()
+	}
+	_ = h.p.errFile.SetWriteDeadline(until)
+}
+
 // interrupt ends run with err, from any goroutine. The first cause counts.
 func (h *handshake) interrupt(err error) {
 	h.mu.Lock()
@@ -244,6 +263,9 @@ func (h *handshake) interrupt(err error) {
 	now := time.Now()
 	_ = h.p.r.SetReadDeadline(now)
 	_ = h.p.w.SetWriteDeadline(now)
+	if h.p.errFile != nil {
+		_ = h.p.errFile.SetWriteDeadline(now)
+	}
 }
 
 // cause tells why the data stream was interrupted, or that the time is up; nil when neither holds.

@@ -279,6 +279,7 @@ func (p *Process) stopErr() string {
 	p.errMu.Lock()
 	p.errOver = true
 	_ = p.errFile.SetReadDeadline(time.Unix(1, 0))
+	_ = p.errFile.SetWriteDeadline(time.Unix(1, 0)) // an answer that nobody reads
 	p.errMu.Unlock()
 	<-p.errDone
 	return p.errOpen

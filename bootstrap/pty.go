@@ -6,7 +6,8 @@ import (
 	"io/fs"
 	"os"
 
-	"github.com/creack/pty"
+	"mitogend/internal/pty"
+
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
@@ -14,28 +15,18 @@ import (
 // openPTY makes a terminal in raw mode without echo: what is written arrives unchanged, and nothing that we send comes back. The
 // master is a file of Go's poller, the slave a plain descriptor.
 func openPTY() (master *os.File, slave int, err error) {
-	m, s, err := pty.Open()
+	m, slave, err := pty.Open()
 	if err != nil {
 		return nil, -1, explainPTY(err)
 	}
-	defer m.Close()
-	defer s.Close()
 	// Some programs refuse or wrap at a terminal of 0 x 0.
-	_ = pty.Setsize(s, &pty.Winsize{Rows: 24, Cols: 132})
-	if _, err := term.MakeRaw(int(s.Fd())); err != nil {
+	_ = pty.SetSize(slave, 24, 132)
+	if _, err := term.MakeRaw(slave); err != nil {
+		_ = unix.Close(m)
+		_ = unix.Close(slave)
 		return nil, -1, fmt.Errorf("raw mode: %w", err)
 	}
-	// pty's files were made blocking by their Fd method: take descriptors of our own.
-	mfd, err := unix.FcntlInt(m.Fd(), unix.F_DUPFD_CLOEXEC, 3)
-	if err != nil {
-		return nil, -1, os.NewSyscallError("fcntl", err)
-	}
-	slave, err = unix.FcntlInt(s.Fd(), unix.F_DUPFD_CLOEXEC, 3)
-	if err != nil {
-		_ = unix.Close(mfd)
-		return nil, -1, os.NewSyscallError("fcntl", err)
-	}
-	return pollable(mfd), slave, nil
+	return pollable(m), slave, nil
 }
 
 // explainPTY says what is wrong with this machine when no terminal can be had.

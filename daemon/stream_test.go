@@ -13,10 +13,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/creack/pty"
 	"golang.org/x/term"
 
 	"mitogend/integration/pythons"
+	"mitogend/internal/pty"
 	"mitogend/pyproto"
 )
 
@@ -57,16 +57,11 @@ var links = map[string]func(t testing.TB) (r, w, theirR, theirW *os.File){
 		if err != nil {
 			pythons.Missing(t, err)
 		}
-		if _, err := term.MakeRaw(int(slave.Fd())); err != nil {
+		if _, err := term.MakeRaw(slave); err != nil {
 			t.Fatal(err)
 		}
 		var files []*os.File
-		for _, f := range []*os.File{master, slave} {
-			fd, err := syscall.Dup(int(f.Fd()))
-			if err != nil {
-				t.Fatal(err)
-			}
-			_ = f.Close()
+		for _, fd := range []int{master, slave} {
 			if err := syscall.SetNonblock(fd, true); err != nil {
 				t.Fatal(err)
 			}

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/creack/pty"
+	"mitogend/internal/pty"
 )
 
 // A command on a terminal has its size and is told of changes; keys arrive unchanged; the status is the command's.
@@ -24,7 +24,7 @@ func TestExecAtATerminal(t *testing.T) {
 		term.expect("ready\r\n")
 		term.send("\x03")
 		term.expect("interrupted\r\n")
-		if err := pty.Setsize(term.pty, &pty.Winsize{Rows: 33, Cols: 99}); err != nil {
+		if err := pty.SetSize(int(term.pty.Fd()), 33, 99); err != nil {
 			t.Fatal(err)
 		}
 		term.send("wörd\r")
@@ -33,7 +33,7 @@ func TestExecAtATerminal(t *testing.T) {
 		}
 		term = run("--", "sh", "-c", `trap 'stty size' WINCH; echo ready; while ! read x; do :; done`)
 		term.expect("ready\r\n")
-		if err := pty.Setsize(term.pty, &pty.Winsize{Rows: 33, Cols: 99}); err != nil {
+		if err := pty.SetSize(int(term.pty.Fd()), 33, 99); err != nil {
 			t.Fatal(err)
 		}
 		term.expect("33 99\r\n")

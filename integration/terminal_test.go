@@ -14,8 +14,8 @@ import (
 
 	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
+	"mitogend/internal/pty"
 
-	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 )
 
@@ -30,9 +30,37 @@ type terminal struct {
 	done chan struct{}
 }
 
+// startOnPTY starts a command in a session of its own, on a terminal.
+func startOnPTY(cmd *exec.Cmd, rows, columns int) (*os.File, error) {
+	master, slave, err := pty.Files()
+	if err != nil {
+		return nil, err
+	}
+	defer slave.Close()
+	if err := pty.SetSize(int(slave.Fd()), rows, columns); err != nil {
+		_ = master.Close()
+		return nil, err
+	}
+	if cmd.Stdin == nil {
+		cmd.Stdin = slave
+	}
+	if cmd.Stdout == nil {
+		cmd.Stdout = slave
+	}
+	if cmd.Stderr == nil {
+		cmd.Stderr = slave
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Start(); err != nil {
+		_ = master.Close()
+		return nil, err
+	}
+	return master, nil
+}
+
 func onTerminal(t *testing.T, cmd *exec.Cmd) *terminal {
 	t.Helper()
-	f, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 60})
+	f, err := startOnPTY(cmd, 24, 60)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/charmbracelet/x/vt"
-	"github.com/creack/pty"
+	"mitogend/internal/pty"
 )
 
 // display is a program on a terminal, and the screen as a user would see it.
@@ -24,18 +24,18 @@ type display struct {
 	mu  sync.Mutex
 	vt  *vt.Emulator
 	pty io.Writer
-	set func(*pty.Winsize) error
+	set func(rows, columns int) error
 }
 
 func onDisplay(t *testing.T, cmd *exec.Cmd, columns, rows int) *display {
 	t.Helper()
 	cmd.Env = append(cmd.Env, "TERM=xterm-256color", "LANG=C.UTF-8")
-	f, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: uint16(rows), Cols: uint16(columns)})
+	f, err := startOnPTY(cmd, rows, columns)
 	if err != nil {
 		t.Fatal(err)
 	}
 	d := &display{t: t, cmd: cmd, done: make(chan struct{}), vt: vt.NewEmulator(columns, rows), pty: f}
-	d.set = func(s *pty.Winsize) error { return pty.Setsize(f, s) }
+	d.set = func(rows, columns int) error { return pty.SetSize(int(f.Fd()), rows, columns) }
 	go func() { // the terminal's answers to questions
 		buf := make([]byte, 256)
 		for {
@@ -103,7 +103,7 @@ func (d *display) resize(columns, rows int) {
 	d.mu.Lock()
 	d.vt.Resize(columns, rows)
 	d.mu.Unlock()
-	if err := d.set(&pty.Winsize{Rows: uint16(rows), Cols: uint16(columns)}); err != nil {
+	if err := d.set(rows, columns); err != nil {
 		d.t.Fatal(err)
 	}
 }
