@@ -213,6 +213,9 @@ func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, err := resourceLimits.Extent(v); err != nil {
+		return nil, fmt.Errorf("a request for a resource has %w", err)
+	}
 	var q []string
 	if err := pyproto.Assign(&q, v); err != nil || len(q) == 0 {
 		return nil, fmt.Errorf("a request for a resource that cannot be read")
@@ -295,6 +298,10 @@ const (
 	maxUnpacked      = 400
 	maxUnpackedBytes = 1 << 20
 )
+
+// resourceLimits are for a question of a list or tuple, "files", a package and files. One too many gets a reason of its
+// own.
+var resourceLimits = pyproto.Limits{Bytes: maxQuestion, Values: maxUnpacked + 4, Depth: 1}
 
 // unpackFiles reads some of them.
 func (d *Daemon) unpackFiles(c *Child, im *importer.Importer, pkg string, names []string) (any, error) {
