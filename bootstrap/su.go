@@ -17,7 +17,7 @@ var suMethod = &Method{
 		{"su_path", Words, "the program (default su), with words of its own where it has some: sudo su -"},
 		{"su_args", Words, "further options, before the user"},
 		{"password_prompt", Text, "its question, where it is none that is known"},
-		{"incorrect_prompts", Names, "further texts that mean a wrong password"},
+		{"incorrect_prompts", Names, "further texts that mean a wrong password: 20 at most, of 200 characters"},
 	},
 	spec: userSpec,
 	plan: planSu,
