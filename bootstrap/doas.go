@@ -12,7 +12,7 @@ var doasMethod = &Method{
 		{"doas_path", Words, "the program (default doas), with words of its own where it has some"},
 		{"doas_args", Words, "further options; -n is dropped"},
 		{"password_prompt", Text, "its question, where it is none that is known"},
-		{"incorrect_prompts", Names, "further texts that mean a wrong password"},
+		{"incorrect_prompts", Names, "further texts that mean a wrong password: 20 at most, of 200 characters"},
 	},
 	spec: userSpec,
 	plan: planDoas,

@@ -3,7 +3,9 @@ package bootstrap
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
+	"unicode/utf8"
 
 	"mitogend/pyproto/printable"
 )
@@ -95,7 +97,28 @@ func (e *ArgError) Error() string { return e.Arg + ": " + e.err.Error() }
 
 func (e *ArgError) Unwrap() error { return e.err }
 
+// errorText is how much an error says of a text that it was given: in bytes.
+const errorText = 200
+
+// cut shortens a text for an error.
+func cut(s string) string {
+	if len(s) <= errorText {
+		return s
+	}
+	n := errorText
+	for n > errorText-utf8.UTFMax && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "..."
+}
+
+// argErrorf makes an ArgError, which quotes no more than errorText of each text.
 func argErrorf(arg, format string, args ...any) error {
+	for i, v := range args {
+		if s, ok := v.(string); ok {
+			args[i] = cut(s)
+		}
+	}
 	return &ArgError{arg, fmt.Errorf(format, args...)}
 }
 
@@ -221,7 +244,7 @@ var waitedFor = map[Step]string{
 // open finds the prompt that a line is, if it could not be answered.
 func (p *Plan) open(line string, answered bool) *Prompt {
 	for i, q := range p.Prompts {
-		if matches(q.Pattern, line) {
+		if q.matches(line) {
 			if q.Known && (q.Repeat || !answered) {
 				return nil
 			}
@@ -244,20 +267,20 @@ func (q *Prompt) problem() (reason, hint string) {
 func (p *Plan) failure(output []string, answered bool) (*Failure, int) {
 	for i := range p.Failures {
 		f := &p.Failures[i]
-		if f.Sent && !answered || f.Unless != "" && lastMatch(f.Unless, output) >= 0 || f.With != "" && lastMatch(f.With, output) < 0 {
+		if f.Sent && !answered || f.Unless != "" && lastMatch(nil, f.Unless, output) >= 0 || f.With != "" && lastMatch(nil, f.With, output) < 0 {
 			continue
 		}
-		if j := lastMatch(f.Pattern, output); j >= 0 {
+		if j := lastMatch(f.own, f.Pattern, output); j >= 0 {
 			return f, j
 		}
 	}
 	return nil, 0
 }
 
-// lastMatch gives the index of the last line that pattern matches, or -1.
-func lastMatch(pattern string, lines []string) int {
+// lastMatch gives the index of the last line that pattern, compiled as own if that is not nil, matches, or -1.
+func lastMatch(own *regexp.Regexp, pattern string, lines []string) int {
 	for i := len(lines) - 1; i >= 0; i-- {
-		if matches(pattern, lines[i]) {
+		if matches(own, pattern, lines[i]) {
 			return i
 		}
 	}

@@ -311,7 +311,7 @@ func TestPatternsAreTheSameInPython(t *testing.T) {
 			seen[q.Pattern] = true
 			for _, text := range promptTexts() {
 				n := normalise(text)
-				rows = append(rows, row{q.Pattern, n, matches(q.Pattern, n)})
+				rows = append(rows, row{q.Pattern, n, matches(nil, q.Pattern, n)})
 			}
 		}
 	}

@@ -36,6 +36,7 @@ type options struct {
 	err     error
 }
 
+// fail keeps an error about an argument. Of the values that come from outside, args have texts and types only.
 func (o *options) fail(key, format string, args ...any) {
 	if o.err == nil {
 		o.err = argErrorf(key, format, args...)
@@ -143,7 +144,14 @@ func (o *options) number(key string, def, low, high int) int {
 		ok = isText && err == nil
 	}
 	if !ok {
-		o.fail(key, "%v is no whole number", v)
+		if s, isText := asText(v); isText {
+			o.fail(key, "%q is no whole number", s)
+		} else if f, isFloat := v.(float64); isFloat {
+			o.fail(key, "%v is no whole number", f)
+		} else {
+			// The value may be one of a child's, which comes to far more in full than it was sent as.
+			o.fail(key, "wanted a whole number, got %T", v)
+		}
 		return def
 	}
 	if n < int64(low) || n > int64(high) {
@@ -160,8 +168,11 @@ func (o *options) flag(key string, def bool) bool {
 	}
 	on, ok := ReadFlag(v)
 	if !ok {
-		s, _ := asText(v)
-		o.fail(key, "wanted true or false, got %q", s)
+		if s, isText := asText(v); isText {
+			o.fail(key, "wanted true or false, got %q", s)
+		} else {
+			o.fail(key, "wanted true or false, got %T", v)
+		}
 		return def
 	}
 	return on

@@ -108,6 +108,7 @@ func passwordPrompts(who string, password Secret, known bool, own, exact string,
 	var prompts []Prompt
 	if own != "" {
 		prompts = append(prompts, passwordPrompt(who, own, password, known))
+		prompts[0].own = ownPattern(own)
 	}
 	if whole {
 		prompts = append(prompts, passwordPrompt(who, exact, password, known))

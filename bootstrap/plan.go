@@ -68,6 +68,8 @@ type Prompt struct {
 	Missing string // why the connection fails when Known is false
 	Refused string // why it fails when the question comes again
 	Hint    string // what to try in both cases
+
+	own *regexp.Regexp // Pattern, where it is this plan's alone; see patterns
 }
 
 // SettleTime is how long an unfinished line has to stay as it is before a Prompt with Settle is answered.
@@ -86,6 +88,8 @@ type Failure struct {
 	Retry   bool                         // worth another attempt a little later
 	// NoPython says that an interpreter is missing or does not serve.
 	NoPython bool
+
+	own *regexp.Regexp // Pattern, where it is this plan's alone; see patterns
 }
 
 // Plan tells how to start a child: which program, on which descriptors, which questions it may ask. It is plain data, so that
@@ -123,12 +127,18 @@ func (p *Plan) check() error {
 		}
 	}
 	for _, q := range p.Prompts {
+		if q.own != nil {
+			continue
+		}
 		if _, err := compile(q.Pattern); err != nil {
 			return fmt.Errorf("prompt %s: %w", q.Name, err)
 		}
 	}
 	for _, f := range p.Failures {
-		for _, pattern := range []string{f.Pattern, f.With, f.Unless} {
+		for i, pattern := range []string{f.Pattern, f.With, f.Unless} {
+			if i == 0 && f.own != nil {
+				continue
+			}
 			if _, err := compile(pattern); err != nil {
 				return fmt.Errorf("failure pattern: %w", err)
 			}
@@ -176,8 +186,25 @@ func anyList(ss []string) []any {
 	return out
 }
 
-// patterns holds what compile has compiled; the set of patterns is small and fixed by the methods of this package.
+// patterns holds what compile has compiled: the patterns of this package, which are few and fixed. It is for ever, so that none is in
+// it that differs from plan to plan, by a text of a caller's, who may be code in a child, or by a nonce: those belong to their plan
+// (Prompt.own, Failure.own).
 var patterns sync.Map // string -> *regexp.Regexp
+
+// Texts that patterns are made of: a pattern takes far more memory than its text.
+const (
+	maxPatternText = 200 // characters
+	maxPatterns    = 20
+)
+
+// ownPattern compiles a pattern for one plan. Its maker has bounded the text.
+func ownPattern(pattern string) *regexp.Regexp {
+	re, err := regexp.Compile(pattern)
+	if err != nil {
+		return nil // check says so
+	}
+	return re
+}
 
 func compile(pattern string) (*regexp.Regexp, error) {
 	if re, ok := patterns.Load(pattern); ok {
@@ -191,8 +218,13 @@ func compile(pattern string) (*regexp.Regexp, error) {
 	return re, nil
 }
 
-// matches reports whether pattern, which Plan.check has seen, is found in text.
-func matches(pattern, text string) bool {
+// matches reports whether pattern, which Plan.check has seen, is found in text. It is own, if that is not nil.
+func matches(own *regexp.Regexp, pattern, text string) bool {
+	if own != nil {
+		return own.MatchString(text)
+	}
 	re, err := compile(pattern)
 	return err == nil && re.MatchString(text)
 }
+
+func (q *Prompt) matches(text string) bool { return matches(q.own, q.Pattern, text) }

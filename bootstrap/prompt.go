@@ -43,7 +43,7 @@ func (a *asker) look(partial []byte, settled bool) (verdict, *Prompt) {
 	}
 	for i := range a.prompts {
 		p := &a.prompts[i]
-		if !matches(p.Pattern, text) {
+		if !p.matches(text) {
 			continue
 		}
 		if p.Settle && !settled {

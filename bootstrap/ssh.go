@@ -327,15 +327,21 @@ func sshFailures(known bool) []Failure {
 // failures recognises that a shell, container engine or sudo did not find the one interpreter that was named, or the sh that is
 // to choose one.
 func (in interpreter) failures() []Failure {
+	const maxName = 255 // bytes, as in a directory
 	const missing = `(\bnot found|no such file or directory|unknown command|not a directory|cannot execute|permission denied)`
 	program, reason, hint := "sh", "there is no sh to look for an interpreter with", "name one interpreter by its full path: python=PATH"
 	if len(in.choose) == 0 {
 		program = in.command[0]
 		reason, hint = "the interpreter "+program+" is not there or cannot be executed", hintPython
 	}
-	q := `(^|[ :"'/‘])` + regexp.QuoteMeta(base(program)) + `($|[ :"'’])`
+	name := base(program)
+	if len(name) > maxName {
+		name = name[:maxName]
+	}
+	q := `(^|[ :"'/‘])` + regexp.QuoteMeta(name) + `($|[ :"'’])`
+	pattern := `(?i)` + q + `.*` + missing + `|` + missing + `.*` + q
 	return []Failure{
-		{Pattern: `(?i)` + q + `.*` + missing + `|` + missing + `.*` + q, Reason: reason, Hint: hint, NoPython: true},
+		{Pattern: pattern, Reason: reason, Hint: hint, NoPython: true, own: ownPattern(pattern)},
 		{Pattern: `No module named '?zlib`, Reason: "the interpreter has no zlib, without which nothing can be sent to it", Hint: hintPython, NoPython: true},
 		{Pattern: `^Could not find platform (independent|dependent) libraries|No module named '?(encodings|site)'?`, Reason: "the interpreter's own library is missing or cannot be read", Hint: "run it by hand there; is PYTHONHOME set?"},
 	}

@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 var suMethod = &Method{
@@ -16,7 +17,7 @@ var suMethod = &Method{
 		{"su_path", Words, "the program (default su), with words of its own where it has some: sudo su -"},
 		{"su_args", Words, "further options, before the user"},
 		{"password_prompt", Text, "its question, where it is none that is known"},
-		{"incorrect_prompts", Names, "further texts that mean a wrong password"},
+		{"incorrect_prompts", Names, "further texts that mean a wrong password: 20 at most, of 200 characters"},
 	},
 	spec: userSpec,
 	plan: planSu,
@@ -41,9 +42,19 @@ func planSu(o *options, b Boot) (*Plan, error) {
 	}, nil
 }
 
+// patternText reads a text that a pattern is made of.
+func (o *options) patternText(key, s string) string {
+	s = strings.TrimSpace(normalise(s))
+	if utf8.RuneCountInString(s) > maxPatternText {
+		o.fail(key, "%q has more than %d characters", s, maxPatternText)
+		return ""
+	}
+	return s
+}
+
 // promptPattern makes a pattern of password_prompt. Case does not count, and spaces match any.
 func (o *options) promptPattern() string {
-	s := strings.TrimSpace(normalise(o.text("password_prompt")))
+	s := o.patternText("password_prompt", o.text("password_prompt"))
 	if s == "" {
 		return ""
 	}
@@ -53,9 +64,15 @@ func (o *options) promptPattern() string {
 // incorrect makes failures of incorrect_prompts.
 func (o *options) incorrect(who string) []Failure {
 	var out []Failure
-	for _, s := range o.names("incorrect_prompts") {
-		if s = strings.TrimSpace(normalise(s)); s != "" {
-			out = append(out, Failure{Pattern: `(?i)` + regexp.QuoteMeta(s), Sent: true, Reason: who + " has refused the password", Hint: hintRefused})
+	texts := o.names("incorrect_prompts")
+	if len(texts) > maxPatterns {
+		o.fail("incorrect_prompts", "%d texts; at most %d are searched for", len(texts), maxPatterns)
+		return nil
+	}
+	for _, s := range texts {
+		if s = o.patternText("incorrect_prompts", s); s != "" {
+			pattern := `(?i)` + regexp.QuoteMeta(s)
+			out = append(out, Failure{Pattern: pattern, Sent: true, Reason: who + " has refused the password", Hint: hintRefused, own: ownPattern(pattern)})
 		}
 	}
 	return out

@@ -39,7 +39,13 @@ const promptEnv = "SUDO_PROMPT"
 // as "[sudo: PROMPT] ", with PAM's own after it.
 func sudoPrompts(nonce string, password Secret, known bool, own string) []Prompt {
 	tail := strings.TrimPrefix(passwordPattern, "(?i)")
-	prompts := passwordPrompts("sudo", password, known, own, `(?i)(\[sudo: )?`+regexp.QuoteMeta(nonce)+`\]?( *$| [^:：\n]{0,60}`+tail+`)`, false)
+	exact := `(?i)(\[sudo: )?` + regexp.QuoteMeta(nonce) + `\]?( *$| [^:：\n]{0,60}` + tail + `)`
+	prompts := passwordPrompts("sudo", password, known, own, exact, false)
+	for i := range prompts {
+		if prompts[i].Pattern == exact {
+			prompts[i].own = ownPattern(exact) // there is another nonce for each
+		}
+	}
 	generic := &prompts[len(prompts)-1]
 	if known {
 		generic.Known, generic.Name, generic.Answer = false, "stray password", ""

@@ -43,6 +43,10 @@ const (
 	maxConnecting = 256
 	// maxQuestion is the largest CONNECT, GET_RESOURCE or GET_MODULE.
 	maxQuestion = 64 << 10
+	// maxReason is how much a child is told of why there is no child behind it.
+	maxReason = 16 << 10
+	// maxReport is the largest report about a launch, in full. An honest one has at most forty lines of 403 characters.
+	maxReport = 1 << 20
 	// maxQuestions and maxQuestionBytes bound what waits in a resourceQueue. Of one context maxQuestions and
 	// maxParkedBytes may be parked there, and of all of them four and sixteen times that.
 	maxQuestions     = 1000
@@ -69,6 +73,24 @@ const (
 	// warnEvery is how often a stream may cause a line of one kind in the log.
 	warnEvery = time.Minute
 )
+
+// A pickle can name one text or list at thousands of places, so that what is done at each of them costs far more than
+// it took to send. These bound what a value comes to in full before anything is done with it.
+var (
+	questionLimits = pyproto.Limits{Bytes: maxQuestion, Values: 10000, Depth: 20, Digits: 100}
+	reportLimits   = pyproto.Limits{Bytes: maxReport, Values: 10000, Depth: 20, Digits: 100}
+)
+
+// within is the result, or an error if it comes to more than the limits.
+func (r *Result) within(name string, limits pyproto.Limits) *Result {
+	if r.err != nil {
+		return r
+	}
+	if _, err := limits.Extent(r.value); err != nil {
+		return &Result{err: errorf("%s: the result cannot be read: it has %w", name, err)}
+	}
+	return r
+}
 
 // warnings are the lines that a stream has caused in the log, by kind. There are few kinds.
 type warnings struct {

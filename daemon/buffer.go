@@ -13,31 +13,46 @@ const (
 	// in part.
 	readBuffer  = 256 << 10
 	smallBuffer = 32 << 10
-	// A frame up to this size is copied when it goes on to another stream, so that few bytes do not keep a whole read
-	// buffer.
+	// A payload up to copyBelow is written as one piece with its header.
 	copyBelow = 8 << 10
+	// A payload from shareFrom on that goes on to another stream lies in its read buffer until it is written. A smaller
+	// one is copied: it is not to keep a whole buffer.
+	shareFrom = readBuffer / 4
 	// A payload is allocated in steps as it arrives: a header alone costs no more than one step.
 	growStep = 1 << 20
 )
 
-// buffer is a read buffer of either size. The readLoop that fills it shares it with the frames in it that wait in
-// other streams' queues.
+// buffer is a read buffer of either size, which the readLoop that fills it shares with the frames in it that wait in
+// other streams' queues; or it has the copy of one payload.
 type buffer struct {
 	b    []byte
 	refs atomic.Int32
 }
 
-var (
-	largeBuffers = sync.Pool{New: func() any { return &buffer{b: make([]byte, readBuffer)} }}
-	smallBuffers = sync.Pool{New: func() any { return &buffer{b: make([]byte, smallBuffer)} }}
-)
+// buffers are unused ones, by size: memory for each copy would be much work for the collector.
+var buffers = [...]struct {
+	size int
+	sync.Pool
+}{{size: 2 * copyBelow}, {size: smallBuffer}, {size: shareFrom}, {size: readBuffer}}
 
 func getBuffer(large bool) *buffer {
-	pool := &smallBuffers
 	if large {
-		pool = &largeBuffers
+		return bufferFor(readBuffer)
 	}
-	b := pool.Get().(*buffer)
+	return bufferFor(smallBuffer)
+}
+
+// bufferFor gives the least buffer for n bytes, less than twice as large where they are more than copyBelow and no more
+// than shareFrom.
+func bufferFor(n int) *buffer {
+	i := 0
+	for buffers[i].size < n {
+		i++
+	}
+	b, _ := buffers[i].Get().(*buffer)
+	if b == nil {
+		b = &buffer{b: make([]byte, buffers[i].size)}
+	}
 	b.refs.Store(1)
 	return b
 }
@@ -46,10 +61,10 @@ func (b *buffer) release() {
 	if b.refs.Add(-1) > 0 {
 		return
 	}
-	if len(b.b) == readBuffer {
-		largeBuffers.Put(b)
-	} else {
-		smallBuffers.Put(b)
+	for i := range buffers {
+		if buffers[i].size == len(b.b) {
+			buffers[i].Put(b)
+		}
 	}
 }
 
@@ -60,6 +75,23 @@ type frame struct {
 	rest [][]byte // nil, but for a call with long arguments; this frame's own slice
 	buf  *buffer
 	own  int // what it counts of stream.owed
+}
+
+// passFrame makes a frame of a payload in a read buffer. It keeps no more than four times its size, whatever else was in
+// the buffer.
+func passFrame(h pyproto.Header, payload []byte, buf *buffer) frame {
+	switch f := newFrame(h, payload); {
+	case f.body == nil:
+		return f
+	case len(payload) < shareFrom:
+		f.buf = bufferFor(len(payload))
+		f.body = f.buf.b[:copy(f.buf.b, payload)]
+		return f
+	default:
+		buf.refs.Add(1)
+		f.buf = buf
+		return f
+	}
 }
 
 func (f *frame) size() int { return len(f.head) + len(f.body) + sizeOf(f.rest) }

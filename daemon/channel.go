@@ -193,7 +193,8 @@ func (ch *Channel) sendChunk(ctx context.Context, buf *buffer, n int) error {
 		return err
 	}
 	h := pyproto.Header{Enc: pyproto.EncBIN, Dst: ch.c.id, Handle: peer, Length: uint32(n)}
-	return ch.c.sendFrame(ctx, h, frame{head: h.Append(make([]byte, 0, pyproto.HeaderLen)), body: buf.b[:n], buf: buf})
+	defer buf.release()
+	return ch.c.sendFrame(ctx, h, passFrame(h, buf.b[:n], buf))
 }
 
 func (ch *Channel) write(ctx context.Context, tag byte, payload []byte) error {

@@ -203,6 +203,9 @@ func (c *Child) giveUp(reason string) {
 			return
 		}
 		gone[x.id] = true
+		if x.via != nil {
+			c.d.takeBack(c.stream, x.via.id, x.id)
+		}
 		c.d.openGate(x.id)
 		c.d.ended(x, reason)
 	})

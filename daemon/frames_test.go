@@ -2,12 +2,14 @@ package daemon
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -252,3 +254,35 @@ func TestRandomFrames(t *testing.T) {
 type nothing struct{}
 
 func (nothing) Write(p []byte) (int, error) { return len(p), nil }
+
+// What waits for a peer that does not read takes at most four times what it counts, whatever else was in the buffers that it
+// came in.
+func TestLittleIsKeptOfABuffer(t *testing.T) {
+	for _, size := range []int{copyBelow + 1, 2*copyBelow + 1, smallBuffer + 1, shareFrom - 1, shareFrom, readBuffer/2 - 100} {
+		d := newDaemon(t, Options{})
+		a, b := newPeer(t, d), newPeer(t, d)
+		between := a.frame(99, 0, strings.Repeat("x", 120<<10))
+		m := pyproto.Message{
+			Header: pyproto.Header{Enc: pyproto.EncMGC, Dst: b.id, Src: a.id, Auth: a.id, Handle: 1234}, Payload: bytes.Repeat([]byte("y"), size),
+		}
+		frame := m.Append(nil)
+		before := heap()
+		for range 30 {
+			for _, data := range [][]byte{frame, between, between} {
+				if _, err := a.f.Write(data); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		a.send(pyproto.Header{Src: a.id, Auth: a.id, Handle: 54321, ReplyTo: 1999}, "")
+		a.answer(1999)
+		kept := heap() - before
+		s := b.c.stream
+		s.mu.Lock()
+		counted := int64(s.queued)
+		s.mu.Unlock()
+		if kept > 4*counted+512<<10 {
+			t.Errorf("%d bytes are kept for frames of %d that count %d", kept, size, counted)
+		}
+	}
+}

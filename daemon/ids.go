@@ -83,11 +83,13 @@ func (t *ids) give(id pyproto.ContextID) {
 	t.given[id] = true
 }
 
-// takeBack is the reverse of give.
-func (t *ids) takeBack(id pyproto.ContextID) {
+// takeBack is the reverse of give. It tells whether the id was given, and not announced.
+func (t *ids) takeBack(id pyproto.ContextID) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	given := t.given[id]
 	delete(t.given, id)
+	return given
 }
 
 func (t *ids) addBlock(first, owner pyproto.ContextID) {

@@ -110,6 +110,33 @@ type launched struct {
 	NoTerminal bool     `py:"no_terminal"`
 }
 
+// What python/launch.py itself keeps of what was printed, and sends of an unfinished line.
+const (
+	keptLines = 40
+	keptChars = 403
+	keptText  = 1200
+)
+
+// cut brings a report to the size of an honest one: every pattern of the plan is searched in each line, which nobody
+// interrupts.
+func (up *launched) cut() {
+	up.Output = up.Output[max(0, len(up.Output)-keptLines):]
+	for i, line := range up.Output {
+		up.Output[i] = chars(line, keptChars)
+	}
+	up.Step, up.Reason, up.Open, up.Dialing = chars(up.Step, 100), chars(up.Reason, keptText), chars(up.Open, keptText), chars(up.Dialing, 100)
+}
+
+// chars gives the first n characters of a text.
+func chars(text string, n int) string {
+	for i := range text {
+		if n--; n < 0 {
+			return text[:i]
+		}
+	}
+	return text
+}
+
 // launchOnce makes one attempt, which may take as long as limit.
 func (c *Child) launchOnce(ctx context.Context, next *Child, plan *bootstrap.Plan, limit time.Duration) error {
 	ctx, renew, cancel := c.d.withGrace(ctx, next, limit)
@@ -138,12 +165,14 @@ func (c *Child) launchOnce(ctx context.Context, next *Child, plan *bootstrap.Pla
 		return errorf("%s: the plan cannot be sent: %w", next.name, err)
 	}
 	var up launched
-	err = c.request(ctx, handle, request).Decode(&up)
+	err = c.request(ctx, handle, request).within(c.name, reportLimits).Decode(&up)
+	up.cut()
 	switch {
 	case err != nil && ctx.Err() != nil:
 		c.abandon(handle, next.id)
 		return context.Cause(ctx)
 	case err != nil:
+		c.abandon(handle, next.id) // who answers so may have started it
 		return err
 	case up.OK && !bootstrap.Supported(up.HexVersion):
 		c.abandon(handle, next.id)
@@ -214,6 +243,9 @@ func (c *Child) request(ctx context.Context, handle pyproto.Handle, payload []by
 	p.handle = c.d.handles.add(handler{fn: p.w.deliver, respondent: c.id, once: true})
 	h := pyproto.Header{Enc: pyproto.EncMGC, Dst: c.id, Handle: handle, ReplyTo: p.handle}
 	err := c.gone()
+	if size := len(payload); err == nil && size > c.d.opt.MaxMessage {
+		err = errorf("%s: the request is %d bytes; at most %d are sent", c.name, size, c.d.opt.MaxMessage)
+	}
 	if err == nil {
 		err = c.send(ctx, newFrame(h, payload))
 	}

@@ -39,8 +39,16 @@ func (d *Daemon) onConnect(m message) string {
 	if len(m.payload) > maxQuestion {
 		return s.reached("bytes of a request for a child", maxQuestion).Error()
 	}
+	v, err := pyproto.Unmarshal(m.payload)
+	if err != nil {
+		return err.Error()
+	}
+	// A plan has what is asked for in full, and some of it several times.
+	if _, err := questionLimits.Extent(v); err != nil {
+		return fmt.Sprintf("%v: it has %v", s.reached("values of a request for a child", maxQuestion), err)
+	}
 	var r behindRequest
-	if err := pyproto.Decode(m.payload, &r); err != nil {
+	if err := pyproto.Assign(&r, v); err != nil {
 		return err.Error()
 	}
 	if s.connecting.Add(1) > maxConnecting {
@@ -57,7 +65,7 @@ func (d *Daemon) onConnect(m message) string {
 		defer s.survive("a connect")
 		up, err := c.connectBehind(d.alive, &r)
 		if err != nil {
-			text := err.Error()
+			text := Cut(err.Error(), maxReason)
 			up.Error = &text
 		}
 		if reply, err := pyproto.Marshal(up.dict()); err == nil && h.ReplyTo != 0 {
@@ -92,7 +100,7 @@ func (c *Child) connectBehind(ctx context.Context, r *behindRequest) (up behindR
 		return up, nil
 	}
 	if r.Method != "fork" && !behindMethods[r.Method] {
-		return up, fmt.Errorf("code in a child cannot connect by the method %q", r.Method)
+		return up, fmt.Errorf("code in a child cannot connect by the method %q", Cut(r.Method, 100))
 	}
 	if pyproto.Handle(r.Launcher).Reserved() {
 		return up, fmt.Errorf("handle %d is no launcher's", r.Launcher)
@@ -148,7 +156,7 @@ func (c *Child) connectBehind(ctx context.Context, r *behindRequest) (up behindR
 		switch spec := r.Args["runtime"]; spec {
 		case nil, "", "embedded":
 		default:
-			return up, fmt.Errorf("runtime: a child that code starts has the embedded one, not %v; name the runtime in a target", spec)
+			return up, fmt.Errorf("runtime: a child that code starts has the embedded one, not %s; name the runtime in a target", shownSpec(spec))
 		}
 		if err := via.launch(ctx, next, plan); err != nil {
 			return up, bootstrap.Plain(err)
@@ -160,6 +168,14 @@ func (c *Child) connectBehind(ctx context.Context, r *behindRequest) (up behindR
 	c.d.event(Connected, next, "")
 	up.ID, up.Name = uint32(next.id), r.Name
 	return up, nil
+}
+
+// shownSpec is the value of an argument for an error. What is no text is not formatted: it may be large in full.
+func shownSpec(v any) string {
+	if text, ok := pyproto.Text(v); ok {
+		return Cut(text, 100)
+	}
+	return fmt.Sprintf("a %T", v)
 }
 
 // depth counts the children before this one.

@@ -40,7 +40,7 @@ func (c *Child) learn(ctx context.Context) error {
 		return nil
 	}
 	var said []string
-	if err := c.Call(ctx, "mitogen.extension:about").Decode(&said); err != nil {
+	if err := c.Call(ctx, "mitogen.extension:about").within(c.name, questionLimits).Decode(&said); err != nil {
 		return err
 	}
 	if len(said) != 4 {

@@ -165,7 +165,7 @@ func (s *stream) answerResource(m pyproto.Message) {
 		return
 	}
 	h := pyproto.Header{Enc: pyproto.EncMGC, Dst: m.Src, Handle: m.ReplyTo}
-	v, err := s.d.resource(c, m.Payload)
+	v, err := s.d.resource(c, m.Src, m.Payload)
 	payload, isData := v.([]byte)
 	switch {
 	case isData && !s.d.readsPicklesOnly(s, m.Src):
@@ -191,7 +191,8 @@ func (s *stream) answerResource(m pyproto.Message) {
 	}
 }
 
-// resource answers a question of the embedded runtime's resources.py:
+// resource answers a question of the embedded runtime's resources.py that a context has asked, c itself or one that c
+// stands for:
 //
 //	("read", package, file)       the file's bytes
 //	("list", package, directory)  of each entry the name, whether it is a directory, and the size; "" is the
@@ -204,14 +205,18 @@ func (s *stream) answerResource(m pyproto.Message) {
 //	("installed",)                the projects: (name, version, path, [(file, bytes)], whole); only entry points, not
 //	                              whole
 //	("metadata", project)         the same of one, whole
-//	("python", id, question, offset)  up to 1 MiB of what a target asks for that is launched and has no Python
+//	("python", id, question, offset)  up to 1 MiB of what a target asks for that is launched and has no Python; only c's
+//	                              own launcher asks
 //	("part", module, file, library, token, offset)
 //	                              up to 1 MiB of a shared object, or of a library beside it, as z and zlib or r, or p
 //	                              and its path, for a child that may find it there; with "bytes" behind it never that
-func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
+func (d *Daemon) resource(c *Child, from pyproto.ContextID, payload []byte) (any, error) {
 	v, err := pyproto.Unmarshal(payload)
 	if err != nil {
 		return nil, err
+	}
+	if _, err := resourceLimits.Extent(v); err != nil {
+		return nil, fmt.Errorf("a request for a resource has %w", err)
 	}
 	var q []string
 	if err := pyproto.Assign(&q, v); err != nil || len(q) == 0 {
@@ -232,6 +237,9 @@ func (d *Daemon) resource(c *Child, payload []byte) (any, error) {
 	case kind == "part" && (len(args) == 5 || len(args) == 6 && args[5] == "bytes"):
 		return d.extensionPart(c, im, args)
 	case kind == "python" && len(args) == 3:
+		if from != c.id { // c stands for it in what is only read; the answers here are each given once
+			return nil, errNoSupply
+		}
 		return c.part(args)
 	case kind == "modules" && len(args) == 0:
 		return im.TopLevel(c.Version(), c.opt.Policy), nil
@@ -295,6 +303,10 @@ const (
 	maxUnpacked      = 400
 	maxUnpackedBytes = 1 << 20
 )
+
+// resourceLimits are for a question of a list or tuple, "files", a package and files. One too many gets a reason of its
+// own.
+var resourceLimits = pyproto.Limits{Bytes: maxQuestion, Values: maxUnpacked + 4, Depth: 1}
 
 // unpackFiles reads some of them.
 func (d *Daemon) unpackFiles(c *Child, im *importer.Importer, pkg string, names []string) (any, error) {

@@ -47,15 +47,11 @@ func (d *Daemon) route(s *stream, h pyproto.Header, payload []byte, buf *buffer)
 	if h.Enc != pyproto.EncMGC && d.readsPicklesOnly(out, h.Dst) {
 		h.Enc, payload, buf = oldForm(h.Enc, payload, buf)
 	}
-	f := frame{body: payload, buf: buf}
-	if buf != nil && len(payload) > copyBelow {
-		buf.refs.Add(1)
-		f.head = h.Append(make([]byte, 0, pyproto.HeaderLen))
-	} else {
+	var f frame
+	if buf == nil {
 		f = newFrame(h, payload)
-		if buf != nil && len(f.body) > 0 {
-			panic("daemon: a queued frame shares a read buffer that it does not own")
-		}
+	} else {
+		f = passFrame(h, payload, buf)
 	}
 	if err := d.relay(s, out, h, f); err != nil {
 		reason := fmt.Sprintf("context %d: %v", h.Dst, err)

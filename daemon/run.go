@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/bits"
 	"path/filepath"
 	"slices"
@@ -153,6 +154,12 @@ func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 	defer c.d.programs.Delete(p.id)
 	c.stream.ids.give(p.id)
 	c.d.allow(c.id, p.id, 1)
+	forestalled := false
+	defer func() {
+		if !forestalled {
+			p.takeBack()
+		}
+	}()
 	defer close(p.over)
 	handle := c.d.handles.add(handler{fn: p.deliver, respondent: c.id})
 	defer c.d.handles.remove(handle)
@@ -160,7 +167,7 @@ func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 		o.Stdin != nil, int64(p.window)).Decode(&p.input)
 	if err != nil {
 		if ctx.Err() != nil {
-			p.forestall()
+			forestalled = p.forestall()
 		}
 		return ExitStatus{}, err
 	}
@@ -567,9 +574,18 @@ func (p *program) interrupt(quiet bool) error {
 }
 
 // forestall kills a program that was given up before the child has said that it runs. Calls run in order: when this one
-// does, the program was started, or never will be.
-func (p *program) forestall() {
+// does, the program was started, or never will be, and its number is taken back. False says that the call was not sent.
+func (p *program) forestall() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
-	_ = p.c.Notify(ctx, "mitogen.program:stop", int64(p.id), int64(syscall.SIGINT))
+	taken := func(pyproto.Header, []byte, bool) { p.takeBack() }
+	handle := p.c.d.handles.add(handler{fn: taken, respondent: p.c.id, once: true})
+	payload, err := p.c.encode(ctx, "", "mitogen.program:stop", []any{int64(p.id), int64(syscall.SIGINT)}, math.MaxInt)
+	if err == nil {
+		err = p.c.sendCall(ctx, handle, payload)
+	}
+	return err == nil || !p.c.d.handles.remove(handle)
 }
+
+// takeBack takes back the number of a program that has not announced it.
+func (p *program) takeBack() { p.c.d.takeBack(p.c.stream, p.c.id, p.id) }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
+	"mitogend/pyproto"
 )
 
 const readAll = "import sys\nsys.stdout.write('up')\nsys.stdout.flush()\nsys.stdin.read()\n"
@@ -369,6 +371,81 @@ func TestInputBufferIsKept(t *testing.T) {
 		}
 		if last == nil {
 			t.Errorf("pieces never become as large as %d bytes", most)
+		}
+	}
+}
+
+// The number of a program that was never there is taken back, here and in the hops; that of one that was given up, once
+// it cannot begin any more.
+func TestNumbersOfProgramsAreTakenBack(t *testing.T) {
+	d := newDaemon(t, Options{})
+	p := newPeer(t, d)
+	c := p.behind()
+	s := p.c.stream
+	given := func() int {
+		s.ids.mu.Lock()
+		defer s.ids.mu.Unlock()
+		return len(s.ids.given)
+	}
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	run := func() chan error {
+		ended := make(chan error, 1)
+		go func() {
+			_, err := c.Run(ctx, RunOptions{Path: "p.py", Source: []byte("pass")})
+			ended <- err
+		}()
+		return ended
+	}
+	call := func() *pyproto.Message {
+		for {
+			if m := p.read(); m.Handle == pyproto.CallFunction && m.ReplyTo != 0 {
+				return m
+			}
+		}
+	}
+	answer := func(m *pyproto.Message) {
+		p.send(pyproto.Header{Src: c.id, Auth: c.id, Handle: m.ReplyTo}, pickle(t, &pyproto.CallError{Text: "OSError: no"}))
+	}
+	wantAllow := func(what string) {
+		for {
+			m := p.answer(pyproto.Allow)
+			if first, end, _ := strings.Cut(string(m.Payload), ":"); first == end {
+				break
+			}
+		}
+		if n := given(); n != 0 {
+			t.Errorf("%s: %d numbers are kept", what, n)
+		}
+	}
+	ended := run()
+	answer(call())
+	if err := <-ended; err == nil {
+		t.Error("it has run")
+	}
+	wantAllow("not started")
+	ended = run()
+	call()
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	stop := call()
+	if n := given(); n != 1 {
+		t.Errorf("%d numbers are given to a program that may still begin", n)
+	}
+	answer(stop)
+	wantAllow("given up")
+	// A number that is used is nobody's to take back.
+	id := d.allocate(1)
+	s.ids.give(id)
+	p.send(pyproto.Header{Src: p.id, Auth: p.id, Handle: pyproto.AddRoute}, fmt.Sprint(id))
+	poll.Until(t, "the route is there", func() bool { return d.streamOf(id) == s })
+	d.takeBack(s, c.id, id)
+	p.send(pyproto.Header{Src: p.id, Auth: p.id, Handle: 54321, ReplyTo: 1999}, "")
+	for m := p.read(); m.Handle != 1999; m = p.read() {
+		if m.Handle == pyproto.Allow {
+			t.Errorf("%q is taken back", m.Payload)
 		}
 	}
 }

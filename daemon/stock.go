@@ -158,7 +158,7 @@ func (c *Child) proxyConnect(ctx context.Context, next *Child, s step, plan *boo
 	case err != nil:
 		return err
 	case up.Message != nil:
-		return &bootstrap.Error{Label: s.hop.String(), Step: bootstrap.StepConnect, Reason: *up.Message}
+		return &bootstrap.Error{Label: s.hop.String(), Step: bootstrap.StepConnect, Reason: Cut(*up.Message, maxReason)}
 	case up.ID == nil:
 		return errorf("%s does not say which context it has connected", c.name)
 	}
@@ -290,18 +290,18 @@ func (c *Child) askVersion(ctx context.Context) error {
 		return err
 	}
 	var text string
-	if err := c.request(ctx, pyproto.CallFunction, payload).Decode(&text); err != nil {
+	if err := c.request(ctx, pyproto.CallFunction, payload).within(c.name, questionLimits).Decode(&text); err != nil {
 		return errorf("%s does not tell its version: %w", c.name, err)
 	}
 	major, minor, _ := strings.Cut(text, ".")
 	x, err1 := strconv.ParseUint(major, 10, 8)
 	y, err2 := strconv.ParseUint(minor, 10, 8)
 	if err1 != nil || err2 != nil {
-		return errorf("%s says that it is Python %q", c.name, text)
+		return errorf("%s says that it is Python %q", c.name, Cut(text, 100))
 	}
 	hex := uint32(x<<24 | y<<16)
 	if !bootstrap.Supported(hex) {
-		return errorf("%s says that it is Python %q", c.name, text)
+		return errorf("%s says that it is Python %q", c.name, Cut(text, 100))
 	}
 	c.setVersion(hex)
 	return nil
@@ -355,6 +355,10 @@ func (c *Child) loadResource(payload []byte) {
 func (c *Child) resourceRequest(payload []byte) (q ResourceRequest, ok bool) {
 	v, err := pyproto.Unmarshal(payload)
 	t, ok := v.(pyproto.Tuple)
+	if err == nil {
+		// It is sent back, with what it shares written in full.
+		_, err = questionLimits.Extent(v)
+	}
 	if err != nil || !ok || len(t) != 2 {
 		c.d.log.Warn("a request for a resource that cannot be read", zap.String("target", c.name))
 		return q, false

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -141,6 +142,8 @@ type supplying struct {
 	at       int    // where in the answer rest begins
 }
 
+var errNoSupply = errors.New("no Python is sent to it")
+
 // supplyPart is how many bytes of an answer go out at once, as in launch.py.
 const supplyPart = 1 << 20
 
@@ -151,7 +154,7 @@ func (c *Child) part(args []string) (any, error) {
 	offset, err2 := strconv.Atoi(args[2])
 	v, ok := c.supplying.Load(pyproto.ContextID(id))
 	if err != nil || err2 != nil || !ok {
-		return nil, fmt.Errorf("no Python is sent to it")
+		return nil, errNoSupply
 	}
 	s := v.(*supplying)
 	s.mu.Lock()

@@ -3,9 +3,11 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"testing"
 
 	"mitogend/bootstrap"
+	"mitogend/integration/poll"
 	"mitogend/pyproto"
 )
 
@@ -65,4 +67,35 @@ func TestSupplyPart(t *testing.T) {
 		t.Errorf("%d bytes of %d, packed %d times", len(got), len(data), packed)
 	}
 	refused([]string{id, send, "0"}, []string{id, send, "1048576"}, []string{id, send, "1048580"}, []string{id, none, "0"})
+}
+
+// Only the launcher asks for what is sent to the target that it launches: not a process behind it, nor a program, nor a
+// child of it, though each may read what the launcher's child may read.
+func TestSupplyIsTheLaunchers(t *testing.T) {
+	d := newDaemon(t, Options{})
+	hop := newPeer(t, d)
+	child := hop.behind()
+	supply := &bootstrap.Supply{Offers: func(context.Context) ([]bootstrap.Offer, error) { return nil, nil }}
+	launch := &supplying{supply: supply, renew: func() {}}
+	hop.c.supplying.Store(pyproto.ContextID(1234), launch)
+	process := hop.block(child.id)
+	program := d.allocate(1)
+	hop.c.stream.ids.give(program)
+	d.programs.Store(program, hop.c)
+	for _, id := range []pyproto.ContextID{process, program} {
+		hop.send(pyproto.Header{Src: hop.id, Auth: hop.id, Handle: pyproto.AddRoute}, fmt.Sprint(id))
+		poll.Until(t, "the route is there", func() bool { return d.streamOf(id) == hop.c.stream })
+	}
+	question := pickle(t, pyproto.Tuple{"python", "1234", "MITONOPY tried python3=127", "0"})
+	for i, id := range []pyproto.ContextID{process, program, child.id, hop.id} {
+		handle := pyproto.Handle(2000 + i)
+		hop.send(pyproto.Header{Src: id, Auth: id, Handle: pyproto.GetResource, ReplyTo: handle}, question)
+		m := hop.answer(handle)
+		launch.mu.Lock()
+		asked := launch.asked
+		launch.mu.Unlock()
+		if own := id == hop.id; m.Dst != id || own != (asked == 1) {
+			t.Errorf("%d: %+v %.100q, %d questions count", i, m.Header, m.Payload, asked)
+		}
+	}
 }

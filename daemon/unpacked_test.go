@@ -32,7 +32,7 @@ func TestUnpackedAtOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = d.resource(evil.c, payload)
+		_, err = d.resource(evil.c, evil.id, payload)
 		return err
 	}
 	for _, row := range []struct {
@@ -52,7 +52,7 @@ func TestUnpackedAtOnce(t *testing.T) {
 		}
 	}
 	long, _ := pyproto.Marshal(pyproto.Tuple{strings.Repeat("x", 60000)})
-	if _, err := d.resource(evil.c, long); err == nil || len(fmt.Sprint(err)) > 300 {
+	if _, err := d.resource(evil.c, evil.id, long); err == nil || len(fmt.Sprint(err)) > 300 {
 		t.Errorf("the reason of a refusal has %d bytes", len(fmt.Sprint(err)))
 	}
 }

@@ -43,13 +43,56 @@ func Assign(dst any, v any) error {
 	if done := assignFast(dst, v); done {
 		return nil
 	}
-	if err := assign(rv.Elem(), v, 0); err != nil {
+	if err := new(assigner).assign(rv.Elem(), v, 0); err != nil {
 		if e, ok := err.(*CallError); ok {
 			return e
 		}
 		return fmt.Errorf("pyproto: result%w", err)
 	}
 	return nil
+}
+
+// assigner is the state of one Assign, or of another reading of a value.
+type assigner struct {
+	// texts has what was made of long bytes: a pickle can name the same ones at millions of places.
+	texts  map[bytesKey]string
+	copied int // bytes of texts that are not in there
+}
+
+// bytesKey says which memory it is.
+type bytesKey struct {
+	first *byte
+	n     int
+}
+
+// What is shorter than shortBytes is copied at each place, as long as that comes to no more than freeBytes.
+const (
+	shortBytes = 256
+	freeBytes  = 16 << 20
+)
+
+// text makes text of bytes that are valid, once of those that stand at several places.
+func (a *assigner) text(b []byte, valid func([]byte) bool) (string, bool) {
+	if len(b) == 0 {
+		return "", true
+	}
+	if len(b) < shortBytes && a.copied <= freeBytes {
+		a.copied += len(b)
+		return string(b), valid(b)
+	}
+	key := bytesKey{&b[0], len(b)}
+	if text, ok := a.texts[key]; ok {
+		return text, true
+	}
+	if !valid(b) {
+		return "", false
+	}
+	if a.texts == nil {
+		a.texts = map[bytesKey]string{}
+	}
+	text := string(b)
+	a.texts[key] = text
+	return text, true
 }
 
 // assignFast does the commonest pairs without reflection.
@@ -95,6 +138,19 @@ func at(place string, err error) error {
 	return err
 }
 
+// shownKey is a key in the place of an error. Only what is short is formatted: a tuple may stand for any amount.
+func shownKey(key any) string {
+	switch key := key.(type) {
+	case string:
+		return fmt.Sprintf("%.40q", key)
+	case []byte:
+		return fmt.Sprintf("%.40q", clip(key))
+	case int64, bool, float64:
+		return fmt.Sprintf("%q", fmt.Sprint(key))
+	}
+	return pyType(key)
+}
+
 func misfit(v any, t reflect.Type) error {
 	return &placeError{msg: fmt.Sprintf("a Python %s does not fit in a %v", pyType(v), t)}
 }
@@ -124,7 +180,7 @@ func pyType(v any) string {
 	return strings.TrimPrefix(strings.TrimPrefix(fmt.Sprintf("%T", v), "*"), "pyproto.")
 }
 
-func assign(dst reflect.Value, v any, depth int) error {
+func (a *assigner) assign(dst reflect.Value, v any, depth int) error {
 	if depth > MaxDepth {
 		return &placeError{msg: "nested too deep"}
 	}
@@ -150,19 +206,19 @@ func assign(dst reflect.Value, v any, depth int) error {
 			return assignBig(dst, v)
 		}
 		p := reflect.New(t.Elem())
-		if err := assign(p.Elem(), v, depth+1); err != nil {
+		if err := a.assign(p.Elem(), v, depth+1); err != nil {
 			return err
 		}
 		dst.Set(p)
 		return nil
 	case reflect.Struct:
-		return assignStruct(dst, v, depth)
+		return a.assignStruct(dst, v, depth)
 	case reflect.Map:
-		return assignMap(dst, v, depth)
+		return a.assignMap(dst, v, depth)
 	case reflect.Slice, reflect.Array:
-		return assignSequence(dst, v, depth)
+		return a.assignSequence(dst, v, depth)
 	}
-	return assignScalar(dst, v)
+	return a.assignScalar(dst, v)
 }
 
 func assignBig(dst reflect.Value, v any) error {
@@ -181,7 +237,7 @@ func assignBig(dst reflect.Value, v any) error {
 	return misfit(v, dst.Type())
 }
 
-func assignScalar(dst reflect.Value, v any) error {
+func (a *assigner) assignScalar(dst reflect.Value, v any) error {
 	t := dst.Type()
 	switch t.Kind() {
 	case reflect.Bool:
@@ -232,8 +288,8 @@ func assignScalar(dst reflect.Value, v any) error {
 			dst.SetString(string(s))
 			return nil
 		case []byte:
-			if utf8.Valid(s) {
-				dst.SetString(string(s))
+			if text, ok := a.text(s, utf8.Valid); ok {
+				dst.SetString(text)
 				return nil
 			}
 			return &placeError{msg: fmt.Sprintf("bytes that are no UTF-8 do not fit in a %v", t)}
@@ -249,13 +305,16 @@ func toFloat(v any) (float64, bool) {
 	case int64:
 		return float64(v), true
 	case *big.Int:
+		if v.BitLen() > 1024 {
+			return 0, false // without a copy of it, which may be large and stand at many places
+		}
 		f, _ := new(big.Float).SetInt(v).Float64()
 		return f, !math.IsInf(f, 0)
 	}
 	return 0, false
 }
 
-func assignSequence(dst reflect.Value, v any, depth int) error {
+func (a *assigner) assignSequence(dst reflect.Value, v any, depth int) error {
 	t := dst.Type()
 	var items []any
 	switch v := v.(type) {
@@ -278,7 +337,7 @@ func assignSequence(dst reflect.Value, v any, depth int) error {
 		dst.Set(reflect.MakeSlice(t, len(items), len(items)))
 	}
 	for i := range items {
-		if err := assign(dst.Index(i), items[i], depth+1); err != nil {
+		if err := a.assign(dst.Index(i), items[i], depth+1); err != nil {
 			return at(fmt.Sprintf("[%d]", i), err)
 		}
 	}
@@ -322,19 +381,19 @@ func items(v any, yield func(key, val any) error) (ok bool, err error) {
 	return true, nil
 }
 
-func assignMap(dst reflect.Value, v any, depth int) error {
+func (a *assigner) assignMap(dst reflect.Value, v any, depth int) error {
 	t := dst.Type()
 	m := reflect.MakeMap(t)
 	ok, err := items(v, func(key, val any) error {
 		k, e := reflect.New(t.Key()).Elem(), reflect.New(t.Elem()).Elem()
-		if err := assign(k, key, depth+1); err != nil {
+		if err := a.assign(k, key, depth+1); err != nil {
 			return at("(key)", err)
 		}
 		if t.Key().Kind() == reflect.Interface && !k.Comparable() {
 			return &placeError{msg: fmt.Sprintf("a key of type %s does not fit in a %v", pyType(key), t)}
 		}
-		if err := assign(e, val, depth+1); err != nil {
-			return at(fmt.Sprintf("[%.40q]", fmt.Sprint(key)), err)
+		if err := a.assign(e, val, depth+1); err != nil {
+			return at("["+shownKey(key)+"]", err)
 		}
 		m.SetMapIndex(k, e)
 		return nil
@@ -349,21 +408,19 @@ func assignMap(dst reflect.Value, v any, depth int) error {
 	return nil
 }
 
-func assignStruct(dst reflect.Value, v any, depth int) error {
+func (a *assigner) assignStruct(dst reflect.Value, v any, depth int) error {
 	fields := fieldsOf(dst.Type())
 	ok, err := items(v, func(key, val any) error {
-		var name string
-		switch key := key.(type) {
-		case string:
-			name = key
-		case []byte:
-			name = string(key)
-		default:
-			return nil
-		}
 		for i := range fields {
-			if fields[i].name == name {
-				if err := assign(dst.Field(fields[i].index), val, depth+1); err != nil {
+			name, ok := fields[i].name, false
+			switch key := key.(type) {
+			case string:
+				ok = key == name
+			case []byte:
+				ok = string(key) == name // without a copy
+			}
+			if ok {
+				if err := a.assign(dst.Field(fields[i].index), val, depth+1); err != nil {
 					return at("."+name, err)
 				}
 			}

@@ -73,6 +73,10 @@
 // other name is a *GlobalError. No input makes the decoder panic, recurse without bounds, or allocate more than a
 // fixed multiple of its length; see MaxDepth and MaxShared.
 //
+// That holds for decoding. A value may name one text or list at millions of places, and whatever formats it, writes it
+// or walks it does so at each. Who does that with a peer's value measures it first (Limits.Extent). Assign makes text of
+// long bytes once.
+//
 // # Memory
 //
 // Values of one pickle share allocations: small strings, and the headers that Go puts strings and numbers behind when

@@ -189,7 +189,12 @@ func (d *decoder) callKwargs(dict *Dict) (any, error) {
 			k = append(k, Arg{name, val})
 		case []byte:
 			if !utf8.Valid(name) {
-				return nil, d.errorf("keyword argument %q is no text", name)
+				return nil, d.errorf("keyword argument %q is no text", clip(name))
+			}
+			if len(name) >= shortBytes { // no keyword is that long, and one can be named again and again
+				if err := d.repeat(len(name)); err != nil {
+					return nil, err
+				}
 			}
 			k = append(k, Arg{string(name), val})
 			mixed = true

@@ -295,8 +295,16 @@ func names(v any) ([]string, error) {
 		return nil, fmt.Errorf("a %s is no list", pyType(v))
 	}
 	out := make([]string, len(list))
+	var a assigner
 	for i := range list {
-		if !textOf(&out[i], list[i]) {
+		ok := false
+		switch v := list[i].(type) {
+		case string:
+			out[i], ok = v, true
+		case []byte:
+			out[i], ok = a.text(v, validText)
+		}
+		if !ok {
 			return nil, fmt.Errorf("a %s is no name", pyType(list[i]))
 		}
 	}

@@ -166,6 +166,15 @@ FIXED = re.compile(
     b'(?s)(?:[().01NRaestu\x85-\x89\\]}]|[Khq\x80].|M..|[Jj]....|r..\0\0|G.{8}|I-?[0-9]{1,20}\n|c[^\n]{1,40}\n[^\n]{1,40}\n){1,999}')
 LONG = Struct('<L')
 COUNTED = {b'U': '<B', b'C': '<B', b'\x8a': '<B', b'X': '<l', b'T': '<l', b'B': '<l', b'\x8b': '<l'}
+# The same one by one, with any number; without tuples; without what comes from the memo.
+EACH = re.compile(FIXED.pattern.replace(b'{1,999}', b'').replace(b'r..\0\0', b'r....'))
+SOME = EACH.pattern + b'{1,9999}'
+PLAIN = re.compile(SOME.replace(b'stu\x85-\x89', b'su\x88\x89'))
+FRESH = re.compile(SOME.replace(b'[Khq', b'[Kq').replace(b'[Jj]', b'J'))
+SOME = re.compile(SOME)
+# What comes from the memo; and what is put there behind an opcode that may leave a tuple. Nothing for all others.
+GOT = re.compile(b'(?s)(h.|j....)|' + EACH.pattern[4:])
+PUT = re.compile(b'(?s)(?:[t\x85-\x8701(]|[hq].|[jr]....)(?=(q.|r....))|' + EACH.pattern[4:])
 
 
 def check(data):
@@ -176,6 +185,8 @@ def check(data):
     """
     pos = 0
     end = len(data)
+    # All that are no text or the like, which become N.
+    runs = []
     while pos < end:
         op = data[pos:pos + 1]
         try:
@@ -184,18 +195,111 @@ def check(data):
                 size = count.unpack_from(data, pos + 1)[0]
                 if size >= 0:
                     pos += 1 + count.size + size
+                    runs.append(b'N')
                     continue
             found = FIXED.match(data, pos)
             if found:
                 pos = found.end()
+                runs.append(found.group())
                 continue
             # The memo's numbers are given in turn.
             if op == b'r' and LONG.unpack_from(data, pos + 1)[0] < end // 4:
+                runs.append(data[pos:pos + 5])
                 pos += 5
                 continue
         except StructError:
             pass
         raise Error('this pickle was not written by a pickler: %r at %d', op, pos)
+    code = b''.join(runs)
+    if not only(PLAIN, code) and not only(FRESH, code) and again(code):
+        weigh(code, 16 * end + 100000)
+
+
+def only(pattern, code):
+    """Are there no others?"""
+    pos = 0
+    while pos < len(code):
+        found = pattern.match(code, pos)
+        if not found:
+            return False
+        pos = found.end()
+    return True
+
+
+def number(op):
+    return ord(op[1:]) if len(op) == 2 else LONG.unpack(op[1:])[0]
+
+
+def pieces(code):
+    """Whole opcodes with their arguments, some at a time."""
+    pos = 0
+    while pos < len(code):
+        found = SOME.match(code, pos)
+        pos = found.end()
+        yield found.group()
+
+
+def again(code):
+    """Does a tuple come from the memo?"""
+    got = set()
+    put = set()
+    for piece in pieces(code):
+        got.update(GOT.findall(piece))
+        put.update(PUT.findall(piece))
+        if piece[:1] in b'qr':
+            # Behind the piece before.
+            put.add(EACH.match(piece).group())
+    return not set([number(op) for op in got if op]).isdisjoint([number(op) for op in put if op])
+
+
+def weigh(code, limit):
+    """
+    Refuse keys that take long: a tuple of a tuple of a tuple, each named twice, is hashed in full. A key counts what is
+    in it, as often as it is there.
+    """
+    stack = []
+    marks = []
+    memo = {}
+    total = 0
+    try:
+        for op in (op for piece in pieces(code) for op in EACH.findall(piece)):
+            kind = op[:1]
+            if kind in b'qr':
+                memo[number(op)] = stack[-1]
+            elif kind in b'hj':
+                stack.append(memo[number(op)])
+            elif kind == b'(':
+                marks.append(len(stack))
+            elif kind in b'tue1':
+                start = marks.pop()
+                size = 1 + sum(stack[start:])
+                if kind == b'u':
+                    total += sum(stack[start::2])
+                del stack[start:]
+                if kind == b't':
+                    stack.append(size)
+            elif kind in b'\x85\x86\x87':
+                start = len(stack) + 0x84 - ord(kind)
+                stack[start:] = [1 + sum(stack[start:])]
+            elif kind == b's':
+                total += stack[-2]
+                del stack[-2:]
+            elif kind == b'0' and marks and marks[-1] == len(stack):
+                marks.pop()
+            elif kind in b'0a':
+                stack.pop()
+            elif kind == b'R':
+                # A tuple is none of what a pickle may name.
+                stack[-2:] = [1]
+            elif kind not in b'\x80.':
+                stack.append(1)
+            if total > limit:
+                raise Error('keys of this pickle take too long: it was not written by a pickler')
+            if stack and stack[-1] > limit:
+                # Whoever makes a key of it is refused; and no number here becomes long.
+                stack[-1] = limit + 1
+    except (LookupError, ValueError):
+        raise Error('this pickle was not written by a pickler: a value is missing')
 
 
 class ExternalContext(object):

@@ -87,7 +87,8 @@ def open_door():
         core.io.remark(inner)
         core.io.add(inner, accept)
         core.io.pump = lambda timeout, io=core.io: pump(io, timeout)
-        core.router.add_handler(lambda msg: lose())
+        # For the end of the connection, which no message tells.
+        core.router.add_handler(lambda msg: lose(), policy=lambda msg, stream: False)
         # A poll() that is under way does not know of it.
         os.write(core.io.wake_w, b'x')
 

@@ -1281,7 +1281,7 @@ def attach():
                 os.write(new.wake_w, b'x')
             # The parent answers a message that has no handle with a dead one. So begin() runs on the reading thread,
             # whichever that is and whatever it polls; start() runs when that thread is done with what it has read.
-            handle = core.router.add_handler(begin, persist=False)
+            handle = core.router.add_handler(begin, persist=False, policy=core.has_parent_authority)
             core.router.stream.send(Message(core.router.stream.remote_id, reply_to=handle))
             started.wait()
             if relay is None:

@@ -102,6 +102,11 @@ type call struct {
 
 // Call answers a message. It does not block: files are read on other goroutines.
 func (f *Files) Call(in *daemon.Incoming) {
+	if in.Auth != 0 && len(in.Payload) > maxQuestion { // before it is decoded: values take many times its size
+		f.d.Reached(in.Src, "bytes of a request to a service", maxQuestion)
+		_ = in.Reply(callError(raise("mitogen.service.Error: a request has at most %d bytes", maxQuestion)))
+		return
+	}
 	c, err := parse(in)
 	if err != nil {
 		_ = in.Reply(callError(err))
@@ -112,11 +117,6 @@ func (f *Files) Call(in *daemon.Incoming) {
 		return
 	}
 	head := f.d.Stream(in.Src)
-	if in.Auth != 0 && len(in.Payload) > maxQuestion {
-		f.d.Reached(in.Src, "bytes of a request to a service", maxQuestion)
-		_ = in.Reply(callError(raise("mitogen.service.Error: a request has at most %d bytes", maxQuestion)))
-		return
-	}
 	switch full, closed := f.begin(head); {
 	case closed:
 		in.Refuse("the client is gone")

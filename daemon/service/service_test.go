@@ -372,6 +372,11 @@ func TestRequestsWithoutEnd(t *testing.T) {
 		t.Errorf("got %v", e)
 	}
 	b.wantBound(t, "bytes of a request to a service")
+	// What is too large is not even read.
+	many := make(pyproto.Tuple, maxQuestion)
+	if e, ok := c.call(c.id, many, func(pyproto.Header, any) {}).(*pyproto.CallError); !ok || !strings.Contains(e.Text, "at most 65536 bytes") {
+		t.Errorf("got %v", e)
+	}
 }
 
 // A child that asks for a file while the daemon has no descriptors waits, and then gets all of it.

@@ -18,5 +18,8 @@ func Parse(s string) (time.Duration, error) {
 	if d, err := time.ParseDuration(s); err == nil {
 		return d, nil
 	}
+	if len(s) > 100 {
+		s = s[:100] + "..."
+	}
 	return 0, fmt.Errorf("%q is no duration: write 30, 30s or 1m30s", s)
 }

@@ -185,6 +185,35 @@ class ForkedTest(harness.TestCase):
         for name in 'late', 'pkg.mod', 'absent':
             self.assertEqual(parent.asked.count(name), 1, parent.asked)
 
+    def test_siblings_cut_nobody_off(self):
+        """What other contexts send to any handle ends no way of a forked process; the end of the connection does."""
+        parent = self.parent({'early': 'VALUE = 1', 'late': 'VALUE = 2'})
+        go_r, go_w = os.pipe()
+
+        def fn():
+            load('early')
+            os.write(ready_w, b'x')
+            os.read(go_r, 1)
+            return load('late')
+        ready_r, ready_w = os.pipe()
+        process = Forked(fn)
+        os.read(ready_r, 1)
+        latch = core.Latch()
+        last = core.router.add_handler(latch.put)
+        for handle in range(1000, last):
+            parent.socket.sendall(core.HEADER.pack(core.MGC, 1, 7, 7, handle, 0, 0))
+        parent.send(last, b'')
+        latch.get()
+        os.write(go_w, b'x')
+        self.assertEqual(process.result(), '2')
+        for fd in go_r, go_w, ready_r, ready_w:
+            os.close(fd)
+        forks = sys.modules['mitogen.forked']
+        peers = list(forks.peers.values())
+        forks.peers[-1] = peer = type('Peer', (), {'close': lambda self: forks.peers.pop(-1)})()
+        core.router.on_stream_lost(core.router.stream)
+        self.assertFalse(peer in forks.peers.values(), peers)
+
     def test_another_way_to_fork(self):
         parent = self.parent({'late': 'VALUE = 1', 'later': 'VALUE = 2'})
         self.assertEqual(before_exec(lambda: load('late')), '1')

@@ -151,6 +151,22 @@ class ParentTest(harness.TestCase):
         if mitogen.parent.relay:
             self.stop(mitogen.parent.relay)
 
+    def test_only_a_parent_begins(self):
+        """What a sibling sends while a process becomes fit to have children is not taken for the parent's answer."""
+        told = []
+
+        def answer(parent, header, data):
+            parent.socket.sendall(core.HEADER.pack(core.MGC, 1, 7, 7, header[5], 4242, 0))
+            refuse(parent, header, data)
+        self.master = self.parent({}, handlers={0: answer, 4242: lambda parent, header, data: told.append(data)})
+        import mitogen.parent
+        import mitogen.process
+        mitogen.parent.relay = mitogen.process.ender = None
+        relay = mitogen.parent.attach()
+        self.addCleanup(self.stop, relay)
+        harness.eventually('the sibling is told', lambda: told)
+        self.assertEqual(told, [b'refused by policy'])
+
     def stop(self, relay):
         """End its thread: there is one Io at a time."""
         relay.forever.close()

@@ -60,6 +60,34 @@ class WireTest(harness.TestCase):
             self.assertTrue(len(str(caught.exception)) < 200)
             self.assertLess(time.time() - started, 5, name)
 
+    def test_keys_that_take_long(self):
+        """Tuples that have tuples twice, as a key: Python hashes it in full, holding the GIL. Refused before that."""
+        pair = lambda n: b''.join([b'h%ch%c\x86q%c' % (i, i, i + 1) for i in range(n)])
+        many = lambda n: b''.join([b'(h\0h\0tq\0' for _ in range(n)])
+        chain = lambda n: b''.join([b'q%cq%ch%ch%c\x86' % (i, i + 1, i, i + 1) for i in range(0, 2 * n, 2)])
+        for name, body in (
+                ('a pair of pairs', b'}(Nq\0' + pair(60) + b'Nu.'),
+                ('one item', b'}Nq\0' + pair(60) + b'Ns.'),
+                ('one number of the memo', b'}Nq\0' + many(60) + b'Ns.'),
+                ('put twice', b'}N\x85' + chain(60) + b'Ns.'),
+                ('put behind a mark', b'}N\x85(q\x01h\x01t0q\x02' + b''.join([b'(q\x02h\x02h\x02t' for _ in range(60)]) + b'Ns.'),
+                ('found below what goes', b'}Nq\0' + b''.join([b'h\0h\0\x86N0q\0' for _ in range(60)]) + b'Ns.'),
+                ('long numbers', b'}Nq\0' + b''.join([b'j\0\0\0\0j\0\0\0\0\x86r\0\0\0\0' for _ in range(60)]) + b'Ns.'),
+                ('between texts', b'}Nq\0' + b''.join([b'h\0h\0X\1\0\0\0x\x87q\0' for _ in range(60)]) + b'Ns.'),
+                ('one long key, often', b'}(' + b'N' * 100000 + b'tq\0' + b'0}(' + b'h\0N' * 100 + b'u.')):
+            with self.assertRaises(core.Error) as caught:
+                self.api.check(b'\x80\x02' + body)
+            self.assertTrue('pickler' in str(caught.exception), name)
+        # What is no key costs nothing; nor does what a program sends.
+        shared = ((1, 2),) * 2
+        deep = ()
+        for _ in range(30):
+            deep = (deep, deep)
+        for value in {shared: 1, (shared, shared): 2, (): 3}, [{shared: i} for i in range(1000)], (deep, [deep]):
+            data = pickle.dumps(value, 2)
+            self.api.check(data)
+        self.assertEqual(self.message(pickle.dumps({shared: 1}, 2)).unpickle(), {shared: 1})
+
     def test_honest_pickles(self):
         """What picklers write is read."""
         deep = []
