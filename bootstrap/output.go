@@ -40,7 +40,7 @@ func (t *transcript) add(line string) string {
 		return line
 	}
 	if len(kept) > keptBytes {
-		cut := keptBytes
+		cut := beforeSecret(kept, keptBytes, t.secrets)
 		for !utf8.RuneStart(kept[cut]) {
 			cut--
 		}
@@ -90,8 +90,23 @@ func maskAll(lines, secrets []string) []string {
 func mask(line string, secrets []string) string {
 	for _, s := range secrets {
 		line = strings.ReplaceAll(line, s, "******")
+		// Of lines that are kept, spaces at both ends are gone.
+		if s = strings.TrimSpace(s); s != "" {
+			line = strings.ReplaceAll(line, s, "******")
+		}
 	}
 	return line
+}
+
+// beforeSecret is where to cut a line, so that no half of a secret stays, which would not be masked.
+func beforeSecret(line string, cut int, secrets []string) int {
+	for _, s := range secrets {
+		from := max(0, cut-len(s)+1)
+		if i := strings.Index(line[from:], s); s != "" && i >= 0 && from+i < cut {
+			cut = from + i
+		}
+	}
+	return cut
 }
 
 // lineBuffer holds the unfinished line of one stream.

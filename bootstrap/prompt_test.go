@@ -252,6 +252,39 @@ func TestPasswordsOfEveryKind(t *testing.T) {
 	}
 }
 
+// TestAnswerThatNobodyReads: a terminal holds less than the password.
+func TestAnswerThatNobodyReads(t *testing.T) {
+	stub := asking(t, "main() { printf 'Password: ' >/dev/tty; exec sleep 60; }")
+	p := build(t, "doas", map[string]any{"doas_path": stub, "password": strings.Repeat("x", 60_000), "connect_timeout": "1s"})
+	if e := mustFail(t, p, echo, StepConnect); !e.TimedOut {
+		t.Errorf("not the timeout: %v", e)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	p = build(t, "doas", map[string]any{"doas_path": stub, "password": strings.Repeat("x", 60_000)})
+	o := echo
+	o.Output = func(line string, _ bool) { cancel() } // the question
+	if _, err := Start(ctx, p, o); !errors.Is(err, context.Canceled) {
+		t.Errorf("not the caller's end: %v", err)
+	}
+}
+
+// TestHalfASecret shows none, where a line is trimmed or cut.
+func TestHalfASecret(t *testing.T) {
+	for _, secret := range []Secret{"topsecret ", " topsecret", "top secret", "topsecret\t"} {
+		for n := range 20 {
+			var out transcript
+			out.hide(secret)
+			for _, line := range []string{"you typed " + string(secret), string(secret) + "!", strings.Repeat("x", keptBytes-n) + string(secret) + "yz"} {
+				out.add(normalise(line))
+			}
+			shown := strings.Join(maskAll(out.raw(), out.secrets), "\n") + out.since(0)
+			if strings.Contains(shown, "to") || strings.Contains(shown, "secr") {
+				t.Fatalf("%q: %s", secret, shown)
+			}
+		}
+	}
+}
+
 func TestNormalise(t *testing.T) {
 	for in, want := range map[string]string{
 		"plain":                               "plain",

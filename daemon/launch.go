@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"mitogend/bootstrap"
 	"mitogend/importer"
@@ -189,9 +190,27 @@ func planValue(plan *bootstrap.Plan) map[string]any {
 	m := plan.Map()
 	for _, prompt := range m["prompts"].([]any) {
 		p := prompt.(map[string]any)
-		p["answer"] = pyproto.Secret(p["answer"].(string))
+		p["answer"] = pyproto.Secret(escaped(p["answer"].(string)))
 	}
 	return m
+}
+
+// escaped is a text whose bytes that are no UTF-8 are lone surrogates, as Python's surrogateescape makes them.
+func escaped(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	var out []byte
+	for s != "" {
+		r, size := utf8.DecodeRuneInString(s)
+		if r == utf8.RuneError && size == 1 {
+			out = append(out, 0xed, 0xb0|s[0]>>6, 0x80|s[0]&0x3f)
+		} else {
+			out = append(out, s[:size]...)
+		}
+		s = s[size:]
+	}
+	return string(out)
 }
 
 // explain puts a failed launch into words.

@@ -1,10 +1,13 @@
 package integration
 
 import (
+	"bytes"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"mitogend/integration/poll"
 	"mitogend/internal/pty"
 )
 
@@ -154,4 +157,46 @@ func TestTerminalIsWanted(t *testing.T) {
 		Mitogend(t, dir, append([]string{args[0], "--json"}, args[1:]...)...).Want(t, 2, "", "without --json, -b and -o")
 	}
 	Mitogend(t, dir, "exec", "-t", "-H", "local:,local:", "--", "bash").Want(t, 2, "", "is for one target, not for 2")
+}
+
+// TestTypedForNobody offers far more than anybody reads, and has the command end.
+func TestTypedForNobody(t *testing.T) {
+	dir := t.TempDir()
+	p := AnyPython(t)
+	term := onTerminal(t, Command(t, dir, "exec", "-t", "-H", p.Target(), "--shell", "stty -echo -icanon; echo ready; while ! [ -e go ]; do sleep 0.05; done; exit 7"))
+	term.expect("ready\r\n")
+	var typed atomic.Int64
+	go func() {
+		for text := bytes.Repeat([]byte("x"), 4096); ; {
+			n, err := term.pty.Write(text)
+			if typed.Add(int64(n)); err != nil {
+				return
+			}
+		}
+	}()
+	before, calm := int64(0), 0
+	poll.Until(t, "nothing more can be typed", func() bool {
+		if now := typed.Load(); now == 0 || now != before {
+			before, calm = now, 0
+		}
+		calm++
+		return calm > 500
+	})
+	Write(t, dir, "go", "")
+	if status := term.wait(); status != 7 {
+		t.Errorf("status %d after %d bytes", status, before)
+	}
+}
+
+// TestPrintedForEver: others print on the terminal when the command has ended.
+func TestPrintedForEver(t *testing.T) {
+	p := AnyPython(t)
+	term := onTerminal(t, Command(t, t.TempDir(), "exec", "-t", "-H", p.Target(), "--shell",
+		"stty -a; (trap '' HUP; while echo more; do :; done) 2>/dev/null & seq 20000; exit 7"))
+	if status := term.wait(); status != 7 || !strings.Contains(term.screen(), "\n20000\r\n") {
+		t.Errorf("status %d: %.300s", status, term.screen())
+	}
+	if !strings.Contains(term.screen(), " iutf8") || strings.Contains(term.screen(), "-iutf8") {
+		t.Errorf("erasing leaves half of a character: %.300s", term.screen())
+	}
 }

@@ -443,12 +443,12 @@ class Attempt(object):
             if not self.child.tty:
                 raise Failed(u'connect', u'it asks for the %s, and has no terminal to be answered on' % prompt[u'name'])
             self.given.add(prompt[u'name'])
-            answer = prompt[u'answer']
+            answer = unescaped(prompt[u'answer'])
             password = prompt[u'name'] == u'password'
             if password:
-                self.secrets.append(answer)
+                self.secrets.append(normalise(answer))
             fd = self.child.wfd if self.child.efd is None else self.child.efd
-            self.answered = self.write(fd, answer.encode('utf-8') + b'\n') and password or self.answered
+            self.answered = self.write(fd, answer + b'\n') and password or self.answered
             return
 
     def fail(self, e):
@@ -526,6 +526,14 @@ def preamble(hexversion, config):
             from mitogen.core3 import SOURCE as source
     packed = zlib.compress(source + b'\0' + config.encode('utf-8'), 9)
     return b'%d\n' % len(packed) + packed
+
+
+def unescaped(text):
+    """The bytes of a text, in which those that are no UTF-8 are lone surrogates."""
+    if core.PY3:
+        return text.encode('utf-8', 'surrogateescape')
+    return re.sub(b'\xed([\xb2\xb3])([\x80-\xbf])', lambda found: chr((ord(found.group(1)) & 3) << 6 | ord(found.group(2)) & 63),
+                  text.encode('utf-8'))
 
 
 class Hop(object):

@@ -22,12 +22,22 @@ import time
 MAX_WAITING = 64 * 1024
 # How long a command gets to leave when its terminal is gone.
 HANGUP_TIME = 2
+# Seconds between two looks whether the command has ended, at most.
+LOOK = 0.1
+# When it has, others may print for ever: how many bytes are shown then, more than a terminal holds, and for how many
+# seconds, unless more than so many bytes wait.
+LAST_BYTES, LAST_TIME, LITTLE = 128 * 1024, 1, 2048
+# Erasing takes a whole character: IUTF8 of Linux and macOS, which termios does not name.
+IUTF8 = 0o40000
 
 
 def main():
     rows, columns, where = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     master, slave = os.openpty()
     resize(master, rows, columns)
+    mode = termios.tcgetattr(slave)
+    mode[0] |= IUTF8
+    termios.tcsetattr(slave, termios.TCSANOW, mode)
     pid = os.fork()
     if not pid:
         os.close(master)
@@ -128,18 +138,19 @@ class Relay(object):
         self.master = master
         self.came = b''  # of a message that is not whole
         self.waiting = b''  # for the terminal
+        self.shown = 0
         fcntl.fcntl(master, fcntl.F_SETFL, fcntl.fcntl(master, fcntl.F_GETFL) | os.O_NONBLOCK)
 
     def run(self):
         # Somebody has the terminal. A command may let go of it, and run on.
         typing = held = True
-        pause = 0.001
+        pause, looked = 0.001, 0
         while True:
             reads = ([self.master] if held else []) + ([0] if typing and len(self.waiting) < MAX_WAITING else [])
             try:
                 # A command that has left others at the terminal is noticed later.
                 ready, room, _ = select.select(reads, [self.master] if self.waiting and held else [], [],
-                                               0.1 if held else pause)
+                                               LOOK if held else pause)
             except (OSError, select.error) as e:
                 if e.args[0] != errno.EINTR:
                     raise
@@ -155,10 +166,13 @@ class Relay(object):
             if self.master in ready and not self.show():
                 held = False
             if not held:
-                pause = min(2 * pause, 0.1)
-            if not ready or not held:
+                pause = min(2 * pause, LOOK)
+            now = time.time()
+            if not ready or not held or not 0 <= now - looked < LOOK:
+                looked = now
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
                 if pid:
+                    self.last_words()
                     return status
 
     def take(self, data):
@@ -191,9 +205,24 @@ class Relay(object):
             return e.errno in (errno.EAGAIN, errno.EINTR)
         if not data:
             return False
+        self.shown += len(data)
         while data:
             data = data[os.write(1, data):]
         return True
+
+    def last_words(self):
+        """Show what the command has printed."""
+        end, before = time.time() + LAST_TIME, self.shown
+        while self.shown - before < LAST_BYTES:
+            at = self.shown
+            try:
+                if not select.select([self.master], [], [], LOOK)[0] or not self.show():
+                    return
+            except (OSError, select.error) as e:
+                if e.args[0] != errno.EINTR:
+                    raise
+            if time.time() > end and self.shown - at < LITTLE:
+                return
 
     def hang_up(self):
         os.close(self.master)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -64,7 +65,7 @@ func (fl *fleet) interactive(ctx context.Context, j *job, python bool, program f
 	go in.copy()
 	o.Stdin = in.r
 	out := fl.program(ctx, j, o)
-	if in.left() {
+	if in.gone.Load() {
 		return leftOutcome()
 	}
 	return out
@@ -105,9 +106,11 @@ type typed struct {
 	src io.Reader
 	r   *io.PipeReader
 
-	mu   sync.Mutex // guards the following: a message is written in one piece
-	w    *io.PipeWriter
-	gone bool // ~. was typed
+	// gone: ~. was typed. Without the lock, which send may hold for ever: nobody reads once the program has ended.
+	gone atomic.Bool
+
+	mu sync.Mutex // guards the following: a message is written in one piece
+	w  *io.PipeWriter
 }
 
 func newTyped(src io.Reader) *typed {
@@ -122,12 +125,6 @@ func (t *typed) send(kind byte, body []byte) {
 	_, _ = t.w.Write(append(msg, body...))
 }
 
-func (t *typed) left() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.gone
-}
-
 // copy sends what is typed. As in ssh, ~. at the beginning of a line ends it, and ~~ stands for ~.
 func (t *typed) copy() {
 	buf := make([]byte, 32<<10)
@@ -139,9 +136,7 @@ func (t *typed) copy() {
 			t.send('d', data)
 		}
 		if end {
-			t.mu.Lock()
-			t.gone = true
-			t.mu.Unlock()
+			t.gone.Store(true)
 		}
 		if end || err != nil {
 			_ = t.w.Close()

@@ -350,6 +350,14 @@ exit 1
             report = self.ask(question, [self.prompt(u'password[^:]*: *$', known=False)], stdio)
             self.assertEqual((report[u'ok'], report[u'answered'], report[u'output']), (False, False, [question.strip()]))
 
+    def test_answer_of_bytes(self):
+        """What is no UTF-8 arrives as it is."""
+        self.attached()
+        script = self.script(self.ASK.replace(u'p4ss w\u00f6rd', u"'\"$(printf 'p\\344ss w\\303\\266')\"'") % (u'Password: ', 0, u'Password: '))
+        answer = core.Secret(u'p\udce4ss w\u00f6')
+        report = self.launch([script] + self.child(), [self.prompt(u'Password: *$', answer=answer)], stdio=u'hybrid')
+        self.assertEqual(report[u'ok'], True, report)
+
     def test_settled_question(self):
         """A pattern that a banner could match is answered when nothing follows."""
         self.attached()
