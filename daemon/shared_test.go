@@ -194,7 +194,7 @@ func TestSharedQuestions(t *testing.T) {
 	}
 	for name, v := range all {
 		var err error
-		if used := allocated(func() { _, err = d.resource(evil.c, []byte("\x80\x02"+v+".")) }); err == nil || len(err.Error()) > 300 || used > fewBytes {
+		if used := allocated(func() { _, err = d.resource(evil.c, evil.id, []byte("\x80\x02"+v+".")) }); err == nil || len(err.Error()) > 300 || used > fewBytes {
 			t.Errorf("%s: %d MiB were allocated: %.200v", name, used>>20, err)
 		}
 		used := allocated(func() {
