@@ -82,6 +82,8 @@ func TestSameOutcomeWithADaemon(t *testing.T) {
 			{"call", "-H", p.Target(), "--deny", "mod", "mod:values"},
 			{"call", "-H", p.Target(), "--timeout", "300ms", "time:sleep", "1000"},
 			{"call", "-H", p.Target(), "mod:die"},
+			{"call", "-H", p.Target(), "builtins:max", "caf\xe9", "a"},
+			{"call", "-H", p.Target() + "," + p.Target(), "--json", "builtins:max", `["caf\udce9"]`},
 			{"run", "-H", p.Target(), "prog.py", "3"},
 			{"run", "-H", p.Target(), "--json", "prog.py", "0", "ü"},
 			{"run", "-H", p.Target(), "raise.py"},
