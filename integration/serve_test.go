@@ -834,8 +834,11 @@ func TestDaemonThatDoesNotAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := Mitogend(t, dir, "call", "--daemon", d.Socket, "--connect-timeout", "1", "-H", AnyPython(t).Target(), "os:getpid")
+	many := Mitogend(t, dir, "exec", "--daemon", d.Socket, "--connect-timeout", "1", "-H", AnyPython(t).Target()+","+AnyPython(t).Target(), "true")
 	_ = d.cmd.Process.Signal(syscall.SIGCONT)
-	if r.Status != 3 || !strings.Contains(r.Stderr, "the daemon does not answer") {
-		t.Error(r)
+	for _, r := range []Result{r, many} {
+		if r.Status != 3 || !strings.Contains(r.Stderr, "the daemon does not answer") || !strings.Contains(r.Stderr, "--daemon none") {
+			t.Error(r)
+		}
 	}
 }
