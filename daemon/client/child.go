@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -109,12 +110,21 @@ func (c *Client) target(opt daemon.ConnectOptions) (t wire.Target) {
 	t.Name, t.Python, t.PreferHere, t.Bytecode, t.Fresh = opt.Name, opt.Python, opt.PreferHere, string(opt.Bytecode), c.opt.Fresh
 	t.NoBytecode = opt.Bytecode == daemon.BytecodeNever
 	t.ConnectTimeout = wire.Seconds(opt.Timeout.Seconds())
-	t.Dir = c.opt.Dir
-	if opt.Dir != "" {
-		t.Dir = opt.Dir
-	}
+	t.Dir = cmp.Or(opt.Dir, c.opt.Dir, "/") // the last one where startDir lets it be, and never the daemon's own
 	t.Source, t.Allow, t.Deny = c.source(), opt.Policy.Allow, opt.Policy.Deny
 	return t
+}
+
+// errNoDir: nothing may run in the daemon's working directory instead.
+var errNoDir = &bootstrap.Error{Step: bootstrap.StepProgram, Reason: "the working directory is gone, or cannot be read", Hint: "cd to another one; --daemon none starts Python all the same"}
+
+// startDir refuses a target that sees its working directory if this process has none. What else is started on this machine
+// only reaches others.
+func (c *Client) startDir(hops []bootstrap.Hop, opt daemon.ConnectOptions) error {
+	if opt.Dir == "" && c.opt.Dir == "" && len(hops) > 0 && hops[0].OrSSH().StaysHere() {
+		return errNoDir
+	}
+	return nil
 }
 
 // connectTime is what connecting through so many hops may take.
@@ -334,6 +344,9 @@ func withoutPassword(hop bootstrap.Hop) bootstrap.Hop {
 
 // resolve gives the target, and what this process knows and the daemon does not: passwords, and where relative paths begin.
 func (c *Client) resolve(hops []bootstrap.Hop, opt daemon.ConnectOptions, dir string) (target string, passwords map[int]string, err error) {
+	if err := c.startDir(hops, opt); err != nil {
+		return "", nil, err
+	}
 	passwords = map[int]string{}
 	out := make([]bootstrap.Hop, len(hops))
 	for i, hop := range hops {

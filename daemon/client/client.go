@@ -2,7 +2,8 @@
 // code can be written for either. Package daemon/dial is a small one, which brings nothing of the daemon along.
 //
 // What holds: calls of one goroutine to one child run in the order in which they were made. When ctx ends, a call
-// returns at once; its function goes on in the child, but a program is killed. Nothing is sent twice: when the
+// returns at once; its function goes on in the child. A program is ended then, and Run returns when that has printed its
+// last, five seconds later at most. Nothing is sent twice: when the
 // connection with the daemon breaks, what was under way fails with an error that wraps ErrDisconnected, and may have
 // run.
 package client
@@ -73,7 +74,7 @@ func Dial(ctx context.Context, path string, opt Options) (*Client, error) {
 		return nil, err
 	}
 	if opt.Dir == "" {
-		opt.Dir, _ = os.Getwd() // none: the daemon's
+		opt.Dir, _ = os.Getwd() // none: it is gone, see startDir
 	}
 	if opt.Env == nil {
 		opt.Env = os.Environ()
