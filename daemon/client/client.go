@@ -3,9 +3,8 @@
 //
 // What holds: calls of one goroutine to one child run in the order in which they were made. When ctx ends, a call
 // returns at once; its function goes on in the child. A program is ended then, and Run returns when that has printed its
-// last, five seconds later at most. Nothing is sent twice: when the
-// connection with the daemon breaks, what was under way fails with an error that wraps ErrDisconnected, and may have
-// run.
+// last, five seconds later at most. Nothing is sent twice: when the connection with the daemon breaks, what was under way
+// fails with an error that wraps ErrDisconnected, and may have run.
 package client
 
 import (

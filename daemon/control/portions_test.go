@@ -24,7 +24,8 @@ func TestRequestTooLarge(t *testing.T) {
 		c := b.connect(t, "local:")
 		err := c.Call(t.Context(), "mod:echo", strings.Repeat("x", 8<<20)).Err()
 		var refused *wire.Error
-		if !errors.As(err, &refused) || refused.Kind != wire.KindUsage || !strings.Contains(refused.Message, "larger than") {
+		if !errors.As(err, &refused) || refused.Kind != wire.KindUsage ||
+			refused.Plain() != "bad message: larger than the 1114112 bytes that max_message allows" {
 			t.Errorf("%T %v", err, err)
 		}
 	}
