@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -234,6 +235,12 @@ func (h Hop) OrSSH() Hop {
 	}
 	return h
 }
+
+// staysHere are the methods whose child sees the directory and the environment that they were started in.
+var staysHere = []string{"local", "sudo", "su", "doas", "exec", "setns"}
+
+// StaysHere tells whether a first hop's child sees the directory and the environment that it was started in.
+func (h Hop) StaysHere() bool { return slices.Contains(staysHere, h.Method) }
 
 // specOptions gives what SPEC says as arguments.
 func (h Hop) specOptions() (map[string]any, error) {

@@ -454,7 +454,7 @@ func TestInputAhead(t *testing.T) {
 	fed := make(chan struct{})
 	go func() {
 		defer close(fed)
-		p.feed(context.Background(), bytes.NewReader(all), &feeder{c: e.c})
+		p.feed(context.Background(), bytes.NewReader(all), &feeder{c: e.c}, nil)
 	}()
 	var got []byte
 	piece := func() int {

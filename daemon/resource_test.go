@@ -159,7 +159,7 @@ func TestInputThatIsNotTaken(t *testing.T) {
 	hop := newPeer(t, d)
 	p := &program{c: hop.c, changed: make(chan struct{}, 1), over: make(chan struct{})}
 	hop.c.stream.offerBulk(t, 8<<20)
-	p.feed(context.Background(), strings.NewReader("abc"), &feeder{c: hop.c})
+	p.feed(context.Background(), strings.NewReader("abc"), &feeder{c: hop.c}, nil)
 	_, err := p.copy(testContext(t), RunOptions{})
 	var dead *DeadError
 	if !errors.As(err, &dead) || !dead.Lost || !strings.Contains(dead.Reason, "reads nothing") {
@@ -186,7 +186,7 @@ func TestLateReaderThatHangs(t *testing.T) {
 	sh.mu.Unlock()
 	go func() {
 		defer close(done)
-		p.feed(ctx, r, to)
+		p.feed(ctx, r, to, nil)
 	}()
 	cancel()
 	poll.Until(t, "none is late", func() bool { return late() == 0 })

@@ -171,10 +171,12 @@ func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 		}
 		return ExitStatus{}, err
 	}
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
 	if o.Stdin != nil {
 		feeding, stop := context.WithCancel(ctx)
 		defer stop()
-		go p.feed(feeding, o.Stdin, &feeder{c: c, patience: c.d.sharePatience})
+		go p.feed(feeding, o.Stdin, &feeder{c: c, patience: c.d.sharePatience}, giveUp)
 	}
 	// At the end of ctx, what the program has printed may still wait for who reads it.
 	watched := context.AfterFunc(ctx, func() { _ = p.interrupt(errors.Is(context.Cause(ctx), ErrNobodyReads)) })
@@ -430,8 +432,9 @@ func (d *Daemon) inputPiece() int {
 // maxPieces bounds the pieces on the way, however small they are.
 const maxPieces = 64
 
-// feed sends standard input, as fast as the child takes it, until its end, the end of ctx or that of the program.
-func (p *program) feed(ctx context.Context, r io.Reader, to *feeder) {
+// feed sends standard input, as fast as the child takes it, until its end, the end of ctx or that of the program. It gives
+// up the program if the input cannot be read: what came before is not all of it.
+func (p *program) feed(ctx context.Context, r io.Reader, to *feeder, giveUp context.CancelCauseFunc) {
 	acks := make(chan struct{}, maxPieces)
 	p.mu.Lock()
 	p.acks = acks
@@ -467,8 +470,12 @@ func (p *program) feed(ctx context.Context, r io.Reader, to *feeder) {
 			}
 			ahead, sizes = ahead+n, append(sizes, n)
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, io.EOF):
 			_ = p.c.d.post(p.c.id, p.input, 0, []byte{'i'})
+			return
+		case err != nil:
+			giveUp(errorf("standard input cannot be read: %w", err))
 			return
 		}
 	}

@@ -82,6 +82,8 @@ func TestSameOutcomeWithADaemon(t *testing.T) {
 			{"call", "-H", p.Target(), "--deny", "mod", "mod:values"},
 			{"call", "-H", p.Target(), "--timeout", "300ms", "time:sleep", "1000"},
 			{"call", "-H", p.Target(), "mod:die"},
+			{"call", "-H", p.Target(), "builtins:max", "caf\xe9", "a"},
+			{"call", "-H", p.Target() + "," + p.Target(), "--json", "builtins:max", `["caf\udce9"]`},
 			{"run", "-H", p.Target(), "prog.py", "3"},
 			{"run", "-H", p.Target(), "--json", "prog.py", "0", "ü"},
 			{"run", "-H", p.Target(), "raise.py"},
@@ -832,8 +834,11 @@ func TestDaemonThatDoesNotAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := Mitogend(t, dir, "call", "--daemon", d.Socket, "--connect-timeout", "1", "-H", AnyPython(t).Target(), "os:getpid")
+	many := Mitogend(t, dir, "exec", "--daemon", d.Socket, "--connect-timeout", "1", "-H", AnyPython(t).Target()+","+AnyPython(t).Target(), "true")
 	_ = d.cmd.Process.Signal(syscall.SIGCONT)
-	if r.Status != 3 || !strings.Contains(r.Stderr, "the daemon does not answer") {
-		t.Error(r)
+	for _, r := range []Result{r, many} {
+		if r.Status != 3 || !strings.Contains(r.Stderr, "the daemon does not answer") || !strings.Contains(r.Stderr, "--daemon none") {
+			t.Error(r)
+		}
 	}
 }

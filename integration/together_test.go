@@ -38,6 +38,10 @@ def numbers():
     for i in range(3):
         yield me + str(i)
     if me == 'w2': raise KeyError(me)
+def chatty():
+    for i in range(3):
+        print('%s is at %d' % (me, i))
+        yield i
 def logs():
     import logging
     for i in range(2):
@@ -102,6 +106,8 @@ sys.exit(work.me == 'w3')
 		"printed":    {"-H", "w*", "work:say"},
 		"printed -b": {"-H", "all", "-b", "work:say"},
 		"generators": {"-H", "all", "work:numbers"},
+		"they print": {"-H", "w*", "work:chatty"},
+		"print json": {"-H", "w*", "--json", "work:chatty"},
 		"table":      {"-H", "w*", "--table", "work:some"},
 		"select":     {"-H", "w*", "--select", ".me", "work:some"},
 		"bad select": {"-H", "w*", "--select", ".me.no", "work:name"},

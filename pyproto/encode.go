@@ -129,7 +129,7 @@ func appendOther(dst []byte, v any, depth int) ([]byte, error) {
 	case Blob:
 		return endCall(appendBytes(append(dst, globalPrefixBlob...), v))
 	case Secret:
-		if !validText([]byte(v)) {
+		if !ValidText([]byte(v)) {
 			return nil, errors.New("pyproto: a secret is no UTF-8")
 		}
 		return endCall(appendText(append(dst, globalPrefixSecret...), string(v)))
@@ -177,7 +177,7 @@ func appendContext(dst []byte, c Context) ([]byte, error) {
 }
 
 func appendText(dst []byte, s string) ([]byte, error) {
-	if !utf8.ValidString(s) && !validText(unsafe.Slice(unsafe.StringData(s), len(s))) {
+	if !utf8.ValidString(s) && !ValidText(unsafe.Slice(unsafe.StringData(s), len(s))) {
 		return nil, fmt.Errorf("pyproto: string %.40q is no UTF-8; send it as []byte", s)
 	}
 	if len(s) >= maxEncoded {

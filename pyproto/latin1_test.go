@@ -58,7 +58,7 @@ func TestLatin1(t *testing.T) {
 }
 
 func slowLatin1(s []byte) []byte {
-	if !validText(s) {
+	if !ValidText(s) {
 		return nil
 	}
 	out := []byte{}

@@ -165,7 +165,7 @@ func textOf(dst *string, v any) bool {
 		return true
 	case []byte:
 		*dst = string(v)
-		return validText(v)
+		return ValidText(v)
 	}
 	return false
 }

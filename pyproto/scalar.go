@@ -65,7 +65,7 @@ func parseLong(b []byte) any {
 // text gives n bytes from there on as a string.
 func (d *decoder) text(from, n int) (any, error) {
 	b := d.data[from : from+n]
-	if !isASCII(b) && !validText(b) {
+	if !isASCII(b) && !ValidText(b) {
 		return nil, d.errorf("the text at byte %d is no UTF-8", from)
 	}
 	if !d.opts.Alias {
@@ -117,9 +117,9 @@ func isASCII(b []byte) bool {
 	return or < 0x80
 }
 
-// validText reports whether b is UTF-8, or UTF-8 with lone surrogates, as Python writes text that came from file names
+// ValidText reports whether b is UTF-8, or UTF-8 with lone surrogates, as Python writes text that came from file names
 // which are no UTF-8.
-func validText(b []byte) bool {
+func ValidText(b []byte) bool {
 	for !utf8.Valid(b) {
 		i := 0
 		for i < len(b) {

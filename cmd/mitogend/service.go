@@ -280,11 +280,7 @@ func (sv *service) checkLimits() {
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
 		return
 	}
-	if limit.Cur < limit.Max {
-		limit.Cur = limit.Max
-		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
-		_ = unix.Getrlimit(unix.RLIMIT_NOFILE, &limit)
-	}
+	// Go has raised it to the hard one. Were it set here, the processes that are started would not get the first one back.
 	// Each connection needs two, each client needs one, and the daemon needs some.
 	need := uint64(2*sv.settings.maxConnections + sv.settings.maxClients + 50)
 	if limit.Cur < need {

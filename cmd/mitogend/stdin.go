@@ -20,17 +20,19 @@ type programInput struct {
 // stdin gives what programs read. On one target it is stdin itself. On several, each gets all of stdin, unless that
 // is a terminal.
 func (fl *fleet) stdin() *programInput {
-	switch one := len(fl.targets) == 1; {
+	one := len(fl.targets) == 1
 	// The terminal would stop a background job that reads it.
-	case background(os.Stdin), !one && term.IsTerminal(int(os.Stdin.Fd())):
+	if background(os.Stdin) || !one && term.IsTerminal(int(os.Stdin.Fd())) {
 		return &programInput{}
-	case one:
-		return &programInput{src: os.Stdin}
 	}
 	fail := func(err error) {
 		fl.app.stop(commandError{fmt.Errorf("stdin: %w; what runs is ended, since it would not get all of it", cause(err)), statusRaised})
 	}
-	return &programInput{src: &toldReader{os.Stdin, fail}, shared: work.NewInput(os.Stdin, fail)}
+	in := &programInput{src: &toldReader{os.Stdin, fail}}
+	if !one {
+		in.shared = work.NewInput(os.Stdin, fail)
+	}
+	return in
 }
 
 // reader gives what one program reads; nil stands for /dev/null. done has to be called when the program has ended.
@@ -45,8 +47,8 @@ func (in *programInput) reader() (r io.Reader, done func()) {
 // all gives what a running daemon passes on to each of several programs; nil stands for /dev/null.
 func (in *programInput) all() io.Reader { return in.src }
 
-// toldReader is for the reader of all what work.Input is for the others: it tells fail of an error, and then waits
-// for ever, so that nobody takes what came before for all of it.
+// toldReader is for one reader what work.Input is for several: it tells fail of an error, and then waits for ever, so that
+// nobody takes what came before for all of it.
 type toldReader struct {
 	src  io.Reader
 	fail func(error)

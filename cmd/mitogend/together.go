@@ -91,6 +91,7 @@ func (t *together) done(o *client.Outcome) {
 		return
 	}
 	// A generator's values come one by one. What it logs comes in the stream of all targets, and may be slower.
+	o.Child.OnOutput(func(data []byte) { _, _ = j.stderr.Write(data) })
 	j.child, j.more = o.Child, t.fl.outDir != nil || t.fl.flags.gather
 	t.fl.wg.Go(func() {
 		ctx := t.ctx

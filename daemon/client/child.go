@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -75,10 +76,7 @@ func (c *Client) connect(ctx context.Context, name string, hops []bootstrap.Hop,
 		err = c.Do(ctx, "connect", p, &out)
 	}
 	if err != nil {
-		if errors.Is(context.Cause(ctx), errSilent) {
-			err = silent(name, len(hops))
-		}
-		err = toGo(err)
+		err = c.unreached(ctx, err, name, len(hops))
 		var hop *daemon.HopError
 		if errors.As(err, &hop) {
 			hop.Target = name
@@ -112,12 +110,21 @@ func (c *Client) target(opt daemon.ConnectOptions) (t wire.Target) {
 	t.Name, t.Python, t.PreferHere, t.Bytecode, t.Fresh = opt.Name, opt.Python, opt.PreferHere, string(opt.Bytecode), c.opt.Fresh
 	t.NoBytecode = opt.Bytecode == daemon.BytecodeNever
 	t.ConnectTimeout = wire.Seconds(opt.Timeout.Seconds())
-	t.Dir = c.opt.Dir
-	if opt.Dir != "" {
-		t.Dir = opt.Dir
-	}
+	t.Dir = cmp.Or(opt.Dir, c.opt.Dir, "/") // the last one where startDir lets it be, and never the daemon's own
 	t.Source, t.Allow, t.Deny = c.source(), opt.Policy.Allow, opt.Policy.Deny
 	return t
+}
+
+// errNoDir: nothing may run in the daemon's working directory instead.
+var errNoDir = &bootstrap.Error{Step: bootstrap.StepProgram, Reason: "the working directory is gone, or cannot be read", Hint: "cd to another one; --daemon none starts Python all the same"}
+
+// startDir refuses a target that sees its working directory if this process has none. What else is started on this machine
+// only reaches others.
+func (c *Client) startDir(hops []bootstrap.Hop, opt daemon.ConnectOptions) error {
+	if opt.Dir == "" && c.opt.Dir == "" && len(hops) > 0 && hops[0].OrSSH().StaysHere() {
+		return errNoDir
+	}
+	return nil
 }
 
 // connectTime is what connecting through so many hops may take.
@@ -175,6 +182,21 @@ var errSilent = errors.New("the daemon does not answer")
 func silent(name string, hops int) error {
 	return &daemon.HopError{Target: name, Hops: hops, Err: &bootstrap.Error{Step: bootstrap.StepProgram, TimedOut: true,
 		Reason: errSilent.Error(), Hint: "is its process stopped? --daemon none does without"}}
+}
+
+// unreached is an error of what reaches a target: that the daemon of ctx, from whileAnswering, says nothing or serves
+// this client not means that the target was not reached.
+func (c *Client) unreached(ctx context.Context, err error, name string, hops int) error {
+	var refused *RefusedError
+	switch {
+	case errors.Is(context.Cause(ctx), errSilent):
+		return silent(name, hops)
+	case errors.As(err, &refused):
+		return &daemon.HopError{Target: name, Hops: hops, Err: &bootstrap.Error{
+			Step: bootstrap.StepProgram, Reason: refused.Error(), Hint: "--daemon none does without",
+		}}
+	}
+	return toGo(err)
 }
 
 // answerTime is how long a running daemon is silent at most that was asked something, on a machine that is very busy,
@@ -322,6 +344,9 @@ func withoutPassword(hop bootstrap.Hop) bootstrap.Hop {
 
 // resolve gives the target, and what this process knows and the daemon does not: passwords, and where relative paths begin.
 func (c *Client) resolve(hops []bootstrap.Hop, opt daemon.ConnectOptions, dir string) (target string, passwords map[int]string, err error) {
+	if err := c.startDir(hops, opt); err != nil {
+		return "", nil, err
+	}
 	passwords = map[int]string{}
 	out := make([]bootstrap.Hop, len(hops))
 	for i, hop := range hops {
@@ -445,6 +470,10 @@ func droppedText(n int64) []byte {
 	return fmt.Appendf(nil, "\n[mitogend: %d bytes of output were dropped]\n", n)
 }
 
+// OnOutput sets who is told what functions print in calls that begin later, as ConnectOptions.OnOutput is; for the child
+// of an Outcome. No call may be beginning meanwhile.
+func (c *Child) OnOutput(tell func(data []byte)) { c.opt.OnOutput = tell }
+
 func (c *Child) output(data []byte) {
 	if c.opt.OnOutput != nil {
 		c.opt.OnOutput(data)
@@ -491,9 +520,20 @@ func (c *Child) Run(ctx context.Context, o daemon.RunOptions) (daemon.ExitStatus
 	p := runParams(&o)
 	p.Log, p.Import = c.opt.OnLog != nil, c.opt.OnImport != nil
 	p.Child, p.Traceparent = uint32(c.id), c.c.opt.Traceparent
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	// It ends after ctx: what the program prints while it is being ended is read.
+	reading, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer end(nil)
+	watched := func() bool { return true }
+	defer func() { watched() }()
 	s := &stream{c: c.c, ctx: ctx}
-	if o.Stdin != nil {
-		s.onOpen = func() { go s.feed(ctx, o.Stdin) }
+	s.onOpen = func() {
+		s.ctx = reading
+		watched = context.AfterFunc(ctx, func() { s.giveUp(ctx, end) })
+		if o.Stdin != nil {
+			go s.feed(ctx, o.Stdin, func(err error) { giveUp(&inputError{err}) })
+		}
 	}
 	var status daemon.ExitStatus
 	err := s.open("run", p, func(item *wire.Item) error {
@@ -514,7 +554,38 @@ func (c *Child) Run(ctx context.Context, o daemon.RunOptions) (daemon.ExitStatus
 		_, err := w.Write(item.Data)
 		return err
 	})
-	return status, err
+	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = context.Cause(ctx) // the daemon was told to
+	}
+	return status, failedInput(ctx, err)
+}
+
+// giveUp has the daemon end a program, and ends the reading of what it prints if the daemon takes too long for that.
+func (s *stream) giveUp(ctx context.Context, end context.CancelCauseFunc) {
+	why := context.Cause(ctx)
+	limit, cancel := context.WithTimeout(s.ctx, killTime)
+	defer cancel()
+	if errors.Is(why, daemon.ErrNobodyReads) || s.c.link.Request(limit, "write", &wire.Write{Stream: s.id, Cancel: true}, nil) != nil {
+		end(why) // there is nobody to read it, or the daemon is older
+		return
+	}
+	<-limit.Done()
+	end(why)
+}
+
+// inputError says that standard input cannot be read.
+type inputError struct{ err error }
+
+func (e *inputError) Error() string { return "standard input cannot be read: " + e.err.Error() }
+func (e *inputError) Unwrap() error { return e.err }
+
+// failedInput is err, or why standard input could not be read, for which what ran was given up.
+func failedInput(ctx context.Context, err error) error {
+	var input *inputError
+	if errors.As(context.Cause(ctx), &input) {
+		return input
+	}
+	return err
 }
 
 // stream is what the daemon has for this client by and by.
@@ -615,8 +686,8 @@ const (
 )
 
 // feed sends standard input. It ends with the input, or when a read returns after the program or ctx has ended. With ctx
-// the input has no end: what came before, as ahead of a failure for which ctx was ended, is not all of it.
-func (s *stream) feed(ctx context.Context, r io.Reader) {
+// the input has no end, nor with a failure, of which fail is told: what came before is not all of it.
+func (s *stream) feed(ctx context.Context, r io.Reader, fail func(error)) {
 	var chunk daemon.InputBuffer
 	var sent []*link.Asked
 	for {
@@ -624,6 +695,10 @@ func (s *stream) feed(ctx context.Context, r io.Reader) {
 		n, err := r.Read(buf)
 		chunk.Read(n)
 		if ctx.Err() != nil {
+			return
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			fail(err)
 			return
 		}
 		a, failed := s.c.link.Begin(ctx, "write", &wire.Write{Stream: s.id, Data: buf[:n], End: err != nil})

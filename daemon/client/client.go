@@ -2,9 +2,9 @@
 // code can be written for either. Package daemon/dial is a small one, which brings nothing of the daemon along.
 //
 // What holds: calls of one goroutine to one child run in the order in which they were made. When ctx ends, a call
-// returns at once; its function goes on in the child, but a program is killed. Nothing is sent twice: when the
-// connection with the daemon breaks, what was under way fails with an error that wraps ErrDisconnected, and may have
-// run.
+// returns at once; its function goes on in the child. A program is ended then, and Run returns when that has printed its
+// last, five seconds later at most. Nothing is sent twice: when the connection with the daemon breaks, what was under way
+// fails with an error that wraps ErrDisconnected, and may have run.
 package client
 
 import (
@@ -25,6 +25,9 @@ var ErrDisconnected = link.ErrDisconnected
 
 // ErrOtherUser: the daemon is another user's, and is told nothing.
 var ErrOtherUser = link.ErrOtherUser
+
+// RefusedError: the daemon serves this client not, as when it has too many. Nothing was done.
+type RefusedError = link.RefusedError
 
 // errModules: what this process has in its memory is not where the daemon looks modules up.
 var errModules = errors.New("client: Options.Source.Modules cannot be used over a socket")
@@ -70,7 +73,7 @@ func Dial(ctx context.Context, path string, opt Options) (*Client, error) {
 		return nil, err
 	}
 	if opt.Dir == "" {
-		opt.Dir, _ = os.Getwd() // none: the daemon's
+		opt.Dir, _ = os.Getwd() // none: it is gone, see startDir
 	}
 	if opt.Env == nil {
 		opt.Env = os.Environ()

@@ -244,7 +244,7 @@ func TestInputThatFails(t *testing.T) {
 		}
 		cancel()
 		return 0, io.ErrUnexpectedEOF
-	}))
+	}), nil)
 	if err := c.Do(t.Context(), "ping", nil, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"io"
 	"time"
 
 	"mitogend/bootstrap"
@@ -49,7 +50,7 @@ type ManyCalls struct {
 // ManyPrograms is a program that is run on many targets.
 type ManyPrograms struct {
 	// Program is the same on all targets: Stdout and Stderr are not looked at, and each gets the whole of Stdin, by way of a file of the
-	// daemon's that has no name. A failure to read Stdin is no end of it: whoever gives it ends the context of RunMany then.
+	// daemon's that has no name. A failure to read Stdin is no end of it, but gives up what runs, and is the error of RunMany.
 	Program daemon.RunOptions
 	// Args and HostVars, if not nil, give what is in place of Program's on a target, and Env what comes behind Program.Env.
 	Args, Env func(target int) []string
@@ -92,34 +93,23 @@ func (c *Client) callMany(ctx context.Context, method string, m *Many, call *Man
 	return w, w.open(ctx, method, p, &p.Target, &p.Many)
 }
 
-// RunMany runs a program on many targets. Else it is as CallMany; done and the functions of o are called one after the other, and while they
-// run, the programs wait that have printed more than fits.
-func (c *Client) RunMany(ctx context.Context, m *Many, o *ManyPrograms, done func(*Outcome)) error {
-	w := &manyWork{c: c, m: m, done: done, stdout: o.Stdout, stderr: o.Stderr}
+// manyParams are those of a program on many targets, but for what the targets have of their own.
+func (c *Client) manyParams(m *Many, o *ManyPrograms) *wire.RunMany {
 	p := &wire.RunMany{Run: *runParams(&o.Program)}
 	p.Traceparent, p.Log = c.opt.Traceparent, m.Log != nil
-	p.TargetArgv, p.TargetEnv, p.TargetHostVars = each(o.Args, len(m.Places)), each(o.Env, len(m.Places)), each(o.HostVars, len(m.Places))
+	return p
+}
+
+// runMany is one request of RunMany. fail is told that the input cannot be read.
+func (c *Client) runMany(ctx context.Context, m *Many, o *ManyPrograms, p *wire.RunMany, in io.Reader, fail func(error), done func(*Outcome)) error {
+	w := &manyWork{c: c, m: m, done: done, stdout: o.Stdout, stderr: o.Stderr}
 	if err := w.open(ctx, "run_many", p, &p.Target, &p.Many); err != nil {
 		return err
 	}
-	if o.Program.Stdin != nil {
-		go w.s.feed(ctx, o.Program.Stdin)
+	if in != nil {
+		go w.s.feed(ctx, in, fail)
 	}
 	return w.wait(ctx)
-}
-
-// each gives what is not nil of the first n.
-func each[E any](of func(int) []E, n int) (out map[int][]E) {
-	if of == nil {
-		return nil
-	}
-	out = map[int][]E{}
-	for i := range n {
-		if l := of(i); l != nil {
-			out[i] = l
-		}
-	}
-	return out
 }
 
 // ManyChannels are channels with a function on each of many targets. Their methods may be called from several goroutines.
@@ -199,7 +189,7 @@ func (w *manyWork) open(ctx context.Context, method string, p any, t *wire.Targe
 	defer end(nil)
 	defer context.AfterFunc(ctx, func() { end(context.Cause(ctx)) })()
 	if err = w.c.addEnvironment(before, t, w.m.Options); err != nil {
-		return err
+		return w.c.unreached(answering, err, "", w.longest)
 	}
 	// It takes no place, for which it might wait when ctx has ended. From here on, steer looks at ctx.
 	err = w.c.link.Request(answering, method, p, &w.got)
@@ -208,7 +198,7 @@ func (w *manyWork) open(ctx context.Context, method string, p any, t *wire.Targe
 		return ErrNoMany
 	}
 	if err != nil {
-		return toGo(err)
+		return w.c.unreached(answering, err, "", w.longest)
 	}
 	w.s, w.stop = &stream{c: w.c, ctx: answering, id: w.got.Stream}, stop
 	return nil

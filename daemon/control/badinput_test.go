@@ -390,7 +390,17 @@ func TestTooManyClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Shutdown(context.Background()) }()
-	if _, err := c.Stats(t.Context()); err == nil || !strings.Contains(err.Error(), "2 clients already") {
+	var refused *client.RefusedError
+	if _, err := c.Stats(t.Context()); !errors.As(err, &refused) || refused.Error() != "the daemon refuses: there are 2 clients already" {
+		t.Error(err)
+	}
+	// Nothing has run then, and no target was reached.
+	var hop *daemon.HopError
+	if _, err := c.Connect(t.Context(), "local:"); !errors.As(err, &hop) || !strings.Contains(err.Error(), "2 clients already") {
+		t.Error(err)
+	}
+	m := &client.Many{Places: places(t, pythons.Any(t), 2)}
+	if err := c.CallMany(t.Context(), m, &client.ManyCalls{Function: "os:getpid"}, func(*client.Outcome) {}); !errors.As(err, &hop) {
 		t.Error(err)
 	}
 }

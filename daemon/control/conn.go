@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -158,7 +159,9 @@ func (c *conn) readAll() error {
 				data = r.Partial()
 			}
 			if id, ok := wire.PartialID(data); ok {
-				c.reply(id, wire.Errorf(wire.KindUsage, "%v", err), nil, func() {})
+				refused := wire.Errorf(wire.KindUsage, "%v", err)
+				refused.Reason = strings.TrimPrefix(refused.Message, "wire: ")
+				c.reply(id, refused, nil, func() {})
 			}
 		}
 		if err != nil {

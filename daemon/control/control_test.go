@@ -45,6 +45,11 @@ def say(text, times=1):
 def fail(text):
     raise ValueError(text)
 
+def chatty():
+    for i in range(2):
+        print('now %d' % i)
+        yield i
+
 def pid():
     return os.getpid()
 

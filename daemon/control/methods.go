@@ -43,8 +43,13 @@ func init() {
 		"modules":     on(true, nil, (*call).modules),
 		"log_level":   on(false, nil, (*call).logLevel),
 		"environment": on(false, nil, (*call).environment),
-		"ping":        on(false, nil, func(*call, *wire.Common) (any, error) { return true, nil }),
-		"shutdown":    on(false, nil, (*call).shutdown),
+		"ping": on(false, nil, func(c *call, p *wire.Ping) (any, error) {
+			if p.Limits {
+				return &wire.Limits{MaxMessage: c.s.maxMessage()}, nil
+			}
+			return true, nil
+		}),
+		"shutdown": on(false, nil, (*call).shutdown),
 	}
 }
 

@@ -104,7 +104,7 @@ func (c *call) transfer(
 			return err
 		}
 		defer func() { <-c.transfers }()
-		return c.onTarget(s, &p.Target, p.Log, p.Import, copyFiles)
+		return c.onTarget(s.ctx, s, &p.Target, p.Log, p.Import, copyFiles)
 	})
 	return c.answer(s, p.Read)
 }

@@ -72,8 +72,8 @@ func logEvent(c *pool.Conn, l daemon.Log) wire.Event {
 }
 
 // onTarget tells the client which child the stream is for, and runs do on it.
-func (c *call) onTarget(s *stream, t *wire.Target, logs, imports bool, do func(*pool.Lease) error) error {
-	l, done, err := c.conn.lease(s.ctx, t, s.watcher(0, logs, imports))
+func (c *call) onTarget(ctx context.Context, s *stream, t *wire.Target, logs, imports bool, do func(*pool.Lease) error) error {
+	l, done, err := c.conn.lease(ctx, t, s.watcher(0, logs, imports))
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func (c *call) callAsync(p *wire.Call) (any, error) {
 	c.later = true // the order holds until the call was sent
 	c.work(s, func() error {
 		defer c.begun()
-		return c.onTarget(s, &p.Target, p.Log, p.Import, func(l *pool.Lease) error {
+		return c.onTarget(s.ctx, s, &p.Target, p.Log, p.Import, func(l *pool.Lease) error {
 			v, release, err := c.s.function(s.ctx, l, p, o, args, c.begun)
 			if err != nil {
 				release()
@@ -119,14 +119,28 @@ func (c *call) run(p *wire.Run) (any, error) {
 	}
 	o := runOptions(p)
 	o.Stdout, o.Stderr = writer{s: s, kind: wire.ItemStdout}, writer{s: s, kind: wire.ItemStderr}
+	var in *input
 	if p.Stdin {
-		in := newInput(s)
-		o.Stdin, s.write = in, in.write
+		in = newInput(s)
+		o.Stdin = in
+	}
+	// What a program prints while it is given up is still for the client, unless that closes the stream.
+	ctx, giveUp := context.WithCancelCause(s.ctx)
+	s.write = func(wctx context.Context, w *wire.Write) error {
+		switch {
+		case w.Cancel:
+			giveUp(context.Canceled)
+			return nil
+		case w.Stop || w.Value != nil || w.Target != nil || in == nil:
+			return errRunWrite
+		}
+		return in.write(wctx, w)
 	}
 	c.begun() // programs run side by side
 	c.work(s, func() error {
-		return c.onTarget(s, &p.Target, p.Log, p.Import, func(l *pool.Lease) error {
-			status, err := c.s.program(s.ctx, l, p, o)
+		defer giveUp(nil)
+		return c.onTarget(ctx, s, &p.Target, p.Log, p.Import, func(l *pool.Lease) error {
+			status, err := c.s.program(ctx, l, p, o)
 			if err == nil {
 				s.finish(wire.Item{Kind: wire.ItemExit, Code: status.Code, Signal: status.Signal})
 			}
@@ -135,6 +149,9 @@ func (c *call) run(p *wire.Run) (any, error) {
 	})
 	return c.answer(s, p.Read)
 }
+
+// errRunWrite refuses a write that a program has no use for.
+var errRunWrite = wire.Errorf(wire.KindUsage, "run takes cancel, and with stdin also data and end")
 
 // runOptions are the options that are the same on all targets.
 func runOptions(p *wire.Run) daemon.RunOptions {
@@ -207,7 +224,7 @@ func (c *call) open(p *wire.Call) (any, error) {
 	c.later = true // the order holds until the call was sent
 	c.work(s, func() error {
 		defer c.begun()
-		return c.onTarget(s, &p.Target, p.Log, p.Import, func(l *pool.Lease) error {
+		return c.onTarget(s.ctx, s, &p.Target, p.Log, p.Import, func(l *pool.Lease) error {
 			v, err := s.channel(s.ctx, l, p, daemon.CallOptions{Output: s.output(0, p.Output)}, args, 0, opened)
 			if err != nil {
 				return err

@@ -78,9 +78,6 @@ func (r *Request) sourceKey() string {
 	return sourceKey(r.Source)
 }
 
-// staysHere are the methods whose child sees the directory and the environment that they were started in.
-var staysHere = []string{"local", "sudo", "su", "doas", "exec", "setns"}
-
 // reaches are the variables that decide what the other methods reach. The agent's socket is not among them: once the
 // connection is there, it does not matter who has let it in.
 var reaches = []string{"HOME", "PATH", "USER", "LOGNAME", "KUBECONFIG", "KRB5CCNAME", "LXD_DIR", "INCUS_DIR",
@@ -90,7 +87,7 @@ var reaches = []string{"HOME", "PATH", "USER", "LOGNAME", "KUBECONFIG", "KRB5CCN
 var noise = []string{"_", "OLDPWD", "PWD", "SHLVL", "WINDOWID", "XDG_SESSION_ID"}
 
 func (r *Request) local() bool {
-	return len(r.Hops) > 0 && slices.Contains(staysHere, r.Hops[0].OrSSH().Method)
+	return len(r.Hops) > 0 && r.Hops[0].OrSSH().StaysHere()
 }
 
 // environment is the part of Env that belongs to the key. local says whether the first hop stays here.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"math/big"
-	"unicode/utf8"
 
 	"mitogend/pyproto"
 )
@@ -171,7 +170,7 @@ func (d *decoder) scalar(tag byte, b []byte, depth int) (any, error) {
 	case tag >= 0xe0:
 		return int64(int8(tag)), nil
 	case tag <= 0xbf, tag >= 0xd9 && tag <= 0xdb:
-		if !utf8.Valid(b) {
+		if !pyproto.ValidText(b) {
 			return nil, errors.New("wire: a text is not valid UTF-8; bytes are sent as bin")
 		}
 		return string(b), nil
@@ -211,7 +210,7 @@ func (d *decoder) ext(tag byte, data []byte, depth int) (any, error) {
 		}
 		return n, nil
 	case ExtSecret:
-		if !utf8.Valid(data) {
+		if !pyproto.ValidText(data) {
 			return nil, fmt.Errorf("wire: extension %d is no text", tag)
 		}
 		return pyproto.Secret(data), nil

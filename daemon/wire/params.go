@@ -609,6 +609,17 @@ type Levels struct {
 	Levels map[string]string `codec:"levels" json:"levels"`
 }
 
+// Ping asks for a sign of life or, with Limits, for the bounds that the daemon was started with.
+type Ping struct {
+	Limits bool `codec:"limits,omitempty"`
+	Common
+}
+
+// Limits is the result of ping with limits.
+type Limits struct {
+	MaxMessage int `codec:"max_message"` // the largest request, in bytes
+}
+
 // Closed is the result of close.
 type Closed struct {
 	Closed int `codec:"closed"`

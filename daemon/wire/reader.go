@@ -171,7 +171,7 @@ func (r *Reader) push(n uint64) error {
 
 func (r *Reader) bytes(n uint64) error {
 	if uint64(len(r.buf))+n > uint64(r.max) {
-		return fmt.Errorf("%w: larger than %d bytes", ErrBadMessage, r.max)
+		return fmt.Errorf("%w: larger than the %d bytes that max_message allows", ErrBadMessage, r.max)
 	}
 	for n > 0 {
 		k := int(min(n, step))

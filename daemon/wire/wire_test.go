@@ -25,7 +25,7 @@ func values() []any {
 	}
 	return []any{
 		nil, true, false, int64(0), int64(-1), int64(1 << 40), int64(-1 << 63), int64(1<<63 - 1), 1.5, -0.25,
-		"", "text", strings.Repeat("ü", 40000), []byte{}, []byte("bytes"), bytes.Repeat([]byte{255}, 70000), big1,
+		"", "text", strings.Repeat("ü", 40000), "caf\xed\xb3\xa9", pyproto.Secret("\xed\xa0\x80"), []byte{}, []byte("bytes"), bytes.Repeat([]byte{255}, 70000), big1,
 		[]any{}, []any{nil, []any{int64(1)}}, pyproto.Tuple{}, pyproto.Tuple{int64(1), pyproto.Tuple{"x", []byte("y")}},
 		pyproto.NewDict(0), d, pyproto.Blob("blob"), pyproto.Secret("hush"), pyproto.Context{ID: 7, Name: "web"},
 		pyproto.Sender{Context: 7, Handle: 1001},
@@ -71,6 +71,8 @@ func TestBadValuesAreRefused(t *testing.T) {
 		"a sender without a handle":    {0xd5, ExtSender, 0x91, 0x01},
 		"a sender with handle 0":       {0xc7, 3, ExtSender, 0x92, 0x01, 0x00},
 		"a dict key that is a dict":    {0x81, 0x80, 0x01},
+		"a text that is no UTF-8":      {0xa1, 0xe9},
+		"half a surrogate":             {0xa2, 0xed, 0xb3},
 		"300 arrays in each other":     append(deep, 0xc0),
 	} {
 		var v Value

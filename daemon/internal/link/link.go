@@ -35,6 +35,11 @@ var ErrDisconnected = errors.New("client: the connection with the daemon is gone
 // ErrOtherUser: the daemon is another user's, and is told nothing.
 var ErrOtherUser = errors.New("not your daemon")
 
+// RefusedError: the daemon serves this client not.
+type RefusedError struct{ Why string }
+
+func (e *RefusedError) Error() string { return "the daemon refuses: " + e.Why }
+
 // MaxPending is how many requests may wait for their answers; others wait before they are sent. What belongs to a
 // stream does not count, nor wait: its answer may depend on that of another.
 const MaxPending = 1000
@@ -149,7 +154,7 @@ func (l *Link) fail(err error) {
 	defer l.mu.Unlock()
 	switch {
 	case l.refused != "":
-		l.err = fmt.Errorf("client: the daemon refuses: %s", l.refused)
+		l.err = &RefusedError{l.refused}
 	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
 		l.err = ErrDisconnected
 	default:
@@ -238,7 +243,10 @@ func (l *Link) Begin(ctx context.Context, method string, params any) (*Asked, er
 		l.mu.Lock()
 		delete(l.pending, a.id)
 		l.mu.Unlock()
-		return nil, err
+		if len(a.ch) == 0 {
+			return nil, err
+		}
+		// The daemon has refused it before it hung up, for its size, say.
 	}
 	return a, nil
 }
