@@ -10,6 +10,7 @@ import (
 
 	"mitogend/bootstrap"
 	"mitogend/daemon/client"
+	"mitogend/daemon/inventory"
 	"mitogend/daemon/wire"
 )
 
@@ -32,6 +33,9 @@ inventory. Clients that use a connection get an error. The next use of the targe
 				return usagef("close what? Give targets or ids, or one of --idle and --all")
 			case idle || all:
 				what = [][]wire.Close{{{Idle: idle, All: all}}}
+			}
+			if len(args) > 1 && slices.ContainsFunc(args, inventory.OnlySigned) {
+				return usagef("close takes each name by itself: write what limits a pattern into it, as in 'web:!web07'")
 			}
 			for _, arg := range args {
 				if id, err := strconv.ParseUint(arg, 10, 32); err == nil && id > 0 {

@@ -162,6 +162,36 @@ func (inv *Inventory) Match(pattern string) ([]string, error) {
 	return inv.inOrder(in), nil
 }
 
+// OnlySigned tells whether a name is no target of its own: all its terms have a sign.
+func OnlySigned(name string) bool {
+	if WrittenOut(name) || !strings.ContainsAny(name, "&!") {
+		return false
+	}
+	pattern, _ := SplitName(name)
+	terms := splitPattern(pattern)
+	return len(terms) > 0 && !slices.ContainsFunc(terms, func(t term) bool { return t.sign == 0 })
+}
+
+// Excluded gives the hosts that the !TERMs of a name fit. A nil Inventory has none.
+func (inv *Inventory) Excluded(name string) ([]string, error) {
+	if inv == nil {
+		return nil, nil
+	}
+	var out []string
+	pattern, _ := SplitName(name)
+	for _, t := range splitPattern(pattern) {
+		if t.sign != '!' {
+			continue
+		}
+		names, err := inv.fits(t.text)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, names...)
+	}
+	return out, nil
+}
+
 // splitPattern splits at commas, and at colons that are in no brackets. In an IPv6 address (2001:db8::7) colons part
 // nothing.
 func splitPattern(s string) []term {
