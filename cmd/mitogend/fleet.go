@@ -254,7 +254,8 @@ const (
 	hurryTime = 3 * time.Second
 )
 
-// await waits for the end. There is no limit until something has interrupted the command.
+// await waits for the end. There is no limit until something has interrupted the command. After it, nothing waits for the
+// console any more.
 func (fl *fleet) await(ctx context.Context, finished chan struct{}) {
 	select {
 	case <-finished:
@@ -270,9 +271,11 @@ func (fl *fleet) await(ctx context.Context, finished chan struct{}) {
 	case <-fl.app.hurry:
 		select {
 		case <-finished:
+			return
 		case <-time.After(hurryTime):
 		}
 	}
+	fl.app.console.giveUp()
 }
 
 // shutdown ends what is left. A second signal kills it.

@@ -82,7 +82,7 @@ func (fl *fleet) prompt(ctx context.Context, env []string, dir string) error {
 	reading := p.reading
 	p.mu.Unlock()
 	if !reading { // otherwise somebody would have to type a line first
-		<-typed
+		fl.await(ctx, typed)
 	}
 	return err
 }
