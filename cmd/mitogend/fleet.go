@@ -143,12 +143,13 @@ func newFleet(ctx context.Context, a *app, f *fleetFlags, firstPath string, main
 	if fl.daemon, err = fl.master(ctx, opt); err != nil {
 		return nil, err
 	}
-	if d, ok := fl.daemon.(*daemon.Daemon); ok {
-		fl.importer, err = d.NewImporter(opt)
-	} else {
+	fl.importer, err = interruptible(ctx, func() (*importer.Importer, error) {
+		if d, ok := fl.daemon.(*daemon.Daemon); ok {
+			return d.NewImporter(opt)
+		}
 		// It shows where modules are, and finds mistakes in the flags.
-		fl.importer, err = importer.New(opt)
-	}
+		return importer.New(opt)
+	})
 	if err != nil {
 		fl.discard()
 		return nil, usageError{err}
