@@ -257,6 +257,38 @@ func TestInterruptedLines(t *testing.T) {
 	}
 }
 
+// What a program has printed is in its line, too, if its end is not known: out of time, interrupted, lost.
+func TestOutputWithoutStatus(t *testing.T) {
+	dir := t.TempDir()
+	fleet(t, dir, "w2", "w3")
+	want := `"result":{"status":null,"signal":null,"stdout":"important\n","stderr":"E\n","truncated":false},"error":{"kind":"`
+	printing := []string{"--shell", "echo important; echo E >&2; touch " + dir + "/{target}; exec sleep 60"}
+	check := func(said, kind string, targets int) {
+		t.Helper()
+		if strings.Count(said, want+kind+`"`) != targets {
+			t.Errorf("%d lines of kind %s: %s", targets, kind, said)
+		}
+	}
+	d := Serve(t)
+	with := func(daemon bool, args ...string) *exec.Cmd {
+		args = append(append([]string{"exec", "--json"}, args...), printing...)
+		cmd := Command(t, dir, args...)
+		if daemon {
+			cmd.Env = append(cmd.Env, d.Env()...)
+		}
+		return cmd
+	}
+	for _, daemon := range []bool{false, true} {
+		for _, name := range []string{"w2", "w3"} {
+			_ = os.Remove(filepath.Join(dir, name))
+		}
+		_, said := interrupted(t, dir, with(daemon, "-H", "all"))
+		check(said, "interrupted", 2)
+	}
+	check(runCommand(t, with(true, "--timeout", "4", "-H", "w2")).Stdout, "timeout", 1) // it is connected
+	check(runCommand(t, with(true, "--timeout", "4", "-H", "all")).Stdout, "timeout", 2)
+}
+
 // TestRetryOfARefusedPassword: what may lock an account is not tried again, by whichever way.
 func TestRetryOfARefusedPassword(t *testing.T) {
 	dir := t.TempDir()

@@ -31,7 +31,7 @@
 //
 //	answers.mu -> gathered.mu -> gatherer.mu -> lines.mu, spool.mu
 //
-// importTrace.mu is held while the modules of a trace are looked up. The four above, outFile.mu, typed.mu and session.mu are
+// importTrace.mu is held while the modules of a trace are looked up. The four above, captured.mu, outFile.mu, typed.mu and session.mu are
 // held during writes that belong together. The others guard memory, and are taken alone: examine.mu,
 // failures.mu, fleet.varsMu, outDir.mu, prompts.mu, shower.mu, tally.mu, tracer.mu,
 // transferNames.mu. The console has a lock of its own kind, which nobody waits for once the console was given up.

@@ -90,6 +90,9 @@ type fleet struct {
 
 	varsMu sync.Mutex // guards the inventory while targets are worked on
 
+	droppedMu sync.Mutex
+	dropped   map[string][]*programOutput // of programs that were interrupted, by target, for --json
+
 	running, done, failed atomic.Int32
 	status                atomic.Int32 // the highest so far
 	tally                 tally
@@ -326,7 +329,7 @@ func (fl *fleet) work(ctx context.Context, t target, do func(context.Context, *j
 		cancel()
 	}
 	if stopped(ctx) {
-		j.drop()
+		fl.drop(j)
 		return // the target has no outcome
 	}
 	out.Target, out.Seconds = t.name, time.Since(started).Seconds()
@@ -391,6 +394,9 @@ func (fl *fleet) connect(ctx context.Context, j *job, imports *importTrace) *out
 func (fl *fleet) show(j *job, out *outcome) {
 	c := fl.app.console
 	defer j.output.release()
+	if fl.flags.json && !out.OK && out.write == nil && out.Result == nil {
+		out.write = j.output.partial()
+	}
 	if out.unmet {
 		_, _ = j.stdout.Close(), j.stderr.Close()
 		if j.files != nil {
