@@ -68,6 +68,32 @@ func TestOutputFiles(t *testing.T) {
 	Mitogend(t, dir, "exec", "-o", "mitogend-hosts.yaml", "--", "true").Want(t, 2, "", "mitogend: -o mitogend-hosts.yaml: not a directory\n")
 }
 
+// A target that was not begun has nothing of an earlier command, and a command that does not begin leaves everything.
+func TestOutputFilesOfAnEarlierCommand(t *testing.T) {
+	dir := t.TempDir()
+	fleet(t, dir, "w1", "w2", "w3")
+	at := func(name string) string {
+		data, err := os.ReadFile(filepath.Join(dir, "out", name))
+		if err != nil {
+			return "none"
+		}
+		return string(data)
+	}
+	Mitogend(t, dir, "exec", "-q", "-o", "out", "-H", "all,local:,local:", "--", "echo", "x").Want(t, 0, "", "")
+	Mitogend(t, dir, "exec", "-q", "-o", "out", "--failed", "no/such", "-H", "w1,w2", "--", "echo", "y").Want(t, 2, "", "no/such")
+	if at("w2/status") != "0\n" || at("w2/stdout") != "x\n" || at("local#2/status") != "0\n" {
+		t.Errorf("%q %q %q", at("w2/status"), at("w2/stdout"), at("local#2/status"))
+	}
+	Mitogend(t, dir, "exec", "-q", "-o", "out", "-p", "1", "--max-fail", "0", "-H", "w1,w2,local:,local:", "--", "false").Want(t, 1, "", "w1: the program ended with status 1")
+	for name, want := range map[string]string{
+		"w1/stdout": "", "w2/status": "none", "w2/stdout": "none", "w2/stderr": "none", "local/status": "none", "local#2/status": "none", "w3/status": "0\n",
+	} {
+		if got := at(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}
+
 // Files that a full disk has cut short are told of, also where the program has failed itself.
 func TestOutputFilesOnAFullDisk(t *testing.T) {
 	dir := t.TempDir()

@@ -185,6 +185,12 @@ func (fl *fleet) each(ctx context.Context, do func(context.Context, *job) *outco
 	if fl.flags.dryRun && !fl.flags.dryWork {
 		return fl.dryRun()
 	}
+	if fl.outDir != nil {
+		if err := fl.outDir.clear(fl.targets); err != nil {
+			fl.discard()
+			return usageError{err}
+		}
+	}
 	stop := func() {}
 	if (len(fl.targets) > 1 || fl.line != nil) && !fl.app.quiet && !fl.silent {
 		stop = fl.app.console.progress(fl.progress)
