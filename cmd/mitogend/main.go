@@ -32,8 +32,6 @@ func start(args []string) int {
 	root := newRoot(a)
 	root.SetArgs(args)
 	root.SetContext(ctx)
-	root.SetOut(a.console.out)
-	root.SetErr(a.console.err)
 	ended := make(chan error, 1)
 	go func() { ended <- root.Execute() }()
 	var err error
@@ -148,6 +146,12 @@ serves its imports from this machine. Nothing is installed or written there.`,
 	root.AddCommand(newRun(a), newCall(a), newExec(a), newRepl(a), newFacts(a), newPut(a), newGet(a), newSync(a), newModules(a), newVersion(a),
 		newServe(a), newPs(a), newClose(a), newStop(a), newStats(a), newLogs(a), newTop(a), newConfig(a), newCache(a),
 		newMaster(a), newHosts(a), newDoctor(a))
+	if a.console != nil { // there is none where only the flags are looked at
+		root.SetOut(a.console.out)
+		root.SetErr(a.console.err)
+	}
+	root.InitDefaultCompletionCmd() // it keeps where to write to
+	checkShell(root)
 	fill(root)
 	return root
 }
