@@ -24,6 +24,7 @@
 //	the terminal's size             typed.follow                 the program has ended             the function it returns
 //	orders to a session             prompts.work                 the session is closed             prompts.work
 //	the prompt                      fleet.prompt                 the user leaves, or all is done   fleet.prompt
+//	a line is read                  prompts.await                it is there, or the process ends  nobody: a read may hang
 //	a password is read              askPassword                  it is there, or the process ends  nobody: a read may hang
 //	what cannot be interrupted      interruptible                it is done, or the process ends   nobody: the process ends
 //
@@ -33,6 +34,6 @@
 //
 // importTrace.mu is held while the modules of a trace are looked up. The four above, captured.mu, outFile.mu, typed.mu and session.mu are
 // held during writes that belong together. The others guard memory, and are taken alone: examine.mu,
-// failures.mu, fleet.varsMu, outDir.mu, prompts.mu, shower.mu, tally.mu, tracer.mu,
+// failures.mu, fleet.droppedMu, fleet.varsMu, outDir.mu, prompts.mu, shower.mu, tally.mu, tracer.mu,
 // transferNames.mu. The console has a lock of its own kind, which nobody waits for once the console was given up.
 package main
