@@ -248,6 +248,9 @@ sys.stdout.write('\n' + os.path.dirname(os.path.dirname(os.path.abspath(mitogen.
 		err = cmd.Wait()
 		stop()
 	}
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil // a start-up file may have left a process
+	}
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	version, parseErr := strconv.ParseUint(lines[len(lines)-1], 10, 32)
 	if err != nil || parseErr != nil || len(lines) < 2 {

@@ -88,6 +88,46 @@ func TestNamesOfTheInventory(t *testing.T) {
 	}
 }
 
+// A number that is an id and a host's name ends neither connection.
+func TestCloseOfNumbers(t *testing.T) {
+	dir := t.TempDir()
+	p := AnyPython(t)
+	d := Serve(t)
+	text := "all:\n  hosts:\n    web1: {mitogend_target: '" + p.Target() + "'}\n"
+	for i := range 60 {
+		text += fmt.Sprintf("    \"%d\": {mitogend_target: '%s&connect_timeout=%d'}\n", i+1, p.Target(), 100+i)
+	}
+	Write(t, dir, "mitogend-hosts.yaml", text)
+	mitogend := func(args ...string) Result { return d.Run(t, dir, args...) }
+	if r := mitogend("call", "-q", "-H", "web1,50", "os:getpid"); r.Status != 0 {
+		t.Fatal(r)
+	}
+	id := func(name string) string {
+		t.Helper()
+		for line := range strings.Lines(mitogend("ps", "--json").Stdout) {
+			var c wire.Context
+			if err := json.Unmarshal([]byte(line), &c); err != nil {
+				t.Fatal(err)
+			}
+			if c.Name == name {
+				return fmt.Sprint(c.ID)
+			}
+		}
+		return "none"
+	}
+	web1 := id("web1")
+	mitogend("close", web1).Want(t, 2, "", web1+" is an id and the name of a host or group: for the id write --id "+web1)
+	if got := id("web1"); got != web1 {
+		t.Errorf("it is %s, was %s", got, web1)
+	}
+	mitogend("close", "50").Want(t, 0, "", "closed 1 connection") // no id
+	mitogend("close", "--id", web1).Want(t, 0, "", "closed 1 connection")
+	mitogend("close", "--id", web1).Want(t, 1, "", "there is no such connection")
+	if id("web1") != "none" || id("50") != "none" {
+		t.Error(mitogend("ps"))
+	}
+}
+
 const hostVarsProgram = `
 import sys
 import mitogend

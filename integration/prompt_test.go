@@ -96,6 +96,39 @@ func TestReplInterruptedAtTheEnd(t *testing.T) {
 	}
 }
 
+// Ctrl-C ends a prompt that waits for a line which is not typed.
+func TestReplInterruptedWithoutATerminal(t *testing.T) {
+	target := AnyPython(t).Target()
+	cmd := Command(t, t.TempDir(), "repl", "-H", target, "-H", target+"&connect_timeout=31s")
+	out := &Buffer{}
+	cmd.Stdout, cmd.Stderr = out, out
+	in, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	_, _ = io.WriteString(in, "print('begun')\n")
+	poll.Until(t, "it has begun", func() bool { return strings.Contains(out.String(), " (2)\nbegun\n") })
+	ended := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(ended) }()
+	poll.Until(t, "it has ended", func() bool {
+		_ = cmd.Process.Signal(os.Interrupt)
+		select {
+		case <-ended:
+			return true
+		default:
+			return false
+		}
+	})
+	if cmd.ProcessState.ExitCode() != 130 {
+		t.Error(cmd.ProcessState, out)
+	}
+}
+
 // On a terminal there are a prompt, completion, interruption and a history.
 func TestReplAtATerminal(t *testing.T) {
 	dir, state := t.TempDir(), t.TempDir()

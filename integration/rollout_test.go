@@ -68,6 +68,32 @@ func TestOutputFiles(t *testing.T) {
 	Mitogend(t, dir, "exec", "-o", "mitogend-hosts.yaml", "--", "true").Want(t, 2, "", "mitogend: -o mitogend-hosts.yaml: not a directory\n")
 }
 
+// A target that was not begun has nothing of an earlier command, and a command that does not begin leaves everything.
+func TestOutputFilesOfAnEarlierCommand(t *testing.T) {
+	dir := t.TempDir()
+	fleet(t, dir, "w1", "w2", "w3")
+	at := func(name string) string {
+		data, err := os.ReadFile(filepath.Join(dir, "out", name))
+		if err != nil {
+			return "none"
+		}
+		return string(data)
+	}
+	Mitogend(t, dir, "exec", "-q", "-o", "out", "-H", "all,local:,local:", "--", "echo", "x").Want(t, 0, "", "")
+	Mitogend(t, dir, "exec", "-q", "-o", "out", "--failed", "no/such", "-H", "w1,w2", "--", "echo", "y").Want(t, 2, "", "no/such")
+	if at("w2/status") != "0\n" || at("w2/stdout") != "x\n" || at("local#2/status") != "0\n" {
+		t.Errorf("%q %q %q", at("w2/status"), at("w2/stdout"), at("local#2/status"))
+	}
+	Mitogend(t, dir, "exec", "-q", "-o", "out", "-p", "1", "--max-fail", "0", "-H", "w1,w2,local:,local:", "--", "false").Want(t, 1, "", "w1: the program ended with status 1")
+	for name, want := range map[string]string{
+		"w1/stdout": "", "w2/status": "none", "w2/stdout": "none", "w2/stderr": "none", "local/status": "none", "local#2/status": "none", "w3/status": "0\n",
+	} {
+		if got := at(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}
+
 // Files that a full disk has cut short are told of, also where the program has failed itself.
 func TestOutputFilesOnAFullDisk(t *testing.T) {
 	dir := t.TempDir()
@@ -255,6 +281,38 @@ func TestInterruptedLines(t *testing.T) {
 	if got, _ := os.ReadFile(filepath.Join(dir, "failed")); string(got) != "w2\nw3\n" {
 		t.Errorf("%q", got)
 	}
+}
+
+// What a program has printed is in its line, too, if its end is not known: out of time, interrupted, lost.
+func TestOutputWithoutStatus(t *testing.T) {
+	dir := t.TempDir()
+	fleet(t, dir, "w2", "w3")
+	want := `"result":{"status":null,"signal":null,"stdout":"important\n","stderr":"E\n","truncated":false},"error":{"kind":"`
+	printing := []string{"--shell", "echo important; echo E >&2; touch " + dir + "/{target}; exec sleep 60"}
+	check := func(said, kind string, targets int) {
+		t.Helper()
+		if strings.Count(said, want+kind+`"`) != targets {
+			t.Errorf("%d lines of kind %s: %s", targets, kind, said)
+		}
+	}
+	d := Serve(t)
+	with := func(daemon bool, args ...string) *exec.Cmd {
+		args = append(append([]string{"exec", "--json"}, args...), printing...)
+		cmd := Command(t, dir, args...)
+		if daemon {
+			cmd.Env = append(cmd.Env, d.Env()...)
+		}
+		return cmd
+	}
+	for _, daemon := range []bool{false, true} {
+		for _, name := range []string{"w2", "w3"} {
+			_ = os.Remove(filepath.Join(dir, name))
+		}
+		_, said := interrupted(t, dir, with(daemon, "-H", "all"))
+		check(said, "interrupted", 2)
+	}
+	check(runCommand(t, with(true, "--timeout", "4", "-H", "w2")).Stdout, "timeout", 1) // it is connected
+	check(runCommand(t, with(true, "--timeout", "4", "-H", "all")).Stdout, "timeout", 2)
 }
 
 // TestRetryOfARefusedPassword: what may lock an account is not tried again, by whichever way.

@@ -11,6 +11,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mitogend/integration/poll"
 )
 
 // noTerminal removes the controlling terminal.
@@ -133,5 +137,40 @@ func TestStdoutThatIsFull(t *testing.T) {
 		cmd := Command(t, t.TempDir(), args...)
 		cmd.Stdout = full
 		runCommand(t, cmd).Want(t, 1, "", "mitogend: stdout: no space left on device\n")
+	}
+}
+
+// A command whose output is not read is ended by signals, too.
+func TestStdoutThatIsNotRead(t *testing.T) {
+	for _, targets := range []string{"local:", "local:,local:"} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		defer w.Close()
+		cmd := Command(t, t.TempDir(), "exec", "-H", targets, "--", "yes")
+		cmd.Stdout, cmd.Stderr = w, w
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		poll.Until(t, "the pipe is full", func() bool {
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(w.Fd()), Events: unix.POLLOUT}}, 0)
+			return err == nil && n == 0
+		})
+		ended := make(chan struct{})
+		go func() { _ = cmd.Wait(); close(ended) }()
+		poll.Until(t, "signals end it", func() bool {
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+			select {
+			case <-ended:
+				return true
+			default:
+				return false
+			}
+		})
+		if cmd.ProcessState.ExitCode() != 128+int(syscall.SIGTERM) {
+			t.Error(targets, cmd.ProcessState)
+		}
 	}
 }

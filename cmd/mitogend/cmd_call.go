@@ -77,7 +77,7 @@ func (c *callCommand) run(cmd *cobra.Command, a *app, args []string) error {
 	case c.raw && c.json, c.table && c.json, c.table && c.raw:
 		return usagef("--raw, --table and --json exclude each other")
 	}
-	values, err := c.arguments(args[1:], cmd.InOrStdin())
+	values, err := interruptible(cmd.Context(), func() ([]any, error) { return c.arguments(args[1:], cmd.InOrStdin()) })
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 
@@ -10,39 +11,50 @@ import (
 
 	"mitogend/bootstrap"
 	"mitogend/daemon/client"
+	"mitogend/daemon/inventory"
 	"mitogend/daemon/wire"
 )
 
 func newClose(a *app) *cobra.Command {
 	f, inv := &daemonFlags{}, &targetFlags{}
 	var idle, all bool
+	var ids []uint
 	cmd := &cobra.Command{
 		Use:   "close [flags] [TARGET|ID]...",
 		Short: "End connections of the running daemon",
 		Long: `close ends connections, whoever uses them: those with the TARGETs, those of the interpreters whose IDs ps shows, with --idle
 those that nobody uses, and with --all all. A TARGET is a name that somebody has given, what that name means, or a pattern of the
-inventory. Clients that use a connection get an error. The next use of the target connects it again.`,
+inventory. A number that is both an ID and a host's name is an error; --id is always an ID. Clients that use a connection get an error. The next use of the target connects it again.`,
 		Example: `  mitogend close --idle
   mitogend close web07
   mitogend close 'web*' ssh:deploy@db1`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var what [][]wire.Close
 			switch {
-			case idle && all || (idle || all) == (len(args) > 0):
+			case idle && all || (idle || all) == (len(args)+len(ids) > 0):
 				return usagef("close what? Give targets or ids, or one of --idle and --all")
 			case idle || all:
 				what = [][]wire.Close{{{Idle: idle, All: all}}}
 			}
-			for _, arg := range args {
-				if id, err := strconv.ParseUint(arg, 10, 32); err == nil && id > 0 {
-					what = append(what, []wire.Close{{Kill: uint32(id)}})
-				} else {
-					what = append(what, []wire.Close{{Target: arg}})
-				}
+			if len(args) > 1 && slices.ContainsFunc(args, inventory.OnlySigned) {
+				return usagef("close takes each name by itself: write what limits a pattern into it, as in 'web:!web07'")
 			}
 			c, err := f.must(cmd.Context())
 			if err != nil {
 				return err
+			}
+			for _, arg := range args {
+				w, err := closing(cmd.Context(), a, c, inv, arg)
+				if err != nil {
+					return err
+				}
+				what = append(what, []wire.Close{w})
+			}
+			for _, id := range ids {
+				if id == 0 || id > math.MaxUint32 {
+					return usagef("--id %d: there is no such id", id)
+				}
+				what, args = append(what, []wire.Close{{Kill: uint32(id)}}), append(args, fmt.Sprint(id))
 			}
 			missing := false
 			for i, w := range what {
@@ -73,9 +85,48 @@ inventory. Clients that use a connection get an error. The next use of the targe
 	f.register(cmd.Flags())
 	cmd.ValidArgsFunction = f.completeConnections
 	inv.inventoryFlags.register(cmd)
+	cmd.Flags().UintSliceVar(&ids, "id", nil, "that of the interpreter with this `ID`; repeatable")
 	cmd.Flags().BoolVar(&idle, "idle", false, "those that nobody uses")
 	cmd.Flags().BoolVar(&all, "all", false, "all")
 	return cmd
+}
+
+// closing tells whether an argument is an id or a name. A number may be either: the wrong one would end the connection of
+// somebody else.
+func closing(ctx context.Context, a *app, c *client.Client, f *targetFlags, arg string) (wire.Close, error) {
+	name := wire.Close{Target: arg}
+	id, err := strconv.ParseUint(arg, 10, 32)
+	if err != nil || id == 0 {
+		return name, nil
+	}
+	list, err := c.List(ctx)
+	if err != nil {
+		return name, daemonError(err)
+	}
+	isID, isName, target := false, false, ""
+	for _, one := range list {
+		isID = isID || uint64(one.ID) == id
+		if one.Name == arg || slices.Contains(one.Names, arg) {
+			isName, target = true, one.Chain
+		}
+	}
+	if isID && !isName {
+		f.app = a
+		inv, err := interruptible(ctx, func() (*inventory.Inventory, error) { return f.inventory(ctx) })
+		if err != nil {
+			return name, err
+		}
+		isName = inv != nil && inv.Has(arg)
+	}
+	switch {
+	case isID && isName && target != "":
+		return name, usagef("%s is an id and the name of a host: write --id %s, or the host's target, %s", arg, arg, target)
+	case isID && isName:
+		return name, usagef("%s is an id and the name of a host or group: for the id write --id %s", arg, arg)
+	case isID:
+		return wire.Close{Kill: uint32(id)}, nil
+	}
+	return name, nil
 }
 
 // end ends connections, and gives their number.

@@ -50,7 +50,7 @@ func (c *runCommand) run(cmd *cobra.Command, a *app, args []string) error {
 			return err
 		}
 	}
-	script, err := c.find(args[0], cmd.InOrStdin())
+	script, err := interruptible(cmd.Context(), func() (script, error) { return c.find(args[0], cmd.InOrStdin()) })
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,21 @@ import (
 
 type completer = func(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective)
 
+// checkShell lets completion refuse a shell for which there is no script, where Cobra shows its help.
+func checkShell(root *cobra.Command) {
+	cmd, _, err := root.Find([]string{"completion"})
+	if err != nil {
+		return
+	}
+	cmd.Args = nil
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return usagef("there is no completion script for %s: bash, zsh, fish or powershell", args[0])
+		}
+		return cmd.Help()
+	}
+}
+
 // completeTime is how long a completion may take.
 const completeTime = 3 * time.Second
 

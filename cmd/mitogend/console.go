@@ -20,8 +20,14 @@ import (
 type console struct {
 	out, err *stream
 
-	// mu protects the following. It is held during a write, so that there is one at a time.
-	mu       sync.Mutex
+	stuck   chan struct{} // closed by giveUp
+	dead    chan struct{} // closed once nobody has got the lock since then
+	giveUps sync.Once
+	deaths  sync.Once
+
+	// turn is a lock with room for its one holder. It protects the following, and is held during a write, so that there
+	// is one at a time.
+	turn     chan struct{}
 	drawn    bool // the progress line is on the screen
 	failed   bool // stdout takes no more
 	onFailed func(error)
@@ -35,16 +41,44 @@ type stream struct {
 }
 
 func newConsole(out, err *os.File, onFailed func(error)) *console {
-	c := &console{onFailed: onFailed}
+	c := &console{onFailed: onFailed, stuck: make(chan struct{}), dead: make(chan struct{}), turn: make(chan struct{}, 1)}
 	c.out = &stream{c, out, term.IsTerminal(int(out.Fd()))}
 	c.err = &stream{c, err, term.IsTerminal(int(err.Fd()))}
 	return c
 }
 
+// deadTime is how long a console that was given up may take to end the write that it is at.
+const deadTime = 100 * time.Millisecond
+
+// giveUp lets nobody wait for a write that does not end, because stdout or stderr is not read: what is written behind
+// it is dropped.
+func (c *console) giveUp() { c.giveUps.Do(func() { close(c.stuck) }) }
+
+// lock takes the lock. It is false if the console was given up and somebody else keeps the lock.
+func (c *console) lock() bool {
+	select {
+	case c.turn <- struct{}{}:
+		return true
+	case <-c.stuck:
+	}
+	select {
+	case c.turn <- struct{}{}:
+		return true
+	case <-c.dead:
+	case <-time.After(deadTime):
+		c.deaths.Do(func() { close(c.dead) })
+	}
+	return false
+}
+
+func (c *console) unlock() { <-c.turn }
+
 // together lets fn write several pieces. Nothing else comes between them.
 func (s *stream) together(fn func(io.Writer)) {
-	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
+	if !s.c.lock() {
+		return
+	}
+	defer s.c.unlock()
 	b := bufio.NewWriterSize(writerFunc(s.write), 64<<10)
 	fn(b)
 	_ = b.Flush()
@@ -52,8 +86,10 @@ func (s *stream) together(fn func(io.Writer)) {
 
 // Write implements io.Writer. Once stdout has failed, output to it is dropped: everything is being ended then.
 func (s *stream) Write(p []byte) (int, error) {
-	s.c.mu.Lock()
-	defer s.c.mu.Unlock()
+	if !s.c.lock() {
+		return len(p), nil
+	}
+	defer s.c.unlock()
 	return s.write(p)
 }
 
@@ -74,7 +110,7 @@ func (s *stream) write(p []byte) (int, error) {
 	return n, err
 }
 
-// erase takes the progress line off the screen. The caller holds mu.
+// erase takes the progress line off the screen. The caller holds the lock.
 func (c *console) erase() {
 	if c.drawn {
 		_, _ = c.err.f.WriteString("\r\x1b[K")
@@ -140,15 +176,11 @@ func (c *console) progress(line func() string) (stop func()) {
 		for {
 			select {
 			case <-quit:
-				c.mu.Lock()
-				c.erase()
-				c.mu.Unlock()
+				c.wipe()
 				return
 			case <-stopped:
 				// It was ^Z: the line must not stay on the screen.
-				c.mu.Lock()
-				c.erase()
-				c.mu.Unlock()
+				c.wipe()
 				_ = unix.Kill(unix.Getpid(), unix.SIGSTOP)
 			case <-time.After(wait):
 			}
@@ -162,9 +194,19 @@ func (c *console) progress(line func() string) (stop func()) {
 	}
 }
 
+// wipe is erase for those that do not hold the lock.
+func (c *console) wipe() {
+	if c.lock() {
+		c.erase()
+		c.unlock()
+	}
+}
+
 func (c *console) draw(line string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	if !c.lock() {
+		return
+	}
+	defer c.unlock()
 	if background(c.err.f) {
 		return // another job has the screen
 	}

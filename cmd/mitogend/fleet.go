@@ -90,6 +90,9 @@ type fleet struct {
 
 	varsMu sync.Mutex // guards the inventory while targets are worked on
 
+	droppedMu sync.Mutex
+	dropped   map[string][]*programOutput // of programs that were interrupted, by target, for --json
+
 	running, done, failed atomic.Int32
 	status                atomic.Int32 // the highest so far
 	tally                 tally
@@ -143,12 +146,13 @@ func newFleet(ctx context.Context, a *app, f *fleetFlags, firstPath string, main
 	if fl.daemon, err = fl.master(ctx, opt); err != nil {
 		return nil, err
 	}
-	if d, ok := fl.daemon.(*daemon.Daemon); ok {
-		fl.importer, err = d.NewImporter(opt)
-	} else {
+	fl.importer, err = interruptible(ctx, func() (*importer.Importer, error) {
+		if d, ok := fl.daemon.(*daemon.Daemon); ok {
+			return d.NewImporter(opt)
+		}
 		// It shows where modules are, and finds mistakes in the flags.
-		fl.importer, err = importer.New(opt)
-	}
+		return importer.New(opt)
+	})
 	if err != nil {
 		fl.discard()
 		return nil, usageError{err}
@@ -180,6 +184,12 @@ func (fl *fleet) discard() {
 func (fl *fleet) each(ctx context.Context, do func(context.Context, *job) *outcome) error {
 	if fl.flags.dryRun && !fl.flags.dryWork {
 		return fl.dryRun()
+	}
+	if fl.outDir != nil {
+		if err := fl.outDir.clear(fl.targets); err != nil {
+			fl.discard()
+			return usageError{err}
+		}
 	}
 	stop := func() {}
 	if (len(fl.targets) > 1 || fl.line != nil) && !fl.app.quiet && !fl.silent {
@@ -254,7 +264,8 @@ const (
 	hurryTime = 3 * time.Second
 )
 
-// await waits for the end. There is no limit until something has interrupted the command.
+// await waits for the end. There is no limit until something has interrupted the command. After it, nothing waits for the
+// console any more.
 func (fl *fleet) await(ctx context.Context, finished chan struct{}) {
 	select {
 	case <-finished:
@@ -270,9 +281,11 @@ func (fl *fleet) await(ctx context.Context, finished chan struct{}) {
 	case <-fl.app.hurry:
 		select {
 		case <-finished:
+			return
 		case <-time.After(hurryTime):
 		}
 	}
+	fl.app.console.giveUp()
 }
 
 // shutdown ends what is left. A second signal kills it.
@@ -322,7 +335,7 @@ func (fl *fleet) work(ctx context.Context, t target, do func(context.Context, *j
 		cancel()
 	}
 	if stopped(ctx) {
-		j.drop()
+		fl.drop(j)
 		return // the target has no outcome
 	}
 	out.Target, out.Seconds = t.name, time.Since(started).Seconds()
@@ -387,6 +400,9 @@ func (fl *fleet) connect(ctx context.Context, j *job, imports *importTrace) *out
 func (fl *fleet) show(j *job, out *outcome) {
 	c := fl.app.console
 	defer j.output.release()
+	if fl.flags.json && !out.OK && out.write == nil && out.Result == nil {
+		out.write = j.output.partial()
+	}
 	if out.unmet {
 		_, _ = j.stdout.Close(), j.stderr.Close()
 		if j.files != nil {

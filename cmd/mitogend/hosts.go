@@ -57,18 +57,29 @@ func (f *inventoryFlags) inventory(ctx context.Context) (*inventory.Inventory, e
 	return f.inv, nil
 }
 
-// resolve gives the targets that the names of one -H stand for. A name may be a target that is written out, a host of
-// the inventory, or a pattern. Any other name means ssh.
+// resolve gives the targets that names stand for. A name may be a target that is written out, a host of the inventory, or
+// a pattern. Any other name means ssh.
 func (t *targetFlags) resolve(ctx context.Context, names []string) ([]target, error) {
-	signed := func(name string) bool { return strings.HasPrefix(name, "&") || strings.HasPrefix(name, "!") }
-	if slices.ContainsFunc(names, signed) && !slices.ContainsFunc(names, func(n string) bool {
-		_, rest := inventory.SplitName(n)
-		return inventory.WrittenOut(n) || rest != ""
-	}) {
-		names = []string{strings.Join(names, ",")}
+	var plain, signs []string
+	for _, name := range names {
+		if inventory.OnlySigned(name) {
+			signs = append(signs, name)
+		} else {
+			plain = append(plain, name)
+		}
+	}
+	if len(names) > 1 {
+		for _, name := range signs {
+			if _, rest := inventory.SplitName(name); rest != "" {
+				return nil, usagef("-H %s: it only limits the other names, and %s belongs to one that is worked on", name, rest)
+			}
+		}
+	}
+	if len(plain) == 0 { // it is all hosts of the inventory that they limit
+		plain, signs = []string{strings.Join(signs, ",")}, nil
 	}
 	out := make([]target, 0, len(names))
-	for _, name := range names {
+	for _, name := range plain {
 		list, err := t.resolveOne(ctx, name)
 		if err != nil {
 			return nil, err
@@ -80,7 +91,58 @@ func (t *targetFlags) resolve(ctx context.Context, names []string) ([]target, er
 			out = append(out, one)
 		}
 	}
-	return out, nil
+	return t.limit(ctx, out, plain, signs)
+}
+
+// limit leaves out every target that one of the names excludes, whichever other name stands for it, and those that do
+// not fit names which have only terms with a sign.
+func (t *targetFlags) limit(ctx context.Context, list []target, plain, signs []string) ([]target, error) {
+	out := map[string]bool{}
+	for _, name := range slices.Concat(plain, signs) {
+		if inventory.WrittenOut(name) || !strings.Contains(name, "!") {
+			continue
+		}
+		inv, err := t.inventory(ctx)
+		if err != nil {
+			return nil, err
+		}
+		hosts, err := inv.Excluded(name)
+		if err != nil {
+			return nil, usagef("-H %s: %s", name, fault.Plain(err))
+		}
+		for _, host := range hosts {
+			out[host] = true
+		}
+	}
+	before := len(list)
+	list = slices.DeleteFunc(list, func(one target) bool { return out[one.known] || one.known == "" && out[one.host()] })
+	for _, name := range signs {
+		inv, err := t.inventory(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if inv == nil {
+			return nil, usagef("-H %s: there is no inventory, so it limits nothing", name)
+		}
+		hosts, err := inv.Match(name)
+		if err != nil {
+			return nil, usagef("-H %s: %s", name, fault.Plain(err))
+		}
+		keep := make(map[string]bool, len(hosts))
+		for _, host := range hosts {
+			keep[host] = true
+		}
+		for _, one := range list {
+			if one.known == "" && strings.Contains(name, "&") {
+				return nil, usagef("-H %s: %s is no host of the inventory, so nothing tells whether it fits", name, one.name)
+			}
+		}
+		list = slices.DeleteFunc(list, func(one target) bool { return one.known != "" && !keep[one.known] })
+	}
+	if len(list) == 0 && before > 0 {
+		return nil, usagef("-H: no host is left")
+	}
+	return list, nil
 }
 
 // shareArgs lets equal arguments of hops be the same map, which nobody changes. Of ten thousand targets, these maps

@@ -97,8 +97,9 @@ func (a *app) rawTerminal() (restore func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	a.restore = sync.OnceFunc(func() { _ = term.Restore(fd, state) })
-	return a.restore, nil
+	restore = sync.OnceFunc(func() { _ = term.Restore(fd, state) })
+	a.restore.Store(&restore)
+	return restore, nil
 }
 
 // typed makes messages for terminal.py of what is typed.

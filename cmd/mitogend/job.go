@@ -50,11 +50,30 @@ func (fl *fleet) newJob(t target) *job {
 	return j
 }
 
-// drop ends a job that has no outcome.
-func (j *job) drop() {
-	j.output.release()
+// drop ends a job that has no outcome. What its program has printed is kept for the end.
+func (fl *fleet) drop(j *job) {
+	if fl.flags.json && j.output != nil {
+		fl.droppedMu.Lock()
+		if fl.dropped == nil {
+			fl.dropped = map[string][]*programOutput{}
+		}
+		fl.dropped[j.target.name] = append(fl.dropped[j.target.name], j.output)
+		fl.droppedMu.Unlock()
+	}
 	_ = j.stdout.Close()
 	_ = j.stderr.Close()
+}
+
+// printed gives what a program has printed that was interrupted on a target, and nil if nothing is known of that.
+func (fl *fleet) printed(name string) *programOutput {
+	fl.droppedMu.Lock()
+	defer fl.droppedMu.Unlock()
+	list := fl.dropped[name]
+	if len(list) == 0 {
+		return nil
+	}
+	fl.dropped[name] = list[1:]
+	return list[0]
 }
 
 // close ends the output of a target that has an outcome. The error is that its files lack something.

@@ -302,7 +302,11 @@ func (r *jsonReader) object(dec *json.Decoder) (any, error) {
 // number keeps integers of any size exact.
 func number(s string) (any, error) {
 	if strings.ContainsAny(s, ".eE") {
-		return strconv.ParseFloat(s, 64)
+		f, err := strconv.ParseFloat(s, 64)
+		if errors.Is(err, strconv.ErrRange) {
+			err = nil // it is infinite, as for Python
+		}
+		return f, err
 	}
 	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
 		return n, nil

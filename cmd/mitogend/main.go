@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -25,17 +26,22 @@ func start(args []string) int {
 	noCore()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
-	a := &app{stop: cancel, hurry: make(chan struct{})}
+	a := &app{stop: cancel, hurry: make(chan struct{}), overdue: make(chan struct{})}
 	a.console = newConsole(os.Stdout, os.Stderr, a.stdoutFailed)
 	a.watchSignals()
 	root := newRoot(a)
 	root.SetArgs(args)
 	root.SetContext(ctx)
-	root.SetOut(a.console.out)
-	root.SetErr(a.console.err)
-	err := root.Execute()
-	if a.restore != nil {
-		a.restore()
+	ended := make(chan error, 1)
+	go func() { ended <- root.Execute() }()
+	var err error
+	select {
+	case err = <-ended:
+	case <-a.overdue:
+		a.console.giveUp()
+	}
+	if restore := a.restore.Load(); restore != nil {
+		(*restore)()
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		// The command's own error is only a consequence of it.
@@ -50,13 +56,15 @@ type app struct {
 	stop    context.CancelCauseFunc
 	hurry   chan struct{} // closed by a second signal; see hasten
 	hastens sync.Once
-	restore func() // gives the terminal back; nil if nobody has taken it
+	overdue chan struct{}          // closed by a third signal, and if the command does not end after others
+	restore atomic.Pointer[func()] // gives the terminal back; nil if nobody has taken it
 	signals chan os.Signal
 	quiet   bool
 	verbose int
 }
 
-// watchSignals ends the context at the first signal, and closes hurry at the second.
+// watchSignals ends the context at the first signal, closes hurry at the second, and overdue at the third. A command
+// that nobody reads may hang in a write, and has a limit after each.
 func (a *app) watchSignals() {
 	// Without a handler, a closed stdout would kill this process before its children. If we ignored the signal, our
 	// children would inherit that.
@@ -66,9 +74,20 @@ func (a *app) watchSignals() {
 	signal.Notify(c, stopSignals()...)
 	go func() {
 		a.stop(signalError{(<-c).(syscall.Signal)})
-		for range c {
+		late := time.After(2 * endTime)
+		select {
+		case <-c:
 			a.hasten()
+			late = time.After(2 * hurryTime)
+		case <-late:
+			close(a.overdue)
+			return
 		}
+		select {
+		case <-c:
+		case <-late:
+		}
+		close(a.overdue)
 	}()
 }
 
@@ -127,6 +146,12 @@ serves its imports from this machine. Nothing is installed or written there.`,
 	root.AddCommand(newRun(a), newCall(a), newExec(a), newRepl(a), newFacts(a), newPut(a), newGet(a), newSync(a), newModules(a), newVersion(a),
 		newServe(a), newPs(a), newClose(a), newStop(a), newStats(a), newLogs(a), newTop(a), newConfig(a), newCache(a),
 		newMaster(a), newHosts(a), newDoctor(a))
+	if a.console != nil { // there is none where only the flags are looked at
+		root.SetOut(a.console.out)
+		root.SetErr(a.console.err)
+	}
+	root.InitDefaultCompletionCmd() // it keeps where to write to
+	checkShell(root)
 	fill(root)
 	return root
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -62,14 +63,41 @@ func newOutDir(path string) (*outDir, error) {
 	return &outDir{path: path, used: map[string]int{}}, nil
 }
 
+// clear removes what earlier commands have left of these targets: of one that does not begin, nothing must look like its
+// outcome. What is no regular file stays, and is written to.
+func (d *outDir) clear(targets []target) error {
+	count := map[string]int{}
+	for _, t := range targets {
+		base := fileName(t.name)
+		count[base]++
+		dir := filepath.Join(d.path, numbered(base, count[base]))
+		for _, name := range []string{"status", "stdout", "stderr"} {
+			path := filepath.Join(dir, name)
+			if info, err := os.Lstat(path); err != nil || name != "status" && !info.Mode().IsRegular() {
+				continue // open tells why a directory cannot be used
+			}
+			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("-o %s: %s of an earlier command: %w", dir, name, cause(err))
+			}
+		}
+	}
+	return nil
+}
+
+// numbered gives the directory of the nth target of a name.
+func numbered(base string, n int) string {
+	if n > 1 {
+		return fmt.Sprintf("%s#%d", base, n)
+	}
+	return base
+}
+
 // open makes empty files for a target. It removes a status of an earlier command.
 func (d *outDir) open(name string) (*outFiles, error) {
 	base := fileName(name)
 	d.mu.Lock()
 	d.used[base]++
-	if n := d.used[base]; n > 1 {
-		base = fmt.Sprintf("%s#%d", base, n)
-	}
+	base = numbered(base, d.used[base])
 	d.mu.Unlock()
 	o := &outFiles{dir: filepath.Join(d.path, base)}
 	err := os.Mkdir(o.dir, 0o777)
@@ -152,18 +180,43 @@ type failedFile struct {
 }
 
 func newFailedFile(name string) (*failedFile, error) {
-	f := &failedFile{name: name}
+	f := &failedFile{name: followed(name)}
 	info, err := os.Stat(name)
 	switch {
 	case err == nil && info.IsDir():
 		return nil, usagef("--failed %s: it is a directory", name)
 	case err == nil && !info.Mode().IsRegular():
+		f.name = name
 		return f, nil
 	}
-	if f.tmp, err = os.CreateTemp(filepath.Dir(name), ".mitogend-failed-"); err != nil {
+	tmp := filepath.Join(filepath.Dir(f.name), ".mitogend-failed-"+rand.Text())
+	was := err == nil
+	if f.tmp, err = os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666); err == nil && was {
+		err = f.tmp.Chmod(info.Mode().Perm())
+	}
+	if err != nil {
+		f.discard()
 		return nil, usagef("--failed %s: %w", name, cause(err))
 	}
 	return f, nil
+}
+
+// maxLinks is how many links one name may lead through, as for the kernel.
+const maxLinks = 40
+
+// followed gives the file that a link leads to, also one that is not there yet.
+func followed(name string) string {
+	for range maxLinks {
+		to, err := os.Readlink(name)
+		if err != nil {
+			break
+		}
+		if !filepath.IsAbs(to) {
+			to = filepath.Dir(name) + "/" + to // not cleaned: a directory in it may be a link
+		}
+		name = to
+	}
+	return name
 }
 
 // discard removes what was made, and leaves an older file as it is.
@@ -184,9 +237,6 @@ func (f *failedFile) write(names []string) error {
 		return os.WriteFile(f.name, []byte(text), 0o666)
 	}
 	_, err := f.tmp.WriteString(text)
-	if err == nil {
-		err = f.tmp.Chmod(0o644)
-	}
 	if err2 := f.tmp.Close(); err == nil {
 		err = err2
 	}

@@ -58,6 +58,20 @@ func (p *programOutput) release() {
 	}
 }
 
+// partial gives the result of a program that has no status, for --json: it was given up, interrupted or lost. It is nil
+// if the program has printed nothing.
+func (p *programOutput) partial() func(io.Writer) {
+	if p == nil || p.outKept == nil {
+		return nil
+	}
+	p.outKept.seal()
+	p.errKept.seal()
+	if p.outKept.size+p.errKept.size == 0 {
+		return nil
+	}
+	return func(w io.Writer) { programResult(w, nil, p.outKept, p.errKept) }
+}
+
 // setting tells a program the name of its target, as the user knows it. This is no more than its arguments may hold.
 func (t target) setting() string {
 	return "MITOGEND_TARGET=" + strings.ReplaceAll(t.name, "\x00", "")
@@ -79,7 +93,7 @@ func (fl *fleet) program(ctx context.Context, j *job, o daemon.RunOptions) *outc
 func (fl *fleet) programEnded(j *job, status daemon.ExitStatus) *outcome {
 	out := programOutcome(status, len(fl.targets) == 1)
 	if p := fl.output(j); fl.flags.json {
-		out.write = func(w io.Writer) { programResult(w, status, p.outKept, p.errKept) }
+		out.write = func(w io.Writer) { programResult(w, &status, p.outKept, p.errKept) }
 	}
 	return out
 }
@@ -105,9 +119,13 @@ func programOutcome(s daemon.ExitStatus, single bool) *outcome {
 	return out
 }
 
-// programResult writes the result of a program for --json.
-func programResult(w io.Writer, s daemon.ExitStatus, stdout, stderr *captured) {
-	fmt.Fprintf(w, `{"status":%d,"signal":%d,"stdout":`, s.Code, s.Signal)
+// programResult writes the result of a program for --json. s is nil if nobody knows how it has ended.
+func programResult(w io.Writer, s *daemon.ExitStatus, stdout, stderr *captured) {
+	if s == nil {
+		_, _ = io.WriteString(w, `{"status":null,"signal":null,"stdout":`)
+	} else {
+		fmt.Fprintf(w, `{"status":%d,"signal":%d,"stdout":`, s.Code, s.Signal)
+	}
 	writeOutput(w, stdout)
 	_, _ = io.WriteString(w, `,"stderr":`)
 	writeOutput(w, stderr)

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/peterh/liner"
@@ -82,7 +83,7 @@ func (fl *fleet) prompt(ctx context.Context, env []string, dir string) error {
 	reading := p.reading
 	p.mu.Unlock()
 	if !reading { // otherwise somebody would have to type a line first
-		<-typed
+		fl.await(ctx, typed)
 	}
 	return err
 }
@@ -212,7 +213,10 @@ func (p *prompts) talk(ctx context.Context) {
 			return "", io.EOF
 		}
 		defer p.done()
-		return in.read(prompt)
+		if in.line != nil {
+			return in.read(prompt) // the terminal gives ^C as a key
+		}
+		return p.await(ctx, in, prompt, interrupts)
 	}
 	for ctx.Err() == nil && len(p.sessions()) > 0 {
 		text, err := read(p.prefix())
@@ -242,6 +246,29 @@ func (p *prompts) talk(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// await reads a line where there is no terminal. An interrupt ends the command: nothing runs that it could be for.
+func (p *prompts) await(ctx context.Context, in *typist, prompt string, interrupts <-chan os.Signal) (text string, err error) {
+	select {
+	case <-interrupts: // it was for an earlier text
+	default:
+	}
+	read := make(chan struct{})
+	var line string
+	var failed error
+	go func() {
+		defer close(read)
+		line, failed = in.read(prompt)
+	}()
+	select {
+	case <-read:
+		return line, failed
+	case <-interrupts:
+		p.fl.app.stop(signalError{syscall.SIGINT})
+	case <-ctx.Done():
+	}
+	return "", io.EOF
 }
 
 // begin tells that talk waits for a line. It is false if no target is left.

@@ -189,7 +189,11 @@ func (fl *fleet) unfinished(why string) {
 			f = &failure{Kind: kindNotBegun, Message: why}
 		}
 		if fl.flags.json {
-			writeJSON(fl.app.console.out, &outcome{Target: t.target.name, Error: f})
+			out := &outcome{Target: t.target.name, Error: f}
+			if t.begun {
+				out.write = fl.printed(out.Target).partial()
+			}
+			fl.app.console.out.together(out.writeJSON)
 		}
 	}
 }

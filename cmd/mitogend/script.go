@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"mitogend/daemon"
 	"mitogend/daemon/owned"
 )
@@ -78,8 +76,7 @@ func absolute(name string) string {
 
 // openScript reads a script, or __main__.py of a directory or archive.
 func openScript(name string) (source []byte, packed bool, err error) {
-	// Without O_NONBLOCK, opening a FIFO would wait for a writer.
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	f, err := os.Open(name) // of a FIFO this waits for a writer
 	if errors.Is(err, fs.ErrNotExist) {
 		if !strings.ContainsAny(name, "/.") {
 			return nil, false, usagef("there is no script %s; a command is run by mitogend exec -- %s", name, name)
@@ -95,13 +92,17 @@ func openScript(name string) (source []byte, packed bool, err error) {
 	case err != nil:
 	case info.IsDir():
 		main := filepath.Join(name, mainFile)
-		if source, _, err = openScript(main); err != nil {
+		if _, err := os.Lstat(main); errors.Is(err, fs.ErrNotExist) {
 			return nil, false, usagef("script %s: it is a directory without %s", name, mainFile)
 		}
-		return source, true, nil
+		source, _, err = openScript(main)
+		return source, true, err
 	case info.Mode().IsRegular():
 		if zr, err := zip.NewReader(f, info.Size()); err == nil {
 			main, err := zr.Open(mainFile)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, false, usagef("script %s: %s: %w", name, mainFile, cause(err))
+			}
 			if err != nil {
 				return nil, false, usagef("script %s: it is an archive without %s", name, mainFile)
 			}

@@ -77,17 +77,33 @@ func (s *spool) get(b block, buf []byte) ([]byte, error) {
 // maxCaptured is how much of a program's stdout, and of its stderr, --json keeps.
 const maxCaptured = 16 << 20
 
-// captured keeps the beginning of what is written to it. It is for one goroutine at a time.
+// captured keeps the beginning of what is written to it. Writes are safe for concurrent use, the rest is for one
+// goroutine once it is sealed.
 type captured struct {
-	spool  *spool
+	spool *spool
+
+	mu     sync.Mutex // is held during writes, and guards the following
+	sealed bool       // it keeps nothing more
 	blocks []block
 	tail   []byte // less than a block
 	size   int
 	cut    bool
 }
 
+// seal ends the writing. A program that is given up may go on.
+func (c *captured) seal() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sealed = true
+}
+
 func (c *captured) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	n := len(p)
+	if c.sealed {
+		return n, nil
+	}
 	if room := maxCaptured - c.size; n > room {
 		p, c.cut = p[:room], true
 	}
@@ -151,6 +167,7 @@ func (c *captured) eachText(fn func(string) error) error {
 
 // release gives up the memory, and the blocks of the file.
 func (c *captured) release() {
+	c.seal()
 	for _, b := range c.blocks {
 		if b.mem == nil {
 			c.spool.give(b.at)

@@ -39,7 +39,7 @@ func TestCaptured(t *testing.T) {
 					t.Errorf("%s: %d bytes are in memory", name, cap(c.tail))
 				}
 				var line bytes.Buffer
-				(&outcome{Target: "local:", OK: true, Seconds: 1, write: func(w io.Writer) { programResult(w, daemon.ExitStatus{}, c, &captured{spool: s}) }}).writeJSON(&line)
+				(&outcome{Target: "local:", OK: true, Seconds: 1, write: func(w io.Writer) { programResult(w, &daemon.ExitStatus{}, c, &captured{spool: s}) }}).writeJSON(&line)
 				var got struct {
 					Result struct {
 						Stdout    any

@@ -118,28 +118,32 @@ func (t *targetFlags) readAll(ctx context.Context, stdin io.Reader) ([]target, e
 	if len(hosts) == 0 {
 		hosts = []string{"local:"}
 	}
-	var out []target
-	listed := map[string]bool{} // names: one that is in two groups is worked on once
+	var names []string
 	for _, value := range hosts {
-		names := splitTargets(value)
-		if file, ok := strings.CutPrefix(value, "@"); ok {
-			var err error
-			if names, err = readTargets(file, stdin); err != nil {
-				return nil, err
-			}
+		file, ok := strings.CutPrefix(value, "@")
+		if !ok {
+			names = append(names, splitTargets(value)...)
+			continue
 		}
-		list, err := t.resolve(ctx, names)
+		lines, err := readTargets(file, stdin)
 		if err != nil {
 			return nil, err
 		}
-		for _, one := range list {
-			name := one.known != "" || !inventory.WrittenOut(one.name)
-			if name && listed[one.name] {
-				continue
-			}
-			listed[one.name] = name
-			out = append(out, one)
+		names = append(names, lines...)
+	}
+	list, err := t.resolve(ctx, names)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]target, 0, len(list))
+	listed := map[string]bool{} // names: one that is in two groups is worked on once
+	for _, one := range list {
+		name := one.known != "" || !inventory.WrittenOut(one.name)
+		if name && listed[one.name] {
+			continue
 		}
+		listed[one.name] = name
+		out = append(out, one)
 	}
 	return out, nil
 }
@@ -148,12 +152,12 @@ func (t *targetFlags) readAll(ctx context.Context, stdin io.Reader) ([]target, e
 var startsTarget = regexp.MustCompile(`^[a-z]+:`)
 
 // splitTargets splits at commas. After a question mark, a comma belongs to the value (python=python3.9,python3), unless
-// METHOD: follows.
+// METHOD: or an exclusion follows.
 func splitTargets(s string) []string {
 	var out []string
 	for _, part := range strings.Split(s, ",") {
 		last := len(out) - 1
-		if last >= 0 && strings.Contains(out[last], "?") && !startsTarget.MatchString(part) {
+		if last >= 0 && strings.Contains(out[last], "?") && !startsTarget.MatchString(part) && !strings.HasPrefix(strings.TrimSpace(part), "!") {
 			out[last] += "," + part
 			continue
 		}

@@ -20,6 +20,7 @@ func TestSplitTargets(t *testing.T) {
 		"local:?python=python3.9,python3,ssh:b,c":       {"local:?python=python3.9,python3", "ssh:b", "c"},
 		"ssh:a?port=22,ssh:b?port=23,ssh:c":             {"ssh:a?port=22", "ssh:b?port=23", "ssh:c"},
 		"docker:app?username=www,local:?python=p1,p2,,": {"docker:app?username=www", "local:?python=p1,p2,,"},
+		"all?python=p1,p2, !w1":                         {"all?python=p1,p2", "!w1"},
 	} {
 		if got := splitTargets(in); !slices.Equal(got, want) {
 			t.Errorf("%s: %q, want %q", in, got, want)
@@ -75,6 +76,52 @@ func TestNamesCountOnce(t *testing.T) {
 			names = append(names, one.name)
 		}
 		if got := strings.Join(names, " "); err != nil || got != c.want {
+			t.Errorf("%q: %q, want %q (%v)", c.hosts, got, c.want, err)
+		}
+	}
+}
+
+// What a ! leaves out is left out, whatever else stands for it.
+func TestExclusionsCountForAll(t *testing.T) {
+	dir := t.TempDir()
+	hosts, file := filepath.Join(dir, "hosts.ini"), filepath.Join(dir, "file")
+	if err := os.WriteFile(hosts, []byte("[web]\nw1\nw2\n[db]\nd1\nw2\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte("all+sudo:\nlocal:\n!w1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		hosts []string
+		want  string // or what the error says
+	}{
+		{[]string{"local:,all,!w1"}, "local: w2 d1"},
+		{[]string{"all", "!w1"}, "w2 d1"},
+		{[]string{"!w1", "w1:22,web+sudo:,all?python=p1,!d1"}, "w2+sudo: w2?python=p1"},
+		{[]string{"@" + file}, "w2+sudo: d1+sudo: local:"},
+		{[]string{"@" + file, "!d*"}, "local:"},
+		{[]string{"all:!w1,web"}, "w2 d1"},
+		{[]string{"web,db", "&db"}, "w2 d1"},
+		{[]string{"web,&db:!d1"}, "w2"},
+		{[]string{"ssh:w1,jane@w1,w2,!w1"}, "w2"},
+		{[]string{"!w1"}, "w2 d1"},
+		{[]string{"!w1,&web"}, "w2"},
+		{[]string{"!w1+sudo:"}, "w2+sudo: d1+sudo:"},
+		{[]string{"all,!w1+sudo:"}, "it only limits the other names"},
+		{[]string{"!w2,!w1+sudo:"}, "it only limits the other names"},
+		{[]string{"all", "!w9"}, `no host or group fits "w9"`},
+		{[]string{"local:,web,&db"}, "local: is no host of the inventory"},
+		{[]string{"w1", "!w1"}, "no host is left"},
+	} {
+		f := &targetFlags{inventoryFlags: inventoryFlags{sources: []string{hosts}}, hosts: c.hosts}
+		f.app = &app{}
+		list, err := f.readAll(t.Context(), nil)
+		var names []string
+		for _, one := range list {
+			names = append(names, one.name)
+		}
+		got := strings.Join(names, " ")
+		if got != c.want && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%q: %q, want %q (%v)", c.hosts, got, c.want, err)
 		}
 	}

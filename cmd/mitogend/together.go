@@ -115,7 +115,7 @@ func (t *together) finish(ctx context.Context, j *job, o *client.Outcome) {
 	switch {
 	case o.Err == nil:
 		if out = t.ended(ctx, j, o); out == nil {
-			j.drop()
+			fl.drop(j)
 			return
 		}
 	case errors.Is(o.Err, context.DeadlineExceeded) && fl.flags.timeout > 0:
@@ -123,7 +123,7 @@ func (t *together) finish(ctx context.Context, j *job, o *client.Outcome) {
 		out = &outcome{Error: &failure{Kind: kindTimeout, Message: late.Error()}}
 		out.status = out.Error.status()
 	case stopped(ctx) && o.State != work.Failed:
-		j.drop()
+		fl.drop(j)
 		return // the target has no outcome
 	default:
 		out = failed(context.Background(), o.Err)
@@ -171,7 +171,7 @@ func (t *together) rest(ctx context.Context, err error) {
 			}
 		case j.child != nil: // a generator that has its outcome, or was interrupted
 		case err == nil || stopped(ctx):
-			j.drop()
+			fl.drop(j)
 		default:
 			open[fl.targets[i].name] = append(open[fl.targets[i].name], j)
 		}

@@ -25,7 +25,8 @@ func (p *prompts) newTypist() *typist {
 		return &typist{lines: bufio.NewReader(os.Stdin)}
 	}
 	t := &typist{line: liner.NewLiner(), history: historyFile()}
-	p.fl.app.restore = sync.OnceFunc(func() { _ = t.line.Close() })
+	restore := sync.OnceFunc(func() { _ = t.line.Close() })
+	p.fl.app.restore.Store(&restore)
 	t.line.SetCtrlCAborts(true)
 	t.line.SetTabCompletionStyle(liner.TabPrints)
 	t.line.SetWordCompleter(func(line string, pos int) (string, []string, string) {

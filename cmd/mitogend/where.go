@@ -61,14 +61,26 @@ func (w *where) holds(ctx context.Context, j *job) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	it := w.code.RunWithContext(ctx, v)
+	return w.judge(ctx, v)
+}
+
+// judge tells whether the expression is true for these facts.
+func (w *where) judge(ctx context.Context, facts any) (bool, error) {
+	it := w.code.RunWithContext(ctx, facts)
 	got, ok := it.Next()
 	if err, isErr := got.(error); isErr {
 		return false, fmt.Errorf("--where %s: %w", w.text, err)
 	}
+	if _, more := it.Next(); more {
+		return false, fmt.Errorf("--where %s: it gives several values, and one is wanted: any(...) or all(...) makes one of them", w.text)
+	}
 	yes, isBool := got.(bool)
 	if !ok || !isBool {
-		return false, fmt.Errorf("--where %s: it gives %s, not true or false", w.text, printable.Line(fmt.Sprint(got)))
+		gives := "nothing"
+		if ok {
+			gives = printable.Line(fmt.Sprint(got))
+		}
+		return false, fmt.Errorf("--where %s: it gives %s, not true or false", w.text, gives)
 	}
 	return yes, nil
 }

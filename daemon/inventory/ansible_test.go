@@ -233,9 +233,12 @@ esac
 // Each part of a pattern fits something, or it is an error that names it.
 func TestPartsThatFitNothing(t *testing.T) {
 	t.Parallel()
-	inv := load(t, write(t, t.TempDir(), "hosts.ini", "[web]\nweb1\n[empty]\n", 0o644))
+	inv := load(t, write(t, t.TempDir(), "hosts.ini", "[web]\nweb1\nweb2\n[empty]\n[db]\nmain\nspare\nlast\n", 0o644))
 	for pattern, part := range map[string]string{
 		"web:gone": "gone", "web:!gone": "gone", "web:&gone": "gone", "!go*": "go*", "web:!empty": "", "web1": "",
+		"web:!web[9]": "web[9]", "web:!web[8:9]": "web[8:9]", "db[-4]": "db[-4]", "db[-3]": "", "db[1:9]": "", "db[2:1]": "db[2:1]", "empty[0]": "empty[0]",
+		"db[99999999999999999999]": "db[99999999999999999999]", "db[3:99999999999999999999]": "db[3:99999999999999999999]", "db[2:99999999999999999999]": "",
+		"web[1:4]": "web3", "all:!web[1:4]": "web3", "web[1:2]": "",
 	} {
 		_, err := inv.Match(pattern)
 		var none *NoMatchError

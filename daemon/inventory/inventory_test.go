@@ -380,6 +380,12 @@ x
 	resolve("web[1-2]", "ssh:web1 ssh:web2") // one character of a name, not some of the group
 	resolve("web[-1]", "docker:box")         // of the group
 	resolve("db[1:3]", "")
+	resolve("bo[w:y]", "bow docker:box boy") // those that it does not have are ssh hosts
+	resolve("bo[w:x]:22", "has no port")
+	resolve("bo[x:y]+sudo:", "docker:box+sudo: boy+sudo:")
+	resolve("web[1:4]", `no host or group fits "web4"`) // is it some of the group?
+	resolve("web[8:9]", `no host or group fits "web[8:9]": the group has 4 hosts`)
+	resolve("web[1:2]:2222", "ssh:web1?port=2222 ssh:web2?port=2222")
 	resolve("db[1-3]", "written [N:M]")
 	resolve("web3", "ssh:web3+su:jane@example.com?su_args=-m&su_path=sudo%20su%20-")
 	if none, err := (*Inventory)(nil).Resolve("web[1:3]"); none != nil || err != nil {

@@ -93,14 +93,20 @@ func rangeItems(s string) ([]string, error) {
 }
 
 // NoMatchError is a part of a pattern that fits no host and no group.
-type NoMatchError struct{ Part string }
+type NoMatchError struct {
+	Part string
+	why  string // empty if there is no more to say
+}
 
 func (e *NoMatchError) Error() string { return "inventory: " + e.Plain() }
 
 // Plain is for fault.Plain.
 func (e *NoMatchError) Plain() string {
 	text := fmt.Sprintf("no host or group fits %s", quoted(e.Part))
-	if dashes.MatchString(e.Part) {
+	switch {
+	case e.why != "":
+		text += ": " + e.why
+	case dashes.MatchString(e.Part):
 		text += "; [N-M] is one character of a name, and a range or a part of a group is written [N:M]"
 	}
 	return text
@@ -162,6 +168,36 @@ func (inv *Inventory) Match(pattern string) ([]string, error) {
 	return inv.inOrder(in), nil
 }
 
+// OnlySigned tells whether a name is no target of its own: all its terms have a sign.
+func OnlySigned(name string) bool {
+	if WrittenOut(name) || !strings.ContainsAny(name, "&!") {
+		return false
+	}
+	pattern, _ := SplitName(name)
+	terms := splitPattern(pattern)
+	return len(terms) > 0 && !slices.ContainsFunc(terms, func(t term) bool { return t.sign == 0 })
+}
+
+// Excluded gives the hosts that the !TERMs of a name fit. A nil Inventory has none.
+func (inv *Inventory) Excluded(name string) ([]string, error) {
+	if inv == nil {
+		return nil, nil
+	}
+	var out []string
+	pattern, _ := SplitName(name)
+	for _, t := range splitPattern(pattern) {
+		if t.sign != '!' {
+			continue
+		}
+		names, err := inv.fits(t.text)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, names...)
+	}
+	return out, nil
+}
+
 // splitPattern splits at commas, and at colons that are in no brackets. In an IPv6 address (2001:db8::7) colons part
 // nothing.
 func splitPattern(s string) []term {
@@ -214,6 +250,9 @@ func (inv *Inventory) fits(s string) ([]string, error) {
 	names, isRange := inv.namedBy(s)
 	switch {
 	case isRange:
+		if err := inv.lacks(s, names); err != nil {
+			return nil, err
+		}
 		set := make(map[string]bool, len(names))
 		for _, name := range names {
 			set[name] = true
@@ -226,7 +265,9 @@ func (inv *Inventory) fits(s string) ([]string, error) {
 		}
 		test = re.MatchString
 	case strings.ContainsAny(s, "*?["):
-		if names, ok := inv.some(s); ok {
+		if names, ok := inv.some(s); ok && len(names) == 0 {
+			return nil, inv.outOf(s)
+		} else if ok {
 			return names, nil
 		}
 		if _, err := path.Match(globs.Replace(s), ""); err != nil {
@@ -237,7 +278,7 @@ func (inv *Inventory) fits(s string) ([]string, error) {
 			return ok
 		}
 	default:
-		return nil, &NoMatchError{s}
+		return nil, &NoMatchError{Part: s}
 	}
 	for _, name := range inv.order {
 		if test(name) {
@@ -251,7 +292,7 @@ func (inv *Inventory) fits(s string) ([]string, error) {
 		}
 	}
 	if len(in) == 0 {
-		return nil, &NoMatchError{s}
+		return nil, &NoMatchError{Part: s}
 	}
 	return inv.inOrder(in), nil
 }
@@ -263,6 +304,29 @@ func (inv *Inventory) namedBy(s string) ([]string, bool) {
 	}
 	names, err := expandRanges(s)
 	return names, err == nil && slices.ContainsFunc(names, inv.Has)
+}
+
+// lacks gives an error if a range stands for a name that no host or group has.
+func (inv *Inventory) lacks(s string, names []string) error {
+	var missing []string
+	for _, name := range names {
+		if !inv.Has(name) {
+			missing = append(missing, name)
+		}
+	}
+	switch {
+	case len(missing) == 0:
+		return nil
+	case len(missing) == 1:
+		return &NoMatchError{missing[0], "it is one of " + quoted(s)}
+	}
+	return &NoMatchError{missing[0], fmt.Sprintf("it is one of %s, as are %d others that there are not", quoted(s), len(missing)-1)}
+}
+
+// outOf is the error of some hosts of a group that has none of these numbers.
+func (inv *Inventory) outOf(s string) error {
+	n := len(inv.members(inv.groups[subscript.FindStringSubmatch(s)[1]]))
+	return &NoMatchError{s, fmt.Sprintf("the group has %d hosts, counted from 0", n)}
 }
 
 // globs makes a shell's pattern one of package path: a slash is no separator here, and [!a] is its [^a].
@@ -279,25 +343,28 @@ func (inv *Inventory) some(s string) ([]string, bool) {
 	}
 	g := inv.groups[m[1]]
 	list := inv.members(g)
-	if n, err := strconv.Atoi(m[2]); err == nil {
+	first, last, isRange := strings.Cut(m[2], ":")
+	if !isRange {
+		n, err := strconv.Atoi(first)
 		if n < 0 {
 			n += len(list)
 		}
-		if n < 0 || n >= len(list) {
+		if err != nil || n < 0 || n >= len(list) {
 			return nil, true
 		}
 		return list[n : n+1], true
 	}
-	i := strings.IndexByte(m[2], ':')
+	// Of a number that is too large, Atoi gives the largest.
 	low, high := 0, len(list)-1
-	if m[2][:i] != "" {
-		low, _ = strconv.Atoi(m[2][:i])
+	if first != "" {
+		low, _ = strconv.Atoi(first)
 	}
-	if m[2][i+1:] != "" {
-		high, _ = strconv.Atoi(m[2][i+1:])
+	if last != "" {
+		n, _ := strconv.Atoi(last)
+		high = min(high, n)
 	}
-	low, high = min(max(low, 0), len(list)), min(high+1, len(list))
-	return list[low:max(low, high)], true
+	low = min(low, len(list))
+	return list[low:max(low, high+1)], true
 }
 
 // quoted shows a text in an error, not all of one that is long.

@@ -32,12 +32,16 @@ func SplitName(name string) (pattern, rest string) {
 }
 
 // Resolve gives the targets of a host, or of a pattern, with what follows the name. There are none for a single name
-// that is no host's, or a range of such names: it means ssh. HOST:PORT is a host with another port, unless it is a
+// that is no host's, or a range of such names: it means ssh. Where a range has names of both kinds, the others are
+// targets of ssh. HOST:PORT is a host with another port, unless it is a
 // pattern that fits. What follows and cannot be read is a *bootstrap.Error. A nil Inventory has no hosts.
 func (inv *Inventory) Resolve(name string) ([]*Target, error) {
 	pattern, rest := SplitName(name)
 	if inv == nil {
 		return nil, nil
+	}
+	if list, ok, err := inv.counted(pattern, Names(name)); ok {
+		return list, err
 	}
 	if host, port := splitPort(pattern); port != "" && bootstrap.HasPort(pattern) && !inv.Has(port) {
 		if !inv.Has(host) {
@@ -48,7 +52,7 @@ func (inv *Inventory) Resolve(name string) ([]*Target, error) {
 	hosts, err := inv.Match(pattern)
 	var none *NoMatchError
 	switch {
-	case errors.As(err, &none) && (!strings.ContainsAny(pattern, ":!&*[~,") || isRange(pattern)):
+	case errors.As(err, &none) && none.why == "" && (!strings.ContainsAny(pattern, ":!&*[~,") || isRange(pattern)):
 		return nil, nil
 	case err != nil:
 		return nil, err
@@ -65,6 +69,39 @@ func (inv *Inventory) Resolve(name string) ([]*Target, error) {
 		}
 	}
 	return out, nil
+}
+
+// counted gives the targets of a range, if a host or group has one of its names. names are those that it stands for,
+// with what follows. If a group has the name before the range, it might be meant, so each name has to be known.
+func (inv *Inventory) counted(pattern string, names []string) (list []*Target, ok bool, err error) {
+	whole := pattern
+	if host, port := splitPort(pattern); port != "" && !inv.Has(port) {
+		whole = host
+	}
+	hosts, ok := inv.namedBy(whole)
+	if !ok {
+		return nil, false, nil
+	}
+	if m := subscript.FindStringSubmatch(whole); m != nil && inv.groups[m[1]] != nil {
+		if err := inv.lacks(whole, hosts); err != nil {
+			return nil, true, err
+		}
+	}
+	for i, name := range names {
+		var found []*Target
+		if inv.Has(hosts[i]) {
+			found, err = inv.Resolve(name)
+		} else {
+			var hops []bootstrap.Hop
+			hops, err = bootstrap.ParseTarget(name)
+			found = []*Target{{Host: name, Hops: hops}}
+		}
+		if err != nil {
+			return nil, true, err
+		}
+		list = append(list, found...)
+	}
+	return list, true, nil
 }
 
 // withPort gives a host, reached by another port.

@@ -183,6 +183,9 @@ func runProgram(ctx context.Context, path string, args ...string) ([]byte, error
 	out, complaints := &bounded{max: maxFile}, &bounded{max: 64 << 10}
 	cmd.Stdout, cmd.Stderr = out, complaints
 	err = cmd.Run()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil // it has ended well, and something that it has started goes on with its stdout
+	}
 	switch {
 	case whole.Err() != nil:
 		return nil, at.errorf("%w", context.Cause(whole))

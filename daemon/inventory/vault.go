@@ -40,8 +40,8 @@ type VaultPassword struct {
 	Get func(ctx context.Context) (string, error)
 }
 
-// VaultFile gives the password in a file, without its last newline; or, if the file can be run, the one that it
-// prints.
+// VaultFile gives the password in a file, or, if the file can be run, the one that it prints. As for Ansible, spaces
+// around the former are no part of it, nor are empty lines around the latter.
 func VaultFile(label, path string) VaultPassword {
 	return VaultPassword{label, func(ctx context.Context) (string, error) {
 		info, err := os.Stat(path)
@@ -49,15 +49,17 @@ func VaultFile(label, path string) VaultPassword {
 			return "", fileError(path, err)
 		}
 		var data []byte
+		around := " \t\r\n\v\f"
 		if info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 			data, err = runProgram(ctx, path)
+			around = "\r\n"
 		} else {
 			data, err = readFile(path)
 		}
 		if err != nil {
 			return "", err
 		}
-		password := strings.TrimRight(string(data), "\r\n")
+		password := strings.Trim(string(data), around)
 		if password == "" {
 			return "", errorf("%s: there is no password in it", path)
 		}

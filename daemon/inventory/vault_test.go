@@ -108,6 +108,11 @@ func TestVaultFilePasswords(t *testing.T) {
 		want string
 	}{
 		"plain":      {"one two\r\n", 0o600, "one two"},
+		"spaces":     {"\n\v one \ttwo\f \n", 0o600, "one \ttwo"}, // as Ansible reads a file
+		"lines":      {"#!/bin/sh\nprintf '\\n\\r one \\r\\n\\n'\n", 0o700, " one "},
+		"only blank": {" \t\n", 0o600, "no password in it"},
+		"goes on":    {"#!/bin/sh\nsleep 5 &\necho done\n", 0o700, "done"}, // with its stdout open
+		"goes wrong": {"#!/bin/sh\nsleep 5 &\nexit 1\n", 0o700, "exit status 1"},
 		"program":    {"#!/bin/sh\necho from a program\n", 0o700, "from a program"},
 		"no secrets": {"#!/bin/sh\necho \"${MITOGEND_VAULT_PASSWORD-not told}\"\n", 0o700, "not told"},
 		"fails":      {"#!/bin/sh\necho locked >&2; exit 1\n", 0o700, "locked"},

@@ -3,6 +3,7 @@ package requirements
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"strconv"
@@ -67,7 +68,7 @@ func byPip(ctx context.Context, argv []string, r importer.Requirements, p import
 	cmd.Env, cmd.WaitDelay = env, time.Second
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := cmd.Run(); err != nil {
+	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) { // git may leave a process
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

@@ -3,6 +3,7 @@ package requirements
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -74,7 +75,7 @@ func byUV(ctx context.Context, r importer.Requirements, p importer.Platform, env
 	cmd.WaitDelay = time.Second
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := cmd.Run(); err != nil {
+	if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) { // git may leave a process
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
