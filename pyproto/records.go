@@ -302,7 +302,7 @@ func names(v any) ([]string, error) {
 		case string:
 			out[i], ok = v, true
 		case []byte:
-			out[i], ok = a.text(v, validText)
+			out[i], ok = a.text(v, ValidText)
 		}
 		if !ok {
 			return nil, fmt.Errorf("a %s is no name", pyType(list[i]))
