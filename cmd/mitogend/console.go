@@ -68,7 +68,12 @@ func (c *console) lock() bool {
 	case <-time.After(deadTime):
 		c.deaths.Do(func() { close(c.dead) })
 	}
-	return false
+	select {
+	case c.turn <- struct{}{}: // it is free after all
+		return true
+	default:
+		return false
+	}
 }
 
 func (c *console) unlock() { <-c.turn }

@@ -29,7 +29,7 @@ func fill(cmd *cobra.Command) {
 			return
 		}
 		switch f.Value.Type() {
-		case "stringArray", "stringSlice":
+		case "stringArray", "stringSlice", "uintSlice":
 			if f.DefValue == "[]" {
 				f.DefValue = "" // for a value of its own types, pflag knows that this is no default to show
 			}
