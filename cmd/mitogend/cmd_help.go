@@ -119,10 +119,12 @@ func (a *app) pager(text string) bool {
 	if _, set := os.LookupEnv("LESS"); !set {
 		cmd.Env = append(cmd.Env, "LESS=FRX")
 	}
-	if cmd.Start() != nil {
-		return false
-	}
-	signal.Ignore(os.Interrupt) // the pager gets it: less ends a search then
-	defer signal.Notify(a.signals, os.Interrupt)
-	return cmd.Wait() == nil
+	// The pager gets Ctrl-C: less ends a search then. A signal that is ignored here would be ignored there.
+	signal.Reset(os.Interrupt)
+	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
+	defer func() {
+		signal.Reset(os.Interrupt)
+		signal.Notify(a.signals, os.Interrupt)
+	}()
+	return cmd.Run() == nil
 }
