@@ -21,7 +21,7 @@ func TestReadingCanBeInterrupted(t *testing.T) {
 	}
 	for _, line := range []string{
 		"run -", "run " + fifo, "call m:f @-", "call m:f @" + fifo, "call m:f --args-json @-", "call m:f --kw x=@-", "exec -H @- true", "exec -H @" + fifo + " true",
-		"run --requirements " + fifo + " -m x", "run --constraint " + fifo + " -m x", "call --requirements " + fifo + " m:f",
+		"run --requirements " + fifo + " -m x", "call --requirements " + fifo + " m:f",
 	} {
 		t.Run(line, func(t *testing.T) {
 			t.Parallel()

@@ -23,7 +23,7 @@ func TestRunPrintsUntilItsEnd(t *testing.T) {
 		var out strings.Builder
 		_, err := c.Run(ctx, daemon.RunOptions{
 			Path: "x.py",
-			Source: []byte("import sys, time\ntry:\n    print('up')\n    sys.stdout.flush()\n    while 1: time.sleep(0.01)\n" +
+			Source: []byte("import sys, time\ntry:\n    sys.stdout.write('up\\n')\n    sys.stdout.flush()\n    while 1: time.sleep(0.01)\n" +
 				"except KeyboardInterrupt:\n    print('cleaned')\n    sys.exit(0)\n"),
 			Stdin: strings.NewReader("x"),
 			Stdout: writerFunc(func(p []byte) {
