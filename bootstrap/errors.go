@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
-	"unicode/utf8"
 
 	"mitogend/pyproto/printable"
 )
@@ -100,23 +99,11 @@ func (e *ArgError) Unwrap() error { return e.err }
 // errorText is how much an error says of a text that it was given: in bytes.
 const errorText = 200
 
-// cut shortens a text for an error.
-func cut(s string) string {
-	if len(s) <= errorText {
-		return s
-	}
-	n := errorText
-	for n > errorText-utf8.UTFMax && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n] + "..."
-}
-
 // argErrorf makes an ArgError, which quotes no more than errorText of each text.
 func argErrorf(arg, format string, args ...any) error {
 	for i, v := range args {
 		if s, ok := v.(string); ok {
-			args[i] = cut(s)
+			args[i] = printable.Cut(s, errorText)
 		}
 	}
 	return &ArgError{arg, fmt.Errorf(format, args...)}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sort"
 	"strings"
+
+	"mitogend/pyproto/printable"
 )
 
 // Arg describes one argument of a connection method.
@@ -86,7 +88,7 @@ func (m *Method) arg(name string) (Arg, bool) {
 func Build(method string, opts map[string]any, b Boot) (*Plan, error) {
 	m, ok := methods[method]
 	if !ok {
-		return nil, &Error{Step: StepOptions, Reason: fmt.Sprintf("unknown connection method %q", cut(method)), Hint: "one of " + methodNames()}
+		return nil, &Error{Step: StepOptions, Reason: fmt.Sprintf("unknown connection method %q", printable.Cut(method, errorText)), Hint: "one of " + methodNames()}
 	}
 	fail := func(err error) (*Plan, error) {
 		return nil, &Error{Label: method, Step: StepOptions, Reason: err.Error(), Err: err}
@@ -96,7 +98,7 @@ func Build(method string, opts map[string]any, b Boot) (*Plan, error) {
 	}
 	for _, key := range sortedKeys(opts) {
 		if _, ok := m.arg(key); !ok {
-			return fail(fmt.Errorf("%s takes no argument %q; it takes %s", method, cut(key), argNames(m)))
+			return fail(fmt.Errorf("%s takes no argument %q; it takes %s", method, printable.Cut(key, errorText), argNames(m)))
 		}
 	}
 	o := &options{values: opts, mitogen: b.Mitogen, supply: b.Supply != nil}

@@ -6,7 +6,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
@@ -277,18 +276,6 @@ func (d *Daemon) unrouted(s *stream) (n int) {
 		}
 	})
 	return n
-}
-
-// Cut shortens a text of somebody else's to about n bytes.
-func Cut(text string, n int) string {
-	if len(text) <= n {
-		return text
-	}
-	k := n
-	for k > n-utf8.UTFMax && k > 0 && !utf8.RuneStart(text[k]) {
-		k--
-	}
-	return fmt.Sprintf("%s... (%d bytes more)", text[:k], len(text)-k)
 }
 
 // LogLimit keeps one child's log records from filling a disk. The zero value is ready. It is safe for concurrent use.

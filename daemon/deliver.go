@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"mitogend/pyproto"
+	"mitogend/pyproto/printable"
 )
 
 // sender says who may send to one of our fixed handles. route has checked before that the source is behind the
@@ -99,7 +100,7 @@ const servedBefore = "its modules come from the context before it"
 // refused counts a message that its sender may not send, and logs it.
 func (s *stream) refused(kind, reason string, h pyproto.Header) {
 	s.d.refused.Add(1)
-	s.warn(kind, "refused a message", zap.String("kind", kind), zap.String("reason", Cut(reason, 200)), zap.Uint32("src", uint32(h.Src)),
+	s.warn(kind, "refused a message", zap.String("kind", kind), zap.String("reason", printable.Cut(reason, 200)), zap.Uint32("src", uint32(h.Src)),
 		zap.Uint32("auth", uint32(h.Auth)), zap.Uint32("handle", uint32(h.Handle)))
 }
 

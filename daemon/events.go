@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"mitogend/pyproto"
+	"mitogend/pyproto/printable"
 )
 
 // EventKind says what happened.
@@ -41,7 +42,7 @@ type Log struct {
 }
 
 func (d *Daemon) event(kind EventKind, c *Child, reason string) {
-	reason = Cut(reason, MaxLogText)
+	reason = printable.Cut(reason, MaxLogText)
 	d.log.Debug(string(kind), zap.String("target", c.name), zap.Uint32("context", uint32(c.id)), zap.String("reason", reason))
 	if d.opt.OnEvent != nil {
 		e := Event{Time: time.Now(), Kind: kind, ID: c.id, Target: c.name, Reason: reason}
@@ -83,7 +84,7 @@ func (d *Daemon) onLog(c *Child, src pyproto.ContextID, payload []byte) {
 	if err != nil {
 		level = 20
 	}
-	text := Cut(string(parts[2]), MaxLogText)
+	text := printable.Cut(string(parts[2]), MaxLogText)
 	if c != nil && c.opt.OnLog != nil {
 		c.opt.OnLog(Log{Target: name, Context: src, Logger: string(parts[0]), Level: level, Text: text})
 		return

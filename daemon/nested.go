@@ -6,6 +6,7 @@ import (
 
 	"mitogend/bootstrap"
 	"mitogend/pyproto"
+	"mitogend/pyproto/printable"
 	"mitogend/python"
 )
 
@@ -65,7 +66,7 @@ func (d *Daemon) onConnect(m message) string {
 		defer s.survive("a connect")
 		up, err := c.connectBehind(d.alive, &r)
 		if err != nil {
-			text := Cut(err.Error(), maxReason)
+			text := printable.Cut(err.Error(), maxReason)
 			up.Error = &text
 		}
 		if reply, err := pyproto.Marshal(up.dict()); err == nil && h.ReplyTo != 0 {
@@ -100,7 +101,7 @@ func (c *Child) connectBehind(ctx context.Context, r *behindRequest) (up behindR
 		return up, nil
 	}
 	if r.Method != "fork" && !behindMethods[r.Method] {
-		return up, fmt.Errorf("code in a child cannot connect by the method %q", Cut(r.Method, 100))
+		return up, fmt.Errorf("code in a child cannot connect by the method %q", printable.Cut(r.Method, 100))
 	}
 	if pyproto.Handle(r.Launcher).Reserved() {
 		return up, fmt.Errorf("handle %d is no launcher's", r.Launcher)
@@ -128,7 +129,7 @@ func (c *Child) connectBehind(ctx context.Context, r *behindRequest) (up behindR
 	if r.Name != nil {
 		next.name = *r.Name
 	}
-	next.name = Cut(next.name, maxChildName)
+	next.name = printable.Cut(next.name, maxChildName)
 	next.opt.Name = next.name
 	next.unidirectional = via.unidirectional || isTrue(r.Args["unidirectional"])
 	if r.Method == "fork" {
@@ -173,7 +174,7 @@ func (c *Child) connectBehind(ctx context.Context, r *behindRequest) (up behindR
 // shownSpec is the value of an argument for an error. What is no text is not formatted: it may be large in full.
 func shownSpec(v any) string {
 	if text, ok := pyproto.Text(v); ok {
-		return Cut(text, 100)
+		return printable.Cut(text, 100)
 	}
 	return fmt.Sprintf("a %T", v)
 }

@@ -13,6 +13,7 @@ import (
 
 	"mitogend/importer"
 	"mitogend/pyproto"
+	"mitogend/pyproto/printable"
 )
 
 // resourceQueue answers the questions about files that come over one stream, in order but for those that are parked.
@@ -252,14 +253,14 @@ func (d *Daemon) resource(c *Child, from pyproto.ContextID, payload []byte) (any
 		}
 		return project(m, true), nil
 	}
-	return nil, fmt.Errorf("no such request for a resource: %q", Cut(q[0], 100))
+	return nil, fmt.Errorf("no such request for a resource: %q", printable.Cut(q[0], 100))
 }
 
 // extensionPart compresses what leaves this machine, and sends nothing that the child can read itself.
 func (d *Daemon) extensionPart(c *Child, im *importer.Importer, args []string) (any, error) {
 	offset, err := strconv.ParseInt(args[4], 10, 64)
 	if err != nil {
-		return nil, fmt.Errorf("no number of bytes: %q", Cut(args[4], 100))
+		return nil, fmt.Errorf("no number of bytes: %q", printable.Cut(args[4], 100))
 	}
 	f, err := im.ExtensionFile(d.ctx, c.Version(), args[0], args[1], args[2], args[3], c.opt.Policy)
 	if err != nil {

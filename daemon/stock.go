@@ -16,6 +16,7 @@ import (
 	"mitogend/bootstrap"
 	"mitogend/importer"
 	"mitogend/pyproto"
+	"mitogend/pyproto/printable"
 	"mitogend/python"
 )
 
@@ -158,7 +159,7 @@ func (c *Child) proxyConnect(ctx context.Context, next *Child, s step, plan *boo
 	case err != nil:
 		return err
 	case up.Message != nil:
-		return &bootstrap.Error{Label: s.hop.String(), Step: bootstrap.StepConnect, Reason: Cut(*up.Message, maxReason)}
+		return &bootstrap.Error{Label: s.hop.String(), Step: bootstrap.StepConnect, Reason: printable.Cut(*up.Message, maxReason)}
 	case up.ID == nil:
 		return errorf("%s does not say which context it has connected", c.name)
 	}
@@ -297,11 +298,11 @@ func (c *Child) askVersion(ctx context.Context) error {
 	x, err1 := strconv.ParseUint(major, 10, 8)
 	y, err2 := strconv.ParseUint(minor, 10, 8)
 	if err1 != nil || err2 != nil {
-		return errorf("%s says that it is Python %q", c.name, Cut(text, 100))
+		return errorf("%s says that it is Python %q", c.name, printable.Cut(text, 100))
 	}
 	hex := uint32(x<<24 | y<<16)
 	if !bootstrap.Supported(hex) {
-		return errorf("%s says that it is Python %q", c.name, Cut(text, 100))
+		return errorf("%s says that it is Python %q", c.name, printable.Cut(text, 100))
 	}
 	c.setVersion(hex)
 	return nil

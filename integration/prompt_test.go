@@ -65,67 +65,51 @@ func replOnSeveral(t *testing.T, p Python) {
 
 // Ctrl-C ends what does not end by itself.
 func TestReplInterruptedAtTheEnd(t *testing.T) {
-	target := AnyPython(t).Target()
-	cmd := Command(t, t.TempDir(), "repl", "-H", target, "-H", target+"&connect_timeout=31s")
-	out := &Buffer{}
-	cmd.Stdout, cmd.Stderr = out, out
-	in, err := cmd.StdinPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill() })
-	_, _ = io.WriteString(in, "import threading, time; threading.Thread(target=time.sleep, args=(600,)).start(); print('begun')\n")
-	poll.Until(t, "it has begun", func() bool { return strings.Contains(out.String(), " (2)\nbegun\n") })
+	in, interrupt := replOnPipes(t, "import threading, time; threading.Thread(target=time.sleep, args=(600,)).start(); print('begun')\n")
 	_ = in.Close()
-	ended := make(chan struct{})
-	go func() { _ = cmd.Wait(); close(ended) }()
-	poll.Until(t, "it has ended", func() bool {
-		_ = cmd.Process.Signal(os.Interrupt)
-		select {
-		case <-ended:
-			return true
-		default:
-			return false
-		}
-	})
-	if cmd.ProcessState.ExitCode() != 130 {
-		t.Error(cmd.ProcessState, out)
-	}
+	interrupt()
 }
 
 // Ctrl-C ends a prompt that waits for a line which is not typed.
 func TestReplInterruptedWithoutATerminal(t *testing.T) {
+	in, interrupt := replOnPipes(t, "print('begun')\n")
+	defer in.Close()
+	interrupt()
+}
+
+// replOnPipes starts repl on two targets, gives it a text that prints begun, and waits for that. interrupt sends SIGINT until
+// repl has ended by it.
+func replOnPipes(t *testing.T, text string) (in io.Closer, interrupt func()) {
 	target := AnyPython(t).Target()
 	cmd := Command(t, t.TempDir(), "repl", "-H", target, "-H", target+"&connect_timeout=31s")
 	out := &Buffer{}
 	cmd.Stdout, cmd.Stderr = out, out
-	in, err := cmd.StdinPipe()
+	pipe, err := cmd.StdinPipe()
 	if err == nil {
 		err = cmd.Start()
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer in.Close()
 	t.Cleanup(func() { _ = cmd.Process.Kill() })
-	_, _ = io.WriteString(in, "print('begun')\n")
+	_, _ = io.WriteString(pipe, text)
 	poll.Until(t, "it has begun", func() bool { return strings.Contains(out.String(), " (2)\nbegun\n") })
-	ended := make(chan struct{})
-	go func() { _ = cmd.Wait(); close(ended) }()
-	poll.Until(t, "it has ended", func() bool {
-		_ = cmd.Process.Signal(os.Interrupt)
-		select {
-		case <-ended:
-			return true
-		default:
-			return false
+	return pipe, func() {
+		t.Helper()
+		ended := make(chan struct{})
+		go func() { _ = cmd.Wait(); close(ended) }()
+		poll.Until(t, "it has ended", func() bool {
+			_ = cmd.Process.Signal(os.Interrupt)
+			select {
+			case <-ended:
+				return true
+			default:
+				return false
+			}
+		})
+		if cmd.ProcessState.ExitCode() != 130 {
+			t.Error(cmd.ProcessState, out)
 		}
-	})
-	if cmd.ProcessState.ExitCode() != 130 {
-		t.Error(cmd.ProcessState, out)
 	}
 }
 

@@ -297,14 +297,11 @@ func names(v any) ([]string, error) {
 	out := make([]string, len(list))
 	var a assigner
 	for i := range list {
-		ok := false
-		switch v := list[i].(type) {
-		case string:
-			out[i], ok = v, true
-		case []byte:
-			out[i], ok = a.text(v, ValidText)
+		text, ok := list[i].(string)
+		if b, isBytes := list[i].([]byte); isBytes {
+			text, ok = a.text(b, ValidText)
 		}
-		if !ok {
+		if out[i] = text; !ok {
 			return nil, fmt.Errorf("a %s is no name", pyType(list[i]))
 		}
 	}

@@ -68,17 +68,22 @@ func TestNamesCountOnce(t *testing.T) {
 		{[]string{"ssh:web1,ssh:web1,local:,local:"}, "ssh:web1 ssh:web1 local: local:"},
 		{[]string{"other[1:3],other2"}, "other1 other2 other3"},
 	} {
-		f := &targetFlags{inventoryFlags: inventoryFlags{sources: []string{hosts}}, hosts: c.hosts}
-		f.app = &app{}
-		list, err := f.readAll(t.Context(), nil)
-		var names []string
-		for _, one := range list {
-			names = append(names, one.name)
-		}
-		if got := strings.Join(names, " "); err != nil || got != c.want {
+		if got, err := targetNames(t, hosts, c.hosts); err != nil || got != c.want {
 			t.Errorf("%q: %q, want %q (%v)", c.hosts, got, c.want, err)
 		}
 	}
+}
+
+// targetNames gives the names of the targets that several -H stand for, with an inventory.
+func targetNames(t *testing.T, inventory string, hosts []string) (string, error) {
+	f := &targetFlags{inventoryFlags: inventoryFlags{sources: []string{inventory}}, hosts: hosts}
+	f.app = &app{}
+	list, err := f.readAll(t.Context(), nil)
+	var names []string
+	for _, one := range list {
+		names = append(names, one.name)
+	}
+	return strings.Join(names, " "), err
 }
 
 // What a ! leaves out is left out, whatever else stands for it.
@@ -113,14 +118,7 @@ func TestExclusionsCountForAll(t *testing.T) {
 		{[]string{"local:,web,&db"}, "local: is no host of the inventory"},
 		{[]string{"w1", "!w1"}, "no host is left"},
 	} {
-		f := &targetFlags{inventoryFlags: inventoryFlags{sources: []string{hosts}}, hosts: c.hosts}
-		f.app = &app{}
-		list, err := f.readAll(t.Context(), nil)
-		var names []string
-		for _, one := range list {
-			names = append(names, one.name)
-		}
-		got := strings.Join(names, " ")
+		got, err := targetNames(t, hosts, c.hosts)
 		if got != c.want && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%q: %q, want %q (%v)", c.hosts, got, c.want, err)
 		}

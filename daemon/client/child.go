@@ -184,8 +184,8 @@ func silent(name string, hops int) error {
 		Reason: errSilent.Error(), Hint: "is its process stopped? --daemon none does without"}}
 }
 
-// unreached is an error of what reaches a target: that the daemon of ctx, from whileAnswering, says nothing or serves
-// this client not means that the target was not reached.
+// unreached is an error of what reaches a target. A target was not reached if the daemon of ctx, from whileAnswering,
+// says nothing or does not serve this client.
 func (c *Client) unreached(ctx context.Context, err error, name string, hops int) error {
 	var refused *RefusedError
 	switch {

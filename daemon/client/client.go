@@ -26,7 +26,7 @@ var ErrDisconnected = link.ErrDisconnected
 // ErrOtherUser: the daemon is another user's, and is told nothing.
 var ErrOtherUser = link.ErrOtherUser
 
-// RefusedError: the daemon serves this client not, as when it has too many. Nothing was done.
+// RefusedError: the daemon does not serve this client, as when it has too many. Nothing was done.
 type RefusedError = link.RefusedError
 
 // errModules: what this process has in its memory is not where the daemon looks modules up.

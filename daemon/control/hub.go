@@ -10,6 +10,7 @@ import (
 
 	"mitogend/daemon"
 	"mitogend/daemon/wire"
+	"mitogend/pyproto/printable"
 )
 
 // How many events are kept for later subscribers, and how many bytes of them.
@@ -202,7 +203,7 @@ func (c logCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 	for _, name := range names {
 		e.Text += " " + name + "=" + text(enc.Fields[name])
 	}
-	e.Text = daemon.Cut(e.Text, daemon.MaxLogText)
+	e.Text = printable.Cut(e.Text, daemon.MaxLogText)
 	c.h.publish(e)
 	return nil
 }

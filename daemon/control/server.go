@@ -18,6 +18,7 @@ import (
 	"mitogend/daemon/wire"
 	"mitogend/importer"
 	"mitogend/internal/slogzap"
+	"mitogend/pyproto/printable"
 	"mitogend/python/bytecode"
 )
 
@@ -213,7 +214,7 @@ func (s *Server) onOutput(log *zap.Logger) func(*pool.Conn, []byte) {
 	return func(c *pool.Conn, data []byte) {
 		s.hub.publish(wire.Event{Kind: wire.EventOutput, Target: c.Name(), Chain: c.Chain(), Text: string(data)})
 		if entry := log.Check(zap.DebugLevel, "printed"); entry != nil && mayLog(log, c, len(data)) {
-			entry.Write(zap.String("target", c.Name()), chainField(c), zap.String("output", daemon.Cut(string(data), daemon.MaxLogText)))
+			entry.Write(zap.String("target", c.Name()), chainField(c), zap.String("output", printable.Cut(string(data), daemon.MaxLogText)))
 		}
 	}
 }

@@ -6,7 +6,11 @@
 // pull request 215 repairs it; no release has it yet.
 package pty
 
-import "os"
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
 
 // Open makes a pseudoterminal. Both descriptors are blocking and closed on exec; the slave becomes nobody's controlling
 // terminal by this.
@@ -19,4 +23,9 @@ func Files() (master, slave *os.File, err error) {
 		return nil, nil, err
 	}
 	return os.NewFile(uintptr(m), "/dev/ptmx"), os.NewFile(uintptr(s), "tty"), nil
+}
+
+// SetSize tells a terminal how large it is.
+func SetSize(fd, rows, columns int) error {
+	return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(rows), Col: uint16(columns)})
 }

@@ -68,8 +68,3 @@ func openPath(name string) (int, error) {
 		}
 	}
 }
-
-// SetSize tells a terminal how large it is.
-func SetSize(fd, rows, columns int) error {
-	return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(rows), Col: uint16(columns)})
-}

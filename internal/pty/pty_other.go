@@ -23,8 +23,3 @@ func open() (master, slave int, err error) {
 	}
 	return master, slave, nil
 }
-
-// SetSize tells a terminal how large it is.
-func SetSize(fd, rows, columns int) error {
-	return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(rows), Col: uint16(columns)})
-}

@@ -18,11 +18,25 @@ func Short(s string) string {
 	if len(s) <= 60 {
 		return s
 	}
-	end := 57
-	for !utf8.RuneStart(s[end]) && end > 57-utf8.UTFMax {
-		end--
+	return head(s, 57) + "..."
+}
+
+// Cut shortens a text to n bytes, and says how many more there were. It escapes nothing.
+func Cut(s string, n int) string {
+	if len(s) <= n {
+		return s
 	}
-	return s[:end] + "..."
+	begin := head(s, n)
+	return begin + "... (" + strconv.Itoa(len(s)-len(begin)) + " bytes more)"
+}
+
+// head gives the first n bytes of a text that is longer, or a few less if a character ends behind them.
+func head(s string, n int) string {
+	k := n
+	for k > 0 && k > n-utf8.UTFMax && !utf8.RuneStart(s[k]) {
+		k--
+	}
+	return s[:k]
 }
 
 func keepNothing(*strings.Builder, string, rune) int { return 0 }

@@ -162,3 +162,16 @@ func FuzzShown(f *testing.F) {
 		sameJSON(t, b.Bytes(), shown)
 	})
 }
+
+// Texts are cut between characters.
+func TestCut(t *testing.T) {
+	for _, x := range []struct {
+		text string
+		n    int
+		want string
+	}{{"abc", 3, "abc"}, {"abcd", 3, "abc... (1 bytes more)"}, {"aé", 2, "a... (2 bytes more)"}, {"\x80\x80\x80\x80\x80\x80", 5, "\x80... (5 bytes more)"}, {"é", 1, "... (2 bytes more)"}} {
+		if got := Cut(x.text, x.n); got != x.want {
+			t.Errorf("%q, %d: got %q", x.text, x.n, got)
+		}
+	}
+}

@@ -35,7 +35,7 @@ var ErrDisconnected = errors.New("client: the connection with the daemon is gone
 // ErrOtherUser: the daemon is another user's, and is told nothing.
 var ErrOtherUser = errors.New("not your daemon")
 
-// RefusedError: the daemon serves this client not.
+// RefusedError: the daemon does not serve this client.
 type RefusedError struct{ Why string }
 
 func (e *RefusedError) Error() string { return "the daemon refuses: " + e.Why }
