@@ -143,7 +143,8 @@ var costs = []struct {
 }
 
 // TestCostOfDecoding: eight times the pickle must not take anything like 64 times the time, nor more memory for each
-// byte.
+// byte. The race detector gives its tables of a large piece of memory new pages each time, and some machines take long to
+// give pages. So a build with -race looks at the memory only; make test runs this test without -race, too.
 func TestCostOfDecoding(t *testing.T) {
 	const small = 1 << 13
 	for _, c := range costs {
@@ -159,10 +160,10 @@ func TestCostOfDecoding(t *testing.T) {
 			}
 			// The least ratio of several: other processes run, too.
 			least := math.Inf(1)
-			for try := 0; try < 5 && least > 20; try++ {
+			for try := 0; try < 5 && least > 20 && !raceDetector; try++ {
 				least = min(least, float64(timed(t, large))/float64(timed(t, data)+100*time.Microsecond))
 			}
-			if least > 24 {
+			if least > 24 && !raceDetector {
 				t.Errorf("%d bytes take %.0f times as long as %d", len(large), least, len(data))
 			}
 			if n := allocated(func() { _, _ = Unmarshal(large) }); n > int64(150*len(large)) {

@@ -1,0 +1,5 @@
+//go:build !race
+
+package pyproto
+
+const raceDetector = false

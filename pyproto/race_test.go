@@ -1,0 +1,6 @@
+//go:build race
+
+package pyproto
+
+// raceDetector: the program is built with -race.
+const raceDetector = true
