@@ -3,10 +3,14 @@ package integration
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"mitogend/integration/machine"
+	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 )
 
@@ -141,5 +145,41 @@ def test_fork_imports_what_is_served():
 		if r.Status != 0 || !strings.Contains(r.Stdout, "2 passed") {
 			t.Errorf("%s: %v", version, r)
 		}
+	}
+}
+
+// TestInsideEndsThatHang: an interpreter that hangs at its own end is gone from the target all the same, where nobody
+// ends it from outside.
+func TestInsideEndsThatHang(t *testing.T) {
+	machine.Inside(t)
+	t.Parallel()
+	s := machine.SSHD(t, "")
+	dir := t.TempDir()
+	Write(t, dir, "hang.py", `import os, time
+class Hang(object):
+    def __del__(self, write=os.write, sleep=time.sleep):
+        write(self.fd, b'hangs')
+        sleep(1000)
+def start(path):
+    global kept
+    kept = Hang()
+    kept.fd = os.open(path, os.O_CREAT | os.O_WRONLY)
+    return os.getpid()
+`)
+	for _, p := range machine.Pythons(t) {
+		t.Run(p.Version, func(t *testing.T) {
+			t.Parallel()
+			told := filepath.Join(t.TempDir(), "told")
+			r := Mitogend(t, dir, "call", "--daemon", "none", "-H", byKey(s, "root", p), "hang:start", told)
+			pid, err := strconv.Atoi(strings.TrimSpace(r.Stdout))
+			if err != nil || r.Status != 0 {
+				t.Fatal(r, err)
+			}
+			poll.Until(t, "it hangs", func() bool {
+				text, _ := os.ReadFile(told)
+				return string(text) == "hangs"
+			})
+			poll.Until(t, "it is gone", func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH })
+		})
 	}
 }

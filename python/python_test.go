@@ -78,15 +78,21 @@ func writeRuntime(t *testing.T, major string) string {
 func runPython(t *testing.T, python, file, runtime string) {
 	ctx, cancel := context.WithTimeout(context.Background(), testTime)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, python, "-B", filepath.Base(file), "-v")
+	args := []string{"-B", filepath.Base(file), "-v"}
+	if !strings.HasSuffix(runtime, "2") {
+		args = append([]string{"-X", "faulthandler"}, args...)
+	}
+	cmd := exec.CommandContext(ctx, python, args...)
 	cmd.Dir = filepath.Dir(file)
 	cmd.Env = append(os.Environ(), "MITOGEND_RUNTIME="+runtime, "PYTHONDONTWRITEBYTECODE=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second
+	// An interpreter that hangs says where.
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGABRT) }
+	cmd.WaitDelay = 2 * time.Second
 	out, err := cmd.CombinedOutput()
 	switch {
 	case ctx.Err() != nil:
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		t.Errorf("not done after %v:\n%s", testTime, out)
 	case err != nil:
 		t.Errorf("%v:\n%s", err, out)

@@ -4,6 +4,7 @@ whose connection is lost, threads of the runtime's own, and forks. It comes over
 before the first function of a user's is called, or with the first program, and adds to the class core.Io.
 """
 from __future__ import absolute_import
+import atexit
 import os
 import sys
 import time
@@ -19,6 +20,8 @@ TICK = 0.01
 SLOW_TICK = 0.1
 # Ticks without a call after which the ticker parks.
 PARK_TICKS = 50
+# Seconds for the interpreter's own end.
+END_TIME = 5
 
 # Threads that fork for the runtime itself.
 apart = set()
@@ -221,6 +224,22 @@ def leave(io):
         # never starts.
         time.sleep(0.001)
 
+
+def at_end():
+    """
+    What is registered with atexit has run. What is left may hang: an object's __del__, a lock of a thread that the
+    interpreter has ended, and 3.9 (3.10 before 3.10.8) itself, whose main thread may wait for such a thread (CPython's
+    issue 96387). The ticker is no more, so the kernel ends the process.
+    """
+    if core.io.leaving and core.io.pid == os.getpid():
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        if core.PY3:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
+        signal.alarm(END_TIME)
+
+
+# The first that is registered is the last that runs.
+atexit.register(at_end)
 
 for method in begin_call, start_ticker, ticker, tick, evict, leave:
     setattr(Io, method.__name__, method)

@@ -284,4 +284,8 @@ class TestCase(unittest.TestCase):
 
 
 def main():
-    unittest.main(module='__main__')
+    result = unittest.main(module='__main__', exit=False).result
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Tickers of closed parents are left, and with such threads the end of 3.9 may hang: see running.at_end().
+    os._exit(not result.wasSuccessful())
