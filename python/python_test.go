@@ -78,13 +78,9 @@ func writeRuntime(t *testing.T, major string) string {
 func runPython(t *testing.T, python, file, runtime string) {
 	ctx, cancel := context.WithTimeout(context.Background(), testTime)
 	defer cancel()
-	args := []string{"-B", filepath.Base(file), "-v"}
-	if !strings.HasSuffix(runtime, "2") {
-		args = append([]string{"-X", "faulthandler"}, args...)
-	}
-	cmd := exec.CommandContext(ctx, python, args...)
+	cmd := exec.CommandContext(ctx, python, "-B", filepath.Base(file), "-v")
 	cmd.Dir = filepath.Dir(file)
-	cmd.Env = append(os.Environ(), "MITOGEND_RUNTIME="+runtime, "PYTHONDONTWRITEBYTECODE=1")
+	cmd.Env = append(os.Environ(), "MITOGEND_RUNTIME="+runtime, "PYTHONDONTWRITEBYTECODE=1", "PYTHONFAULTHANDLER=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	// An interpreter that hangs says where.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGABRT) }

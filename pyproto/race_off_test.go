@@ -2,4 +2,4 @@
 
 package pyproto
 
-const raceDetector = false
+const raceEnabled = false

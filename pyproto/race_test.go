@@ -1,6 +1,0 @@
-//go:build race
-
-package pyproto
-
-// raceDetector: the program is built with -race.
-const raceDetector = true
