@@ -81,24 +81,32 @@ func (c *Child) compiled(p bytecode.Python, u importer.Uncompiled) (magic, code 
 	return append(binary.LittleEndian.AppendUint16(nil, p.Magic), "\r\n"...), c.d.opt.Bytecode.Code(p, source)
 }
 
-// boots has what the first stage reads where the core's code is known, by magic number and major version. The minor
-// version is left out: it is only what children say of themselves.
-type boots struct{ m sync.Map } // bytecode.Python to *python.Booter
+// boots has what the first stage reads where the core's code is known.
+type boots struct{ m sync.Map } // bootKey to *python.Booter
+
+// bootKey has no minor version: that is only what children say of themselves.
+type bootKey struct {
+	magic uint16
+	major int
+	here  bool // for children on this machine
+}
 
 // boot gives what the child's first stage reads: with the core's code if the child takes code and there is some.
 func (c *Child) boot(proc *bootstrap.Process) *python.Booter {
-	store := c.d.opt.Bytecode
-	if store == nil || !c.takesCode(proc.Magic, false) {
-		return python.Boot(proc.HexVersion, nil)
-	}
+	// An interpreter of our own is likely to fit, whatever PATH names.
+	path := ""
 	if c.method == "local" {
-		// It is likely to fit, whatever PATH names.
-		if path := interpreterOf(proc.PID); path != "" {
-			store.Offer(path, proc.Magic)
-		}
+		path = interpreterOf(proc.PID)
+	}
+	here, store := path != "", c.d.opt.Bytecode
+	if store == nil || !c.takesCode(proc.Magic, false) {
+		return python.Boot(proc.HexVersion, nil, here)
+	}
+	if here {
+		store.Offer(path, proc.Magic)
 	}
 	p := pythonOf(proc.Hello)
-	known := bytecode.Python{Magic: p.Magic, Major: p.Major}
+	known := bootKey{p.Magic, p.Major, here}
 	if b, ok := c.d.boots.m.Load(known); ok {
 		return b.(*python.Booter)
 	}
@@ -107,9 +115,9 @@ func (c *Child) boot(proc *bootstrap.Process) *python.Booter {
 		Hash: sha256.Sum256([]byte(text)), Size: len(text), File: python.CoreFile, Text: func() ([]byte, error) { return []byte(text), nil },
 	})
 	if code, _ = unpacked(code); len(code) == 0 {
-		return python.Boot(proc.HexVersion, nil)
+		return python.Boot(proc.HexVersion, nil, here)
 	}
-	b := python.Boot(proc.HexVersion, code)
+	b := python.Boot(proc.HexVersion, code, here)
 	c.d.boots.m.Store(known, b)
 	return b
 }

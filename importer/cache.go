@@ -65,17 +65,21 @@ func (u *unit) compressed() []byte {
 	return u.zip
 }
 
+// aheadSize is the source that is worth a goroutine of its own: memory for another compressor costs half a millisecond.
+const aheadSize = 128 << 10
+
 // compressAhead compresses units on the other processors while the caller works through them, in order. The caller must call wait
 // at the end.
 func compressAhead(units []*unit) (wait func()) {
-	todo := make([]*unit, 0, len(units))
+	todo, size := make([]*unit, 0, len(units)), 0
 	for _, u := range units {
 		if !u.ready.Load() {
 			todo = append(todo, u)
+			size += u.size
 		}
 	}
 	var wg sync.WaitGroup
-	n := min(runtime.GOMAXPROCS(0), 1+len(todo)/4)
+	n := min(runtime.GOMAXPROCS(0), 1+size/aheadSize)
 	for k := 1; k < n; k++ {
 		// Each goroutine takes every nth unit, and the caller the rest.
 		wg.Go(func() {

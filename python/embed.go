@@ -47,17 +47,25 @@ type Booter struct {
 }
 
 // Boot gives the Booter for a Python of that sys.hexversion, with the code of its [Core], from [CoreFile], as that
-// very Python marshals it. Without code, the child compiles the core, and Boot costs nothing.
-func Boot(hexVersion uint32, code []byte) *Booter {
+// very Python marshals it. Without code, the child compiles the core. For a child that is here, on this machine, nothing
+// is compressed; else Boot costs milliseconds with code, and once without.
+func Boot(hexVersion uint32, code []byte, here bool) *Booter {
 	major := int(hexVersion >> 24)
 	plain, ok := boots[major]
-	switch {
-	case !ok:
+	if !ok {
 		return &Booter{err: fmt.Errorf("python: there is no runtime for sys.hexversion %#x", hexVersion)}
-	case len(code) == 0:
+	}
+	if len(code) == 0 && !here {
 		return plain()
 	}
-	return &Booter{packed: pack(slices.Concat([]byte(Core(major)), []byte{0}, code))}
+	text := []byte(Core(major))
+	if len(code) > 0 {
+		text = slices.Concat(text, []byte{0}, code)
+	}
+	if here {
+		return &Booter{packed: packHere(text)}
+	}
+	return &Booter{packed: pack(text)}
 }
 
 // Preamble is what the stub reads after it wrote MITO000: one line with a size, then that many bytes of zlib. The

@@ -19,7 +19,7 @@ func TestStubIsSafeInAnyShell(t *testing.T) {
 
 func TestPayloadSize(t *testing.T) {
 	for _, version := range []uint32{0x02071200, 0x030b0700} {
-		p, err := Boot(version, nil).Preamble(map[string]any{"context_id": 1, "parent_ids": []int{0}})
+		p, err := Boot(version, nil, false).Preamble(map[string]any{"context_id": 1, "parent_ids": []int{0}})
 		if err != nil {
 			t.Fatal(err)
 		}

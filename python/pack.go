@@ -24,10 +24,21 @@ func pack(data []byte) packed {
 	w, _ := zlib.NewWriterLevel(&buf, zlib.BestCompression) // fails for an invalid level only
 	w.Write(data)                                           // a bytes.Buffer does not fail
 	w.Flush()
+	return packed{buf.Bytes(), checked(data)}
+}
+
+// packHere is pack for a child on this machine, without compression: that would take longer than the bytes do.
+func packHere(data []byte) packed {
+	header := []byte{0x78, 1} // of zlib: a window of 32 KiB, the fastest level
+	return packed{appendStored(append(make([]byte, 0, len(data)+16), header...), data, false), checked(data)}
+}
+
+// checked gives the state of the checksum after data.
+func checked(data []byte) []byte {
 	sum := adler32.New()
 	sum.Write(data)
 	state, _ := sum.(encoding.BinaryMarshaler).MarshalBinary() // never fails
-	return packed{buf.Bytes(), state}
+	return state
 }
 
 // with gives the whole stream of what was packed and then end, as stored blocks.
@@ -36,18 +47,23 @@ func (p packed) with(end []byte) []byte {
 	sum := adler32.New()
 	_ = sum.(encoding.BinaryUnmarshaler).UnmarshalBinary(p.sum) // its own form
 	sum.Write(end)
+	return binary.BigEndian.AppendUint32(appendStored(out, end, true), sum.Sum32())
+}
+
+// appendStored appends data as blocks of deflate that are not compressed. With final, the last one ends the stream.
+func appendStored(out, data []byte, final bool) []byte {
 	for last := false; !last; {
-		n := min(len(end), maxStored)
-		last = n == len(end)
+		n := min(len(data), maxStored)
+		last = n == len(data)
 		kind := byte(0)
-		if last {
+		if last && final {
 			kind = 1
 		}
 		out = append(out, kind)
 		out = binary.LittleEndian.AppendUint16(out, uint16(n))
 		out = binary.LittleEndian.AppendUint16(out, ^uint16(n))
-		out = append(out, end[:n]...)
-		end = end[n:]
+		out = append(out, data[:n]...)
+		data = data[n:]
 	}
-	return binary.BigEndian.AppendUint32(out, sum.Sum32())
+	return out
 }

@@ -9,15 +9,17 @@ import (
 )
 
 func TestPack(t *testing.T) {
-	for _, text := range []string{"", "x", core, strings.Repeat("long ", 50000)} {
-		for _, end := range []string{"", "end", strings.Repeat("e", maxStored), strings.Repeat("e", 3*maxStored+1)} {
-			r, err := zlib.NewReader(bytes.NewReader(pack([]byte(text)).with([]byte(end))))
-			if err != nil {
-				t.Fatal(err)
-			}
-			got, err := io.ReadAll(r)
-			if err != nil || string(got) != text+end {
-				t.Errorf("%d and %d bytes: got %d, %v", len(text), len(end), len(got), err)
+	for name, pack := range map[string]func([]byte) packed{"compressed": pack, "here": packHere} {
+		for _, text := range []string{"", "x", core, strings.Repeat("long ", 50000)} {
+			for _, end := range []string{"", "end", strings.Repeat("e", maxStored), strings.Repeat("e", 3*maxStored+1)} {
+				r, err := zlib.NewReader(bytes.NewReader(pack([]byte(text)).with([]byte(end))))
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, err := io.ReadAll(r)
+				if err != nil || string(got) != text+end {
+					t.Errorf("%s: %d and %d bytes: got %d, %v", name, len(text), len(end), len(got), err)
+				}
 			}
 		}
 	}
@@ -25,7 +27,7 @@ func TestPack(t *testing.T) {
 
 func BenchmarkPreamble(b *testing.B) {
 	for b.Loop() {
-		if _, err := Boot(0x030b0000, nil).Preamble(map[string]any{"context_id": 1, "parent_ids": []int{0}}); err != nil {
+		if _, err := Boot(0x030b0000, nil, false).Preamble(map[string]any{"context_id": 1, "parent_ids": []int{0}}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -57,7 +57,7 @@ func copySpec(name string, hosts int, source func(*bed) (string, error)) *spec {
 				if i == 0 {
 					commands = [][]string{{b.mitogend, "put", "-q", "--daemon", "none", "-p", strconv.Itoa(hosts)}}
 				}
-				commands[0] = append(commands[0], "-H", fmt.Sprintf("ssh:%s?ssh_args=-F %s", host, config))
+				commands[0] = append(commands[0], "-H", fmt.Sprintf("ssh:%s?ssh_args=-F %s&python=%s", host, config, b.peer))
 			}
 		}
 		if s == ours {

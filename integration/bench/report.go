@@ -236,7 +236,10 @@ func (rep *report) markdown(out io.Writer) error {
 			}
 			if !any {
 				any = true
-				h := heads(kind)
+				h := slices.Clone(heads(kind))
+				for i := range h {
+					h[i] = strings.ReplaceAll(h[i], "|", `\|`)
+				}
 				fmt.Fprintf(out, "\n| %s |\n|%s\n", strings.Join(h, " | "), strings.Repeat("---|", len(h)))
 			}
 			fmt.Fprintf(out, "| %s |\n", strings.Join(w.cells(), " | "))
