@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/klauspost/compress/zlib"
@@ -81,14 +82,24 @@ func (c *Child) compiled(p bytecode.Python, u importer.Uncompiled) (magic, code 
 	return append(binary.LittleEndian.AppendUint16(nil, p.Magic), "\r\n"...), c.d.opt.Bytecode.Code(p, source)
 }
 
-// boots has what the first stage reads where the core's code is known.
-type boots struct{ m sync.Map } // bootKey to *python.Booter
+// boots has what the first stage reads. The first interpreter on this machine gets it as it is, since compressing it takes
+// longer than all that is left to do in a short command. It is compressed once for those that come later, which cost less then.
+type boots struct {
+	plain atomic.Bool // such an interpreter has got the core without its code
+	m     sync.Map    // bootKey to *boot, where the core's code is known
+}
 
 // bootKey has no minor version: that is only what children say of themselves.
 type bootKey struct {
 	magic uint16
 	major int
-	here  bool // for children on this machine
+}
+
+type boot struct {
+	code []byte
+	used atomic.Bool // as plain
+	once sync.Once
+	made *python.Booter
 }
 
 // boot gives what the child's first stage reads: with the core's code if the child takes code and there is some.
@@ -98,28 +109,41 @@ func (c *Child) boot(proc *bootstrap.Process) *python.Booter {
 	if c.method == "local" {
 		path = interpreterOf(proc.PID)
 	}
-	here, store := path != "", c.d.opt.Bytecode
+	here, boots, store := path != "", &c.d.boots, c.d.opt.Bytecode
+	plain := func() *python.Booter {
+		return python.Boot(proc.HexVersion, nil, here && !boots.plain.Swap(true))
+	}
 	if store == nil || !c.takesCode(proc.Magic, false) {
-		return python.Boot(proc.HexVersion, nil, here)
+		return plain()
 	}
 	if here {
 		store.Offer(path, proc.Magic)
 	}
 	p := pythonOf(proc.Hello)
-	known := bootKey{p.Magic, p.Major, here}
-	if b, ok := c.d.boots.m.Load(known); ok {
-		return b.(*python.Booter)
+	known := bootKey{p.Magic, p.Major}
+	v, ok := boots.m.Load(known)
+	if !ok {
+		code := c.coreCode(p)
+		if len(code) == 0 {
+			return plain()
+		}
+		v, _ = boots.m.LoadOrStore(known, &boot{code: code})
 	}
+	b := v.(*boot)
+	if here && !b.used.Swap(true) {
+		return python.Boot(proc.HexVersion, b.code, true)
+	}
+	b.once.Do(func() { b.made = python.Boot(proc.HexVersion, b.code, false) })
+	return b.made
+}
+
+// coreCode gives the code of the core for a Python, or nothing if it is not known.
+func (c *Child) coreCode(p bytecode.Python) []byte {
 	text := python.Core(p.Major)
-	code := store.Code(p, bytecode.Source{
+	code, _ := unpacked(c.d.opt.Bytecode.Code(p, bytecode.Source{
 		Hash: sha256.Sum256([]byte(text)), Size: len(text), File: python.CoreFile, Text: func() ([]byte, error) { return []byte(text), nil },
-	})
-	if code, _ = unpacked(code); len(code) == 0 {
-		return python.Boot(proc.HexVersion, nil, here)
-	}
-	b := python.Boot(proc.HexVersion, code, here)
-	c.d.boots.m.Store(known, b)
-	return b
+	}))
+	return code
 }
 
 // interpreterOf gives the interpreter that a process is; "" if that is not known, or if the process is a program that

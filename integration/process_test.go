@@ -91,3 +91,22 @@ func TestDaemonWithTooManyClients(t *testing.T) {
 	}
 	d.Run(t, dir, "ps").Want(t, 4, "", "mitogend: the daemon refuses: there are 1 clients already\n")
 }
+
+// A short command ends before it collects garbage for the first time; GOGC is still the user's.
+func TestFirstCollectionIsLate(t *testing.T) {
+	binary, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		more     string
+		collects bool
+	}{{"X=1", false}, {"GOGC=20", true}} {
+		cmd := exec.Command(binary, "call", "-q", "--daemon", "none", "-H", AnyPython(t).Target(), "os:getpid")
+		cmd.Env = append(os.Environ(), "GODEBUG=gctrace=1", c.more)
+		r := runCommand(t, cmd)
+		if collects := strings.Contains(r.Stderr, "gc 1 @"); r.Status != 0 || collects != c.collects {
+			t.Errorf("%s: %v", c.more, r)
+		}
+	}
+}

@@ -47,8 +47,8 @@ type Booter struct {
 }
 
 // Boot gives the Booter for a Python of that sys.hexversion, with the code of its [Core], from [CoreFile], as that
-// very Python marshals it. Without code, the child compiles the core. For a child that is here, on this machine, nothing
-// is compressed; else Boot costs milliseconds with code, and once without.
+// very Python marshals it. Without code, the child compiles the core. If it is for one child here, on this machine,
+// nothing is compressed; else Boot costs milliseconds: with code each time, and without only once.
 func Boot(hexVersion uint32, code []byte, here bool) *Booter {
 	major := int(hexVersion >> 24)
 	plain, ok := boots[major]

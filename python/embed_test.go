@@ -1,7 +1,11 @@
 package python
 
 import (
+	"bytes"
+	"compress/zlib"
+	"io"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -26,6 +30,37 @@ func TestPayloadSize(t *testing.T) {
 		t.Logf("%x: stub %d bytes, preamble %d bytes", version, len(Stub()), len(p))
 		if len(p) > 8000 {
 			t.Errorf("%x: the preamble is %d bytes; at most 8000 are wanted", version, len(p))
+		}
+	}
+}
+
+// What the first interpreter here gets is the same, but not compressed.
+func TestBootHere(t *testing.T) {
+	config := map[string]any{"context_id": 1}
+	for _, code := range [][]byte{nil, []byte(strings.Repeat("code", 30000))} {
+		var texts [2][]byte
+		for i, here := range []bool{false, true} {
+			p, err := Boot(0x030b0700, code, here).Preamble(config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			size, stream, _ := bytes.Cut(p, []byte("\n"))
+			if want := strconv.Itoa(len(stream)); string(size) != want {
+				t.Errorf("the size is %s, want %s", size, want)
+			}
+			r, err := zlib.NewReader(bytes.NewReader(stream))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if texts[i], err = io.ReadAll(r); err != nil {
+				t.Fatal(err)
+			}
+			if compressed := len(stream) < len(texts[i])/2; compressed == here {
+				t.Errorf("here %v: %d bytes for %d", here, len(stream), len(texts[i]))
+			}
+		}
+		if !bytes.Equal(texts[0], texts[1]) {
+			t.Errorf("with %d bytes of code, the texts differ", len(code))
 		}
 	}
 }
