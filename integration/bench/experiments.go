@@ -103,6 +103,22 @@ func importSpec(short, name string, rtt time.Duration) *spec {
 	return s
 }
 
+// overSSH is an import in a child that ssh reaches.
+func overSSH(short, name string) *spec {
+	s := importSpec(short, name, 0)
+	s.name += "-ssh"
+	s.reps = 7
+	base := s.params
+	s.params = func(b *bed, who subject) (params, error) {
+		p, err := base(b, who)
+		if err == nil && who != floor {
+			p["ssh_config"], err = b.sshd()
+		}
+		return p, err
+	}
+	return s
+}
+
 func fileSpec(name string, size int64) *spec {
 	return &spec{name: name, op: "file", warm: 1, reps: 7, quick: 2, params: func(b *bed, s subject) (params, error) {
 		p, err := local("3.11", params{"size": size})(b, s)
@@ -191,6 +207,9 @@ func tableSpecs() []*spec {
 		importSpec("django", "django.db.models", roundTrip),
 		importSpec("sqlalchemy", "sqlalchemy.orm", roundTrip),
 		importSpec("jinja2", "jinja2", roundTrip),
+		overSSH("django", "django.db.models"),
+		overSSH("sqlalchemy", "sqlalchemy.orm"),
+		overSSH("jinja2", "jinja2"),
 		{name: "idle", op: "idle", fresh: true, reps: 3, quick: 1, params: local("3.11", params{"n": 100})},
 		{name: "codec", kind: codecs, op: "codec", pinned: true, reps: 7, quick: 1, limit: 5 * time.Minute, params: codecParams},
 	}

@@ -75,7 +75,12 @@ func (m *master) close() error {
 
 // target names one fresh local child.
 func (m *master) target() string {
-	target := "local:?connect_timeout=300&python=" + strings.ReplaceAll(url.QueryEscape(m.str("python")), "+", "%20")
+	escape := func(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
+	target := "local:?connect_timeout=300"
+	if config := m.str("ssh_config"); config != "" {
+		target = "ssh:127.0.0.1?connect_timeout=300&ssh_args=" + escape("-F "+config)
+	}
+	target += "&python=" + escape(m.str("python"))
 	if r := m.str("runtime"); r != "" {
 		target += "&runtime=" + url.QueryEscape(r)
 	}

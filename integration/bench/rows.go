@@ -143,7 +143,11 @@ func tableRows() []*row {
 				metric: "warm_seconds", floor: "pyc_seconds", unit: unitSeconds},
 			&row{name: name + "-requests", what: "GET_MODULE requests of the cold one", spec: name, metric: "get_modules", unit: unitCount},
 			&row{name: name + "-delayed", what: "the same at 100 ms round trip (floor: plus one)", spec: name + "-delayed",
-				metric: "seconds", unit: unitSeconds, target: twoTrips(name)})
+				metric: "seconds", unit: unitSeconds, target: twoTrips(name)},
+			&row{name: name + "-ssh", what: "the same over ssh to loopback (floor: disk with .pyc)", spec: name + "-ssh", metric: "seconds",
+				floor: "pyc_seconds", unit: unitSeconds},
+			&row{name: name + "-ssh-warm", what: "the same in a second child (floor: disk with .pyc)", spec: name + "-ssh",
+				metric: "warm_seconds", floor: "pyc_seconds", unit: unitSeconds})
 	}
 	rows = append(rows,
 		&row{name: "idle", what: "memory of the master per idle child", spec: "idle", metric: "bytes", unit: unitBytes,

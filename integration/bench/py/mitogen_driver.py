@@ -62,6 +62,9 @@ class Base(peer.Experiment):
         pass
 
     def connect(self, **kwargs):
+        if 'ssh_config' in self.params:
+            return self.router.ssh(hostname='127.0.0.1', ssh_args=['-F', self.params['ssh_config']], check_host_keys='ignore',
+                                   python_path=self.python, connect_timeout=60, **kwargs)
         return self.router.local(python_path=self.python, connect_timeout=60, **kwargs)
 
     def close(self):
