@@ -13,7 +13,7 @@ import (
 )
 
 var real = StartOptions{Preamble: func(p *Process) ([]byte, error) {
-	return python.Boot(p.HexVersion, nil, false).Preamble(map[string]any{"context_id": 1, "parent_ids": []int{0}})
+	return python.Boot(p.HexVersion, nil).Preamble(map[string]any{"context_id": 1, "parent_ids": []int{0}})
 }}
 
 // TestOddSurroundings starts the real runtime where something that one takes for granted is missing.

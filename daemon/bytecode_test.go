@@ -221,8 +221,10 @@ func TestCompiled(t *testing.T) {
 		d := newDaemon(t, Options{Path: []string{path, archive}, Bytecode: store, Trace: sent.trace})
 		var core []string
 		booted := func() (n int) {
-			d.boots.m.Range(func(_, _ any) bool {
-				n++
+			d.boots.m.Range(func(key, _ any) bool {
+				if key.(bootKey).magic != 0 {
+					n++
+				}
 				return true
 			})
 			return n

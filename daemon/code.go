@@ -82,59 +82,58 @@ func (c *Child) compiled(p bytecode.Python, u importer.Uncompiled) (magic, code 
 	return append(binary.LittleEndian.AppendUint16(nil, p.Magic), "\r\n"...), c.d.opt.Bytecode.Code(p, source)
 }
 
-// boots has what the first stage reads. The first interpreter on this machine gets it as it is, since compressing it takes
-// longer than all that is left to do in a short command. It is compressed once for those that come later, which cost less then.
-type boots struct {
-	plain atomic.Bool // such an interpreter has got the core without its code
-	m     sync.Map    // bootKey to *boot, where the core's code is known
-}
+// boots has what first stages read, by bootKey.
+type boots struct{ m sync.Map } // to *boot
 
-// bootKey has no minor version: that is only what children say of themselves.
+// bootKey has no minor version: that is only what children say of themselves. magic is 0 where the core goes without its code.
 type bootKey struct {
 	magic uint16
 	major int
 }
 
+// boot is what the first stages of one kind of Python read. The first interpreter on this machine gets it as it is:
+// compressing it would be a fifth of what a short command costs. For all others it is compressed once.
 type boot struct {
 	code []byte
-	used atomic.Bool // as plain
+	used atomic.Bool // the first one has it
 	once sync.Once
 	made *python.Booter
 }
 
+func (b *boot) booter(hexVersion uint32, here bool) *python.Booter {
+	if here && !b.used.Swap(true) {
+		return python.BootHere(hexVersion, b.code)
+	}
+	b.once.Do(func() { b.made = python.Boot(hexVersion, b.code) })
+	return b.made
+}
+
 // boot gives what the child's first stage reads: with the core's code if the child takes code and there is some.
 func (c *Child) boot(proc *bootstrap.Process) *python.Booter {
-	// An interpreter of our own is likely to fit, whatever PATH names.
 	path := ""
 	if c.method == "local" {
 		path = interpreterOf(proc.PID)
 	}
-	here, boots, store := path != "", &c.d.boots, c.d.opt.Bytecode
-	plain := func() *python.Booter {
-		return python.Boot(proc.HexVersion, nil, here && !boots.plain.Swap(true))
-	}
-	if store == nil || !c.takesCode(proc.Magic, false) {
-		return plain()
-	}
-	if here {
-		store.Offer(path, proc.Magic)
-	}
-	p := pythonOf(proc.Hello)
-	known := bootKey{p.Magic, p.Major}
-	v, ok := boots.m.Load(known)
-	if !ok {
-		code := c.coreCode(p)
-		if len(code) == 0 {
-			return plain()
+	var (
+		here, p = path != "", pythonOf(proc.Hello)
+		known   = bootKey{0, p.Major}
+		code    []byte
+	)
+	if store := c.d.opt.Bytecode; store != nil && c.takesCode(proc.Magic, false) {
+		if here {
+			// It is likely to fit, whatever PATH names.
+			store.Offer(path, proc.Magic)
 		}
-		v, _ = boots.m.LoadOrStore(known, &boot{code: code})
+		coded := bootKey{p.Magic, p.Major}
+		if b, ok := c.d.boots.m.Load(coded); ok {
+			return b.(*boot).booter(proc.HexVersion, here)
+		}
+		if code = c.coreCode(p); len(code) > 0 {
+			known = coded
+		}
 	}
-	b := v.(*boot)
-	if here && !b.used.Swap(true) {
-		return python.Boot(proc.HexVersion, b.code, true)
-	}
-	b.once.Do(func() { b.made = python.Boot(proc.HexVersion, b.code, false) })
-	return b.made
+	b, _ := c.d.boots.m.LoadOrStore(known, &boot{code: code})
+	return b.(*boot).booter(proc.HexVersion, here)
 }
 
 // coreCode gives the code of the core for a Python, or nothing if it is not known.

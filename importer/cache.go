@@ -71,7 +71,8 @@ const aheadSize = 128 << 10
 // compressAhead compresses units on the other processors while the caller works through them, in order. The caller must call wait
 // at the end.
 func compressAhead(units []*unit) (wait func()) {
-	todo, size := make([]*unit, 0, len(units)), 0
+	todo := make([]*unit, 0, len(units))
+	size := 0
 	for _, u := range units {
 		if !u.ready.Load() {
 			todo = append(todo, u)

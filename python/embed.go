@@ -47,23 +47,26 @@ type Booter struct {
 }
 
 // Boot gives the Booter for a Python of that sys.hexversion, with the code of its [Core], from [CoreFile], as that
-// very Python marshals it. Without code, the child compiles the core. If it is for one child here, on this machine,
-// nothing is compressed; else Boot costs milliseconds: with code each time, and without only once.
-func Boot(hexVersion uint32, code []byte, here bool) *Booter {
-	major := int(hexVersion >> 24)
-	plain, ok := boots[major]
+// very Python marshals it. Without code, the child compiles the core, and Boot costs something only once.
+func Boot(hexVersion uint32, code []byte) *Booter {
+	plain, ok := boots[int(hexVersion>>24)]
+	if ok && len(code) == 0 {
+		return plain()
+	}
+	return booter(hexVersion, code, pack)
+}
+
+// BootHere is Boot for one child on this machine: nothing is compressed, which takes milliseconds.
+func BootHere(hexVersion uint32, code []byte) *Booter { return booter(hexVersion, code, packHere) }
+
+func booter(hexVersion uint32, code []byte, pack func([]byte) packed) *Booter {
+	core, ok := cores[int(hexVersion>>24)]
 	if !ok {
 		return &Booter{err: fmt.Errorf("python: there is no runtime for sys.hexversion %#x", hexVersion)}
 	}
-	if len(code) == 0 && !here {
-		return plain()
-	}
-	text := []byte(Core(major))
+	text := []byte(core())
 	if len(code) > 0 {
 		text = slices.Concat(text, []byte{0}, code)
-	}
-	if here {
-		return &Booter{packed: packHere(text)}
 	}
 	return &Booter{packed: pack(text)}
 }

@@ -23,7 +23,7 @@ func TestStubIsSafeInAnyShell(t *testing.T) {
 
 func TestPayloadSize(t *testing.T) {
 	for _, version := range []uint32{0x02071200, 0x030b0700} {
-		p, err := Boot(version, nil, false).Preamble(map[string]any{"context_id": 1, "parent_ids": []int{0}})
+		p, err := Boot(version, nil).Preamble(map[string]any{"context_id": 1, "parent_ids": []int{0}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -39,8 +39,9 @@ func TestBootHere(t *testing.T) {
 	config := map[string]any{"context_id": 1}
 	for _, code := range [][]byte{nil, []byte(strings.Repeat("code", 30000))} {
 		var texts [2][]byte
-		for i, here := range []bool{false, true} {
-			p, err := Boot(0x030b0700, code, here).Preamble(config)
+		for i, boot := range []func(uint32, []byte) *Booter{Boot, BootHere} {
+			here := i == 1
+			p, err := boot(0x030b0700, code).Preamble(config)
 			if err != nil {
 				t.Fatal(err)
 			}

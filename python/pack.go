@@ -27,7 +27,7 @@ func pack(data []byte) packed {
 	return packed{buf.Bytes(), checked(data)}
 }
 
-// packHere is pack for a child on this machine, without compression: that would take longer than the bytes do.
+// packHere is pack for a child on this machine, without compression: that takes milliseconds.
 func packHere(data []byte) packed {
 	header := []byte{0x78, 1} // of zlib: a window of 32 KiB, the fastest level
 	return packed{appendStored(append(make([]byte, 0, len(data)+16), header...), data, false), checked(data)}

@@ -27,7 +27,7 @@ func TestPack(t *testing.T) {
 
 func BenchmarkPreamble(b *testing.B) {
 	for b.Loop() {
-		if _, err := Boot(0x030b0000, nil, false).Preamble(map[string]any{"context_id": 1, "parent_ids": []int{0}}); err != nil {
+		if _, err := Boot(0x030b0000, nil).Preamble(map[string]any{"context_id": 1, "parent_ids": []int{0}}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -73,7 +73,7 @@ func (m *master) close() error {
 	return m.d.Shutdown(ctx)
 }
 
-// target names one fresh local child.
+// target names one fresh child, which ssh reaches if there is a configuration for that.
 func (m *master) target() string {
 	escape := func(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
 	target := "local:?connect_timeout=300"

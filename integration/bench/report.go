@@ -236,7 +236,7 @@ func (rep *report) markdown(out io.Writer) error {
 			}
 			if !any {
 				any = true
-				h := slices.Clone(heads(kind))
+				h := heads(kind)
 				for i := range h {
 					h[i] = strings.ReplaceAll(h[i], "|", `\|`)
 				}
