@@ -50,7 +50,8 @@ func TestInsideTour(t *testing.T) {
 	term.send("q")
 	term.expect("$ mitogend top")
 	shown := strings.LastIndex(term.screen(), "$ mitogend top")
-	poll.Until(t, "top shows a host", func() bool { return strings.Contains(term.screen()[shown:], "web01") })
+	// The screen has room for the first 19 of 42; which hosts these are, the connects decide.
+	poll.Until(t, "top shows a host", func() bool { return strings.Contains(term.screen()[shown:], "web") })
 	term.send("q")
 	if status := term.wait(); status != 0 {
 		t.Errorf("status %d", status)
