@@ -162,7 +162,7 @@ func (c *Child) result(ctx context.Context, r reply) *Result {
 	return &Result{value: v}
 }
 
-// encode makes the payload of CALL_FUNCTION, after it has sent the modules that the function's module imports.
+// encode makes the payload of CALL_FUNCTION, after it has begun to send the modules that the function's module imports.
 // Arguments that are bytes, and this many, stay where they are.
 func (c *Child) encode(ctx context.Context, chain, fn string, args []any, borrow int) (p parts, err error) {
 	module, class, function, err := splitFunction(fn)
@@ -171,16 +171,27 @@ func (c *Child) encode(ctx context.Context, chain, fn string, args []any, borrow
 	}
 	call := pyproto.Call{ChainID: chain, Module: module, Class: class, Function: function, Py3: c.Version().Major == 3}
 	call.Args, call.Kwargs = splitKwargs(args)
-	if err := c.pushOnce(ctx, module); err != nil {
-		return p, err
-	}
 	if p.head, p.rest, err = call.AppendParts(make([]byte, 0, 128), borrow); err != nil {
 		return p, errorf("%s: an argument cannot be sent: %w", fn, err)
 	}
-	if err := c.guard(ctx, module); err != nil {
-		return p, err
+	return p, c.prepare(ctx, module)
+}
+
+// prepare comes ahead of a call that needs these modules, a large one last: what importing it takes may still be on its way
+// afterwards, and whatever is pushed then waits for that.
+func (c *Child) prepare(ctx context.Context, modules ...string) error {
+	for _, module := range modules {
+		if err := c.guard(ctx, module); err != nil {
+			return err
+		}
+		if _, done := c.pushed.Load(module); done {
+			continue
+		}
+		if err := c.push(ctx, true, module); err != nil {
+			return err
+		}
 	}
-	return p, nil
+	return nil
 }
 
 // guard has the child watched before the first function of a user's is called there: when the connection is lost, its
@@ -222,15 +233,23 @@ func (c *Child) guard(ctx context.Context, module string) error {
 
 // Push sends modules, with all that importing them will load from here, before the child asks for them.
 func (c *Child) Push(ctx context.Context, modules ...string) error {
+	return c.push(ctx, false, modules...)
+}
+
+// push is Push. With early, it does not wait for all that comes with the modules.
+func (c *Child) push(ctx context.Context, early bool, modules ...string) error {
 	var err error
 	if slices.ContainsFunc(modules, func(name string) bool { return !strings.HasPrefix(name, "mitogen.") }) {
 		if err := c.learn(ctx); err != nil {
 			return err
 		}
 	}
-	if c.ownResponder {
+	switch {
+	case c.ownResponder && early:
+		err = c.responder.Begin(ctx, modules...)
+	case c.ownResponder:
 		err = c.responder.Push(ctx, modules...)
-	} else {
+	default:
 		err = c.responder.Forward(ctx, uint32(c.id), c.Platform(), modules...)
 	}
 	if err != nil {
@@ -248,16 +267,6 @@ func (c *Child) Push(ctx context.Context, modules ...string) error {
 	}
 	for _, m := range modules {
 		c.pushed.Store(m, nil)
-	}
-	return nil
-}
-
-// pushOnce is Push of those that were not pushed before.
-func (c *Child) pushOnce(ctx context.Context, modules ...string) error {
-	for _, m := range modules {
-		if _, done := c.pushed.Load(m); !done {
-			return c.Push(ctx, modules...)
-		}
 	}
 	return nil
 }

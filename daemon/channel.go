@@ -52,10 +52,7 @@ func (c *Child) Open(ctx context.Context, o CallOptions, fn string, args ...any)
 		return nil, err
 	}
 	args, kwargs := splitKwargs(args)
-	if err := c.guard(ctx, module); err != nil {
-		return nil, err
-	}
-	if err := c.Push(ctx, module); err != nil {
+	if err := c.prepare(ctx, "mitogen.channel", module); err != nil {
 		return nil, err
 	}
 	ch := c.newChannel(o.Window)

@@ -74,10 +74,7 @@ func (c *Child) converted(ctx context.Context, o Convert, fn string, args []any)
 	if err != nil {
 		return "", nil, err
 	}
-	if err := c.pushOnce(ctx, "mitogen.plain", module); err != nil {
-		return "", nil, err
-	}
-	if err := c.guard(ctx, module); err != nil {
+	if err := c.prepare(ctx, "mitogen.plain", module); err != nil {
 		return "", nil, err
 	}
 	args, kwargs := splitKwargs(args)

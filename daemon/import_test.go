@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"mitogend/importer"
+	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 )
 
@@ -604,6 +606,37 @@ func TestImportsInThreadsOfAnImport(t *testing.T) {
 		slices.Sort(names)
 		if n := len(names); n != len(slices.Compact(names)) {
 			t.Error("a module was sent twice")
+		}
+	})
+}
+
+// TestCallOvertakesImports: a call does not wait for all that its module imports, and nothing is sent twice.
+func TestCallOvertakesImports(t *testing.T) {
+	pythons.Each(t, func(t *testing.T, py pythons.Python) {
+		for _, convert := range []Convert{0, ConvertResult} {
+			begun := filepath.Join(t.TempDir(), "begun")
+			large := strings.Repeat("# 16 bytes long\n", 10<<10)
+			dir := writeFiles(t, map[string]string{
+				"far.py":   fmt.Sprintf("import far_a\nopen(%q, 'w').close()\nimport far_b, far_c\ndef f():\n    return far_a.x + far_b.x + far_c.x\n", begun),
+				"far_a.py": large + "x = 1\n", "far_b.py": large + "x = 2\n", "far_c.py": large + "x = 4\n",
+			})
+			r := &imports{}
+			c := connect(t, newDaemon(t, Options{Path: []string{dir}}), target(py), ConnectOptions{OnImport: func(e importer.Event) {
+				r.observe(e)
+				if e.Name == "far_b" && e.What == importer.Preloaded {
+					poll.Until(t, "the module runs", func() bool { _, err := os.Stat(begun); return err == nil })
+				}
+			}})
+			v, err := c.CallWith(deadline(t), CallOptions{Convert: convert}, "far:f").Value()
+			if err != nil || fmt.Sprint(v) != "7" {
+				t.Errorf("%v, %v", v, err)
+			}
+			sent := r.names(importer.Answered, importer.Preloaded)
+			for _, name := range []string{"far", "far_a", "far_b", "far_c"} {
+				if n := len(slices.DeleteFunc(slices.Clone(sent), func(s string) bool { return s != name })); n != 1 {
+					t.Errorf("%s was sent %d times", name, n)
+				}
+			}
 		}
 	})
 }

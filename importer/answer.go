@@ -33,23 +33,44 @@ func (r *Responder) do(ctx context.Context, j *job) error {
 		r.mu.Unlock()
 		return r.answer(ctx, name)
 	}
+	return r.push(ctx, j)
+}
+
+// partSize is the source that is found, packed and sent before the next of a push is looked at.
+const partSize = 128 << 10
+
+// push sends the closure of the names. What goes along with all modules follows its first part.
+func (r *Responder) push(ctx context.Context, j *job) error {
 	s := r.search(j.platform)
-	names := r.unsent(s.closure(j.names...), j.target != 0)
-	if len(names) > 0 {
-		names = append(names, r.unsent(s.closure(r.opt.With...), j.target != 0)...)
-	}
-	defer compressAhead(s.units(names))()
-	for _, name := range names {
-		if err := r.preload(ctx, s, name, "", j.target != 0); err != nil {
-			return err
-		}
-		if j.target != 0 {
-			if err := r.forward(name, j.target); err != nil {
+	send := func(part []string) error {
+		part = r.unsent(part, j.target != 0)
+		defer compressAhead(s.units(part))()
+		for _, name := range part {
+			if err := r.preload(ctx, s, name, "", j.target != 0); err != nil {
 				return err
 			}
+			if j.target != 0 {
+				if err := r.forward(name, j.target); err != nil {
+					return err
+				}
+			}
 		}
+		return nil
 	}
-	return nil
+	begun := false
+	return s.closureInParts(partSize, func(part []string) error {
+		if err := send(part); err != nil || begun {
+			return err
+		}
+		begun = true
+		if err := send(s.closure(r.opt.With...)); err != nil {
+			return err
+		}
+		if j.early {
+			j.finish(nil)
+		}
+		return nil
+	}, j.names...)
 }
 
 func (r *Responder) search(p Platform) *search {

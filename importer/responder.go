@@ -114,6 +114,8 @@ const (
 // request has crossed with the record, which is the answer. A child that asks once more for what it had asked for has lost it, and is
 // sent it again, up to three times.
 //
+// A push goes in parts of partSize bytes of source: what is first is sent before what is last is read.
+//
 // Names that a module will look for in vain are refused ahead, so that the child need not ask. Each request is looked up anew, and may
 // be refused again: files change, and children forget. What was refused is not preloaded, since the child may remember the refusal.
 type Responder struct {
@@ -165,6 +167,7 @@ type job struct {
 	target   uint32 // forward to this context, 0 for none
 	forget   uint32 // the context is gone
 	lists    [][]string
+	early    bool // done already when the first part is sent
 	done     chan error
 }
 
@@ -241,6 +244,12 @@ func (r *Responder) begin() {
 // the stream, so that a call queued next finds the modules in place.
 func (r *Responder) Push(ctx context.Context, names ...string) error {
 	return r.submit(ctx, &job{names: names, platform: r.own()})
+}
+
+// Begin is Push that does not wait for more than the first sources, of which a large closure has many: the child imports these while the
+// others are found and packed. If it is faster, it asks for some that are on their way.
+func (r *Responder) Begin(ctx context.Context, names ...string) error {
+	return r.submit(ctx, &job{names: names, platform: r.own(), early: true})
 }
 
 // own is the child's platform.
@@ -330,8 +339,12 @@ func (r *Responder) Close() {
 }
 
 func (j *job) finish(err error) {
-	if j.done != nil {
-		j.done <- err
+	if j.done == nil {
+		return
+	}
+	select {
+	case j.done <- err:
+	default: // it was done early
 	}
 }
 

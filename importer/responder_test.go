@@ -598,6 +598,75 @@ func TestRefusedNamesAreBounded(t *testing.T) {
 	}
 }
 
+// passing is a Sink that lets only so many modules through.
+type passing struct {
+	recorder
+	pass chan struct{}
+}
+
+func (p *passing) LoadModule(payload []byte, name string) error {
+	<-p.pass
+	return p.recorder.LoadModule(payload, name)
+}
+
+// TestBeginWaitsForTheFirstPart: what is large goes in parts, in the order of the whole; Begin returns with the first, and Push with all.
+func TestBeginWaitsForTheFirstPart(t *testing.T) {
+	large := strings.Repeat("# 16 bytes long\n", partSize/16)
+	im := onPath(t, map[string]string{
+		"m.py": "import p.a, b\n", "p/__init__.py": "", "p/a.py": large + "import c\n", "b.py": large, "c.py": "", "along.py": "",
+		"small.py": "import c, d\n", "d.py": "",
+	})
+	sink := &passing{pass: make(chan struct{}, 100)}
+	r := serve(t, im, sink, ResponderOptions{Version: py3, With: []string{"along"}})
+	push := func(begin bool, name string) chan error {
+		done := make(chan error, 1)
+		go func() {
+			if begin {
+				done <- r.Begin(context.Background(), name)
+			} else {
+				done <- r.Push(context.Background(), name)
+			}
+		}()
+		return done
+	}
+	returns := func(done chan error) {
+		t.Helper()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := []string{"m", "p", "p.a", "along"}
+	for range first {
+		sink.pass <- struct{}{}
+	}
+	returns(push(true, "m"))
+	if got := sink.names(); !slices.Equal(got, first) {
+		t.Errorf("begun with %q", got)
+	}
+	// The same behind it waits for all of that, and is asked for by nobody.
+	again := push(false, "m")
+	select {
+	case err := <-again:
+		t.Fatalf("pushed: %v, with %q", err, sink.names())
+	default:
+	}
+	for range 2 {
+		sink.pass <- struct{}{}
+	}
+	returns(again)
+	if got := sink.names(); !slices.Equal(got, append(first, "c", "b")) {
+		t.Errorf("pushed %q", got)
+	}
+	// What is small is one part.
+	for range 2 {
+		sink.pass <- struct{}{}
+	}
+	returns(push(true, "small"))
+	if got := sink.names()[6:]; !slices.Equal(got, []string{"small", "d"}) {
+		t.Errorf("begun with %q", got)
+	}
+}
+
 // countSink counts modules.
 type countSink struct{ n int }
 
