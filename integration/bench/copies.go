@@ -38,7 +38,7 @@ func copySpec(name string, hosts int, source func(*bed) (string, error)) *spec {
 		if err != nil {
 			return nil, err
 		}
-		dest := filepath.Join(b.dir, "copies", strings.Fields(string(s))[0])
+		dest := filepath.Join(b.dir, name, strings.Fields(string(s))[0])
 		var commands [][]string
 		for i := range hosts {
 			host, to := fmt.Sprintf("127.0.0.%d", i+1), filepath.Join(dest, strconv.Itoa(i))
@@ -281,12 +281,43 @@ func (b *bed) sshd() (string, error) {
 	})
 }
 
+// getSpec copies what source makes from a host, into an empty directory here.
+func getSpec(name string, source func(*bed) (string, error)) *spec {
+	s := copySpec(name, 1, source)
+	put := s.params
+	s.params = func(b *bed, who subject) (params, error) {
+		p, err := put(b, who)
+		if err != nil {
+			return nil, err
+		}
+		src, to, config := p.str("source"), filepath.Join(p.str("dest"), "0"), filepath.Join(b.dir, "ssh", "config")
+		switch who {
+		case scp:
+			p["commands"] = [][]string{{"scp", "-q", "-p", "-r", "-F", config, "127.0.0.1:" + src, to + "/"}}
+		case rsync:
+			p["commands"] = [][]string{{"rsync", "-a", "-e", "ssh -F " + config, "127.0.0.1:" + src, to + "/"}}
+		case tar:
+			p["commands"] = [][]string{{"sh", "-c", fmt.Sprintf("ssh -F %s 127.0.0.1 tar -C %s -cf - %s | tar -C %s -xpf -",
+				config, filepath.Dir(src), filepath.Base(src), to)}}
+		default:
+			p["commands"] = [][]string{{b.mitogend, "get", "-q", "--daemon", "none",
+				"-H", fmt.Sprintf("ssh:127.0.0.1?ssh_args=-F %s&python=%s", config, b.peer), src, to + "/"}}
+			p["named"] = false
+		}
+		return p, nil
+	}
+	return s
+}
+
 func copySpecs() []*spec {
+	small := func(b *bed) (string, error) { return b.smallFiles(50_000) }
 	big := func(b *bed) (string, error) { return b.bigFile(256_000_000) }
 	return []*spec{
 		copySpec("copy-big", 1, big),
-		copySpec("copy-small", 1, func(b *bed) (string, error) { return b.smallFiles(50_000) }),
+		copySpec("copy-small", 1, small),
 		copySpec("copy-hosts", manyHosts, big),
+		getSpec("copy-back", big),
+		getSpec("copy-back-small", small),
 	}
 }
 
@@ -295,6 +326,8 @@ func copyRows() (rows []*row) {
 		{"copy-big", "256 MB to an ssh host"},
 		{"copy-small", "50,000 files of 1 kB to an ssh host"},
 		{"copy-hosts", fmt.Sprintf("256 MB to %d ssh hosts", manyHosts)},
+		{"copy-back", "256 MB from an ssh host"},
+		{"copy-back-small", "50,000 files of 1 kB from an ssh host"},
 	} {
 		best := func(name string) target {
 			return target{text: "<= the best", limit: func(m medians) float64 { return min(m(name, scp), m(name, rsync), m(name, tar)) }}
