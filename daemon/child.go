@@ -48,7 +48,7 @@ type Child struct {
 
 	closing   atomic.Bool   // by us
 	closed    chan struct{} // when the child is out of the tree
-	pushed    sync.Map      // modules whose closure was sent: string to nil
+	pushed    sync.Map      // modules whose closure is sent, or being sent: string to nil
 	tracked   *tracked
 	observers observers     // of the modules that go over the connection, where it is our own
 	left      sync.Once     // hop is given back

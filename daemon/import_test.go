@@ -620,15 +620,21 @@ func TestCallOvertakesImports(t *testing.T) {
 				"far.py":   fmt.Sprintf("import far_a\nopen(%q, 'w').close()\nimport far_b, far_c\ndef f():\n    return far_a.x + far_b.x + far_c.x\n", begun),
 				"far_a.py": large + "x = 1\n", "far_b.py": large + "x = 2\n", "far_c.py": large + "x = 4\n",
 			})
-			r := &imports{}
+			r, ctx, goOn := &imports{}, deadline(t), make(chan struct{})
 			c := connect(t, newDaemon(t, Options{Path: []string{dir}}), target(py), ConnectOptions{OnImport: func(e importer.Event) {
 				r.observe(e)
 				if e.Name == "far_b" && e.What == importer.Preloaded {
-					poll.Until(t, "the module runs", func() bool { _, err := os.Stat(begun); return err == nil })
+					select {
+					case <-goOn:
+					case <-ctx.Done():
+					}
 				}
 			}})
-			v, err := c.CallWith(deadline(t), CallOptions{Convert: convert}, "far:f").Value()
-			if err != nil || fmt.Sprint(v) != "7" {
+			done := make(chan *Result, 1)
+			go func() { done <- c.CallWith(ctx, CallOptions{Convert: convert}, "far:f") }()
+			poll.Until(t, "the module runs", func() bool { _, err := os.Stat(begun); return err == nil })
+			close(goOn)
+			if v, err := (<-done).Value(); err != nil || fmt.Sprint(v) != "7" {
 				t.Errorf("%v, %v", v, err)
 			}
 			sent := r.names(importer.Answered, importer.Preloaded)

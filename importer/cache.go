@@ -71,21 +71,21 @@ const aheadSize = 128 << 10
 // compressAhead compresses units on the other processors while the caller works through them, in order. The caller must call wait
 // at the end.
 func compressAhead(units []*unit) (wait func()) {
-	todo := make([]*unit, 0, len(units))
+	left := make([]*unit, 0, len(units))
 	size := 0
 	for _, u := range units {
 		if !u.ready.Load() {
-			todo = append(todo, u)
+			left = append(left, u)
 			size += u.size
 		}
 	}
 	var wg sync.WaitGroup
 	n := min(runtime.GOMAXPROCS(0), 1+size/aheadSize)
 	for k := 1; k < n; k++ {
-		// Each goroutine takes every nth unit, and the caller the rest.
+		// Each goroutine takes every nth unit, and the caller the others.
 		wg.Go(func() {
-			for i := k; i < len(todo); i += n {
-				todo[i].compressed()
+			for i := k; i < len(left); i += n {
+				left[i].compressed()
 			}
 		})
 	}

@@ -290,7 +290,11 @@ func getSpec(name string, source func(*bed) (string, error)) *spec {
 		if err != nil {
 			return nil, err
 		}
-		src, to, config := p.str("source"), filepath.Join(p.str("dest"), "0"), filepath.Join(b.dir, "ssh", "config")
+		config, err := b.sshd()
+		if err != nil {
+			return nil, err
+		}
+		src, to := p.str("source"), filepath.Join(p.str("dest"), "0")
 		switch who {
 		case scp:
 			p["commands"] = [][]string{{"scp", "-q", "-p", "-r", "-F", config, "127.0.0.1:" + src, to + "/"}}
