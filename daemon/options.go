@@ -127,7 +127,7 @@ type ConnectOptions struct {
 	LogLevel int
 	// OnLog gets the child's log records. It must not block.
 	OnLog func(Log)
-	// OnImport is told of each module served. It must not block.
+	// OnImport is told of each module served, before what the child answers with it. It must not block.
 	OnImport func(importer.Event)
 
 	chain string // how errors call the target, which Name is a name of

@@ -128,17 +128,16 @@ func (r *Responder) answer(ctx context.Context, name string) error {
 		was = &sentModule{bytes: len(rec)}
 	}
 	first := r.sent[name] == nil
+	r.observe(Event{Name: name, What: Answered, Bytes: len(rec), Took: took, Mark: r.mark(s, name), Platform: s.platform})
 	if err := r.send(s, rec, name); err != nil {
 		return err
 	}
-	mark := r.mark(s, name)
 	was.asked = true
 	r.sent[name] = was
 	if r.refused[name] {
 		delete(r.refused, name)
 		r.refusedBytes -= len(name)
 	}
-	r.observe(Event{Name: name, What: Answered, Bytes: len(rec), Took: took, Mark: mark, Platform: s.platform})
 	for _, with := range r.unsent(s.closure(r.opt.With...), false) {
 		if err := r.preload(ctx, s, with, name, false); err != nil {
 			return err
@@ -217,6 +216,7 @@ func (r *Responder) refuse(none *NotFoundError, what What, by string, start time
 	if err != nil {
 		return fmt.Errorf("importer: encoding the answer for %s: %w", shorten(name), err)
 	}
+	r.observe(Event{Name: name, What: what, Bytes: len(rec), Took: time.Since(start), Reason: none.Reason, For: by})
 	if err := r.sink.LoadModule(rec, name); err != nil {
 		return err
 	}
@@ -232,7 +232,6 @@ func (r *Responder) refuse(none *NotFoundError, what What, by string, start time
 		r.refused[name] = true
 		r.refusedBytes += len(name)
 	}
-	r.observe(Event{Name: name, What: what, Bytes: len(rec), Took: time.Since(start), Reason: none.Reason, For: by})
 	return nil
 }
 
@@ -294,11 +293,11 @@ func (r *Responder) preload(ctx context.Context, s *search, name, asked string, 
 		return err
 	}
 	took := time.Since(start)
+	r.observe(Event{Name: name, What: Preloaded, Bytes: len(rec), Took: took, For: cmp.Or(s.by[name], asked), Mark: r.mark(s, name), Platform: s.platform})
 	if err := r.send(s, rec, name); err != nil {
 		return err
 	}
 	r.sent[name] = &sentModule{bytes: len(rec)}
-	r.observe(Event{Name: name, What: Preloaded, Bytes: len(rec), Took: took, For: cmp.Or(s.by[name], asked), Mark: r.mark(s, name), Platform: s.platform})
 	return r.foretell(ctx, s, name)
 }
 
@@ -318,6 +317,7 @@ func (r *Responder) forward(name string, target uint32) error {
 	}
 	payload := append(strconv.AppendUint(nil, uint64(target), 10), 0)
 	payload = append(payload, name...)
+	r.observe(Event{Name: name, What: Forwarded, Bytes: len(payload), Target: target})
 	if err := r.sink.ForwardModule(payload, target, name); err != nil {
 		return err
 	}
@@ -325,7 +325,6 @@ func (r *Responder) forward(name string, target uint32) error {
 		r.forwarded[target] = map[string]bool{}
 	}
 	r.forwarded[target][name] = true
-	r.observe(Event{Name: name, What: Forwarded, Bytes: len(payload), Target: target})
 	return nil
 }
 

@@ -50,7 +50,8 @@ type ResponderOptions struct {
 	Far bool
 	// Compiled gives the magic number and the code of a source, as zlib, or nothing. It does not wait for a compiler. It may be nil.
 	Compiled func(Uncompiled) (magic, code []byte)
-	// Observe is told what was done, by the goroutine that runs Serve. It may be nil.
+	// Observe is told what is done, by the goroutine that runs Serve: before the message is sent, so that whoever has what the child
+	// answers with a module has been told of it. It may be nil.
 	Observe func(Event)
 	// Reached is called, by any goroutine, when the child reaches a bound of what is remembered for it. It may be nil.
 	Reached func(bound string, limit int)

@@ -139,6 +139,28 @@ func TestResponderOrder(t *testing.T) {
 	equal(t, "related", m.Related, []string{"app.model", "lib", "lib.x"})
 }
 
+// TestResponderTellsFirst: whoever has what the child answers with a module has been told of the module.
+func TestResponderTellsFirst(t *testing.T) {
+	sink := &recorder{}
+	told := 0
+	r := serve(t, onPath(t, appFiles), sink, ResponderOptions{Version: py3, Observe: func(e Event) {
+		if n := len(sink.names()); n != told {
+			t.Errorf("told of %s %s after %v, as number %d", e.What, e.Name, sink.names(), told+1)
+		}
+		told++
+	}})
+	ask(t, r, "app", "nothing")
+	if err := r.Push(context.Background(), "app.web.view"); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Forward(context.Background(), 7, Platform{Version: py3}, "app"); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(sink.names()); n != told || n < 8 {
+		t.Errorf("told of %d, sent %v", told, sink.names())
+	}
+}
+
 func TestResponderPushAndForward(t *testing.T) {
 	ctx := context.Background()
 	im := onPath(t, appFiles)
