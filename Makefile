@@ -46,7 +46,7 @@ test: ## install what tests need (as root), then lint and all tests; see CONTRIB
 	@.ci/vulncheck
 	cd integration/bench && $(GO) test ./...
 	@FUZZTIME=50000x .ci/fuzz
-	$(GO) test -count 1 -run '^TestCostOf' ./pyproto
+	$(GO) test -count 1 -run '^(TestCostOf|TestFirstCollection)' ./pyproto ./integration
 	$(GOTEST) -race -timeout $(TIMEOUT) -parallel $(PARALLEL) ./...
 
 check: ## lint, and all tests but integration under an old and a new Python, within two minutes

@@ -57,13 +57,15 @@ func TestAssembly(t *testing.T) {
 	if err := <-waits; err != nil {
 		t.Error(err)
 	}
-	close(stop)
+	other.Done()
 	if err := still.Grow(1 << 20); err == nil {
 		t.Error("what was given up goes on")
 	}
+	close(stop)
 
 	// When all wait for each other, the oldest is given up; then the others fit one after the other.
 	a = newTest()
+	a.stall = time.Minute
 	var parts [4]*Part
 	var grown [4]<-chan error
 	for i := range parts {

@@ -172,7 +172,7 @@ func TestChannelHoldsBothSides(t *testing.T) {
 		}
 	}
 	// The child takes nothing for a while. The sender has to wait, and fill no memory.
-	ch, err := c.Open(ctx, CallOptions{}, "chanmod:slow", 1)
+	ch, err := c.Open(ctx, CallOptions{}, "chanmod:slow", 3)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -282,7 +282,7 @@ func TestGivenUpCallIsFollowed(t *testing.T) {
 	d := channelDaemon(t)
 	c := connect(t, d, "local:")
 	short, cancel := context.WithCancel(t.Context())
-	call := c.StartWith(t.Context(), CallOptions{}, "time:sleep", 0.2)
+	call := c.StartWith(t.Context(), CallOptions{}, "time:sleep", 1)
 	cancel()
 	if err := call.Result(short).Err(); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)

@@ -199,7 +199,7 @@ func (c *Child) endBehind(ctx context.Context, reason string) error {
 func (c *Child) giveUp(reason string) {
 	gone := map[pyproto.ContextID]bool{}
 	c.stream.eachChild(func(x *Child) {
-		if !x.isBehind(c) || !x.takeOut(reason) {
+		if !x.isBehind(c) || !x.lose(reason) {
 			return
 		}
 		gone[x.id] = true
@@ -207,7 +207,6 @@ func (c *Child) giveUp(reason string) {
 			c.d.takeBack(c.stream, x.via.id, x.id)
 		}
 		c.d.openGate(x.id)
-		c.d.ended(x, reason)
 	})
 	c.d.handles.drop(gone, reason)
 	c.d.tellEnd(c.stream, gone)

@@ -197,7 +197,7 @@ func faultyChild(t *testing.T, d *Daemon, target, kind, step string, env []strin
 	}
 	// This ends what nothing else ends; a busy machine is no fault.
 	if kind == "stopped" && step != "program" {
-		target += "&silence_timeout=2s"
+		target += "&silence_timeout=4s"
 	}
 	if strings.HasPrefix(step, "MITO") {
 		if kind == "stopped" {

@@ -280,8 +280,8 @@ func (d *Daemon) teardown(s *stream) {
 // lost takes contexts that were reached through s out of the tree.
 func (d *Daemon) lost(s *stream, ids []pyproto.ContextID, reason string) {
 	for _, id := range ids {
-		if c := s.childOf(id); c != nil && c.takeOut(reason) {
-			d.ended(c, reason)
+		if c := s.childOf(id); c != nil {
+			c.lose(reason)
 		}
 	}
 	d.dropRoutes(s, ids, reason)

@@ -86,11 +86,11 @@ func TestSilentHopIsNotShared(t *testing.T) {
 	d := treeDaemon(t, Options{})
 	d.launchGrace, d.answerTime = 0, 0
 	py := pythons.Any(t)
-	name := target(py) + "+" + target(py) + "&connect_timeout=2"
+	name := target(py) + "+" + target(py)
 	for how, fail := range map[string]func(c *Child){
 		"close": func(c *Child) { closeInVain(t, c) },
 		"launch": func(c *Child) {
-			if _, err := d.Connect(testContext(t), name, ConnectOptions{Env: env}); err == nil {
+			if _, err := d.Connect(testContext(t), name+"&connect_timeout=2", ConnectOptions{Env: env}); err == nil {
 				t.Error("connected behind a hop that is stopped")
 			}
 		},
@@ -126,10 +126,10 @@ func TestSilentFirstHopIsNotShared(t *testing.T) {
 	d := treeDaemon(t, Options{})
 	d.launchGrace = 0
 	py := pythons.Any(t)
-	name := target(py) + "+" + target(py) + "&connect_timeout=2+" + target(py) + "&connect_timeout=2"
+	name := target(py) + "+" + target(py) + "+" + target(py)
 	user := connect(t, d, name, ConnectOptions{Env: env})
 	stop(t, user.Via().Via())
-	if _, err := d.Connect(testContext(t), name, ConnectOptions{Env: env}); err == nil {
+	if _, err := d.Connect(testContext(t), name+"&connect_timeout=2", ConnectOptions{Env: env}); err == nil {
 		t.Error("connected behind a hop that is stopped")
 	}
 	again := connect(t, d, name, ConnectOptions{Env: env})
@@ -175,7 +175,7 @@ func TestSilenceBehindASilentHop(t *testing.T) {
 	env := mark(t)
 	d := treeDaemon(t, Options{})
 	py := pythons.Any(t)
-	c := connect(t, d, target(py)+"+"+target(py)+"&silence_timeout=1s", ConnectOptions{Env: env})
+	c := connect(t, d, target(py)+"+"+target(py)+"&silence_timeout=3s", ConnectOptions{Env: env})
 	stop(t, c.Via())
 	<-c.Done()
 	poll.Until(t, "the hop ends", func() bool { return len(d.Children()) == 0 && len(marked(env[0])) == 0 })

@@ -80,6 +80,16 @@ func (c *Child) takeOut(reason string) bool {
 	return true
 }
 
+// lose is takeOut for one that was connected, and tells of it: first, since the hop that it gives back may end, and be told of, next.
+func (c *Child) lose(reason string) bool {
+	if !c.d.children.CompareAndDelete(c.id, c) {
+		return false
+	}
+	c.d.ended(c, reason)
+	c.end(reason)
+	return true
+}
+
 // Range calls fn for each child until fn is false.
 func (t *children) Range(fn func(*Child) bool) {
 	t.m.Range(func(_, c any) bool { return fn(c.(*Child)) })

@@ -14,7 +14,7 @@ import (
 // A stopped child takes and gives nothing, but its connection stays open: so does a link that goes silent. Its
 // callers get an error, and nothing is left of it. A child that is only busy stays.
 func TestSilence(t *testing.T) {
-	const limit = 2 * time.Second
+	const limit = 3 * time.Second
 	env := mark(t)
 	d := newDaemon(t, Options{Path: []string{writeFiles(t, map[string]string{"tree.py": treeModule})}})
 	for _, py := range ends(t) {
@@ -52,7 +52,7 @@ func TestSilenceOfChildrenOfAChild(t *testing.T) {
 		c := connect(t, d, target(py), ConnectOptions{Env: env})
 		var made pyproto.Tuple
 		err := c.Call(testContext(t), "tree:make", pyproto.Kwargs{
-			{Name: "how", Value: "local"}, {Name: "python_path", Value: py.Path}, {Name: "silence_timeout", Value: "1s"},
+			{Name: "how", Value: "local"}, {Name: "python_path", Value: py.Path}, {Name: "silence_timeout", Value: "3s"},
 		}).Decode(&made)
 		if err != nil {
 			t.Fatal(err)

@@ -118,7 +118,7 @@ task '1. uptime everywhere'
 show exec -H web -- uptime
 
 task '2. The same, gathered'
-show exec -b -H web -- uptime -s
+show exec -b -H web -- uname -r
 
 task '3. Copy a file to all'
 show put -H web app.conf "$there/etc/"

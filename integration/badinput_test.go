@@ -217,8 +217,8 @@ func TestScriptsThatFail(t *testing.T) {
 			t.Error(r)
 		}
 		Mitogend(t, dir, "run", "-H", p.Target(), "forks.py").Want(t, 0, "done", "")
-		r := Mitogend(t, dir, "run", "-H", p.Target(), "--timeout", "8s", "thread.py")
-		if r.Status != 4 || !strings.HasPrefix(r.Stdout, "started") || !strings.Contains(r.Stderr, "not done after 8s") {
+		r := Mitogend(t, dir, "run", "-H", p.Target(), "--timeout", "20s", "thread.py")
+		if r.Status != 4 || !strings.HasPrefix(r.Stdout, "started") || !strings.Contains(r.Stderr, "not done after 20s") {
 			t.Error(r)
 		}
 	})

@@ -16,8 +16,13 @@ import os, signal, sys, time
 def tell(text):
     os.write(1, text.encode() + b'\n') # a handler may not use sys.stdout while that is flushed
 
+deadline = time.time() + 1000
+
 def told(sig, frame):
+    global deadline
     tell('got %d' % sig)
+    if len(sys.argv) == 1:
+        deadline = time.time() + 0.5
 
 for sig in (signal.SIGTERM, signal.SIGHUP):
     signal.signal(sig, told)
@@ -25,7 +30,6 @@ if 'stubborn' in sys.argv:
     signal.signal(signal.SIGINT, told)
 try:
     tell('ready')
-    deadline = time.time() + (1000 if len(sys.argv) > 1 else 1.5)
     while time.time() < deadline:
         time.sleep(0.05)
 except KeyboardInterrupt:

@@ -3,7 +3,6 @@ package integration
 import (
 	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,10 +13,8 @@ import (
 // script writes a program.
 func script(t testing.TB, name, text string) string {
 	t.Helper()
-	path := Write(t, t.TempDir(), name, text)
-	if err := os.Chmod(path, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	path := filepath.Join(t.TempDir(), name)
+	pythons.Program(t, path, text)
 	return path
 }
 

@@ -94,6 +94,9 @@ func TestDaemonWithTooManyClients(t *testing.T) {
 
 // A short command ends before it collects garbage for the first time; GOGC is still the user's.
 func TestFirstCollectionIsLate(t *testing.T) {
+	if raceEnabled {
+		t.Skip("with -race, starting takes three times the memory; `make test` runs this without")
+	}
 	binary, err := binary()
 	if err != nil {
 		t.Fatal(err)

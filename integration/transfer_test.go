@@ -316,7 +316,8 @@ func TestTransferResumes(t *testing.T) {
 			}
 		}
 		poll.Until(t, "the programs have ended", func() bool {
-			r := Mitogend(t, dir, "exec", "-H", p.Target(), "--shell", "flock -n "+there+"/.mitogend-*.part true || ! test -e "+there+"/.mitogend-*.part")
+			r := Mitogend(t, dir, "exec", "-H", p.Target(), "--shell",
+				"for f in "+there+"/.mitogend-*.part; do [ ! -e $f ] || flock -n $f true || exit; done")
 			return r.Status == 0
 		})
 		had := part()

@@ -110,8 +110,7 @@ func (q *queue) forget(r *fetcher) {
 	}
 }
 
-// sweep drops what is for contexts that are gone. The one that is sent a part right now is none of turns, and ends with
-// that.
+// sweep drops what is for contexts that are gone, except the one that is sent a part right now: it is none of turns.
 func (q *queue) sweep(there func(pyproto.ContextID) bool) {
 	q.turns = slices.DeleteFunc(q.turns, func(r *fetcher) bool {
 		if there(r.id) {
@@ -170,7 +169,7 @@ func (f *Files) fetch(c *call) error {
 	if q == nil {
 		return nil // nobody is there to be told
 	}
-	if !q.reserve(func(id pyproto.ContextID) bool { return f.d.Stream(id) != 0 }) {
+	if !q.reserve(f.there) {
 		f.d.Reached(c.in.Src, "files that wait to be sent", maxJobs)
 		return raise("mitogen.service.Error: %d files wait to be sent already; acknowledge what has come", maxJobs)
 	}
@@ -219,6 +218,9 @@ func (q *queue) reserve(there func(pyproto.ContextID) bool) bool {
 	q.count++
 	return true
 }
+
+// there tells whether a context has not ended.
+func (f *Files) there(id pyproto.ContextID) bool { return f.d.Stream(id) != 0 }
 
 // describe is the reply of fetch.
 func describe(file *os.File, path string) (map[string]any, error) {
@@ -335,6 +337,9 @@ func (f *Files) pump(q *queue) {
 			q.turns = append(q.turns, r)
 		} else {
 			q.forget(r)
+		}
+		if !f.there(r.id) {
+			q.sweep(f.there) // it has ended while the part was sent, and the last sweep may have left it
 		}
 	}
 	q.running = false
