@@ -222,7 +222,7 @@ func TestInsideSSHConfig(t *testing.T) {
 			t.Errorf("%v: tried again", c.lines)
 		}
 	}
-	has(t, mustFail(t, build(t, "ssh", with(config(know, "SessionType none"), "connect_timeout", "3s")), echo, StepConnect), "SessionType")
+	has(t, mustFail(t, build(t, "ssh", with(config(know, "SessionType none"), "connect_timeout", "10s")), echo, StepConnect), "SessionType")
 	locked := sshd(t, "PasswordAuthentication no\nKbdInteractiveAuthentication no")
 	e := mustFail(t, build(t, "ssh", with(locked, "username", "mg-alice", "identity_file", nil, "password", "x", "python", py)), echo, StepConnect)
 	has(t, e, "was not sent")

@@ -299,7 +299,7 @@ func exists(path string) bool {
 
 // A request that gives up waiting for its turn changes nothing of the order of others.
 func TestOrderAfterATimeout(t *testing.T) {
-	b := newBed(t, nil)
+	b := newBed(t, func(o *control.Options) { o.Pool.PerTarget = 1 })
 	gate := filepath.Join(t.TempDir(), "gate")
 	starts := filepath.Join(t.TempDir(), "starts")
 	real, err := exec.LookPath("python3")

@@ -242,10 +242,11 @@ func TestCallManyWhileStopping(t *testing.T) {
 	c := b.dial(t, client.Options{})
 	m := &client.Many{Plan: work.Plan{Parallel: 2, MaxFail: work.NoLimit}, Places: places(t, pythons.Any(t), 4)}
 	call := &client.ManyCalls{Function: "time:sleep", Args: []any{60}}
-	stop := sync.OnceFunc(func() { b.stop(10 * time.Millisecond) })
+	var stopping sync.WaitGroup
+	stop := sync.OnceFunc(func() { stopping.Go(func() { b.stop(10 * time.Millisecond) }) })
 	m.Begun = func(n int) {
 		if n == 2 {
-			go stop()
+			stop()
 		}
 	}
 	count := 0
@@ -257,6 +258,7 @@ func TestCallManyWhileStopping(t *testing.T) {
 	if err == nil || count > 2 {
 		t.Error(count, err)
 	}
+	stopping.Wait()
 	poll.Until(t, "it has stopped", func() bool { return len(b.Daemon().Children()) == 0 })
 }
 
@@ -506,7 +508,7 @@ func TestRunManyGivenUp(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		m := &client.Many{Plan: work.Plan{Parallel: 2}, Places: places(t, pythons.Any(t), 4)}
 		if late {
-			m.Timeout = 3 * time.Second
+			m.Timeout = 15 * time.Second
 		}
 		p := newProgram(`
 import sys, time

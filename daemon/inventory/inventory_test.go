@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"mitogend/bootstrap"
+	"mitogend/integration/pythons"
 )
 
 func write(t *testing.T, dir, name, text string, mode os.FileMode) string {
@@ -18,7 +19,9 @@ func write(t *testing.T, dir, name, text string, mode os.FileMode) string {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, []byte(text), mode); err != nil {
+	if mode == 0o755 {
+		pythons.Program(t, path, text)
+	} else if err := os.WriteFile(path, []byte(text), mode); err != nil {
 		t.Fatal(err)
 	}
 	return path

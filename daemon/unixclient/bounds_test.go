@@ -266,7 +266,7 @@ func TestQuestionsOfTheGone(t *testing.T) {
 // Beyond MaxConnects a connect is refused; when one is over, there is room again.
 func TestConnectsOfAClient(t *testing.T) {
 	const most = 3
-	_, socket := serve(t, Options{MaxConnects: most})
+	_, socket := serve(t, Options{MaxConnects: most, Runtime: stock(t)})
 	silent := filepath.Join(t.TempDir(), "silent")
 	write(t, silent, "#!/bin/sh\nexec sleep 1000\n")
 	c := dial(t, socket)

@@ -227,7 +227,7 @@ func TestNoPauseAtTheEnd(t *testing.T) {
 
 func TestStates(t *testing.T) {
 	late := errors.New("late")
-	b := &bench{plan: Plan{Targets: 5, Parallel: 5, MaxFail: NoLimit, Timeout: 20 * time.Millisecond, Late: late, Retry: 2}}
+	b := &bench{plan: Plan{Targets: 5, Parallel: 5, MaxFail: NoLimit, Timeout: time.Second, Late: late, Retry: 2}}
 	var tries atomic.Int64
 	b.lease = func(_ context.Context, target int) error {
 		if target != 0 {

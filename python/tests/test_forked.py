@@ -482,7 +482,7 @@ class ForkedTest(harness.TestCase):
             self.assertEqual(forked(lambda: load('m%d' % (n % 10))), str(n % 10))
         harness.eventually('all are forgotten', lambda: not forks.peers)
         harness.eventually('the descriptors are as before', lambda: descriptors() == before)
-        self.assertEqual(len(os.listdir('/proc/self/task')), threads)
+        harness.eventually('the threads are as before', lambda: len(os.listdir('/proc/self/task')) == threads)
         self.assertEqual(sorted(parent.asked), sorted('m%d' % n for n in range(10)))
 
     def test_many_at_once(self):
