@@ -59,6 +59,10 @@ func askPassword(ctx context.Context, flag, prompt, instead string) (string, err
 	if err != nil {
 		return "", usagef("%s: %w", flag, err)
 	}
+	// Without a handler, ^\ would end this process and leave the terminal silent.
+	quit := make(chan os.Signal, 1)
+	signal.Notify(quit, syscall.SIGQUIT)
+	defer signal.Stop(quit)
 	// This comes before the question: otherwise a quick answer would be on the screen.
 	if silent, err := unix.IoctlGetTermios(fd, unix.TCGETS); err == nil {
 		silent.Lflag = silent.Lflag&^unix.ECHO | unix.ICANON | unix.ISIG
@@ -75,10 +79,6 @@ func askPassword(ctx context.Context, flag, prompt, instead string) (string, err
 		text, err := bufio.NewReader(tty).ReadBytes('\n') // term.ReadPassword does not hear ^D
 		read <- answer{bytes.TrimRight(text, "\r\n"), err}
 	}()
-	// Without a handler, ^\ would end this process and leave the terminal silent.
-	quit := make(chan os.Signal, 1)
-	signal.Notify(quit, syscall.SIGQUIT)
-	defer signal.Stop(quit)
 	select {
 	case <-quit:
 		_ = term.Restore(fd, before)
