@@ -30,7 +30,7 @@ func TestReasonOfTheAttemptBefore(t *testing.T) {
 		return &Error{Reason: "no child after 30s", TimedOut: true}
 	})
 	var e *Error
-	if !errors.As(err, &e) || n != 2 {
+	if !errors.As(err, &e) || n != 2 || !e.Retry || !e.TimedOut {
 		t.Fatal(n, err)
 	}
 	has(t, e, "no child after 30s", "it is busy", "come later")

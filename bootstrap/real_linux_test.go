@@ -260,7 +260,7 @@ func TestInsideSSHCrowd(t *testing.T) {
 	inside(t)
 	opts := sshd(t, "")
 	list := somePythons(t)
-	plan := build(t, "ssh", with(opts, "username", "mg-bob", "python", list[len(list)-1], "connect_timeout", "120s"))
+	plan := build(t, "ssh", with(opts, "username", "mg-bob", "python", list[len(list)-1]))
 	errs := make(chan error)
 	for range 50 {
 		go func() {

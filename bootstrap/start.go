@@ -46,7 +46,7 @@ func Start(ctx context.Context, p *Plan, opt StartOptions) (*Process, error) {
 }
 
 // WhileBusy repeats attempts while they fail with Error.Retry: at most eight, with pauses that grow, and until
-// the deadline. An attempt that runs out of time is explained by the one before it.
+// the deadline. An attempt that runs out of time is explained by the one before it, and is worth another as that was.
 func WhileBusy(ctx context.Context, deadline time.Time, attempt func() error) error {
 	var before *Error
 	pause := firstPause
@@ -59,6 +59,8 @@ func WhileBusy(ctx context.Context, deadline time.Time, attempt func() error) er
 			if len(e.Output) == 0 {
 				e.Output = before.Output
 			}
+			e.Retry = true
+			return err
 		}
 		if err == nil || e == nil || !e.Retry || n == maxAttempts {
 			return err

@@ -35,7 +35,8 @@ type Options struct {
 	// several may share it; it should be closed after Shutdown. Nil has children compile
 	// for themselves what has no .pyc beside it.
 	Bytecode *bytecode.Store
-	// OnEvent is told what happens, from any goroutine; it must not block. May be nil.
+	// OnEvent is told what happens, from any goroutine; it must not block. A child's end comes before its Close returns, and before that of
+	// a hop that ends because it was the last behind it. May be nil.
 	OnEvent func(Event)
 	// Trace is told of each frame, from any goroutine, in the order in which each of them sends or reads. Whoever sends
 	// or reads waits for it. May be nil.

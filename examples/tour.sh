@@ -117,7 +117,7 @@ done
 task '1. uptime everywhere'
 show exec -H web -- uptime
 
-task '2. The same, gathered'
+task '2. Equal answers, gathered'
 show exec -b -H web -- uname -r
 
 task '3. Copy a file to all'

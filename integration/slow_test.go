@@ -113,7 +113,7 @@ func TestSlowConsumer(t *testing.T) {
 			if peak > limit {
 				t.Errorf("the daemon had %d MB", peak>>20)
 			}
-			if during[0] > max(20*alone[1], 200*time.Millisecond) { // what waits for the transfer waits for seconds
+			if during[0] > 20*alone[1] {
 				t.Errorf("another's call took %v, alone 99 of 100 took less than %v", during[0], alone[1])
 			}
 			if sent > 64<<20 {
@@ -178,7 +178,7 @@ func TestFairness(t *testing.T) {
 			}
 			slices.Sort(times)
 			// If calls waited for the transfer, there would be only one.
-			if len(times) < 20 || times[len(times)/2] > max(20*alone[1], 200*time.Millisecond) {
+			if len(times) < 20 || times[len(times)/2] > 20*alone[1] {
 				t.Errorf("%d calls in the meantime, %v each; alone 99 of 100 took less than %v", len(times), times[len(times)/2], alone[1])
 			}
 			t.Logf("%d MB in %v; another's call took %v (median; 99 of 100 below %v), alone %v (%v)", in.n>>20, time.Since(started).Round(time.Millisecond),
