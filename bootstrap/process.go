@@ -207,6 +207,24 @@ func (p *Process) await(ctx context.Context, d time.Duration) bool {
 	return false
 }
 
+// exitWait is how long AwaitExit waits for a program whose streams have ended. maxExitWait is the same while the system is ending the
+// program: it closes the program's descriptors first, and on a busy machine the rest may take long.
+const (
+	exitWait    = 300 * time.Millisecond
+	maxExitWait = 5 * time.Second
+)
+
+// AwaitExit waits for the exit status of a program whose streams have ended, so that an error can say more, and tells whether it is there.
+func (p *Process) AwaitExit() bool {
+	began := time.Now()
+	for wait := exitWait; !p.await(context.Background(), wait); wait = exitWait / 10 {
+		if !p.Exiting() || time.Since(began) > maxExitWait {
+			return false
+		}
+	}
+	return true
+}
+
 // groupPoll is how often emptyGroup looks: the kernel does not tell when a process group becomes empty.
 const groupPoll = 10 * time.Millisecond
 

@@ -61,7 +61,11 @@ func (c *Child) sendCode(proc *bootstrap.Process, opt *importer.ResponderOptions
 	opt.Code = sink{c}.LoadCode
 	opt.Far = !bytecodeMethods[c.method]
 	if c.d.opt.Bytecode != nil {
-		opt.Compiled = func(u importer.Uncompiled) (magic, code []byte) { return c.compiled(pythonOf(proc.Hello), u) }
+		p := pythonOf(proc.Hello)
+		opt.Compiled = func(u importer.Uncompiled) (magic, code []byte) {
+			return append(binary.LittleEndian.AppendUint16(nil, p.Magic), "\r\n"...), c.d.opt.Bytecode.Code(p, sourceOf(p, u))
+		}
+		opt.Kept = func(u importer.Uncompiled) []byte { return c.d.opt.Bytecode.Compressed(p, sourceOf(p, u)) }
 	}
 }
 
@@ -72,14 +76,14 @@ func pythonOf(h bootstrap.Hello) bytecode.Python {
 // servedPath stands before the path of each served module in the child.
 const servedPath = "/master:"
 
-// compiled asks the store for a module's code. The responder calls it.
-func (c *Child) compiled(p bytecode.Python, u importer.Uncompiled) (magic, code []byte) {
-	source := bytecode.Source{Hash: u.Hash, Size: u.Size, Name: u.Path, Text: u.Text}
+// sourceOf is what a module's code is asked for by.
+func sourceOf(p bytecode.Python, u importer.Uncompiled) bytecode.Source {
+	source := bytecode.Source{Hash: u.Hash, Size: u.Size, Name: u.Path, Text: u.Text, Compressed: u.Compressed}
 	if p.Major == 2 {
 		// Python 3 corrects the name by itself.
 		source.File = servedPath + u.Path
 	}
-	return append(binary.LittleEndian.AppendUint16(nil, p.Magic), "\r\n"...), c.d.opt.Bytecode.Code(p, source)
+	return source
 }
 
 // boots has what first stages read, by bootKey.

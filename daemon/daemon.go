@@ -226,35 +226,12 @@ func (d *Daemon) start(ctx context.Context, c *Child, plan *bootstrap.Plan) erro
 	return nil
 }
 
-// exitWait is how long a lost connection waits for the program's exit status, so that the error can say more.
-// maxExitWait is the same while the system is ending the program: it closes the program's descriptors first, and on a
-// busy machine the rest may take long.
-const (
-	exitWait    = 300 * time.Millisecond
-	maxExitWait = 5 * time.Second
-)
-
-// waitExit waits for the program's exit status, and tells whether it is there.
-func waitExit(proc *bootstrap.Process) bool {
-	began := time.Now()
-	for wait := exitWait; ; wait = exitWait / 10 {
-		select {
-		case <-proc.Done():
-			return true
-		case <-time.After(wait):
-			if !proc.Exiting() || time.Since(began) > maxExitWait {
-				return false
-			}
-		}
-	}
-}
-
 // teardown takes a stream out of the tree: waiters learn why, then the process is ended and reaped. The stream's
 // readLoop calls it.
 func (d *Daemon) teardown(s *stream) {
 	reason := "the connection was lost: " + s.failure().Error()
 	if s.proc != nil && !errors.Is(s.failure(), errClosed) {
-		if waitExit(s.proc) {
+		if s.proc.AwaitExit() {
 			if status := s.proc.ExitStatus(); status != "" && status != "exit status 0" {
 				reason = "the connection was lost: Python ended with " + status
 				if said := s.proc.OwnEnd(); said != "" {

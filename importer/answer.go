@@ -76,6 +76,9 @@ func (r *Responder) push(ctx context.Context, j *job) error {
 func (r *Responder) search(p Platform) *search {
 	s := r.im.searchFor(p.Version, p)
 	s.main, s.mark, s.withPaths, s.stock = r.opt.Main, r.opt.MarkPackages, r.opt.WithPaths, r.opt.Stock
+	if s.v == r.opt.Version {
+		s.kept = r.opt.Kept
+	}
 	return s
 }
 

@@ -77,9 +77,12 @@ type Uncompiled struct {
 	Size int
 	// Path is the module's, as the child is told it.
 	Path string
-	// Text gives the source.
-	Text func() ([]byte, error)
+	// Compressed gives the text as zlib.
+	Compressed func() []byte
 }
+
+// Text gives the source.
+func (u Uncompiled) Text() ([]byte, error) { return inflate(u.Compressed()) }
 
 // uncompiled gives what there is to compile; false if that would be of no use.
 func (s *search) uncompiled(name string) (Uncompiled, bool) {
@@ -88,7 +91,7 @@ func (s *search) uncompiled(name string) (Uncompiled, bool) {
 	if sp.why != "" || u == nil || u.size == 0 || sp.kind == KindMain || sp.kind == KindNamespace {
 		return Uncompiled{}, false
 	}
-	return Uncompiled{u.hash, u.size, sent(s.path(sp)), func() ([]byte, error) { return inflate(u.compressed()) }}, true
+	return Uncompiled{u.hash, u.size, sent(s.path(sp)), u.compressed}, true
 }
 
 // readTrusted reads a file that only those could write who could write the source. The source is in the state key: it

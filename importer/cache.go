@@ -28,9 +28,10 @@ type unit struct {
 	raw   []byte
 	zip   []byte
 
-	// mu guards the map only.
+	// mu guards the following; held across nothing.
 	mu      sync.Mutex
 	records map[string][]byte
+	kept    func() []byte // gives the source as zlib, if somebody has kept that
 }
 
 func newUnit(data []byte) *unit {
@@ -48,9 +49,29 @@ var writers = sync.Pool{New: func() any {
 	return w
 }}
 
+// keptBy tells who may have kept the source as zlib.
+func (u *unit) keptBy(kept func() []byte) {
+	u.mu.Lock()
+	u.kept = kept
+	u.mu.Unlock()
+}
+
 // compressed gives the source as zlib. It is made once; others wait.
 func (u *unit) compressed() []byte {
 	u.once.Do(func() {
+		defer func() {
+			u.raw = nil
+			u.ready.Store(true)
+		}()
+		u.mu.Lock()
+		kept := u.kept
+		u.kept = nil
+		u.mu.Unlock()
+		if kept != nil {
+			if u.zip = kept(); len(u.zip) > 0 {
+				return
+			}
+		}
 		var buf bytes.Buffer
 		buf.Grow(u.size/3 + 64)
 		w := writers.Get().(*zlib.Writer)
@@ -59,8 +80,7 @@ func (u *unit) compressed() []byte {
 		_ = w.Close()
 		w.Reset(io.Discard)
 		writers.Put(w)
-		u.zip, u.raw = bytes.Clone(buf.Bytes()), nil
-		u.ready.Store(true)
+		u.zip = bytes.Clone(buf.Bytes())
 	})
 	return u.zip
 }

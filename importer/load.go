@@ -121,8 +121,20 @@ func (s *search) units(names []string) []*unit {
 	var out []*unit
 	for _, name := range names {
 		if u := s.find(name).unit; u != nil {
+			s.tellKept(name)
 			out = append(out, u)
 		}
 	}
 	return out
+}
+
+// tellKept tells a module's source, which is loaded, who may have kept it as zlib.
+func (s *search) tellKept(name string) {
+	u := s.find(name).unit
+	if s.kept == nil || u == nil || u.ready.Load() {
+		return
+	}
+	if source, ok := s.uncompiled(name); ok {
+		u.keptBy(func() []byte { return s.kept(source) })
+	}
 }

@@ -113,6 +113,7 @@ func (s *search) module(ctx context.Context, name string) (*Module, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.tellKept(name)
 	m := &Module{
 		Name: name, Kind: sp.kind, IsPkg: sp.isPkg(), Path: s.path(sp), Size: u.size,
 		Compressed: u.compressed(), Imports: u.src.imports, unit: u, loc: sp.file,

@@ -1,9 +1,12 @@
 package importer
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand"
 	"runtime"
 	"slices"
@@ -158,6 +161,50 @@ func TestResponderTellsFirst(t *testing.T) {
 	}
 	if n := len(sink.names()); n != told || n < 8 {
 		t.Errorf("told of %d, sent %v", told, sink.names())
+	}
+}
+
+// TestKeptSources: what was kept of a source is sent, and everything else is compressed here.
+func TestKeptSources(t *testing.T) {
+	var mu sync.Mutex
+	asked := map[string]int{}
+	files := map[string]string{"lone.py": "import app.model\n", "app/model.py": "X = 1\n"}
+	maps.Copy(files, map[string]string{"app/__init__.py": appFiles["app/__init__.py"], "app/util.py": appFiles["app/util.py"], "lib/__init__.py": "Y = 2\n"})
+	dir := tree(t, files)
+	kept := stored([]byte("another zlib"))
+	sink := &recorder{}
+	im := newImporter(t, Options{Path: []string{dir}})
+	opt := ResponderOptions{Version: py3, Kept: func(u Uncompiled) []byte {
+		mu.Lock()
+		defer mu.Unlock()
+		name := strings.TrimPrefix(u.Path, dir+"/")
+		asked[name]++
+		if want := sha256.Sum256([]byte(files[name])); u.Hash != want || u.Size != len(files[name]) {
+			t.Errorf("%s: asked for %x of %d bytes", name, u.Hash, u.Size)
+		}
+		if strings.HasPrefix(name, "app/") {
+			return kept
+		}
+		return nil
+	}}
+	r := serve(t, im, sink, opt)
+	ask(t, r, "app", "lone")
+	ask(t, serve(t, im, &recorder{}, opt), "lone", "app")
+	for name, file := range map[string]string{"app": "app/__init__.py", "app.util": "app/util.py", "app.model": "app/model.py", "lib": "lib/__init__.py", "lone": "lone.py"} {
+		m, err := pyproto.ParseLoadModule(sink.recs[name])
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		if strings.HasPrefix(file, "app/") {
+			if !bytes.Equal(m.Source, kept) {
+				t.Errorf("%s was compressed anew", name)
+			}
+		} else if src, err := inflate(m.Source); err != nil || string(src) != files[file] {
+			t.Errorf("%s: got %q, %v", name, src, err)
+		}
+		if asked[file] != 1 {
+			t.Errorf("%s was asked for %d times", file, asked[file])
+		}
 	}
 }
 

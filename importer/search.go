@@ -20,6 +20,7 @@ type search struct {
 	mark      bool   // records show which of a package's children are packages
 	withPaths string // see ResponderOptions
 	stock     bool   // the child is Mitogen's own: it cannot load extension modules, nor unpack
+	kept      func(Uncompiled) []byte
 	roots     []location
 	platform  Platform
 	chosen    *choice // of wheels; nil where there is no wheelhouse

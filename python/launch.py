@@ -42,6 +42,8 @@ MAX_QUESTION = 1200
 MAX_BANNER = 1 << 20
 # Seconds of listening to a program that has ended: what it wrote last is still on the way.
 LINGER = 0.3
+# Seconds for the status of one that the system is still ending.
+MAX_LINGER = 5
 # As the master has it: an answer for a target without Python comes in parts.
 PART = 1048576
 # What the target's sh asks for then, in this order.
@@ -344,9 +346,7 @@ class Attempt(object):
             return
         if not data:
             # How it ended, and what it printed on stderr, say more than the end itself.
-            until = parent.clock() + LINGER
-            while self.child.poll() is None and parent.clock() < until:
-                time.sleep(0.01)
+            self.await_exit()
             if self.child.efd is not None:
                 self.last_words()
             raise Failed(self.step)
@@ -355,6 +355,15 @@ class Attempt(object):
         if self.noise > MAX_BANNER:
             raise Failed(self.step, u'it printed more than a mebibyte that is no handshake')
         return data
+
+    def await_exit(self):
+        """Wait for the status of a program whose streams have ended; longer while the system is still ending it."""
+        start = parent.clock()
+        while self.child.poll() is None and not self.cancelled and not core.io.lost:
+            waited = parent.clock() - start
+            if waited > MAX_LINGER or waited > LINGER and not process.exiting(self.child.pid):
+                break
+            time.sleep(0.01)
 
     def last_words(self):
         """Take what is left of the output of a program that has ended: there may have been no time to read it."""

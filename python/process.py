@@ -60,6 +60,16 @@ def pipe():
     return fds
 
 
+def exiting(pid):
+    """Tell whether Linux is ending a process, whose descriptors it closes first: PF_EXITING of its sched.h."""
+    try:
+        with open('/proc/%d/stat' % pid, 'rb') as f:
+            # Behind the name, which may have any characters: state ppid pgrp session tty_nr tpgid flags.
+            return bool(int(f.read().rpartition(b')')[2].split()[6]) & 4)
+    except (OSError, IOError, ValueError, IndexError):
+        return False
+
+
 class Process(object):
     """A child process, the leader of a group. With reap=False somebody else sets `status`, its wait status."""
     kill_after = KILL_AFTER

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -27,14 +28,14 @@ const (
 	DefaultMaxBytes = 256 << 20
 	// trimEvery is how much is written between two looks at the size of the directory.
 	trimEvery = 16 << 20
-	// maxCode bounds the code of one source.
+	// maxCode bounds the code of one source, and the source that is kept with it.
 	maxCode = 16 << 20
 	// staleTime is the age at which an unfinished file counts as left behind by a process that has ended.
 	staleTime = time.Hour
 	// touchTime is how old an entry in use may look: the oldest go first.
 	touchTime = 24 * time.Hour
 	// mark begins each entry. It changes with the form of entries, and with what their names are made of.
-	mark = "mitogend code 2\n"
+	mark = "mitogend code 3\n"
 
 	writing = ".new-"
 )
@@ -88,45 +89,72 @@ func (d *Dir) Path() string { return d.path }
 // Close gives the descriptor back.
 func (d *Dir) Close() error { return d.root.Close() }
 
-// sum is the digest that an entry has of itself.
-func sum(k key, code []byte) []byte {
+// kept is what an entry has. All is zlib.
+type kept struct {
+	code   []byte // empty where the source is to be sent as it is
+	source []byte // empty where that is not kept
+}
+
+// content is what a file has of it: the length of the code, the code, the source.
+func (e kept) content() []byte {
+	return slices.Concat(binary.LittleEndian.AppendUint32(nil, uint32(len(e.code))), e.code, e.source)
+}
+
+// parseKept is the reverse of content.
+func parseKept(data []byte) (e kept, ok bool) {
+	if len(data) < 4 {
+		return e, false
+	}
+	n, data := int64(binary.LittleEndian.Uint32(data)), data[4:]
+	if n > int64(len(data)) {
+		return e, false
+	}
+	return kept{data[:n:n], data[n:]}, true
+}
+
+// entryOf is a whole file.
+func entryOf(k key, content []byte) []byte {
+	return slices.Concat([]byte(mark), sum(k, content), content)
+}
+
+// sum is the digest that an entry has of its name and its content.
+func sum(k key, content []byte) []byte {
 	h, _ := blake2b.New256(nil) // fails for a bad key only
 	h.Write(k[:])
-	h.Write(code)
+	h.Write(content)
 	return h.Sum(nil)
 }
 
-// get gives the code of an entry, which is empty where the source is to be sent as it is.
-func (d *Dir) get(k key) (code []byte, ok bool) {
+// get gives an entry.
+func (d *Dir) get(k key) (e kept, ok bool) {
 	f, err := d.root.OpenFile(k.String(), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, false
+		return e, false
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	const head = len(mark) + blake2b.Size256
 	if err != nil || !info.Mode().IsRegular() || !owned.Mine(info) || info.Mode().Perm()&0o022 != 0 ||
 		info.Size() < int64(head) || info.Size() > maxCode+int64(head) {
-		return nil, false
+		return e, false
 	}
 	data := make([]byte, info.Size())
 	if _, err := io.ReadFull(f, data); err != nil {
-		return nil, false
+		return e, false
 	}
-	code = data[head:]
-	if string(data[:len(mark)]) != mark || !bytes.Equal(data[len(mark):head], sum(k, code)) {
-		return nil, false
+	if string(data[:len(mark)]) != mark || !bytes.Equal(data[len(mark):head], sum(k, data[head:])) {
+		return e, false
 	}
 	if now := time.Now(); now.Sub(info.ModTime()) > touchTime {
 		_ = d.root.Chtimes(k.String(), now, now)
 	}
-	return code, true
+	return parseKept(data[head:])
 }
 
 // put makes an entry.
-func (d *Dir) put(k key, code []byte) error {
+func (d *Dir) put(k key, e kept) error {
 	name := writing + rand.Text()
-	data := slices.Concat([]byte(mark), sum(k, code), code)
+	data := entryOf(k, e.content())
 	err := d.write(name, data)
 	if err == nil {
 		err = d.root.Rename(name, k.String())

@@ -2,7 +2,7 @@
 // same Python, and keeps the code in memory and in a directory of the user's own.
 //
 // [Store.Code] gives code that is there, and otherwise has it made in the background for the next who asks: nobody
-// waits for a compiler.
+// waits for a compiler. [Store.Compressed] gives the source of such code, as it is sent, so that it is compressed once.
 //
 //	Code ──> memory ──> directory ──> queue ──> compiler (a process for each magic number, while there is work)
 //	            ▲            ▲                     │
@@ -18,9 +18,9 @@
 //
 // The directory must be the user's alone (0700), and everything on the way to it safe from others; otherwise it is
 // not used. An entry is named by a digest of the source, the magic number and the file's name, as far as the code is
-// to have one; it begins with a digest of its name and its code. Whatever does not fit is no entry. It is written
-// under another name and renamed, so that several processes can share a directory. The oldest go when there is too
-// much.
+// to have one; it begins with a digest of its name, its code and the compressed source that is kept with it. Whatever
+// does not fit is no entry. It is written under another name and renamed, so that several processes can share a
+// directory. The oldest go when there is too much.
 //
 // # Goroutines
 //

@@ -74,8 +74,10 @@ type Source struct {
 	File string
 	// Name is what the log calls it; File if it is empty.
 	Name string
-	// Text gives the source; it is called from another goroutine, later.
-	Text func() ([]byte, error)
+	// Text gives the source; it is called from another goroutine, later. So is Compressed, which gives it as zlib, to be kept with
+	// the code; it may be nil.
+	Text       func() ([]byte, error)
+	Compressed func() []byte
 }
 
 // Store has code for sources. It is safe for concurrent use.
@@ -218,12 +220,27 @@ func (s *Store) Code(p Python, src Source) []byte {
 		return nil
 	}
 	if s.opt.Dir != nil {
-		if code, ok := s.opt.Dir.get(k); ok {
-			return s.keep(k, code)
+		if e, ok := s.opt.Dir.get(k); ok {
+			return s.keep(k, slices.Clone(e.code))
 		}
 	}
 	s.enqueue(p, &job{k, src})
 	return nil
+}
+
+// Compressed gives a source as zlib, if the directory has it with its code for that Python, or nil. The code is in
+// memory then.
+func (s *Store) Compressed(p Python, src Source) []byte {
+	if p.Magic == 0 || src.Size == 0 || src.Size > maxSource || s.opt.Dir == nil {
+		return nil
+	}
+	k := keyOf(p, src)
+	e, ok := s.opt.Dir.get(k)
+	if !ok {
+		return nil
+	}
+	s.keep(k, slices.Clone(e.code)) // without the source in the same memory
+	return slices.Clone(e.source)
 }
 
 // keep keeps an entry in memory, and gives its code: nil where the source is to be sent as it is.
@@ -373,7 +390,7 @@ func (s *Store) work(w *worker) {
 		if err == nil {
 			s.keep(j.k, code)
 			if s.opt.Dir != nil {
-				if err := s.opt.Dir.put(j.k, code); err != nil {
+				if err := s.opt.Dir.put(j.k, kept{code, j.compressed()}); err != nil {
 					s.log.Debug("code is not kept for the next time", zap.Error(err))
 				}
 			}
@@ -394,6 +411,13 @@ func (j *job) compile(c *compiler) ([]byte, error) {
 		return nil, nil // it is sent as it is, whatever is wrong with it
 	}
 	return c.compile(j.source.File, text)
+}
+
+func (j *job) compressed() []byte {
+	if j.source.Compressed == nil {
+		return nil
+	}
+	return j.source.Compressed()
 }
 
 // done notes how it went.

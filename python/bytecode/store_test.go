@@ -111,6 +111,10 @@ func TestCode(t *testing.T) {
 		s := newStore(t, dir, Options{})
 		s.Offer(py.Path, p.Magic)
 		src := sourceOf("/master:/x/mod.py", "\"\"\"Doc.\"\"\"\r\nimport sys\r\nprint(sys.version_info[0] * 7)")
+		src.Compressed = func() []byte { return []byte("its zlib") }
+		if got := s.Compressed(p, src); got != nil {
+			t.Fatalf("%q is kept before there is code", got)
+		}
 		if code := s.Code(p, src); code != nil {
 			t.Fatal("there is code at once")
 		}
@@ -134,6 +138,9 @@ func TestCode(t *testing.T) {
 		}
 		s.Close()
 		// Without an interpreter.
+		if got := newStore(t, dir, Options{}).Compressed(p, src); string(got) != "its zlib" {
+			t.Errorf("the next process finds %q for the source", got)
+		}
 		other := newStore(t, dir, Options{})
 		if got := other.Code(p, src); !bytes.Equal(got, code) {
 			t.Errorf("the next process finds %d bytes, not %d", len(got), len(code))
@@ -142,6 +149,9 @@ func TestCode(t *testing.T) {
 		for _, text := range none {
 			if code := other.Code(p, sourceOf("/x.py", text)); code != nil || len(other.workers) != 0 {
 				t.Errorf("the next process has code of %q: %q", text, code)
+			}
+			if got := other.Compressed(p, sourceOf("/x.py", text)); len(got) != 0 {
+				t.Errorf("%q was given no zlib, and has %q", text, got)
 			}
 		}
 		if src.File = "/other.py"; other.Code(p, src) != nil {

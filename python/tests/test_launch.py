@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+import unittest
 
 import harness
 from test_parent import ParentTest as Base, descriptors
@@ -43,6 +44,17 @@ os.write(1, b'MITO001\nMITO0')
 os.write(1, b'02\n' + FRAME)
 while os.read(0, 1000):
     pass
+'''
+
+# A program whose first thread leaves, as the system sees it, a second before the others.
+SLOW_END = r'''
+import ctypes, os, threading, time
+def end():
+    time.sleep(1)
+    os._exit(3)
+threading.Thread(target=end).start()
+os.closerange(0, 100)
+ctypes.CDLL(None).syscall(60 if os.uname()[4] == 'x86_64' else 93, 0)
 '''
 
 
@@ -149,6 +161,22 @@ class LaunchTest(Base):
                 self.assertEqual(dict((k, report[k]) for k in want), want, (argv, stdio))
         self.assertEqual(relay.children, {})
         import mitogen.process
+        harness.eventually('nothing is left', lambda: not mitogen.process.ender.alive)
+
+    def test_slow_end(self):
+        """Its streams have ended, and the system has not yet ended all of it."""
+        try:
+            import ctypes
+        except ImportError:
+            raise unittest.SkipTest('no ctypes')
+        self.assertTrue(ctypes)
+        self.attached()
+        for stdio in u'pipes', u'pty':
+            report = self.launch([sys.executable, u'-c', SLOW_END], stdio=stdio)
+            self.assertEqual((report[u'step'], report[u'status']), (u'connect', 3 << 8), stdio)
+        import mitogen.process
+        self.assertFalse(mitogen.process.exiting(os.getpid()))
+        self.assertFalse(mitogen.process.exiting(0))
         harness.eventually('nothing is left', lambda: not mitogen.process.ender.alive)
 
     def test_timeout(self):
