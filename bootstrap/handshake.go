@@ -314,7 +314,7 @@ func (h *handshake) failed(err error) error {
 	p := h.p
 	if errors.Is(err, errExited) {
 		// Let it end by itself, so that its status is its own.
-		p.AwaitExit()
+		p.AwaitExit(h.ctx)
 		p.drainErr(lingerTime)
 	}
 	h.asking.Store(false)

@@ -163,16 +163,17 @@ func TestFailuresOverEveryLayout(t *testing.T) {
 	}
 }
 
-// slowEnd is a program whose first thread leaves, as the system sees it, a second before the others: its streams have ended, and it
-// has no exit status yet.
+// slowEnd is a program whose first thread leaves, as the system sees it, a second before the others: its streams have
+// ended, and it has no exit status yet.
 const slowEnd = `
 import ctypes, os, threading, time
 def end():
     time.sleep(1)
     os._exit(3)
+leave, number = ctypes.CDLL(None).syscall, 60 if os.uname()[4] == 'x86_64' else 93
 threading.Thread(target=end).start()
-os.closerange(0, 100)
-ctypes.CDLL(None).syscall(60 if os.uname()[4] == 'x86_64' else 93, 0)
+os.closerange(0, 10)
+leave(number, 0)
 `
 
 func TestSlowEnds(t *testing.T) {

@@ -207,19 +207,22 @@ func (p *Process) await(ctx context.Context, d time.Duration) bool {
 	return false
 }
 
-// exitWait is how long AwaitExit waits for a program whose streams have ended. maxExitWait is the same while the system is ending the
-// program: it closes the program's descriptors first, and on a busy machine the rest may take long.
+// exitWait is how long AwaitExit waits for a program whose streams have ended. maxExitWait is the same while the system
+// is ending the program: it closes the program's descriptors first, and on a busy machine the rest may take long.
 const (
 	exitWait    = 300 * time.Millisecond
 	maxExitWait = 5 * time.Second
 )
 
-// AwaitExit waits for the exit status of a program whose streams have ended, so that an error can say more, and tells whether it is there.
-func (p *Process) AwaitExit() bool {
+// AwaitExit waits for the exit status of a program whose streams have ended, so that an error can say more, and tells
+// whether it is there.
+func (p *Process) AwaitExit(ctx context.Context) bool {
 	began := time.Now()
-	for wait := exitWait; !p.await(context.Background(), wait); wait = exitWait / 10 {
-		if !p.Exiting() || time.Since(began) > maxExitWait {
-			return false
+	for wait := exitWait; !p.await(ctx, wait); wait = exitWait / 10 {
+		// One that is gone was reaped just now: the status is on its way.
+		ends := p.Exiting() || syscall.Kill(p.PID, 0) == syscall.ESRCH
+		if !ends || ctx.Err() != nil || time.Since(began) > maxExitWait {
+			return p.await(context.Background(), 0)
 		}
 	}
 	return true

@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -16,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mitogend/importer"
 	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 	"mitogend/pyproto"
@@ -289,6 +291,41 @@ func TestCompiled(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestSourcesAreKept: with the code of a module, its source is kept as it is sent, and is there for the next process.
+func TestSourcesAreKept(t *testing.T) {
+	py := pythons.Any(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	path, dir := writeFiles(t, map[string]string{"cachedmod.py": bytecodeModule}), filepath.Join(t.TempDir(), "cache")
+	u := importer.Uncompiled{Hash: sha256.Sum256([]byte(bytecodeModule)), Size: len(bytecodeModule), Path: filepath.Join(path, "cachedmod.py")}
+	kept := func() []byte {
+		cache, err := bytecode.OpenDir(dir, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		store := bytecode.New(bytecode.Options{Dir: cache})
+		defer store.Close()
+		d := newDaemon(t, Options{Path: []string{path}, Bytecode: store})
+		c := connect(t, d, target(py), ConnectOptions{})
+		var opt importer.ResponderOptions
+		c.sendCode(c.stream.proc, &opt)
+		was := opt.Kept(u)
+		checkModule(ctx, t, c, u.Path, "source")
+		store.Settle(time.Minute)
+		if err := c.Close(ctx); err != nil {
+			t.Error(err)
+		}
+		return was
+	}
+	if z := kept(); z != nil {
+		t.Errorf("%q is kept before there is code", z)
+	}
+	u.Compressed = kept
+	if text, err := u.Text(); err != nil || string(text) != bytecodeModule {
+		t.Errorf("got %q, %v", text, err)
+	}
 }
 
 // TestInterpreterOf: a program that is no interpreter is not taken for one.

@@ -61,11 +61,11 @@ func (c *Child) sendCode(proc *bootstrap.Process, opt *importer.ResponderOptions
 	opt.Code = sink{c}.LoadCode
 	opt.Far = !bytecodeMethods[c.method]
 	if c.d.opt.Bytecode != nil {
-		p := pythonOf(proc.Hello)
+		p, store := pythonOf(proc.Hello), c.d.opt.Bytecode // and not c, which what is kept here may outlive
 		opt.Compiled = func(u importer.Uncompiled) (magic, code []byte) {
-			return append(binary.LittleEndian.AppendUint16(nil, p.Magic), "\r\n"...), c.d.opt.Bytecode.Code(p, sourceOf(p, u))
+			return append(binary.LittleEndian.AppendUint16(nil, p.Magic), "\r\n"...), store.Code(p, sourceOf(p, u))
 		}
-		opt.Kept = func(u importer.Uncompiled) []byte { return c.d.opt.Bytecode.Compressed(p, sourceOf(p, u)) }
+		opt.Kept = func(u importer.Uncompiled) []byte { return store.Compressed(p, sourceOf(p, u)) }
 	}
 }
 

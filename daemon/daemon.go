@@ -231,7 +231,7 @@ func (d *Daemon) start(ctx context.Context, c *Child, plan *bootstrap.Plan) erro
 func (d *Daemon) teardown(s *stream) {
 	reason := "the connection was lost: " + s.failure().Error()
 	if s.proc != nil && !errors.Is(s.failure(), errClosed) {
-		if s.proc.AwaitExit() {
+		if s.proc.AwaitExit(context.Background()) {
 			if status := s.proc.ExitStatus(); status != "" && status != "exit status 0" {
 				reason = "the connection was lost: Python ended with " + status
 				if said := s.proc.OwnEnd(); said != "" {

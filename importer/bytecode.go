@@ -2,8 +2,10 @@ package importer
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -69,7 +71,7 @@ func stored(data []byte) []byte {
 	return b.Bytes()
 }
 
-// Uncompiled is a source that is served and has no bytecode beside it.
+// Uncompiled is a source that is served, and may have no bytecode beside it.
 type Uncompiled struct {
 	// Hash is of the text, and tells it from all others.
 	Hash [32]byte
@@ -81,8 +83,18 @@ type Uncompiled struct {
 	Compressed func() []byte
 }
 
-// Text gives the source.
-func (u Uncompiled) Text() ([]byte, error) { return inflate(u.Compressed()) }
+// Text gives the source. What was kept of it, and is another's, is an error.
+func (u Uncompiled) Text() ([]byte, error) {
+	r, err := zlib.NewReader(bytes.NewReader(u.Compressed()))
+	if err != nil {
+		return nil, err
+	}
+	text, err := io.ReadAll(io.LimitReader(r, int64(u.Size)+1))
+	if err == nil && sha256.Sum256(text) != u.Hash {
+		err = fmt.Errorf("importer: what was kept of %s is not its source", u.Path)
+	}
+	return text, err
+}
 
 // uncompiled gives what there is to compile; false if that would be of no use.
 func (s *search) uncompiled(name string) (Uncompiled, bool) {

@@ -1,6 +1,7 @@
 package importer
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"os"
 	"path/filepath"
@@ -86,6 +87,18 @@ func TestBytecodeIsTrusted(t *testing.T) {
 				t.Errorf("got %q, %q", magic, code)
 			}
 		})
+	}
+}
+
+// TestTextIsTheSource: what was kept of a source is not compiled unless it is that source.
+func TestTextIsTheSource(t *testing.T) {
+	text := []byte("X = 1\n")
+	for name, z := range map[string][]byte{"": stored(text), "shorter": stored(text[1:]), "longer": stored([]byte("X = 1\n\n")),
+		"another": stored([]byte("X = 2\n")), "no zlib": text, "cut": stored(text)[:8]} {
+		u := Uncompiled{Hash: sha256.Sum256(text), Size: len(text), Compressed: func() []byte { return z }}
+		if got, err := u.Text(); (err == nil) != (name == "") || err == nil && string(got) != string(text) {
+			t.Errorf("%s: got %q, %v", name, got, err)
+		}
 	}
 }
 

@@ -15,8 +15,8 @@ import (
 	"github.com/klauspost/compress/zlib"
 )
 
-// unit is one source. It is scanned at once, and compressed when first sent. It does not change, and does not know its name: what
-// depends on the child's version, or on other files, is made from it.
+// unit is one source. It is scanned at once, and compressed when first sent, or taken from who has kept it so. It does
+// not know its name: what depends on the child's version, or on other files, is made from it.
 type unit struct {
 	src  *source
 	hash [sha256.Size]byte
@@ -32,6 +32,7 @@ type unit struct {
 	mu      sync.Mutex
 	records map[string][]byte
 	kept    func() []byte // gives the source as zlib, if somebody has kept that
+	begun   bool          // and is asked no more
 }
 
 func newUnit(data []byte) *unit {
@@ -52,11 +53,13 @@ var writers = sync.Pool{New: func() any {
 // keptBy tells who may have kept the source as zlib.
 func (u *unit) keptBy(kept func() []byte) {
 	u.mu.Lock()
-	u.kept = kept
-	u.mu.Unlock()
+	defer u.mu.Unlock()
+	if !u.begun {
+		u.kept = kept
+	}
 }
 
-// compressed gives the source as zlib. It is made once; others wait.
+// compressed gives the source as zlib. It is made, or read, once; others wait.
 func (u *unit) compressed() []byte {
 	u.once.Do(func() {
 		defer func() {
@@ -65,7 +68,7 @@ func (u *unit) compressed() []byte {
 		}()
 		u.mu.Lock()
 		kept := u.kept
-		u.kept = nil
+		u.kept, u.begun = nil, true
 		u.mu.Unlock()
 		if kept != nil {
 			if u.zip = kept(); len(u.zip) > 0 {

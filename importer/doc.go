@@ -23,7 +23,7 @@
 // cache.mu, finder.mu, views.mu, objects.mu, archive.mu, Responder.mu, unit.mu: none is held while another is taken. All but archive.mu guard memory
 // only: while one is held, no file is read, no source is scanned or compressed, and nothing is sent. archive.mu is held while the archive
 // is opened. While one search reads a file, others wait on the slot's channel, or until their own context ends. While a unit is
-// compressed, others wait on its Once; while a member of an archive is unpacked, on a channel.
+// compressed, or read from where it was kept, others wait on its Once; while a member of an archive is unpacked, on a channel.
 //
 // # Memory
 //

@@ -116,7 +116,7 @@ func CutMain(script []byte) (cut []byte, ok bool) {
 	return nil, false
 }
 
-// units gives the sources of a closure's modules.
+// units gives the sources of a closure's modules, and tells them who may have kept them as zlib.
 func (s *search) units(names []string) []*unit {
 	var out []*unit
 	for _, name := range names {
@@ -130,11 +130,11 @@ func (s *search) units(names []string) []*unit {
 
 // tellKept tells a module's source, which is loaded, who may have kept it as zlib.
 func (s *search) tellKept(name string) {
-	u := s.find(name).unit
-	if s.kept == nil || u == nil || u.ready.Load() {
+	u, kept := s.find(name).unit, s.kept
+	if kept == nil || u == nil || u.ready.Load() {
 		return
 	}
 	if source, ok := s.uncompiled(name); ok {
-		u.keptBy(func() []byte { return s.kept(source) })
+		u.keptBy(func() []byte { return kept(source) })
 	}
 }

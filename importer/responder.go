@@ -50,7 +50,8 @@ type ResponderOptions struct {
 	Far bool
 	// Compiled gives the magic number and the code of a source, as zlib, or nothing. It does not wait for a compiler. It may be nil.
 	Compiled func(Uncompiled) (magic, code []byte)
-	// Kept gives a source as zlib, if that was kept with its code, or nothing. Several goroutines call it. It may be nil.
+	// Kept gives a source as zlib, if that was kept with its code, or nothing. Others who need that source wait meanwhile, so it must not
+	// ask the Uncompiled for it. Several goroutines call it, also for other children and after Close. It may be nil.
 	Kept func(Uncompiled) []byte
 	// Observe is told what is done, by the goroutine that runs Serve: before the message is sent, so that whoever has what the child
 	// answers with a module has been told of it. It may be nil.

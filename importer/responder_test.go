@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand"
 	"runtime"
 	"slices"
@@ -168,8 +167,11 @@ func TestResponderTellsFirst(t *testing.T) {
 func TestKeptSources(t *testing.T) {
 	var mu sync.Mutex
 	asked := map[string]int{}
-	files := map[string]string{"lone.py": "import app.model\n", "app/model.py": "X = 1\n"}
-	maps.Copy(files, map[string]string{"app/__init__.py": appFiles["app/__init__.py"], "app/util.py": appFiles["app/util.py"], "lib/__init__.py": "Y = 2\n"})
+	long := strings.Repeat("# one of several that are compressed at once\n", aheadSize/20)
+	files := map[string]string{
+		"app/__init__.py": "from . import util\nimport app.model\n" + long, "app/util.py": "import lib\n" + long,
+		"app/model.py": "X = 1\n" + long, "lib/__init__.py": "Y = 2\n" + long, "lone.py": "import app.model\n",
+	}
 	dir := tree(t, files)
 	kept := stored([]byte("another zlib"))
 	sink := &recorder{}
@@ -187,10 +189,23 @@ func TestKeptSources(t *testing.T) {
 		}
 		return nil
 	}}
-	r := serve(t, im, sink, opt)
-	ask(t, r, "app", "lone")
+	// That of the responder's own version is asked, however many are served.
+	py2 := opt
+	py2.Version = Version{2, 7}
+	r := serve(t, im, &recorder{}, py2)
+	if err := r.Forward(context.Background(), 7, Platform{Version: py3}, "lone"); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	if len(asked) != 0 {
+		t.Errorf("asked for %v, which go to a child of another version", asked)
+	}
+	mu.Unlock()
+	im = newImporter(t, Options{Path: []string{dir}})
+	ask(t, serve(t, im, sink, opt), "lone", "app")
 	ask(t, serve(t, im, &recorder{}, opt), "lone", "app")
-	for name, file := range map[string]string{"app": "app/__init__.py", "app.util": "app/util.py", "app.model": "app/model.py", "lib": "lib/__init__.py", "lone": "lone.py"} {
+	for name, file := range map[string]string{"app": "app/__init__.py", "app.util": "app/util.py", "app.model": "app/model.py",
+		"lib": "lib/__init__.py", "lone": "lone.py"} {
 		m, err := pyproto.ParseLoadModule(sink.recs[name])
 		if err != nil {
 			t.Fatal(name, err)

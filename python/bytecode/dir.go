@@ -28,8 +28,10 @@ const (
 	DefaultMaxBytes = 256 << 20
 	// trimEvery is how much is written between two looks at the size of the directory.
 	trimEvery = 16 << 20
-	// maxCode bounds the code of one source, and the source that is kept with it.
+	// maxCode bounds the code of one source.
 	maxCode = 16 << 20
+	// maxContent bounds an entry: the code, its length, and the source that is kept with it.
+	maxContent = maxCode + 4 + maxSource
 	// staleTime is the age at which an unfinished file counts as left behind by a process that has ended.
 	staleTime = time.Hour
 	// touchTime is how old an entry in use may look: the oldest go first.
@@ -95,8 +97,11 @@ type kept struct {
 	source []byte // empty where that is not kept
 }
 
-// content is what a file has of it: the length of the code, the code, the source.
+// content is what a file has of it: the length of the code, the code, and the source unless it is too large.
 func (e kept) content() []byte {
+	if len(e.source) > maxSource {
+		e.source = nil
+	}
 	return slices.Concat(binary.LittleEndian.AppendUint32(nil, uint32(len(e.code))), e.code, e.source)
 }
 
@@ -135,7 +140,7 @@ func (d *Dir) get(k key) (e kept, ok bool) {
 	info, err := f.Stat()
 	const head = len(mark) + blake2b.Size256
 	if err != nil || !info.Mode().IsRegular() || !owned.Mine(info) || info.Mode().Perm()&0o022 != 0 ||
-		info.Size() < int64(head) || info.Size() > maxCode+int64(head) {
+		info.Size() < int64(head) || info.Size() > maxContent+int64(head) {
 		return e, false
 	}
 	data := make([]byte, info.Size())

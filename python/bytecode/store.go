@@ -74,8 +74,8 @@ type Source struct {
 	File string
 	// Name is what the log calls it; File if it is empty.
 	Name string
-	// Text gives the source; it is called from another goroutine, later. So is Compressed, which gives it as zlib, to be kept with
-	// the code; it may be nil.
+	// Text gives the source; it is called from another goroutine, later. So is Compressed, which gives it as zlib, to be
+	// kept with the code; it may be nil.
 	Text       func() ([]byte, error)
 	Compressed func() []byte
 }

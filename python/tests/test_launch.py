@@ -52,9 +52,10 @@ import ctypes, os, threading, time
 def end():
     time.sleep(1)
     os._exit(3)
+leave, number = ctypes.CDLL(None).syscall, 60 if os.uname()[4] == 'x86_64' else 93
 threading.Thread(target=end).start()
-os.closerange(0, 100)
-ctypes.CDLL(None).syscall(60 if os.uname()[4] == 'x86_64' else 93, 0)
+os.closerange(0, 10)
+leave(number, 0)
 '''
 
 
