@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"os/exec"
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -27,5 +28,19 @@ func TestExiting(t *testing.T) {
 	_ = cmd.Wait()
 	if p.Exiting() {
 		t.Error("it is gone, and taken for one that ends")
+	}
+}
+
+// TestSlowEnds: a program whose streams have ended long before it has an exit status is waited for.
+func TestSlowEnds(t *testing.T) {
+	program, err := filepath.Abs("../python/tests/slow_end.py")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range layouts {
+		t.Run(string(s), func(t *testing.T) {
+			opts := map[string]any{"stdio": string(s), "python_path": []string{anyPython(t), program}}
+			has(t, mustFail(t, build(t, "local", opts), echo, StepConnect), "exit status 3")
+		})
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"mitogend/integration/pythons"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -159,31 +158,6 @@ func TestFailuresOverEveryLayout(t *testing.T) {
 		t.Run(string(s), func(t *testing.T) {
 			opts := map[string]any{"stdio": string(s), "python_path": []string{"/bin/sh", "-c", "echo to stdout; echo to stderr >&2; exit 5"}}
 			has(t, mustFail(t, build(t, "local", opts), echo, StepConnect), "exit status 5", "to stdout", "to stderr")
-		})
-	}
-}
-
-// slowEnd is a program whose first thread leaves, as the system sees it, a second before the others: its streams have
-// ended, and it has no exit status yet.
-const slowEnd = `
-import ctypes, os, threading, time
-def end():
-    time.sleep(1)
-    os._exit(3)
-leave, number = ctypes.CDLL(None).syscall, 60 if os.uname()[4] == 'x86_64' else 93
-threading.Thread(target=end).start()
-os.closerange(0, 10)
-leave(number, 0)
-`
-
-func TestSlowEnds(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("needs /proc")
-	}
-	for _, s := range layouts {
-		t.Run(string(s), func(t *testing.T) {
-			opts := map[string]any{"stdio": string(s), "python_path": []string{anyPython(t), "-c", slowEnd}}
-			has(t, mustFail(t, build(t, "local", opts), echo, StepConnect), "exit status 3")
 		})
 	}
 }

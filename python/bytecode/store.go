@@ -219,10 +219,8 @@ func (s *Store) Code(p Python, src Source) []byte {
 	if wait {
 		return nil
 	}
-	if s.opt.Dir != nil {
-		if e, ok := s.opt.Dir.get(k); ok {
-			return s.keep(k, slices.Clone(e.code))
-		}
+	if e, ok := s.read(k); ok {
+		return e.code
 	}
 	s.enqueue(p, &job{k, src})
 	return nil
@@ -231,16 +229,23 @@ func (s *Store) Code(p Python, src Source) []byte {
 // Compressed gives a source as zlib, if the directory has it with its code for that Python, or nil. The code is in
 // memory then.
 func (s *Store) Compressed(p Python, src Source) []byte {
-	if p.Magic == 0 || src.Size == 0 || src.Size > maxSource || s.opt.Dir == nil {
+	if p.Magic == 0 || src.Size == 0 || src.Size > maxSource {
 		return nil
 	}
-	k := keyOf(p, src)
-	e, ok := s.opt.Dir.get(k)
-	if !ok {
-		return nil
+	e, _ := s.read(keyOf(p, src))
+	return e.source
+}
+
+// read gives what the directory has, and keeps its code in memory.
+func (s *Store) read(k key) (e kept, ok bool) {
+	if s.opt.Dir == nil {
+		return e, false
 	}
-	s.keep(k, slices.Clone(e.code)) // without the source in the same memory
-	return slices.Clone(e.source)
+	if e, ok = s.opt.Dir.get(k); !ok {
+		return e, false
+	}
+	// Neither is to hold the memory of both.
+	return kept{s.keep(k, slices.Clone(e.code)), slices.Clone(e.source)}, true
 }
 
 // keep keeps an entry in memory, and gives its code: nil where the source is to be sent as it is.

@@ -43,10 +43,7 @@ def forked_in_c(fn):
     What fn returns or raises in a process that a library has forked off. Python's own locks are then as another
     thread had them. So such a process may hang, and is tried again.
     """
-    try:
-        import ctypes
-    except ImportError:
-        raise unittest.SkipTest('no ctypes')
+    ctypes = harness.needs('ctypes')
     for _ in range(5):
         r, w = os.pipe()
         pid = ctypes.PyDLL(None).fork()

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import threading
 import time
-import unittest
 
 import harness
 from test_parent import ParentTest as Base, descriptors
@@ -44,18 +43,6 @@ os.write(1, b'MITO001\nMITO0')
 os.write(1, b'02\n' + FRAME)
 while os.read(0, 1000):
     pass
-'''
-
-# A program whose first thread leaves, as the system sees it, a second before the others.
-SLOW_END = r'''
-import ctypes, os, threading, time
-def end():
-    time.sleep(1)
-    os._exit(3)
-leave, number = ctypes.CDLL(None).syscall, 60 if os.uname()[4] == 'x86_64' else 93
-threading.Thread(target=end).start()
-os.closerange(0, 10)
-leave(number, 0)
 '''
 
 
@@ -166,14 +153,11 @@ class LaunchTest(Base):
 
     def test_slow_end(self):
         """Its streams have ended, and the system has not yet ended all of it."""
-        try:
-            import ctypes
-        except ImportError:
-            raise unittest.SkipTest('no ctypes')
-        self.assertTrue(ctypes)
+        harness.needs('ctypes')
+        program = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'slow_end.py')
         self.attached()
         for stdio in u'pipes', u'pty':
-            report = self.launch([sys.executable, u'-c', SLOW_END], stdio=stdio)
+            report = self.launch([sys.executable, program], stdio=stdio)
             self.assertEqual((report[u'step'], report[u'status']), (u'connect', 3 << 8), stdio)
         import mitogen.process
         self.assertFalse(mitogen.process.exiting(os.getpid()))
