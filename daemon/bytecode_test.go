@@ -293,12 +293,28 @@ func TestCompiled(t *testing.T) {
 	})
 }
 
-// TestSourcesAreKept: with the code of a module, its source is kept as it is sent, and is there for the next process.
+// TestSourcesAreKept: a module's source is kept as it is sent, with its code or without what lies beside it, and is
+// there for the next process.
 func TestSourcesAreKept(t *testing.T) {
+	for _, beside := range []bool{false, true} {
+		t.Run(fmt.Sprintf("beside=%t", beside), func(t *testing.T) { testSourcesAreKept(t, beside) })
+	}
+}
+
+func testSourcesAreKept(t *testing.T, beside bool) {
 	py := pythons.Any(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	path, dir := writeFiles(t, map[string]string{"cachedmod.py": bytecodeModule}), filepath.Join(t.TempDir(), "cache")
+	want := "source"
+	if beside {
+		source, earlier := filepath.Join(path, "cachedmod.py"), time.Now().Add(-10*time.Minute)
+		if err := os.Chtimes(source, earlier, earlier); err != nil {
+			t.Fatal(err)
+		}
+		want = "cached"
+		compileAs(t, py, source, strings.Replace(bytecodeModule, "'source'", "'cached'", 1))
+	}
 	u := importer.Uncompiled{Hash: sha256.Sum256([]byte(bytecodeModule)), Size: len(bytecodeModule), Path: filepath.Join(path, "cachedmod.py")}
 	kept := func() []byte {
 		cache, err := bytecode.OpenDir(dir, 0)
@@ -312,7 +328,7 @@ func TestSourcesAreKept(t *testing.T) {
 		var opt importer.ResponderOptions
 		c.sendCode(c.stream.proc, &opt)
 		was := opt.Kept(u)
-		checkModule(ctx, t, c, u.Path, "source")
+		checkModule(ctx, t, c, u.Path, want)
 		store.Settle(time.Minute)
 		if err := c.Close(ctx); err != nil {
 			t.Error(err)

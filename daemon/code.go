@@ -65,7 +65,14 @@ func (c *Child) sendCode(proc *bootstrap.Process, opt *importer.ResponderOptions
 		opt.Compiled = func(u importer.Uncompiled) (magic, code []byte) {
 			return append(binary.LittleEndian.AppendUint16(nil, p.Magic), "\r\n"...), store.Code(p, sourceOf(p, u))
 		}
-		opt.Kept = func(u importer.Uncompiled) []byte { return store.Compressed(p, sourceOf(p, u)) }
+		opt.Kept = func(u importer.Uncompiled) []byte {
+			source := sourceOf(p, u)
+			if z := store.Compressed(p, source); len(z) > 0 {
+				return z
+			}
+			return store.Alone(source)
+		}
+		opt.Keep = func(u importer.Uncompiled) { store.KeepAlone(sourceOf(p, u)) }
 	}
 }
 

@@ -162,10 +162,14 @@ func (r *Responder) send(s *search, rec []byte, name string) error {
 		if !r.opt.Far {
 			magic, code = s.bytecode(name)
 		}
-		if code == nil && r.opt.Compiled != nil {
-			if u, ok := s.uncompiled(name); ok {
-				magic, code = r.opt.Compiled(u)
+		switch u, ok := s.uncompiled(name); {
+		case !ok:
+		case code != nil:
+			if r.opt.Keep != nil && s.find(name).unit.keepable() {
+				r.opt.Keep(u)
 			}
+		case r.opt.Compiled != nil:
+			magic, code = r.opt.Compiled(u)
 		}
 		if len(code) > 0 {
 			if err := r.opt.Code(name, magic, code); err != nil {

@@ -65,11 +65,16 @@ func (s *search) bytecode(name string) (magic, code []byte) {
 func stored(data []byte) []byte {
 	var b bytes.Buffer
 	b.Grow(len(data) + len(data)/10000 + 64)
-	w, _ := zlib.NewWriterLevel(&b, zlib.NoCompression) // fails for an invalid level only
-	_, _ = w.Write(data)                                // a bytes.Buffer does not fail
+	w := storers.Get().(*zlib.Writer)
+	w.Reset(&b)
+	_, _ = w.Write(data) // a bytes.Buffer does not fail
 	_ = w.Close()
+	w.Reset(io.Discard)
+	storers.Put(w)
 	return b.Bytes()
 }
+
+var storers = writersOf(zlib.NoCompression)
 
 // Uncompiled is a source that is served, and may have no bytecode beside it.
 type Uncompiled struct {

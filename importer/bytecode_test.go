@@ -3,6 +3,7 @@ package importer
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -57,15 +58,9 @@ func TestBytecodeIsTrusted(t *testing.T) {
 				pythons.Missing(t, "gives files away: needs root")
 			}
 			dir := tree(t, map[string]string{"mod.py": "X = 1\n"})
-			source := filepath.Join(dir, "mod.py")
-			cache := filepath.Join(dir, "__pycache__")
-			pyc := filepath.Join(cache, "mod.cpython-311.pyc")
-			when := time.Now().Add(-time.Hour)
-			head := []byte("12\r\n\x00\x00\x00\x00")
-			head = binary.LittleEndian.AppendUint32(head, uint32(when.Unix()))
-			head = binary.LittleEndian.AppendUint32(head, uint32(len("X = 1\n")))
-			write(t, pyc, string(head)+"code", false)
-			if err := first(os.Chtimes(source, when, when), chmods(source, 0o644, cache, 0o755, pyc, 0o644)); err != nil {
+			source, pyc := codeBeside(t, dir, "X = 1\n", time.Now().Add(-time.Hour))
+			cache := filepath.Dir(pyc)
+			if err := chmods(source, 0o644, cache, 0o755, pyc, 0o644); err != nil {
 				t.Fatal(err)
 			}
 			if c.spoil != nil {
@@ -120,6 +115,61 @@ func first(errs ...error) error {
 }
 
 // TestStaleBytecode: bytecode does not count for a source of the same size and second that is newer.
+// codeBeside leaves what passes for the bytecode of mod.py.
+func codeBeside(t *testing.T, dir, text string, when time.Time) (source, pyc string) {
+	t.Helper()
+	source, pyc = filepath.Join(dir, "mod.py"), filepath.Join(dir, "__pycache__", "mod.cpython-311.pyc")
+	if err := os.Chtimes(source, when, when); err != nil {
+		t.Fatal(err)
+	}
+	head := binary.LittleEndian.AppendUint32([]byte("12\r\n\x00\x00\x00\x00"), uint32(when.Unix()))
+	write(t, pyc, string(binary.LittleEndian.AppendUint32(head, uint32(len(text))))+"code", false)
+	return source, pyc
+}
+
+// TestKeep: whoever keeps sources is told, once, of those that had to be compressed, and whose code lies beside them.
+func TestKeep(t *testing.T) {
+	files := map[string]string{"mod.py": "X = 1\n", "bare.py": "Y = 1\n"}
+	dir := tree(t, files)
+	codeBeside(t, dir, files["mod.py"], time.Now().Add(-time.Hour))
+	var told, asked []string
+	none := ResponderOptions{Version: py3, Code: func(string, []byte, []byte) error { return nil }}
+	keeps := none
+	keeps.Keep = func(u Uncompiled) {
+		if text, err := u.Text(); err != nil || string(text) != files[filepath.Base(u.Path)] {
+			t.Errorf("%s is %q, %v", u.Path, text, err)
+		}
+		told = append(told, filepath.Base(u.Path))
+	}
+	keeps.Compiled = func(u Uncompiled) (magic, code []byte) {
+		asked = append(asked, filepath.Base(u.Path))
+		return nil, nil
+	}
+	has := keeps
+	has.Kept = func(u Uncompiled) []byte { return stored([]byte(files[filepath.Base(u.Path)])) }
+	far := keeps
+	far.Far = true
+	for _, c := range []struct {
+		name        string
+		opt         []ResponderOptions
+		told, asked string
+	}{
+		{"compressed", []ResponderOptions{keeps, keeps}, "[mod.py]", "[bare.py bare.py]"},
+		{"compressed for another", []ResponderOptions{none, keeps}, "[mod.py]", "[bare.py]"},
+		{"kept", []ResponderOptions{has, has}, "[]", "[bare.py bare.py]"},
+		{"afar", []ResponderOptions{far}, "[]", "[mod.py bare.py]"},
+	} {
+		told, asked = nil, nil
+		im := newImporter(t, Options{Path: []string{dir}})
+		for _, opt := range c.opt {
+			ask(t, serve(t, im, &recorder{}, opt), "mod", "bare")
+		}
+		if fmt.Sprint(told) != c.told || fmt.Sprint(asked) != c.asked {
+			t.Errorf("%s: told of %v, want %s; asked for the code of %v, want %s", c.name, told, c.told, asked, c.asked)
+		}
+	}
+}
+
 func TestStaleBytecode(t *testing.T) {
 	hour := time.Now().Add(-time.Hour).Truncate(time.Second)
 	stat := func(t *testing.T, path string) (st unix.Stat_t) {
@@ -169,12 +219,7 @@ func TestStaleBytecode(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := tree(t, map[string]string{"mod.py": "X = 1\n"})
-			source, pyc := filepath.Join(dir, "mod.py"), filepath.Join(dir, "__pycache__", "mod.cpython-311.pyc")
-			if err := os.Chtimes(source, hour, hour); err != nil {
-				t.Fatal(err)
-			}
-			head := binary.LittleEndian.AppendUint32([]byte("12\r\n\x00\x00\x00\x00"), uint32(hour.Unix()))
-			write(t, pyc, string(binary.LittleEndian.AppendUint32(head, uint32(len("X = 1\n"))))+"code", false)
+			source, pyc := codeBeside(t, dir, "X = 1\n", hour)
 			c.spoil(t, source, pyc)
 			s := newImporter(t, Options{Path: []string{dir}}).search(py3)
 			if _, err := s.unit(s.find("mod")); err != nil {

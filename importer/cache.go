@@ -33,6 +33,7 @@ type unit struct {
 	records map[string][]byte
 	kept    func() []byte // gives the source as zlib, if somebody has kept that
 	begun   bool          // and is asked no more
+	made    bool          // nobody had: it was compressed here
 }
 
 func newUnit(data []byte) *unit {
@@ -42,13 +43,18 @@ func newUnit(data []byte) *unit {
 // zlibLevel: higher levels save a few percent and take twice the time.
 const zlibLevel = 5
 
-var writers = sync.Pool{New: func() any {
-	w, err := zlib.NewWriterLevel(io.Discard, zlibLevel)
-	if err != nil {
-		panic(err)
-	}
-	return w
-}}
+var writers = writersOf(zlibLevel)
+
+// writersOf has writers of a level: memory for one costs more than what it is used for mostly.
+func writersOf(level int) *sync.Pool {
+	return &sync.Pool{New: func() any {
+		w, err := zlib.NewWriterLevel(io.Discard, level)
+		if err != nil {
+			panic(err)
+		}
+		return w
+	}}
+}
 
 // keptBy tells who may have kept the source as zlib.
 func (u *unit) keptBy(kept func() []byte) {
@@ -57,6 +63,15 @@ func (u *unit) keptBy(kept func() []byte) {
 	if !u.begun {
 		u.kept = kept
 	}
+}
+
+// keepable tells, once, that the source was compressed here, and so may be kept.
+func (u *unit) keepable() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	made := u.made
+	u.made = false
+	return made
 }
 
 // compressed gives the source as zlib. It is made, or read, once; others wait.
@@ -75,6 +90,9 @@ func (u *unit) compressed() []byte {
 				return
 			}
 		}
+		u.mu.Lock()
+		u.made = true
+		u.mu.Unlock()
 		var buf bytes.Buffer
 		buf.Grow(u.size/3 + 64)
 		w := writers.Get().(*zlib.Writer)

@@ -50,9 +50,11 @@ type ResponderOptions struct {
 	Far bool
 	// Compiled gives the magic number and the code of a source, as zlib, or nothing. It does not wait for a compiler. It may be nil.
 	Compiled func(Uncompiled) (magic, code []byte)
-	// Kept gives a source as zlib, if that was kept with its code, or nothing. Others who need that source wait meanwhile, so it must not
+	// Kept gives a source as zlib, if that was kept, or nothing. Others who need that source wait meanwhile, so it must not
 	// ask the Uncompiled for it. Several goroutines call it, also for other children and after Close. It may be nil.
 	Kept func(Uncompiled) []byte
+	// Keep is told of a source that had to be compressed, and whose code lay beside it: Compiled is not asked for that. It may be nil.
+	Keep func(Uncompiled)
 	// Observe is told what is done, by the goroutine that runs Serve: before the message is sent, so that whoever has what the child
 	// answers with a module has been told of it. It may be nil.
 	Observe func(Event)

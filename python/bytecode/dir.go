@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -105,29 +106,38 @@ func (e kept) content() []byte {
 	return slices.Concat(binary.LittleEndian.AppendUint32(nil, uint32(len(e.code))), e.code, e.source)
 }
 
-// parseKept is the reverse of content.
-func parseKept(data []byte) (e kept, ok bool) {
-	if len(data) < 4 {
+// readKept is the reverse of content, of so many bytes. Code and source have memory of their own each: they are kept
+// for different times.
+func readKept(r io.Reader, size int64) (e kept, ok bool) {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
 		return e, false
 	}
-	n, data := int64(binary.LittleEndian.Uint32(data)), data[4:]
-	if n > int64(len(data)) {
+	n := int64(binary.LittleEndian.Uint32(head[:]))
+	if size -= int64(len(head)); n > size {
 		return e, false
 	}
-	return kept{data[:n:n], data[n:]}, true
+	e = kept{make([]byte, n), make([]byte, size-n)}
+	for _, part := range [][]byte{e.code, e.source} {
+		if _, err := io.ReadFull(r, part); err != nil {
+			return e, false
+		}
+	}
+	return e, true
 }
 
 // entryOf is a whole file.
 func entryOf(k key, content []byte) []byte {
-	return slices.Concat([]byte(mark), sum(k, content), content)
+	h := digestOf(k)
+	h.Write(content)
+	return slices.Concat([]byte(mark), h.Sum(nil), content)
 }
 
-// sum is the digest that an entry has of its name and its content.
-func sum(k key, content []byte) []byte {
+// digestOf begins the digest that an entry has of its name and its content.
+func digestOf(k key) hash.Hash {
 	h, _ := blake2b.New256(nil) // fails for a bad key only
 	h.Write(k[:])
-	h.Write(content)
-	return h.Sum(nil)
+	return h
 }
 
 // get gives an entry.
@@ -138,22 +148,25 @@ func (d *Dir) get(k key) (e kept, ok bool) {
 	}
 	defer f.Close()
 	info, err := f.Stat()
-	const head = len(mark) + blake2b.Size256
-	if err != nil || !info.Mode().IsRegular() || !owned.Mine(info) || info.Mode().Perm()&0o022 != 0 ||
-		info.Size() < int64(head) || info.Size() > maxContent+int64(head) {
+	if err != nil || !info.Mode().IsRegular() || !owned.Mine(info) || info.Mode().Perm()&0o022 != 0 {
 		return e, false
 	}
-	data := make([]byte, info.Size())
-	if _, err := io.ReadFull(f, data); err != nil {
+	var head [len(mark) + blake2b.Size256]byte
+	size := info.Size() - int64(len(head))
+	if size < 0 || size > maxContent {
 		return e, false
 	}
-	if string(data[:len(mark)]) != mark || !bytes.Equal(data[len(mark):head], sum(k, data[head:])) {
+	if _, err := io.ReadFull(f, head[:]); err != nil || string(head[:len(mark)]) != mark {
 		return e, false
+	}
+	digest := digestOf(k)
+	if e, ok = readKept(io.TeeReader(f, digest), size); !ok || !bytes.Equal(digest.Sum(nil), head[len(mark):]) {
+		return kept{}, false
 	}
 	if now := time.Now(); now.Sub(info.ModTime()) > touchTime {
 		_ = d.root.Chtimes(k.String(), now, now)
 	}
-	return parseKept(data[head:])
+	return e, true
 }
 
 // put makes an entry.

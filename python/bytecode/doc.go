@@ -3,6 +3,7 @@
 //
 // [Store.Code] gives code that is there, and otherwise has it made in the background for the next who asks: nobody
 // waits for a compiler. [Store.Compressed] gives the source of such code, as it is sent, so that it is compressed once.
+// [Store.KeepAlone] and [Store.Alone] do that for sources whose code lies beside them, and is not made here.
 //
 //	Code ──> memory ──> directory ──> queue ──> compiler (a process for each magic number, while there is work)
 //	            ▲            ▲                     │

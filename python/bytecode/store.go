@@ -108,7 +108,8 @@ type entry struct {
 	code []byte // after the magic number; empty where the source is to be sent as it is
 }
 
-// worker is the compiler for one Python. Its fields are the store's, under Store.mu.
+// worker is the compiler for one Python; that without a magic number only keeps sources. Its fields are the store's,
+// under Store.mu.
 type worker struct {
 	python  Python
 	queue   []*job
@@ -123,6 +124,7 @@ type worker struct {
 type job struct {
 	k      key
 	source Source
+	alone  bool // there is nothing to compile
 }
 
 // New makes a store. Nothing is started before there is something to compile.
@@ -222,7 +224,7 @@ func (s *Store) Code(p Python, src Source) []byte {
 	if e, ok := s.read(k); ok {
 		return e.code
 	}
-	s.enqueue(p, &job{k, src})
+	s.enqueue(p, &job{k: k, source: src})
 	return nil
 }
 
@@ -236,6 +238,33 @@ func (s *Store) Compressed(p Python, src Source) []byte {
 	return e.source
 }
 
+// sourceKey names a source that is kept without code.
+func sourceKey(src Source) key { return keyOf(Python{}, Source{Hash: src.Hash}) }
+
+// Alone gives a source as zlib that KeepAlone has kept, or nil.
+func (s *Store) Alone(src Source) []byte {
+	if s.opt.Dir == nil {
+		return nil
+	}
+	e, _ := s.opt.Dir.get(sourceKey(src))
+	return e.source
+}
+
+// KeepAlone keeps a source as zlib whose code is not made here, in the background.
+func (s *Store) KeepAlone(src Source) {
+	if s.opt.Dir == nil || src.Compressed == nil || src.Size == 0 || src.Size > maxSource {
+		return
+	}
+	k := sourceKey(src)
+	s.mu.Lock()
+	// What has an entry in memory was kept once.
+	wait := s.pending[k] || s.entries[k] != nil || s.closed
+	s.mu.Unlock()
+	if !wait {
+		s.enqueue(Python{}, &job{k: k, source: src, alone: true})
+	}
+}
+
 // read gives what the directory has, and keeps its code in memory.
 func (s *Store) read(k key) (e kept, ok bool) {
 	if s.opt.Dir == nil {
@@ -244,8 +273,8 @@ func (s *Store) read(k key) (e kept, ok bool) {
 	if e, ok = s.opt.Dir.get(k); !ok {
 		return e, false
 	}
-	// Neither is to hold the memory of both.
-	return kept{s.keep(k, slices.Clone(e.code)), slices.Clone(e.source)}, true
+	e.code = s.keep(k, e.code)
+	return e, true
 }
 
 // keep keeps an entry in memory, and gives its code: nil where the source is to be sent as it is.
@@ -372,6 +401,11 @@ func (s *Store) work(w *worker) {
 		}
 	}()
 	for j := s.next(w); j != nil; j = s.next(w) {
+		if j.alone {
+			s.finish(j, nil)
+			s.done(w, j, nil)
+			continue
+		}
 		var code []byte
 		err := errNone
 		// One that was there already may have ended for other reasons than this source.
@@ -393,17 +427,23 @@ func (s *Store) work(w *worker) {
 			code, err = j.compile(c)
 		}
 		if err == nil {
-			s.keep(j.k, code)
-			if s.opt.Dir != nil {
-				if err := s.opt.Dir.put(j.k, kept{code, j.compressed()}); err != nil {
-					s.log.Debug("code is not kept for the next time", zap.Error(err))
-				}
-			}
+			s.finish(j, code)
 		} else {
 			c.end()
 			c = nil
 		}
 		s.done(w, j, err)
+	}
+}
+
+// finish keeps what came of a job.
+func (s *Store) finish(j *job, code []byte) {
+	s.keep(j.k, code)
+	if s.opt.Dir == nil {
+		return
+	}
+	if err := s.opt.Dir.put(j.k, kept{code, j.compressed()}); err != nil {
+		s.log.Debug("it is not kept for the next time", zap.String("file", j.name()), zap.Error(err))
 	}
 }
 
@@ -418,6 +458,9 @@ func (j *job) compile(c *compiler) ([]byte, error) {
 	return c.compile(j.source.File, text)
 }
 
+// name is what the log calls it.
+func (j *job) name() string { return printable.Line(cmp.Or(j.source.Name, j.source.File)) }
+
 func (j *job) compressed() []byte {
 	if j.source.Compressed == nil {
 		return nil
@@ -430,7 +473,7 @@ func (s *Store) done(w *worker, j *job, err error) {
 	over := s.ctx.Err() != nil
 	if err != nil && !over {
 		s.log.Info("a compiler ended on a source, which is served as it is",
-			zap.String("file", printable.Line(cmp.Or(j.source.Name, j.source.File))), zap.Error(err))
+			zap.String("file", j.name()), zap.Error(err))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

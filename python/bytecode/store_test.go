@@ -160,6 +160,45 @@ func TestCode(t *testing.T) {
 	})
 }
 
+// TestAlone: a source whose code is not made here is kept without it, once, and no compiler is started for that.
+func TestAlone(t *testing.T) {
+	t.Parallel()
+	dir := ownDir(t)
+	asked := 0
+	src := sourceOf("/x.py", "X = 1\n")
+	src.Compressed = func() []byte { asked++; return []byte("its zlib") }
+	s := newStore(t, dir, Options{})
+	for range 2 {
+		s.KeepAlone(src)
+		s.Settle(waitTime)
+		if got := s.Alone(src); string(got) != "its zlib" || asked != 1 {
+			t.Errorf("it has %q, and the source was asked for %d times", got, asked)
+		}
+	}
+	s.Close()
+	next := newStore(t, dir, Options{})
+	if got := next.Alone(src); string(got) != "its zlib" {
+		t.Errorf("the next process finds %q", got)
+	}
+	if got := next.Alone(sourceOf("/x.py", "X = 2\n")); got != nil {
+		t.Errorf("it has %q of another source", got)
+	}
+	// What is no code is not taken for one that is empty.
+	if code := settled(t, next, Python{1, 3, 99}, src); code != nil || next.Compressed(Python{1, 3, 99}, src) != nil {
+		t.Errorf("it has code: %q", code)
+	}
+	// Nothing is kept of what is too large, nor by a store that keeps nothing, or is closed.
+	large := src
+	large.Size = maxSource + 1
+	next.KeepAlone(large)
+	none := newStore(t, "", Options{})
+	none.KeepAlone(src)
+	s.KeepAlone(sourceOf("/y.py", "Y = 1\n"))
+	if len(none.workers) != 0 || none.Alone(src) != nil || asked != 1 || len(next.workers) != 1 {
+		t.Errorf("%d and %d workers, asked %d times", len(none.workers), len(next.workers), asked)
+	}
+}
+
 // TestCompilersOfHere: names and patterns are those of the directory that we run in.
 func TestCompilersOfHere(t *testing.T) {
 	dir := t.TempDir()
