@@ -293,8 +293,8 @@ func TestCompiled(t *testing.T) {
 	})
 }
 
-// TestSourcesAreKept: a module's source is kept as it is sent, with its code or without what lies beside it, and is
-// there for the next process.
+// TestSourcesAreKept: a module's source is kept as it is sent, whether its code is compiled here or lies beside it, and
+// is there for the next process.
 func TestSourcesAreKept(t *testing.T) {
 	for _, beside := range []bool{false, true} {
 		t.Run(fmt.Sprintf("beside=%t", beside), func(t *testing.T) { testSourcesAreKept(t, beside) })
@@ -336,7 +336,7 @@ func testSourcesAreKept(t *testing.T, beside bool) {
 		return was
 	}
 	if z := kept(); z != nil {
-		t.Errorf("%q is kept before there is code", z)
+		t.Errorf("%q is kept before it was sent", z)
 	}
 	u.Compressed = kept
 	if text, err := u.Text(); err != nil || string(text) != bytecodeModule {

@@ -53,26 +53,31 @@ func (c *Child) takesCode(magic uint16, near bool) bool {
 	return near || bytecodeMethods[c.method]
 }
 
-// sendCode has the responder send the child the bytecode that there is.
+// sendCode has the responder send the child the bytecode that there is, and keep the sources that it compresses.
 func (c *Child) sendCode(proc *bootstrap.Process, opt *importer.ResponderOptions) {
+	store := c.d.opt.Bytecode
+	if store != nil && c.opt.Bytecode != BytecodeNever {
+		opt.Kept = func(u importer.Uncompiled) []byte { return store.Source(u.Hash) }
+		opt.Keep = func(u importer.Uncompiled) { store.KeepSource(u.Hash, u.Size, u.Compressed) }
+	}
 	if !c.takesCode(proc.Magic, proc.Took < nearTime) {
 		return
 	}
 	opt.Code = sink{c}.LoadCode
 	opt.Far = !bytecodeMethods[c.method]
-	if c.d.opt.Bytecode != nil {
-		p, store := pythonOf(proc.Hello), c.d.opt.Bytecode // and not c, which what is kept here may outlive
-		opt.Compiled = func(u importer.Uncompiled) (magic, code []byte) {
-			return append(binary.LittleEndian.AppendUint16(nil, p.Magic), "\r\n"...), store.Code(p, sourceOf(p, u))
-		}
+	if store == nil {
+		return
+	}
+	p := pythonOf(proc.Hello) // and not c, which what is kept here may outlive
+	opt.Compiled = func(u importer.Uncompiled) (magic, code []byte) {
+		return append(binary.LittleEndian.AppendUint16(nil, p.Magic), "\r\n"...), store.Code(p, sourceOf(p, u))
+	}
+	if kept := opt.Kept; kept != nil {
 		opt.Kept = func(u importer.Uncompiled) []byte {
-			source := sourceOf(p, u)
-			if z := store.Compressed(p, source); len(z) > 0 {
-				return z
-			}
-			return store.Alone(source)
+			// The code is read by as many goroutines as the sources are.
+			store.Ahead(p, sourceOf(p, u))
+			return kept(u)
 		}
-		opt.Keep = func(u importer.Uncompiled) { store.KeepAlone(sourceOf(p, u)) }
 	}
 }
 
@@ -85,7 +90,7 @@ const servedPath = "/master:"
 
 // sourceOf is what a module's code is asked for by.
 func sourceOf(p bytecode.Python, u importer.Uncompiled) bytecode.Source {
-	source := bytecode.Source{Hash: u.Hash, Size: u.Size, Name: u.Path, Text: u.Text, Compressed: u.Compressed}
+	source := bytecode.Source{Hash: u.Hash, Size: u.Size, Name: u.Path, Text: u.Text}
 	if p.Major == 2 {
 		// Python 3 corrects the name by itself.
 		source.File = servedPath + u.Path

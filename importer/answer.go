@@ -76,9 +76,7 @@ func (r *Responder) push(ctx context.Context, j *job) error {
 func (r *Responder) search(p Platform) *search {
 	s := r.im.searchFor(p.Version, p)
 	s.main, s.mark, s.withPaths, s.stock = r.opt.Main, r.opt.MarkPackages, r.opt.WithPaths, r.opt.Stock
-	if s.v == r.opt.Version {
-		s.kept = r.opt.Kept
-	}
+	s.kept = r.opt.Kept
 	return s
 }
 
@@ -156,20 +154,21 @@ func (r *Responder) answer(ctx context.Context, name string) error {
 func (r *Responder) send(s *search, rec []byte, name string) error {
 	if u := s.find(name).unit; u != nil {
 		r.likely.learn(u.src.lists)
+		if r.opt.Keep != nil && u.keepable() {
+			if source, ok := s.uncompiled(name); ok {
+				r.opt.Keep(source)
+			}
+		}
 	}
 	if r.opt.Code != nil && s.v == r.opt.Version {
 		var magic, code []byte
 		if !r.opt.Far {
 			magic, code = s.bytecode(name)
 		}
-		switch u, ok := s.uncompiled(name); {
-		case !ok:
-		case code != nil:
-			if r.opt.Keep != nil && s.find(name).unit.keepable() {
-				r.opt.Keep(u)
+		if code == nil && r.opt.Compiled != nil {
+			if u, ok := s.uncompiled(name); ok {
+				magic, code = r.opt.Compiled(u)
 			}
-		case r.opt.Compiled != nil:
-			magic, code = r.opt.Compiled(u)
 		}
 		if len(code) > 0 {
 			if err := r.opt.Code(name, magic, code); err != nil {

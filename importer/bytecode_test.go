@@ -114,7 +114,6 @@ func first(errs ...error) error {
 	return nil
 }
 
-// TestStaleBytecode: bytecode does not count for a source of the same size and second that is newer.
 // codeBeside leaves what passes for the bytecode of mod.py.
 func codeBeside(t *testing.T, dir, text string, when time.Time) (source, pyc string) {
 	t.Helper()
@@ -127,13 +126,13 @@ func codeBeside(t *testing.T, dir, text string, when time.Time) (source, pyc str
 	return source, pyc
 }
 
-// TestKeep: whoever keeps sources is told, once, of those that had to be compressed, and whose code lies beside them.
+// TestKeep: whoever keeps sources is told, once, of each that had to be compressed.
 func TestKeep(t *testing.T) {
 	files := map[string]string{"mod.py": "X = 1\n", "bare.py": "Y = 1\n"}
 	dir := tree(t, files)
 	codeBeside(t, dir, files["mod.py"], time.Now().Add(-time.Hour))
-	var told, asked []string
-	none := ResponderOptions{Version: py3, Code: func(string, []byte, []byte) error { return nil }}
+	var told, coded []string
+	none := ResponderOptions{Version: py3}
 	keeps := none
 	keeps.Keep = func(u Uncompiled) {
 		if text, err := u.Text(); err != nil || string(text) != files[filepath.Base(u.Path)] {
@@ -141,35 +140,32 @@ func TestKeep(t *testing.T) {
 		}
 		told = append(told, filepath.Base(u.Path))
 	}
-	keeps.Compiled = func(u Uncompiled) (magic, code []byte) {
-		asked = append(asked, filepath.Base(u.Path))
-		return nil, nil
-	}
-	has := keeps
+	near := keeps
+	near.Code = func(name string, _, _ []byte) error { coded = append(coded, name); return nil }
+	has := near
 	has.Kept = func(u Uncompiled) []byte { return stored([]byte(files[filepath.Base(u.Path)])) }
-	far := keeps
-	far.Far = true
 	for _, c := range []struct {
 		name        string
 		opt         []ResponderOptions
-		told, asked string
+		told, coded string
 	}{
-		{"compressed", []ResponderOptions{keeps, keeps}, "[mod.py]", "[bare.py bare.py]"},
-		{"compressed for another", []ResponderOptions{none, keeps}, "[mod.py]", "[bare.py]"},
-		{"kept", []ResponderOptions{has, has}, "[]", "[bare.py bare.py]"},
-		{"afar", []ResponderOptions{far}, "[]", "[mod.py bare.py]"},
+		{"without code", []ResponderOptions{keeps, keeps}, "[mod.py bare.py]", "[]"},
+		{"with what lies beside it", []ResponderOptions{near, near}, "[mod.py bare.py]", "[mod mod]"},
+		{"compressed for another", []ResponderOptions{none, near}, "[mod.py bare.py]", "[mod]"},
+		{"kept", []ResponderOptions{has, near}, "[]", "[mod mod]"},
 	} {
-		told, asked = nil, nil
+		told, coded = nil, nil
 		im := newImporter(t, Options{Path: []string{dir}})
 		for _, opt := range c.opt {
 			ask(t, serve(t, im, &recorder{}, opt), "mod", "bare")
 		}
-		if fmt.Sprint(told) != c.told || fmt.Sprint(asked) != c.asked {
-			t.Errorf("%s: told of %v, want %s; asked for the code of %v, want %s", c.name, told, c.told, asked, c.asked)
+		if fmt.Sprint(told) != c.told || fmt.Sprint(coded) != c.coded {
+			t.Errorf("%s: told of %v, want %s; code of %v, want %s", c.name, told, c.told, coded, c.coded)
 		}
 	}
 }
 
+// TestStaleBytecode: bytecode does not count for a source of the same size and second that is newer.
 func TestStaleBytecode(t *testing.T) {
 	hour := time.Now().Add(-time.Hour).Truncate(time.Second)
 	stat := func(t *testing.T, path string) (st unix.Stat_t) {

@@ -53,7 +53,8 @@ type ResponderOptions struct {
 	// Kept gives a source as zlib, if that was kept, or nothing. Others who need that source wait meanwhile, so it must not
 	// ask the Uncompiled for it. Several goroutines call it, also for other children and after Close. It may be nil.
 	Kept func(Uncompiled) []byte
-	// Keep is told of a source that had to be compressed, and whose code lay beside it: Compiled is not asked for that. It may be nil.
+	// Keep is told, once, of a source that had to be compressed. Like Kept, it is called by several goroutines, and must not block. It may be
+	// nil.
 	Keep func(Uncompiled)
 	// Observe is told what is done, by the goroutine that runs Serve: before the message is sent, so that whoever has what the child
 	// answers with a module has been told of it. It may be nil.

@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/rand"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -31,14 +29,12 @@ const (
 	trimEvery = 16 << 20
 	// maxCode bounds the code of one source.
 	maxCode = 16 << 20
-	// maxContent bounds an entry: the code, its length, and the source that is kept with it.
-	maxContent = maxCode + 4 + maxSource
 	// staleTime is the age at which an unfinished file counts as left behind by a process that has ended.
 	staleTime = time.Hour
 	// touchTime is how old an entry in use may look: the oldest go first.
 	touchTime = 24 * time.Hour
 	// mark begins each entry. It changes with the form of entries, and with what their names are made of.
-	mark = "mitogend code 3\n"
+	mark = "mitogend code 4\n"
 
 	writing = ".new-"
 )
@@ -92,87 +88,45 @@ func (d *Dir) Path() string { return d.path }
 // Close gives the descriptor back.
 func (d *Dir) Close() error { return d.root.Close() }
 
-// kept is what an entry has. All is zlib.
-type kept struct {
-	code   []byte // empty where the source is to be sent as it is
-	source []byte // empty where that is not kept
-}
-
-// content is what a file has of it: the length of the code, the code, and the source unless it is too large.
-func (e kept) content() []byte {
-	if len(e.source) > maxSource {
-		e.source = nil
-	}
-	return slices.Concat(binary.LittleEndian.AppendUint32(nil, uint32(len(e.code))), e.code, e.source)
-}
-
-// readKept is the reverse of content, of so many bytes. Code and source have memory of their own each: they are kept
-// for different times.
-func readKept(r io.Reader, size int64) (e kept, ok bool) {
-	var head [4]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return e, false
-	}
-	n := int64(binary.LittleEndian.Uint32(head[:]))
-	if size -= int64(len(head)); n > size {
-		return e, false
-	}
-	e = kept{make([]byte, n), make([]byte, size-n)}
-	for _, part := range [][]byte{e.code, e.source} {
-		if _, err := io.ReadFull(r, part); err != nil {
-			return e, false
-		}
-	}
-	return e, true
-}
-
-// entryOf is a whole file.
-func entryOf(k key, content []byte) []byte {
-	h := digestOf(k)
-	h.Write(content)
-	return slices.Concat([]byte(mark), h.Sum(nil), content)
-}
-
-// digestOf begins the digest that an entry has of its name and its content.
-func digestOf(k key) hash.Hash {
+// sum is the digest that an entry has of itself.
+func sum(k key, code []byte) []byte {
 	h, _ := blake2b.New256(nil) // fails for a bad key only
 	h.Write(k[:])
-	return h
+	h.Write(code)
+	return h.Sum(nil)
 }
 
-// get gives an entry.
-func (d *Dir) get(k key) (e kept, ok bool) {
+// get gives the code of an entry, which is empty where the source is to be sent as it is.
+func (d *Dir) get(k key) (code []byte, ok bool) {
 	f, err := d.root.OpenFile(k.String(), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return e, false
+		return nil, false
 	}
 	defer f.Close()
 	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() || !owned.Mine(info) || info.Mode().Perm()&0o022 != 0 {
-		return e, false
+	const head = len(mark) + blake2b.Size256
+	if err != nil || !info.Mode().IsRegular() || !owned.Mine(info) || info.Mode().Perm()&0o022 != 0 ||
+		info.Size() < int64(head) || info.Size() > maxCode+int64(head) {
+		return nil, false
 	}
-	var head [len(mark) + blake2b.Size256]byte
-	size := info.Size() - int64(len(head))
-	if size < 0 || size > maxContent {
-		return e, false
+	data := make([]byte, info.Size())
+	if _, err := io.ReadFull(f, data); err != nil {
+		return nil, false
 	}
-	if _, err := io.ReadFull(f, head[:]); err != nil || string(head[:len(mark)]) != mark {
-		return e, false
-	}
-	digest := digestOf(k)
-	if e, ok = readKept(io.TeeReader(f, digest), size); !ok || !bytes.Equal(digest.Sum(nil), head[len(mark):]) {
-		return kept{}, false
+	code = data[head:]
+	if string(data[:len(mark)]) != mark || !bytes.Equal(data[len(mark):head], sum(k, code)) {
+		return nil, false
 	}
 	if now := time.Now(); now.Sub(info.ModTime()) > touchTime {
 		_ = d.root.Chtimes(k.String(), now, now)
 	}
-	return e, true
+	return code, true
 }
 
 // put makes an entry.
-func (d *Dir) put(k key, e kept) error {
+func (d *Dir) put(k key, code []byte) error {
 	name := writing + rand.Text()
-	data := entryOf(k, e.content())
+	data := slices.Concat([]byte(mark), sum(k, code), code)
 	err := d.write(name, data)
 	if err == nil {
 		err = d.root.Rename(name, k.String())

@@ -30,13 +30,7 @@ func TestEntries(t *testing.T) {
 		"is empty":     func(path string, _ []byte) error { return os.WriteFile(path, nil, 0o600) },
 		"has a change": func(path string, data []byte) error { data[len(data)-1] ^= 1; return os.WriteFile(path, data, 0o600) },
 		"of another": func(path string, data []byte) error {
-			return os.WriteFile(path, entryOf(key{2}, kept{[]byte("evil"), nil}.content()), 0o600)
-		},
-		"has more code than content": func(path string, _ []byte) error {
-			return os.WriteFile(path, entryOf(key{1}, []byte("\x05\x00\x00\x00evil")), 0o600)
-		},
-		"has no length": func(path string, _ []byte) error {
-			return os.WriteFile(path, entryOf(key{1}, []byte("\x00\x00\x00")), 0o600)
+			return os.WriteFile(path, append([]byte(mark), append(sum(key{2}, []byte("evil")), "evil"...)...), 0o600)
 		},
 		"of another form":       func(path string, data []byte) error { data[len(mark)-2]++; return os.WriteFile(path, data, 0o600) },
 		"may others write":      func(path string, _ []byte) error { return os.Chmod(path, 0o666) },
@@ -51,9 +45,8 @@ func TestEntries(t *testing.T) {
 				t.Skip("only root can give files away")
 			}
 			d := openTestDir(t, ownDir(t), 0)
-			k, entry := key{1}, kept{[]byte("code of one"), []byte("source of one")}
-			same := func(e kept) bool { return bytes.Equal(e.code, entry.code) && bytes.Equal(e.source, entry.source) }
-			if err := d.put(k, entry); err != nil {
+			k, code := key{1}, []byte("code of one")
+			if err := d.put(k, code); err != nil {
 				t.Fatal(err)
 			}
 			path := filepath.Join(d.path, k.String())
@@ -67,13 +60,13 @@ func TestEntries(t *testing.T) {
 				}
 			}
 			got, ok := d.get(k)
-			if ok != (spoil == nil) || ok && !same(got) {
+			if ok != (spoil == nil) || ok && !bytes.Equal(got, code) {
 				t.Errorf("got %q, %v", got, ok)
 			}
 			// It is made anew.
-			if err := d.put(k, entry); err != nil && name != "is a directory" {
+			if err := d.put(k, code); err != nil && name != "is a directory" {
 				t.Error(err)
-			} else if got, ok := d.get(k); err == nil && (!ok || !same(got)) {
+			} else if got, ok := d.get(k); err == nil && (!ok || !bytes.Equal(got, code)) {
 				t.Errorf("it is not replaced: %q", got)
 			}
 		})
@@ -144,7 +137,7 @@ func TestTrim(t *testing.T) {
 	now := time.Now()
 	for i := range 20 {
 		k := key{byte(i)}
-		if err := d.put(k, kept{code: make([]byte, 10_000)}); err != nil {
+		if err := d.put(k, make([]byte, 10_000)); err != nil {
 			t.Fatal(err)
 		}
 		when := now.Add(time.Duration(i-100) * time.Hour)
@@ -163,7 +156,7 @@ func TestTrim(t *testing.T) {
 		}
 	}
 	// The next process looks at the size with the first that it writes.
-	if err := openTestDir(t, dir, 100_000).put(key{99}, kept{code: make([]byte, 10_000)}); err != nil {
+	if err := openTestDir(t, dir, 100_000).put(key{99}, make([]byte, 10_000)); err != nil {
 		t.Fatal(err)
 	}
 	u, err := DirUsage(dir)
@@ -196,13 +189,13 @@ func TestManyWriters(t *testing.T) {
 			for i := range 50 {
 				k := key{byte(i)}
 				code := bytes.Repeat([]byte(fmt.Sprint(i)), 1000)
-				if err := d.put(k, kept{code, code}); err != nil {
+				if err := d.put(k, code); err != nil {
 					t.Error(err)
 				}
 				if i%10 == w {
 					d.trim(20_000, time.Now().Add(-staleTime))
 				}
-				if got, ok := d.get(k); ok && (!bytes.Equal(got.code, code) || !bytes.Equal(got.source, code)) {
+				if got, ok := d.get(k); ok && !bytes.Equal(got, code) {
 					t.Errorf("%d has the code of another", i)
 				}
 			}

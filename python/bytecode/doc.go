@@ -2,8 +2,7 @@
 // same Python, and keeps the code in memory and in a directory of the user's own.
 //
 // [Store.Code] gives code that is there, and otherwise has it made in the background for the next who asks: nobody
-// waits for a compiler. [Store.Compressed] gives the source of such code, as it is sent, so that it is compressed once.
-// [Store.KeepAlone] and [Store.Alone] do that for sources whose code lies beside them, and is not made here.
+// waits for a compiler. [Store.Source] gives a source as it is sent, so that it is compressed once, and not by each process.
 //
 //	Code ──> memory ──> directory ──> queue ──> compiler (a process for each magic number, while there is work)
 //	            ▲            ▲                     │
@@ -18,16 +17,18 @@
 // longer than compileTime.
 //
 // The directory must be the user's alone (0700), and everything on the way to it safe from others; otherwise it is
-// not used. An entry is named by a digest of the source, the magic number and the file's name, as far as the code is
-// to have one; it begins with a digest of its name, its code and the compressed source that is kept with it. Whatever
-// does not fit is no entry. It is written under another name and renamed, so that several processes can share a
-// directory. The oldest go when there is too much.
+// not used. An entry of code is named by a digest of the source, the magic number and the file's name, as far as the
+// code is to have one, and that of a source by one of the source; it begins with a digest of its name and its content.
+// Whatever does not fit is no entry. It is written under another name and renamed, so that several processes can share
+// a directory. The oldest go when there is too much.
 //
 // # Goroutines
 //
-//	name   started in      ends when                                         waited for by
-//	work   Store.enqueue   a compiler had nothing to do for IdleTime, none   Store.Close
-//	                       is of use, or the store is closed
+//	name   started in         ends when                                         waited for by
+//	work   Store.enqueue      a compiler had nothing to do for IdleTime, none   Store.Close
+//	                          is of use, or the store is closed
+//	save   Store.KeepSource   no source waits to be kept, or the store is       Store.Close
+//	                          closed
 //
 // # Locks
 //

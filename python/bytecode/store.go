@@ -74,10 +74,8 @@ type Source struct {
 	File string
 	// Name is what the log calls it; File if it is empty.
 	Name string
-	// Text gives the source; it is called from another goroutine, later. So is Compressed, which gives it as zlib, to be
-	// kept with the code; it may be nil.
-	Text       func() ([]byte, error)
-	Compressed func() []byte
+	// Text gives the source; it is called from another goroutine, later.
+	Text func() ([]byte, error)
 }
 
 // Store has code for sources. It is safe for concurrent use.
@@ -94,9 +92,11 @@ type Store struct {
 	entries map[key]*list.Element // of *entry
 	order   *list.List            // most recently used first
 	bytes   int64
-	pending map[key]bool // in a queue, or being compiled
+	pending map[key]bool // in a queue, or being compiled or kept
 	bad     map[key]bool // on which a compiler ended
 	waiting int64        // bytes of the sources in queues
+	saving  []saving
+	saves   bool // a goroutine does
 	workers map[Python]*worker
 	offered map[uint16][]string
 	settled chan struct{} // closed when nothing is pending; nil when nobody waits for that
@@ -108,8 +108,7 @@ type entry struct {
 	code []byte // after the magic number; empty where the source is to be sent as it is
 }
 
-// worker is the compiler for one Python; that without a magic number only keeps sources. Its fields are the store's,
-// under Store.mu.
+// worker is the compiler for one Python. Its fields are the store's, under Store.mu.
 type worker struct {
 	python  Python
 	queue   []*job
@@ -124,7 +123,6 @@ type worker struct {
 type job struct {
 	k      key
 	source Source
-	alone  bool // there is nothing to compile
 }
 
 // New makes a store. Nothing is started before there is something to compile.
@@ -158,7 +156,7 @@ func (s *Store) Close() {
 	}
 }
 
-// Settle waits until all that waits is compiled, or d has passed. So a process that works for a moment leaves
+// Settle waits until all that waits is compiled and kept, or d has passed. So a process that works for a moment leaves
 // something to the next.
 func (s *Store) Settle(d time.Duration) {
 	s.mu.Lock()
@@ -206,75 +204,36 @@ func keyOf(p Python, src Source) key {
 // Code gives the code of a source, for that Python, as zlib of what follows the header in a .pyc; nil if there is
 // none yet. Then it is made for the next who asks, if there is an interpreter for it.
 func (s *Store) Code(p Python, src Source) []byte {
-	if p.Magic == 0 || src.Size == 0 || src.Size > maxSource {
-		return nil
+	k, code, known := s.find(p, src)
+	if !known {
+		s.enqueue(p, &job{k, src})
 	}
-	k := keyOf(p, src)
+	return code
+}
+
+// Ahead reads what the directory has of the code that will be asked for soon. Nothing is made.
+func (s *Store) Ahead(p Python, src Source) { s.find(p, src) }
+
+// find gives what there is of a source's code; not known means that it can be made.
+func (s *Store) find(p Python, src Source) (k key, code []byte, known bool) {
+	if p.Magic == 0 || src.Size == 0 || src.Size > maxSource {
+		return k, nil, true
+	}
+	k = keyOf(p, src)
 	s.mu.Lock()
 	if e := s.entries[k]; e != nil {
 		s.order.MoveToFront(e)
 		s.mu.Unlock()
-		return e.Value.(*entry).code
+		return k, e.Value.(*entry).code, true
 	}
-	wait := s.pending[k] || s.bad[k] || s.closed
+	known = s.pending[k] || s.bad[k] || s.closed
 	s.mu.Unlock()
-	if wait {
-		return nil
+	if !known && s.opt.Dir != nil {
+		if code, known = s.opt.Dir.get(k); known {
+			code = s.keep(k, code)
+		}
 	}
-	if e, ok := s.read(k); ok {
-		return e.code
-	}
-	s.enqueue(p, &job{k: k, source: src})
-	return nil
-}
-
-// Compressed gives a source as zlib, if the directory has it with its code for that Python, or nil. The code is in
-// memory then.
-func (s *Store) Compressed(p Python, src Source) []byte {
-	if p.Magic == 0 || src.Size == 0 || src.Size > maxSource {
-		return nil
-	}
-	e, _ := s.read(keyOf(p, src))
-	return e.source
-}
-
-// sourceKey names a source that is kept without code.
-func sourceKey(src Source) key { return keyOf(Python{}, Source{Hash: src.Hash}) }
-
-// Alone gives a source as zlib that KeepAlone has kept, or nil.
-func (s *Store) Alone(src Source) []byte {
-	if s.opt.Dir == nil {
-		return nil
-	}
-	e, _ := s.opt.Dir.get(sourceKey(src))
-	return e.source
-}
-
-// KeepAlone keeps a source as zlib whose code is not made here, in the background.
-func (s *Store) KeepAlone(src Source) {
-	if s.opt.Dir == nil || src.Compressed == nil || src.Size == 0 || src.Size > maxSource {
-		return
-	}
-	k := sourceKey(src)
-	s.mu.Lock()
-	// What has an entry in memory was kept once.
-	wait := s.pending[k] || s.entries[k] != nil || s.closed
-	s.mu.Unlock()
-	if !wait {
-		s.enqueue(Python{}, &job{k: k, source: src, alone: true})
-	}
-}
-
-// read gives what the directory has, and keeps its code in memory.
-func (s *Store) read(k key) (e kept, ok bool) {
-	if s.opt.Dir == nil {
-		return e, false
-	}
-	if e, ok = s.opt.Dir.get(k); !ok {
-		return e, false
-	}
-	e.code = s.keep(k, e.code)
-	return e, true
+	return k, code, known
 }
 
 // keep keeps an entry in memory, and gives its code: nil where the source is to be sent as it is.
@@ -368,8 +327,8 @@ func (s *Store) next(w *worker) *job {
 }
 
 // forget ends a job, whatever came of it. Store.mu is held.
-func (s *Store) forget(j *job) {
-	delete(s.pending, j.k)
+func (s *Store) forget(k key) {
+	delete(s.pending, k)
 	if len(s.pending) == 0 && s.settled != nil {
 		close(s.settled)
 		s.settled = nil
@@ -379,7 +338,7 @@ func (s *Store) forget(j *job) {
 // drop forgets what waits. Store.mu is held.
 func (s *Store) drop(w *worker) {
 	for _, j := range w.queue {
-		s.forget(j)
+		s.forget(j.k)
 		s.waiting -= int64(j.source.Size)
 	}
 	w.queue = nil
@@ -401,11 +360,6 @@ func (s *Store) work(w *worker) {
 		}
 	}()
 	for j := s.next(w); j != nil; j = s.next(w) {
-		if j.alone {
-			s.finish(j, nil)
-			s.done(w, j, nil)
-			continue
-		}
 		var code []byte
 		err := errNone
 		// One that was there already may have ended for other reasons than this source.
@@ -417,7 +371,7 @@ func (s *Store) work(w *worker) {
 			if used = c != nil; !used {
 				if c = s.compilerFor(w.python); c == nil {
 					s.mu.Lock()
-					s.forget(j)
+					s.forget(j.k)
 					s.rest(w)
 					w.running = false
 					s.mu.Unlock()
@@ -427,23 +381,17 @@ func (s *Store) work(w *worker) {
 			code, err = j.compile(c)
 		}
 		if err == nil {
-			s.finish(j, code)
+			s.keep(j.k, code)
+			if s.opt.Dir != nil {
+				if err := s.opt.Dir.put(j.k, code); err != nil {
+					s.log.Debug("code is not kept for the next time", zap.Error(err))
+				}
+			}
 		} else {
 			c.end()
 			c = nil
 		}
 		s.done(w, j, err)
-	}
-}
-
-// finish keeps what came of a job.
-func (s *Store) finish(j *job, code []byte) {
-	s.keep(j.k, code)
-	if s.opt.Dir == nil {
-		return
-	}
-	if err := s.opt.Dir.put(j.k, kept{code, j.compressed()}); err != nil {
-		s.log.Debug("it is not kept for the next time", zap.String("file", j.name()), zap.Error(err))
 	}
 }
 
@@ -458,26 +406,16 @@ func (j *job) compile(c *compiler) ([]byte, error) {
 	return c.compile(j.source.File, text)
 }
 
-// name is what the log calls it.
-func (j *job) name() string { return printable.Line(cmp.Or(j.source.Name, j.source.File)) }
-
-func (j *job) compressed() []byte {
-	if j.source.Compressed == nil {
-		return nil
-	}
-	return j.source.Compressed()
-}
-
 // done notes how it went.
 func (s *Store) done(w *worker, j *job, err error) {
 	over := s.ctx.Err() != nil
 	if err != nil && !over {
 		s.log.Info("a compiler ended on a source, which is served as it is",
-			zap.String("file", j.name()), zap.Error(err))
+			zap.String("file", printable.Line(cmp.Or(j.source.Name, j.source.File))), zap.Error(err))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.forget(j)
+	s.forget(j.k)
 	if err == nil {
 		w.crashes = 0
 	}

@@ -111,10 +111,6 @@ func TestCode(t *testing.T) {
 		s := newStore(t, dir, Options{})
 		s.Offer(py.Path, p.Magic)
 		src := sourceOf("/master:/x/mod.py", "\"\"\"Doc.\"\"\"\r\nimport sys\r\nprint(sys.version_info[0] * 7)")
-		src.Compressed = func() []byte { return []byte("its zlib") }
-		if got := s.Compressed(p, src); got != nil {
-			t.Fatalf("%q is kept before there is code", got)
-		}
 		if code := s.Code(p, src); code != nil {
 			t.Fatal("there is code at once")
 		}
@@ -138,10 +134,12 @@ func TestCode(t *testing.T) {
 		}
 		s.Close()
 		// Without an interpreter.
-		if got := newStore(t, dir, Options{}).Compressed(p, src); string(got) != "its zlib" {
-			t.Errorf("the next process finds %q for the source", got)
-		}
 		other := newStore(t, dir, Options{})
+		other.Ahead(p, src)
+		other.Ahead(p, sourceOf("/x.py", "Y = 1\n"))
+		if len(other.entries) != 1 || len(other.workers) != 0 {
+			t.Errorf("read ahead: %d entries, %d workers", len(other.entries), len(other.workers))
+		}
 		if got := other.Code(p, src); !bytes.Equal(got, code) {
 			t.Errorf("the next process finds %d bytes, not %d", len(got), len(code))
 		}
@@ -150,53 +148,11 @@ func TestCode(t *testing.T) {
 			if code := other.Code(p, sourceOf("/x.py", text)); code != nil || len(other.workers) != 0 {
 				t.Errorf("the next process has code of %q: %q", text, code)
 			}
-			if got := other.Compressed(p, sourceOf("/x.py", text)); len(got) != 0 {
-				t.Errorf("%q was given no zlib, and has %q", text, got)
-			}
 		}
 		if src.File = "/other.py"; other.Code(p, src) != nil {
 			t.Error("there is the code of another file")
 		}
 	})
-}
-
-// TestAlone: a source whose code is not made here is kept without it, once, and no compiler is started for that.
-func TestAlone(t *testing.T) {
-	t.Parallel()
-	dir := ownDir(t)
-	asked := 0
-	src := sourceOf("/x.py", "X = 1\n")
-	src.Compressed = func() []byte { asked++; return []byte("its zlib") }
-	s := newStore(t, dir, Options{})
-	for range 2 {
-		s.KeepAlone(src)
-		s.Settle(waitTime)
-		if got := s.Alone(src); string(got) != "its zlib" || asked != 1 {
-			t.Errorf("it has %q, and the source was asked for %d times", got, asked)
-		}
-	}
-	s.Close()
-	next := newStore(t, dir, Options{})
-	if got := next.Alone(src); string(got) != "its zlib" {
-		t.Errorf("the next process finds %q", got)
-	}
-	if got := next.Alone(sourceOf("/x.py", "X = 2\n")); got != nil {
-		t.Errorf("it has %q of another source", got)
-	}
-	// What is no code is not taken for one that is empty.
-	if code := settled(t, next, Python{1, 3, 99}, src); code != nil || next.Compressed(Python{1, 3, 99}, src) != nil {
-		t.Errorf("it has code: %q", code)
-	}
-	// Nothing is kept of what is too large, nor by a store that keeps nothing, or is closed.
-	large := src
-	large.Size = maxSource + 1
-	next.KeepAlone(large)
-	none := newStore(t, "", Options{})
-	none.KeepAlone(src)
-	s.KeepAlone(sourceOf("/y.py", "Y = 1\n"))
-	if len(none.workers) != 0 || none.Alone(src) != nil || asked != 1 || len(next.workers) != 1 {
-		t.Errorf("%d and %d workers, asked %d times", len(none.workers), len(next.workers), asked)
-	}
 }
 
 // TestCompilersOfHere: names and patterns are those of the directory that we run in.
