@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"mitogend/bootstrap"
 	"mitogend/importer"
 	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
@@ -341,6 +342,32 @@ func testSourcesAreKept(t *testing.T, beside bool) {
 	u.Compressed = kept
 	if text, err := u.Text(); err != nil || string(text) != bytecodeModule {
 		t.Errorf("got %q, %v", text, err)
+	}
+}
+
+// TestWhoseSourcesAreKept: those of every child but one that is to have nothing to do with bytecode, also of one that
+// is sent none.
+func TestWhoseSourcesAreKept(t *testing.T) {
+	store := bytecode.New(bytecode.Options{})
+	defer store.Close()
+	for _, row := range []struct {
+		method     string
+		use        BytecodeUse
+		store      *bytecode.Store
+		kept, code bool
+	}{
+		{"local", BytecodeAuto, store, true, true},
+		{"ssh", BytecodeAuto, store, true, false},
+		{"ssh", BytecodeAlways, store, true, true},
+		{"local", BytecodeNever, store, false, false},
+		{"local", BytecodeAuto, nil, false, true},
+	} {
+		c := &Child{d: &Daemon{opt: Options{Bytecode: row.store}}, method: row.method, opt: ConnectOptions{Bytecode: row.use}}
+		var opt importer.ResponderOptions
+		c.sendCode(&bootstrap.Process{Hello: bootstrap.Hello{Magic: 1}, Took: time.Hour}, &opt)
+		if (opt.Kept != nil) != row.kept || (opt.Keep != nil) != row.kept || (opt.Code != nil) != row.code || (opt.Compiled != nil) != (row.code && row.store != nil) {
+			t.Errorf("%s, %s, with a store %t: kept %t, code %t", row.method, row.use, row.store != nil, opt.Kept != nil, opt.Code != nil)
+		}
 	}
 }
 

@@ -96,7 +96,7 @@ type ConnectOptions struct {
 	Policy importer.Policy
 	// PreferHere serves a module from here even if the target has one of that name.
 	PreferHere bool
-	// Bytecode says whether the child is sent bytecode besides source.
+	// Bytecode says whether the child is sent bytecode besides source. With BytecodeNever its sources are not kept either.
 	Bytecode BytecodeUse
 	// Runtime is the Mitogen that the child and those on the way to it run; nil means the embedded runtime. The key
 	// runtime of a target wins over it.

@@ -27,7 +27,7 @@ const (
 	DefaultMaxBytes = 256 << 20
 	// trimEvery is how much is written between two looks at the size of the directory.
 	trimEvery = 16 << 20
-	// maxCode bounds the code of one source.
+	// maxCode bounds the code of one source, and so an entry.
 	maxCode = 16 << 20
 	// staleTime is the age at which an unfinished file counts as left behind by a process that has ended.
 	staleTime = time.Hour
@@ -39,7 +39,7 @@ const (
 	writing = ".new-"
 )
 
-// key names the code of one source for one Python.
+// key names the code of one source for one Python, or a source.
 type key [blake2b.Size256]byte
 
 func (k key) String() string { return hex.EncodeToString(k[:]) }
@@ -96,7 +96,7 @@ func sum(k key, code []byte) []byte {
 	return h.Sum(nil)
 }
 
-// get gives the code of an entry, which is empty where the source is to be sent as it is.
+// get gives what an entry has: a source, or code, which is empty where the source is to be sent as it is.
 func (d *Dir) get(k key) (code []byte, ok bool) {
 	f, err := d.root.OpenFile(k.String(), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {

@@ -69,6 +69,7 @@ func (s *Store) save() {
 			return
 		}
 		j := s.saving[0]
+		s.saving[0] = saving{} // which holds the source
 		s.saving = s.saving[1:]
 		s.waiting -= int64(j.size)
 		s.mu.Unlock()

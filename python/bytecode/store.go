@@ -46,7 +46,7 @@ const (
 
 // Options of a store.
 type Options struct {
-	// Dir keeps code for the next process; nil for none. The store closes it.
+	// Dir keeps code and sources for the next process; nil for none. The store closes it.
 	Dir *Dir
 	// Compilers are interpreters besides those that are offered and those on PATH: files, or patterns as of
 	// filepath.Glob.
@@ -125,7 +125,7 @@ type job struct {
 	source Source
 }
 
-// New makes a store. Nothing is started before there is something to compile.
+// New makes a store. Nothing is started before there is something to compile or to keep.
 func New(opt Options) *Store {
 	if opt.MaxMemory <= 0 {
 		opt.MaxMemory = DefaultMaxMemory
