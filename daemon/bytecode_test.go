@@ -365,7 +365,8 @@ func TestWhoseSourcesAreKept(t *testing.T) {
 		c := &Child{d: &Daemon{opt: Options{Bytecode: row.store}}, method: row.method, opt: ConnectOptions{Bytecode: row.use}}
 		var opt importer.ResponderOptions
 		c.sendCode(&bootstrap.Process{Hello: bootstrap.Hello{Magic: 1}, Took: time.Hour}, &opt)
-		if (opt.Kept != nil) != row.kept || (opt.Keep != nil) != row.kept || (opt.Code != nil) != row.code || (opt.Compiled != nil) != (row.code && row.store != nil) {
+		if (opt.Kept != nil) != row.kept || (opt.Keep != nil) != row.kept || (opt.Code != nil) != row.code || (opt.Compiled != nil) != (row.code && row.store != nil) ||
+			(opt.Ahead != nil) != (row.code && row.store != nil) {
 			t.Errorf("%s, %s, with a store %t: kept %t, code %t", row.method, row.use, row.store != nil, opt.Kept != nil, opt.Code != nil)
 		}
 	}

@@ -72,11 +72,7 @@ func (c *Child) sendCode(proc *bootstrap.Process, opt *importer.ResponderOptions
 	opt.Compiled = func(u importer.Uncompiled) (magic, code []byte) {
 		return append(binary.LittleEndian.AppendUint16(nil, p.Magic), "\r\n"...), store.Code(p, sourceOf(p, u))
 	}
-	opt.Kept = func(u importer.Uncompiled) []byte {
-		// The code is read by as many goroutines as the sources are.
-		store.Ahead(p, sourceOf(p, u))
-		return store.Source(u.Hash)
-	}
+	opt.Ahead = func(u importer.Uncompiled) { store.Ahead(p, sourceOf(p, u)) }
 }
 
 func pythonOf(h bootstrap.Hello) bytecode.Python {

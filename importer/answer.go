@@ -77,6 +77,9 @@ func (r *Responder) search(p Platform) *search {
 	s := r.im.searchFor(p.Version, p)
 	s.main, s.mark, s.withPaths, s.stock = r.opt.Main, r.opt.MarkPackages, r.opt.WithPaths, r.opt.Stock
 	s.kept = r.opt.Kept
+	if s.v == r.opt.Version {
+		s.ahead = r.opt.Ahead
+	}
 	return s
 }
 

@@ -130,11 +130,16 @@ func (s *search) units(names []string) []*unit {
 
 // tellKept tells a module's source, which is loaded, who may have kept it as zlib.
 func (s *search) tellKept(name string) {
-	u, kept := s.find(name).unit, s.kept
+	u, kept, ahead := s.find(name).unit, s.kept, s.ahead
 	if kept == nil || u == nil || u.ready.Load() {
 		return
 	}
 	if source, ok := s.uncompiled(name); ok {
-		u.keptBy(func() []byte { return kept(source) })
+		u.keptBy(func() []byte {
+			if ahead != nil {
+				ahead(source)
+			}
+			return kept(source)
+		})
 	}
 }

@@ -53,6 +53,9 @@ type ResponderOptions struct {
 	// Kept gives a source as zlib, if that was kept, or nothing. Others who need that source wait meanwhile, so it must not
 	// ask the Uncompiled for it. Several goroutines call it, also for other children and after Close. It may be nil.
 	Kept func(Uncompiled) []byte
+	// Ahead is told of a source whose code Compiled will be asked for soon, by the goroutine that is about to call Kept: several do that at
+	// once, and one sends. It may be nil.
+	Ahead func(Uncompiled)
 	// Keep is told, once, of a source that had to be compressed. Like Kept, it is called by several goroutines, and must not block. It may be
 	// nil.
 	Keep func(Uncompiled)

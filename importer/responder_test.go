@@ -189,7 +189,13 @@ func TestKeptSources(t *testing.T) {
 		}
 		return nil
 	}}
-	// It is asked for children of other versions, too.
+	ahead := map[string]int{}
+	opt.Ahead = func(u Uncompiled) {
+		mu.Lock()
+		defer mu.Unlock()
+		ahead[strings.TrimPrefix(u.Path, dir+"/")]++
+	}
+	// It is asked for children of other versions, too, which are sent no code.
 	py2 := opt
 	py2.Version = Version{2, 7}
 	r := serve(t, im, &recorder{}, py2)
@@ -201,6 +207,9 @@ func TestKeptSources(t *testing.T) {
 		if asked[name] != 1 {
 			t.Errorf("%s was asked for %d times for a child of another version", name, asked[name])
 		}
+	}
+	if len(ahead) != 0 {
+		t.Errorf("code is read ahead for a child of another version: %v", ahead)
 	}
 	clear(asked)
 	mu.Unlock()
@@ -222,6 +231,9 @@ func TestKeptSources(t *testing.T) {
 		}
 		if asked[file] != 1 {
 			t.Errorf("%s was asked for %d times", file, asked[file])
+		}
+		if ahead[file] != 1 {
+			t.Errorf("the code of %s was read ahead %d times", file, ahead[file])
 		}
 	}
 }

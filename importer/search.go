@@ -21,6 +21,7 @@ type search struct {
 	withPaths string // see ResponderOptions
 	stock     bool   // the child is Mitogen's own: it cannot load extension modules, nor unpack
 	kept      func(Uncompiled) []byte
+	ahead     func(Uncompiled)
 	roots     []location
 	platform  Platform
 	chosen    *choice // of wheels; nil where there is no wheelhouse

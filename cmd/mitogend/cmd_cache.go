@@ -21,8 +21,8 @@ func newCache(*app) *cobra.Command {
   mitogend cache clear`,
 		Long: `Interpreters of this machine compile the child runtime, and the modules that children of the same Python are served, once for
 all of them. The bytecode, and each source that was sent, compressed, are kept in $XDG_CACHE_HOME/mitogend/bytecode, or
-~/.cache/mitogend/bytecode. Beside it, in requirements, is what
-uv or pip has found for --with and --requirements. A set that nobody has asked for in 30 days is removed.`,
+~/.cache/mitogend/bytecode. Beside it, in requirements, is what uv or pip has found for --with and --requirements. A set that nobody
+has asked for in 30 days is removed.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withCache(func(dir string) error {

@@ -299,8 +299,8 @@ func (fl *fleet) shutdown() {
 	}
 }
 
-// settleTime is how long compilers may go on at the end of a command, if they have something new. So the next command
-// finds the code, even if each command takes less time than compiling.
+// settleTime is how long compilers, and what keeps sources, may go on at the end of a command, if they have something
+// new. So the next command finds the code, even if each command takes less time than compiling.
 const settleTime = 150 * time.Millisecond
 
 // stuckTime is how long an interrupted child may take to leave.

@@ -89,15 +89,15 @@ func (d *Dir) Path() string { return d.path }
 func (d *Dir) Close() error { return d.root.Close() }
 
 // sum is the digest that an entry has of itself.
-func sum(k key, code []byte) []byte {
+func sum(k key, content []byte) []byte {
 	h, _ := blake2b.New256(nil) // fails for a bad key only
 	h.Write(k[:])
-	h.Write(code)
+	h.Write(content)
 	return h.Sum(nil)
 }
 
 // get gives what an entry has: a source, or code, which is empty where the source is to be sent as it is.
-func (d *Dir) get(k key) (code []byte, ok bool) {
+func (d *Dir) get(k key) (content []byte, ok bool) {
 	f, err := d.root.OpenFile(k.String(), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, false
@@ -113,20 +113,20 @@ func (d *Dir) get(k key) (code []byte, ok bool) {
 	if _, err := io.ReadFull(f, data); err != nil {
 		return nil, false
 	}
-	code = data[head:]
-	if string(data[:len(mark)]) != mark || !bytes.Equal(data[len(mark):head], sum(k, code)) {
+	content = data[head:]
+	if string(data[:len(mark)]) != mark || !bytes.Equal(data[len(mark):head], sum(k, content)) {
 		return nil, false
 	}
 	if now := time.Now(); now.Sub(info.ModTime()) > touchTime {
 		_ = d.root.Chtimes(k.String(), now, now)
 	}
-	return code, true
+	return content, true
 }
 
 // put makes an entry.
-func (d *Dir) put(k key, code []byte) error {
+func (d *Dir) put(k key, content []byte) error {
 	name := writing + rand.Text()
-	data := slices.Concat([]byte(mark), sum(k, code), code)
+	data := slices.Concat([]byte(mark), sum(k, content), content)
 	err := d.write(name, data)
 	if err == nil {
 		err = d.root.Rename(name, k.String())

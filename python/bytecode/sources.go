@@ -64,7 +64,7 @@ func (s *Store) save() {
 			s.saving = nil
 		}
 		if len(s.saving) == 0 {
-			s.saves = false
+			s.saving, s.saves = nil, false
 			s.mu.Unlock()
 			return
 		}

@@ -26,7 +26,7 @@ const (
 	DefaultMaxMemory = 32 << 20
 	// IdleTime is how long a compiler waits for more to do.
 	IdleTime = 5 * time.Second
-	// maxSource bounds a source that is compiled: far beyond what is imported.
+	// maxSource bounds a source that is compiled or kept: far beyond what is imported.
 	maxSource = 4 << 20
 	// maxQueue bounds the sources that wait for one compiler, and maxBad those that are not tried again.
 	maxQueue, maxBad = 5000, 1000
