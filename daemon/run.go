@@ -146,7 +146,8 @@ func (c *Child) Run(ctx context.Context, o RunOptions) (ExitStatus, error) {
 	if err := c.pushScript(ctx, o); err != nil {
 		return ExitStatus{}, err
 	}
-	p := &program{c: c, id: c.d.allocate(1), window: minWindow, changed: make(chan struct{}, 1), over: make(chan struct{})}
+	_, keeps := o.Stdout.(Keeper)
+	p := &program{c: c, id: c.d.allocate(1), window: minWindow, lent: !keeps, changed: make(chan struct{}, 1), over: make(chan struct{})}
 	if p.id == 0 {
 		return ExitStatus{}, errNoIDs
 	}
@@ -267,6 +268,7 @@ type program struct {
 	c     *Child
 	id    pyproto.ContextID
 	input pyproto.Handle
+	lent  bool // stdout only borrows what it is given: that lies in buffers
 
 	changed chan struct{} // one token: look at queue again
 	over    chan struct{} // closed when nobody waits for the program any more
@@ -290,6 +292,20 @@ type program struct {
 type chunk struct {
 	tag  byte
 	data []byte
+	buf  *buffer // of data, if set
+}
+
+// write gives it to a writer; it is of no use then.
+func (k *chunk) write(w io.Writer) error {
+	write := w.Write
+	if keeper, ok := w.(Keeper); ok && k.buf == nil {
+		write = keeper.Keep
+	}
+	_, err := write(k.data)
+	if k.buf != nil {
+		k.buf.release()
+	}
+	return err
 }
 
 func (p *program) deliver(h pyproto.Header, payload []byte, _ bool) {
@@ -344,7 +360,14 @@ func (p *program) take(tag byte, data []byte) (full bool) {
 		return false
 	}
 	p.bytes += messageCost
-	p.queue = append(p.queue, chunk{tag, bytes.Clone(data)})
+	k := chunk{tag: tag}
+	if p.lent && len(data) > copyBelow && len(data) <= readBuffer {
+		k.buf = bufferFor(len(data))
+		k.data = k.buf.b[:copy(k.buf.b, data)]
+	} else {
+		k.data = bytes.Clone(data)
+	}
+	p.queue = append(p.queue, k)
 	return false
 }
 
@@ -381,11 +404,7 @@ func (p *program) copy(ctx context.Context, o RunOptions) (ExitStatus, error) {
 				w = o.Stderr
 			}
 			if w != nil {
-				write := w.Write
-				if keeper, ok := w.(Keeper); ok {
-					write = keeper.Keep
-				}
-				if _, err := write(k.data); err != nil {
+				if err := k.write(w); err != nil {
 					p.giveBack(queue[i+1:])
 					return ExitStatus{}, err
 				}

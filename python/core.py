@@ -41,6 +41,8 @@ if PY3:
     if fresh:
         del sys.modules['functools']
     from io import BytesIO, FileIO
+    # glibc's malloc learns from it: it maps no memory for blocks of less, and keeps up to twice as much that is free.
+    bytes(4 << 20)
     import _imp
     from _frozen_importlib import ModuleSpec, _find_spec
     import _frozen_importlib_external as frozen
@@ -58,6 +60,11 @@ else:
     from cStringIO import StringIO as BytesIO
     RLock = _thread.allocate_lock
     text_type = unicode
+    # As bytes() for 3.x, without writing to it.
+    try:
+        os.read(-1, 4 << 20)
+    except OSError:
+        pass
     # For both.
     pass
 
