@@ -227,6 +227,10 @@ func (b *bed) sshd() (string, error) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return "", err
 		}
+		// What the login shell of this machine's user starts is no part of any subject: their home is empty.
+		if err := os.MkdirAll(filepath.Join(dir, "home"), 0o700); err != nil {
+			return "", err
+		}
 		for _, key := range []string{"host", "user"} {
 			if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, key)).CombinedOutput(); err != nil {
 				return "", fmt.Errorf("ssh-keygen: %w: %s", err, out)
@@ -250,8 +254,8 @@ func (b *bed) sshd() (string, error) {
 		defer log.Close()
 		for first := 1; first <= manyHosts; first += 10 { // a server listens on 16 addresses at most
 			var text strings.Builder
-			fmt.Fprintf(&text, "Port %d\nHostKey %s/host\nAuthorizedKeysFile %s/user.pub\nPidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\nMaxStartups 200\nSubsystem sftp internal-sftp\n",
-				port, dir, dir)
+			fmt.Fprintf(&text, "Port %d\nHostKey %s/host\nAuthorizedKeysFile %s/user.pub\nPidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\nMaxStartups 200\nSubsystem sftp internal-sftp\nSetEnv HOME=%s/home\n",
+				port, dir, dir, dir)
 			for i := first; i < first+10 && i <= manyHosts; i++ {
 				fmt.Fprintf(&text, "ListenAddress 127.0.0.%d\n", i)
 			}
