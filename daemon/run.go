@@ -428,11 +428,16 @@ func (p *program) giveBack(rest []chunk) {
 	p.queue = slices.Concat(rest, p.queue)
 }
 
-// credit is what the child may send more when n bytes were taken: less than that while its window is above its share.
+// credit is what the child is told now that it may send more, when n bytes were taken: nothing while it has most of its
+// share left, so that not every message is answered.
 func (p *program) credit(n int) int {
+	p.window -= n
 	share := p.c.d.OutputShare()
-	give := max(0, n+share-p.window)
-	p.window += give - n
+	give := share - p.window
+	if give < share/4 {
+		return 0
+	}
+	p.window = share
 	return give
 }
 
