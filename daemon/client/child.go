@@ -527,7 +527,7 @@ func (c *Child) Run(ctx context.Context, o daemon.RunOptions) (daemon.ExitStatus
 	defer end(nil)
 	watched := func() bool { return true }
 	defer func() { watched() }()
-	s := &stream{c: c.c, ctx: ctx}
+	s := &stream{c: c.c, ctx: ctx, lent: true}
 	s.onOpen = func() {
 		s.ctx = reading
 		watched = context.AfterFunc(ctx, func() { s.giveUp(ctx, end) })
@@ -594,6 +594,7 @@ type stream struct {
 	ctx    context.Context
 	id     uint32
 	onOpen func()
+	lent   bool // output that is taken is used only until take returns
 }
 
 // open makes a stream by a request and takes all its items, up to its end. An item of kind error is the error.
@@ -622,6 +623,7 @@ func (s *stream) open(method string, params any, take func(*wire.Item) error) er
 
 // each takes the items that have come, and all that come, up to the end. An error of take ends it.
 func (s *stream) each(got wire.Items, head func(*wire.Items), take func(*wire.Item) error) error {
+	var msg []byte // what got lies in
 	for {
 		var next chan answer
 		if !got.End {
@@ -630,10 +632,16 @@ func (s *stream) each(got wire.Items, head func(*wire.Items), take func(*wire.It
 			go s.read(next)
 		}
 		head(&got)
+		output := s.lent
 		for i := range got.Items {
-			if err := take(&got.Items[i]); err != nil {
+			item := &got.Items[i]
+			if err := take(item); err != nil {
 				return err
 			}
+			output = output && (item.Kind == wire.ItemStdout || item.Kind == wire.ItemStderr)
+		}
+		if output {
+			wire.Reuse(msg)
 		}
 		if got.End {
 			return nil
@@ -643,13 +651,14 @@ func (s *stream) each(got wire.Items, head func(*wire.Items), take func(*wire.It
 			s.close()
 			return toGo(a.err)
 		}
-		got = a.items
+		got, msg = a.items, a.msg
 	}
 }
 
 // answer is that of a read.
 type answer struct {
 	items wire.Items
+	msg   []byte // the items' memory
 	err   error
 }
 
@@ -664,7 +673,7 @@ const (
 func (s *stream) read(to chan<- answer) {
 	var a answer
 	share := max(minRead, min(maxRead, readBytes/int(max(s.c.streams.Load(), 1))))
-	a.err = s.c.link.Request(s.ctx, "read", &wire.Read{Stream: s.id, Max: share}, &a.items)
+	a.msg, a.err = s.c.link.Borrow(s.ctx, "read", &wire.Read{Stream: s.id, Max: share}, &a.items)
 	to <- a
 }
 

@@ -269,6 +269,7 @@ func (c *conn) writeAll() {
 				c.stop(err)
 				return // writing stays set: nothing can be written any more
 			}
+			wire.Reuse(bufs[0])
 			bufs = bufs[1:]
 		}
 	}

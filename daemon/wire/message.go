@@ -26,6 +26,7 @@ type Message struct {
 	Params codec.Raw // the map of parameters, nil if there is none
 	Error  codec.Raw // nil if there is none
 	Result codec.Raw
+	Bytes  []byte // all of it; see Reuse
 }
 
 // nilByte is msgpack's nil.
@@ -41,7 +42,7 @@ func Parse(data []byte) (*Message, error) {
 	if len(parts) < 3 || Unmarshal(parts[0], &t) != nil {
 		return nil, fmt.Errorf("%w: it has no type", ErrBadMessage)
 	}
-	m := &Message{Type: Type(t)}
+	m := &Message{Type: Type(t), Bytes: data}
 	want, id := 4, true
 	switch m.Type {
 	case Request, Response:

@@ -29,6 +29,7 @@ type Reader struct {
 	max int
 
 	buf    []byte
+	last   int // the size of the last message: where nothing is counted, one with much in it gets as much memory
 	values int
 	// From the first step on, the message's memory is counted there; nil counts nowhere.
 	begin   func() Part
@@ -98,6 +99,7 @@ func (r *Reader) Next() ([]byte, error) {
 			r.open = r.open[:n-1]
 		}
 	}
+	r.last = len(r.buf)
 	return r.buf, nil
 }
 
@@ -178,7 +180,13 @@ func (r *Reader) bytes(n uint64) error {
 		at := len(r.buf)
 		if cap(r.buf)-at < k {
 			// Twice what has arrived, or one step more: what follows a long string is often short.
-			grown := make([]byte, at, max(2*at, at+k+small))
+			size := max(2*at, at+k+small)
+			if r.begin == nil && k >= minReused {
+				grown := room(max(size, min(r.last+small, step)))
+				r.buf = append(grown, r.buf...)
+				continue
+			}
+			grown := make([]byte, at, size)
 			copy(grown, r.buf)
 			r.buf = grown
 			if err := r.charge(); err != nil {

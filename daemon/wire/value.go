@@ -122,7 +122,7 @@ func Marshal(v any) ([]byte, error) { return marshal(v, 0) }
 
 // marshal is Marshal for something of about size bytes.
 func marshal(v any, size int) ([]byte, error) {
-	return appendTo(make([]byte, 0, size+small), v)
+	return appendTo(room(size+small), v)
 }
 
 // appendTo encodes into the room that out has.

@@ -189,14 +189,20 @@ func (l *Link) Do(ctx context.Context, method string, params, result any) error 
 
 // Request is Do without a place among MaxPending.
 func (l *Link) Request(ctx context.Context, method string, params, result any) error {
+	_, err := l.Borrow(ctx, method, params, result)
+	return err
+}
+
+// Borrow is Request, and gives the memory of what is in *result: it may be reused by wire.Reuse.
+func (l *Link) Borrow(ctx context.Context, method string, params, result any) (msg []byte, err error) {
 	if ctx.Err() != nil {
-		return context.Cause(ctx) // nothing is to begin
+		return nil, context.Cause(ctx) // nothing is to begin
 	}
 	a, err := l.Begin(ctx, method, params)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return a.Wait(ctx, result)
+	return a.borrow(ctx, result)
 }
 
 // Asked is a request that was sent.
@@ -253,14 +259,19 @@ func (l *Link) Begin(ctx context.Context, method string, params any) (*Asked, er
 
 // Wait decodes the answer, as Do does. Whoever has called it calls nothing else.
 func (a *Asked) Wait(ctx context.Context, result any) error {
+	_, err := a.borrow(ctx, result)
+	return err
+}
+
+func (a *Asked) borrow(ctx context.Context, result any) (msg []byte, err error) {
 	m, err := a.Answer(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			go a.giveUp()
 		}
-		return err
+		return nil, err
 	}
-	return Decode(m, result)
+	return m.Bytes, Decode(m, result)
 }
 
 // Answer waits for the answer, which it gives once, for Decode. The request goes on when ctx ends, so that Answer may be
