@@ -4,7 +4,7 @@
 //
 //	name                  started in   ends when                                      waited for by
 //	Link.readLoop         Dial         the connection ends                            Link.Close
-//	Asked.giveUp          Asked.Wait   the answer is there, or the connection ends    nobody: it holds nothing
+//	Asked.giveUp          Asked.borrow the answer is there, or the connection ends    nobody: it holds nothing
 //	the rest of a message Link.send    the daemon has taken it, or the connection     Link.send, until its context ends
 //	                                   ends
 //
