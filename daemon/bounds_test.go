@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"strings"
@@ -513,6 +514,57 @@ func TestProgramThatPrintsByByte(t *testing.T) {
 		t.Errorf("%v, %v, %d bytes, %q", status, err, got.Len(), stderr.String())
 	}
 }
+
+// TestLentOutput: output in buffers that are used again takes less than twice its size, however its pieces are cut, and
+// stays what it was.
+func TestLentOutput(t *testing.T) {
+	d := newDaemon(t, Options{})
+	e := newPeer(t, d)
+	for name, sizes := range map[string][]int{
+		"over the small size":      {copyBelow + 1},
+		"over the large size":      {shareFrom + 1},
+		"of all sizes":             {1, copyBelow + 1, joinBelow - 1, shareFrom, 1, smallBuffer, joinBelow - 1, joinBelow - 1, readBuffer + 1, 10},
+		"pieces behind a full one": {shareFrom, 100},
+	} {
+		p := &program{c: e.c, id: 77, lent: true, window: maxWindow, changed: make(chan struct{}, 1)}
+		var want, got bytes.Buffer
+		for i := 0; want.Len() < maxOutput/2; i++ {
+			piece := bytes.Repeat([]byte{byte(i)}, sizes[i%len(sizes)])
+			p.deliver(pyproto.Header{}, append([]byte{'o'}, piece...), true)
+			want.Write(piece)
+		}
+		kept := 0
+		for _, k := range p.queue {
+			kept += cap(k.data)
+			if k.buf != nil && &k.buf.b[0] != &k.data[0] {
+				t.Fatalf("%s: a buffer is kept that has nothing in it", name)
+			}
+		}
+		if kept >= 2*want.Len()+len(p.queue)*messageCost {
+			t.Errorf("%s: %d bytes are kept for %d", name, kept, want.Len())
+		}
+		p.deliver(pyproto.Header{}, []byte("x0"), true)
+		if _, err := p.copy(context.Background(), RunOptions{Stdout: &got}); err != nil || !bytes.Equal(got.Bytes(), want.Bytes()) {
+			t.Errorf("%s: %v, or it is not what came", name, err)
+		}
+	}
+}
+
+// A write that fails leaves the child what it may send.
+func TestCreditOfAFailedWrite(t *testing.T) {
+	d := newDaemon(t, Options{})
+	e := newPeer(t, d)
+	p := &program{c: e.c, id: 77, lent: true, window: d.OutputShare(), changed: make(chan struct{}, 1)}
+	p.deliver(pyproto.Header{}, append([]byte{'o'}, make([]byte, d.OutputShare()/8)...), true)
+	_, err := p.copy(context.Background(), RunOptions{Stdout: faultyWriter{}})
+	if want := d.OutputShare() / 8 * 7; err == nil || p.window != want {
+		t.Errorf("%v; the child may send %d, not %d", err, p.window, want)
+	}
+}
+
+type faultyWriter struct{}
+
+func (faultyWriter) Write([]byte) (int, error) { return 0, errors.New("no") }
 
 // A frame over the limit does not touch an earlier frame in the same buffer that waits for another peer.
 func TestSkippedFrameBehindWaitingOnes(t *testing.T) {

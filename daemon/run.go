@@ -295,17 +295,31 @@ type chunk struct {
 	buf  *buffer // of data, if set
 }
 
-// write gives it to a writer; it is of no use then.
-func (k *chunk) write(w io.Writer) error {
-	write := w.Write
+// write gives it to a writer, which may be nil; it is of no use then.
+func (k *chunk) write(w io.Writer) (err error) {
 	if keeper, ok := w.(Keeper); ok && k.buf == nil {
-		write = keeper.Keep
+		_, err = keeper.Keep(k.data)
+	} else if w != nil {
+		_, err = w.Write(k.data)
 	}
-	_, err := write(k.data)
+	k.release()
+	return err
+}
+
+func (k *chunk) release() {
 	if k.buf != nil {
 		k.buf.release()
+		k.buf = nil
 	}
-	return err
+}
+
+// join puts output behind what it has.
+func (k *chunk) join(data []byte) {
+	if k.buf != nil && len(k.data)+len(data) > cap(k.data) {
+		k.data = bytes.Clone(k.data)
+		k.release()
+	}
+	k.data = append(k.data, data...)
 }
 
 func (p *program) deliver(h pyproto.Header, payload []byte, _ bool) {
@@ -355,13 +369,12 @@ func (p *program) take(tag byte, data []byte) (full bool) {
 	}
 	p.bytes += len(data)
 	if n := len(p.queue); n > 0 && p.queue[n-1].tag == tag && (tag == 'o' || tag == 'e') && len(data) < joinBelow {
-		last := &p.queue[n-1]
-		last.data = append(last.data, data...)
+		p.queue[n-1].join(data)
 		return false
 	}
 	p.bytes += messageCost
 	k := chunk{tag: tag}
-	if p.lent && len(data) > copyBelow && len(data) <= readBuffer {
+	if p.lent && len(data) > copyBelow && len(data) <= shareFrom {
 		k.buf = bufferFor(len(data))
 		k.data = k.buf.b[:copy(k.buf.b, data)]
 	} else {
@@ -403,14 +416,13 @@ func (p *program) copy(ctx context.Context, o RunOptions) (ExitStatus, error) {
 			case 'e':
 				w = o.Stderr
 			}
-			if w != nil {
-				if err := k.write(w); err != nil {
-					p.giveBack(queue[i+1:])
-					return ExitStatus{}, err
-				}
-			}
+			err := k.write(w)
 			if n := p.credit(len(k.data)); n > 0 {
 				_ = p.c.d.post(p.c.id, p.input, 0, fmt.Appendf(nil, "a%d", n))
+			}
+			if err != nil {
+				p.giveBack(queue[i+1:])
+				return ExitStatus{}, err
 			}
 		}
 		select {

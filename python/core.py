@@ -2,7 +2,7 @@
 The child runtime: what runs on a target. It answers to the names `mitogen` and `mitogen.core`, since the pickles on the
 wire name them and since code that was written for Mitogen's children imports its classes from there.
 
-Importing this file does nothing; main() acts. One dialect for CPython 2.7 and 3.6 and later. A child is sent only the
+Importing this file does next to nothing; main() acts. One dialect for CPython 2.7 and 3.6 and later. A child is sent only the
 lines of its generation: those below a comment `# Only 2.x.` or `# Only 3.x.` are for that one, up to `# For both.`;
 the others are blank.
 

@@ -9,7 +9,7 @@
 //	requests of one client under way      maxRequests, maxRequestBytes: refused with kind overflow
 //	replies that a client does not read   maxReplyBytes: the next reply waits to be made, and requests are left unread;
 //	                                      a client that takes nothing for Options.StallTimeout while replies wait is
-//	                                      disconnected
+//	                                      disconnected; in memory, less than twice as much
 //	large results of its calls            maxResultBytes: the child's stream is not read (daemon.CallOptions.Room)
 //	outcomes of call_many and its like    streamBytes: nothing more begins (package work)
 //	what programs of run_many print, and  the same: the program, or the function, waits

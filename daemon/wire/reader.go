@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -29,7 +30,7 @@ type Reader struct {
 	max int
 
 	buf    []byte
-	last   int // the size of the last message: where nothing is counted, one with much in it gets as much memory
+	last   int // the size of the last message
 	values int
 	// From the first step on, the message's memory is counted there; nil counts nowhere.
 	begin   func() Part
@@ -100,6 +101,12 @@ func (r *Reader) Next() ([]byte, error) {
 		}
 	}
 	r.last = len(r.buf)
+	if cap(r.buf) > max(2*r.last, minReused) {
+		// Whoever keeps what is in it is not to keep that.
+		large := r.buf
+		r.buf = bytes.Clone(large)
+		Reuse(large)
+	}
 	return r.buf, nil
 }
 
@@ -181,14 +188,15 @@ func (r *Reader) bytes(n uint64) error {
 		if cap(r.buf)-at < k {
 			// Twice what has arrived, or one step more: what follows a long string is often short.
 			size := max(2*at, at+k+small)
+			var grown []byte
 			if r.begin == nil && k >= minReused {
-				grown := room(max(size, min(r.last+small, step)))
-				r.buf = append(grown, r.buf...)
-				continue
+				grown = room(max(size, min(r.last+small, step))) // it may be output, which comes in messages of one size
+			} else {
+				grown = make([]byte, 0, size)
 			}
-			grown := make([]byte, at, size)
-			copy(grown, r.buf)
-			r.buf = grown
+			old := r.buf
+			r.buf = append(grown, old...)
+			Reuse(old)
 			if err := r.charge(); err != nil {
 				return err
 			}

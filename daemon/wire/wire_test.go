@@ -290,3 +290,37 @@ func TestItemSize(t *testing.T) {
 	check(reflect.ValueOf(e).Elem(), &Item{Error: e})
 	check(reflect.ValueOf(ev).Elem(), &Item{Event: ev})
 }
+
+// TestMessagesMemory: a message keeps less than twice its size, whatever was read before, and what is read later leaves it
+// as it was.
+func TestMessagesMemory(t *testing.T) {
+	var in, last []byte
+	var sent [][]byte
+	for i := range 200 {
+		size := []int{1 << 20, 33 << 10, 100 << 10, 10, 700 << 10}[i%5]
+		msg, err := NewResponse(uint32(i), nil, &Items{Items: []Item{
+			{Kind: ItemStdout, Data: bytes.Repeat([]byte{byte(i)}, size/2)}, {Kind: ItemStdout, Data: bytes.Repeat([]byte{byte(i)}, size/2)}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, sent = append(in, msg...), append(sent, bytes.Clone(msg))
+		Reuse(msg)
+	}
+	r := NewReader(bytes.NewReader(in), 0)
+	for i, want := range sent {
+		got, err := r.Next()
+		if err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("%d: %v, or it is not what was sent", i, err)
+		}
+		if i > 0 && !bytes.Equal(last, sent[i-1]) {
+			t.Fatalf("%d has changed", i-1)
+		}
+		if cap(got) > max(2*len(got), minReused) {
+			t.Errorf("%d bytes for a message of %d", cap(got), len(got))
+		}
+		if i%3 == 0 {
+			Reuse(last)
+		}
+		last = got
+	}
+}
