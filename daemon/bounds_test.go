@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
 	"strings"
 	"sync"
@@ -546,6 +547,13 @@ func TestLentOutput(t *testing.T) {
 		p.deliver(pyproto.Header{}, []byte("x0"), true)
 		if _, err := p.copy(context.Background(), RunOptions{Stdout: &got}); err != nil || !bytes.Equal(got.Bytes(), want.Bytes()) {
 			t.Errorf("%s: %v, or it is not what came", name, err)
+		}
+	}
+	for _, w := range []io.Writer{nil, io.Discard, faultyWriter{}} {
+		b := bufferFor(shareFrom)
+		k := chunk{tag: 'o', data: b.b[:1], buf: b}
+		if _ = k.write(w); k.buf != nil {
+			t.Errorf("a buffer is not given back after what was written to %T", w)
 		}
 	}
 }

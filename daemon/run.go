@@ -48,7 +48,7 @@ type RunOptions struct {
 	// multiprocessing have it, too.
 	HostVars []byte
 	// Stdin, Stdout and Stderr are the program's; nil is /dev/null. Stdin is read ahead of what the program reads, and
-	// a read of it that is under way when the program ends goes on.
+	// a read of it that is under way when the program ends goes on. What Write is given is used again when it returns.
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 }

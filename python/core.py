@@ -2,9 +2,9 @@
 The child runtime: what runs on a target. It answers to the names `mitogen` and `mitogen.core`, since the pickles on the
 wire name them and since code that was written for Mitogen's children imports its classes from there.
 
-Importing this file does next to nothing; main() acts. One dialect for CPython 2.7 and 3.6 and later. A child is sent only the
-lines of its generation: those below a comment `# Only 2.x.` or `# Only 3.x.` are for that one, up to `# For both.`;
-the others are blank.
+Importing this file does next to nothing; main() acts. One dialect for CPython 2.7 and 3.6 and later. A child is sent
+only the lines of its generation: those below a comment `# Only 2.x.` or `# Only 3.x.` are for that one, up to
+`# For both.`; the others are blank.
 
 Threads. There is no I/O thread. Whoever waits (Latch.get) may take the reader role and read for everybody; other
 waiters sleep on a lock of their own, and the role is handed on when its holder has what it waited for. While the main
@@ -42,6 +42,7 @@ if PY3:
         del sys.modules['functools']
     from io import BytesIO, FileIO
     # glibc's malloc learns from it: it maps no memory for blocks of less, and keeps up to twice as much that is free.
+    # Programs are forked off with that.
     bytes(4 << 20)
     import _imp
     from _frozen_importlib import ModuleSpec, _find_spec

@@ -12,11 +12,6 @@ import stat
 import struct
 import sys
 
-# Blocks stay with the heap; see core.py.
-try:
-    os.read(-1, 4 << 20)
-except OSError:
-    pass
 PY3 = sys.version_info[0] == 3
 BLOCK = 252 << 10
 ENTRY = struct.Struct('!IqQIIHHHH')

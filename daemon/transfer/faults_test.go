@@ -95,9 +95,9 @@ func faults(t *testing.T, pid int) (n int64) {
 		own[id] = minor + ended
 		children[fields[1]] = append(children[fields[1]], id)
 	}
-	for todo := []string{fmt.Sprint(pid)}; len(todo) > 0; todo = todo[1:] {
-		n += own[todo[0]]
-		todo = append(todo, children[todo[0]]...)
+	for below := []string{fmt.Sprint(pid)}; len(below) > 0; below = below[1:] {
+		n += own[below[0]]
+		below = append(below, children[below[0]]...)
 	}
 	return n
 }
