@@ -448,7 +448,7 @@ func TestInputAhead(t *testing.T) {
 	d := newDaemon(t, Options{})
 	e := newPeer(t, d)
 	p := &program{c: e.c, id: 77, input: 1234, changed: make(chan struct{}, 1), over: make(chan struct{})}
-	window := d.OutputShare()
+	window := d.share(inputBytes)
 	all := make([]byte, 3*window)
 	for i := range all {
 		all[i] = byte(i >> 10)

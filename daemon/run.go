@@ -254,11 +254,15 @@ const (
 	outputBytes = 8 << 20
 	maxWindow   = 1 << 20
 	minWindow   = 8 << 10
+	// inputBytes is what may be on the way to all programs together, but for one minPiece each.
+	inputBytes = 16 << 20
 )
 
 // OutputShare is how much of a program's output may wait, at one place, as many as are running now.
-func (d *Daemon) OutputShare() int {
-	return max(minWindow, min(maxWindow, outputBytes/int(max(d.printing.Load(), 1))))
+func (d *Daemon) OutputShare() int { return d.share(outputBytes) }
+
+func (d *Daemon) share(of int) int {
+	return max(minWindow, min(maxWindow, of/int(max(d.printing.Load(), 1))))
 }
 
 // program is a script that runs in a process forked off a child. What it prints comes as messages, at most its window
@@ -453,16 +457,18 @@ func (p *program) credit(n int) int {
 	return give
 }
 
-// minPiece and maxPiece bound a piece of standard input that is sent as one. As much as a program may print ahead
-// (OutputShare) may be on the way to it: a far child takes the next piece while the answer to the last one comes back.
+// minPiece and maxPiece bound a piece of standard input that is sent as one. The child reads a minPiece at once (CHUNK of
+// core.py), and four of them are a block of package transfer with what stands before it. Large pieces cost a child less,
+// whose reader is woken for each part of them; two are on the way, so that a far child takes one while the answer to the
+// other comes back.
 const (
-	minPiece = 64 << 10
+	minPiece = 64514
 	maxPiece = readBuffer
 )
 
-// inputPiece is a power of two, so that the pieces of the same input are the same for all who get it.
+// inputPiece has few values, so that the pieces of the same input are the same for all who get it.
 func (d *Daemon) inputPiece() int {
-	return min(maxPiece, max(minPiece, 1<<(bits.Len(uint(d.OutputShare()/4))-1)))
+	return min(maxPiece, max(minPiece, 1<<(bits.Len(uint(d.share(inputBytes)/2))-1)))
 }
 
 // maxPieces bounds the pieces on the way, however small they are.
@@ -488,7 +494,7 @@ func (p *program) feed(ctx context.Context, r io.Reader, to *feeder, giveUp cont
 			return
 		}
 		if n > 0 {
-			for window := p.c.d.OutputShare(); len(sizes) > 0 && (ahead+n > window || len(sizes) == maxPieces); {
+			for window := p.c.d.share(inputBytes); len(sizes) > 0 && (ahead+n > window || len(sizes) == maxPieces); {
 				select {
 				case <-acks:
 					ahead, sizes = ahead-sizes[0], sizes[1:]

@@ -8,6 +8,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 	"mitogend/pyproto"
+	"mitogend/python"
 )
 
 const readAll = "import sys\nsys.stdout.write('up')\nsys.stdout.flush()\nsys.stdin.read()\n"
@@ -348,6 +351,29 @@ func TestRunWorkDir(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestInputPieces: however many programs have input, two pieces are on the way to each, and in all no more than may be.
+func TestInputPieces(t *testing.T) {
+	t.Parallel()
+	d := &Daemon{}
+	for n := range 1000 {
+		d.printing.Store(int64(n))
+		piece, window := d.inputPiece(), d.share(inputBytes)
+		switch {
+		case piece < minPiece || piece > maxPiece || n <= 32 && piece < maxPiece:
+			t.Errorf("%d programs: pieces of %d bytes", n, piece)
+		case piece > minPiece && (2*piece > window || n*window > inputBytes):
+			t.Errorf("%d programs: pieces of %d bytes, and %d on the way", n, piece, window)
+		}
+	}
+	chunk := regexp.MustCompile(`\nCHUNK *= *([0-9]+)\n`).FindStringSubmatch(python.Core(3))
+	if chunk == nil {
+		t.Fatal("core.py has no CHUNK")
+	}
+	if most, err := strconv.Atoi(chunk[1]); err != nil || pyproto.HeaderLen+1+minPiece > most {
+		t.Errorf("a piece of %d bytes with what stands before it is more than a child reads at once: %d, %v", minPiece, most, err)
+	}
 }
 
 // TestInputBufferIsKept: a writer's largest pieces are read as one each, into memory that is used again.

@@ -24,6 +24,8 @@ signal = core.signal
 # Seconds that a program has to leave after SIGINT, and after SIGTERM.
 GRACE = 2
 KILL_AFTER = 1
+# Of so much at once, more is likely to follow.
+MUCH = core.CHUNK // 2
 
 programs = {}
 
@@ -40,6 +42,8 @@ class Program(process.Process):
         self.pipes = pipes
         # Where standard input comes in.
         self.input = None
+        # Pipes that had much and hold more since then.
+        self.grown = set()
         # Bytes that the master still takes; without any the pipes are left alone.
         self.credit = credit
         # Set when it is stopped: nobody may take anything any more, and what is left in the pipes at the end is sent
@@ -70,11 +74,19 @@ class Program(process.Process):
         if not data:
             self.close_pipe(fd)
             return False
+        if len(data) > MUCH:
+            self.grow(fd)
+            self.grow(core.router.stream.wfd)
         self.tell(self.pipes[fd], data)
         self.credit -= len(data)
         if self.credit <= 0:
             self.listen(False)
         return True
+
+    def grow(self, fd):
+        if fd not in self.grown:
+            self.grown.add(fd)
+            parent.grow_pipe(fd)
 
     def listen(self, on):
         for fd in self.pipes:
@@ -103,6 +115,8 @@ class Program(process.Process):
             elif self.credit > 0:
                 self.listen(True)
         elif self.stdin is not None and data:
+            if len(data) > MUCH:
+                self.grow(core.router.stream.rfd)
             self.stdin.put(data)
             self.stdin.when_room(self.acknowledge)
         elif self.stdin is not None:

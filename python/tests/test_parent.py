@@ -736,6 +736,34 @@ class ParentTest(harness.TestCase):
         with relay.spawning:
             pass
 
+    @unittest.skipUnless(sys.platform.startswith('linux'), 'pipes have the size that they have')
+    def test_pipes_with_much(self):
+        """The pipes to and from the parent, and of a program, hold more once much comes through them."""
+        self.relay()
+        import mitogen.program
+        pipes = [os.pipe() for _ in range(4)]
+        for fd in sum(pipes, ()):
+            self.addCleanup(os.close, fd)
+        (rfd, _), (_, wfd), (out_r, out_w), (_, in_w) = pipes
+
+        def sizes():
+            # F_GETPIPE_SZ.
+            return [fcntl.fcntl(fd, 1032) for fd in (rfd, wfd, out_r)]
+        stream = core.router.stream
+        self.addCleanup(setattr, core.router, 'stream', stream)
+        core.router.stream = core.Stream(rfd, wfd)
+        program = mitogen.program.Program(9, 1, self.parent_module.Writer(in_w), {out_r: b'o'}, 1 << 20)
+        small = sizes()
+        program.on_message(core.Message(0, data=b'i' + b'x' * 100))
+        os.write(out_w, b'x' * 100)
+        self.assertTrue(program.on_output(out_r, None))
+        self.assertEqual(sizes(), small)
+        program.on_message(core.Message(0, data=b'i' + b'x' * (core.CHUNK - 100)))
+        self.assertEqual(sizes(), [self.parent_module.LARGE_PIPE] + small[1:])
+        os.write(out_w, b'x' * (core.CHUNK - 100))
+        self.assertTrue(program.on_output(out_r, None))
+        self.assertEqual(sizes(), [self.parent_module.LARGE_PIPE] * 3)
+
 
 if __name__ == '__main__':
     harness.main()
