@@ -70,7 +70,8 @@
 // either, and is disconnected when it takes nothing for StallTimeout.
 //
 // What programs print goes by credit: each child is told how much it may send ahead of who reads it, a share of
-// outputBytes that is smaller the more programs run (OutputShare), and is told again when a quarter of it is due.
+// outputBytes that is smaller the more programs run (OutputShare), and is told again when a quarter of it is due. Of its
+// input, a share of inputBytes may be on the way, in pieces that it answers.
 // A large result of a call with a Room is read when there is room for it, for which a readLoop waits for StallTimeout
 // at most.
 //

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"math/bits"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -254,7 +253,8 @@ const (
 	outputBytes = 8 << 20
 	maxWindow   = 1 << 20
 	minWindow   = 8 << 10
-	// inputBytes is what may be on the way to all programs together, but for one minPiece each.
+	// inputBytes is what all programs together may have of their input on the way, no one more than maxWindow, and each
+	// at least one piece. A program that began before others keeps what is on the way to it.
 	inputBytes = 16 << 20
 )
 
@@ -458,17 +458,23 @@ func (p *program) credit(n int) int {
 }
 
 // minPiece and maxPiece bound a piece of standard input that is sent as one. The child reads a minPiece at once (CHUNK of
-// core.py), and four of them are a block of package transfer with what stands before it. Large pieces cost a child less,
-// whose reader is woken for each part of them; two are on the way, so that a far child takes one while the answer to the
-// other comes back.
+// core.py), and a maxPiece is a block of package transfer with what stands before it. Large pieces cost a child less, whose
+// reader is woken for each part of them. Two of them are on the way, so that a far child takes one while the answer to
+// the other comes back.
 const (
 	minPiece = 64514
-	maxPiece = readBuffer
+	maxPiece = 4 * minPiece
 )
 
-// inputPiece has few values, so that the pieces of the same input are the same for all who get it.
+// inputPiece is one, two or four minPieces: what cuts the same input into others meets again at the end of the largest.
 func (d *Daemon) inputPiece() int {
-	return min(maxPiece, max(minPiece, 1<<(bits.Len(uint(d.share(inputBytes)/2))-1)))
+	switch share := d.share(inputBytes); {
+	case share >= 2*maxPiece:
+		return maxPiece
+	case share >= 4*minPiece:
+		return 2 * minPiece
+	}
+	return minPiece
 }
 
 // maxPieces bounds the pieces on the way, however small they are.
@@ -527,7 +533,7 @@ func (p *program) feed(ctx context.Context, r io.Reader, to *feeder, giveUp cont
 func (p *program) piece(r io.Reader, chunk *InputBuffer) (f frame, n int, err error) {
 	h := pyproto.Header{Enc: pyproto.EncMGC, Dst: p.c.id, Handle: p.input}
 	size := p.c.d.inputPiece()
-	if !chunk.much() || size < readBuffer {
+	if !chunk.much() || size < maxPiece {
 		buf := chunk.Next(1 + size)
 		n, err = r.Read(buf[1:])
 		chunk.Read(1 + n)
@@ -535,7 +541,7 @@ func (p *program) piece(r io.Reader, chunk *InputBuffer) (f frame, n int, err er
 		return newFrame(h, chunk.Take(buf[:1+n])), n, err
 	}
 	buf := getBuffer(true)
-	n, err = r.Read(buf.b)
+	n, err = r.Read(buf.b[:size])
 	if n < readBuffer/2 {
 		chunk.Read(n)
 		f = newFrame(h, append([]byte{'i'}, buf.b[:n]...))
@@ -561,7 +567,7 @@ func (i *InputBuffer) Next(max int) []byte {
 	switch {
 	case i.b == nil:
 		i.b = make([]byte, min(firstInput, max))
-	case i.full && len(i.b) != max:
+	case (i.full || len(i.b) > max) && len(i.b) != max:
 		i.b = make([]byte, grow(len(i.b), max))
 	}
 	i.full = false
@@ -571,7 +577,7 @@ func (i *InputBuffer) Next(max int) []byte {
 // grow is the next size. What is not far from max becomes it: a piece of the most that a reader gives at once is not
 // cut then.
 func grow(n, max int) int {
-	if n *= 8; 2*n < max {
+	if n *= 8; n+n/2 < max {
 		return n
 	}
 	return max

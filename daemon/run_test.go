@@ -353,7 +353,8 @@ func TestRunWorkDir(t *testing.T) {
 	})
 }
 
-// TestInputPieces: however many programs have input, two pieces are on the way to each, and in all no more than may be.
+// TestInputPieces: pieces are as large as they may be, and meet again. Two are on the way to each of many programs, and in
+// all no more than may be. A child reads the smallest at once.
 func TestInputPieces(t *testing.T) {
 	t.Parallel()
 	d := &Daemon{}
@@ -361,9 +362,9 @@ func TestInputPieces(t *testing.T) {
 		d.printing.Store(int64(n))
 		piece, window := d.inputPiece(), d.share(inputBytes)
 		switch {
-		case piece < minPiece || piece > maxPiece || n <= 32 && piece < maxPiece:
+		case piece < minPiece || maxPiece%piece != 0 || n <= 32 && piece < maxPiece || n <= 64 && piece < 2*minPiece:
 			t.Errorf("%d programs: pieces of %d bytes", n, piece)
-		case piece > minPiece && (2*piece > window || n*window > inputBytes):
+		case n <= 130 && 2*piece > window || piece > minPiece && n*window > inputBytes:
 			t.Errorf("%d programs: pieces of %d bytes, and %d on the way", n, piece, window)
 		}
 	}
@@ -397,6 +398,10 @@ func TestInputBufferIsKept(t *testing.T) {
 		}
 		if last == nil {
 			t.Errorf("pieces never become as large as %d bytes", most)
+		}
+		b.Read(most - 1)
+		if p := b.Next(firstInput); len(p) > firstInput {
+			t.Errorf("a buffer of %d bytes; only %d are asked for now", len(p), firstInput)
 		}
 	}
 }

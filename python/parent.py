@@ -86,7 +86,7 @@ SMALL = 4096
 # Seconds after which nobody waits for a peer whose queue is full, unless it has taken PROGRESS bytes.
 STALL = 60
 PROGRESS = 1 << 16
-# What a pipe holds after it was full for the first time.
+# What a pipe holds once it was full, or had much.
 LARGE_PIPE = 256 << 10
 # Largest read of a frame that is on its way; a large frame is kept and passed on in such parts.
 PART = 1 << 18
@@ -124,12 +124,13 @@ def nonblock(fd):
 
 def grow_pipe(fd):
     """
-    Make a pipe hold more, so that both ends are woken less often. False where it does not: it is no pipe, or the
-    user's limit is reached.
+    Make a pipe hold more, so that both ends are woken less often. False where it does not: it is no pipe, or large, or
+    the user's limit is reached.
     """
     try:
         # F_SETPIPE_SZ, of Linux.
-        return sys.platform.startswith('linux') and fcntl.fcntl(fd, 1031, LARGE_PIPE) > 0
+        # Nothing makes it smaller. 1032 is F_GETPIPE_SZ.
+        return sys.platform.startswith('linux') and fcntl.fcntl(fd, 1032) < LARGE_PIPE and fcntl.fcntl(fd, 1031, LARGE_PIPE) > 0
     except EnvironmentError:
         return False
 

@@ -42,7 +42,7 @@ class Program(process.Process):
         self.pipes = pipes
         # Where standard input comes in.
         self.input = None
-        # Pipes that had much and hold more since then.
+        # Pipes of its own, and to and from the parent, that had much.
         self.grown = set()
         # Bytes that the master still takes; without any the pipes are left alone.
         self.credit = credit

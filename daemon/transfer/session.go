@@ -118,7 +118,7 @@ func start(ctx context.Context, r daemon.Remote, program string, args ...string)
 	inR, inW := io.Pipe()
 	outR, outW := io.Pipe()
 	s := &session{in: inW, out: outR, cancel: cancel, ended: make(chan struct{})}
-	s.wire = wire{bufio.NewWriterSize(inW, 256<<10)}
+	s.wire = wire{bufio.NewWriterSize(inW, piece)}
 	s.reader = reader{r: bufio.NewReaderSize(outR, block)}
 	go func() {
 		defer close(s.ended)

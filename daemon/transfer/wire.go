@@ -18,7 +18,9 @@ import (
 )
 
 const (
-	// block and what stands before it are a piece of standard input, and fit into a pipe.
+	// piece is the largest piece of standard input that is sent as one. A block with what stands before it fits into
+	// that, and into a pipe.
+	piece      = 4 * 64514
 	block      = 252 << 10
 	maxMessage = 4 * block
 	digestLen  = 32
