@@ -261,6 +261,7 @@ const (
 // OutputShare is how much of a program's output may wait, at one place, as many as are running now.
 func (d *Daemon) OutputShare() int { return d.share(outputBytes) }
 
+// share is what one program may have of so many bytes.
 func (d *Daemon) share(of int) int {
 	return max(minWindow, min(maxWindow, of/int(max(d.printing.Load(), 1))))
 }
@@ -458,13 +459,15 @@ func (p *program) credit(n int) int {
 }
 
 // minPiece and maxPiece bound a piece of standard input that is sent as one. The child reads a minPiece at once (CHUNK of
-// core.py), and a maxPiece is a block of package transfer with what stands before it. Large pieces cost a child less, whose
-// reader is woken for each part of them. Two of them are on the way, so that a far child takes one while the answer to
-// the other comes back.
+// core.py). Large pieces cost a child less, whose reader is woken for each part of them. Two of them are on the way, so
+// that a far child takes one while the answer to the other comes back.
 const (
 	minPiece = 64514
 	maxPiece = 4 * minPiece
 )
+
+// InputPiece is the most of standard input that goes to a program as one piece.
+const InputPiece = maxPiece
 
 // inputPiece is one, two or four minPieces: what cuts the same input into others meets again at the end of the largest.
 func (d *Daemon) inputPiece() int {

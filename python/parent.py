@@ -128,8 +128,7 @@ def grow_pipe(fd):
     the user's limit is reached.
     """
     try:
-        # F_SETPIPE_SZ, of Linux.
-        # Nothing makes it smaller. 1032 is F_GETPIPE_SZ.
+        # F_GETPIPE_SZ, so that none becomes smaller, and F_SETPIPE_SZ, of Linux.
         return sys.platform.startswith('linux') and fcntl.fcntl(fd, 1032) < LARGE_PIPE and fcntl.fcntl(fd, 1031, LARGE_PIPE) > 0
     except EnvironmentError:
         return False

@@ -99,6 +99,9 @@ func (e *Error) Error() string {
 	return text
 }
 
+// A block goes as one piece.
+const _ = uint(daemon.InputPiece - block - headLen)
+
 // session is the program on the other side.
 type session struct {
 	in     *io.PipeWriter
@@ -118,7 +121,7 @@ func start(ctx context.Context, r daemon.Remote, program string, args ...string)
 	inR, inW := io.Pipe()
 	outR, outW := io.Pipe()
 	s := &session{in: inW, out: outR, cancel: cancel, ended: make(chan struct{})}
-	s.wire = wire{bufio.NewWriterSize(inW, piece)}
+	s.wire = wire{bufio.NewWriterSize(inW, daemon.InputPiece)}
 	s.reader = reader{r: bufio.NewReaderSize(outR, block)}
 	go func() {
 		defer close(s.ended)

@@ -18,10 +18,9 @@ import (
 )
 
 const (
-	// piece is the largest piece of standard input that is sent as one. A block with what stands before it fits into
-	// that, and into a pipe.
-	piece      = 4 * 64514
+	// block and what stands before it (headLen) fit into one daemon.InputPiece, and into a pipe.
 	block      = 252 << 10
+	headLen    = 5
 	maxMessage = 4 * block
 	digestLen  = 32
 	entryLen   = 4 + 8 + 8 + 4 + 4 + 4*2
@@ -170,7 +169,7 @@ func (w wire) write(tag byte, parts ...[]byte) error {
 	if n > maxMessage {
 		return fmt.Errorf("transfer: a message of %d bytes", n)
 	}
-	var head [5]byte
+	var head [headLen]byte
 	head[0] = tag
 	binary.BigEndian.PutUint32(head[1:], uint32(n))
 	_, err := w.w.Write(head[:])
@@ -190,7 +189,7 @@ type reader struct {
 
 // read gives a message that is good until the next one.
 func (r *reader) read() (tag byte, data []byte, err error) {
-	var head [5]byte
+	var head [headLen]byte
 	if _, err := io.ReadFull(r.r, head[:]); err != nil {
 		return 0, nil, err
 	}

@@ -755,8 +755,6 @@ class ParentTest(harness.TestCase):
         core.router.stream = core.Stream(rfd, wfd)
         program = mitogen.program.Program(9, 1, self.parent_module.Writer(in_w), {out_r: b'o'}, 1 << 20)
         small = sizes()
-        if not self.parent_module.grow_pipe(in_w):
-            self.skipTest('this user has no more room in pipes')
         program.on_message(core.Message(0, data=b'i' + b'x' * 100))
         os.write(out_w, b'x' * 100)
         self.assertTrue(program.on_output(out_r, None))
