@@ -32,16 +32,17 @@
 //
 // # Goroutines
 //
-//	name       started in     ends when                                   waited for by
-//	readErr    startOne       stderr ends, or Close closes our side       Process.Close
-//	reapLoop   startReaped    no started program is left                  nobody: it holds nothing
+//	name              started in                ends when                                     waited for by
+//	errReader.Resume  startOne, errReader.end   stderr ends, Close closes our side, or it     Process.Close
+//	                                            is parked (internal/parking)
+//	reapLoop          startReaped               no started program is left                    nobody: it holds nothing
 //
-// The handshake itself runs on the caller's goroutine. When everything is on the terminal there is no readErr.
+// The handshake itself runs on the caller's goroutine. When everything is on the terminal there is no errReader.
 //
 // # Locks
 //
 //	reaper.mu, Process.lineMu -> Process.mu
 //
-// handshake.mu, Process.errMu, transcript.mu, once.mu and onceSecret.mu are taken alone. None is held across I/O, but lineMu across the
+// handshake.mu, errReader.mu, transcript.mu, once.mu and onceSecret.mu are taken alone. None is held across I/O, but lineMu across the
 // caller's Output, and onceSecret.mu while the file with the password is read.
 package bootstrap

@@ -18,6 +18,8 @@ type handshake struct {
 	plan *Plan
 	opt  StartOptions
 	p    *Process
+	// stderr reads what is no terminal with everything on it; nil then.
+	stderr *errReader
 
 	// Owned by run. sent is when the preamble was.
 	marks marks
@@ -203,20 +205,20 @@ func (h *handshake) ask(l *lineBuffer, quiet bool) (wait time.Time, err error) {
 
 // errChunk is for the stderr reader, after each read: n bytes came, or it stopped waiting. It tells whether the handshake still looks
 // for questions.
-func (h *handshake) errChunk(l *lineBuffer, n int, timedOut bool) bool {
+func (h *handshake) errChunk(e *errReader, n int, timedOut bool) bool {
 	if !h.asking.Load() {
 		return false
 	}
 	if n == 0 && !timedOut {
 		return true
 	}
-	wait, err := h.ask(l, timedOut && n == 0)
+	wait, err := h.ask(&e.lines, timedOut && n == 0)
 	if err != nil {
 		h.interrupt(err)
 		return false
 	}
-	h.p.armErr(wait)
-	return true
+	e.arm(wait)
+	return h.asking.Load() // finish may have been called meanwhile
 }
 
 // arm sets the read deadline, unless somebody has interrupted.
@@ -325,8 +327,10 @@ func (h *handshake) failed(err error) error {
 	if rest := h.marks.line.buf; len(rest) > 0 {
 		p.line(normalise(string(rest)))
 	}
-	open := p.stopErr()
-	if p.errFile == nil {
+	var open string
+	if h.stderr != nil {
+		open = h.stderr.stop()
+	} else {
 		open = strings.TrimSpace(normalise(string(h.marks.line.buf)))
 	}
 	var e *Error
@@ -355,21 +359,11 @@ func (h *handshake) finish() {
 	h.p.ready, h.p.onExit = true, nil
 	h.p.mu.Unlock()
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.over = true
 	_ = h.p.r.SetReadDeadline(time.Time{})
 	_ = h.p.w.SetWriteDeadline(time.Time{})
-}
-
-// drainErr waits until the stderr reader has seen the end, at most d.
-func (p *Process) drainErr(d time.Duration) {
-	if p.errDone == nil {
-		return
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-p.errDone:
-	case <-t.C:
+	h.mu.Unlock()
+	if h.stderr != nil {
+		h.stderr.Nudge()
 	}
 }

@@ -23,8 +23,10 @@ func TestLastWords(t *testing.T) {
 		return r
 	}
 	want := []string{"first", "kex_exchange_identification: read", "rest"}
-	p := &Process{errFile: said(), errDone: make(chan struct{}), errOver: true}
-	p.readErr(nil)
+	p := &Process{errFile: said()}
+	e := newErrReader(p, nil)
+	e.over = true
+	e.Resume()
 	if got := p.output.raw(); !slices.Equal(got, want) {
 		t.Errorf("of stderr %q was read", got)
 	}

@@ -25,8 +25,8 @@ const (
 )
 
 // Process is a started program with a child behind it that is ready for frames. It leads a process group and session of its
-// own. An idle one costs two descriptors (data and stderr) and one goroutine, which reads stderr; a local child of the embedded
-// runtime closes its stderr, and then it is one descriptor and none.
+// own. An idle one costs two descriptors (data and stderr) and no goroutine; a local child of the embedded runtime closes its
+// stderr, and then it is one descriptor.
 type Process struct {
 	// Constant after Start.
 	PID   int
@@ -41,15 +41,9 @@ type Process struct {
 	output   transcript
 	before   int           // lines of output before the child was up; set by finish
 	done     chan struct{} // closed once the program has been reaped
-	errDone  chan struct{} // closed once the stderr reader has ended; nil without one
 	lineMu   sync.Mutex    // held across onLine, so that calls do not overlap; taken before mu
 	onLine   func(line string, ready bool)
 	onExit   func() // called by the reaper: the handshake's, then AfterDone's; guarded by mu, must not block
-
-	// errMu protects the following and errFile's read deadline. Nothing is locked under it.
-	errMu   sync.Mutex
-	errOver bool   // readErr is to end
-	errOpen string // the unfinished line with which it did
 
 	// mu protects the following. Never held across I/O.
 	mu       sync.Mutex
@@ -59,6 +53,7 @@ type Process struct {
 	detached bool
 	killed   bool // by us, so that its status says nothing about it
 	ready    bool
+	stderr   *errReader // nil when nothing reads stderr
 }
 
 // Reader is the file that frames come from, after the bytes of [Process.Buffered]. It is in Go's poller: deadlines work. It may be
@@ -164,19 +159,11 @@ func (p *Process) closeData() {
 	}
 }
 
-// closeErr ends the stderr reader. A grandchild, or ssh's ControlPersist process, may keep the other end for ever.
-func (p *Process) closeErr() {
-	if p.errFile != nil {
-		_ = p.errFile.Close()
-		<-p.errDone
-	}
-}
-
 func (p *Process) leave(ctx context.Context) error {
 	if !p.await(ctx, leaveTime) {
 		if p.tty {
 			// What sudo has started belongs to root and takes no signal of ours, but everything hears the terminal hang up.
-			_ = p.errFile.Close()
+			p.hangUp(p.errReader())
 		}
 		p.signal(syscall.SIGTERM)
 		if !p.await(context.Background(), termTime) {
@@ -277,35 +264,6 @@ func (p *Process) reap() bool {
 	return true
 }
 
-// armErr sets the time at which the stderr reader looks at an unfinished line again.
-func (p *Process) armErr(t time.Time) {
-	p.errMu.Lock()
-	defer p.errMu.Unlock()
-	if !p.errOver {
-		_ = p.errFile.SetReadDeadline(t)
-	}
-}
-
-func (p *Process) errIsOver() bool {
-	p.errMu.Lock()
-	defer p.errMu.Unlock()
-	return p.errOver
-}
-
-// stopErr ends the stderr reader of an attempt that has failed, and gives what was printed last and is no whole line.
-func (p *Process) stopErr() string {
-	if p.errFile == nil {
-		return ""
-	}
-	p.errMu.Lock()
-	p.errOver = true
-	_ = p.errFile.SetReadDeadline(time.Unix(1, 0))
-	_ = p.errFile.SetWriteDeadline(time.Unix(1, 0)) // an answer that nobody reads
-	p.errMu.Unlock()
-	<-p.errDone
-	return p.errOpen
-}
-
 // readRest reads, piece by piece and at most maxBanner, what lies there of a program that is over: it may have got no time to be read.
 // Deadlines that have passed do not matter.
 func readRest(f *os.File, buf []byte) iter.Seq[int] {
@@ -340,38 +298,4 @@ func (p *Process) line(text string) {
 	ready := p.ready
 	p.mu.Unlock()
 	p.onLine(shown, ready)
-}
-
-// errBuffer is how much of stderr is read at once; it stays allocated as long as stderr is open.
-const errBuffer = 2 << 10
-
-// readErr reads stderr or the terminal to its end. During the handshake h is asked about unfinished lines.
-func (p *Process) readErr(h *handshake) {
-	defer close(p.errDone)
-	buf := make([]byte, errBuffer)
-	var lines lineBuffer
-	for {
-		n, err := p.errFile.Read(buf)
-		lines.each(buf[:n], p.line)
-		if h != nil && !h.errChunk(&lines, n, errors.Is(err, os.ErrDeadlineExceeded)) {
-			h = nil // let the handshake's memory go
-			p.armErr(time.Time{})
-		}
-		if err != nil && (!errors.Is(err, os.ErrDeadlineExceeded) || p.errIsOver()) {
-			for k := range readRest(p.errFile, buf) {
-				lines.each(buf[:k], p.line)
-			}
-			break
-		}
-	}
-	if len(lines.buf) > 0 {
-		text := normalise(string(lines.buf))
-		p.line(text)
-		p.errMu.Lock()
-		p.errOpen = strings.TrimSpace(text)
-		p.errMu.Unlock()
-	}
-	if !p.tty {
-		_ = p.errFile.Close()
-	} // A terminal's end may only mean that the child has let go of stderr: closing our side would hang up on its session.
 }

@@ -157,8 +157,9 @@ func startOne(ctx context.Context, plan *Plan, argv []string, opt StartOptions, 
 	}
 	h.asker = newAsker(plan.Prompts)
 	if p.errFile != nil {
-		p.errDone = make(chan struct{})
-		go p.readErr(h)
+		h.stderr = newErrReader(p, h)
+		p.stderr = h.stderr
+		go h.stderr.Resume()
 	}
 	stop := context.AfterFunc(ctx, func() { h.interrupt(ctx.Err()) })
 	h.arm(time.Time{})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -42,11 +43,13 @@ func (p *peer) frame(handle, replyTo pyproto.Handle, payload string) []byte {
 func (p *peer) pour(n int, frame []byte) bool {
 	p.t.Helper()
 	many := bytes.Repeat(frame, max(1, (1<<20)/len(frame)))
-	_ = p.f.SetWriteDeadline(time.Now().Add(20 * time.Second))
 	defer func() { _ = p.f.SetWriteDeadline(time.Time{}) }()
 	for ; n > 0; n -= len(many) {
-		if _, err := p.f.Write(many); err != nil {
-			return false
+		for piece := range slices.Chunk(many, 64<<10) { // each has its time: a busy machine reads slowly
+			_ = p.f.SetWriteDeadline(time.Now().Add(20 * time.Second))
+			if _, err := p.f.Write(piece); err != nil {
+				return false
+			}
 		}
 	}
 	return true
@@ -54,7 +57,7 @@ func (p *peer) pour(n int, frame []byte) bool {
 
 // honest answers its calls until the stream ends.
 func (p *peer) honest() {
-	p.c.pushed.Store("mod", nil)
+	p.c.pushed.store("mod", struct{}{})
 	go func() {
 		for {
 			m, err := pyproto.ReadMessage(p.br, pyproto.DefaultMaxMessage)
@@ -354,13 +357,13 @@ func TestHopThatDoesNotAnswer(t *testing.T) {
 			return evil.c.launch(ctx, next, plan)
 		}},
 		{"it is asked for its launcher", func(ctx context.Context, evil *peer, next *Child, plan *bootstrap.Plan) error {
-			evil.c.pushed.Store("mitogen.launch", nil)
+			evil.c.pushed.store("mitogen.launch", struct{}{})
 			return evil.c.launch(ctx, next, plan)
 		}},
 		{"a stock hop", func(ctx context.Context, evil *peer, next *Child, plan *bootstrap.Plan) error {
 			evil.c.runtime = &Runtime{}
 			next.runtime = evil.c.runtime
-			evil.c.pushed.Store("mitogen.parent", nil)
+			evil.c.pushed.store("mitogen.parent", struct{}{})
 			return evil.c.proxyConnect(ctx, next, step{bootstrap.Hop{Method: "local"}, map[string]any{}}, plan)
 		}},
 	} {

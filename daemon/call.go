@@ -184,7 +184,7 @@ func (c *Child) prepare(ctx context.Context, modules ...string) error {
 		if err := c.guard(ctx, module); err != nil {
 			return err
 		}
-		if _, done := c.pushed.Load(module); done {
+		if _, done := c.pushed.load(module); done {
 			continue
 		}
 		if err := c.push(ctx, true, module); err != nil {
@@ -207,12 +207,10 @@ func (c *Child) guard(ctx context.Context, module string) error {
 		return c.Push(ctx, "mitogen.running")
 	}
 	// Whoever calls meanwhile waits for it, and does it if this call is given up.
-	select {
-	case c.guarding <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := c.guarding.take(ctx); err != nil {
+		return err
 	}
-	defer func() { <-c.guarding }()
+	defer c.guarding.end()
 	if c.guarded.Load() {
 		return nil
 	}
@@ -266,7 +264,7 @@ func (c *Child) push(ctx context.Context, early bool, modules ...string) error {
 		return errorf("%s: %w", c.name, err)
 	}
 	for _, m := range modules {
-		c.pushed.Store(m, nil)
+		c.pushed.store(m, struct{}{})
 	}
 	return nil
 }

@@ -33,36 +33,61 @@ type Child struct {
 	hexVersion     atomic.Uint32
 	unidirectional bool
 	platform       atomic.Pointer[importer.Platform] // what it has said of itself, see learn
-	asking         chan struct{}                     // holds a token while somebody asks it
+	asking         turn                              // of who asks it
 	guarded        atomic.Bool                       // a process of its own was told to watch over the child
-	guarding       chan struct{}                     // holds a token while somebody tells it
+	guarding       turn                              // of who tells it
 
 	launcher atomic.Uint32 // the handle that starts children behind this one; 0 until it is asked for
 	hop      *hop          // what of via is in use by this child; nil if it does not keep it
 
-	starting starting // of children on its machine
-
 	arrivals arrivals // behind a stock child
 
-	supplying sync.Map // pyproto.ContextID to *supplying, of children that it launches and that may be sent Python
+	supplying few[pyproto.ContextID, *supplying] // of children that it launches and that may be sent Python
 
-	closing   atomic.Bool   // by us
-	closed    chan struct{} // when the child is out of the tree
-	pushed    sync.Map      // modules whose closure is sent, or being sent: string to nil
-	tracked   *tracked
+	closing   atomic.Bool           // by us
+	closed    chan struct{}         // when the child is out of the tree
+	pushed    few[string, struct{}] // modules whose closure is sent, or being sent
+	tracked   tracked
 	observers observers     // of the modules that go over the connection, where it is our own
 	left      sync.Once     // hop is given back
 	leaving   chan struct{} // closed when that is done
 
 	// mu protects the following. Nothing is locked under it.
-	mu      sync.Mutex
-	reason  string              // why it is out of the tree
-	noRoute error               // why its route was refused
-	early   []string            // modules that were asked for before there was a responder
-	starter *importer.Responder // until then, where another child has started it
+	mu       sync.Mutex
+	reason   string              // why it is out of the tree
+	noRoute  error               // why its route was refused
+	starting starting            // of children on its machine; empty before the first
+	early    []string            // modules that were asked for before there was a responder
+	starter  *importer.Responder // until then, where another child has started it
 
 	earlyBytes int // of early
 }
+
+// turn is a lock that is held while something is waited for, and is waited for with a context. It takes no memory of its
+// own before the first that take it.
+type turn struct {
+	// mu protects c. Nothing is locked under it.
+	mu sync.Mutex
+	c  chan struct{} // has what holds the turn; constant once it is there
+}
+
+func (t *turn) take(ctx context.Context) error {
+	t.mu.Lock()
+	if t.c == nil {
+		t.c = make(chan struct{}, 1)
+	}
+	c := t.c
+	t.mu.Unlock()
+	select {
+	case c <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// end is for who has taken it.
+func (t *turn) end() { <-t.c }
 
 // errClosed ends a stream that was closed from here.
 var errClosed = errors.New("closed")

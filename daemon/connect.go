@@ -174,7 +174,7 @@ func (d *Daemon) connectChild(ctx context.Context, c *Child, s step, opt Connect
 	c.debug, c.profiling = isTrue(s.args["debug"]), isTrue(s.args["profiling"])
 	machine := d.starting
 	if c.via != nil {
-		machine = c.via.starting
+		machine = c.via.startsThere()
 	}
 	started, err := machine.enter(ctx)
 	if err != nil {
@@ -204,8 +204,6 @@ func (d *Daemon) newChild(opt ConnectOptions, method string) *Child {
 func (d *Daemon) makeChild(id pyproto.ContextID, opt ConnectOptions, method string) *Child {
 	c := &Child{
 		d: d, id: id, name: opt.Name, opt: opt, method: method, closed: make(chan struct{}),
-		leaving: make(chan struct{}), tracked: newTracked(), guarding: make(chan struct{}, 1),
-		asking: make(chan struct{}, 1), starting: newStarting(),
 	}
 	if opt.OnImport != nil {
 		c.observers.add(c, opt.OnImport)

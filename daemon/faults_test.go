@@ -110,21 +110,21 @@ func TestFaultyWrites(t *testing.T) {
 				// The writer owns it, and r.
 				s.wfn = func(fd uintptr) bool {
 					switch {
-					case fault == "not now" && !s.block && r.IntN(2) == 0:
-						s.werr = errNotWritten
+					case fault == "not now" && !s.out.block && r.IntN(2) == 0:
+						s.out.err = errNotWritten
 						return true
 					case fault == "late":
 						time.Sleep(time.Duration(r.IntN(2000)) * time.Microsecond)
 					case fault == "broken" && left <= 0:
-						s.werr = unix.EPIPE
+						s.out.err = unix.EPIPE
 						return true
 					case fault == "byte by byte":
-						s.iov = [][]byte{s.iov[0][:1]}
+						s.out.iov = [][]byte{s.out.iov[0][:1]}
 					case fault == "short", fault == "broken":
-						s.iov = [][]byte{s.iov[0][:1+r.IntN(len(s.iov[0]))]}
+						s.out.iov = [][]byte{s.out.iov[0][:1+r.IntN(len(s.out.iov[0]))]}
 					}
 					done := s.writeOnce(fd)
-					left -= s.wrote
+					left -= s.out.wrote
 					return done
 				}
 				type ended struct {

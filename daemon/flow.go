@@ -173,7 +173,7 @@ func (d *Daemon) errStalled() error {
 
 // stopSender asks the peer of s to send nothing to a context until there is room again.
 func (d *Daemon) stopSender(s, out *stream, dst pyproto.ContextID) {
-	if _, told := s.told.LoadOrStore(dst, nil); told || d.enter() != nil {
+	if !s.told.add(dst, struct{}{}) || d.enter() != nil {
 		return
 	}
 	tell := func(state byte) { s.tell(pyproto.Flow, append(fmt.Append(nil, dst, ":"), state)) }
@@ -186,7 +186,7 @@ func (d *Daemon) stopSender(s, out *stream, dst pyproto.ContextID) {
 		if d.waitGate(ctx, dst) == nil {
 			_ = out.waitRoom(s.ctx)
 		}
-		s.told.Delete(dst)
+		s.told.take(dst)
 		tell('0')
 	}()
 }

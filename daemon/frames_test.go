@@ -176,7 +176,7 @@ func TestRandomFrames(t *testing.T) {
 	b := &babbler{rng: rand.New(rand.NewPCG(seed, 0)), d: d}
 	for range 10 {
 		p := newPeer(t, d)
-		p.c.pushed.Store("mod", nil)
+		p.c.pushed.store("mod", struct{}{})
 		peers = append(peers, p)
 		b.ids = append(b.ids, p.id)
 		go p.echoes()

@@ -203,6 +203,7 @@ func (c *Child) leaveHop() <-chan struct{} {
 		return closed
 	}
 	c.left.Do(func() {
+		c.leaving = make(chan struct{})
 		if c.d.enter() != nil {
 			// Shutdown closes every connection by itself.
 			close(c.leaving)

@@ -14,7 +14,9 @@
 // # Goroutines
 //
 //	name                      started in                    ends when                                      waited for by
-//	stream.readLoop           Daemon.start, Daemon.Attach   the stream fails or is shut                    Daemon.wg, Child.Close
+//	stream.readLoop           Daemon.start, Daemon.Attach   the stream fails or is shut, or is quiet       Daemon.wg, Child.Close
+//	stream.Resume             stream.fail                   the same: it is readLoop of a stream that was  Daemon.wg, Child.Close
+//	                                                        quiet. internal/parking starts it as well
 //	stream.writeLoop          stream.handOver               the queue is empty, or the stream fails        Daemon.wg
 //	a responder's work        Daemon.run                    all that is asked for is sent                  Daemon.wg
 //	a parked question         Daemon.run                    its context takes messages again, or is lost   Daemon.wg
@@ -34,7 +36,11 @@
 //
 // Only a stream's readLoop reads it. Whoever finds a stream's writing flag clear sets it and is its only writer until
 // the queue is empty: a sender writes by itself what the pipe takes at once, and leaves the rest to a writeLoop. So a
-// call costs no hop to another goroutine, and an idle child costs one goroutine, for reading.
+// call costs no hop to another goroutine.
+//
+// A stream on which nothing came for one to two seconds is parked: its readLoop ends, and one goroutine of the process waits
+// for all of them (internal/parking). Daemon.wg counts it all the time. A stream's fail resumes it, so that its teardown
+// has a goroutine.
 //
 // # Locks
 //
@@ -46,7 +52,7 @@
 //	sharing.mu                               -> stream.mu
 //
 // All others are taken alone: stream.mu, ids.mu, tracked.mu, talkers.mu, observers.mu, passed.mu, program.mu,
-// gate.mu, Assembly.mu, LogLimit.mu, warnings.mu, supplies.mu, idAccounts.mu, detached.mu, arrivals.mu. Three are of one connect or call, and
+// gate.mu, few.mu, turn.mu, Assembly.mu, LogLimit.mu, warnings.mu, supplies.mu, idAccounts.mu, detached.mu, arrivals.mu. Three are of one connect or call, and
 // are held while something is waited for: Tracked.decoding while a result is decoded, supplying.mu while a question for
 // a Python is answered, once.mu while builds are looked for. No other is held across I/O. Routes, streams and children
 // are sync.Maps, so that forwarding takes no lock that another stream holds but the queue's own.

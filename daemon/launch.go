@@ -143,8 +143,8 @@ func (c *Child) launchOnce(ctx context.Context, next *Child, plan *bootstrap.Pla
 	ctx, renew, cancel := c.d.withGrace(ctx, next, limit)
 	defer cancel()
 	if plan.Supply != nil {
-		c.supplying.Store(next.id, &supplying{supply: plan.Supply, renew: renew})
-		defer c.supplying.Delete(next.id)
+		c.supplying.store(next.id, &supplying{supply: plan.Supply, renew: renew})
+		defer c.supplying.take(next.id)
 	}
 	handle, err := c.launcherHandle(ctx)
 	if err != nil {

@@ -404,7 +404,7 @@ func (w *lied) check(p *Pending, r *Receiver) {
 	if n.id == 0 || n.id >= firstPeer || d.streamOf(n.id) != n.c.stream {
 		t.Errorf("the next child is context %d, which leads to %v", n.id, d.streamOf(n.id))
 	}
-	n.c.pushed.Store("mod", nil)
+	n.c.pushed.store("mod", struct{}{})
 	p = n.c.Start(ctx, "mod:fn")
 	n.send(pyproto.Header{Src: n.id, Auth: n.id, Handle: n.answer(pyproto.CallFunction).ReplyTo}, "\x80\x02K\x02.")
 	if v, err := p.Result(ctx).Value(); v != int64(2) || err != nil {
@@ -434,7 +434,7 @@ func TestLies(t *testing.T) {
 						w.liar.src = l.behind().id
 					}
 					w.far = w.b.behind()
-					w.b.c.pushed.Store("mod", nil)
+					w.b.c.pushed.store("mod", struct{}{})
 					p := w.b.c.Start(testContext(t), "mod:fn")
 					w.call = w.b.answer(pyproto.CallFunction).ReplyTo
 					r, err := d.NewReceiver(w.b.c, 0)
@@ -687,7 +687,7 @@ func TestHeldNoLonger(t *testing.T) {
 					}
 				}()
 			}
-			b.c.pushed.Store("mod", nil)
+			b.c.pushed.store("mod", struct{}{})
 			p := b.c.Start(testContext(t), "mod:fn")
 			call := b.answer(pyproto.CallFunction).ReplyTo
 			go func() {

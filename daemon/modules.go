@@ -11,12 +11,15 @@ import (
 // withPaths is the module by which files of what is served are opened.
 const withPaths = "mitogen.files"
 
+// withFirst are the modules that go along with the first one that is sent.
+var withFirst = []string{"mitogen.resources", "mitogen.disk", "mitogen.finders", "mitogen.projects"}
+
 // newResponder starts the goroutine that answers the module requests of the child and of those behind it.
 func (c *Child) newResponder() error {
 	im := c.Importer()
 	opt := importer.ResponderOptions{
 		Version: c.Version(), Policy: c.opt.Policy, Reasons: true, MarkPackages: true,
-		With: []string{"mitogen.resources", "mitogen.disk", "mitogen.finders", "mitogen.projects"}, WithPaths: withPaths, Observe: c.observers.tell,
+		With: withFirst, WithPaths: withPaths, Observe: c.observers.tell,
 		Reached: c.Reached,
 	}
 	if c.stream.proc != nil {

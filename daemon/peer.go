@@ -70,12 +70,11 @@ const lastWrite = time.Second
 // dismiss ends a client's stream, and first tells it that the contexts it has sent to end: Mitogen waits for ever for
 // contexts that it has no stream of its own to. It does not wait.
 func (s *stream) dismiss() {
-	s.sent.Range(func(id, what any) bool {
-		if what != toldEnd && s.sent.CompareAndSwap(id, what, toldEnd) {
+	for _, id := range s.sent.keys() {
+		if what, ok := s.sent.load(id); ok && what != toldEnd && s.sent.swap(id, what, toldEnd) {
 			s.tell(pyproto.DelRoute, fmt.Append(nil, id))
 		}
-		return true
-	})
+	}
 	s.mu.Lock()
 	wait := s.writing && s.err == nil
 	if wait && s.parting == nil {
@@ -98,7 +97,7 @@ func (p *Peer) Send(handle, replyTo pyproto.Handle, payload []byte) error {
 
 // HasSentTo tells whether the peer has sent a message to a context that is still there.
 func (p *Peer) HasSentTo(id pyproto.ContextID) bool {
-	_, ok := p.s.sent.Load(id)
+	_, ok := p.s.sent.load(id)
 	return ok
 }
 

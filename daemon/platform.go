@@ -30,12 +30,10 @@ func (c *Child) learn(ctx context.Context) error {
 	if c.runtime != nil || c.platform.Load() != nil || !c.Importer().Asks(c.Version()) {
 		return nil
 	}
-	select {
-	case c.asking <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := c.asking.take(ctx); err != nil {
+		return err
 	}
-	defer func() { <-c.asking }()
+	defer c.asking.end()
 	if c.platform.Load() != nil {
 		return nil
 	}

@@ -171,7 +171,7 @@ func TestInputThatIsNotTaken(t *testing.T) {
 func TestLateReaderThatHangs(t *testing.T) {
 	d := newDaemon(t, Options{})
 	hop := newPeer(t, d)
-	sh := &hop.c.stream.sharing
+	sh := hop.c.stream.shared()
 	late := func() int {
 		sh.mu.Lock()
 		defer sh.mu.Unlock()

@@ -73,15 +73,21 @@ func (s *stream) mayRoute(h pyproto.Header) bool {
 	return false
 }
 
-// authority marks in stream.behind a context that has sent with the client's own authority: a client of its Listener.
-type authority struct{}
+// standing is what is known of a context behind a client.
+type standing bool
+
+const (
+	plain standing = false
+	// authority: it has sent with the client's own authority. It is a client of the client's Listener.
+	authority standing = true
+)
 
 // stampFrame gives a frame that has a client's own authority that of the daemon. What is behind the client without it,
 // such as a fork of it and the fork's children, gets none.
 func (s *stream) stampFrame(h *pyproto.Header) {
 	h.Auth = 0
 	if h.Src != s.id {
-		s.behind.CompareAndSwap(h.Src, nil, authority{})
+		s.behind.swap(h.Src, plain, authority)
 	} else if s.owes(s.d, *h) {
 		h.Src = 0
 	}
@@ -92,8 +98,8 @@ func (s *stream) hasAuthority(id pyproto.ContextID) bool {
 	if !s.stamp || id == s.id {
 		return s.stamp
 	}
-	v, _ := s.behind.Load(id)
-	return v == authority{}
+	v, _ := s.behind.load(id)
+	return v == authority
 }
 
 // readsPicklesOnly tells whether a context that is reached through s, or a hop on the way there, runs a Mitogen
@@ -192,7 +198,7 @@ func (d *Daemon) dropRoutes(s *stream, ids []pyproto.ContextID, reason string) {
 func (d *Daemon) tellEnd(s *stream, gone map[pyproto.ContextID]bool) {
 	for id := range gone {
 		for other := range d.talkers.take(id) {
-			what, ok := other.sent.LoadAndDelete(id)
+			what, ok := other.sent.take(id)
 			if ok && other != s && (what == asked || what == spoken && !(s.stamp && other.mindsNot())) {
 				other.tell(pyproto.DelRoute, fmt.Append(nil, id))
 			}
@@ -212,13 +218,7 @@ func (s *stream) mindsNot() bool {
 }
 
 // behind lists the contexts that are reached through s.
-func (d *Daemon) behind(s *stream) (ids []pyproto.ContextID) {
-	s.behind.Range(func(id, _ any) bool {
-		ids = append(ids, id.(pyproto.ContextID))
-		return true
-	})
-	return ids
-}
+func (d *Daemon) behind(s *stream) []pyproto.ContextID { return s.behind.keys() }
 
 // endUnrouted ends the children behind a lost stream whose routes nobody has announced.
 func (d *Daemon) endUnrouted(s *stream, reason string) {

@@ -39,6 +39,15 @@ type sharing struct {
 	caught    chan struct{}  // closed when none is late any more; nil if nobody waits
 }
 
+// shared is what the stream shares. Most streams share nothing.
+func (s *stream) shared() *sharing {
+	if sh := s.sharing.Load(); sh != nil {
+		return sh
+	}
+	s.sharing.CompareAndSwap(nil, &sharing{})
+	return s.sharing.Load()
+}
+
 type piece struct {
 	sum  sum
 	size int
@@ -71,7 +80,7 @@ type feeder struct {
 
 // end says that it gives nothing any more.
 func (f *feeder) end() {
-	sh := &f.c.stream.sharing
+	sh := f.c.stream.shared()
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	sh.mark(f, false)
@@ -116,14 +125,11 @@ func (c *Child) sharer(f *frame, dst pyproto.ContextID) pyproto.ContextID {
 
 // severalBehind tells whether there are more children than one behind the stream's own.
 func (s *stream) severalBehind() bool {
-	n := 0
-	s.children.Range(func(c, _ any) bool {
-		if c.(*Child).id != s.id {
-			n++
-		}
-		return n < 2
-	})
-	return n == 2
+	n := s.children.len()
+	if s.childOf(s.id) != nil {
+		n--
+	}
+	return n >= 2
 }
 
 // send is Child.send of what others behind the same hops may be sent as well.
@@ -162,7 +168,7 @@ func (c *Child) sendShared(ctx context.Context, f frame, last pyproto.ContextID,
 			f.done()
 			return err
 		}
-		write, caught, err := c.stream.sharing.enqueue(c.stream, of, f, last, from)
+		write, caught, err := c.stream.shared().enqueue(c.stream, of, f, last, from)
 		if write {
 			c.stream.write(false)
 		}

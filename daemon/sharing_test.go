@@ -99,15 +99,15 @@ func TestSharedInput(t *testing.T) {
 				return append(noise(uint64(4+n), size), noise(2, size)...)
 			})
 			// Once they are told to keep nothing, all goes on.
-			s.sharing.mu.Lock()
-			s.sharing.used = s.sharing.used.Add(-2 * shareIdle)
-			s.sharing.mu.Unlock()
-			s.sharing.expire(s)
-			s.sharing.mu.Lock()
-			if s.sharing.numbers != nil || s.sharing.bytes != 0 || s.sharing.late != 0 {
-				t.Errorf("%d pieces, %d bytes, %d late", len(s.sharing.numbers), s.sharing.bytes, s.sharing.late)
+			s.shared().mu.Lock()
+			s.shared().used = s.shared().used.Add(-2 * shareIdle)
+			s.shared().mu.Unlock()
+			s.shared().expire(s)
+			s.shared().mu.Lock()
+			if s.shared().numbers != nil || s.shared().bytes != 0 || s.shared().late != 0 {
+				t.Errorf("%d pieces, %d bytes, %d late", len(s.shared().numbers), s.shared().bytes, s.shared().late)
 			}
-			s.sharing.mu.Unlock()
+			s.shared().mu.Unlock()
 			feedAll(t, children, func(n int) []byte { return noise(2, size) })
 		})
 	}
@@ -173,7 +173,7 @@ func TestLateInputGivenUp(t *testing.T) {
 	d := treeDaemon(t, Options{})
 	c := connect(t, d, py+"+"+py)
 	connect(t, d, py+"+"+py)
-	sh := &c.stream.sharing
+	sh := c.stream.shared()
 	sh.mu.Lock()
 	sh.late, sh.bytes = 1, maxShared
 	sh.mu.Unlock()

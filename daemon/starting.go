@@ -31,6 +31,16 @@ func newStarting() starting {
 	return starting{make(chan struct{}, minStarts), func() bool { return false }}
 }
 
+// startsThere has the places of the children that c starts.
+func (c *Child) startsThere() starting {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.starting.places == nil {
+		c.starting = newStarting()
+	}
+	return c.starting
+}
+
 // startingHere is for the machine of the daemon.
 func startingHere() starting {
 	return starting{make(chan struct{}, max(minStarts, 16*runtime.NumCPU())), busyHere}

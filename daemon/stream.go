@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"mitogend/bootstrap"
+	"mitogend/internal/parking"
 	"mitogend/pyproto"
 )
 
@@ -25,7 +27,7 @@ var errNotWritten = errorf("would block")
 
 // stream is a connection with one peer: a child that this daemon started, or a client of its socket.
 //
-// Only readLoop reads. Whoever sets writing owns the descriptor for writing until it clears the flag. That is the
+// Only readLoop reads; while nothing comes for long, the stream is parked, and has none. Whoever sets writing owns the descriptor for writing until it clears the flag. That is the
 // sender itself: it writes what the pipe takes at once, so that a call wakes no other goroutine. What is left it
 // gives to a writeLoop, which lives until the queue is empty.
 type stream struct {
@@ -46,6 +48,8 @@ type stream struct {
 	// unidirectional: messages go between it and us only.
 	unidirectional bool
 
+	place parking.Place
+
 	// Owned by readLoop.
 	in    *buffer
 	start int // of what is not handled yet
@@ -54,18 +58,18 @@ type stream struct {
 	much  bool // a small buffer was filled, and since then much has come with each read
 
 	// sent holds the ids that this stream has sent a message to, for DEL_ROUTE, and what (said).
-	sent sync.Map
-	// behind holds the ids that are reached through it, children the children; see tables.go. The value of an id is nil
-	// or authority.
-	behind, children sync.Map
+	sent few[pyproto.ContextID, said]
+	// behind holds the ids that are reached through it, children the children; see tables.go.
+	behind   few[pyproto.ContextID, standing]
+	children few[*Child, struct{}]
 	// passed are the replies that clients give in the daemon's place.
 	passed passed
 	// told holds the ids that the peer was asked to send nothing to.
-	told sync.Map
+	told few[pyproto.ContextID, struct{}]
 
 	bytesIn, bytesOut atomic.Int64
 	resources         resourceQueue
-	sharing           sharing
+	sharing           atomic.Pointer[sharing] // see shared
 	ids               ids
 
 	// These count what it has caused; see bounds.go.
@@ -88,14 +92,20 @@ type stream struct {
 	err      error     // first cause; set once
 
 	// Owned by whoever set writing.
+	out   *outgoing // nil while the stream is quiet
+	grown bool      // the pipe is
+	wfn   func(fd uintptr) bool
+}
+
+// outgoing is what is being written.
+type outgoing struct {
 	batch []frame // from next on is still to be written
 	next  int
+	// One write: its parts and whether it may wait; how much was written, and the error.
 	iov   [][]byte
-	wrote int
-	werr  error
-	grown bool // the pipe is
-	wfn   func(fd uintptr) bool
 	block bool
+	wrote int
+	err   error
 }
 
 func (d *Daemon) newStream(id pyproto.ContextID, name string, r, w *os.File) (*stream, error) {
@@ -207,13 +217,18 @@ func (s *stream) waitRoom(ctx context.Context) error {
 // full. A sender (block is false) writes its own frame and what waited with it; what others queue in the meantime is
 // left to a writeLoop.
 func (s *stream) write(block bool) {
+	out := s.out
+	if out == nil {
+		out = &outgoing{}
+		s.out = out
+	}
 	for first := true; ; {
 		s.mu.Lock()
-		if s.next == len(s.batch) && len(s.queue) == 0 || s.err != nil {
+		if out.next == len(out.batch) && len(s.queue) == 0 || s.err != nil {
 			s.writing = false
 			parting := s.parting != nil
-			for ; s.next < len(s.batch); s.next++ {
-				s.batch[s.next].done()
+			for ; out.next < len(out.batch); out.next++ {
+				out.batch[out.next].done()
 			}
 			s.mu.Unlock()
 			if parting {
@@ -221,18 +236,18 @@ func (s *stream) write(block bool) {
 			}
 			return
 		}
-		if s.next == len(s.batch) {
+		if out.next == len(out.batch) {
 			if !block && !first {
 				s.mu.Unlock()
 				s.handOver()
 				return
 			}
-			s.batch, s.queue, s.next = s.queue, s.batch[:0], 0
+			out.batch, s.queue, out.next = s.queue, out.batch[:0], 0
 			first = false
 		}
 		s.mu.Unlock()
-		n, err := s.writev(block)
-		s.account(n)
+		n, err := s.writev(out, block)
+		s.account(out, n)
 		switch {
 		case err == errNotWritten:
 			if !s.grown {
@@ -270,11 +285,11 @@ func (s *stream) writeLoop() {
 }
 
 // account takes n written bytes off the batch and wakes senders that wait for room.
-func (s *stream) account(n int) {
+func (s *stream) account(out *outgoing, n int) {
 	s.bytesOut.Add(int64(n))
 	total, owed := n, 0
 	for n > 0 {
-		f := &s.batch[s.next]
+		f := &out.batch[out.next]
 		n = f.shift(n)
 		if f.size() > 0 {
 			break
@@ -282,7 +297,7 @@ func (s *stream) account(n int) {
 		total += messageCost
 		owed += f.own
 		f.done()
-		s.next++
+		out.next++
 	}
 	s.mu.Lock()
 	s.queued -= total
@@ -306,48 +321,49 @@ func (s *stream) account(n int) {
 // Linux takes at most 1024 parts in one call.
 const maxParts = 512
 
-func (s *stream) writev(block bool) (int, error) {
-	s.iov = s.iov[:0]
-	for _, f := range s.batch[s.next:] {
+func (s *stream) writev(out *outgoing, block bool) (int, error) {
+	out.iov = out.iov[:0]
+	for _, f := range out.batch[out.next:] {
 		if len(f.head) > 0 {
-			s.iov = append(s.iov, f.head)
+			out.iov = append(out.iov, f.head)
 		}
 		if len(f.body) > 0 {
-			s.iov = append(s.iov, f.body)
+			out.iov = append(out.iov, f.body)
 		}
 		rest := f.rest[:min(len(f.rest), maxParts-2)]
-		s.iov = append(s.iov, rest...)
-		if len(s.iov) >= maxParts || len(rest) < len(f.rest) {
+		out.iov = append(out.iov, rest...)
+		if len(out.iov) >= maxParts || len(rest) < len(f.rest) {
 			break
 		}
 	}
-	s.wrote, s.werr, s.block = 0, nil, block
+	out.wrote, out.err, out.block = 0, nil, block
 	if err := s.wraw.Write(s.wfn); err != nil {
-		return s.wrote, err
+		return out.wrote, err
 	}
-	return s.wrote, s.werr
+	return out.wrote, out.err
 }
 
 func (s *stream) writeOnce(fd uintptr) bool {
+	out := s.out
 	for {
 		var n int
 		var err error
-		if len(s.iov) == 1 {
-			n, err = rawWrite(int(fd), s.iov[0])
+		if len(out.iov) == 1 {
+			n, err = rawWrite(int(fd), out.iov[0])
 		} else {
-			n, err = unix.Writev(int(fd), s.iov)
+			n, err = unix.Writev(int(fd), out.iov)
 		}
 		switch {
 		case err == unix.EINTR:
 			continue
-		case err == unix.EAGAIN && s.block:
+		case err == unix.EAGAIN && out.block:
 			return false
 		case err == unix.EAGAIN:
-			s.werr = errNotWritten
+			out.err = errNotWritten
 		case err != nil:
-			s.werr = err
+			out.err = err
 		default:
-			s.wrote = n
+			out.wrote = n
 		}
 		return true
 	}
@@ -355,10 +371,17 @@ func (s *stream) writeOnce(fd uintptr) bool {
 
 // fail records why the stream ended and makes both of its loops end. The first cause counts.
 func (s *stream) fail(err error) {
+	if s.first(err) && s.place.Unpark() {
+		go s.Resume()
+	}
+}
+
+// first is fail of a stream that is not parked, and tells whether err is the first cause.
+func (s *stream) first(err error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
-		return
+		return false
 	}
 	s.err = err
 	s.lose()
@@ -377,9 +400,13 @@ func (s *stream) fail(err error) {
 	}
 	s.queue = nil
 	// This wakes readLoop and a blocked writeLoop, but leaves the descriptor to the teardown.
-	_ = s.r.SetReadDeadline(time.Unix(1, 0))
-	_ = s.w.SetWriteDeadline(time.Unix(1, 0))
+	_ = s.r.SetReadDeadline(past)
+	_ = s.w.SetWriteDeadline(past)
+	return true
 }
+
+// past is a deadline that ends a wait at once.
+var past = time.Unix(1, 0)
 
 func (s *stream) failure() error {
 	s.mu.Lock()
@@ -389,7 +416,6 @@ func (s *stream) failure() error {
 
 // readLoop reads frames until the stream ends, and then tears it down.
 func (s *stream) readLoop(first []byte) {
-	defer s.d.wg.Done()
 	if s.proc != nil {
 		s.proc.AfterDone(s.drain)
 	}
@@ -397,16 +423,71 @@ func (s *stream) readLoop(first []byte) {
 		s.in = getBuffer(len(first) > smallBuffer)
 		s.end = copy(s.in.b, first)
 	}
-	s.fail(s.read())
+	s.place.Begin(s)
+	s.Resume()
+}
+
+// Resume is readLoop, also of a stream that was parked. The daemon waits for it meanwhile.
+func (s *stream) Resume() {
+	err := s.read()
+	for err == errQuiet {
+		if s.park() {
+			return
+		}
+		err = s.read()
+	}
+	s.place.End()
+	s.fail(err)
 	if s.in != nil {
 		s.in.release()
 		s.in = nil
 	}
 	s.d.teardown(s)
 	close(s.ended)
+	s.d.wg.Done()
 }
 
-// read handles frames until the stream ends.
+// park is true if the stream is somebody else's to resume. It lets go of what the stream needs while there is traffic.
+func (s *stream) park() bool {
+	s.mu.Lock()
+	if !s.writing {
+		s.queue, s.out = nil, nil
+	}
+	s.mu.Unlock()
+	if !s.place.Park(s.rraw) {
+		return false
+	}
+	// It may have failed just before, and then nobody has resumed it.
+	return s.failure() == nil || !s.place.Unpark()
+}
+
+// Nudge ends the wait of a readLoop for more.
+func (s *stream) Nudge() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		_ = s.r.SetReadDeadline(past)
+	}
+}
+
+// nudged tells whether a read has failed for a Nudge only, and can go on.
+func (s *stream) nudged(err error) bool {
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return false
+	}
+	_ = s.r.SetReadDeadline(time.Time{})
+	return true
+}
+
+// errQuiet says that nothing came for a while, and nothing is there in part. It never leaves this file.
+var errQuiet = errorf("nothing comes")
+
+// read handles frames until the stream ends, or is quiet.
 func (s *stream) read() (err error) {
 	defer s.survive("a message")
 	for err == nil {
@@ -491,6 +572,16 @@ func (s *stream) fill() error {
 		}
 		return true
 	})
+	if s.nudged(err) {
+		if s.in != nil && s.start == s.end {
+			s.in.release()
+			s.in = nil
+		}
+		if s.in == nil {
+			return errQuiet
+		}
+		return nil
+	}
 	if err == nil {
 		err = rerr
 	}
@@ -502,8 +593,27 @@ func (s *stream) fill() error {
 	}
 	s.end += n
 	s.much = s.end == len(s.in.b) || s.much && n > smallBuffer
-	s.bytesIn.Add(int64(n))
+	s.came(n)
 	return nil
+}
+
+// came counts n bytes that were read.
+func (s *stream) came(n int) {
+	s.bytesIn.Add(int64(n))
+	s.place.Active()
+}
+
+// readRest is a read in the middle of a message.
+func (s *stream) readRest(b []byte) (n int, err error) {
+	n, err = s.r.Read(b)
+	for s.nudged(err) {
+		n, err = s.r.Read(b)
+	}
+	if err != nil && bootstrap.IsEOF(err) {
+		err = errEOF
+	}
+	s.came(n)
+	return n, err
 }
 
 // eofError is io.EOF in the words of a stream.
@@ -627,17 +737,13 @@ func (s *stream) readLarge(length int, came func(int)) ([]byte, error) {
 			copy(grown, payload)
 			payload = grown
 		}
-		k, err := s.r.Read(payload[n:])
+		k, err := s.readRest(payload[n:])
 		if err != nil {
-			if bootstrap.IsEOF(err) {
-				err = errEOF
-			}
 			return nil, err
 		}
 		n += k
 		part.Came(k)
 		came(k)
-		s.bytesIn.Add(int64(k))
 	}
 	return payload, nil
 }
@@ -656,15 +762,11 @@ func (s *stream) skip(h pyproto.Header, size int) error {
 		s.start, s.end = 0, 0
 	}
 	for left > 0 {
-		n, err := s.r.Read(s.in.b[:min(left, len(s.in.b))])
+		n, err := s.readRest(s.in.b[:min(left, len(s.in.b))])
 		if err != nil {
-			if bootstrap.IsEOF(err) {
-				err = errEOF
-			}
 			return err
 		}
 		left -= n
-		s.bytesIn.Add(int64(n))
 	}
 	if s.mayRoute(h) {
 		s.d.refuse(h, fmt.Sprintf("message is %d bytes; at most %d are sent", h.Length, s.d.opt.MaxMessage))

@@ -283,7 +283,7 @@ func TestHeaderAloneAllocatesLittle(t *testing.T) {
 func TestCallAgainstAPeer(t *testing.T) {
 	d := newDaemon(t, Options{})
 	a, b := newPeer(t, d), newPeer(t, d)
-	a.c.pushed.Store("mod", nil)
+	a.c.pushed.store("mod", struct{}{})
 	p := a.c.Start(context.Background(), "mod:fn", 1)
 	m := a.read()
 	if m.Handle != pyproto.CallFunction || m.Src != 0 || m.Auth != 0 {
@@ -339,7 +339,7 @@ func TestFullQueue(t *testing.T) {
 		}
 	}()
 	sender.wantDead(60, "reads nothing")
-	other.c.pushed.Store("mod", nil)
+	other.c.pushed.store("mod", struct{}{})
 	p := other.c.Start(context.Background(), "mod:fn")
 	other.send(pyproto.Header{Src: other.id, Auth: other.id, Handle: other.read().ReplyTo}, "\x80\x02K\x02.")
 	if err := p.Result(context.Background()).Err(); err != nil {
@@ -352,7 +352,7 @@ func TestFullQueue(t *testing.T) {
 		t.Errorf("%d bytes wait for the slow peer; at most %d should", queued, limit)
 	}
 	// A caller can give up.
-	slow.c.pushed.Store("mod", nil)
+	slow.c.pushed.store("mod", struct{}{})
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 	defer cancel()
 	if err := slow.c.Call(ctx, "mod:fn").Err(); err == nil {
@@ -369,7 +369,7 @@ func TestFullQueue(t *testing.T) {
 func TestShutdownEndsEverything(t *testing.T) {
 	d := newDaemon(t, Options{})
 	a := newPeer(t, d)
-	a.c.pushed.Store("mod", nil)
+	a.c.pushed.store("mod", struct{}{})
 	p := a.c.Start(context.Background(), "mod:fn")
 	if err := d.Shutdown(context.Background()); err != nil {
 		t.Fatal(err)

@@ -152,11 +152,10 @@ const supplyPart = 1 << 20
 func (c *Child) part(args []string) (any, error) {
 	id, err := strconv.ParseUint(args[0], 10, 32)
 	offset, err2 := strconv.Atoi(args[2])
-	v, ok := c.supplying.Load(pyproto.ContextID(id))
+	s, ok := c.supplying.load(pyproto.ContextID(id))
 	if err != nil || err2 != nil || !ok {
 		return nil, errNoSupply
 	}
-	s := v.(*supplying)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if offset == 0 && bootstrap.IsQuestion(args[1], s.asked) {

@@ -25,7 +25,7 @@ func TestSupplyPart(t *testing.T) {
 	}}
 	c := &Child{d: d}
 	const id, size, send = "1234", "MITOSIZE abc tar", "MITOSEND abc tar"
-	c.supplying.Store(pyproto.ContextID(1234), &supplying{supply: supply, renew: func() { renewed++ }})
+	c.supplying.store(pyproto.ContextID(1234), &supplying{supply: supply, renew: func() { renewed++ }})
 	ask := func(args ...string) []byte {
 		t.Helper()
 		v, err := c.part(args)
@@ -77,7 +77,7 @@ func TestSupplyIsTheLaunchers(t *testing.T) {
 	child := hop.behind()
 	supply := &bootstrap.Supply{Offers: func(context.Context) ([]bootstrap.Offer, error) { return nil, nil }}
 	launch := &supplying{supply: supply, renew: func() {}}
-	hop.c.supplying.Store(pyproto.ContextID(1234), launch)
+	hop.c.supplying.store(pyproto.ContextID(1234), launch)
 	process := hop.block(child.id)
 	program := d.allocate(1)
 	hop.c.stream.ids.give(program)

@@ -21,9 +21,9 @@ func (t *routes) get(id pyproto.ContextID) *stream {
 
 // add is false if the context is reached over another stream.
 func (t *routes) add(id pyproto.ContextID, s *stream) bool {
-	s.behind.Store(id, nil)
+	s.behind.store(id, plain)
 	if old, there := t.m.LoadOrStore(id, s); there && old != s {
-		s.behind.Delete(id)
+		s.behind.take(id)
 		return false
 	}
 	return true
@@ -34,7 +34,7 @@ func (t *routes) drop(id pyproto.ContextID, s *stream) bool {
 	if !t.m.CompareAndDelete(id, s) {
 		return false
 	}
-	s.behind.Delete(id)
+	s.behind.take(id)
 	return true
 }
 
@@ -54,9 +54,9 @@ func (t *children) Load(id pyproto.ContextID) (*Child, bool) {
 func (t *children) Store(id pyproto.ContextID, c *Child) { t.LoadOrStore(id, c) }
 
 func (t *children) LoadOrStore(id pyproto.ContextID, c *Child) (there *Child, taken bool) {
-	c.stream.children.Store(c, nil)
+	c.stream.children.store(c, struct{}{})
 	if old, loaded := t.m.LoadOrStore(id, c); loaded && old != c {
-		c.stream.children.Delete(c)
+		c.stream.children.take(c)
 		return old.(*Child), true
 	}
 	return c, false
@@ -67,7 +67,7 @@ func (t *children) CompareAndDelete(id pyproto.ContextID, c *Child) bool {
 	if !t.m.CompareAndDelete(id, c) {
 		return false
 	}
-	c.stream.children.Delete(c)
+	c.stream.children.take(c)
 	return true
 }
 
@@ -97,10 +97,9 @@ func (t *children) Range(fn func(*Child) bool) {
 
 // eachChild calls fn for the children that are reached through s.
 func (s *stream) eachChild(fn func(*Child)) {
-	s.children.Range(func(c, _ any) bool {
-		fn(c.(*Child))
-		return true
-	})
+	for _, c := range s.children.keys() {
+		fn(c)
+	}
 }
 
 // talkers are the streams that have sent to a context, and hear of its end. Each part of the table has a lock;
@@ -121,10 +120,10 @@ const (
 
 // add notes that s has sent to a context.
 func (t *talkers) add(id pyproto.ContextID, s *stream, what said) {
-	if before, known := s.sent.Load(id); known && before.(said) >= what {
+	if before, known := s.sent.load(id); known && before >= what {
 		return
 	}
-	s.sent.Store(id, what)
+	s.sent.store(id, what)
 	p := &t[id%64]
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -149,14 +148,13 @@ func (t *talkers) take(id pyproto.ContextID) map[*stream]bool {
 
 // leave forgets a lost stream. The stream's readLoop calls it, as the only one that adds.
 func (t *talkers) leave(s *stream) {
-	s.sent.Range(func(id, _ any) bool {
-		p := &t[id.(pyproto.ContextID)%64]
+	for _, id := range s.sent.keys() {
+		p := &t[id%64]
 		p.mu.Lock()
-		defer p.mu.Unlock()
-		delete(p.m[id.(pyproto.ContextID)], s)
-		if len(p.m[id.(pyproto.ContextID)]) == 0 {
-			delete(p.m, id.(pyproto.ContextID))
+		delete(p.m[id], s)
+		if len(p.m[id]) == 0 {
+			delete(p.m, id)
 		}
-		return true
-	})
+		p.mu.Unlock()
+	}
 }

@@ -49,17 +49,11 @@ type Tracked struct {
 // tracked are a child's calls that wait for a reply, in the order in which they were sent. The child runs them in
 // that order, so what it prints belongs to the first.
 type tracked struct {
-	sending chan struct{} // one token; its holder sends, so that the order here is that on the wire
+	sending turn // of who sends, so that the order here is that on the wire
 
 	// mu protects calls. Nothing is locked under it.
 	mu    sync.Mutex
 	calls []*Tracked
-}
-
-func newTracked() *tracked {
-	t := &tracked{sending: make(chan struct{}, 1)}
-	t.sending <- struct{}{}
-	return t
 }
 
 // print gives what was printed to the call that runs.
@@ -109,12 +103,9 @@ func (c *Child) startTracked(ctx context.Context, o CallOptions, ended func(), f
 		payload, err = c.encode(ctx, o.Chain, fn, args, borrowFrom)
 	}
 	if err == nil {
-		select {
-		case <-c.tracked.sending:
+		if err = c.tracked.sending.take(ctx); err == nil {
 			err = t.send(ctx, payload)
-			c.tracked.sending <- struct{}{}
-		case <-ctx.Done():
-			err = context.Cause(ctx)
+			c.tracked.sending.end()
 		}
 	}
 	if err != nil {

@@ -137,7 +137,7 @@ func (r *Responder) answer(ctx context.Context, name string) error {
 		return err
 	}
 	was.asked = true
-	r.sent[name] = was
+	put(&r.sent, name, was)
 	if r.refused[name] {
 		delete(r.refused, name)
 		r.refusedBytes -= len(name)
@@ -238,7 +238,7 @@ func (r *Responder) refuse(none *NotFoundError, what What, by string, start time
 	case r.refusedBytes+len(name) > maxRefusedBytes:
 		r.reached("bytes of refused names that are remembered", maxRefusedBytes)
 	default:
-		r.refused[name] = true
+		put(&r.refused, name, true)
 		r.refusedBytes += len(name)
 	}
 	return nil
@@ -306,7 +306,7 @@ func (r *Responder) preload(ctx context.Context, s *search, name, asked string, 
 	if err := r.send(s, rec, name); err != nil {
 		return err
 	}
-	r.sent[name] = &sentModule{bytes: len(rec)}
+	put(&r.sent, name, &sentModule{bytes: len(rec)})
 	return r.foretell(ctx, s, name)
 }
 
@@ -331,7 +331,7 @@ func (r *Responder) forward(name string, target uint32) error {
 		return err
 	}
 	if r.forwarded[target] == nil {
-		r.forwarded[target] = map[string]bool{}
+		put(&r.forwarded, target, map[string]bool{})
 	}
 	r.forwarded[target][name] = true
 	return nil

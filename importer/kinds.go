@@ -14,10 +14,6 @@ type kinds struct {
 	order []Platform // the keys of count
 }
 
-func newKinds(own Platform) kinds {
-	return kinds{own: own, of: map[uint32]Platform{}, count: map[Platform]int{}}
-}
-
 // add tells what a context is. What was known of it counts no more, unless it was more of the same. False says that it is one kind
 // too many.
 func (k *kinds) add(target uint32, p Platform) bool {
@@ -31,9 +27,9 @@ func (k *kinds) add(target uint32, p Platform) bool {
 		}
 		k.order = append(k.order, p)
 	}
-	k.count[p]++
+	put(&k.count, p, k.count[p]+1)
 	k.remove(target)
-	k.of[target] = p
+	put(&k.of, target, p)
 	return true
 }
 

@@ -330,12 +330,12 @@ func TestModelCatchesMutants(t *testing.T) {
 			// Takes every duplicate, and what is not there, for answered: Mitogen's own trap.
 			for _, name := range m.all {
 				if !slices.Contains(m.names, name) {
-					m.r.sent[name] = &sentModule{}
+					put(&m.r.sent, name, &sentModule{})
 				}
 			}
 		}, "never answered"},
-		"forgets the queue":         {func(m *model) { m.r.pending[pick(m)] = true }, "never answered"},
-		"believes it sent packages": {func(m *model) { m.r.sent["p0"] = &sentModule{} }, "before"},
+		"forgets the queue":         {func(m *model) { put(&m.r.pending, pick(m), true) }, "never answered"},
+		"believes it sent packages": {func(m *model) { put(&m.r.sent, "p0", &sentModule{}) }, "before"},
 		"skips what is needed":      {func(m *model) { m.r.opt.Local = []string{pick(m)} }, "left out"},
 		"refuses what exists":       {func(m *model) { m.r.opt.Policy.Deny = []string{pick(m)} }, "is refused"},
 		"holds the lock": {func(m *model) {

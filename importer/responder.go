@@ -193,10 +193,16 @@ func NewResponder(im *Importer, sink Sink, opt ResponderOptions) (*Responder, er
 		opt.Main = im.opt.Main
 	}
 	return &Responder{
-		im: im, sink: sink, opt: opt, kinds: newKinds(Platform{Version: opt.Version}), pending: map[string]bool{},
-		sent: map[string]*sentModule{}, refused: map[string]bool{},
-		forwarded: map[uint32]map[string]bool{}, likely: newAhead(),
+		im: im, sink: sink, opt: opt, kinds: kinds{own: Platform{Version: opt.Version}},
 	}, nil
+}
+
+// put sets an entry of a map that is made with its first: most of a quiet child's have none.
+func put[K comparable, V any](m *map[K]V, key K, value V) {
+	if *m == nil {
+		*m = map[K]V{}
+	}
+	(*m)[key] = value
 }
 
 // Request queues the answer to a GET_MODULE. It never blocks. A name that is waiting already is answered once.
@@ -228,7 +234,7 @@ func (r *Responder) queue(j *job) (begin bool, err error) {
 		case len(r.pending) >= r.opt.MaxPending || r.pendingBytes+len(name) > maxPendingBytes:
 			return false, ErrFlood
 		}
-		r.pending[name] = true
+		put(&r.pending, name, true)
 		r.pendingBytes += len(name)
 	}
 	r.jobs = append(r.jobs, j)

@@ -37,10 +37,6 @@ type ahead struct {
 	bytes int // of what went ahead
 }
 
-func newAhead() ahead {
-	return ahead{asked: map[string]int{}, patterns: map[string]int{}, lists: map[string][][]string{}, known: map[string]bool{}}
-}
-
 // learn takes note of the lists in what is sent.
 func (a *ahead) learn(lists [][]string) {
 	for _, list := range lists {
@@ -48,11 +44,11 @@ func (a *ahead) learn(lists [][]string) {
 		if a.known[key] || len(a.lists) > maxPatterns {
 			continue
 		}
-		a.known[key] = true
+		put(&a.known, key, true)
 		for _, name := range list {
-			a.lists[name] = append(a.lists[name], list)
+			put(&a.lists, name, append(a.lists[name], list))
 			if parent, leaf := parentName(name); unicode.IsUpper(rune(leaf[0])) {
-				a.lists[parent] = append(a.lists[parent], list)
+				put(&a.lists, parent, append(a.lists[parent], list))
 			}
 		}
 	}
@@ -81,7 +77,7 @@ func (r *Responder) sendAhead(ctx context.Context, s *search, name string) error
 			return err
 		}
 	}
-	r.likely.asked[parent]++
+	put(&r.likely.asked, parent, r.likely.asked[parent]+1)
 	left := 0
 	if n := r.likely.asked[parent]; parent != "" && n >= siblingsFrom {
 		left = 1 << min(n, 16)
@@ -175,7 +171,7 @@ func (r *Responder) alike(s *search, name string) (out []string) {
 		pkg, tail := strings.Join(parts[:i], "."), strings.Join(parts[i+1:], ".")
 		key := pkg + "\x00" + tail
 		if len(r.likely.patterns) < maxPatterns {
-			r.likely.patterns[key]++
+			put(&r.likely.patterns, key, r.likely.patterns[key]+1)
 		}
 		for _, list := range r.likely.lists[pkg+"."+parts[i]] {
 			for _, x := range list {

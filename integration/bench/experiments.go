@@ -210,7 +210,7 @@ func tableSpecs() []*spec {
 		overSSH("django", "django.db.models"),
 		overSSH("sqlalchemy", "sqlalchemy.orm"),
 		overSSH("jinja2", "jinja2"),
-		{name: "idle", op: "idle", fresh: true, reps: 3, quick: 1, params: local("3.11", params{"n": 100})},
+		{name: "idle", op: "idle", fresh: true, reps: 3, quick: 1, params: local("3.11", params{"n": 400})},
 		{name: "codec", kind: codecs, op: "codec", pinned: true, reps: 7, quick: 1, limit: 5 * time.Minute, params: codecParams},
 	}
 	for _, v := range otherVersions {

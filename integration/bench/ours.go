@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -463,7 +464,8 @@ func newOursModule(p params) (experiment, error) {
 	}}, err
 }
 
-// newOursIdle counts memory in use: free memory of Go's heap is returned before each reading.
+// newOursIdle counts memory in use: free memory of Go's heap is returned before each reading, once the children are
+// idle, and so have no goroutines.
 func newOursIdle(p params) (experiment, error) {
 	m, err := newMaster(p)
 	return oursFunc{m, func(int) (metrics, error) {
@@ -487,6 +489,9 @@ func newOursIdle(p params) (experiment, error) {
 }
 
 func footprint() (rss float64, fds int, err error) {
+	for end := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > 20 && time.Now().Before(end); {
+		time.Sleep(100 * time.Millisecond)
+	}
 	debug.FreeOSMemory()
 	if rss, err = statusBytes(0, "VmRSS"); err != nil {
 		return 0, 0, err
