@@ -34,7 +34,7 @@
 //
 //	name              started in                ends when                                     waited for by
 //	errReader.Resume  startOne, errReader.end   stderr ends, Close closes our side, or it     Process.Close
-//	                                            is parked (internal/parking)
+//	                                            is parked; internal/parking starts it as well
 //	reapLoop          startReaped               no started program is left                    nobody: it holds nothing
 //
 // The handshake itself runs on the caller's goroutine. When everything is on the terminal there is no errReader.
@@ -42,7 +42,8 @@
 // # Locks
 //
 //	reaper.mu, Process.lineMu -> Process.mu
+//	parking.lot.mu            -> errReader.mu
 //
-// handshake.mu, errReader.mu, transcript.mu, once.mu and onceSecret.mu are taken alone. None is held across I/O, but lineMu across the
+// handshake.mu, transcript.mu, once.mu and onceSecret.mu are taken alone. None is held across I/O, but lineMu across the
 // caller's Output, and onceSecret.mu while the file with the password is read.
 package bootstrap

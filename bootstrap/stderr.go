@@ -78,10 +78,9 @@ func (e *errReader) Resume() {
 // park is true if the reader is somebody else's to resume.
 func (e *errReader) park() bool {
 	e.arm(time.Time{})
-	if len(e.lines.buf) > 0 {
-		return false
+	if len(e.lines.buf) == 0 {
+		e.lines = lineBuffer{}
 	}
-	e.lines = lineBuffer{}
 	raw, err := e.file.SyscallConn()
 	if err != nil || !e.place.Park(raw) {
 		return false

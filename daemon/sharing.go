@@ -80,7 +80,10 @@ type feeder struct {
 
 // end says that it gives nothing any more.
 func (f *feeder) end() {
-	sh := f.c.stream.shared()
+	sh := f.c.stream.sharing.Load()
+	if sh == nil {
+		return
+	}
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	sh.mark(f, false)

@@ -92,7 +92,7 @@ type stream struct {
 	err      error     // first cause; set once
 
 	// Owned by whoever set writing.
-	out   *outgoing // nil while the stream is quiet
+	out   *outgoing // nil before the first write, and when the stream is parked
 	grown bool      // the pipe is
 	wfn   func(fd uintptr) bool
 }
@@ -376,7 +376,7 @@ func (s *stream) fail(err error) {
 	}
 }
 
-// first is fail of a stream that is not parked, and tells whether err is the first cause.
+// first is fail, but for resuming a stream that is parked. It tells whether err is the first cause.
 func (s *stream) first(err error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/term"
 
+	"mitogend/integration/poll"
 	"mitogend/integration/pythons"
 	"mitogend/internal/pty"
 	"mitogend/pyproto"
@@ -131,6 +132,12 @@ func (p *peer) wantDead(handle pyproto.Handle, reason string) {
 	if !m.IsDead() || m.Handle != handle || !strings.Contains(string(m.Payload), reason) {
 		p.t.Errorf("got %+v %q, want a dead message to %d with %q", m.Header, m.Payload, handle, reason)
 	}
+}
+
+// quiet waits until a stream is parked.
+func (s *stream) quiet(t *testing.T) {
+	t.Helper()
+	poll.Until(t, "the stream has no goroutine", s.place.Parked)
 }
 
 func TestRelay(t *testing.T) {

@@ -9,7 +9,7 @@ import (
 )
 
 // waits has the parked readers in an epoll set, by their descriptors. It is nested in that of Go's poller, so that the
-// goroutine which waits for all of them needs no thread. Without parked readers there is none.
+// goroutine which waits for all of them needs no thread. It lasts as long as there are readers.
 type waits struct {
 	set     *os.File
 	fd      int
@@ -18,7 +18,8 @@ type waits struct {
 }
 
 // Park has the reader resumed once its file is readable. If it is true, the caller's goroutine has to end without using
-// anything that the reader uses: Resume may be running. False: it is to read on, since the system has no room.
+// anything that the reader uses: Resume may be running. False: it is to read on, and is not nudged again, since the file
+// is closed or the system has no room.
 func (p *Place) Park(file syscall.RawConn) (parked bool) {
 	_ = file.Control(func(fd uintptr) {
 		lot.mu.Lock()
@@ -28,6 +29,9 @@ func (p *Place) Park(file syscall.RawConn) (parked bool) {
 			delete(lot.awake, p)
 		}
 	})
+	if !parked {
+		p.End()
+	}
 	return parked
 }
 
@@ -37,7 +41,6 @@ func (w *waits) add(fd int32, p *Place) bool {
 		return false
 	}
 	if unix.EpollCtl(w.fd, unix.EPOLL_CTL_ADD, int(fd), &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP, Fd: fd}) != nil {
-		w.closeUnused()
 		return false
 	}
 	for int(fd) >= len(w.places) {
@@ -55,21 +58,26 @@ func (w *waits) open() bool {
 	}
 	_ = unix.SetNonblock(fd, true)
 	set := os.NewFile(uintptr(fd), "parked readers")
+	if set.SetReadDeadline(time.Time{}) != nil { // Go's poller has no room for it
+		_ = set.Close()
+		return false
+	}
 	w.set, w.fd = set, fd
 	go watch(set)
 	return true
 }
 
-func (w *waits) remove(fd int32) {
-	_ = unix.EpollCtl(w.fd, unix.EPOLL_CTL_DEL, int(fd), nil)
-	w.places[fd] = nil
+func (w *waits) remove(p *Place) {
 	w.waiting--
-	w.closeUnused()
+	if w.places[p.fd] == p { // else its file was closed, and the number is another's
+		_ = unix.EpollCtl(w.fd, unix.EPOLL_CTL_DEL, int(p.fd), nil)
+		w.places[p.fd] = nil
+	}
 }
 
-// closeUnused ends watch when nobody waits.
+// closeUnused ends watch if nobody waits.
 func (w *waits) closeUnused() {
-	if w.waiting == 0 {
+	if w.waiting == 0 && w.set != nil {
 		_ = w.set.SetReadDeadline(time.Unix(1, 0))
 		*w = waits{}
 	}

@@ -7,7 +7,11 @@ import "syscall"
 // waits is empty: nobody parks.
 type waits struct{}
 
-func (waits) remove(int32) {}
+func (waits) remove(*Place) {}
+func (waits) closeUnused()  {}
 
-// Park is false: the caller reads on.
-func (p *Place) Park(syscall.RawConn) bool { return false }
+// Park is false: the caller reads on, and is not nudged again.
+func (p *Place) Park(syscall.RawConn) bool {
+	p.End()
+	return false
+}

@@ -11,7 +11,7 @@
 // # Goroutines
 //
 //	name      started in          ends when                               waited for by
-//	watch     waits.open          nobody is parked any more               nobody: it holds nothing
+//	watch     waits.open          there is no reader any more             nobody: it holds nothing
 //	Resume    wake                the reader parks again, or ends         who owns the reader
 //
 // A look at who reads (sweep) is a timer's: it holds nothing, and no next one follows when nobody reads.
@@ -59,7 +59,6 @@ var lot struct {
 // Begin is called by a reader that begins to read.
 func (p *Place) Begin(r Reader) {
 	p.reader = r
-	p.active.Store(true)
 	lot.mu.Lock()
 	defer lot.mu.Unlock()
 	p.wakes()
@@ -67,6 +66,7 @@ func (p *Place) Begin(r Reader) {
 
 // wakes notes that the reader has a goroutine. mu is held.
 func (p *Place) wakes() {
+	p.active.Store(true)
 	if lot.awake == nil {
 		lot.awake = map[*Place]struct{}{}
 	}
@@ -88,7 +88,9 @@ func (p *Place) Active() {
 func (p *Place) End() {
 	lot.mu.Lock()
 	defer lot.mu.Unlock()
-	delete(lot.awake, p)
+	if delete(lot.awake, p); len(lot.awake) == 0 {
+		lot.waits.closeUnused()
+	}
 }
 
 // Unpark is true for one caller of a parked reader, who has to call Resume on a goroutine, and false if it is not parked.
@@ -111,7 +113,7 @@ func (p *Place) leave() bool {
 		return false
 	}
 	p.parked = false
-	lot.waits.remove(p.fd)
+	lot.waits.remove(p)
 	p.wakes()
 	return true
 }

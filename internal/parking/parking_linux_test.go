@@ -4,12 +4,14 @@ import (
 	"errors"
 	"io"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"mitogend/integration/poll"
 	"mitogend/internal/pty"
@@ -24,9 +26,11 @@ type reader struct {
 	place   Place
 	bytes   atomic.Int64
 	readers atomic.Int32 // goroutines
-	parks   atomic.Int32
-	over    atomic.Bool
 	ended   chan error
+
+	// mu protects over and the file's read deadline.
+	mu   sync.Mutex
+	over bool
 }
 
 func begin(t *testing.T, f *os.File) *reader {
@@ -67,11 +71,9 @@ func (r *reader) Resume() {
 		if n > 0 {
 			r.place.Active()
 		}
-		if errors.Is(err, os.ErrDeadlineExceeded) && !r.over.Load() {
-			_ = r.f.SetReadDeadline(time.Time{})
-			r.parks.Add(1)
+		if errors.Is(err, os.ErrDeadlineExceeded) && r.arm(time.Time{}) {
 			r.readers.Add(-1)
-			if r.place.Park(r.raw) && (!r.over.Load() || !r.place.Unpark()) {
+			if r.place.Park(r.raw) && (!r.isOver() || !r.place.Unpark()) {
 				return
 			}
 			r.readers.Add(1)
@@ -85,11 +87,29 @@ func (r *reader) Resume() {
 	}
 }
 
-func (r *reader) Nudge() { _ = r.f.SetReadDeadline(time.Unix(1, 0)) }
+func (r *reader) Nudge() { r.arm(time.Unix(1, 0)) }
+
+// arm is false for a reader that is to end.
+func (r *reader) arm(deadline time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.over {
+		_ = r.f.SetReadDeadline(deadline)
+	}
+	return !r.over
+}
+
+func (r *reader) isOver() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.over
+}
 
 func (r *reader) end() {
-	r.over.Store(true)
 	r.Nudge()
+	r.mu.Lock()
+	r.over = true
+	r.mu.Unlock()
 	if r.place.Unpark() {
 		go r.Resume()
 	}
@@ -204,12 +224,41 @@ func TestManyReaders(t *testing.T) {
 			r.has(t, 4*round)
 		}
 	}
-	for i, r := range readers {
-		if r.parks.Load() < 2 {
-			t.Errorf("reader %d has parked %d times", i, r.parks.Load())
-		}
-		_ = others[i].Close()
+	for _, f := range others {
+		_ = f.Close()
 	}
+}
+
+// A reader whose file was closed while it was parked does not take the place of another one with the same descriptor.
+func TestSameDescriptor(t *testing.T) {
+	ours, theirs := pairs["socketpair"](t)
+	old := begin(t, ours)
+	old.parked(t)
+	fd := int(old.place.fd)
+	_ = ours.Close()
+	_ = theirs.Close()
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The numbers are the two lowest that are free.
+	if fds[1] == fd {
+		fds[0], fds[1] = fds[1], fds[0]
+	} else if fds[0] != fd {
+		if err := unix.Dup3(fds[0], fd, unix.O_CLOEXEC); err != nil {
+			t.Fatal(err)
+		}
+		_ = syscall.Close(fds[0])
+	}
+	others := os.NewFile(uintptr(fds[1]), "others")
+	r := begin(t, os.NewFile(uintptr(fd), "the same"))
+	r.parked(t)
+	old.end()
+	if _, err := others.WriteString("text"); err != nil {
+		t.Fatal(err)
+	}
+	r.has(t, 4)
+	_ = others.Close()
 }
 
 // A file that is closed, or that no epoll set takes, is not parked.
@@ -222,12 +271,14 @@ func TestNoPark(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var p Place
-	if p.Park(raw) {
+	r := &reader{f: f}
+	r.place.Begin(r)
+	defer r.place.End()
+	if r.place.Park(raw) {
 		t.Error("a file on a disk is parked")
 	}
 	_ = f.Close()
-	if p.Park(raw) || p.Unpark() {
+	if r.place.Park(raw) || r.place.Unpark() {
 		t.Error("a closed file is parked")
 	}
 }

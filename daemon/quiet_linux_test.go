@@ -7,15 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"mitogend/integration/poll"
 	"mitogend/pyproto"
 )
-
-// quiet waits until a stream is parked.
-func (s *stream) quiet(t *testing.T) {
-	t.Helper()
-	poll.Until(t, "the stream has no goroutine", s.place.Parked)
-}
 
 // longSilence waits until a stream that nothing has come on since would be parked.
 func longSilence(t *testing.T, d *Daemon) { newPeer(t, d).c.stream.quiet(t) }
