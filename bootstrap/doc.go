@@ -42,8 +42,7 @@
 // # Locks
 //
 //	reaper.mu, Process.lineMu -> Process.mu
-//	parking.lot.mu            -> errReader.mu
 //
-// handshake.mu, transcript.mu, once.mu and onceSecret.mu are taken alone. None is held across I/O, but lineMu across the
+// handshake.mu, errReader.mu, transcript.mu, once.mu and onceSecret.mu are taken alone. None is held across I/O, but lineMu across the
 // caller's Output, and onceSecret.mu while the file with the password is read.
 package bootstrap

@@ -25,8 +25,8 @@ const (
 )
 
 // Process is a started program with a child behind it that is ready for frames. It leads a process group and session of its
-// own. An idle one costs two descriptors (data and stderr) and no goroutine; a local child of the embedded runtime closes its
-// stderr, and then it is one descriptor.
+// own. An idle one costs one or two descriptors for data, one for stderr, and no goroutine; a local child of the embedded runtime
+// closes its stderr, and then it is one less.
 type Process struct {
 	// Constant after Start.
 	PID   int
@@ -163,7 +163,7 @@ func (p *Process) leave(ctx context.Context) error {
 	if !p.await(ctx, leaveTime) {
 		if p.tty {
 			// What sudo has started belongs to root and takes no signal of ours, but everything hears the terminal hang up.
-			p.hangUp(p.errReader())
+			p.hangUp()
 		}
 		p.signal(syscall.SIGTERM)
 		if !p.await(context.Background(), termTime) {

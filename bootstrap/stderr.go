@@ -90,7 +90,10 @@ func (e *errReader) park() bool {
 }
 
 // Nudge ends a wait for output: for a look at the handshake, or to park.
-func (e *errReader) Nudge() { e.arm(time.Unix(1, 0)) }
+func (e *errReader) Nudge() { e.arm(past) }
+
+// past is a deadline that ends a wait at once.
+var past = time.Unix(1, 0)
 
 // arm sets the time at which the reader looks at an unfinished line again.
 func (e *errReader) arm(t time.Time) {
@@ -111,8 +114,8 @@ func (e *errReader) isOver() bool {
 func (e *errReader) end() {
 	e.mu.Lock()
 	e.over = true
-	_ = e.file.SetReadDeadline(time.Unix(1, 0))
-	_ = e.file.SetWriteDeadline(time.Unix(1, 0)) // an answer that nobody reads
+	_ = e.file.SetReadDeadline(past)
+	_ = e.file.SetWriteDeadline(past) // an answer that nobody reads
 	e.mu.Unlock()
 	if e.place.Unpark() {
 		go e.Resume()
@@ -145,19 +148,19 @@ func (p *Process) closeErr() {
 	if p.errFile == nil {
 		return
 	}
-	e := p.errReader()
-	p.hangUp(e)
-	if e != nil {
+	if e := p.hangUp(); e != nil {
 		<-e.done
 	}
 }
 
-// hangUp closes our side of stderr, or of the terminal.
-func (p *Process) hangUp(e *errReader) {
+// hangUp closes our side of stderr, or of the terminal. It gives what reads that, and ends now; nil for nothing.
+func (p *Process) hangUp() *errReader {
+	e := p.errReader()
 	if e != nil {
 		e.end()
 	}
 	_ = p.errFile.Close()
+	return e
 }
 
 // drainErr waits until the stderr reader has seen the end, at most d.

@@ -64,7 +64,7 @@ type Child struct {
 }
 
 // turn is a lock that is held while something is waited for, and is waited for with a context. It takes no memory of its
-// own before the first that take it.
+// own before it is first taken.
 type turn struct {
 	// mu protects c. Nothing is locked under it.
 	mu sync.Mutex

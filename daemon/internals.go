@@ -49,13 +49,14 @@
 //	Channel.mu, Receiver.mu                  -> shards.mu (of handles)
 //	Receiver.mu, Tracked.decoding, hops.mu   -> Child.mu
 //	hops.mu, resourceQueue.mu                -> Daemon.mu
-//	sharing.mu, parking.lot.mu               -> stream.mu
+//	sharing.mu                               -> stream.mu
 //
 // All others are taken alone: stream.mu, ids.mu, tracked.mu, talkers.mu, observers.mu, passed.mu, program.mu,
-// gate.mu, few.mu, turn.mu, Assembly.mu, LogLimit.mu, warnings.mu, supplies.mu, idAccounts.mu, detached.mu, arrivals.mu. Three are of one connect or call, and
-// are held while something is waited for: Tracked.decoding while a result is decoded, supplying.mu while a question for
-// a Python is answered, once.mu while builds are looked for. No other is held across I/O. Routes, streams and children
-// are sync.Maps, so that forwarding takes no lock that another stream holds but the queue's own, and for a moment that of stream.sent.
+// gate.mu, few.mu, turn.mu, Assembly.mu, LogLimit.mu, warnings.mu, supplies.mu, idAccounts.mu, detached.mu, arrivals.mu.
+// Three are of one connect or call, and are held while something is waited for: Tracked.decoding while a result is
+// decoded, supplying.mu while a question for a Python is answered, once.mu while builds are looked for. No other is held
+// across I/O. Routes, streams and children are sync.Maps, so that forwarding takes no lock that another stream holds but
+// the queue's own, and for a moment that of stream.sent.
 //
 // # Many children
 //

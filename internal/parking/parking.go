@@ -18,7 +18,7 @@
 //
 // # Locks
 //
-// lot.mu is taken alone, but for what Nudge takes. It is not held across I/O: to add a file to an epoll set does not wait.
+// lot.mu is taken alone. It is not held across I/O: to add a file to an epoll set does not wait.
 package parking
 
 import (
@@ -33,7 +33,7 @@ const Period = time.Second
 // Reader is what a Place is of.
 type Reader interface {
 	// Nudge ends the wait for input of a reader that was not active since the last look, so that it parks. It must not
-	// block, nor call a method of the Place.
+	// block, and may come late, when the reader is parked, or has ended.
 	Nudge()
 	// Resume reads on, until the next Park or the end.
 	Resume()
@@ -120,16 +120,24 @@ func (p *Place) leave() bool {
 
 // sweep nudges the readers that were not active since the last look.
 func sweep() {
+	for _, r := range quiet() {
+		r.Nudge()
+	}
+}
+
+// quiet gives the readers that were not active since the last look, and has the next one follow if anybody reads.
+func quiet() (readers []Reader) {
 	lot.mu.Lock()
 	defer lot.mu.Unlock()
 	for p := range lot.awake {
 		if !p.active.Swap(false) {
-			p.reader.Nudge()
+			readers = append(readers, p.reader)
 		}
 	}
 	if lot.sweeping = len(lot.awake) > 0; lot.sweeping {
 		time.AfterFunc(Period, sweep)
-		return
+	} else {
+		lot.awake = nil // a map does not shrink
 	}
-	lot.awake = nil // a map does not shrink
+	return readers
 }

@@ -87,7 +87,9 @@ func (r *reader) Resume() {
 	}
 }
 
-func (r *reader) Nudge() { r.arm(time.Unix(1, 0)) }
+var past = time.Unix(1, 0)
+
+func (r *reader) Nudge() { r.arm(past) }
 
 // arm is false for a reader that is to end.
 func (r *reader) arm(deadline time.Time) bool {
@@ -106,9 +108,9 @@ func (r *reader) isOver() bool {
 }
 
 func (r *reader) end() {
-	r.Nudge()
 	r.mu.Lock()
 	r.over = true
+	_ = r.f.SetReadDeadline(past)
 	r.mu.Unlock()
 	if r.place.Unpark() {
 		go r.Resume()
